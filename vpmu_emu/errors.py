@@ -1,0 +1,39 @@
+"""Every error a user can meet, as data first and words second; imports nothing of the package."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+class VpmuError(Exception):
+    """Base of all errors that the package raises on purpose."""
+
+
+class AssemblyError(VpmuError):
+    """Source text that does not assemble; `diagnostics` holds every error of the file in order."""
+
+    def __init__(self, diagnostics: Sequence[Any]) -> None:
+        self.diagnostics = tuple(diagnostics)
+        super().__init__("\n".join(str(d) for d in self.diagnostics))
+
+
+class LoadError(VpmuError):
+    """A program or saved file that cannot be read."""
+
+
+class ConfigError(VpmuError):
+    """A setting with a wrong value; `key` names it, `allowed` says what would do."""
+
+    def __init__(self, key: str, message: str, allowed: str = "") -> None:
+        self.key = key
+        self.allowed = allowed
+        super().__init__(f"{key}: {message}" + (f" (allowed: {allowed})" if allowed else ""))
+
+
+class HostError(VpmuError):
+    """A request that the emulated host kernel refused; `errno` is Linux's."""
+
+    def __init__(self, errno: int, message: str) -> None:
+        self.errno = errno
+        super().__init__(f"{message} (errno {errno})")
