@@ -1,0 +1,1 @@
+"""The tables of `isa/` as frozen rows; one module per file."""
