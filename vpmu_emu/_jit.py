@@ -1,27 +1,342 @@
-"""The only importer of numba: how every compiled function of the package is declared."""
+"""The only importer of numba: how every compiled function of the package is declared.
+
+numba's own cache looks at one source file only and at none of its settings, so it would serve code
+compiled from an older constant of another file, or without the bounds checks that were asked for.
+Here every module gets a cache folder whose name is a hash of all that its machine code depends on.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
+import llvmlite.binding
 import numba
+import numpy as np
+from numba.core import types
+
+from vpmu_emu.data import isa_dir
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+PACKAGE = "vpmu_emu"
+UNUSED_DAYS = 14
+COMPILES = not numba.config.DISABLE_JIT  # False under NUMBA_DISABLE_JIT=1: plain Python functions
+BOUNDS_CHECKED = bool(numba.config.BOUNDSCHECK)
+
+# Every declared function that is compiled by itself, "module:name" -> dispatcher (or, uncompiled,
+# the Python function), and those that only ever exist inside their callers.
+functions: dict[str, Any] = {}
+inlined: dict[str, Any] = {}
+entries: set[str] = set()  # the names that Python may call
+
 
 def jit(*, entry: bool = False, inline: bool = False) -> Callable[[F], F]:
-    """Declare a compiled function; `entry` marks the few that Python calls."""
+    """Declare a compiled function.
+
+    Args:
+        entry: Python calls it; only such functions get the wrapper that this takes.
+        inline: its body is put into every caller, and it is never compiled alone.
+    """
 
     def decorate(function: F) -> F:
-        compiled: F = numba.njit(
-            cache=True,
-            nogil=True,
-            error_model="numpy",
-            no_cpython_wrapper=not entry,
-            no_cfunc_wrapper=True,
-            inline="always" if inline else "never",
-        )(function)
+        name = f"{function.__module__}:{function.__qualname__}"
+        compiled: F = function
+        if COMPILES:
+            with _cache_dir(function.__module__):
+                compiled = numba.njit(
+                    cache=True,
+                    nogil=True,
+                    error_model="numpy",
+                    no_cpython_wrapper=not entry,
+                    no_cfunc_wrapper=True,
+                    inline="always" if inline else "never",
+                )(function)
+        (inlined if inline else functions)[name] = compiled
+        if entry:
+            entries.add(name)
         return compiled
 
     return decorate
+
+
+def without_overflow_warnings(function: F) -> F:
+    """Make NumPy scalars wrap silently where the code runs uncompiled, as machine integers do."""
+    if COMPILES:
+        return function
+    silent: F = np.errstate(over="ignore")(function)
+    return silent
+
+
+# --- the cache ----------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _cache_dir(module: str) -> Iterator[None]:
+    before = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = str(_folder(module))
+    try:
+        yield
+    finally:
+        numba.config.CACHE_DIR = before
+
+
+def cache_base() -> Path:
+    """The folder of all compiled code: VPMU_CACHE_DIR, else `vpmu_emu` in the user's cache."""
+    chosen = os.environ.get("VPMU_CACHE_DIR")
+    if chosen:
+        return Path(chosen).expanduser()
+    if sys.platform == "win32":
+        user = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
+    elif sys.platform == "darwin":
+        user = "~/Library/Caches"
+    else:
+        user = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(user).expanduser() / PACKAGE
+
+
+@cache
+def _usable_base() -> Path:
+    base = cache_base()
+    try:
+        base.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=base).close()
+    except OSError:
+        # numba would fall back to __pycache__, whose key is too weak: compile into a folder of
+        # this process instead.
+        return Path(tempfile.mkdtemp(prefix=f"{PACKAGE}-"))
+    _prune(base)
+    return base
+
+
+@cache
+def _folder(module: str) -> Path:
+    folder = _usable_base() / module / fingerprint(module)
+    folder.mkdir(parents=True, exist_ok=True)
+    os.utime(folder)  # used today
+    return folder
+
+
+def _prune(base: Path) -> None:
+    # At most once a day: looking costs a few milliseconds at every start otherwise.
+    mark = base / ".pruned"
+    now = time.time()
+    with contextlib.suppress(OSError):
+        if mark.exists() and now - mark.stat().st_mtime < 86_400:
+            return
+        mark.touch()
+        for folder in base.glob("*/*"):
+            if folder.is_dir() and now - folder.stat().st_mtime > UNUSED_DAYS * 86_400:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+@cache
+def fingerprint(module: str) -> str:
+    """Hash of everything that the machine code of `module` depends on, 20 hex digits."""
+    digest = hashlib.sha256(_environment())
+    for name in sorted(closure(module)):
+        digest.update(f"\0{name}\0".encode())
+        path = _source(name)
+        if path is not None:
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:20]
+
+
+@cache
+def _environment() -> bytes:
+    digest = hashlib.sha256()
+    config = numba.config
+    parts = (
+        sys.version,
+        numba.__version__,
+        np.__version__,
+        llvmlite.__version__,
+        config.BOUNDSCHECK,
+        config.OPT,
+        config.CPU_NAME or llvmlite.binding.get_host_cpu_name(),
+        config.CPU_FEATURES,
+        config.DEBUGINFO_DEFAULT,
+    )
+    digest.update(repr(parts).encode())
+    isa = isa_dir()
+    for path in sorted(isa.rglob("*")):
+        if path.is_file():
+            digest.update(f"\0{path.relative_to(isa).as_posix()}\0".encode())
+            digest.update(path.read_bytes())
+    return digest.digest()
+
+
+_IMPORT = re.compile(
+    rf"^[ \t]*(?:from[ \t]+({PACKAGE}[\w.]*)[ \t]+import[ \t]+(\([^)]*\)|[^\n]*)"
+    rf"|import[ \t]+({PACKAGE}[^\n]*))",
+    re.MULTILINE,
+)
+
+
+@cache
+def imports(module: str) -> frozenset[str]:
+    """The modules of the package that the source of `module` imports by name."""
+    path = _source(module)
+    if path is None:
+        return frozenset()
+    found = set()
+    for source, names, plain in _IMPORT.findall(path.read_text(encoding="utf-8")):
+        if plain:
+            found.update(part.split(" as ")[0].strip() for part in plain.split(","))
+            continue
+        found.add(source)
+        for name in re.findall(r"\w+", re.sub(r"#[^\n]*|\bas\s+\w+", "", names)):
+            if _source(f"{source}.{name}") is not None:
+                found.add(f"{source}.{name}")
+    return frozenset(name for name in found if _source(name) is not None)
+
+
+def closure(module: str) -> frozenset[str]:
+    """`module` and every module of the package that it imports, directly or not."""
+    seen = {module}
+    todo = [module]
+    while todo:
+        for name in imports(todo.pop()):
+            if name not in seen:
+                seen.add(name)
+                todo.append(name)
+    return frozenset(seen)
+
+
+@cache
+def _source(module: str) -> Path | None:
+    if module.split(".")[0] != PACKAGE:
+        loaded = getattr(sys.modules.get(module), "__file__", None)
+        return Path(loaded) if loaded else None
+    stem = Path(__file__).resolve().parent.joinpath(*module.split(".")[1:])
+    for path in (stem.with_suffix(".py"), stem / "__init__.py"):
+        if path.is_file():
+            return path
+    return None
+
+
+# --- looking at what was declared and compiled ----------------------------------------------------
+
+
+def callees(name: str) -> frozenset[str]:
+    """The compiled functions that function `name` calls itself or through inlined ones."""
+    found: set[str] = set()
+    seen: set[str] = set()
+    todo = [name]
+    by_object = _names_by_object()
+    while todo:
+        current = todo.pop()
+        function = python_function(functions.get(current) or inlined[current])
+        code, scope = function.__code__, function.__globals__
+        owners = [scope] + [
+            vars(scope[n])
+            for n in code.co_names
+            if isinstance(scope.get(n), type(sys)) and n in scope
+        ]
+        for used in code.co_names:
+            for owner in owners:
+                target = by_object.get(id(owner.get(used)))
+                if target is None or target in seen:
+                    continue
+                seen.add(target)
+                if target in inlined:
+                    todo.append(target)
+                else:
+                    found.add(target)
+    return frozenset(found)
+
+
+def _names_by_object() -> dict[int, str]:
+    return {id(f): name for table in (functions, inlined) for name, f in table.items()}
+
+
+def python_function(function: Any) -> Any:
+    """The Python function below a dispatcher (itself where nothing is compiled)."""
+    return getattr(function, "py_func", function)
+
+
+def source_lines(name: str) -> int:
+    """Lines of source in the body of one declared function."""
+    code = python_function(functions.get(name) or inlined[name]).__code__
+    return len({line for _, _, line in code.co_lines() if line is not None})
+
+
+def signatures(name: str) -> list[tuple[Any, ...]]:
+    """The argument types for which function `name` exists in this process."""
+    return list(functions[name].overloads) if COMPILES else []
+
+
+def is_cached(name: str) -> bool:
+    """Whether compiled code of function `name` waits on the disk."""
+    if not COMPILES:
+        return True
+    index = functions[name]._cache._cache_file._load_index()  # no public way to ask
+    return bool(index)
+
+
+def compile_for(name: str, spec: list[Any]) -> float:
+    """Compile function `name`, or load it, for the argument types `spec`; seconds it took."""
+    start = time.perf_counter()
+    functions[name].compile(tuple(decode_type(item) for item in spec))
+    return time.perf_counter() - start
+
+
+# --- argument types as JSON -----------------------------------------------------------------------
+
+_SCALARS = {
+    str(t): t for t in (types.int64, types.uint64, types.boolean, types.uint8, types.int32)
+}
+
+
+@cache
+def _records() -> dict[Any, str]:
+    # Record types are written by the name of the dtype that declares them: "module:NAME".
+    found: dict[Any, str] = {}
+    for module, loaded in sorted(sys.modules.items()):
+        if module.split(".")[0] != PACKAGE or not module.endswith("state"):
+            continue
+        for name, value in vars(loaded).items():
+            if isinstance(value, np.dtype) and value.fields:
+                found.setdefault(numba.from_dtype(value), f"{module}:{name}")
+    return found
+
+
+def encode_type(kind: Any) -> Any:
+    """JSON form of an argument type; ValueError if it has none."""
+    if str(kind) in _SCALARS:
+        return str(kind)
+    if isinstance(kind, types.Record):
+        if kind in _records():
+            return _records()[kind]
+    elif isinstance(kind, types.NestedArray):
+        return ["nested", encode_type(kind.dtype), list(kind.shape)]
+    elif isinstance(kind, types.Array):
+        flags = [kind.ndim, kind.layout, not kind.mutable, kind.aligned]
+        return ["array", encode_type(kind.dtype), flags]
+    raise ValueError(f"no name for type {kind}")
+
+
+def decode_type(spec: Any) -> Any:
+    """The argument type that `encode_type` wrote; ValueError if nothing has that name now."""
+    if isinstance(spec, str):
+        if spec in _SCALARS:
+            return _SCALARS[spec]
+        for kind, name in _records().items():
+            if name == spec:
+                return kind
+        raise ValueError(f"no type is called {spec!r}")
+    what, inner, rest = spec
+    if what == "nested":
+        return types.NestedArray(decode_type(inner), tuple(rest))
+    ndim, layout, readonly, aligned = rest
+    return types.Array(decode_type(inner), ndim, layout, readonly=readonly, aligned=aligned)
