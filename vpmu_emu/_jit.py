@@ -23,7 +23,8 @@ from typing import Any, TypeVar
 import llvmlite.binding
 import numba
 import numpy as np
-from numba.core import types
+from numba.core import compiler, compiler_machinery, typed_passes, types
+from numba.core import event as numba_event
 
 from vpmu_emu.data import isa_dir
 
@@ -276,12 +277,17 @@ def signatures(name: str) -> list[tuple[Any, ...]]:
     return list(functions[name].overloads) if COMPILES else []
 
 
+def cached_signatures(name: str) -> list[tuple[Any, ...]]:
+    """The argument types for which compiled code of function `name` waits on the disk."""
+    if not COMPILES:
+        return []
+    index = functions[name]._cache._cache_file._load_index()  # no public way to ask
+    return sorted({key[0] for key in index}, key=str)
+
+
 def is_cached(name: str) -> bool:
     """Whether compiled code of function `name` waits on the disk."""
-    if not COMPILES:
-        return True
-    index = functions[name]._cache._cache_file._load_index()  # no public way to ask
-    return bool(index)
+    return not COMPILES or bool(cached_signatures(name))
 
 
 def compile_for(name: str, spec: list[Any]) -> float:
@@ -289,6 +295,55 @@ def compile_for(name: str, spec: list[Any]) -> float:
     start = time.perf_counter()
     functions[name].compile(tuple(decode_type(item) for item in spec))
     return time.perf_counter() - start
+
+
+class _TypingOnly(compiler.CompilerBase):  # type: ignore[misc]
+    """Everything up to the types of every value, and no machine code."""
+
+    def define_pipelines(self) -> list[Any]:
+        """Called by numba."""
+        manager = compiler_machinery.PassManager("typing only")
+        builder = compiler.DefaultPassBuilder
+        manager.passes.extend(builder.define_untyped_pipeline(self.state).passes)
+        manager.passes.extend(builder.define_typed_pipeline(self.state).passes)
+        manager.add_pass(typed_passes.AnnotateTypes, "annotate types")
+        manager.add_pass(_KeepTypes, "keep the types")
+        manager.finalize()
+        return [manager]
+
+
+@compiler_machinery.register_pass(mutates_CFG=False, analysis_only=True)
+class _KeepTypes(compiler_machinery.AnalysisPass):  # type: ignore[misc]
+    _name = "vpmu_emu_keep_types"
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def run_pass(self, state: Any) -> bool:
+        state.cr = state.type_annotation
+        return False
+
+
+def typed_ir(name: str, kinds: tuple[Any, ...]) -> Any:
+    """The typed IR (`blocks`, `typemap`, `calltypes`) of function `name`, inlined bodies included.
+
+    What a compiled function remembers is not enough: loaded from the disk it is text, and without
+    the statements that came from other files.
+    """
+    function = functions[name]
+    target = function.targetdescr
+    flags = compiler.Flags()
+    target.options.parse_as_flags(flags, function.targetoptions)
+    return compiler.compile_extra(
+        target.typing_context,
+        target.target_context,
+        function.py_func,
+        kinds,
+        None,
+        flags,
+        {},
+        pipeline_class=_TypingOnly,
+    )
 
 
 # --- argument types as JSON -----------------------------------------------------------------------
@@ -340,3 +395,50 @@ def decode_type(spec: Any) -> Any:
         return types.NestedArray(decode_type(inner), tuple(rest))
     ndim, layout, readonly, aligned = rest
     return types.Array(decode_type(inner), ndim, layout, readonly=readonly, aligned=aligned)
+
+
+# --- watching compilation -------------------------------------------------------------------------
+
+
+class CompileClock(numba_event.Listener):  # type: ignore[misc]
+    """Seconds that this process spent in the compiler, and who is being compiled now.
+
+    Args:
+        watch: called with the name of every function whose compilation or loading begins.
+    """
+
+    def __init__(self, watch: Callable[[str], None] | None = None) -> None:
+        self.seconds = 0.0
+        self.watch = watch
+        self._depth = 0
+        self._started = 0.0
+
+    def on_start(self, event: Any) -> None:
+        """Called by numba; nested compilations count once."""
+        if self._depth == 0:
+            self._started = time.perf_counter()
+        self._depth += 1
+        dispatcher = event.data.get("dispatcher")
+        if self.watch is not None and dispatcher is not None:
+            function = dispatcher.py_func
+            self.watch(f"{function.__module__}:{function.__qualname__}")
+
+    def on_end(self, event: Any) -> None:
+        """Called by numba."""
+        self._depth -= 1
+        if self._depth == 0:
+            self.seconds += time.perf_counter() - self._started
+
+
+@contextlib.contextmanager
+def compile_clock(watch: Callable[[str], None] | None = None) -> Iterator[CompileClock]:
+    """Measure what the compiler does inside the block."""
+    clock = CompileClock(watch)
+    if not COMPILES:
+        yield clock
+        return
+    numba_event.register("numba:compile", clock)
+    try:
+        yield clock
+    finally:
+        numba_event.unregister("numba:compile", clock)

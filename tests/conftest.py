@@ -1,0 +1,56 @@
+"""What all tests share: hypothesis profiles, oracles that must exist where they are required."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Deadlines measure the machine, not the code; the first example of a test may compile.
+for name, examples in (("dev", 25), ("ci", 100), ("nightly", 10_000)):
+    settings.register_profile(
+        name,
+        max_examples=examples,
+        deadline=None,
+        print_blob=True,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+settings.load_profile(os.environ.get("VPMU_HYPOTHESIS", "dev"))
+
+
+def oracle_missing(name: str) -> str | None:
+    """Why oracle `name` cannot be used, or None. Programs by name, Python packages as `import:x`."""
+    if name.startswith("import:"):
+        package = name.removeprefix("import:")
+        found = importlib.util.find_spec(package) is not None
+    else:
+        found = shutil.which(name) is not None
+    return None if found else f"oracle {name} is not installed"
+
+
+@pytest.fixture(scope="session")
+def require_oracle() -> Callable[[str], str]:
+    """`require_oracle("as")` gives its path; skips by name, fails where VPMU_REQUIRE_ORACLES=1."""
+
+    def require(name: str) -> str:
+        reason = oracle_missing(name)
+        if reason is None:
+            return shutil.which(name) or name
+        if os.environ.get("VPMU_REQUIRE_ORACLES") == "1":
+            pytest.fail(f"{reason}, and VPMU_REQUIRE_ORACLES=1")
+        pytest.skip(reason)
+
+    return require
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The folder of the checkout."""
+    return ROOT

@@ -1,0 +1,198 @@
+"""Compiled code has no floats, never mixes signed with unsigned, and one signature a function."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numba
+import pytest
+from numba.core import ir
+
+from vpmu_emu import _jit
+
+compiled = pytest.mark.skipif(not _jit.COMPILES, reason="nothing is compiled in this run")
+
+WIDE = {"int64": "signed", "uint64": "unsigned"}
+BANNED = {int, float, round, divmod, pow, complex}
+
+
+def faults(typed) -> list[str]:
+    """Everything in the typed IR of one function that the rules forbid."""
+    found = []
+
+    def side(variable):
+        kind = numba.types.unliteral(typed.typemap[variable.name])
+        return WIDE.get(str(kind))
+
+    for block in typed.blocks.values():
+        for statement in block.body:
+            where = f"{Path(statement.loc.filename).name}:{statement.loc.line}"
+            if not isinstance(statement, ir.Assign):
+                continue
+            value = statement.value
+            kind = str(typed.typemap.get(statement.target.name, ""))
+            if re.search(r"float\d|complex\d", kind) and "Record" not in kind:
+                found.append(f"float: {where}: {value} :: {kind}")
+            if isinstance(value, (ir.Global, ir.FreeVar)) and value.value in BANNED_IDS:
+                found.append(f"banned: {where}: {value.name}()")
+            if not isinstance(value, ir.Expr):
+                continue
+            if value.op in ("binop", "inplace_binop"):
+                operands = [value.lhs, value.rhs]
+            elif value.op == "call":
+                called = typed.typemap[value.func.name]
+                if getattr(called, "typing_key", None) not in (min, max):
+                    continue
+                operands = list(value.args)
+            else:
+                continue
+            kinds = {side(operand) for operand in operands} - {None}
+            if len(kinds) == 2:
+                found.append(f"mixed: {where}: {value}")
+    return found
+
+
+class _Banned:
+    """Membership by identity: a global may be an array, which has no truth value when compared."""
+
+    def __contains__(self, value):
+        return any(value is banned for banned in BANNED)
+
+
+BANNED_IDS = _Banned()
+
+
+@compiled
+@pytest.mark.parametrize(
+    ("body", "fault"),
+    [
+        ("return x + 1", "mixed"),
+        ("return x > y", "mixed"),
+        ("return min(x, y)", "mixed"),
+        ("x += y\n    return x", "mixed"),
+        ("return y / 2", "float"),
+        ("return int(x)", "banned"),
+        ("return y if y > 3 else x", "float"),
+        ("return (x >> x) * x + x", None),
+        ("return min((y + 1) * 3 // 2, 7)", None),
+    ],
+)
+def test_the_walk_sees(body, fault):
+    scope = {"__name__": "walked"}
+    exec(f"def f(x, y):\n    {body}\n", scope)
+    _jit.functions["walked:f"] = numba.njit(scope["f"])
+    try:
+        found = faults(_jit.typed_ir("walked:f", (numba.uint64, numba.int64)))
+    finally:
+        del _jit.functions["walked:f"]
+    if fault is None:
+        assert found == []
+    else:
+        assert any(line.startswith(fault) for line in found), found
+
+
+# --- the cache ----------------------------------------------------------------------------------
+
+TOY = {
+    "vpmu_emu/__init__.py": "",
+    "vpmu_emu/consts.py": "import numpy as np\nK = np.uint64(31)\n",
+    "vpmu_emu/helper.py": """
+        from vpmu_emu._jit import jit
+        from vpmu_emu.consts import (  # brackets, and a comment
+            K as LIMIT,
+        )
+
+        @jit()
+        def helper(a, i):
+            return a[i] + LIMIT
+        """,
+    "vpmu_emu/engine.py": """
+        import numpy as np
+        from vpmu_emu import helper as below
+        from vpmu_emu._jit import jit
+
+        @jit(entry=True)
+        def run(a, i):
+            return below.helper(a, i)
+        """,
+    "isa/table.toml": "x = 1\n",
+    "main.py": """
+        import json, sys
+        import numpy as np
+        from vpmu_emu import _jit, engine
+        hit = _jit.is_cached("vpmu_emu.engine:run")
+        with _jit.compile_clock() as clock:
+            try:
+                value = int(engine.run(np.arange(4, dtype=np.uint64), int(sys.argv[1])))
+            except IndexError:
+                value = "bounds"
+        print(json.dumps([value, hit, clock.seconds > 0, sorted(_jit.callees("vpmu_emu.engine:run"))]))
+        """,
+}
+
+
+@pytest.fixture
+def toy(tmp_path):
+    """A package of the same name with four small modules; call it to run its entry on index `i`."""
+    for name, text in TOY.items():
+        path = tmp_path / "src" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(textwrap.dedent(text))
+    package = Path(_jit.__file__).parent
+    for name in ("_jit.py", "data.py"):
+        (tmp_path / "src" / "vpmu_emu" / name).write_text((package / name).read_text())
+
+    def run(index=0, **settings):
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("NUMBA_", "VPMU_"))}
+        env |= {"VPMU_CACHE_DIR": str(tmp_path / "cache"), **settings}
+        done = subprocess.run(
+            [sys.executable, "main.py", str(index)],
+            cwd=tmp_path / "src", env=env, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return json.loads(done.stdout)
+
+    run.src = tmp_path / "src"
+    run.cache = tmp_path / "cache"
+    return run
+
+
+@compiled
+@pytest.mark.slow
+def test_cache_follows_every_file_and_setting(toy):
+    graph = ["vpmu_emu.helper:helper"]
+    assert toy() == [31, False, True, graph]
+    assert toy() == [31, True, False, graph]  # a second process compiles nothing
+    (toy.src / "vpmu_emu/consts.py").write_text("import numpy as np\nK = np.uint64(92)\n")
+    assert toy() == [92, False, True, graph]  # two imports away
+    (toy.src / "isa/table.toml").write_text("x = 2\n")
+    assert toy()[1:3] == [False, True]
+    # A warm cache must not drop the checks that were asked for.
+    assert toy(7, NUMBA_BOUNDSCHECK="1") == ["bounds", False, True, graph]
+    assert toy(7, NUMBA_BOUNDSCHECK="1") == ["bounds", True, False, graph]
+    assert toy(1, NUMBA_DISABLE_JIT="1") == [93, True, False, graph]
+
+
+@compiled
+@pytest.mark.slow
+def test_unused_folders_are_pruned(toy):
+    toy()
+    (old,) = (toy.cache / "vpmu_emu.engine").iterdir()
+    os.utime(old, (0, 0))
+    (toy.cache / ".pruned").unlink()
+    (toy.src / "isa/table.toml").write_text("x = 3\n")
+    toy()
+    assert not old.exists()
+    assert len(list((toy.cache / "vpmu_emu.engine").iterdir())) == 1
+
+
+@pytest.mark.uncompiled
+def test_closure_reaches_what_a_module_uses():
+    reached = _jit.closure("vpmu_emu.machine.state")
+    assert {"vpmu_emu.machine.state", "vpmu_emu.tables.msrs", "vpmu_emu.data"} <= reached
+    assert not any(name.startswith(("vpmu_emu.asm", "vpmu_emu.cli")) for name in reached)

@@ -1,0 +1,83 @@
+"""Imports point down only; numba is named in one file; the top-level import stays light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.uncompiled
+
+# For each part of the package, the parts below it. A part may import itself and these.
+BELOW: dict[str, set[str]] = {
+    "errors": set(),
+    "data": set(),
+    "_jit": {"data"},
+    "tables": {"errors", "data"},
+    "asm": {"errors", "data", "tables"},
+    "machine": {"errors", "data", "tables", "_jit"},
+    "linux": {"errors", "data", "tables", "_jit", "machine"},
+    "build": {"errors", "data", "_jit", "system"},
+    "system": {"errors", "data", "tables", "_jit", "asm", "machine", "linux", "build"},
+    "check": {"errors", "data", "tables", "asm", "system"},
+}
+CLIENTS = {"debug", "trace", "lab", "report", "bench", "explain"}
+for part in CLIENTS:
+    BELOW[part] = set(BELOW) - CLIENTS
+BELOW["cli"] = set(BELOW)
+BELOW["__init__"] = set(BELOW)
+BELOW["__main__"] = {"cli"}
+# Drawn tables are words on a screen too: any client may ask for one.
+for part in ("bench", "debug", "lab", "trace"):
+    BELOW[part] = BELOW[part] | {"report"}
+
+FILES = sorted((ROOT / "vpmu_emu").rglob("*.py"))
+
+
+def imported(tree: ast.AST) -> set[str]:
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide which layer is meant"
+            found.add(node.module or "")
+            if node.module == "vpmu_emu":
+                found.update(f"vpmu_emu.{alias.name}" for alias in node.names)
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(ROOT / "vpmu_emu").as_posix())
+def test_imports_point_down(path):
+    part = path.relative_to(ROOT / "vpmu_emu").parts[0].removesuffix(".py")
+    assert part in BELOW, f"say in BELOW where {part} stands"
+    for name in imported(ast.parse(path.read_text(encoding="utf-8"))):
+        if not name.startswith("vpmu_emu."):
+            continue
+        target = name.split(".")[1]
+        if (ROOT / "vpmu_emu" / f"{target}.py").exists() or (ROOT / "vpmu_emu" / target).is_dir():
+            assert target == part or target in BELOW[part], f"{part} imports {name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(ROOT / "vpmu_emu").as_posix())
+def test_only_jit_names_numba(path):
+    names = {name.split(".")[0] for name in imported(ast.parse(path.read_text(encoding="utf-8")))}
+    assert path.name == "_jit.py" or not names & {"numba", "llvmlite"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(ROOT / "vpmu_emu").as_posix())
+def test_first_line_is_the_law(path):
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    assert text, "every module says in its first line what holds in it"
+    assert len(text.splitlines()[0]) <= 100
+
+
+@pytest.mark.parametrize("module", ["vpmu_emu", "vpmu_emu.cli", "vpmu_emu.asm"])
+def test_import_is_light(module):
+    code = f"import sys, {module}; print('numba' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "False"

@@ -1,0 +1,263 @@
+"""Prepares compiled code: a faster way to what the first run would compile by itself.
+
+numba finds out the argument types of a function from its caller, so by itself it can only go down
+from the entry, in one process. `_signatures.json` remembers those types (`vpmu build --record`
+writes it); with it, two worker processes go up from the leaves: a function is ready once all that it
+calls are on the disk. The file is a hint. What it lacks, or has wrong, the last step compiles: one
+tiny guest in each mode.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from queue import SimpleQueue
+from typing import IO, Any
+
+from vpmu_emu.errors import VpmuError
+
+SIGNATURES = Path(__file__).with_name("_signatures.json")
+WORKERS = 2
+
+Progress = Callable[[int, int, str], None]
+
+
+class Worker:
+    """A process that compiles one function at a time; speaks JSON lines."""
+
+    def __init__(self, inbox: SimpleQueue[tuple[Worker, list[Any]]]) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "vpmu_emu.build"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        )
+        self._inbox = inbox
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self._inbox.put((self, json.loads(line)))
+        self._inbox.put((self, ["gone", "", f"exit status {self.process.wait()}"]))
+
+    def send(self, *message: Any) -> None:
+        """Give the process something to do."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(message) + "\n")
+        self.process.stdin.flush()
+
+    def close(self) -> None:
+        """End the process, whatever it does."""
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+def load_signatures() -> dict[str, Any]:
+    """What the last `record` found: {"roots": {mode: [name]}, "functions": {name: [type]}}."""
+    if not SIGNATURES.is_file():
+        return {"roots": {}, "functions": {}}
+    loaded: dict[str, Any] = json.loads(SIGNATURES.read_text(encoding="utf-8"))
+    return loaded
+
+
+def modes() -> tuple[str, ...]:
+    """The modes that can be built."""
+    from vpmu_emu.system import MODES
+
+    return tuple(MODES)
+
+
+def is_built(mode: str) -> bool:
+    """Whether a run in `mode` would find its entry on the disk."""
+    from vpmu_emu import _jit
+
+    roots = load_signatures()["roots"].get(mode, [])
+    _import(roots)
+    return not _jit.COMPILES or (
+        bool(roots) and all(name in _jit.functions and _jit.is_cached(name) for name in roots)
+    )
+
+
+def build(
+    wanted: Sequence[str], progress: Progress = lambda done, total, name: None, workers: int = WORKERS
+) -> int:
+    """Compile what runs in the modes `wanted` need.
+
+    Args:
+        wanted: names of modes.
+        progress: called with (functions done, functions in all, name of one just begun).
+        workers: processes.
+
+    Returns:
+        How many functions were considered.
+    """
+    from vpmu_emu import _jit
+
+    if not _jit.COMPILES:
+        return 0
+    hints = load_signatures()
+    specs: dict[str, list[Any]] = hints["functions"]
+    roots = [name for mode in wanted for name in hints["roots"].get(mode, [])]
+    _import(roots)
+    graph = _reachable(name for name in roots if name in _jit.functions)
+    total = len(graph)
+    order = _by_critical_path(graph)
+    done = 0
+    inbox: SimpleQueue[tuple[Worker, list[Any]]] = SimpleQueue()
+    pool = [Worker(inbox) for _ in range(max(1, workers))]
+    try:
+        waiting = {name: set(graph[name]) for name in order}
+        for name in order:
+            if name not in specs:  # unknown types: its callers compile it
+                del waiting[name]
+                for others in waiting.values():
+                    others.discard(name)
+        idle = list(pool)
+        busy = 0
+        while waiting or busy:
+            ready = [name for name in order if name in waiting and not waiting[name]]
+            while idle and ready:
+                name = ready.pop(0)
+                del waiting[name]
+                idle.pop().send("compile", name, specs[name])
+                busy += 1
+                done += 1
+                progress(done, total, name.split(":")[1])
+            worker, (what, name, text) = inbox.get()
+            if what == "gone":
+                raise VpmuError(f"a compiling process ended early ({text})")
+            busy -= 1
+            idle.append(worker)
+            for others in waiting.values():
+                others.discard(name)
+        # One tiny guest in each mode: proves the build, and compiles what the hints lack.
+        for worker, mode in zip(pool * len(wanted), wanted, strict=False):
+            worker.send("warm", mode, None)
+            busy += 1
+        while busy:
+            worker, (what, name, text) = inbox.get()
+            if what == "start":
+                done = min(done + 1, total)
+                progress(done, total, name.split(":")[1])
+                continue
+            if what != "done":
+                raise VpmuError(f"mode {name} does not build: {text}")
+            busy -= 1
+    finally:
+        for worker in pool:
+            worker.close()
+    return total
+
+
+def record(wanted: Sequence[str] | None = None) -> dict[str, Any]:
+    """Compile every mode in this process and write the argument types found to `_signatures.json`."""
+    from vpmu_emu import _jit
+
+    roots: dict[str, list[str]] = {}
+    for mode in wanted or modes():
+        _warm(mode)
+        called = {name for name in _jit.entries if _jit.functions[name].overloads}
+        roots[mode] = sorted(name for name in called if _serves(name, mode))
+    found = {}
+    for name in sorted(_reachable(n for names in roots.values() for n in names)):
+        kinds = _jit.signatures(name) or _jit.cached_signatures(name)
+        if len(kinds) == 1:
+            found[name] = [_jit.encode_type(kind) for kind in kinds[0]]
+    lines = [f'  {json.dumps(name)}: {json.dumps(spec)}' for name, spec in found.items()]
+    text = '{"roots": ' + json.dumps(roots, indent=1) + ',\n"functions": {\n'
+    SIGNATURES.write_text(text + ",\n".join(lines) + "\n}}\n", encoding="utf-8")
+    return load_signatures()
+
+
+def _serves(name: str, mode: str) -> bool:
+    from vpmu_emu.system import entry_points
+
+    return name in entry_points(mode)
+
+
+def _import(names: Iterable[str]) -> None:
+    for module in sorted({name.split(":")[0] for name in names}):
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError:  # an old hint
+            continue
+
+
+def _reachable(roots: Iterable[str]) -> dict[str, frozenset[str]]:
+    from vpmu_emu import _jit
+
+    graph: dict[str, frozenset[str]] = {}
+    todo = list(roots)
+    while todo:
+        name = todo.pop()
+        if name not in graph:
+            graph[name] = _jit.callees(name)
+            todo.extend(graph[name])
+    return graph
+
+
+def _by_critical_path(graph: dict[str, frozenset[str]]) -> list[str]:
+    # Longest way up to an entry first, counted in lines, so that no process waits at the end.
+    from vpmu_emu import _jit
+
+    callers: dict[str, set[str]] = {name: set() for name in graph}
+    for name, targets in graph.items():
+        for target in targets:
+            callers[target].add(name)
+    length: dict[str, int] = {}
+
+    def above(name: str) -> int:
+        if name not in length:
+            length[name] = 0  # a cycle would be recursion, which compiled code does not have
+            own = _jit.source_lines(name)
+            length[name] = own + max((above(caller) for caller in callers[name]), default=0)
+        return length[name]
+
+    return sorted(graph, key=lambda name: (-above(name), name))
+
+
+def _warm(mode: str) -> None:
+    from vpmu_emu.system import warm
+
+    warm(mode)
+
+
+def _serve(inlet: IO[str], outlet: IO[str]) -> None:
+    """The loop of a worker process."""
+    from vpmu_emu import _jit
+
+    def answer(*message: Any) -> None:
+        outlet.write(json.dumps(message) + "\n")
+        outlet.flush()
+
+    for line in inlet:
+        what, name, spec = json.loads(line)
+        try:
+            if what == "compile":
+                importlib.import_module(name.split(":")[0])
+                seconds = _jit.compile_for(name, spec)
+                answer("done", name, f"{seconds:.3f}")
+            else:
+                with _jit.compile_clock(lambda function: answer("start", function, "")):
+                    _warm(name)
+                answer("done", name, "")
+        except Exception as error:  # a wrong hint costs time, never the build
+            answer("failed", name, f"{type(error).__name__}: {error}")
+
+
+if __name__ == "__main__":
+    # Whatever compiled code or a library prints must not mix with the answers.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    _serve(sys.stdin, answers)
