@@ -1,0 +1,241 @@
+"""The expectation language: what it reads, what it refuses and where, and that nothing is blind."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vpmu_emu import check
+from vpmu_emu.check import CheckError, check_program, judge, read_plan
+
+pytestmark = pytest.mark.uncompiled
+
+MODES = ("bare", "none", "emulated", "passthrough")
+
+
+class Program:
+    symbols = {"first": 0x1000, "last": 0x1010, "buffer": 0x2000, "COUNT": 40, "here": 7}
+
+    def insns(self, a, b):
+        return (b - a) // 4
+
+
+@attrs.frozen
+class Run:
+    values: dict
+    memory: bytes = bytes(range(1, 17))
+
+    def read(self, address, size):
+        return self.memory[address - 0x2000 : address - 0x2000 + size]
+
+
+RUN = Run(
+    {
+        "counters": {"pmc0": 4, "pmc1": (1 << 48) - 1, "fixed0": 9},
+        "registers": {"rax": 42, "rip": 0x1010},
+        "exits": {"CPUID": 3}, "msr": {}, "pmis": 2, "pmis_hw": 2, "global_status": 1,
+        "exit_code": None, "serial": "ok\n", "stop": "halted", "instructions": 100, "cycles": 50,
+    }
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def names(monkeypatch):
+    # The language, not the tables: two exits and one MSR will do.
+    monkeypatch.setattr(check, "exit_names", lambda: ("CPUID", "MSR_WRITE"))
+    monkeypatch.setattr(
+        check, "msr_names", lambda: {n: "IA32_PMC0" for n in ("IA32_PMC0", "MSR_IA32_PERFCTR0")}
+    )
+
+
+def plan(*lines):
+    return read_plan("g.s", list(enumerate(lines, 1)), Program(), MODES)
+
+
+def verdict(text, run=RUN):
+    (expectation,) = plan(f"expect all: {text}").expectations
+    return judge(expectation, "bare", Program(), run)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "pmc0 == insns(first, last)",
+        "pmc0 == 4",
+        "pmc1 == 0xffff_ffff_ffff",
+        "fixed0 > pmc0",
+        "rax == COUNT + 2",
+        "rax == (COUNT * 2 + 4) / 2",
+        "rax % 5 == 2",
+        "rax & 0xf == 10",
+        "rax >> 1 == 21",
+        "1 << 3 == 8 + pmc0 * 0",
+        "mem8(buffer) == 1",
+        "mem16(buffer + 1) == 0x0302",
+        "mem32(buffer) == 0x04030201",
+        "mem64(buffer) == 0x0807060504030201",
+        "~mem8(buffer) == -2",
+        "exits.CPUID >= 3",
+        "exits.MSR_WRITE == 0",
+        "msr.IA32_PMC0.reads == 0",
+        "msr.MSR_IA32_PERFCTR0.exits == 0",
+        "pmis == 2",
+        "pmis_hw != 3",
+        "global_status <= 1",
+        'serial == "ok\\n"',
+        "stop == halted",
+        'stop != "triple fault"',
+        "exit_code != 0",
+        "instructions < 101",
+        "cycles >= 50",
+    ],
+)
+def test_what_holds(text):
+    found = verdict(text)
+    assert found.ok, str(found)
+    assert not verdict_of_opposite(text).ok
+
+
+def verdict_of_opposite(text):
+    opposite = {"==": "!=", "!=": "==", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
+    (expectation,) = plan(f"expect all: {text}").expectations
+    return judge(
+        attrs.evolve(expectation, op=opposite[expectation.op]), "bare", Program(), RUN
+    )
+
+
+def test_failure_names_place_and_both_values():
+    (failed,) = plan("cpu spr", "expect all: pmc0 == insns(first, last) + 1").expectations
+    text = str(judge(failed, "emulated", Program(), RUN))
+    assert text == (
+        "g.s:2: [emulated] pmc0 == insns(first, last) + 1\n    left is 4, right is 5"
+    )
+
+
+@pytest.mark.parametrize(
+    "text", ["exit_code < 3", "pmc7 == 0", "rax / (pmc0 - 4) == 1", "exit_code + 1 == 1"]
+)
+def test_what_a_run_lacks_is_a_failure_not_a_crash(text):
+    found = verdict(text)
+    assert not found.ok
+    assert found.message
+
+
+@pytest.mark.parametrize(
+    ("line", "message", "caret"),
+    [
+        ("expekt all: pmc0 == 1", "unknown key 'expekt'", None),
+        ("modes bare emulatd", "did you mean emulated?", None),
+        ("modes ", "no mode named", None),
+        ("expect pmc0 == 1", "no modes before the comparison", "pmc0"),
+        ("expect emulatd: pmc0 == 1", "did you mean emulated?", None),
+        ("expect none: pmc0 == 1", "unknown mode 'none'", None),
+        ("expect all: pmc0", "not a comparison", "pmc0"),
+        ("expect all: pmc0 == == 1", "cannot read this", "== 1"),
+        ("expect all: 1 < pmc0 < 3", "one comparison a line", None),
+        ("expect all: pmc0 in 3", "unknown comparison", None),
+        ("expect all: pmc0 == COUMT", "did you mean COUNT?", "COUMT"),
+        ("expect all: pmc0 == 1.5", "not an integer", "1.5"),
+        ("expect all: pmc0 == True", "not an integer", "True"),
+        ("expect all: pmc0 == 'x'", "text compares with", "'x'"),
+        ("expect all: pmc0 == 2 ** 3", "unknown operator", "2 **"),
+        ("expect all: pmc0 == not 3", "cannot read this", None),
+        ("expect all: exits.CPUIDD == 1", "did you mean CPUID?", "exits"),
+        ("expect all: exits == 1", "nothing is called 'exits'", "exits"),
+        ("expect all: msr.IA32_PMC0.frobs == 1", "reads, writes and exits", "msr"),
+        ("expect all: msr.IA32_PMC1.reads == 1", "did you mean IA32_PMC0?", "msr"),
+        ("expect all: mem8(1, 2) == 1", "one address", "mem8"),
+        ("expect all: insns(first) == 1", "two labels", "insns"),
+        ("expect all: open('x') == 1", "no function 'open'", "open"),
+        ("expect all: (lambda: 1)() == 1", "not allowed", None),
+        ("expect all: [1][0] == 1", "not allowed", "[1]"),
+        ("expect all: pmc0 == pmc0", "both sides are the same", None),
+        ("expect all: COUNT == 40", "nothing here depends on the run", "COUNT"),
+        ("expect all: serial < 'x'", "text can only be equal or not", None),
+        ("args --filter 'x", "args: No closing quotation", None),
+    ],
+)
+def test_refusals_have_a_place(line, message, caret):
+    with pytest.raises(CheckError) as caught:
+        plan("modes bare emulated", line)
+    text = str(caught.value)
+    assert text.startswith("g.s:2: ")
+    assert message in text
+    if caret:
+        _, source, mark, *_ = text.splitlines()
+        assert source[mark.index("^") :].startswith(caret)
+
+
+def test_plan_collects():
+    found = plan(
+        "cpu icx", "args --ram 32", "args --filter 'a b.toml'", "modes bare, passthrough",
+        "expect all: pmis == 2", "expect passthrough: exits.CPUID == 3",
+    )  # fmt: skip
+    assert found.cpu == "icx"
+    assert found.args == ("--ram", "32", "--filter", "a b.toml")
+    assert found.modes == ("bare", "passthrough")
+    assert [e.modes for e in found.expectations] == [("bare", "passthrough"), ("passthrough",)]
+    assert plan().modes == ("bare", "emulated", "passthrough")
+
+
+def test_check_runs_each_mode_once_and_reports():
+    asked = []
+
+    def runner(program, mode, cpu, args):
+        asked.append((mode, cpu, args))
+        return RUN
+
+    found = plan("args -x", "modes bare emulated", "expect all: pmc0 == 4", "expect bare: rax == 1")
+    report = check_program(Program(), found, runner)
+    assert asked == [("bare", None, ("-x",)), ("emulated", None, ("-x",))]
+    assert [(v.mode, v.expectation.line, v.ok) for v in report.verdicts] == [
+        ("bare", 3, True), ("bare", 4, False), ("emulated", 3, True),
+    ]  # fmt: skip
+    assert not report.ok
+    assert report.to_json()["expectations"][1]["left"] == 42
+
+
+def test_nothing_expected_is_not_green():
+    assert not check_program(Program(), plan("modes bare"), lambda *a: RUN).ok
+
+
+def blind(text):
+    report = check_program(
+        Program(), plan("modes bare", f"expect all: {text}"), lambda *a: RUN, perturb=True
+    )
+    assert report.verdicts[0].ok
+    return report.blind
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "pmc0 == 4", "pmc0 >= 1", "pmc0 <= 1000", "4 == pmc0", "pmc0 != 5", "pmc0 > 0", "pmc0 < 99",
+        "pmc0 == insns(first, last)", "rax == COUNT + 2", "rax - COUNT == 2", "serial == 'ok\\n'",
+        "stop == halted", "exit_code != 0", "fixed0 == pmc0 + 5", "pmis == pmis_hw", "rax & 15 == 10",
+    ],
+)  # fmt: skip
+def test_perturbing_reddens_every_real_expectation(text):
+    if text == "exit_code != 0":
+        # No value: nothing that could be named would be equal to it.
+        assert blind(text)
+    else:
+        assert not blind(text)
+
+
+@pytest.mark.parametrize("text", ["pmc0 * 0 == 0 * COUNT", "rax & 0 == 0 * 7"])
+def test_perturbing_finds_what_cannot_fail(text):
+    assert blind(text)
+
+
+@given(
+    st.integers(0, 1 << 64), st.integers(0, 1 << 64), st.sampled_from(sorted(check.COMPARE))
+)
+def test_perturbing_never_accepts_a_green_that_cannot_redden(actual, bound, op):
+    run = attrs.evolve(RUN, values={**RUN.values, "pmis": actual})
+    found = plan("modes bare", f"expect all: pmis {op} {bound}")
+    report = check_program(Program(), found, lambda *a: run, perturb=True)
+    assert report.verdicts[0].ok == check.COMPARE[op](actual, bound)
+    assert not report.blind

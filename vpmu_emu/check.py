@@ -1,0 +1,605 @@
+"""Guests say in comments what must hold after a run; this reads it, asks the run, and says who is wrong.
+
+Lines `#: key value` of a guest (GNU as sees comments):
+
+    #: cpu spr
+    #: args --filter deny-c0.toml
+    #: modes bare emulated passthrough
+    #: expect all: pmc0 == insns(first, last) + 1
+    #: expect emulated passthrough: exits.CPUID >= 3
+
+An expectation compares two expressions with `== != < <= > >=`. They are made of integers,
+`+ - * / % & | ^ << >> ~ ( )` and names: pmcN, fixedN, global_status, registers, exits.NAME,
+msr.NAME.reads|writes|exits, pmis, pmis_hw, exit_code, serial, stop, instructions, cycles,
+mem8(a) … mem64(a), insns(a, b), and the symbols of the program.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import operator
+import re
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import attrs
+
+from vpmu_emu.errors import VpmuError
+
+DEFAULT_MODES = ("bare", "emulated", "passthrough")
+KEYS = ("cpu", "args", "modes", "expect")
+
+Value = int | str | None
+
+
+class ProgramLike(Protocol):
+    """What an expectation needs of an assembled program."""
+
+    @property
+    def symbols(self) -> Mapping[str, int]:
+        """Labels and absolute names."""
+        ...
+
+    def insns(self, a: int | str, b: int | str) -> int:
+        """Instructions assembled in [a, b)."""
+        ...
+
+
+class Outcome(Protocol):
+    """What an expectation needs of a finished run."""
+
+    @property
+    def values(self) -> Mapping[str, Any]:
+        """The result as in `docs/schema.json`, with `registers`."""
+        ...
+
+    def read(self, address: int, size: int) -> bytes:
+        """Guest memory at the end of the run."""
+        ...
+
+
+Runner = Callable[[Any, str, str | None, Sequence[str]], Outcome]
+
+
+class CheckError(VpmuError):
+    """An expectation that cannot be understood; says where, with a caret."""
+
+    def __init__(
+        self, file: str, line: int, message: str, source: str = "", column: int = 0, hint: str = ""
+    ) -> None:
+        self.file, self.line, self.column = file, line, column
+        text = f"{file}:{line}: {message}"
+        if source:
+            text += f"\n    {source}\n    {' ' * column}^"
+        if hint:
+            text += f"\n  hint: {hint}"
+        super().__init__(text)
+
+
+@attrs.frozen
+class Expectation:
+    """One comparison, and the modes in which it must hold."""
+
+    file: str
+    line: int
+    modes: tuple[str, ...]
+    text: str
+    left: ast.expr
+    op: str
+    right: ast.expr
+    source: str  # the whole line, for carets
+    column: int  # of `text` in it
+
+
+@attrs.frozen
+class Plan:
+    """All that the comments of one guest ask for."""
+
+    file: str
+    modes: tuple[str, ...]
+    cpu: str | None
+    args: tuple[str, ...]
+    expectations: tuple[Expectation, ...]
+
+
+@attrs.frozen
+class Verdict:
+    """One expectation in one mode."""
+
+    expectation: Expectation
+    mode: str
+    ok: bool
+    left: Value
+    right: Value
+    message: str = ""
+
+    def __str__(self) -> str:
+        e = self.expectation
+        head = f"{e.file}:{e.line}: [{self.mode}] {e.text}"
+        if self.ok:
+            return head
+        if self.message:
+            return f"{head}\n    {self.message}"
+        return f"{head}\n    left is {show(self.left)}, right is {show(self.right)}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The verdict as plain data."""
+        e = self.expectation
+        return {
+            "file": e.file, "line": e.line, "mode": self.mode, "expect": e.text, "ok": self.ok,
+            "left": self.left, "right": self.right, "message": self.message,
+        }  # fmt: skip
+
+
+def show(value: Value) -> str:
+    """A value as a reader compares it: text quoted, large numbers in hex too."""
+    if value is None:
+        return "null"
+    if isinstance(value, str):
+        return repr(value)
+    return str(value) if -10 < value < 4096 else f"{value} ({value:#x})"
+
+
+# --- reading ------------------------------------------------------------------------------------
+
+OPERATORS: dict[type[ast.AST], tuple[str, Callable[[Any, Any], bool]]] = {
+    ast.Eq: ("==", operator.eq),
+    ast.NotEq: ("!=", operator.ne),
+    ast.Lt: ("<", operator.lt),
+    ast.LtE: ("<=", operator.le),
+    ast.Gt: (">", operator.gt),
+    ast.GtE: (">=", operator.ge),
+}
+COMPARE = {text: function for text, function in OPERATORS.values()}
+
+ARITHMETIC: dict[type[ast.AST], Callable[[int, int], int]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.floordiv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.BitAnd: operator.and_,
+    ast.BitOr: operator.or_,
+    ast.BitXor: operator.xor,
+    ast.LShift: lambda a, b: a << min(b, 64),
+    ast.RShift: operator.rshift,
+}
+UNARY: dict[type[ast.AST], Callable[[int], int]] = {
+    ast.USub: operator.neg,
+    ast.UAdd: operator.pos,
+    ast.Invert: operator.invert,
+}
+MEMORY = {"mem8": 1, "mem16": 2, "mem32": 4, "mem64": 8}
+PLAIN = (
+    "global_status", "pmis", "pmis_hw", "exit_code", "serial", "stop", "instructions", "cycles",
+)  # fmt: skip
+REGISTERS = (
+    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
+    "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "rip", "rflags",
+)  # fmt: skip
+COUNTER = re.compile(r"pmc\d|fixed\d")
+TEXTS = ("serial", "stop")
+
+
+def read_plan(
+    file: str, lines: Iterable[tuple[int, str]], program: ProgramLike, modes: Sequence[str]
+) -> Plan:
+    """Understand the `#:` lines of one guest.
+
+    Args:
+        file: name for messages.
+        lines: (line number, text after `#:`), in order.
+        program: the assembled guest, whose symbols may be used.
+        modes: every mode that exists.
+
+    Raises:
+        CheckError: an unknown key, mode or name, or a broken expression; with its place.
+    """
+    lines = list(lines)
+    found: dict[str, tuple[str, ...]] = {}
+    cpu: str | None = None
+    expectations = []
+    for number, text in lines:
+        key, _, value = text.strip().partition(" ")
+        where = (file, number)
+        if key not in KEYS:
+            raise CheckError(*where, f"unknown key {key!r}", hint=_nearest(key, KEYS))
+        if key == "cpu":
+            cpu = value.strip()
+        elif key == "args":
+            try:
+                found["args"] = found.get("args", ()) + tuple(shlex.split(value))
+            except ValueError as error:
+                raise CheckError(*where, f"args: {error}") from None
+        elif key == "modes":
+            found["modes"] = _modes(value, modes, where)
+    named = found.get("modes", tuple(m for m in DEFAULT_MODES if m in modes))
+    for number, text in lines:
+        key, _, value = text.strip().partition(" ")
+        if key == "expect":
+            expectations.append(_expectation(file, number, value.strip(), program, named))
+    return Plan(file, named, cpu, found.get("args", ()), tuple(expectations))
+
+
+def _modes(text: str, known: Sequence[str], where: tuple[str, int]) -> tuple[str, ...]:
+    names = tuple(text.replace(",", " ").split())
+    for name in names:
+        if name not in known:
+            raise CheckError(*where, f"unknown mode {name!r}", hint=_nearest(name, known))
+    if not names:
+        raise CheckError(*where, "no mode named", hint=f"modes are {', '.join(known)}")
+    return names
+
+
+def _expectation(
+    file: str, line: int, value: str, program: ProgramLike, modes: tuple[str, ...]
+) -> Expectation:
+    source = f"#: expect {value}"
+    head, colon, text = value.partition(":")
+    if not colon:
+        raise CheckError(
+            file, line, "no modes before the comparison", source, len("#: expect "),
+            "write `expect all: A == B`",
+        )  # fmt: skip
+    chosen = modes if head.strip() == "all" else _modes(head, ("all", *modes), (file, line))
+    column = len(source) - len(text) + (len(text) - len(text.lstrip()))
+    text = text.strip()
+
+    def fail(message: str, at: int, hint: str = "") -> CheckError:
+        return CheckError(file, line, message, source, column + at, hint)
+
+    try:
+        tree = ast.parse(text, mode="eval").body
+    except SyntaxError as error:
+        raise fail(f"cannot read this ({error.msg})", (error.offset or 1) - 1) from None
+    except ValueError as error:  # NUL bytes
+        raise fail(f"cannot read this ({error})", 0) from None
+    if not isinstance(tree, ast.Compare):
+        raise fail("not a comparison", 0, "write `A == B`; operators are == != < <= > >=")
+    if len(tree.ops) != 1:
+        raise fail("one comparison a line", tree.comparators[0].end_col_offset or 0)
+    if type(tree.ops[0]) not in OPERATORS:
+        raise fail("unknown comparison", tree.left.end_col_offset or 0, "use == != < <= > >=")
+    left, right = tree.left, tree.comparators[0]
+    texts = _is_text(left) or _is_text(right)
+    _validate(left, program, fail, texts)
+    _validate(right, program, fail, texts)
+    if ast.dump(left) == ast.dump(right):
+        raise fail("both sides are the same", right.col_offset)
+    if not (_has_observed(left) or _has_observed(right)):
+        raise fail("nothing here depends on the run", 0)
+    op = OPERATORS[type(tree.ops[0])][0]
+    if texts and op not in ("==", "!="):
+        raise fail("text can only be equal or not", tree.left.end_col_offset or 0)
+    return Expectation(file, line, chosen, text, left, op, right, source, column)
+
+
+def _is_text(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and node.id in TEXTS
+
+
+def _validate(
+    node: ast.expr,
+    program: ProgramLike,
+    fail: Callable[..., CheckError],
+    texts: bool,
+) -> None:
+    at = node.col_offset
+    match node:
+        case ast.Constant(value=bool() | None | float() | complex() | bytes()):
+            raise fail("not an integer", at)
+        case ast.Constant(value=str()) if not texts:
+            raise fail("text compares with `serial` or `stop` only", at)
+        case ast.Constant():
+            return
+        case ast.BinOp(left=left, op=op, right=right):
+            if type(op) not in ARITHMETIC:
+                raise fail("unknown operator", at, "use + - * / % & | ^ << >>")
+            _validate(left, program, fail, False)
+            _validate(right, program, fail, False)
+        case ast.UnaryOp(op=op, operand=operand):
+            if type(op) not in UNARY:
+                raise fail("unknown operator", at, "use - ~")
+            _validate(operand, program, fail, False)
+        case ast.Name(id=name):
+            if name in program.symbols or name in PLAIN or name in REGISTERS:
+                return
+            if COUNTER.fullmatch(name) or texts:
+                return
+            known = [*PLAIN, *REGISTERS, "pmc0", "fixed0", *program.symbols]
+            raise fail(f"nothing is called {name!r}", at, _nearest(name, known))
+        case ast.Attribute():
+            _validate_path(_path(node), fail, at)
+        case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in MEMORY:
+            if len(args) != 1:
+                raise fail(f"{name} takes one address", at)
+            _validate(args[0], program, fail, False)
+        case ast.Call(func=ast.Name(id="insns"), args=args, keywords=[]):
+            if len(args) != 2:
+                raise fail("insns takes two labels", at, "insns(first, end)")
+            for arg in args:
+                _validate(arg, program, fail, False)
+        case ast.Call(func=ast.Name(id=name)):
+            raise fail(f"no function {name!r}", at, "mem8 mem16 mem32 mem64 insns")
+        case _:
+            raise fail("not allowed here", at)
+
+
+def _path(node: ast.expr) -> list[str]:
+    names: list[str] = []
+    while isinstance(node, ast.Attribute):
+        names.insert(0, node.attr)
+        node = node.value
+    names.insert(0, node.id if isinstance(node, ast.Name) else "?")
+    return names
+
+
+def _validate_path(path: list[str], fail: Callable[..., CheckError], at: int) -> None:
+    if path[0] == "exits" and len(path) == 2:
+        known = exit_names()
+        if path[1] not in known:
+            raise fail(f"no exit reason is called {path[1]!r}", at, _nearest(path[1], known))
+    elif path[0] == "msr" and len(path) == 3:
+        if path[2] not in ("reads", "writes", "exits"):
+            raise fail(f"an MSR has reads, writes and exits, not {path[2]!r}", at)
+        names = msr_names()
+        if path[1] not in names:
+            raise fail(f"no MSR is called {path[1]!r}", at, _nearest(path[1], names))
+    else:
+        raise fail(
+            f"nothing is called {'.'.join(path)!r}", at, "exits.NAME or msr.NAME.reads|writes|exits"
+        )
+
+
+def exit_names() -> tuple[str, ...]:
+    """Every exit reason, as in the tables."""
+    from vpmu_emu.tables.exits import EXITS
+
+    return tuple(row.name for row in EXITS)
+
+
+def msr_names() -> dict[str, str]:
+    """Every name of an MSR, aliases included, with the name that results use."""
+    from vpmu_emu.tables.msrs import MSRS
+
+    names = {}
+    for row in MSRS:
+        for name in (row.name, *row.aliases):
+            names[name] = row.name
+    return names
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    found = difflib.get_close_matches(name, list(known), 1, 0.6)
+    return f"did you mean {found[0]}?" if found else ""
+
+
+# --- judging --------------------------------------------------------------------------------------
+
+
+class _Unknown(Exception):
+    """A value that this run does not have."""
+
+
+def evaluate(node: ast.expr, program: ProgramLike, outcome: Outcome) -> Value:
+    """The value of one side of an expectation after a run."""
+    values = outcome.values
+
+    def number(inner: ast.expr) -> int:
+        found = evaluate(inner, program, outcome)
+        if not isinstance(found, int):
+            raise _Unknown(f"{ast.unparse(inner)} is {show(found)}, not a number")
+        return found
+
+    match node:
+        case ast.Constant(value=value):
+            return value  # type: ignore[return-value]
+        case ast.BinOp(left=left, op=op, right=right):
+            try:
+                return ARITHMETIC[type(op)](number(left), number(right))
+            except (ZeroDivisionError, ValueError) as error:
+                raise _Unknown(f"{ast.unparse(node)}: {error}") from None
+        case ast.UnaryOp(op=op, operand=operand):
+            return UNARY[type(op)](number(operand))
+        case ast.Call(func=ast.Name(id="insns"), args=[first, last]):
+            return program.insns(number(first), number(last))
+        case ast.Call(func=ast.Name(id=name), args=[address]):
+            return int.from_bytes(outcome.read(number(address), MEMORY[name]), "little")
+        case ast.Name(id=name):
+            if COUNTER.fullmatch(name) and name not in program.symbols:
+                if name not in values["counters"]:
+                    raise _Unknown(f"this machine has no counter {name}")
+                return int(values["counters"][name])
+            if name in REGISTERS:
+                return int(values["registers"][name])
+            if name in PLAIN:
+                found: Value = values[name]
+                return found
+            return program.symbols.get(name, name)  # a bare word beside `stop` is text
+        case ast.Attribute():
+            path = _path(node)
+            if path[0] == "exits":
+                return int(values["exits"].get(path[1], 0))
+            row = values["msr"].get(msr_names()[path[1]], {})
+            return int(row.get(path[2], 0))
+    raise AssertionError(node)
+
+
+def judge(
+    expectation: Expectation, mode: str, program: ProgramLike, outcome: Outcome
+) -> Verdict:
+    """Whether `expectation` holds after the run `outcome`."""
+    left: Value = None
+    right: Value = None
+    try:
+        left = evaluate(expectation.left, program, outcome)
+        right = evaluate(expectation.right, program, outcome)
+        # `pmc0 == -1` means the 64-bit pattern.
+        left, right = (v & (1 << 64) - 1 if isinstance(v, int) and v < 0 else v for v in (left, right))
+        if expectation.op not in ("==", "!=") and (left is None or right is None):
+            raise _Unknown(f"left is {show(left)}, right is {show(right)}")
+        ok = COMPARE[expectation.op](left, right)
+        return Verdict(expectation, mode, ok, left, right)
+    except (_Unknown, VpmuError) as error:
+        return Verdict(expectation, mode, False, left, right, str(error))
+
+
+def perturbed(expectation: Expectation, verdict: Verdict) -> Iterator[tuple[str, list[Expectation]]]:
+    """Every constant of the expectation with the changes that it should notice.
+
+    Gives (what was altered, candidates): at least one candidate must fail. An equality must notice
+    the smallest change; a bound is moved to just beyond the value that the run gave.
+    """
+    sides = [side for side in (expectation.left, expectation.right) if _constants(side)]
+    if not sides:  # two observed values: their difference is the constant, 0
+        moved = ast.BinOp(expectation.right, ast.Add(), ast.Constant(1))
+        back = ast.BinOp(expectation.right, ast.Sub(), ast.Constant(1))
+        yield "+ 0", [attrs.evolve(expectation, right=moved), attrs.evolve(expectation, right=back)]
+        return
+    seen = verdict.left if isinstance(verdict.left, int) else 0
+    other = verdict.right if isinstance(verdict.right, int) else 0
+    for side in sides:
+        for leaf in _constants(side):
+            if isinstance(leaf, ast.Constant) and isinstance(leaf.value, str) or (
+                isinstance(leaf, ast.Name) and _text_side(expectation)
+            ):
+                changes: list[ast.expr] = [ast.Constant("\0" + ast.unparse(leaf))]
+            else:
+                gap = seen - other
+                steps = [1] if expectation.op == "==" else [1, -1, gap, gap + 1, gap - 1, -gap]
+                steps += [] if expectation.op == "==" else [-gap + 1, -gap - 1, 1 << 62]
+                changes = [ast.BinOp(leaf, ast.Add(), ast.Constant(step)) for step in steps]
+            field = "left" if side is expectation.left else "right"
+            yield (
+                ast.unparse(leaf),
+                [attrs.evolve(expectation, **{field: _swap(side, leaf, c)}) for c in changes],
+            )
+
+
+def _text_side(expectation: Expectation) -> bool:
+    return _is_text(expectation.left) or _is_text(expectation.right)
+
+
+def _observed(node: ast.expr) -> bool:
+    match node:
+        case ast.Name(id=name):
+            return name in PLAIN or name in REGISTERS or bool(COUNTER.fullmatch(name))
+        case ast.Attribute():
+            return True
+        case ast.Call(func=ast.Name(id=name)):
+            return name in MEMORY
+    return False
+
+
+def _constants(node: ast.expr) -> list[ast.expr]:
+    # Leaves that say what is expected: not what the run gives, nor masks and addresses beside it.
+    if _observed(node):
+        return []
+    match node:
+        case ast.BinOp(left=left, op=op, right=right):
+            if isinstance(op, (ast.BitAnd, ast.LShift, ast.RShift, ast.Mod, ast.Div, ast.Mult)) and (
+                _has_observed(left) or _has_observed(right)
+            ):
+                return []
+            return _constants(left) + _constants(right)
+        case ast.UnaryOp(operand=operand):
+            return _constants(operand)
+    return [node]
+
+
+def _has_observed(node: ast.expr) -> bool:
+    return any(_observed(inner) for inner in ast.walk(node) if isinstance(inner, ast.expr))
+
+
+def _swap(tree: ast.expr, leaf: ast.expr, new: ast.expr) -> ast.expr:
+    if tree is leaf:
+        return new
+    match tree:
+        case ast.BinOp(left=left, op=op, right=right):
+            return ast.BinOp(_swap(left, leaf, new), op, _swap(right, leaf, new))
+        case ast.UnaryOp(op=op, operand=operand):
+            return ast.UnaryOp(op, _swap(operand, leaf, new))
+    return tree
+
+
+# --- whole files ----------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class FileReport:
+    """What became of one guest."""
+
+    file: str
+    verdicts: tuple[Verdict, ...] = ()
+    blind: tuple[str, ...] = ()  # under --perturb: expectations that noticed nothing
+    error: str = ""  # why it could not be checked at all
+
+    @property
+    def ok(self) -> bool:
+        """Nothing failed, and there was something to fail."""
+        return not self.error and not self.blind and all(v.ok for v in self.verdicts)
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain data."""
+        return {
+            "file": self.file, "ok": self.ok, "error": self.error, "blind": list(self.blind),
+            "expectations": [v.to_json() for v in self.verdicts],
+        }  # fmt: skip
+
+
+def find_guests(paths: Sequence[str | Path]) -> list[Path]:
+    """Files as named, and every `.s` file with `#:` lines below each folder, in order.
+
+    Raises:
+        CheckError: a path that does not exist, or a folder with nothing to check.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside = [p for p in sorted(path.rglob("*.s")) if "\n#:" in "\n" + p.read_text()]
+            if not inside:
+                raise VpmuError(f"{path}: no guest with `#: expect` lines in this folder")
+            found += inside
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise VpmuError(f"{path}: no such file or folder")
+    return list(dict.fromkeys(found))
+
+
+def check_program(
+    program: Any, plan: Plan, runner: Runner, *, perturb: bool = False
+) -> FileReport:
+    """Run `program` in every mode of its plan and judge every expectation.
+
+    Args:
+        program: the assembled guest.
+        plan: from `read_plan`.
+        runner: called with (program, mode, cpu or None, args); gives an `Outcome`.
+        perturb: also alter every expected constant; an expectation that stays green is `blind`.
+    """
+    if not plan.expectations:
+        return FileReport(plan.file, error=f"{plan.file}: no `#: expect` line, so nothing can fail")
+    verdicts = []
+    blind = []
+    for mode in plan.modes:
+        asked = [e for e in plan.expectations if mode in e.modes]
+        if not asked:
+            continue
+        outcome = runner(program, mode, plan.cpu, plan.args)
+        for expectation in asked:
+            verdict = judge(expectation, mode, program, outcome)
+            verdicts.append(verdict)
+            if not perturb or not verdict.ok:
+                continue
+            for what, candidates in perturbed(expectation, verdict):
+                if all(judge(c, mode, program, outcome).ok for c in candidates):
+                    blind.append(
+                        f"{expectation.file}:{expectation.line}: [{mode}] {expectation.text}\n"
+                        f"    stays green whatever {what} is"
+                    )
+    return FileReport(plan.file, tuple(verdicts), tuple(blind))
