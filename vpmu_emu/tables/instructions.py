@@ -233,6 +233,7 @@ class Instruction:
     lock: bool
     rep: str
     commutes: bool
+    widen: bool
     hot: bool
     forms: tuple[Form, ...] = attrs.field(init=False, default=())
 
@@ -299,6 +300,7 @@ def _rows(row: dict[str, Any]) -> list[Instruction]:
             lock=row.get("lock", False),
             rep=row.get("rep", ""),
             commutes=row.get("commutes", False),
+            widen=row.get("widen", False),
             hot=row.get("hot", False),
         )
 
