@@ -1,0 +1,228 @@
+"""`isa/cpus/*.toml` as frozen models: what a CPU is, how long things take on it, what its CPUID says."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from vpmu_emu.data import isa_dir
+from vpmu_emu.errors import ConfigError
+from vpmu_emu.tables.msrs import Shape
+
+
+@attrs.frozen
+class Cost:
+    """What one piece of host work costs: cycles as (low, typical, high), and what retires with it."""
+
+    name: str
+    cycles: tuple[int, int, int]
+    instructions: int
+    branches: int
+    source: str
+
+
+@attrs.frozen(kw_only=True)
+class CpuModel:
+    """One CPU model; times are in 1/16 cycle.
+
+    Attributes:
+        name: of the file, such as "spr".
+        family, model, stepping, vendor, brand, maxphyaddr: what CPUID tells.
+        version, gp, gp_width, fixed, fixed_width, perf_capabilities, anythread_deprecated: the PMU.
+        arch_events_length, arch_events_absent: CPUID.0AH:EAX[31:24] and EBX.
+        features: names of the CPUID features it has, and of VMX controls that not every model has.
+        tsc_khz: rate of the TSC.
+        ref_num, ref_den: reference cycles per core cycle, as a fraction.
+        predictor, l1_lines, llc_lines: sizes of the predictor and cache model.
+        latency: one element per name in `LATENCIES`.
+        costs: one element per name in `COST_NAMES`.
+    """
+
+    name: str
+    family: int
+    model: int
+    stepping: int
+    vendor: str
+    brand: str
+    maxphyaddr: int
+    version: int
+    gp: int
+    gp_width: int
+    fixed: int
+    fixed_width: int
+    arch_events_length: int
+    arch_events_absent: int
+    perf_capabilities: int
+    anythread_deprecated: bool
+    features: frozenset[str]
+    tsc_khz: int
+    ref_num: int
+    ref_den: int
+    predictor: int
+    l1_lines: int
+    llc_lines: int
+    latency: tuple[int, ...]
+    costs: tuple[Cost, ...]
+
+    def shape(self) -> Shape:
+        """What the formulas of the MSR table are over."""
+        flags = {
+            field.name: field.name in self.features
+            for field in attrs.fields(Shape)
+            if field.type in ("bool", bool) and field.name != "anythread_deprecated"
+        }
+        return Shape(
+            version=self.version,
+            gp=self.gp,
+            gp_width=self.gp_width,
+            fixed=self.fixed,
+            fixed_width=self.fixed_width,
+            perf_capabilities=self.perf_capabilities,
+            anythread_deprecated=self.anythread_deprecated,
+            maxphyaddr=self.maxphyaddr,
+            **flags,
+        )
+
+    def cost(self, name: str) -> Cost:
+        """The cost row of this name.
+
+        Raises:
+            ConfigError: no such row.
+        """
+        if name not in COST_NAMES:
+            raise _unknown("cost", name, COST_NAMES)
+        return self.costs[COST_NAMES.index(name)]
+
+    def latency_of(self, name: str) -> int:
+        """The latency of this name, in 1/16 cycle."""
+        return self.latency[LATENCIES.index(name)]
+
+
+def _unknown(key: str, name: str, allowed: tuple[str, ...]) -> ConfigError:
+    nearest = difflib.get_close_matches(name, allowed, n=1)
+    hint = f"; did you mean {nearest[0]}?" if nearest else ""
+    return ConfigError(key, f"no {key} is named {name!r}{hint}", " ".join(allowed))
+
+
+def _tables() -> dict[str, dict[str, Any]]:
+    paths: list[Path] = sorted((isa_dir() / "cpus").glob("*.toml"))
+    return {path.stem: tomllib.loads(path.read_text()) for path in paths}
+
+
+_TABLES = _tables()
+_FIRST = next(iter(_TABLES.values()))
+
+CPU_NAMES: tuple[str, ...] = tuple(_TABLES)
+"""The models there are."""
+
+LATENCIES: tuple[str, ...] = tuple(_FIRST["latency"])
+"""Names of the latency classes, the same in every model; `CpuModel.latency` is in this order."""
+
+COST_NAMES: tuple[str, ...] = tuple(sorted(_FIRST["cost"]))
+"""Names of the cost rows, the same in every model; `CpuModel.costs` is in this order."""
+
+
+@lru_cache(maxsize=None)
+def cpu(name: str) -> CpuModel:
+    """The CPU model of this name.
+
+    Raises:
+        ConfigError: no such model; the message names the nearest.
+    """
+    if name not in _TABLES:
+        raise _unknown("cpu", name, CPU_NAMES)
+    table = _TABLES[name]
+    costs = table["cost"]
+    return CpuModel(
+        name=name,
+        **table["identity"],
+        **table["pmu"],
+        **table["time"],
+        **table["model"],
+        features=frozenset(key for key, on in table["features"].items() if on),
+        latency=tuple(table["latency"][key] for key in LATENCIES),
+        costs=tuple(
+            Cost(
+                name=key,
+                cycles=tuple(costs[key]["cycles"]),
+                instructions=costs[key]["instructions"],
+                branches=costs[key]["branches"],
+                source=costs[key]["source"],
+            )
+            for key in COST_NAMES
+        ),
+    )
+
+
+def cpuid_pmu(
+    shape: Shape, *, events_length: int = 8, events_absent: int = 0
+) -> tuple[int, int, int, int]:
+    """CPUID leaf 0AH (EAX, EBX, ECX, EDX) of a PMU of this shape; all 0 without a PMU.
+
+    `events_length` and `events_absent` are EAX[31:24] and EBX. SDM 2A, CPUID; SDM 3B 20.2.
+    """
+    if shape.version == 0:
+        return (0, 0, 0, 0)
+    eax = shape.version | shape.gp << 8 | shape.gp_width << 16 | events_length << 24
+    fixed_bitmap = (1 << shape.fixed) - 1 if shape.version >= 5 else 0
+    edx = 0
+    if shape.version > 1:
+        edx = shape.fixed | shape.fixed_width << 5 | int(shape.anythread_deprecated) << 15
+    return (eax, events_absent, fixed_bitmap, edx)
+
+
+def _bits(*numbers: int) -> int:
+    return sum(1 << n for n in numbers)
+
+
+def cpuid_leaves(model: CpuModel) -> tuple[tuple[int, int, int, int, int], ...]:
+    """What CPUID answers on this model: (leaf, EAX, EBX, ECX, EDX), ascending; other leaves give 0.
+
+    Sub-leaf 0 only: no modelled leaf has others.
+    """
+    vendor = model.vendor.encode()
+    ebx0, edx0, ecx0 = (int.from_bytes(vendor[i : i + 4], "little") for i in (0, 4, 8))
+    family, extended = min(model.family, 15), max(model.family - 15, 0)
+    version = (
+        model.stepping
+        | (model.model & 15) << 4
+        | family << 8
+        | (model.model >> 4) << 16
+        | extended << 20
+    )
+    has = model.features.__contains__
+    # PSE TSC MSR PAE CX8 APIC PGE CMOV CLFSH
+    edx1 = _bits(3, 4, 5, 6, 8, 9, 13, 15, 19) | has("ds") << 21
+    # POPCNT
+    ecx1 = _bits(23) | has("pdcm") << 15 | has("x2apic") << 21 | has("tsc_deadline") << 24
+    leaf7_ebx = _bits(9, 23) | has("rtm") << 11  # ERMS CLFLUSHOPT
+    pmu = cpuid_pmu(
+        model.shape(),
+        events_length=model.arch_events_length,
+        events_absent=model.arch_events_absent,
+    )
+    brand = model.brand.encode().ljust(48, b"\0")[:48]
+    words = [int.from_bytes(brand[i : i + 4], "little") for i in range(0, 48, 4)]
+    # 15H: TSC = crystal (25 MHz) * EBX / EAX.
+    crystal_khz = 25_000
+    return (
+        (0x0, 0x16, ebx0, ecx0, edx0),
+        (0x1, version, 8 << 8 | 1 << 16, ecx1, edx1),  # CLFLUSH line of 8 * 8 bytes, one thread
+        (0x7, 0, leaf7_ebx, 0, has("ibpb") << 26),
+        (0xA, *pmu),
+        (0x15, 1, model.tsc_khz // crystal_khz, crystal_khz * 1000, 0),
+        (0x16, model.tsc_khz // 1000, model.tsc_khz // 1000, 100, 0),
+        (0x80000000, 0x80000008, 0, 0, 0),
+        # LAHF LZCNT; SYSCALL NX 1G-pages RDTSCP long mode
+        (0x80000001, 0, 0, _bits(0, 5), _bits(11, 20, 26, 27, 29)),
+        (0x80000002, words[0], words[1], words[2], words[3]),
+        (0x80000003, words[4], words[5], words[6], words[7]),
+        (0x80000004, words[8], words[9], words[10], words[11]),
+        (0x80000007, 0, 0, 0, 1 << 8),  # invariant TSC
+        (0x80000008, model.maxphyaddr | 48 << 8, 0, 0, 0),
+    )

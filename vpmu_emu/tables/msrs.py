@@ -1,0 +1,321 @@
+"""`isa/msrs.toml` as frozen rows: every MSR, what silicon and KVM do with it, and what its bits say."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from bisect import bisect_right
+from typing import Any, Literal, NamedTuple
+
+import attrs
+
+from vpmu_emu.data import isa_dir
+from vpmu_emu.tables.events import event_by_code
+from vpmu_emu.tables.expressions import MASK64, evaluate
+from vpmu_emu.tables.names import Names
+
+ACCESS = ("rw", "ro", "wo", "drop")
+"""What an access code of `rules` means: its index here."""
+
+Side = Literal["hw", "kvm"]
+
+
+@attrs.frozen(kw_only=True)
+class Shape:
+    """What a CPU has, as its CPUID and IA32_PERF_CAPABILITIES say it: what the formulas are over.
+
+    Attributes:
+        version: architectural performance monitoring version, 0 none.
+        gp, fixed: number of general-purpose and fixed counters.
+        gp_width, fixed_width: their bits.
+        perf_capabilities: the MSR's value.
+        maxphyaddr: bits of a physical address.
+        The others: the CPUID feature of that name.
+    """
+
+    version: int = 0
+    gp: int = 0
+    gp_width: int = 48
+    fixed: int = 0
+    fixed_width: int = 48
+    perf_capabilities: int = 0
+    pdcm: bool = False
+    x2apic: bool = True
+    tsc_deadline: bool = True
+    ds: bool = False
+    rtm: bool = False
+    ibpb: bool = True
+    intel_pt: bool = False
+    anythread_deprecated: bool = True
+    maxphyaddr: int = 46
+
+    def names(self) -> dict[str, int]:
+        """The names that a formula may use, with their values for this shape."""
+        values = {field.name: int(getattr(self, field.name)) for field in attrs.fields(Shape)}
+        caps = self.perf_capabilities
+        values.update(
+            gp_mask=(1 << self.gp) - 1,
+            fixed_mask=(1 << self.fixed) - 1,
+            fixed_ctrl_mask=sum(0xB << 4 * i for i in range(self.fixed)),
+            fixed_any_mask=sum(0x4 << 4 * i for i in range(self.fixed)),
+            fixed_adaptive_mask=sum(1 << 32 + 4 * i for i in range(self.fixed)),
+            pebs_format=caps >> 8 & 0xF,
+            fw_writes=caps >> 13 & 1,
+            pebs_baseline=caps >> 14 & 1,
+            metrics=caps >> 15 & 1,
+        )
+        return values
+
+
+@attrs.frozen
+class Field:
+    """Bits `high` to `low` of an MSR; `each` bit is a flag of its own, or `values` name 0, 1, …"""
+
+    name: str
+    high: int
+    low: int
+    each: bool = False
+    values: tuple[str, ...] = ()
+
+    @property
+    def mask(self) -> int:
+        """The bits it covers."""
+        return (1 << self.high + 1) - (1 << self.low)
+
+
+@attrs.frozen(kw_only=True)
+class Rule:
+    """What one side (silicon or KVM) does with an MSR; the formulas are texts for `evaluate`."""
+
+    exists: str = "true"
+    reserved: str = "0"
+    access: str = attrs.field(default="rw", validator=attrs.validators.in_(ACCESS))
+    reset: str = "0"
+    effect: str = ""
+    drop_absent: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class MsrRow:
+    """A family of `count` registers at `index`, `index + stride`, …
+
+    Attributes:
+        number: its place in `MSRS`.
+        slot: of instance 0 in an array with one element per register; instance n has slot + n.
+        name, aliases, kernel: names of the SDM and of the Linux sources, without instance number.
+        ignored: mask of bits that may be written and mean nothing.
+        hw, kvm: the rules of silicon and of KVM's handlers.
+    """
+
+    number: int
+    slot: int
+    name: str
+    aliases: tuple[str, ...]
+    kernel: tuple[str, ...]
+    index: int
+    count: int
+    stride: int
+    doc: str
+    sdm: str
+    fields: tuple[Field, ...]
+    ignored: int
+    hw: Rule
+    kvm: Rule
+
+    def instance_name(self, n: int, family: str = "") -> str:
+        """The name of instance `n`, in the spelling `family` (default: the SDM's)."""
+        family = family or self.name
+        if self.count == 1:
+            return family
+        return family.format(n) if "{}" in family else f"{family}{n}"
+
+    def rule(self, side: Side) -> Rule:
+        """What `side` does with it."""
+        return self.hw if side == "hw" else self.kvm
+
+
+class Rules(NamedTuple):
+    """One list element per row of `MSRS`, for one side and shape."""
+
+    exists_count: list[int]
+    """How many instances exist, from instance 0."""
+    reserved: list[int]
+    """Writing any of these bits raises #GP."""
+    access: list[int]
+    """Index into `ACCESS`."""
+    reset: list[int]
+    """Value after RESET."""
+
+
+def _bits(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)(?::(\d+))?", text)
+    if match is None:
+        raise ValueError(f"bits {text!r}: expected high:low or a number")
+    high = int(match[1])
+    return high, int(match[2] or high)
+
+
+def _row(number: int, slot: int, row: dict[str, Any]) -> MsrRow:
+    hw = row.pop("hw")
+    kvm = {k: v for k, v in hw.items() if k != "effect"} | row.pop("kvm", {})
+    fields = []
+    for item in row.pop("fields"):
+        high, low = _bits(item["bits"])
+        values = tuple(item.get("values", ()))
+        fields.append(Field(item["name"], high, low, item.get("each", False), values))
+    ignored = 0
+    for text in row.pop("ignored", ()):
+        high, low = _bits(text)
+        ignored |= (1 << high + 1) - (1 << low)
+    return MsrRow(
+        number=number,
+        slot=slot,
+        aliases=tuple(row.pop("aliases", ())),
+        kernel=tuple(row.pop("kernel", ())),
+        count=row.pop("count", 1),
+        stride=row.pop("stride", 1),
+        fields=tuple(fields),
+        ignored=ignored,
+        hw=Rule(**hw),
+        kvm=Rule(**kvm),
+        **row,
+    )
+
+
+def _load() -> tuple[MsrRow, ...]:
+    rows: list[MsrRow] = []
+    slot = 0
+    for row in tomllib.loads((isa_dir() / "msrs.toml").read_text())["msr"]:
+        rows.append(_row(len(rows), slot, row))
+        slot += rows[-1].count
+    return tuple(rows)
+
+
+MSRS: tuple[MsrRow, ...] = _load()
+"""Every family, in the order of the file."""
+
+SLOTS: int = MSRS[-1].slot + MSRS[-1].count
+"""Number of registers: the length of an array with one element per register."""
+
+DROPPED_WHEN_ABSENT: tuple[int, ...] = tuple(
+    row.index + n * row.stride for row in MSRS for n in range(row.kvm.drop_absent)
+)
+"""Registers whose absence KVM hides: no #GP, writes do nothing, reads give 0 (kvm_set_msr_common)."""
+
+_SORTED = sorted(MSRS, key=lambda row: row.index)
+_STARTS = [row.index for row in _SORTED]
+
+
+def _all_names() -> list[tuple[str, int]]:
+    return [
+        (row.instance_name(n, family), row.index + n * row.stride)
+        for row in MSRS
+        for family in (row.name, *row.aliases, *row.kernel)
+        for n in range(row.count)
+    ]
+
+
+NAMES = Names("MSR", _all_names())
+"""Every name of every register, with its index."""
+
+
+def row_of(index: int) -> tuple[MsrRow, int] | None:
+    """The family and instance number of MSR `index`, or None if the table has no such MSR."""
+    at = bisect_right(_STARTS, index) - 1
+    if at < 0:
+        return None
+    row = _SORTED[at]
+    n, rest = divmod(index - row.index, row.stride)
+    return (row, n) if n < row.count and rest == 0 else None
+
+
+def by_name(name: str) -> int:
+    """The index of the MSR with this name, the SDM's or the kernel's; case does not matter.
+
+    Raises:
+        UnknownName: no such MSR; the message names the nearest.
+    """
+    return NAMES[name]
+
+
+def msr_name(index: int) -> str:
+    """The SDM's name of MSR `index`; "MSR_0x…" if the table has no such MSR."""
+    found = row_of(index)
+    return found[0].instance_name(found[1]) if found else f"MSR_{index:#x}"
+
+
+def slot_of(index: int) -> int | None:
+    """The place of MSR `index` in an array with one element per register, or None."""
+    found = row_of(index)
+    return found[0].slot + found[1] if found else None
+
+
+def decode_value(index: int, value: int) -> list[tuple[str, int, str]]:
+    """What `value` says in MSR `index`: (field, its value, words), low bits first.
+
+    Bits that no field covers come last as the field "reserved". For a selector the words of the field
+    "event" name the event of EVENT and UMASK.
+    """
+    value &= MASK64
+    found = row_of(index)
+    if found is None:
+        return [("value", value, "")]
+    row = found[0]
+    parts: list[tuple[str, int, str]] = []
+    covered = row.ignored
+    for field in sorted(row.fields, key=lambda f: f.low):
+        covered |= field.mask
+        bits = (value & field.mask) >> field.low
+        parts.append((field.name, bits, _words(row, field, bits, value)))
+    if value & ~covered:
+        parts.append(("reserved", value & ~covered, "no field has these bits"))
+    return parts
+
+
+def _words(row: MsrRow, field: Field, bits: int, value: int) -> str:
+    if row.name == "IA32_PERFEVTSEL" and field.name == "event":
+        event = event_by_code(value)
+        return event.name if event else ""
+    if field.each:
+        width = range(field.high - field.low + 1)
+        return " ".join(f"{field.name}{i}" for i in width if bits >> i & 1)
+    if field.values:
+        return field.values[bits] if bits < len(field.values) else ""
+    return ""
+
+
+def value_words(index: int, value: int) -> str:
+    """`value` of MSR `index` in one line, such as "INST_RETIRED.ANY_P usr os en cmask=1"."""
+    found = row_of(index)
+    if found is None:
+        return f"{value:#x}"
+    row = found[0]
+    wide = {field.name: field.high > field.low for field in row.fields}
+    parts = decode_value(index, value)
+    selector = row.name == "IA32_PERFEVTSEL"
+    known = selector and any(name == "event" and words for name, _, words in parts)
+    out: list[str] = []
+    for name, bits, words in parts:
+        if known and name == "umask":
+            continue
+        if words and name != "reserved":
+            out.append(words)
+        elif name != "reserved" and not wide[name]:
+            out += [name] if bits else []
+        elif bits or (selector and name == "event"):
+            out.append(f"{name}={bits:#x}")
+    return " ".join(out) or "0"
+
+
+def rules(side: Side, shape: Shape) -> Rules:
+    """What `side` does with every row of `MSRS` on a CPU of this shape."""
+    names = shape.names()
+    out = Rules([], [], [], [])
+    for row in MSRS:
+        rule = row.rule(side)
+        count = row.count if rule.exists == "true" else evaluate(rule.exists, names)
+        out.exists_count.append(min(count, row.count))
+        out.reserved.append(evaluate(rule.reserved, names))
+        out.access.append(ACCESS.index(rule.access))
+        out.reset.append(evaluate(rule.reset, names))
+    return out
