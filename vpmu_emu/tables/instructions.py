@@ -248,7 +248,7 @@ class Instruction:
 
 _KEYS = {
     "mnemonic", "aliases", "sem", "forms", "written", "undefined", "read", "retires", "access",
-    "cost", "privilege", "iopl", "vmexit", "lock", "rep", "commutes", "width", "hot",
+    "cost", "privilege", "iopl", "vmexit", "lock", "rep", "commutes", "widen", "width", "hot",
 }  # fmt: skip
 
 
