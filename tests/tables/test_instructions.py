@@ -134,7 +134,7 @@ def _form(name: str, operands: str) -> Form:
         ("mov", "r64, r/m64", True, {"inst", "load"}),
         ("lea", "r64, m", True, {"inst"}),
         ("nop", "r/m32", True, {"inst", "nop"}),
-        ("clflush", "m8", True, {"inst"}),
+        ("clflush", "m", True, {"inst"}),
         ("push", "r/m64", True, {"inst", "load", "store"}),
         ("pop", "r/m64", True, {"inst", "load", "store"}),
         ("call", "r/m64", True, {"inst", "branch", "taken", "call", "indirect", "load", "store"}),
