@@ -1,0 +1,689 @@
+"""The general case of every instruction that needs only registers, flags and memory.
+
+The interpreter's loop has arms for common operand shapes; all others come here, where operand kind and
+width are data. Nothing is changed before the last access that can fault.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vpmu_emu._jit import jit
+from vpmu_emu.machine import semantics as sem
+from vpmu_emu.machine.bits import popcount
+from vpmu_emu.machine.memory import cache_flush_line, fault, mem_read, read, write
+from vpmu_emu.machine.ops import COLD_OP, K_CL, K_HIGH, K_IMM, K_MEM, K_REG
+from vpmu_emu.machine.semantics import (
+    STATUS_FLAGS,
+    bit_scan,
+    bswap,
+    carry,
+    cf_of,
+    condition,
+    lzcnt,
+    norm,
+    pack_flags,
+    sext,
+    shift_count,
+    tzcnt,
+    unpack_flags,
+)
+from vpmu_emu.machine.state import (
+    CLASS,
+    CODE_EDGE,
+    CODE_FAULT,
+    CODE_JUMP,
+    CODE_NEXT,
+    CODE_REPEAT,
+    RAX,
+    RBP,
+    RCX,
+    RDI,
+    RDX,
+    REG_FS,
+    REG_GS,
+    RSI,
+    RSP,
+)
+from vpmu_emu.machine.u64 import ALL, BYTE, LOW32, ONE, U8, U63, U64, WORD, ZERO
+from vpmu_emu.tables.cpus import LATENCIES
+
+OP = COLD_OP
+(O_MOV, O_ADD, O_OR, O_ADC, O_SBB, O_AND, O_SUB, O_XOR, O_CMP, O_TEST) = (
+    OP[n] for n in ("mov", "add", "or", "adc", "sbb", "and", "sub", "xor", "cmp", "test")
+)  # fmt: skip
+O_INC, O_DEC, O_NOT, O_NEG = OP["inc"], OP["dec"], OP["not"], OP["neg"]
+O_SHL, O_SHR, O_SAR, O_ROL, O_ROR = OP["shl"], OP["shr"], OP["sar"], OP["rol"], OP["ror"]
+O_SHLD, O_SHRD = OP["shld"], OP["shrd"]
+O_IMUL, O_IMUL1, O_MUL, O_DIV, O_IDIV = OP["imul"], OP["imul1"], OP["mul"], OP["div"], OP["idiv"]
+O_MOVZX, O_MOVSX, O_LEA, O_XCHG, O_CMPXCHG, O_XADD = (
+    OP[n] for n in ("movzx", "movsx", "lea", "xchg", "cmpxchg", "xadd")
+)
+O_BT, O_BTS, O_BTR, O_BTC = OP["bt"], OP["bts"], OP["btr"], OP["btc"]
+O_BSF, O_BSR, O_TZCNT, O_LZCNT, O_POPCNT, O_BSWAP = (
+    OP[n] for n in ("bsf", "bsr", "tzcnt", "lzcnt", "popcnt", "bswap")
+)
+O_CDQE, O_CQO, O_PUSH, O_POP, O_JMP, O_CALL, O_RET = (
+    OP[n] for n in ("cdqe", "cqo", "push", "pop", "jmp", "call", "ret")
+)
+O_LOOPE, O_LOOPNE, O_JRCXZ, O_ENTER, O_LEAVE = (
+    OP[n] for n in ("loope", "loopne", "jrcxz", "enter", "leave")
+)
+O_SETCC, O_CMOVCC = OP["setcc"], OP["cmovcc"]
+O_MOVS, O_STOS, O_LODS, O_SCAS, O_CMPS = OP["movs"], OP["stos"], OP["lods"], OP["scas"], OP["cmps"]
+O_CLD, O_STD, O_CLC, O_STC, O_CMC = OP["cld"], OP["std"], OP["clc"], OP["stc"], OP["cmc"]
+O_LAHF, O_SAHF, O_CLFLUSH = OP["lahf"], OP["sahf"], OP["clflush"]
+
+LAT_MISPREDICT = LATENCIES.index("mispredict")
+C_TAKEN = CLASS["taken"]
+C_BRMISS = CLASS["brmiss"]
+DF = U64(1 << 10)
+VECTOR_DE = 0
+VECTOR_GP = 13
+LAHF_FLAGS = U64(0xD5)
+ONE_FIXED = U64(2)
+_U6 = U64(6)
+_HIGH_MASK = U64(0xFF00)
+_FRAME_LEVELS = U64(31)
+
+
+@jit(inline=True)
+def address(core, u):
+    """Effective linear address of the memory operand."""
+    regs = core.regs
+    return regs[u.b] + (regs[u.c] << U64(u.scale)) + u.disp + regs[u.seg]
+
+
+@jit()
+def get(core, M, E, u, kind, n, size):
+    """(code, value) of an operand: kind K_*, register n, `size` bytes (uint64)."""
+    if kind == K_REG:
+        return CODE_NEXT, core.regs[n] & (ALL >> (U64(64) - (size << U64(3))))
+    if kind == K_MEM:
+        return read(core, M, E, address(core, u), size)
+    if kind == K_IMM:
+        return CODE_NEXT, u.imm & (ALL >> (U64(64) - (size << U64(3))))
+    if kind == K_HIGH:
+        return CODE_NEXT, (core.regs[n] >> U8) & BYTE
+    if kind == K_CL:
+        return CODE_NEXT, core.regs[RCX] & BYTE
+    return CODE_NEXT, ZERO
+
+
+@jit()
+def put_register(core, n, size, value):
+    """Write the low `size` bytes of a register; four bytes clear the upper half."""
+    if size == U8:
+        core.regs[n] = value
+    elif size == U64(4):
+        core.regs[n] = value & LOW32
+    elif size == U64(2):
+        core.regs[n] = (core.regs[n] & ~WORD) | (value & WORD)
+    else:
+        core.regs[n] = (core.regs[n] & ~BYTE) | (value & BYTE)
+
+
+@jit()
+def put(core, M, E, u, kind, n, size, value):
+    """Store to an operand: CODE_NEXT, CODE_EDGE or CODE_FAULT."""
+    if kind == K_MEM:
+        return write(core, M, E, address(core, u), size, value)
+    if kind == K_REG:
+        put_register(core, n, size, value)
+    elif kind == K_HIGH:
+        core.regs[n] = (core.regs[n] & ~_HIGH_MASK) | ((value & BYTE) << U8)
+    return CODE_NEXT
+
+
+@jit()
+def push(core, M, E, size, value):
+    """Push `size` bytes; the stack pointer moves only if the store did not fault."""
+    sp = core.regs[RSP] - size
+    code = write(core, M, E, sp, size, value)
+    if code != CODE_FAULT:
+        core.regs[RSP] = sp
+    return code
+
+
+@jit()
+def set_flags(core, z, cv, sh):
+    core.fz = norm(z, sh)
+    core.fs = core.fz
+    core.cv = cv
+
+
+@jit()
+def fold_flags(core):
+    """Bring the status flags of core.rflags up to date."""
+    core.rflags = (core.rflags & ~STATUS_FLAGS) | pack_flags(core.fz, core.fs, core.cv)
+
+
+@jit()
+def spread_flags(core):
+    """Take the status flags out of core.rflags."""
+    core.fz, core.fs, core.cv = unpack_flags(core.rflags)
+
+
+@jit()
+def predict(core, u, taken):
+    """Update the 2-bit predictor for a conditional branch and the totals for its outcome."""
+    row = 0 if core.cpl == 0 else 1
+    state = np.int64(core.predictor[u.bp])
+    if taken:
+        core.total[row, C_TAKEN] += ONE
+        core.predictor[u.bp] = np.uint8(min(state + 1, 3))
+    else:
+        core.predictor[u.bp] = np.uint8(max(state - 1, 0))
+    if (state >= 2) != taken:
+        core.total[row, C_BRMISS] += ONE
+        core.t += core.latency[LAT_MISPREDICT]
+
+
+@jit()
+def _next(core, u, code):
+    # A store that dropped decoded code ends the slice after this instruction.
+    if code == CODE_EDGE:
+        core.rip = u.rip + U64(u.len)
+    return code
+
+
+@jit()
+def _binary(core, M, E, u, op, size, sh):
+    x = ZERO
+    if op != O_MOV:
+        code, x = get(core, M, E, u, u.dst, u.a, size)
+        if code != CODE_NEXT:
+            return code
+    code, y = get(core, M, E, u, u.src, u.r, size)
+    if code != CODE_NEXT:
+        return code
+    cv = core.cv
+    if op == O_MOV:
+        return put(core, M, E, u, u.dst, u.a, size, y)
+    if op == O_ADD:
+        z, cv = sem.add(x, y, cv, sh)
+    elif op == O_OR:
+        z, cv = sem.or_(x, y, cv, sh)
+    elif op == O_ADC:
+        z, cv = sem.adc(x, y, cv, sh)
+    elif op == O_SBB:
+        z, cv = sem.sbb(x, y, cv, sh)
+    elif op == O_AND or op == O_TEST:
+        z, cv = sem.and_(x, y, cv, sh)
+    elif op == O_XOR:
+        z, cv = sem.xor(x, y, cv, sh)
+    else:
+        z, cv = sem.sub(x, y, cv, sh)
+    code = CODE_NEXT
+    if op != O_CMP and op != O_TEST:
+        code = put(core, M, E, u, u.dst, u.a, size, z)
+        if code == CODE_FAULT:
+            return code
+    set_flags(core, z, cv, sh)
+    return code
+
+
+@jit()
+def _unary(core, M, E, u, op, size, sh):
+    code, x = get(core, M, E, u, u.dst, u.a, size)
+    if code != CODE_NEXT:
+        return code
+    cv = core.cv
+    if op == O_NOT:
+        return put(core, M, E, u, u.dst, u.a, size, ~x & (ALL >> sh))
+    if op == O_INC:
+        z, cv = sem.inc(x, ONE, cv, sh)
+    elif op == O_DEC:
+        z, cv = sem.dec(x, ONE, cv, sh)
+    else:
+        z, cv = sem.neg(x, ZERO, cv, sh)
+    code = put(core, M, E, u, u.dst, u.a, size, z)
+    if code != CODE_FAULT:
+        set_flags(core, z, cv, sh)
+    return code
+
+
+@jit()
+def _shift(core, M, E, u, op, size, sh):
+    code, x = get(core, M, E, u, u.dst, u.a, size)
+    if code != CODE_NEXT:
+        return code
+    n = core.regs[RCX] & BYTE if u.src == K_CL else u.imm & BYTE
+    n = shift_count(n, sh)
+    if n == ZERO:  # no flag changes, but a 32-bit destination is written
+        return put(core, M, E, u, u.dst, u.a, size, x)
+    cv = core.cv
+    if op == O_SHL:
+        z, cv = sem.shl(x, n, cv, sh)
+    elif op == O_SHR:
+        z, cv = sem.shr(x, n, cv, sh)
+    elif op == O_SAR:
+        z, cv = sem.sar(x, n, cv, sh)
+    elif op == O_ROL:
+        z, cv = sem.rol(x, n, cv, sh)
+    else:
+        z, cv = sem.ror(x, n, cv, sh)
+    code = put(core, M, E, u, u.dst, u.a, size, z)
+    if code != CODE_FAULT:
+        if op == O_ROL or op == O_ROR:
+            core.cv = cv
+        else:
+            set_flags(core, z, cv, sh)
+    return code
+
+
+@jit()
+def _double_shift(core, M, E, u, op, size, sh):
+    code, x = get(core, M, E, u, u.dst, u.a, size)
+    if code != CODE_NEXT:
+        return code
+    y = core.regs[u.r] & (ALL >> sh)
+    n = core.regs[RCX] & BYTE if u.cc == K_CL else u.imm & BYTE
+    n = shift_count(n, sh)
+    if n == ZERO:
+        return put(core, M, E, u, u.dst, u.a, size, x)
+    if op == O_SHLD:
+        z, cv = sem.shld(x, y, n, sh)
+    else:
+        z, cv = sem.shrd(x, y, n, sh)
+    code = put(core, M, E, u, u.dst, u.a, size, z)
+    if code != CODE_FAULT:
+        set_flags(core, z, cv, sh)
+    return code
+
+
+@jit()
+def _multiply(core, M, E, u, op, size, sh):
+    if op == O_IMUL:
+        code, x = get(core, M, E, u, u.src, u.r, size)
+        if code != CODE_NEXT:
+            return code
+        y = u.imm & (ALL >> sh) if u.cc == K_IMM else core.regs[u.a] & (ALL >> sh)
+        lo, _hi, cv = sem.imul(x, y, sh)
+        put_register(core, u.a, size, lo)
+        set_flags(core, lo, cv, sh)
+        return CODE_NEXT
+    code, x = get(core, M, E, u, u.dst, u.a, size)
+    if code != CODE_NEXT:
+        return code
+    acc = core.regs[RAX] & (ALL >> sh)
+    if op == O_MUL or op == O_IMUL1:
+        if op == O_MUL:
+            lo, hi, cv = sem.mul(acc, x, sh)
+        else:
+            lo, hi, cv = sem.imul(acc, x, sh)
+        if size == ONE:
+            put_register(core, RAX, U64(2), lo | (hi << U8))
+        else:
+            put_register(core, RAX, size, lo)
+            put_register(core, RDX, size, hi)
+        set_flags(core, lo, cv, sh)
+        return CODE_NEXT
+    high = core.regs[RDX] & (ALL >> sh)
+    if size == ONE:
+        high = (core.regs[RAX] >> U8) & BYTE
+    if op == O_DIV:
+        ok, q, r = sem.div(high, acc, x, sh)
+    else:
+        ok, q, r = sem.idiv(high, acc, x, sh)
+    if not ok:
+        fault(E, VECTOR_DE, 0, ZERO)
+        return CODE_FAULT
+    if size == ONE:
+        put_register(core, RAX, U64(2), q | (r << U8))
+    else:
+        put_register(core, RAX, size, q)
+        put_register(core, RDX, size, r)
+    return CODE_NEXT
+
+
+@jit()
+def _bits(core, M, E, u, op, size, sh):
+    # BT BTS BTR BTC: a register bit offset reaches beyond a memory operand, either way.
+    width_log = U64(3) if size == ONE else U64(4) if size == U64(2) else U64(5) if size == U64(4) else _U6
+    offset = u.imm if u.src == K_IMM else core.regs[u.r] & (ALL >> sh)
+    bit = offset & ((ONE << width_log) - ONE)
+    va = ZERO
+    if u.dst == K_MEM:
+        va = address(core, u)
+        if u.src != K_IMM:
+            wide = sext(offset, sh)
+            words = (wide >> width_log) | (~(ALL >> width_log) if wide >> U63 != ZERO else ZERO)
+            va += words * size
+        code, x = read(core, M, E, va, size)
+        if code != CODE_NEXT:
+            return code
+    else:
+        x = core.regs[u.a] & (ALL >> sh)
+    mask = ONE << bit
+    z = x
+    if op == O_BTS:
+        z = x | mask
+    elif op == O_BTR:
+        z = x & ~mask
+    elif op == O_BTC:
+        z = x ^ mask
+    code = CODE_NEXT
+    if op != O_BT:
+        if u.dst == K_MEM:
+            code = write(core, M, E, va, size, z)
+            if code == CODE_FAULT:
+                return code
+        else:
+            put_register(core, u.a, size, z)
+    cf = (x >> bit) & ONE
+    of = (core.cv ^ (core.cv << ONE)) >> U63
+    core.cv = cf_of(cf, of) | (core.cv & U8)
+    return code
+
+
+@jit()
+def _scans(core, M, E, u, op, size, sh):
+    code, x = get(core, M, E, u, u.src, u.r, size)
+    if code != CODE_NEXT:
+        return code
+    if op == O_BSF or op == O_BSR:
+        if x == ZERO:  # ZF is set and the destination keeps its value
+            core.fz = ZERO
+            return CODE_NEXT
+        z = bit_scan(1 if op == O_BSR else 0, x)
+        core.fz = ONE
+        put_register(core, u.a, size, z)
+        return CODE_NEXT
+    if op == O_POPCNT:
+        z = popcount(x)
+        put_register(core, u.a, size, z)
+        core.fz = x
+        core.fs = ONE  # SF and PF are cleared
+        core.cv = ZERO
+        return CODE_NEXT
+    z = lzcnt(x, sh) if op == O_LZCNT else tzcnt(x, sh)
+    put_register(core, u.a, size, z)
+    core.fz = z
+    core.cv = cf_of(ONE if x == ZERO else ZERO, ZERO)
+    return CODE_NEXT
+
+
+@jit()
+def _exchange(core, M, E, u, op, size, sh):
+    code, x = get(core, M, E, u, u.dst, u.a, size)
+    if code != CODE_NEXT:
+        return code
+    if op == O_XCHG:
+        # the memory operand may be written as either of the two
+        if u.src == K_MEM:
+            code, y = get(core, M, E, u, K_MEM, 0, size)
+            if code != CODE_NEXT:
+                return code
+            code = write(core, M, E, address(core, u), size, x)
+            if code != CODE_FAULT:
+                put(core, M, E, u, u.dst, u.a, size, y)
+            return code
+        _ok, y = get(core, M, E, u, u.src, u.r, size)
+        code = put(core, M, E, u, u.dst, u.a, size, y)
+        if code != CODE_FAULT:
+            put(core, M, E, u, u.src, u.r, size, x)
+        return code
+    _ok, y = get(core, M, E, u, u.src, u.r, size)
+    if op == O_XADD:
+        z, cv = sem.add(x, y, core.cv, sh)
+        if u.dst == K_MEM:
+            code = put(core, M, E, u, u.dst, u.a, size, z)
+            if code == CODE_FAULT:
+                return code
+            put(core, M, E, u, u.src, u.r, size, x)
+        else:
+            put(core, M, E, u, u.src, u.r, size, x)
+            put(core, M, E, u, u.dst, u.a, size, z)
+        set_flags(core, z, cv, sh)
+        return code
+    acc = core.regs[RAX] & (ALL >> sh)
+    z, cv = sem.sub(acc, x, core.cv, sh)
+    if acc == x:
+        code = put(core, M, E, u, u.dst, u.a, size, y)
+        if code == CODE_FAULT:
+            return code
+    else:
+        if u.dst == K_MEM:  # the destination is written back in either case
+            code = write(core, M, E, address(core, u), size, x)
+            if code == CODE_FAULT:
+                return code
+        put_register(core, RAX, size, x)
+    set_flags(core, z, cv, sh)
+    return code
+
+
+@jit()
+def _stack(core, M, E, u, op, size):
+    if op == O_PUSH:
+        if u.dst == K_REG and u.a == REG_FS:
+            return push(core, M, E, size, core.selectors[4])
+        if u.dst == K_REG and u.a == REG_GS:
+            return push(core, M, E, size, core.selectors[5])
+        code, x = get(core, M, E, u, u.dst, u.a, size)
+        if code != CODE_NEXT:
+            return code
+        return push(core, M, E, size, x)
+    if op == O_POP:
+        sp = core.regs[RSP]
+        code, x = read(core, M, E, sp, size)
+        if code != CODE_NEXT:
+            return code
+        if u.dst == K_REG and (u.a == REG_FS or u.a == REG_GS):
+            if x & ~U64(3) & WORD != ZERO:
+                fault(E, VECTOR_GP, 1, x & U64(0xFFFC))
+                return CODE_FAULT
+            core.selectors[np.int64(u.a) - REG_FS + 4] = x & WORD
+            core.regs[RSP] = sp + size
+            return CODE_NEXT
+        core.regs[RSP] = sp + size  # an address through rsp uses the new value
+        code = put(core, M, E, u, u.dst, u.a, size, x)
+        if code == CODE_FAULT:
+            core.regs[RSP] = sp
+        return code
+    if op == O_LEAVE:
+        code, x = read(core, M, E, core.regs[RBP], size)
+        if code != CODE_NEXT:
+            return code
+        core.regs[RSP] = core.regs[RBP] + size
+        put_register(core, RBP, size, x)
+        return CODE_NEXT
+    # ENTER
+    sp = core.regs[RSP]
+    bp = core.regs[RBP]
+    level = np.int64(u.disp & _FRAME_LEVELS)
+    code = push(core, M, E, U8, bp)
+    frame = core.regs[RSP]
+    if code == CODE_FAULT:
+        return code
+    for k in range(1, level):
+        bp = bp - U8
+        got, x = read(core, M, E, bp, U8)
+        if got == CODE_NEXT:
+            code = max(code, push(core, M, E, U8, x))
+        else:
+            code = CODE_FAULT
+        if code == CODE_FAULT:
+            core.regs[RSP] = sp
+            return code
+    if level > 0:
+        code = max(code, push(core, M, E, U8, frame))
+        if code == CODE_FAULT:
+            core.regs[RSP] = sp
+            return code
+    core.regs[RBP] = frame
+    core.regs[RSP] -= u.imm
+    return code
+
+
+@jit()
+def _jump(core, M, E, u, op):
+    regs = core.regs
+    here = u.rip + U64(u.len)
+    if op == O_LOOPE or op == O_LOOPNE:
+        regs[RCX] -= ONE
+        taken = regs[RCX] != ZERO and (core.fz == ZERO) == (op == O_LOOPE)
+        predict(core, u, taken)
+        core.rip = u.imm if taken else here
+        return CODE_JUMP
+    if op == O_JRCXZ:
+        taken = regs[RCX] == ZERO
+        predict(core, u, taken)
+        core.rip = u.imm if taken else here
+        return CODE_JUMP
+    if op == O_RET:
+        code, target = read(core, M, E, regs[RSP], U8)
+        if code != CODE_NEXT:
+            return code
+        regs[RSP] += U8 + u.imm
+        core.rip = target
+        return CODE_JUMP
+    code, target = get(core, M, E, u, u.dst, u.a, U8)
+    if code != CODE_NEXT:
+        return code
+    if op == O_CALL:
+        code = push(core, M, E, U8, here)
+        if code == CODE_FAULT:
+            return code
+    core.rip = target
+    return CODE_EDGE if code == CODE_EDGE else CODE_JUMP
+
+
+@jit()
+def _string(core, M, E, u, op, size, sh):
+    regs = core.regs
+    if u.cc != 0 and regs[RCX] == ZERO:
+        return CODE_NEXT
+    step = size if core.rflags & DF == ZERO else ~size + ONE
+    code = CODE_NEXT
+    again = u.cc != 0 and regs[RCX] != ONE
+    x = ZERO
+    if op == O_MOVS or op == O_LODS or op == O_CMPS:
+        code, x = read(core, M, E, regs[RSI] + regs[u.seg], size)
+        if code != CODE_NEXT:
+            return code
+    elif op == O_STOS or op == O_SCAS:
+        x = regs[RAX] & (ALL >> sh)
+    if op == O_MOVS or op == O_STOS:
+        code = write(core, M, E, regs[RDI], size, x)
+        if code == CODE_FAULT:
+            return code
+    elif op == O_LODS:
+        put_register(core, RAX, size, x)
+    else:
+        code, y = read(core, M, E, regs[RDI], size)
+        if code != CODE_NEXT:
+            return code
+        z, cv = sem.sub(x, y, core.cv, sh)
+        set_flags(core, z, cv, sh)
+        if (z == ZERO) != (u.cc == 1):
+            again = False
+    if op == O_MOVS or op == O_LODS or op == O_CMPS:
+        regs[RSI] += step
+    if op != O_LODS:
+        regs[RDI] += step
+    if u.cc != 0:
+        regs[RCX] -= ONE
+    if again:
+        return CODE_REPEAT
+    return code
+
+
+@jit()
+def _flag_ops(core, op):
+    of = (core.cv ^ (core.cv << ONE)) >> U63
+    if op == O_CLD:
+        core.rflags &= ~DF
+    elif op == O_STD:
+        core.rflags |= DF
+    elif op == O_CLC:
+        core.cv = cf_of(ZERO, of) | (core.cv & U8)
+    elif op == O_STC:
+        core.cv = cf_of(ONE, of) | (core.cv & U8)
+    elif op == O_CMC:
+        core.cv = cf_of(carry(core.cv) ^ ONE, of) | (core.cv & U8)
+    elif op == O_LAHF:
+        flags = (pack_flags(core.fz, core.fs, core.cv) & LAHF_FLAGS) | ONE_FIXED
+        core.regs[RAX] = (core.regs[RAX] & ~_HIGH_MASK) | (flags << U8)
+    else:
+        flags = (core.regs[RAX] >> U8) & LAHF_FLAGS
+        core.fz, core.fs, core.cv = unpack_flags(flags | (of << U64(11)))
+    return CODE_NEXT
+
+
+@jit()
+def execute_general(core, M, E, u):
+    """Execute micro-op u of the COLD group. Returns a CODE_*; core.rip is set for a jump and an edge."""
+    op = np.int64(u.op)
+    size = U64(u.width) >> U64(3)
+    sh = U64(64) - U64(u.width)
+    if op <= O_TEST:
+        return _next(core, u, _binary(core, M, E, u, op, size, sh))
+    if op <= O_NEG:
+        return _next(core, u, _unary(core, M, E, u, op, size, sh))
+    if op <= O_ROR:
+        return _next(core, u, _shift(core, M, E, u, op, size, sh))
+    if op <= O_SHRD:
+        return _next(core, u, _double_shift(core, M, E, u, op, size, sh))
+    if op <= O_IDIV:
+        return _multiply(core, M, E, u, op, size, sh)
+    if op == O_MOVZX or op == O_MOVSX:
+        size2 = U64(u.width2) >> U64(3)
+        code, x = get(core, M, E, u, u.src, u.r, size2)
+        if code != CODE_NEXT:
+            return code
+        if op == O_MOVSX:
+            x = sext(x, U64(64) - U64(u.width2))
+        put_register(core, u.a, size, x)
+        return CODE_NEXT
+    if op == O_LEA:
+        # LEA ignores segment bases
+        z = core.regs[u.b] + (core.regs[u.c] << U64(u.scale)) + u.disp
+        put_register(core, u.a, size, z)
+        return CODE_NEXT
+    if op <= O_XADD:
+        return _next(core, u, _exchange(core, M, E, u, op, size, sh))
+    if op <= O_BTC:
+        return _next(core, u, _bits(core, M, E, u, op, size, sh))
+    if op <= O_POPCNT:
+        return _scans(core, M, E, u, op, size, sh)
+    if op == O_BSWAP:
+        put_register(core, u.a, size, bswap(core.regs[u.a], sh))
+        return CODE_NEXT
+    if op == O_CDQE:
+        half = sh + ((U64(64) - sh) >> ONE)
+        put_register(core, RAX, size, sext(core.regs[RAX] & (ALL >> half), half))
+        return CODE_NEXT
+    if op == O_CQO:
+        top = (core.regs[RAX] << sh) >> U63
+        put_register(core, RDX, size, ~top + ONE)
+        return CODE_NEXT
+    if op == O_PUSH or op == O_POP or op == O_ENTER or op == O_LEAVE:
+        return _next(core, u, _stack(core, M, E, u, op, size))
+    if op <= O_JRCXZ:
+        return _jump(core, M, E, u, op)
+    if op == O_SETCC:
+        holds = condition(np.int64(u.cc), core.fz, core.fs, core.cv)
+        return _next(core, u, put(core, M, E, u, u.dst, u.a, ONE, U64(holds)))
+    if op == O_CMOVCC:
+        code, x = get(core, M, E, u, u.src, u.r, size)
+        if code != CODE_NEXT:
+            return code
+        if condition(np.int64(u.cc), core.fz, core.fs, core.cv) == 0:
+            x = core.regs[u.a]
+        put_register(core, u.a, size, x)
+        return CODE_NEXT
+    if op <= O_CMPS:
+        return _next(core, u, _string(core, M, E, u, op, size, sh))
+    if op <= O_SAHF:
+        return _flag_ops(core, op)
+    # CLFLUSH: the address is checked as for a read, the line leaves the caches
+    va = address(core, u)
+    slot = core.t
+    code, _x = mem_read(core, M, E, va, ONE)
+    core.t = slot
+    if code != CODE_NEXT:
+        return code
+    cache_flush_line(core, (va + core.add_read[(va >> U64(12)) & U64(255)]) >> _U6)
+    return CODE_NEXT
+

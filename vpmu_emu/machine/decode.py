@@ -1,0 +1,474 @@
+"""Bytes become micro-operations once, at first execution; a store into code throws them away.
+
+A lookup by linear address finds the micro-op, or decodes straight ahead from there to the end of the block
+or page. Which pages are marked as code depends only on what is executed, never on how far decoding looked
+ahead: a block stops before an instruction that reaches into the next page.
+SDM volume 2, chapter 2 for prefixes, ModRM and SIB.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vpmu_emu._jit import jit
+from vpmu_emu.machine.memory import (
+    ACCESS_FETCH,
+    NOWHERE,
+    PAGE_CODE,
+    TLB_NONE,
+    drop_decoded,
+    fault,
+    translate,
+)
+from vpmu_emu.machine.ops import (
+    CANDIDATES,
+    F_CL,
+    F_FIXED,
+    F_IMM,
+    F_MOFFS,
+    F_NONE,
+    F_ONE,
+    F_PLUS,
+    F_REG,
+    F_REL,
+    F_RM,
+    FC_CC,
+    FC_COST,
+    FC_DIGIT,
+    FC_ENDS,
+    FC_FIXED,
+    FC_IMM,
+    FC_IMM2,
+    FC_IMM_SIGNED,
+    FC_K0,
+    FC_K1,
+    FC_K2,
+    FC_LOCK,
+    FC_MANDATORY,
+    FC_MOD,
+    FC_MODRM,
+    FC_OP_MEM,
+    FC_OP_REG,
+    FC_OPSIZES,
+    FC_R0,
+    FC_R1,
+    FC_REP,
+    FC_WIDTH,
+    FC_WIDTH2,
+    FORM_LANES1,
+    FORM_LANES2,
+    FORM_TABLE,
+    HOT_OP,
+    COLD_OP,
+    K_CL,
+    K_HIGH,
+    K_IMM,
+    K_MEM,
+    K_NONE,
+    K_REG,
+    OP_BREAK,
+    OP_FETCH,
+    OP_LINK,
+    OP_UD,
+    OPCODE_START,
+)
+from vpmu_emu.machine.state import N_MAP, N_PREDICTOR, N_TLB, N_UOPS, REG_FS, REG_GS, REG_ZERO, RSP
+from vpmu_emu.machine.u64 import ONE, PAGE_BASE, PAGE_MASK, U12, U16, U48, U64, ZERO
+
+OP_NOP = HOT_OP["nop"]
+FIRST_SHIFT = HOT_OP["shl_rr64"]
+LAST_SHIFT = HOT_OP["sar_rr32"]
+COLD_SHL = COLD_OP["shl"]
+COLD_SHR = COLD_OP["shr"]
+COLD_SAR = COLD_OP["sar"]
+_MAP_MASK = U64(N_MAP - 1)
+_BP_MASK = U64(N_PREDICTOR - 1)
+_LOW48 = U64((1 << 48) - 1)
+_GENERATION = U64(0xFFFF)
+_U10 = U64(10)
+_MAX_BLOCK = 64
+_MAX_LENGTH = 15
+VECTOR_GP_ = 13
+_SIGN = np.array([0, 1 << 7, 1 << 15, 0, 1 << 31, 0, 0, 0, 1 << 63], dtype=np.uint64)
+_EXTEND = np.array(
+    [0, (1 << 64) - (1 << 8), (1 << 64) - (1 << 16), 0, (1 << 64) - (1 << 32), 0, 0, 0, 0], dtype=np.uint64
+)
+
+DECODED, FETCH_FAULT = 0, 1
+
+
+@jit()
+def _fetch(core, M, E, rip):
+    """Copy up to 15 bytes at rip into E.fetch; how many there are, 0 with the fault noted."""
+    p = translate(core, E, rip, ACCESS_FETCH)
+    if p == NOWHERE:
+        return 0
+    here = np.int64(PAGE_MASK - (rip & PAGE_MASK)) + 1
+    n = min(here, _MAX_LENGTH)
+    for k in range(n):
+        E.fetch[k] = M[p + U64(k)]
+    if n < _MAX_LENGTH:
+        q = translate(core, E, rip + U64(n), ACCESS_FETCH)
+        if q != NOWHERE:
+            for k in range(n, _MAX_LENGTH):
+                E.fetch[k] = M[q + U64(k - n)]
+            n = _MAX_LENGTH
+    return n
+
+
+@jit()
+def _immediate(E, pos, size):
+    v = ZERO
+    for k in range(size):
+        v |= U64(E.fetch[pos + k]) << U64(8 * k)
+    return v
+
+
+@jit()
+def _sign_extend(v, size):
+    if v & _SIGN[size] != ZERO:
+        return v | _EXTEND[size]
+    return v
+
+
+@jit()
+def decode(core, M, E, rip, u):
+    """Decode the instruction at rip into micro-op u: DECODED, or FETCH_FAULT with the fault in E."""
+    have = _fetch(core, M, E, rip)
+    if have == 0:
+        return FETCH_FAULT
+    pos = 0
+    opsize16 = False
+    rep = 0
+    lock = False
+    seg = REG_ZERO
+    rex = 0
+    addr32 = False
+    while pos < have:
+        b = np.int64(E.fetch[pos])
+        if b == 0x66:
+            opsize16 = True
+        elif b == 0xF2 or b == 0xF3:
+            rep = b
+        elif b == 0xF0:
+            lock = True
+        elif b == 0x64:
+            seg = REG_FS
+        elif b == 0x65:
+            seg = REG_GS
+        elif b == 0x67:
+            addr32 = True
+        elif b & 0xF0 == 0x40:
+            rex = b
+            pos += 1
+            continue
+        elif not (b == 0x2E or b == 0x36 or b == 0x3E or b == 0x26):
+            break
+        rex = 0  # a legacy prefix after REX takes it away
+        pos += 1
+    u.rip = rip
+    u.imm = ZERO
+    u.disp = ZERO
+    u.lanes1 = ZERO
+    u.lanes2 = ZERO
+    u.target = -1
+    u.bp = np.int64((rip ^ (rip >> _U10)) & _BP_MASK)
+    u.a = REG_ZERO
+    u.r = REG_ZERO
+    u.b = REG_ZERO
+    u.c = REG_ZERO
+    u.scale = 0
+    u.seg = seg
+    u.width = 0
+    u.width2 = 0
+    u.dst = K_NONE
+    u.src = K_NONE
+    u.cc = 0
+    u.lock = 1 if lock else 0
+    u.len = 1
+    u.cost = core.latency[0]
+    u.op = OP_UD
+    if pos >= have:
+        return _too_long(E, have)
+    opcode = np.int64(E.fetch[pos])
+    pos += 1
+    if opcode == 0x0F:
+        if pos >= have:
+            return _too_long(E, have)
+        opcode = 256 + np.int64(E.fetch[pos])
+        pos += 1
+    size = 64 if rex & 8 != 0 else 16 if opsize16 else 32
+    size_bit = 4 if size == 64 else 1 if size == 16 else 2
+    modrm = np.int64(E.fetch[pos]) if pos < have else -1
+    form = -1
+    for k in range(OPCODE_START[opcode, 1]):
+        f = CANDIDATES[OPCODE_START[opcode, 0] + k]
+        if FORM_TABLE[f, FC_MANDATORY] != 0 and FORM_TABLE[f, FC_MANDATORY] != rep:
+            continue
+        if FORM_TABLE[f, FC_OPSIZES] & size_bit == 0:
+            continue
+        if opcode == 0x90:
+            # 90 is XCHG rAX, rAX and does nothing; with REX.B it is a real exchange.
+            is_nop = FORM_TABLE[f, FC_OP_REG] == OP_NOP
+            if is_nop == (rex & 1 != 0):
+                continue
+        if FORM_TABLE[f, FC_MODRM] != 0:
+            if modrm < 0:
+                return _too_long(E, have)
+            if FORM_TABLE[f, FC_FIXED] >= 0 and FORM_TABLE[f, FC_FIXED] != modrm:
+                continue
+            if FORM_TABLE[f, FC_DIGIT] >= 0 and FORM_TABLE[f, FC_DIGIT] != (modrm >> 3) & 7:
+                continue
+            if FORM_TABLE[f, FC_MOD] == 1 and modrm >> 6 != 3:
+                continue
+            if FORM_TABLE[f, FC_MOD] == 2 and modrm >> 6 == 3:
+                continue
+        form = f
+        break
+    if form < 0 or addr32:
+        return DECODED  # outside the subset: #UD when it is executed
+    reg = 0
+    rm = 0
+    memory = False
+    rip_relative = False
+    if FORM_TABLE[form, FC_MODRM] != 0:
+        pos += 1
+        mod = modrm >> 6
+        reg = ((modrm >> 3) & 7) | ((rex & 4) << 1)
+        rm = (modrm & 7) | ((rex & 1) << 3)
+        if mod != 3 and FORM_TABLE[form, FC_FIXED] < 0:
+            memory = True
+            dsize = 1 if mod == 1 else 4 if mod == 2 else 0
+            if modrm & 7 == 4:
+                if pos >= have:
+                    return _too_long(E, have)
+                sib = np.int64(E.fetch[pos])
+                pos += 1
+                index = ((sib >> 3) & 7) | ((rex & 2) << 2)
+                if index != RSP:
+                    u.c = index
+                    u.scale = sib >> 6
+                if sib & 7 == 5 and mod == 0:
+                    dsize = 4
+                else:
+                    u.b = (sib & 7) | ((rex & 1) << 3)
+            elif modrm & 7 == 5 and mod == 0:
+                dsize = 4
+                rip_relative = True
+            else:
+                u.b = rm
+            if pos + dsize > have:
+                return _too_long(E, have)
+            u.disp = _sign_extend(_immediate(E, pos, dsize), dsize)
+            pos += dsize
+    k0 = FORM_TABLE[form, FC_K0]
+    k1 = FORM_TABLE[form, FC_K1]
+    if k0 == F_MOFFS or k1 == F_MOFFS:
+        if pos + 8 > have:
+            return _too_long(E, have)
+        u.disp = _immediate(E, pos, 8)
+        pos += 8
+        memory = True
+    isize = FORM_TABLE[form, FC_IMM]
+    isize2 = FORM_TABLE[form, FC_IMM2]
+    if pos + isize + isize2 > have:
+        return _too_long(E, have)
+    imm = _immediate(E, pos, isize)
+    if FORM_TABLE[form, FC_IMM_SIGNED] != 0:
+        imm = _sign_extend(imm, isize)
+    if isize2 != 0:
+        u.disp = _immediate(E, pos + isize, isize2)
+    pos += isize + isize2
+    end = rip + U64(pos)
+    if rip_relative:
+        u.disp += end
+    if k0 == F_REL:
+        imm += end
+    if k1 == F_ONE:
+        imm = ONE
+    width = FORM_TABLE[form, FC_WIDTH]
+    width2 = FORM_TABLE[form, FC_WIDTH2]
+    if width == 0:
+        width = size
+    u.len = pos
+    u.width = width
+    u.width2 = width2
+    u.imm = imm
+    # operand 1
+    if k0 == F_RM and memory or k0 == F_MOFFS:
+        u.dst = K_MEM
+    elif k0 == F_IMM or k0 == F_REL:
+        u.dst = K_IMM
+    elif k0 != F_NONE:
+        n = reg if k0 == F_REG else rm
+        if k0 == F_FIXED:
+            n = FORM_TABLE[form, FC_R0]
+        elif k0 == F_PLUS:
+            n = (opcode & 7) | ((rex & 1) << 3)
+        u.dst = K_REG
+        if width == 8 and rex == 0 and n >= 4 and n < 8 and k0 != F_FIXED:
+            u.dst = K_HIGH
+            n -= 4
+        u.a = n
+    # operand 2
+    if k1 == F_RM and memory or k1 == F_MOFFS:
+        u.src = K_MEM
+    elif k1 == F_IMM or k1 == F_ONE:
+        u.src = K_IMM
+    elif k1 == F_CL:
+        u.src = K_CL
+        u.r = 1
+    elif k1 == F_REG or k1 == F_RM or k1 == F_FIXED or k1 == F_PLUS:
+        n = reg if k1 == F_REG else rm
+        if k1 == F_FIXED:
+            n = FORM_TABLE[form, FC_R1]
+        elif k1 == F_PLUS:
+            n = (opcode & 7) | ((rex & 1) << 3)
+        u.src = K_REG
+        if width2 == 8 and rex == 0 and n >= 4 and n < 8 and k1 != F_FIXED:
+            u.src = K_HIGH
+            n -= 4
+        u.r = n
+    u.cc = FORM_TABLE[form, FC_CC]
+    if FORM_TABLE[form, FC_K2] == F_IMM:
+        u.cc = K_IMM
+    elif FORM_TABLE[form, FC_K2] == F_CL:
+        u.cc = K_CL
+    if FORM_TABLE[form, FC_REP] != 0 and rep != 0:
+        u.cc = 1 if rep == 0xF3 else 2
+    m = 1 if memory else 0
+    op = FORM_TABLE[form, FC_OP_MEM] if memory else FORM_TABLE[form, FC_OP_REG]
+    if op >= FIRST_SHIFT and op <= LAST_SHIFT:
+        n = np.int64(imm) & (63 if width == 64 else 31)
+        u.imm = U64(n)
+        if n == 0:  # changes nothing but the upper half of a 32-bit register
+            shift = (op - FIRST_SHIFT) >> 1
+            op = COLD_SHL if shift == 0 else COLD_SHR if shift == 1 else COLD_SAR
+    if lock and (FORM_TABLE[form, FC_LOCK] == 0 or u.dst != K_MEM):
+        return DECODED  # LOCK without a memory destination: #UD, u.op still says so
+    u.op = op
+    u.cost = core.latency[FORM_TABLE[form, FC_COST]]
+    u.lanes1 = FORM_LANES1[form, m]
+    u.lanes2 = FORM_LANES2[form, m]
+    u.target = -1 - FORM_TABLE[form, FC_ENDS]  # -2 tells the block builder to stop
+    return DECODED
+
+
+@jit()
+def _too_long(E, have):
+    # Ran out of bytes: at 15 the instruction is too long (#GP), before that the next page is not there.
+    if have >= _MAX_LENGTH:
+        fault(E, VECTOR_GP_, 1, ZERO)
+    return FETCH_FAULT
+
+
+@jit()
+def _mark_code(core, E, p):
+    page = p >> U12
+    flags = U64(E.page_flags[page])
+    if flags & PAGE_CODE == ZERO:
+        E.page_flags[page] = np.uint8(flags | PAGE_CODE)
+        for i in range(N_TLB):
+            if core.tlb_write[i] != TLB_NONE and (core.tlb_write[i] + core.add_write[i]) >> U12 == page:
+                core.tlb_write[i] = TLB_NONE
+
+
+@jit(inline=True)
+def map_slot(rip):
+    return (rip ^ (rip >> U16)) & _MAP_MASK
+
+
+@jit(inline=True)
+def map_key(E, rip):
+    return ((rip & _LOW48) + ONE) ^ ((U64(E.generation) & _GENERATION) << U48)
+
+
+@jit()
+def _link(E, n, rip, target):
+    u = E.uops[n]
+    u.op = OP_LINK
+    u.rip = rip
+    u.target = target
+    u.lanes1 = ZERO
+    u.lanes2 = ZERO
+    u.cost = 0
+    u.len = 0
+
+
+@jit()
+def _find(E, rip):
+    slot = map_slot(rip)
+    if E.map_key[slot] == map_key(E, rip):
+        return np.int64(E.map_uop[slot])
+    return -1
+
+
+@jit()
+def _is_break(E, rip):
+    for k in range(E.n_break):
+        if E.breaks[k] == rip:
+            return True
+    return False
+
+
+@jit()
+def lookup(core, M, E, rip):
+    """Index of the micro-op at rip, decoding if need be; 0 is the one that raises a fetch fault."""
+    found = _find(E, rip)
+    if found >= 0:
+        return found
+    if E.n_uops + _MAX_BLOCK + 2 >= N_UOPS:
+        drop_decoded(E)
+    n = E.n_uops
+    first = n
+    page = rip & PAGE_BASE
+    while True:
+        if n > first:
+            known = _find(E, rip)
+            if known >= 0:
+                _link(E, n, rip, known)
+                n += 1
+                break
+            if rip & PAGE_BASE != page or n - first >= _MAX_BLOCK:
+                _link(E, n, rip, -1)
+                n += 1
+                break
+        u = E.uops[n]
+        if decode(core, M, E, rip, u) != DECODED:
+            if n == first:
+                u = E.uops[0]
+                u.op = OP_FETCH
+                u.rip = rip
+                u.lanes1 = ZERO
+                u.lanes2 = ZERO
+                u.cost = 0
+                u.len = 0
+                return 0
+            _link(E, n, rip, -1)
+            n += 1
+            break
+        last = rip + U64(u.len) - ONE
+        if last & PAGE_BASE != page:
+            if n > first:
+                _link(E, n, rip, -1)
+                n += 1
+                break
+            _mark_code(core, E, translate(core, E, last, ACCESS_FETCH))
+        if n == first:
+            _mark_code(core, E, translate(core, E, rip, ACCESS_FETCH))
+        if _is_break(E, rip):
+            u.op = OP_BREAK
+        slot = map_slot(rip)
+        E.map_key[slot] = map_key(E, rip)
+        E.map_uop[slot] = n
+        n += 1
+        rip = rip + U64(u.len)
+        if u.target == -2:
+            u.target = -1
+            break
+        if u.op == OP_UD:
+            break
+    E.n_uops = n
+    return first
+
+

@@ -1,0 +1,281 @@
+"""Exceptions and interrupts reach a program through the IDT in its memory, or end it.
+
+SDM volume 3, chapter 6. Delivery either happens as a whole or raises the next fault: a fault while a
+contributory exception is delivered becomes #DF, one more is a triple fault.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vpmu_emu._jit import jit
+from vpmu_emu.machine.alu import fold_flags, spread_flags
+from vpmu_emu.machine.memory import VECTOR_GP, VECTOR_PF, VECTOR_SS, fault, read, write
+from vpmu_emu.machine.ring import TR_EXCEPTION, TR_IRQ, TR_NMI, emit
+from vpmu_emu.machine.state import CODE_FAULT, CODE_NEXT, RSP
+from vpmu_emu.machine.u64 import ONE, U2, U3, U4, U7, U8, U15, U16, U32, U48, U64, WORD, ZERO
+
+VECTOR_DF = 8
+VECTOR_NP = 11
+VECTOR_TS = 10
+VECTOR_UD = 6
+VECTOR_BP = 3
+VECTOR_NMI = 2
+RFLAGS_FIXED = U64(1 << 1)
+RFLAGS_TF = U64(1 << 8)
+RFLAGS_IF = U64(1 << 9)
+RFLAGS_NT = U64(1 << 14)
+RFLAGS_RF = U64(1 << 16)
+RFLAGS_IOPL_SHIFT = U64(12)
+_CLEARED = ~(RFLAGS_TF | RFLAGS_NT | RFLAGS_RF)
+_LOADABLE = U64(0x24_7FD5)  # what IRETQ and POPFQ at CPL 0 may set: ID AC NT IOPL OF DF IF TF SF ZF AF PF CF
+_ALIGN16 = U64((1 << 64) - 16)
+_GATE_TYPE = U64(0x1F)
+_INTERRUPT_GATE = U64(0xE)
+_TRAP_GATE = U64(0xF)
+_SELECTOR = U64(0xFFF8)
+_EXT = ONE
+_IDT = U2
+_DESC_P = U64(1 << 47)
+_DESC_S_CODE = U64(0x18 << 40)  # S and code
+_DESC_L = U64(1 << 53)
+_DESC_CONFORMING = U64(1 << 42)
+_LOW32 = U64(0xFFFF_FFFF)
+
+KIND_FAULT, KIND_SOFTWARE, KIND_EXTERNAL, KIND_NMI = 0, 1, 2, 3
+
+
+@jit()
+def read_descriptor(core, M, E, selector):
+    """(code, low 8 bytes) of the GDT entry that a selector names; a limit violation is #GP(selector)."""
+    offset = selector & _SELECTOR
+    if offset == ZERO or offset + U7 > core.gdt_limit:
+        fault(E, VECTOR_GP, 1, offset)
+        return CODE_FAULT, ZERO
+    cpl = core.cpl
+    core.cpl = 0  # descriptor tables are read with supervisor rights
+    code, low = read(core, M, E, core.gdt_base + offset, U8)
+    core.cpl = cpl
+    return code, low
+
+
+@jit()
+def load_cs(core, M, E, selector, outer):
+    """Check a code selector for IRETQ (outer 1) or a gate: (code, DPL)."""
+    code, desc = read_descriptor(core, M, E, selector)
+    if code != CODE_NEXT:
+        return code, 0
+    dpl = np.int64((desc >> U64(45)) & U3)
+    if desc & _DESC_S_CODE != _DESC_S_CODE or desc & _DESC_L == ZERO:
+        fault(E, VECTOR_GP, 1, selector & _SELECTOR)
+        return CODE_FAULT, 0
+    if desc & _DESC_P == ZERO:
+        fault(E, VECTOR_NP, 1, selector & _SELECTOR)
+        return CODE_FAULT, 0
+    if outer == 0 and dpl > core.cpl:
+        fault(E, VECTOR_GP, 1, selector & _SELECTOR)
+        return CODE_FAULT, 0
+    if desc & _DESC_CONFORMING != ZERO and outer == 0:
+        dpl = core.cpl
+    return CODE_NEXT, dpl
+
+
+@jit()
+def _tss_stack(core, M, E, offset):
+    if offset + U7 > core.tr_limit:
+        fault(E, VECTOR_TS, 1, core.tr & _SELECTOR)
+        return CODE_FAULT, ZERO
+    return read(core, M, E, core.tr_base + offset, U8)
+
+
+@jit()
+def _gate(core, M, E, vector, kind, has_error, error, return_rip):
+    """One attempt at delivery. CODE_NEXT, or CODE_FAULT with the next exception noted in E."""
+    ext = ZERO if kind == KIND_SOFTWARE else _EXT
+    number = U64(vector)
+    bad = (number << U3) | _IDT | ext
+    if (number << U4) + U15 > core.idt_limit:
+        fault(E, VECTOR_GP, 1, bad)
+        return CODE_FAULT
+    old_cpl = core.cpl
+    core.cpl = 0
+    code, low = read(core, M, E, core.idt_base + (number << U4), U8)
+    high = ZERO
+    if code == CODE_NEXT:
+        code, high = read(core, M, E, core.idt_base + (number << U4) + U8, U8)
+    core.cpl = old_cpl
+    if code != CODE_NEXT:
+        return code
+    gate_type = (low >> U64(40)) & _GATE_TYPE
+    if gate_type != _INTERRUPT_GATE and gate_type != _TRAP_GATE:
+        fault(E, VECTOR_GP, 1, bad)
+        return CODE_FAULT
+    if kind == KIND_SOFTWARE and np.int64((low >> U64(45)) & U3) < core.cpl:
+        fault(E, VECTOR_GP, 1, bad)
+        return CODE_FAULT
+    if low & _DESC_P == ZERO:
+        fault(E, VECTOR_NP, 1, bad)
+        return CODE_FAULT
+    selector = (low >> U16) & WORD
+    code, dpl = load_cs(core, M, E, selector, 0)
+    if code != CODE_NEXT:
+        return code
+    target = (low & WORD) | (((low >> U48) & WORD) << U16) | ((high & _LOW32) << U32)
+    ist = (low >> U32) & U7
+    core.cpl = 0
+    sp = core.regs[RSP]
+    code = CODE_NEXT
+    if ist != ZERO:
+        code, sp = _tss_stack(core, M, E, U64(0x1C) + (ist << U3))
+    elif dpl < old_cpl:
+        code, sp = _tss_stack(core, M, E, U4 + (U64(dpl) << U3))
+    if code != CODE_NEXT:
+        core.cpl = old_cpl
+        return code
+    sp = sp & _ALIGN16
+    flags = core.rflags
+    if kind == KIND_FAULT:
+        flags = flags | RFLAGS_RF
+    words = 6 if has_error != 0 else 5
+    base = sp - U64(8 * words)
+    # Both ends first: either all words of the frame are written or none.
+    code = write(core, M, E, sp - U8, U8, core.selectors[2])
+    if code != CODE_FAULT:
+        code = write(core, M, E, base, U8, error if has_error != 0 else return_rip)
+    if code == CODE_FAULT:
+        core.cpl = old_cpl
+        return code
+    write(core, M, E, sp - U16, U8, core.regs[RSP])
+    write(core, M, E, sp - U64(24), U8, flags)
+    write(core, M, E, sp - U32, U8, core.selectors[1])
+    if has_error != 0:
+        write(core, M, E, sp - U64(40), U8, return_rip)
+    core.regs[RSP] = base
+    core.rip = target
+    core.cpl = dpl
+    core.selectors[1] = (selector & ~U3) | U64(dpl)
+    if dpl < old_cpl:
+        core.selectors[2] = U64(dpl)
+    core.rflags &= _CLEARED
+    if gate_type == _INTERRUPT_GATE:
+        core.rflags &= ~RFLAGS_IF
+    core.shadow = 0
+    return CODE_NEXT
+
+
+@jit()
+def _contributory(vector):
+    return vector == 0 or (vector >= 10 and vector <= 13)
+
+
+@jit()
+def deliver(core, M, E, vector, kind, has_error, error, return_rip):
+    """Deliver an event whatever it takes: CODE_NEXT, or CODE_FAULT for a triple fault.
+
+    `return_rip` is what the handler returns to. Status flags must be folded. Modifies core and memory.
+    """
+    if kind == KIND_NMI:
+        emit(E, core.t, TR_NMI, core.rip, U64(vector), ZERO, ZERO)
+    elif kind == KIND_EXTERNAL:
+        emit(E, core.t, TR_IRQ, core.rip, U64(vector), ZERO, ZERO)
+    for _ in range(4):
+        if kind == KIND_FAULT or kind == KIND_SOFTWARE:
+            if vector == VECTOR_PF and kind == KIND_FAULT:
+                core.cr2 = E.fault_address
+            if vector < 32:
+                core.stats.exceptions[vector] += ONE
+            emit(E, core.t, TR_EXCEPTION, core.rip, U64(vector), error, core.cr2)
+        if _gate(core, M, E, vector, kind, has_error, error, return_rip) == CODE_NEXT:
+            return CODE_NEXT
+        if kind == KIND_FAULT and vector == VECTOR_DF:
+            break
+        second = E.fault_vector
+        serious = _contributory(second) or (second == VECTOR_PF and vector == VECTOR_PF)
+        if kind == KIND_FAULT and serious and (_contributory(vector) or vector == VECTOR_PF):
+            vector = VECTOR_DF
+            has_error = 1
+            error = ZERO
+        else:
+            vector = second
+            has_error = E.fault_has_error
+            error = E.fault_error
+        if kind == KIND_SOFTWARE:
+            # INT n itself faults: the handler returns to the instruction
+            return_rip = core.rip
+        kind = KIND_FAULT
+    return CODE_FAULT
+
+
+@jit()
+def interrupt_return(core, M, E):
+    """IRETQ: CODE_NEXT with the new context in core, or CODE_FAULT with nothing changed."""
+    sp = core.regs[RSP]
+    code, rip = read(core, M, E, sp, U8)
+    cs = ZERO
+    flags = ZERO
+    new_sp = ZERO
+    ss = ZERO
+    if code == CODE_NEXT:
+        code, cs = read(core, M, E, sp + U8, U8)
+    if code == CODE_NEXT:
+        code, flags = read(core, M, E, sp + U16, U8)
+    if code == CODE_NEXT:
+        code, new_sp = read(core, M, E, sp + U64(24), U8)
+    if code == CODE_NEXT:
+        code, ss = read(core, M, E, sp + U32, U8)
+    if code != CODE_NEXT:
+        return code
+    rpl = np.int64(cs & U3)
+    if rpl < core.cpl:
+        fault(E, VECTOR_GP, 1, cs & _SELECTOR)
+        return CODE_FAULT
+    code, dpl = load_cs(core, M, E, cs & WORD, 1)
+    if code != CODE_NEXT:
+        return code
+    if dpl > rpl:
+        fault(E, VECTOR_GP, 1, cs & _SELECTOR)
+        return CODE_FAULT
+    if ss & _SELECTOR == ZERO:
+        if rpl == 3:
+            fault(E, VECTOR_GP, 1, ZERO)
+            return CODE_FAULT
+    else:
+        code, desc = read_descriptor(core, M, E, ss & WORD)
+        if code != CODE_NEXT:
+            return code
+        if np.int64(ss & U3) != rpl or np.int64((desc >> U64(45)) & U3) != rpl:
+            fault(E, VECTOR_GP, 1, ss & _SELECTOR)
+            return CODE_FAULT
+        if desc & _DESC_P == ZERO:
+            fault(E, VECTOR_SS, 1, ss & _SELECTOR)
+            return CODE_FAULT
+    core.rip = rip
+    core.regs[RSP] = new_sp
+    set_rflags(core, flags)
+    core.selectors[1] = cs & WORD
+    core.selectors[2] = ss & WORD
+    core.cpl = rpl
+    core.nmi_blocked = 0
+    core.shadow = 0
+    return CODE_NEXT
+
+
+@jit()
+def set_rflags(core, flags):
+    """Load RFLAGS at the present CPL, for IRETQ and POPFQ: IOPL needs CPL 0, IF needs CPL <= IOPL."""
+    keep = ZERO
+    if core.cpl > 0:
+        keep = U3 << RFLAGS_IOPL_SHIFT
+        if core.cpl > np.int64((core.rflags >> RFLAGS_IOPL_SHIFT) & U3):
+            keep |= RFLAGS_IF
+    core.rflags = (flags & _LOADABLE & ~keep) | (core.rflags & keep) | RFLAGS_FIXED
+    spread_flags(core)
+
+
+@jit()
+def deliver_here(core, M, E, vector, kind, has_error, error, return_rip):
+    """As deliver, from inside a slice: folds the flags first, spreads them after."""
+    fold_flags(core)
+    code = deliver(core, M, E, vector, kind, has_error, error, return_rip)
+    spread_flags(core)
+    return code

@@ -1,0 +1,316 @@
+"""The local APIC, the same for silicon and for a guest's virtual-APIC page: functions on one record.
+
+SDM volume 3, chapter 11. Registers are named by their x2APIC MSR index. The timer counts TSC cycles
+divided by the divide configuration; its deadlines are absolute times, so nothing ticks.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vpmu_emu._jit import jit
+from vpmu_emu.machine.bits import highest_bit
+from vpmu_emu.machine.state import NEVER
+from vpmu_emu.machine.u64 import BYTE, LOW32, ONE, U4, U8, U16, U32, U64, ZERO
+from vpmu_emu.tables.msrs import by_name
+
+X2_ID = U64(by_name("IA32_X2APIC_APICID"))
+X2_VERSION = U64(by_name("IA32_X2APIC_VERSION"))
+X2_TPR = U64(by_name("IA32_X2APIC_TPR"))
+X2_PPR = U64(by_name("IA32_X2APIC_PPR"))
+X2_EOI = U64(by_name("IA32_X2APIC_EOI"))
+X2_LDR = U64(by_name("IA32_X2APIC_LDR"))
+X2_SIVR = U64(by_name("IA32_X2APIC_SIVR"))
+X2_ISR0 = U64(by_name("IA32_X2APIC_ISR0"))
+X2_TMR0 = U64(by_name("IA32_X2APIC_TMR0"))
+X2_IRR0 = U64(by_name("IA32_X2APIC_IRR0"))
+X2_ESR = U64(by_name("IA32_X2APIC_ESR"))
+X2_LVT_CMCI = U64(by_name("IA32_X2APIC_LVT_CMCI"))
+X2_ICR = U64(by_name("IA32_X2APIC_ICR"))
+X2_LVT_TIMER = U64(by_name("IA32_X2APIC_LVT_TIMER"))
+X2_LVT_ERROR = U64(by_name("IA32_X2APIC_LVT_ERROR"))
+X2_INIT_COUNT = U64(by_name("IA32_X2APIC_INIT_COUNT"))
+X2_CUR_COUNT = U64(by_name("IA32_X2APIC_CUR_COUNT"))
+X2_DIV_CONF = U64(by_name("IA32_X2APIC_DIV_CONF"))
+X2_SELF_IPI = U64(by_name("IA32_X2APIC_SELF_IPI"))
+
+LVT_CMCI, LVT_TIMER, LVT_THERMAL, LVT_PMI, LVT_LINT0, LVT_LINT1, LVT_ERROR = range(7)
+
+LVT_MASKED = U64(1 << 16)
+DELIVERY_MODE = U64(7 << 8)
+MODE_FIXED = U64(0)
+MODE_NMI = U64(4 << 8)
+TIMER_MODE = U64(3 << 17)
+TIMER_ONE_SHOT = U64(0)
+TIMER_PERIODIC = U64(1 << 17)
+TIMER_TSC_DEADLINE = U64(2 << 17)
+SPIV_ENABLE = U64(1 << 8)
+BASE_RESET = U64(0xFEE0_0000 | 1 << 11 | 1 << 8)  # enabled, bootstrap processor, xAPIC
+BASE_ENABLE = U64(1 << 11)
+BASE_X2APIC = U64(1 << 10)
+VERSION = U64(0x0006_0015)  # 7 LVT entries, version 0x15
+_SPIV_RESET = U64(0xFF)
+_SHORTHAND_SELF = U64(1 << 18)
+_SHORTHAND_ALL = U64(2 << 18)
+_SHORTHAND = U64(3 << 18)
+_INDEX = U64(63)
+_CLASS = U64(0xF0)
+_FIRST_LVT = U64(0x831)  # LVT_TIMER is entry 1
+
+# results of delivering an LVT entry
+LVT_DROPPED = 0
+LVT_FIXED = 1
+LVT_NMI = 2
+
+
+@jit()
+def lapic_reset(lapic, ident):
+    """Power-up state (SDM 3A 11.4.7.1): xAPIC mode, software-disabled, every LVT entry masked."""
+    lapic.base = BASE_RESET
+    lapic.id = ident
+    lapic.tpr = ZERO
+    lapic.spiv = _SPIV_RESET
+    lapic.esr = ZERO
+    lapic.icr = ZERO
+    for i in range(4):
+        lapic.irr[i] = ZERO
+        lapic.isr[i] = ZERO
+    for i in range(7):
+        lapic.lvt[i] = LVT_MASKED
+    lapic.divide = ZERO
+    lapic.init_count = ZERO
+    lapic.tsc_deadline = ZERO
+    lapic.timer_start = 0
+    lapic.timer_at = NEVER
+
+
+@jit()
+def lapic_set_irr(lapic, vector):
+    """Request `vector` (int64, 16 to 255)."""
+    lapic.irr[vector >> 6] |= ONE << U64(vector & 63)
+
+
+@jit()
+def _highest(bits):
+    for k in range(4):
+        word = bits[3 - k]
+        if word != ZERO:
+            return highest_bit(word) + 64 * (3 - k)
+    return -1
+
+
+@jit()
+def lapic_ppr(lapic):
+    """Processor priority (SDM 3A 11.8.3.1)."""
+    serving = _highest(lapic.isr)
+    if serving < 0:
+        return lapic.tpr
+    in_service = U64(serving) & _CLASS
+    if lapic.tpr & _CLASS >= in_service:
+        return lapic.tpr
+    return in_service
+
+
+@jit()
+def lapic_pending(lapic):
+    """The vector that the core would take now, -1 if none is above the processor priority."""
+    vector = _highest(lapic.irr)
+    if vector < 0 or lapic.spiv & SPIV_ENABLE == ZERO:
+        return -1
+    if U64(vector) & _CLASS > lapic_ppr(lapic) & _CLASS:
+        return vector
+    return -1
+
+
+@jit()
+def lapic_ack(lapic, vector):
+    """The core takes `vector`: from requested to in service."""
+    mask = ONE << U64(vector & 63)
+    lapic.irr[vector >> 6] &= ~mask
+    lapic.isr[vector >> 6] |= mask
+
+
+@jit()
+def lapic_eoi(lapic):
+    """End the highest interrupt in service."""
+    vector = _highest(lapic.isr)
+    if vector >= 0:
+        lapic.isr[vector >> 6] &= ~(ONE << U64(vector & 63))
+
+
+@jit()
+def lapic_deliver_lvt(lapic, which):
+    """Deliver local interrupt `which`: LVT_DROPPED, LVT_FIXED (requested) or LVT_NMI (the caller pends it)."""
+    entry = lapic.lvt[which]
+    if entry & LVT_MASKED != ZERO or lapic.base & BASE_ENABLE == ZERO:
+        return LVT_DROPPED
+    mode = entry & DELIVERY_MODE
+    if which == LVT_PMI:
+        # SDM 3B 20.2.4: handling a performance-monitoring interrupt sets the entry's mask.
+        lapic.lvt[which] = entry | LVT_MASKED
+    if mode == MODE_NMI:
+        return LVT_NMI
+    if mode == MODE_FIXED:
+        vector = entry & BYTE
+        if vector < U16:
+            return LVT_DROPPED
+        lapic_set_irr(lapic, np.int64(vector))
+        return LVT_FIXED
+    return LVT_DROPPED
+
+
+@jit()
+def _divisor_shift(lapic):
+    # bits 3,1,0 of the register: 0 by 2, 1 by 4 ... 6 by 128, 7 by 1
+    code = (lapic.divide & U64_3) | ((lapic.divide & U8) >> ONE)
+    return np.int64((code + ONE) & U64_7)
+
+
+U64_3 = U64(3)
+U64_7 = U64(7)
+
+
+@jit()
+def _start_count(core, lapic):
+    lapic.timer_start = core.t
+    if lapic.init_count == ZERO:
+        lapic.timer_at = NEVER
+    else:
+        lapic.timer_at = core.t + ((np.int64(lapic.init_count) << _divisor_shift(lapic)) << 4)
+
+
+@jit()
+def lapic_set_deadline(core, lapic, deadline, offset):
+    """WRMSR to IA32_TSC_DEADLINE; `offset` is what this APIC's owner adds to the core's TSC."""
+    if lapic.lvt[LVT_TIMER] & TIMER_MODE != TIMER_TSC_DEADLINE:
+        return  # SDM 3A 11.5.4.1: ignored in the other timer modes
+    lapic.tsc_deadline = deadline
+    if deadline == ZERO:
+        lapic.timer_at = NEVER
+        return
+    now = U64(core.t >> 4)
+    if deadline <= now + offset:
+        lapic.timer_at = core.t
+    else:
+        wait = deadline - (now + offset)
+        if wait >> U56_ == ZERO:
+            lapic.timer_at = ((core.t >> 4) + np.int64(wait)) << 4
+        else:
+            lapic.timer_at = NEVER
+
+
+U56_ = U64(56)
+
+
+@jit()
+def lapic_timer_expire(core, lapic):
+    """The timer has run out at or before now: request its interrupt, rearm it if periodic."""
+    mode = lapic.lvt[LVT_TIMER] & TIMER_MODE
+    if mode == TIMER_PERIODIC and lapic.init_count != ZERO:
+        period = (np.int64(lapic.init_count) << _divisor_shift(lapic)) << 4
+        lapic.timer_start = lapic.timer_at
+        lapic.timer_at = lapic.timer_at + period
+        if lapic.timer_at <= core.t:
+            lapic.timer_at = core.t + period  # ticks that were missed merge into one request
+    else:
+        lapic.timer_at = NEVER
+        lapic.tsc_deadline = ZERO
+    return lapic_deliver_lvt(lapic, LVT_TIMER)
+
+
+@jit()
+def lapic_read(core, lapic, index):
+    """RDMSR of an x2APIC register that exists and may be read."""
+    if index == X2_ID:
+        return lapic.id
+    if index == X2_VERSION:
+        return VERSION
+    if index == X2_TPR:
+        return lapic.tpr
+    if index == X2_PPR:
+        return lapic_ppr(lapic)
+    if index == X2_LDR:
+        return ((lapic.id >> U4) << U16) | (ONE << (lapic.id & U64(15)))
+    if index == X2_SIVR:
+        return lapic.spiv
+    if index >= X2_ISR0 and index < X2_ISR0 + U8:
+        k = index - X2_ISR0
+        return (lapic.isr[k >> ONE] >> ((k & ONE) * U32)) & LOW32
+    if index >= X2_IRR0 and index < X2_IRR0 + U8:
+        k = index - X2_IRR0
+        return (lapic.irr[k >> ONE] >> ((k & ONE) * U32)) & LOW32
+    if index == X2_ESR:
+        return lapic.esr
+    if index == X2_LVT_CMCI:
+        return lapic.lvt[LVT_CMCI]
+    if index == X2_ICR:
+        return lapic.icr
+    if index >= X2_LVT_TIMER and index <= X2_LVT_ERROR:
+        return lapic.lvt[index - _FIRST_LVT]
+    if index == X2_INIT_COUNT:
+        return lapic.init_count
+    if index == X2_CUR_COUNT:
+        if lapic.timer_at == NEVER or lapic.lvt[LVT_TIMER] & TIMER_MODE == TIMER_TSC_DEADLINE:
+            return ZERO
+        left = ((lapic.timer_at - core.t) >> 4) >> _divisor_shift(lapic)
+        return U64(max(left, 0))
+    if index == X2_DIV_CONF:
+        return lapic.divide
+    return ZERO
+
+
+@jit()
+def lapic_write(core, lapic, index, value):
+    """WRMSR to an x2APIC register: 0 done, 1 #GP, 2 done and an NMI was sent to this core itself."""
+    if index == X2_TPR:
+        lapic.tpr = value & BYTE
+    elif index == X2_EOI:
+        if value != ZERO:
+            return 1
+        lapic_eoi(lapic)
+    elif index == X2_SIVR:
+        lapic.spiv = value
+        if value & SPIV_ENABLE == ZERO:
+            for i in range(7):  # SDM 3A 11.4.7.2: software-disabled forces every mask
+                lapic.lvt[i] |= LVT_MASKED
+    elif index == X2_ESR:
+        if value != ZERO:
+            return 1
+        lapic.esr = ZERO
+    elif index == X2_LVT_CMCI:
+        lapic.lvt[LVT_CMCI] = value if lapic.spiv & SPIV_ENABLE != ZERO else value | LVT_MASKED
+    elif index == X2_ICR:
+        lapic.icr = value
+        shorthand = value & _SHORTHAND
+        to_self = shorthand == _SHORTHAND_SELF or shorthand == _SHORTHAND_ALL
+        if shorthand == ZERO and value >> U32 == lapic.id:
+            to_self = True
+        if to_self:
+            if value & DELIVERY_MODE == MODE_NMI:
+                return 2
+            if value & DELIVERY_MODE == MODE_FIXED and value & BYTE >= U16:
+                lapic_set_irr(lapic, np.int64(value & BYTE))
+    elif index >= X2_LVT_TIMER and index <= X2_LVT_ERROR:
+        if lapic.spiv & SPIV_ENABLE == ZERO:
+            value = value | LVT_MASKED
+        if index == X2_LVT_TIMER:
+            old = lapic.lvt[LVT_TIMER] & TIMER_MODE
+            new = value & TIMER_MODE
+            if old != new and (old == TIMER_TSC_DEADLINE or new == TIMER_TSC_DEADLINE):
+                lapic.timer_at = NEVER  # SDM 3A 11.5.4.1: changing to or from the mode disarms
+                lapic.tsc_deadline = ZERO
+        lapic.lvt[index - _FIRST_LVT] = value
+    elif index == X2_INIT_COUNT:
+        if lapic.lvt[LVT_TIMER] & TIMER_MODE != TIMER_TSC_DEADLINE:
+            lapic.init_count = value & LOW32
+            _start_count(core, lapic)
+    elif index == X2_DIV_CONF:
+        lapic.divide = value
+        if lapic.timer_at != NEVER and lapic.lvt[LVT_TIMER] & TIMER_MODE != TIMER_TSC_DEADLINE:
+            _start_count(core, lapic)
+    elif index == X2_SELF_IPI:
+        if value & BYTE >= U16:
+            lapic_set_irr(lapic, np.int64(value & BYTE))
+    else:
+        return 1
+    return 0

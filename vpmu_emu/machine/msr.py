@@ -1,0 +1,447 @@
+"""RDMSR and WRMSR as silicon does them: existence and reserved bits come from the table, effects from here.
+
+The rules of the table are evaluated for the CPU's shape when a system is made and lie in the record
+(`msr_n`, `msr_reserved`, `msr_access`). A faulting access changes nothing.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vpmu_emu._jit import jit
+from vpmu_emu.machine.lapic import (
+    BASE_ENABLE,
+    BASE_X2APIC,
+    lapic_read,
+    lapic_reset,
+    lapic_set_deadline,
+    lapic_write,
+)
+from vpmu_emu.machine.pmu import counter_value, pmu_set_global_ctrl, pmu_update, pmu_write_counter
+from vpmu_emu.machine.ring import (
+    TR_GUEST_RDMSR,
+    TR_GUEST_WRMSR,
+    TR_HOST_RDMSR,
+    TR_HOST_RDPMC,
+    TR_HOST_WRMSR,
+    TR_MSR_FAULT,
+    emit,
+)
+from vpmu_emu.machine.state import N_FIXED, N_GP, REG_FS, REG_GS
+from vpmu_emu.machine.u64 import ONE, TOP, U64, ZERO
+from vpmu_emu.tables.msrs import MSRS
+
+ROW = {row.name: k for k, row in enumerate(MSRS)}
+R_PMC = ROW["IA32_PMC"]
+R_PERFEVTSEL = ROW["IA32_PERFEVTSEL"]
+R_A_PMC = ROW["IA32_A_PMC"]
+R_FIXED_CTR = ROW["IA32_FIXED_CTR"]
+R_PERF_METRICS = ROW["MSR_PERF_METRICS"]
+R_PERF_CAPABILITIES = ROW["IA32_PERF_CAPABILITIES"]
+R_FIXED_CTR_CTRL = ROW["IA32_FIXED_CTR_CTRL"]
+R_GLOBAL_STATUS = ROW["IA32_PERF_GLOBAL_STATUS"]
+R_GLOBAL_CTRL = ROW["IA32_PERF_GLOBAL_CTRL"]
+R_STATUS_RESET = ROW["IA32_PERF_GLOBAL_STATUS_RESET"]
+R_STATUS_SET = ROW["IA32_PERF_GLOBAL_STATUS_SET"]
+R_INUSE = ROW["IA32_PERF_GLOBAL_INUSE"]
+R_PEBS_ENABLE = ROW["IA32_PEBS_ENABLE"]
+R_PEBS_DATA_CFG = ROW["MSR_PEBS_DATA_CFG"]
+R_DS_AREA = ROW["IA32_DS_AREA"]
+R_DEBUGCTL = ROW["IA32_DEBUGCTL"]
+R_TSC = ROW["IA32_TIME_STAMP_COUNTER"]
+R_TSC_DEADLINE = ROW["IA32_TSC_DEADLINE"]
+R_PRED_CMD = ROW["IA32_PRED_CMD"]
+R_MISC_ENABLE = ROW["IA32_MISC_ENABLE"]
+R_EFER = ROW["IA32_EFER"]
+R_STAR = ROW["IA32_STAR"]
+R_LSTAR = ROW["IA32_LSTAR"]
+R_CSTAR = ROW["IA32_CSTAR"]
+R_FMASK = ROW["IA32_FMASK"]
+R_FS_BASE = ROW["IA32_FS_BASE"]
+R_GS_BASE = ROW["IA32_GS_BASE"]
+R_KERNEL_GS_BASE = ROW["IA32_KERNEL_GS_BASE"]
+R_TSC_AUX = ROW["IA32_TSC_AUX"]
+R_APIC_BASE = ROW["IA32_APIC_BASE"]
+
+ACCESS_RW, ACCESS_RO, ACCESS_WO, ACCESS_DROP = 0, 1, 2, 3
+ACCESS_CODE = {"rw": ACCESS_RW, "ro": ACCESS_RO, "wo": ACCESS_WO, "drop": ACCESS_DROP}
+NO_MSR = -1  # #GP
+DROPPED = -2  # exists as something that does nothing
+
+_LOW_END = U64(0x2000)
+_HIGH = U64(0xC000_0000)
+_K7 = U64(0xC001_0000)
+
+
+def _numbers(base: int) -> np.ndarray:
+    """row * 64 + instance for the 0x2000 MSRs from `base`, -1 where the table has none."""
+    out = np.full(0x2000, NO_MSR, dtype=np.int64)
+    for k, row in enumerate(MSRS):
+        for n in range(row.count):
+            offset = row.index + n * row.stride - base
+            if 0 <= offset < 0x2000:
+                out[offset] = k * 64 + n
+    return out
+
+
+_LOW_ROWS = _numbers(0)
+_HIGH_ROWS = _numbers(0xC000_0000)
+_K7_ROWS = _numbers(0xC001_0000)
+MSR_SLOT = np.array([row.slot for row in MSRS], dtype=np.int64)
+_X2APIC_FIRST = U64(0x800)
+_X2APIC_LAST = U64(0x8FF)
+_SIGN32 = U64(0x8000_0000)
+_HIGH32 = U64(0xFFFF_FFFF_0000_0000)
+_LOW32 = U64(0xFFFF_FFFF)
+_EFER_LMA = U64(1 << 10)
+_CANONICAL = U64(0x1FFFF)
+_U47 = U64(47)
+_FIXED_FLAG = U64(1 << 30)
+_METRICS_FLAG = U64(1 << 29)
+_INDEX16 = U64(0xFFFF)
+_EVENT_BYTE = U64(0xFF)
+_INT = U64(1 << 20)
+_ANY_PMI = U64(0x8888)
+
+
+@jit()
+def find_msr(index):
+    """row * 64 + instance in the MSR table, NO_MSR if it has no such index."""
+    if index < _LOW_END:
+        return _LOW_ROWS[index]
+    if index >= _HIGH and index < _HIGH + _LOW_END:
+        return _HIGH_ROWS[index - _HIGH]
+    if index >= _K7 and index < _K7 + _LOW_END:
+        return _K7_ROWS[index - _K7]
+    return NO_MSR
+
+
+@jit()
+def statistics_slot(index):
+    """Where the access statistics of an MSR are kept, -1 for an unknown one."""
+    rn = find_msr(index)
+    if rn < 0:
+        return -1
+    return MSR_SLOT[rn >> 6] + (rn & 63)
+
+
+@jit()
+def is_watched(E, index, mode):
+    """Whether a watchpoint asks to stop at this kind of access (1 read, 2 write)."""
+    for k in range(E.n_watch):
+        if E.watch_msr[k] == index and E.watch_mode[k] & mode != 0:
+            return True
+    return False
+
+
+@jit()
+def note_msr(core, E, index, value, old, writes, exits):
+    """A guest's RDMSR (writes 0) or WRMSR (1) was done, in hardware or by a hypervisor (exits 1)."""
+    slot = statistics_slot(index)
+    if writes != 0:
+        if slot >= 0:
+            core.stats.msr_writes[slot] += ONE
+        emit(E, core.t, TR_GUEST_WRMSR, core.rip, index, value, old)
+    else:
+        if slot >= 0:
+            core.stats.msr_reads[slot] += ONE
+        emit(E, core.t, TR_GUEST_RDMSR, core.rip, index, value, U64(exits))
+    if E.n_watch > 0 and is_watched(E, index, 1 + writes):
+        E.stop_request = 1
+
+
+@jit()
+def note_msr_fault(core, E, index, value, writes):
+    """A guest's MSR access raised #GP."""
+    emit(E, core.t, TR_MSR_FAULT, core.rip, index, value, U64(writes))
+    if E.n_watch > 0 and is_watched(E, index, 1 + writes):
+        E.stop_request = 1
+
+
+@jit()
+def is_canonical(va):
+    high = va >> _U47
+    return high == ZERO or high == _CANONICAL
+
+
+@jit()
+def _exists(core, index):
+    rn = find_msr(index)
+    if rn < 0 or (rn & 63) >= core.msr_n[rn >> 6]:
+        return DROPPED if core.ignore_msrs != 0 else NO_MSR
+    if index >= _X2APIC_FIRST and index <= _X2APIC_LAST:
+        base = core.vapic.base if core.vmx.nonroot != 0 else core.lapic.base
+        if base & BASE_X2APIC == ZERO:
+            return NO_MSR
+    if core.msr_access[rn >> 6] == ACCESS_DROP:
+        return DROPPED
+    return rn
+
+
+@jit()
+def check_read(core, index):
+    """row * 64 + instance if RDMSR may read it, NO_MSR for #GP, DROPPED for a 0."""
+    rn = _exists(core, index)
+    if rn >= 0 and core.msr_access[rn >> 6] == ACCESS_WO:
+        return NO_MSR
+    return rn
+
+
+@jit()
+def check_write(core, index, value):
+    """row * 64 + instance if WRMSR may write this value, NO_MSR for #GP, DROPPED for no effect."""
+    rn = _exists(core, index)
+    if rn < 0:
+        return rn
+    row = rn >> 6
+    if core.msr_access[row] == ACCESS_RO or value & core.msr_reserved[row] != ZERO:
+        return NO_MSR
+    if row == R_APIC_BASE:
+        old = core.lapic.base
+        mode = value & (BASE_ENABLE | BASE_X2APIC)
+        # SDM 3A 11.12.5: x2APIC is left only by disabling, and never entered from disabled
+        if mode == BASE_X2APIC:
+            return NO_MSR
+        if mode == BASE_ENABLE and old & BASE_X2APIC != ZERO:
+            return NO_MSR
+        if mode == BASE_ENABLE | BASE_X2APIC and old & BASE_ENABLE == ZERO:
+            return NO_MSR
+    elif (
+        row == R_LSTAR
+        or row == R_CSTAR
+        or row == R_FS_BASE
+        or row == R_GS_BASE
+        or row == R_KERNEL_GS_BASE
+        or row == R_DS_AREA
+    ) and not is_canonical(value):
+        return NO_MSR
+    return rn
+
+
+@jit()
+def _in_use(core):
+    # SDM 3B 20.2.4.3: a counter is in use while its selector names an event or a ring
+    pmu = core.pmu
+    v = ZERO
+    pmi = pmu.fixed_ctr_ctrl & _ANY_PMI | pmu.pebs_enable
+    for i in range(N_GP):
+        if pmu.eventsel[i] & _EVENT_BYTE != ZERO:
+            v |= ONE << U64(i)
+        pmi |= pmu.eventsel[i] & _INT
+    for i in range(N_FIXED):
+        if (pmu.fixed_ctr_ctrl >> U64(4 * i)) & U64(3) != ZERO:
+            v |= ONE << U64(32 + i)
+    if pmi != ZERO:
+        v |= TOP
+    return v
+
+
+@jit()
+def msr_value(core, rn, index):
+    """What RDMSR gives for a register that check_read allowed."""
+    row = rn >> 6
+    n = rn & 63
+    pmu = core.pmu
+    if row == R_PMC or row == R_A_PMC:
+        return counter_value(core, n)
+    if row == R_FIXED_CTR:
+        return counter_value(core, N_GP + n)
+    if row == R_PERFEVTSEL:
+        return pmu.eventsel[n]
+    if row == R_GLOBAL_STATUS:
+        return pmu.global_status
+    if row == R_GLOBAL_CTRL:
+        return pmu.global_ctrl
+    if row == R_FIXED_CTR_CTRL:
+        return pmu.fixed_ctr_ctrl
+    if row == R_STATUS_RESET or row == R_STATUS_SET:
+        return ZERO
+    if row == R_INUSE:
+        return _in_use(core)
+    if row == R_PERF_CAPABILITIES:
+        return pmu.perf_capabilities
+    if row == R_PERF_METRICS:
+        return pmu.perf_metrics
+    if row == R_PEBS_ENABLE:
+        return pmu.pebs_enable
+    if row == R_PEBS_DATA_CFG:
+        return pmu.pebs_data_cfg
+    if row == R_DS_AREA:
+        return pmu.ds_area
+    if row == R_DEBUGCTL:
+        return pmu.debugctl
+    if row == R_TSC:
+        return read_tsc(core)
+    if row == R_TSC_DEADLINE:
+        return core.lapic.tsc_deadline
+    if row == R_APIC_BASE:
+        return core.lapic.base
+    if row == R_MISC_ENABLE:
+        return core.misc_enable
+    if row == R_EFER:
+        return core.efer
+    if row == R_STAR:
+        return core.star
+    if row == R_LSTAR:
+        return core.lstar
+    if row == R_CSTAR:
+        return core.cstar
+    if row == R_FMASK:
+        return core.fmask
+    if row == R_FS_BASE:
+        return core.regs[REG_FS]
+    if row == R_GS_BASE:
+        return core.regs[REG_GS]
+    if row == R_KERNEL_GS_BASE:
+        return core.kernel_gs_base
+    if row == R_TSC_AUX:
+        return core.tsc_aux
+    if index >= _X2APIC_FIRST and index <= _X2APIC_LAST:
+        if core.vmx.nonroot != 0:
+            return lapic_read(core, core.vapic, index)
+        return lapic_read(core, core.lapic, index)
+    return ZERO
+
+
+@jit()
+def read_tsc(core):
+    """RDTSC: the time of the core plus what was written and, in a guest, the VMCS's TSC offset."""
+    v = U64(core.t >> 4) + core.tsc_adjust
+    if core.vmx.nonroot != 0:
+        v += core.vmx.tsc_offset
+    return v
+
+
+@jit()
+def msr_apply(core, E, rn, index, value):
+    """What WRMSR does to a register that check_write allowed. Modifies core."""
+    row = rn >> 6
+    n = rn & 63
+    pmu = core.pmu
+    if row == R_PMC:
+        # SDM 3B 20.2.8: the legacy address takes 32 bits and sign-extends them
+        pmu_write_counter(core, n, (value & _LOW32) | (_HIGH32 if value & _SIGN32 != ZERO else ZERO))
+    elif row == R_A_PMC:
+        pmu_write_counter(core, n, value)
+    elif row == R_FIXED_CTR:
+        pmu_write_counter(core, N_GP + n, value)
+    elif row == R_PERFEVTSEL:
+        pmu.eventsel[n] = value
+        pmu_update(core, E)
+    elif row == R_GLOBAL_CTRL:
+        pmu_set_global_ctrl(core, E, value)
+    elif row == R_FIXED_CTR_CTRL:
+        pmu.fixed_ctr_ctrl = value
+        pmu_update(core, E)
+    elif row == R_GLOBAL_STATUS:
+        pmu.global_status = value  # only a hypervisor's own model writes it; silicon raised #GP before
+    elif row == R_STATUS_RESET:
+        pmu.global_status &= ~value
+        pmu_update(core, E)
+    elif row == R_STATUS_SET:
+        pmu.global_status |= value
+        pmu_update(core, E)
+    elif row == R_PERF_METRICS:
+        pmu.perf_metrics = value
+    elif row == R_PEBS_ENABLE:
+        pmu.pebs_enable = value
+    elif row == R_PEBS_DATA_CFG:
+        pmu.pebs_data_cfg = value
+    elif row == R_DS_AREA:
+        pmu.ds_area = value
+    elif row == R_DEBUGCTL:
+        pmu.debugctl = value
+    elif row == R_TSC:
+        core.tsc_adjust = value - U64(core.t >> 4)
+    elif row == R_TSC_DEADLINE:
+        lapic_set_deadline(core, core.lapic, value, core.tsc_adjust)
+    elif row == R_APIC_BASE:
+        ident = core.lapic.id
+        if value & BASE_ENABLE == ZERO:
+            lapic_reset(core.lapic, ident)
+        core.lapic.base = value
+    elif row == R_MISC_ENABLE:
+        core.misc_enable = value
+    elif row == R_EFER:
+        core.efer = (value & ~_EFER_LMA) | (core.efer & _EFER_LMA)
+    elif row == R_STAR:
+        core.star = value
+    elif row == R_LSTAR:
+        core.lstar = value
+    elif row == R_CSTAR:
+        core.cstar = value
+    elif row == R_FMASK:
+        core.fmask = value
+    elif row == R_FS_BASE:
+        core.regs[REG_FS] = value
+    elif row == R_GS_BASE:
+        core.regs[REG_GS] = value
+    elif row == R_KERNEL_GS_BASE:
+        core.kernel_gs_base = value
+    elif row == R_TSC_AUX:
+        core.tsc_aux = value
+    elif index >= _X2APIC_FIRST and index <= _X2APIC_LAST:
+        if core.vmx.nonroot != 0:
+            if lapic_write(core, core.vapic, index, value) == 2:
+                core.nmi_pending = 1
+        elif lapic_write(core, core.lapic, index, value) == 2:
+            core.nmi_pending = 1
+
+
+# --- RDPMC ----------------------------------------------------------------------------------------------
+PMC_INVALID = -1
+PMC_METRICS = -2
+
+
+@jit()
+def rdpmc_counter(core, ecx):
+    """Which counter ECX names: 0.. general-purpose, N_GP.. fixed, PMC_METRICS, PMC_INVALID for #GP."""
+    pmu = core.pmu
+    index = ecx & _INDEX16
+    kind = ecx & ~_INDEX16 & _LOW32
+    if pmu.version == 0:
+        return PMC_INVALID
+    if kind == ZERO:
+        return np.int64(index) if index < U64(pmu.gp) else PMC_INVALID
+    if kind == _FIXED_FLAG and pmu.version >= 2:
+        return N_GP + np.int64(index) if index < U64(pmu.fixed) else PMC_INVALID
+    if kind == _METRICS_FLAG and (pmu.perf_capabilities >> U64(15)) & ONE != ZERO and index == ZERO:
+        return PMC_METRICS
+    return PMC_INVALID
+
+
+@jit()
+def rdpmc_value(core, which):
+    """The value of what rdpmc_counter named."""
+    if which == PMC_METRICS:
+        return core.pmu.perf_metrics
+    return counter_value(core, which)
+
+
+# --- the host kernel's own accesses ---------------------------------------------------------------------
+@jit()
+def host_rdmsr(core, E, index):
+    """RDMSR by the host kernel; it knows what exists. Charges no time."""
+    rn = find_msr(index)
+    v = msr_value(core, rn, index) if rn >= 0 else ZERO
+    emit(E, core.t, TR_HOST_RDMSR, core.rip, index, v, ZERO)
+    return v
+
+
+@jit()
+def host_wrmsr(core, E, index, value):
+    """WRMSR by the host kernel; it knows what exists. Charges no time. Modifies core."""
+    emit(E, core.t, TR_HOST_WRMSR, core.rip, index, value, ZERO)
+    rn = find_msr(index)
+    if rn >= 0:
+        msr_apply(core, E, rn, index, value)
+
+
+@jit()
+def host_rdpmc(core, E, ecx):
+    """RDPMC by the host kernel."""
+    which = rdpmc_counter(core, ecx)
+    v = rdpmc_value(core, which) if which != PMC_INVALID else ZERO
+    emit(E, core.t, TR_HOST_RDPMC, core.rip, ecx, v, ZERO)
+    return v
+

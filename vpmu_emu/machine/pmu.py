@@ -1,0 +1,437 @@
+"""The hardware PMU counts by running totals: a counter's value is computed when somebody looks.
+
+While a counter is armed its value is `base + (total of its event - snap)`. `base` and `snap` change only on
+architectural events: a write to the counter, its selector or an enable, and an overflow. How far the
+interpreter may run without looking is the horizon; `pmu_horizon` gives it as a time, because every
+instruction takes at least one issue slot, so `n` slots of time hold at most `n` instructions.
+SDM volume 3, chapter 20.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vpmu_emu._jit import jit
+from vpmu_emu.machine.lapic import LVT_DROPPED, LVT_NMI, LVT_PMI, lapic_deliver_lvt
+from vpmu_emu.machine.ring import TR_OVERFLOW, TR_PMI_RAISE, emit
+from vpmu_emu.machine.state import CLASS, N_CTR, N_GP, NEVER
+from vpmu_emu.machine.u64 import ALL, ONE, U3, U4, U64, ZERO
+from vpmu_emu.tables.cpus import LATENCIES
+from vpmu_emu.tables.events import EVENTS
+
+# --- the events table as arrays -------------------------------------------------------------------------
+N_EVENTS = len(EVENTS)
+N_TERMS = 4
+SCALE_PLAIN, SCALE_CYCLES, SCALE_REF, SCALE_SLOTS = range(4)
+_TIME_SOURCES = {"cycles": SCALE_CYCLES, "ref": SCALE_REF, "slots": SCALE_SLOTS}
+
+
+def _terms(plus: tuple[str, ...], minus: tuple[str, ...]) -> list[tuple[int, int]]:
+    terms = [(CLASS[name], 1) for name in plus] + [(CLASS[name], -1) for name in minus]
+    if len(terms) > N_TERMS:
+        raise ValueError(f"an event has more than {N_TERMS} terms")
+    return terms + [(-1, 0)] * (N_TERMS - len(terms))
+
+
+EV_CODE = np.array([e.select | e.umask << 8 for e in EVENTS], dtype=np.uint64)
+EV_SCALE = np.array(
+    [_TIME_SOURCES.get(e.plus[0], SCALE_PLAIN) if e.plus else SCALE_PLAIN for e in EVENTS],
+    dtype=np.int64,
+)
+_TERMS = [
+    _terms(("cycles",), ()) if e.plus and e.plus[0] in _TIME_SOURCES else _terms(e.plus, e.minus)
+    for e in EVENTS
+]
+EV_CLASS = np.array([[c for c, _ in row] for row in _TERMS], dtype=np.int64)
+EV_SIGN = np.array([[s for _, s in row] for row in _TERMS], dtype=np.int64)
+EV_GROWTH = np.array(
+    [0 if isinstance(e.growth, str) else e.growth for e in EVENTS], dtype=np.uint64
+)
+EV_COUNTERS = np.array([e.counters for e in EVENTS], dtype=np.uint64)
+FIXED_EVENT = np.array(
+    [next((k for k, e in enumerate(EVENTS) if e.fixed == j and e.fixed_source), -1) for j in range(4)],
+    dtype=np.int64,
+)
+
+LAT_SLOT = LATENCIES.index("slot")
+C_INST = CLASS["inst"]
+C_BRANCH = CLASS["branch"]
+C_CYCLES = CLASS["cycles"]
+
+# --- bits -----------------------------------------------------------------------------------------------
+EVENTSEL_EVENT = U64(0xFFFF)
+EVENTSEL_USR = U64(1 << 16)
+EVENTSEL_OS = U64(1 << 17)
+EVENTSEL_EDGE = U64(1 << 18)
+EVENTSEL_INT = U64(1 << 20)
+EVENTSEL_ENABLE = U64(1 << 22)
+EVENTSEL_INV = U64(1 << 23)
+EVENTSEL_CMASK_SHIFT = U64(24)
+BYTE_ = U64(0xFF)
+FIXED_PMI = U64(8)
+STATUS_CTR_FRZ = U64(1 << 59)
+DEBUGCTL_FREEZE_PERFMON_ON_PMI = U64(1 << 12)
+FIXED_SHIFT = U64(32)
+_LIMIT = U64(1 << 40)
+
+
+@jit(inline=True)
+def class_total(core, c, rings):
+    """Running total of class `c` over the CPL classes in `rings` (1 CPL 0, 2 CPL > 0, 3 both)."""
+    s = ZERO
+    if rings & 1 != 0:
+        s += core.total[0, c]
+    if rings & 2 != 0:
+        s += core.total[1, c]
+    return s
+
+
+@jit()
+def event_total(core, event, rings):
+    """Running total of an event, in its own unit, uint64 modulo 2**64."""
+    if event < 0:
+        return ZERO
+    scale = EV_SCALE[event]
+    if scale != SCALE_PLAIN:
+        time = class_total(core, C_CYCLES, rings)
+        if scale == SCALE_REF:
+            time = time * core.ref_num // core.ref_den
+        elif scale == SCALE_SLOTS:
+            return time // U64(core.latency[LAT_SLOT])
+        return time >> U4
+    s = ZERO
+    for k in range(N_TERMS):
+        c = EV_CLASS[event, k]
+        if c < 0:
+            break
+        v = class_total(core, c, rings)
+        if EV_SIGN[event, k] > 0:
+            s += v
+        else:
+            s -= v
+    return s
+
+
+@jit(inline=True)
+def counter_mask(core, i):
+    """All ones over the width of counter i."""
+    return core.pmu.gp_mask if i < N_GP else core.pmu.fixed_mask
+
+
+@jit(inline=True)
+def is_armed(core, i):
+    return (core.pmu.armed >> U64(i)) & ONE != ZERO
+
+
+@jit()
+def counter_value(core, i):
+    """What RDPMC of counter i (fixed j is N_GP + j) gives now."""
+    pmu = core.pmu
+    v = pmu.base[i]
+    if is_armed(core, i) and pmu.cmask[i] == 0:
+        v = v + (event_total(core, pmu.event[i], pmu.rings[i]) - pmu.snap[i])
+    return v & counter_mask(core, i)
+
+
+# --- per-cycle counting: CMASK, INV, EDGE ---------------------------------------------------------------
+@jit()
+def _cycles_end(pmu, i, cycles, events):
+    # `cycles` whole cycles end, each with `events` events in it.
+    if cycles <= 0:
+        return
+    met = 1 if events >= U64(pmu.cmask[i]) else 0
+    if pmu.invert[i] != 0:
+        met = 1 - met
+    if pmu.edge[i] != 0:
+        if met == 1 and pmu.cyc_last[i] == 0:
+            pmu.base[i] += ONE
+    elif met == 1:
+        pmu.base[i] += U64(cycles)
+    pmu.cyc_last[i] = met
+
+
+@jit()
+def _step_cycles(core, i):
+    """Evaluate counter i cycle by cycle up to now. Modifies core.pmu."""
+    pmu = core.pmu
+    rings = pmu.rings[i]
+    now = np.int64(class_total(core, C_CYCLES, rings))
+    total = event_total(core, pmu.event[i], rings)
+    if now == pmu.cyc_time[i]:
+        return
+    grown = total - pmu.cyc_snap[i]
+    cycle = pmu.cyc_time[i] >> 4
+    # What retires at the very end of a cycle belongs to it.
+    retire = (now - 1) >> 4
+    if retire > cycle:
+        _cycles_end(pmu, i, 1, pmu.cyc_sum[i])
+        _cycles_end(pmu, i, retire - cycle - 1, ZERO)
+        pmu.cyc_sum[i] = ZERO
+    pmu.cyc_sum[i] += grown
+    if now >> 4 > retire:
+        _cycles_end(pmu, i, 1, pmu.cyc_sum[i])
+        pmu.cyc_sum[i] = ZERO
+    pmu.cyc_time[i] = now
+    pmu.cyc_snap[i] = total
+
+
+# --- overflow -------------------------------------------------------------------------------------------
+@jit()
+def _raise_pmi(core, E):
+    pmu = core.pmu
+    if pmu.debugctl & DEBUGCTL_FREEZE_PERFMON_ON_PMI != ZERO:
+        if pmu.version >= 4:
+            pmu.global_status |= STATUS_CTR_FRZ  # SDM 3B 20.2.4.1: streamlined freeze
+        else:
+            pmu.global_ctrl = ZERO
+    lvt = core.lapic.lvt[LVT_PMI]
+    sent = lapic_deliver_lvt(core.lapic, LVT_PMI)
+    emit(E, core.t, TR_PMI_RAISE, core.rip, lvt, pmu.global_status, U64(sent))
+    if sent != LVT_DROPPED:
+        core.stats.pmis_hw += ONE
+        if core.vmx.root == 0:
+            core.stats.pmis += ONE
+        if sent == LVT_NMI:
+            core.nmi_pending = 1
+
+
+@jit()
+def _overflow(core, E, i):
+    pmu = core.pmu
+    index = U64(i) if i < N_GP else U64(i - N_GP) + FIXED_SHIFT
+    core.stats.overflows += ONE
+    if pmu.version >= 2:
+        pmu.global_status |= ONE << index
+    emit(E, core.t, TR_OVERFLOW, core.rip, index, pmu.global_status, ZERO)
+    if i < N_GP:
+        wants = pmu.eventsel[i] & EVENTSEL_INT != ZERO
+    else:
+        wants = (pmu.fixed_ctr_ctrl >> U64(4 * (i - N_GP))) & FIXED_PMI != ZERO
+    if wants:
+        _raise_pmi(core, E)
+
+
+@jit()
+def _settle(core, E, i):
+    """Bring base of an armed counter up to now; report an overflow. Modifies core.pmu."""
+    pmu = core.pmu
+    if pmu.cmask[i] != 0:
+        _step_cycles(core, i)
+        v = pmu.base[i]
+    else:
+        total = event_total(core, pmu.event[i], pmu.rings[i])
+        v = pmu.base[i] + (total - pmu.snap[i])
+        pmu.snap[i] = total
+    mask = counter_mask(core, i)
+    pmu.base[i] = v & mask
+    return v > mask
+
+
+@jit()
+def pmu_check(core, E):
+    """Report the overflow of every armed counter that has passed its width. Modifies core."""
+    pmu = core.pmu
+    armed = pmu.armed
+    frozen = pmu.global_status & STATUS_CTR_FRZ
+    enables = pmu.global_ctrl
+    for i in range(N_CTR):
+        if (armed >> U64(i)) & ONE != ZERO:
+            mask = counter_mask(core, i)
+            if pmu.cmask[i] != 0:
+                _step_cycles(core, i)
+                v = pmu.base[i]
+            else:
+                v = pmu.base[i] + (event_total(core, pmu.event[i], pmu.rings[i]) - pmu.snap[i])
+            if v > mask:
+                _settle(core, E, i)
+                _overflow(core, E, i)
+    if pmu.global_status & STATUS_CTR_FRZ != frozen or pmu.global_ctrl != enables:
+        pmu_update(core, E)
+
+
+@jit()
+def _config_event(core, code, i):
+    for k in range(N_EVENTS):
+        if EV_CODE[k] == code:
+            if (EV_COUNTERS[k] >> U64(i)) & ONE != ZERO:
+                return k
+            return -1
+    return -1
+
+
+@jit()
+def pmu_update(core, E):
+    """Recompute what every counter does from the control registers. Call after any of them changed.
+
+    Counters whose configuration stays the same are left alone. Modifies core.pmu.
+    """
+    pmu = core.pmu
+    enables = pmu.global_ctrl
+    frozen = pmu.global_status & STATUS_CTR_FRZ
+    _update(core, E)
+    if pmu.global_ctrl != enables or pmu.global_status & STATUS_CTR_FRZ != frozen:
+        _update(core, E)  # closing a window met an overflow whose PMI froze the rest
+
+
+@jit()
+def _update(core, E):
+    pmu = core.pmu
+    allowed = pmu.global_ctrl if pmu.version >= 2 else ALL
+    if pmu.version >= 4 and pmu.global_status & STATUS_CTR_FRZ != ZERO:
+        allowed = ZERO
+    stepping = 0
+    for i in range(N_CTR):
+        event = -1
+        rings = 0
+        cmask = 0
+        invert = 0
+        edge = 0
+        if i < N_GP:
+            sel = pmu.eventsel[i]
+            if i < pmu.gp and sel & EVENTSEL_ENABLE != ZERO and (allowed >> U64(i)) & ONE != ZERO:
+                if sel & EVENTSEL_OS != ZERO:
+                    rings = 1
+                if sel & EVENTSEL_USR != ZERO:
+                    rings += 2
+                event = _config_event(core, sel & EVENTSEL_EVENT, i)
+                cmask = np.int64((sel >> EVENTSEL_CMASK_SHIFT) & BYTE_)
+                if cmask != 0 and sel & EVENTSEL_INV != ZERO:
+                    invert = 1
+                if sel & EVENTSEL_EDGE != ZERO:
+                    edge = 1
+                    cmask = max(cmask, 1)
+        elif i - N_GP < pmu.fixed and (allowed >> (FIXED_SHIFT + U64(i - N_GP))) & ONE != ZERO:
+            rings = np.int64((pmu.fixed_ctr_ctrl >> U64(4 * (i - N_GP))) & U3)
+            event = FIXED_EVENT[i - N_GP]
+        on = rings != 0 and event >= 0
+        if not on:
+            event = -1
+            rings = 0
+            cmask = 0
+            invert = 0
+            edge = 0
+        was = is_armed(core, i)
+        same = (
+            was == on
+            and pmu.event[i] == event
+            and pmu.rings[i] == rings
+            and pmu.cmask[i] == cmask
+            and pmu.invert[i] == invert
+            and pmu.edge[i] == edge
+        )
+        if not same:
+            passed = False
+            if was:
+                passed = _settle(core, E, i)
+            pmu.event[i] = event
+            pmu.rings[i] = rings
+            pmu.cmask[i] = cmask
+            pmu.invert[i] = invert
+            pmu.edge[i] = edge
+            pmu.snap[i] = ZERO
+            pmu.cyc_time[i] = 0
+            pmu.cyc_snap[i] = ZERO
+            pmu.cyc_sum[i] = ZERO
+            pmu.cyc_last[i] = 0
+            if on:
+                pmu.armed |= ONE << U64(i)
+                pmu.snap[i] = event_total(core, event, rings)
+                if cmask != 0:
+                    pmu.snap[i] = ZERO
+                    pmu.cyc_time[i] = np.int64(class_total(core, C_CYCLES, rings))
+                    pmu.cyc_snap[i] = event_total(core, event, rings)
+            else:
+                pmu.armed &= ~(ONE << U64(i))
+            if passed:
+                _overflow(core, E, i)
+        if pmu.cmask[i] != 0:
+            stepping += 1
+    pmu.stepping = stepping
+
+
+@jit()
+def pmu_write_counter(core, i, value):
+    """Load counter i, running or not, with a value of its width. Modifies core.pmu."""
+    pmu = core.pmu
+    pmu.base[i] = value & counter_mask(core, i)
+    if is_armed(core, i) and pmu.cmask[i] == 0:
+        pmu.snap[i] = event_total(core, pmu.event[i], pmu.rings[i])
+
+
+@jit()
+def pmu_set_global_ctrl(core, E, value):
+    """Load IA32_PERF_GLOBAL_CTRL, by WRMSR or by VM entry and exit."""
+    core.pmu.global_ctrl = value
+    pmu_update(core, E)
+
+
+@jit()
+def pmu_horizon(core):
+    """The time up to which no armed counter can have overflowed unseen, given that the CPL stays.
+
+    Returns int64 in 1/16 cycle; an overflow may fall exactly on the last instruction before it.
+    """
+    pmu = core.pmu
+    if pmu.stepping != 0:
+        return core.t + 1
+    limit = NEVER
+    ring = 1 if core.cpl == 0 else 2
+    slot = core.latency[LAT_SLOT]
+    for i in range(N_CTR):
+        if (pmu.armed >> U64(i)) & ONE == ZERO or pmu.rings[i] & ring == 0:
+            continue
+        event = pmu.event[i]
+        left = counter_mask(core, i) - counter_value(core, i) + ONE
+        if left >= _LIMIT:
+            continue
+        scale = EV_SCALE[event]
+        if scale == SCALE_PLAIN:
+            growth = EV_GROWTH[event]
+            at = core.t + np.int64((left + growth - ONE) // growth) * slot
+        elif scale == SCALE_SLOTS:
+            at = core.t + np.int64(left - ONE) * slot + 1
+        elif scale == SCALE_REF:
+            # ref = time * num / den / 16 is only bounded here: convergence is geometric
+            at = core.t + max(np.int64((left - ONE) * core.ref_den // core.ref_num) * 16, 1)
+        else:
+            time = class_total(core, C_CYCLES, pmu.rings[i])
+            at = core.t + np.int64((left << U4) - (time & U64(15)))
+        limit = min(limit, at)
+    return limit
+
+
+@jit()
+def pmu_charge(core, E, cycles, insns, branches):
+    """Host work: retire `insns` instructions with `branches` branches at CPL 0 in `cycles` cycles.
+
+    Whatever GLOBAL_CTRL and the selectors enable counts them, overflows and raises its PMI.
+    Modifies core.
+    """
+    time = cycles << 4
+    core.t += time
+    core.total[0, C_CYCLES] += U64(time)
+    core.total[0, C_INST] += insns
+    core.total[0, C_BRANCH] += branches
+    core.stats.host_time += time
+    core.stats.host_insns += insns
+    core.stats.host_branches += branches
+    pmu_check(core, E)
+
+
+@jit()
+def pmu_reset(core):
+    """Power-up state: selectors and counters 0, GLOBAL_CTRL enables every GP counter (SDM 3A table 10-1)."""
+    pmu = core.pmu
+    for i in range(N_GP):
+        pmu.eventsel[i] = ZERO
+    for i in range(N_CTR):
+        pmu.base[i] = ZERO
+        pmu.snap[i] = ZERO
+        pmu.event[i] = -1
+    pmu.fixed_ctr_ctrl = ZERO
+    pmu.global_status = ZERO
+    pmu.global_ctrl = (ONE << U64(pmu.gp)) - ONE if pmu.version >= 2 else ZERO
+    pmu.armed = ZERO
+    pmu.stepping = 0
+
+

@@ -1,0 +1,54 @@
+"""The trace ring only records: with it on or off the record of a run is the same."""
+
+from __future__ import annotations
+
+from vpmu_emu._jit import jit
+from vpmu_emu.machine.state import N_RING
+
+TR_GUEST_RDMSR = 1  # a index, b value, c 1 if it left the guest
+TR_GUEST_WRMSR = 2  # a index, b new value, c old value
+TR_GUEST_RDPMC = 3  # a ECX, b value
+TR_VM_EXIT = 4  # a reason, b qualification, c interruption information
+TR_VM_ENTRY = 5  # a event that is injected
+TR_HOST_WRMSR = 6  # a index, b value
+TR_HOST_RDMSR = 7  # a index, b value
+TR_HOST_RDPMC = 8  # a ECX, b value
+TR_OVERFLOW = 9  # a counter (fixed ones are 32 + i)
+TR_PMI_RAISE = 10  # a LVT entry, b GLOBAL_STATUS
+TR_EXCEPTION = 11  # a vector, b error code, c CR2
+TR_IRQ = 12  # a vector
+TR_NMI = 13
+TR_MSR_FAULT = 14  # a index, b value, c 1 for a write
+
+MACHINE_KINDS = {
+    TR_GUEST_RDMSR: "guest_rdmsr",
+    TR_GUEST_WRMSR: "guest_wrmsr",
+    TR_GUEST_RDPMC: "guest_rdpmc",
+    TR_VM_EXIT: "vm_exit",
+    TR_VM_ENTRY: "vm_entry",
+    TR_HOST_WRMSR: "host_wrmsr",
+    TR_HOST_RDMSR: "host_rdmsr",
+    TR_HOST_RDPMC: "host_rdpmc",
+    TR_OVERFLOW: "overflow",
+    TR_PMI_RAISE: "pmi_raise",
+    TR_EXCEPTION: "exception",
+    TR_IRQ: "irq",
+    TR_NMI: "nmi",
+    TR_MSR_FAULT: "msr_fault",
+}
+
+_MASK = N_RING - 1
+
+
+@jit()
+def emit(E, t, kind, rip, a, b, c):
+    """Append one event if tracing is on. Modifies E.ring."""
+    if E.trace_on != 0:
+        slot = E.ring[E.ring_head & _MASK]
+        slot.t = t
+        slot.kind = kind
+        slot.rip = rip
+        slot.a = a
+        slot.b = b
+        slot.c = c
+        E.ring_head += 1

@@ -1,0 +1,336 @@
+"""The core's whole state as NumPy dtypes: what is not here does not change during a run.
+
+Every field has its unit and meaning beside it. There are no holes (a test proves it), so two runs are
+equal when their bytes are equal. Times are int64 in 1/16 cycle of the core's TSC, values uint64,
+ids, counts of rows and codes int64. `ENGINE` is scratch: it never changes a result and is not saved.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vpmu_emu.tables.cpus import LATENCIES
+from vpmu_emu.tables.exits import EXITS
+from vpmu_emu.tables.msrs import MSRS, SLOTS
+
+# --- sizes: constants, because a dtype that varied would recompile everything ---------------------------
+N_GP = 8  # general-purpose counters that the record has room for
+N_FIXED = 4  # fixed counters
+N_CTR = N_GP + N_FIXED  # counter i < N_GP is IA32_PMCi, N_GP + j is IA32_FIXED_CTRj
+N_TLB = 256  # direct-mapped entries for reads, and as many for writes
+N_PREDICTOR = 1024  # 2-bit counters
+N_L1 = 512  # direct-mapped 64-byte lines
+N_LLC = 8192
+N_CPUID = 16  # entries of the CPUID table
+N_SLOTS = 4  # pieces of physical memory
+N_EXITS = max(row.number for row in EXITS) + 1
+N_MSR_ROWS = len(MSRS)
+N_LATENCY = len(LATENCIES)
+
+# --- registers ------------------------------------------------------------------------------------------
+# regs[0:16] are rax rcx rdx rbx rsp rbp rsi rdi r8-r15, then what addressing reads as a register.
+RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI = range(8)
+REG_ZERO = 16  # always 0: an absent base or index
+REG_FS = 17  # FS base
+REG_GS = 18  # GS base
+REG_IMM = 19  # scratch of the interpreter; 0 at every stop
+N_REGS = 20
+
+# --- running totals, kept apart for CPL 0 (row 0) and CPL > 0 (row 1) ------------------------------------
+CLASSES = (
+    "inst", "branch", "load", "store", "nop", "far",  # first packed lane word of a micro-op
+    "cond", "taken", "call", "ret", "indirect",  # second one
+    "brmiss", "llcref", "llcmiss",  # counted where they happen
+    "cycles",  # unhalted time in 1/16 cycle
+)  # fmt: skip
+LANES1 = CLASSES[:6]
+LANES2 = CLASSES[6:11]
+LANE_BITS = 10
+CLASS = {name: i for i, name in enumerate(CLASSES)}
+N_CLASSES = len(CLASSES)
+
+LAPIC = np.dtype(
+    [
+        ("base", "u8"),  # IA32_APIC_BASE: 8 BSP, 10 x2APIC, 11 enable
+        ("id", "u8"),
+        ("tpr", "u8"),
+        ("spiv", "u8"),  # bit 8: software enable
+        ("esr", "u8"),
+        ("icr", "u8"),
+        ("irr", "u8", (4,)),  # 256 request bits
+        ("isr", "u8", (4,)),  # 256 in-service bits
+        ("lvt", "u8", (7,)),  # CMCI, timer, thermal, PMI, LINT0, LINT1, error
+        ("divide", "u8"),  # divide configuration register as written
+        ("init_count", "u8"),
+        ("tsc_deadline", "u8"),  # IA32_TSC_DEADLINE in the clock of this APIC's owner; 0 disarmed
+        ("timer_start", "i8"),  # time at which the running count was loaded
+        ("timer_at", "i8"),  # time at which the timer fires; NEVER when it is not running
+    ]
+)
+
+PMU = np.dtype(
+    [
+        ("eventsel", "u8", (N_GP,)),  # IA32_PERFEVTSELx as written
+        ("fixed_ctr_ctrl", "u8"),
+        ("global_ctrl", "u8"),
+        ("global_status", "u8"),
+        ("debugctl", "u8"),  # IA32_DEBUGCTL (bit 12: freeze on PMI)
+        ("perf_metrics", "u8"),
+        ("pebs_enable", "u8"),
+        ("pebs_data_cfg", "u8"),
+        ("ds_area", "u8"),
+        # A counter's value is base + (running total of its event - snap) while it is armed, else base.
+        # Both change only on architectural events, so that no engine policy can be seen in them.
+        ("base", "u8", (N_CTR,)),
+        ("snap", "u8", (N_CTR,)),
+        ("event", "i8", (N_CTR,)),  # row of the events table that it counts, -1 none
+        ("rings", "i8", (N_CTR,)),  # 1 counts at CPL 0, 2 at CPL > 0, 3 both
+        ("cmask", "i8", (N_CTR,)),  # per-cycle threshold (CMASK), 0: plain counting
+        ("invert", "i8", (N_CTR,)),  # INV
+        ("edge", "i8", (N_CTR,)),  # EDGE
+        ("cyc_time", "i8", (N_CTR,)),  # per-cycle counting: matched time up to which it is evaluated
+        ("cyc_snap", "u8", (N_CTR,)),  # and the event's total then
+        ("cyc_sum", "u8", (N_CTR,)),  # events in the cycle that is not over yet
+        ("cyc_last", "i8", (N_CTR,)),  # whether the last whole cycle met the condition (EDGE)
+        ("armed", "u8"),  # bit i: counter i counts now
+        ("stepping", "i8"),  # how many armed counters evaluate cycle by cycle
+        # shape of this core (CPUID leaf 0xA and IA32_PERF_CAPABILITIES)
+        ("version", "i8"),
+        ("gp", "i8"),
+        ("fixed", "i8"),
+        ("gp_mask", "u8"),  # (1 << counter width) - 1
+        ("fixed_mask", "u8"),
+        ("perf_capabilities", "u8"),
+        ("events_absent", "u8"),  # CPUID.0AH:EBX
+        ("events_length", "i8"),  # CPUID.0AH:EAX[31:24]
+    ]
+)
+
+VMX = np.dtype(
+    [
+        ("root", "i8"),  # 1 after VMXON
+        ("nonroot", "i8"),  # 1 while a guest runs
+        ("vmcs", "i8"),  # physical address of the current VMCS, -1 none
+        # what the processor caches of the VMCS between entry and exit
+        ("pin", "u8"),
+        ("proc", "u8"),
+        ("exit_ctl", "u8"),
+        ("entry_ctl", "u8"),
+        ("msr_bitmap", "i8"),  # physical address
+        ("tsc_offset", "u8"),
+        ("preempt_at", "i8"),  # time at which the preemption timer expires; NEVER when off
+        ("apicv", "i8"),  # 1: virtual-interrupt delivery on `vapic`, x2APIC accesses virtualised
+        ("exit_reason", "u8"),
+        ("exit_qual", "u8"),
+        ("exit_intr_info", "u8"),
+        ("exit_intr_err", "u8"),
+        ("exit_insn_len", "u8"),
+    ]
+)
+
+STATS = np.dtype(
+    [
+        ("exits", "u8", (N_EXITS,)),  # VM exits by basic reason
+        ("msr_reads", "u8", (SLOTS,)),  # guest RDMSR that did not fault, by MSR instance
+        ("msr_writes", "u8", (SLOTS,)),
+        ("msr_exits", "u8", (SLOTS,)),  # those of them (faulting ones too) that left the guest
+        ("rdpmcs", "u8"),  # guest RDPMC that did not fault
+        ("pmis_hw", "u8"),  # PMIs that the hardware PMU raised through an unmasked LVTPC
+        ("pmis", "u8"),  # PMIs that reached the guest's own LVTPC
+        ("overflows", "u8"),  # hardware counter overflows
+        ("host_insns", "u8"),  # instructions that host work retired
+        ("host_branches", "u8"),
+        ("host_time", "i8"),  # time that host work took
+        ("exceptions", "u8", (32,)),  # delivered, by vector
+    ]
+)
+
+CPUID = np.dtype(
+    [
+        ("leaf", "u8"),
+        ("subleaf", "u8"),  # ALL: whatever ECX says
+        ("eax", "u8"),
+        ("ebx", "u8"),
+        ("ecx", "u8"),
+        ("edx", "u8"),
+    ]
+)
+
+CORE = np.dtype(
+    [
+        ("regs", "u8", (N_REGS,)),
+        ("rip", "u8"),
+        ("rflags", "u8"),  # exact at every stop; inside a slice CF PF AF ZF SF OF live in fz fs cv
+        ("fz", "u8"),  # zero iff ZF
+        ("fs", "u8"),  # bit 63 SF, low byte gives PF
+        ("cv", "u8"),  # carry vector: bit 63 CF, bit 63 ^ bit 62 OF, bit 3 AF
+        ("t", "i8"),  # now
+        ("cpl", "i8"),
+        ("cr0", "u8"),
+        ("cr2", "u8"),
+        ("cr3", "u8"),
+        ("cr4", "u8"),
+        ("efer", "u8"),
+        ("star", "u8"),
+        ("lstar", "u8"),
+        ("cstar", "u8"),
+        ("fmask", "u8"),
+        ("kernel_gs_base", "u8"),
+        ("tsc_aux", "u8"),
+        ("tsc_adjust", "u8"),  # what WRMSR to IA32_TIME_STAMP_COUNTER added
+        ("misc_enable", "u8"),
+        ("selectors", "u8", (6,)),  # es cs ss ds fs gs
+        ("gdt_base", "u8"),
+        ("gdt_limit", "u8"),
+        ("idt_base", "u8"),
+        ("idt_limit", "u8"),
+        ("tr", "u8"),
+        ("tr_base", "u8"),
+        ("tr_limit", "u8"),
+        ("ldtr", "u8"),
+        ("shadow", "i8"),  # 1 STI, 2 MOV SS: interrupts wait for one more instruction
+        ("nmi_blocked", "i8"),  # until IRET
+        ("nmi_pending", "i8"),
+        ("activity", "i8"),  # 0 active, 1 halted
+        ("stop", "i8"),  # why the run ended (STOP_*), 0 while it goes on
+        ("stop_info", "u8"),  # debug-exit value, vector of a triple fault
+        ("serial_len", "i8"),  # bytes written to COM1
+        ("slot_gpa", "u8", (N_SLOTS,)),  # physical memory seen by the running program: base,
+        ("slot_size", "u8", (N_SLOTS,)),  # size in bytes,
+        ("slot_hpa", "u8", (N_SLOTS,)),  # and where it lies in the host array
+        ("total", "u8", (2, N_CLASSES)),  # running totals by CPL class; cycles in 1/16
+        ("latency", "i8", (N_LATENCY,)),  # 1/16 cycle per cost class of the CPU model
+        ("ref_num", "u8"),  # reference cycles per unhalted cycle = ref_num / ref_den
+        ("ref_den", "u8"),
+        ("msr_n", "i8", (N_MSR_ROWS,)),  # instances that exist on this silicon, by row of the table
+        ("msr_reserved", "u8", (N_MSR_ROWS,)),  # writing any of these bits is #GP
+        ("msr_access", "i8", (N_MSR_ROWS,)),  # 0 read-write, 1 read-only, 2 write-only, 3 dropped
+        ("cpuid", CPUID, (N_CPUID,)),  # what the CPUID instruction answers; leaf ALL: unused entry
+        ("ignore_msrs", "i8"),  # 1: unknown MSRs read 0 and drop writes instead of #GP
+        ("pmu", PMU),
+        ("lapic", LAPIC),  # the core's own local APIC
+        ("vapic", LAPIC),  # the running guest's virtual-APIC page
+        ("vmx", VMX),
+        ("stats", STATS),
+        ("tlb_read", "u8", (N_TLB,)),  # virtual page base that may be read, 1 none
+        ("tlb_write", "u8", (N_TLB,)),
+        ("add_read", "u8", (N_TLB,)),  # add to a virtual address to index the host array
+        ("add_write", "u8", (N_TLB,)),
+        ("predictor", "u1", (N_PREDICTOR,)),
+        ("l1", "u4", (N_L1,)),  # line number + 1 of what the slot holds
+        ("llc", "u4", (N_LLC,)),
+    ]
+)
+
+# --- scratch of the engine ------------------------------------------------------------------------------
+N_UOPS = 1 << 16
+N_MAP = 1 << 16
+N_PAGES = 1 << 16  # 256 MiB of host array at the most
+N_RING = 1 << 16
+N_SERIAL = 1 << 16
+N_BREAK = 64
+N_WATCH = 16
+
+UOP = np.dtype(
+    [
+        ("imm", "u8"),
+        ("disp", "u8"),
+        ("rip", "u8"),  # of the instruction
+        ("lanes1", "u8"),  # what it retires: 10-bit lanes inst branch load store nop far
+        ("lanes2", "u8"),  # cond taken call ret indirect
+        ("op", "i4"),  # arm of the interpreter
+        ("cost", "i4"),  # 1/16 cycle
+        ("target", "i4"),  # micro-op of a direct branch's target or of a link; -1 not looked up yet
+        ("bp", "i4"),  # predictor entry
+        ("a", "u1"),  # destination register
+        ("r", "u1"),  # source register
+        ("b", "u1"),  # base register
+        ("c", "u1"),  # index register
+        ("scale", "u1"),
+        ("seg", "u1"),  # REG_FS, REG_GS or REG_ZERO
+        ("len", "u1"),  # bytes
+        ("width", "u1"),  # 8 16 32 64: operand size in bits
+        ("width2", "u1"),  # of the source of MOVZX/MOVSX
+        ("dst", "u1"),  # kind of operand 1, see decode
+        ("src", "u1"),  # kind of operand 2
+        ("cc", "u1"),  # condition, or REP kind
+        ("lock", "u1"),
+        ("pad", "u1", (3,)),
+    ]
+)
+
+EVENT = np.dtype(
+    [
+        ("t", "i8"),  # time in 1/16 cycle
+        ("kind", "i8"),  # TR_* of machine/ring.py and linux/trace kinds
+        ("rip", "u8"),
+        ("a", "u8"),
+        ("b", "u8"),
+        ("c", "u8"),
+    ]
+)
+
+ENGINE = np.dtype(
+    [
+        ("n_uops", "i8"),
+        ("generation", "i8"),  # grows when decoded code is thrown away
+        ("horizon", "i8"),  # 0 as far as is safe, else at most this many instructions (a test's knob)
+        ("horizon_seed", "u8"),  # nonzero: random horizons from this state
+        ("t_slice", "i8"),  # return to Python at the first edge at or after this time
+        ("insn_limit", "u8"),  # stop once this many guest instructions have retired
+        ("fault_vector", "i8"),
+        ("fault_error", "u8"),
+        ("fault_has_error", "i8"),
+        ("fault_address", "u8"),  # CR2 of a page fault
+        ("retired", "i8"),  # set by a system instruction that retired itself
+        ("stop_request", "i8"),  # a watchpoint matched: stop at the next edge
+        ("n_break", "i8"),
+        ("n_watch", "i8"),
+        ("trace_on", "i8"),
+        ("ring_head", "i8"),  # events written so far; the ring keeps the last N_RING
+        ("breaks", "u8", (N_BREAK,)),
+        ("watch_msr", "u8", (N_WATCH,)),
+        ("watch_mode", "i8", (N_WATCH,)),  # 1 read, 2 write, 3 both
+        ("map_key", "u8", (N_MAP,)),  # rip + 1
+        ("map_uop", "i4", (N_MAP,)),
+        ("page_flags", "u1", (N_PAGES,)),  # 1 holds decoded code (sticky), 2 dirty; belongs to RAM
+        ("fetch", "u1", (16,)),  # bytes of the instruction being decoded
+        ("serial", "u1", (N_SERIAL,)),
+        ("uops", UOP, (N_UOPS,)),
+        ("ring", EVENT, (N_RING,)),
+    ]
+)
+
+NEVER = np.int64((1 << 63) - 1)
+
+# --- why a slice of execution came back -----------------------------------------------------------------
+# Below CODE_NOT_RETIRED the instruction at hand retired.
+CODE_NEXT = 0  # go on with the next micro-op
+CODE_JUMP = 1  # rip is set; look the micro-op up
+CODE_EDGE = 2  # something that ends the horizon; rip is set
+CODE_REPEAT = 3  # one iteration of a REP instruction is done, more follow: nothing retired yet
+CODE_NOT_RETIRED = 16
+CODE_FAULT = 16  # E.fault_*: deliver an exception
+CODE_EXIT = 17  # VM exit: core.vmx.exit_*
+CODE_BREAK = 18  # breakpoint before the instruction at rip
+
+# --- why a run ended (core.stop) ------------------------------------------------------------------------
+STOP_NONE = 0
+STOP_DEBUG_EXIT = 1
+STOP_HALTED = 2
+STOP_TRIPLE_FAULT = 3
+STOP_MAX_INSNS = 4
+STOP_SHUTDOWN = 5  # KVM gave up: internal error, reported with stop_info
+STOP_NAMES = {
+    STOP_NONE: "running",
+    STOP_DEBUG_EXIT: "debug-exit",
+    STOP_HALTED: "halted",
+    STOP_TRIPLE_FAULT: "triple-fault",
+    STOP_MAX_INSNS: "max-insns",
+    STOP_SHUTDOWN: "shutdown",
+}
+# codes with which run functions return to Python without the run being over
+RUN_SLICE = 100
+RUN_BREAK = 101
+RUN_WATCH = 102
+RUN_STOPPED = 103  # core.stop says why
