@@ -1,0 +1,381 @@
+"""Words on a screen: the `vpmu` command; every decision is made below."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vpmu_emu.errors import VpmuError
+
+if TYPE_CHECKING:
+    from vpmu_emu.asm import Program
+
+FINE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+class _Message(click.ClickException):
+    """A VpmuError on its way to the screen."""
+
+    exit_code = BAD_INPUT
+
+    def show(self, file: Any = None) -> None:
+        click.echo(f"vpmu: {self.message}", file=file, err=file is None)
+
+
+class _Group(click.Group):
+    """Sub-commands with did-you-mean, and errors of ours as one message each."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            near = difflib.get_close_matches(args[0], self.list_commands(ctx), 1)
+            if near and "Did you mean" not in error.message:
+                error.message += f" Did you mean {near[0]!r}?"
+            raise
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except VpmuError as error:
+            raise _Message(str(error)) from error
+        except KeyboardInterrupt:
+            click.echo("vpmu: interrupted", err=True)
+            ctx.exit(INTERRUPTED)
+        except RecursionError:
+            raise _Message("the input is nested too deeply") from None
+        except UnicodeDecodeError as error:
+            raise _Message(f"not a text file ({error.reason} at byte {error.start})") from error
+        except IsADirectoryError as error:
+            raise _Message(f"{error.filename}: is a folder") from error
+        except OSError as error:
+            if isinstance(error, BrokenPipeError):
+                raise
+            place = f"{error.filename}: " if error.filename else ""
+            raise _Message(f"{place}{error.strerror or error}") from error
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="vpmu-emu", prog_name="vpmu")
+def main() -> None:
+    """Run x86 guests that read and write MSRs and performance counters, with and without KVM."""
+
+
+def _json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=1))
+
+
+# --- run ------------------------------------------------------------------------------------------
+
+from vpmu_emu.options import run_options  # noqa: E402  (the shared options need `click` only)
+
+
+@main.command()
+@run_options
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON (docs/schema.json).")
+@click.pass_context
+def run(ctx: click.Context, prog: str, as_json: bool, **options: Any) -> None:
+    """Run PROG (a .s file, or - for standard input) and report what it did."""
+    from vpmu_emu.report import run_tables, show, summary
+    from vpmu_emu.system import run as run_system
+
+    program = load(prog)
+    prepare([options["vpmu"]])
+    result = run_system(program, **options)
+    values = result.to_json()
+    if as_json:
+        _json(values)
+    else:
+        if values["serial"]:
+            click.echo(values["serial"], nl=not values["serial"].endswith("\n"))
+        click.echo(summary(values, program.name))
+        show(run_tables(values))
+    ctx.exit(exit_status(values))
+
+
+def exit_status(values: dict[str, Any]) -> int:
+    """What the shell hears about a run."""
+    if values["stop"] == "interrupted":
+        return INTERRUPTED
+    if values["exit_code"] is not None:
+        return FINE if values["exit_code"] == 0 else FAILED
+    return FINE if values["stop"] == "halted" else FAILED
+
+
+def load(prog: str) -> Program:
+    """The program called PROG on the command line."""
+    from vpmu_emu.asm import assemble, assemble_file
+
+    if prog == "-":
+        return assemble(sys.stdin.read(), "<stdin>")
+    path = Path(prog)
+    if not path.exists():
+        near = _similar_guest(prog)
+        raise VpmuError(f"{prog}: no such file" + (f"; did you mean {near}?" if near else ""))
+    return assemble_file(path)
+
+
+def _similar_guest(prog: str) -> str:
+    from vpmu_emu.data import guests_dir
+
+    known = {path.name: path for path in guests_dir().rglob("*.s")}
+    near = difflib.get_close_matches(Path(prog).name, known, 1)
+    return str(known[near[0]]) if near else ""
+
+
+def prepare(modes: Sequence[str]) -> None:
+    """Compile what is missing for `modes`, and say so while it goes on."""
+    from vpmu_emu import build
+
+    missing = [mode for mode in modes if not build.is_built(mode)]
+    if missing:
+        with _progress("compiling " + ", ".join(missing)) as tell:
+            build.build(missing, tell)
+
+
+class _progress:  # noqa: N801  (reads as a statement)
+    """`37 of 104 kvm_pmu_set_msr` on stderr: one moving line on a terminal, plain lines elsewhere."""
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+        self.moving = sys.stderr.isatty()
+
+    def __enter__(self) -> Callable[[int, int, str], None]:
+        if self.moving:
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn
+
+            self.bar = Progress(
+                TextColumn("{task.description}"), BarColumn(),
+                TextColumn("{task.completed} of {task.total} {task.fields[name]}"),
+                console=Console(stderr=True), transient=True,
+            )  # fmt: skip
+            self.bar.start()
+            self.task = self.bar.add_task(self.title, total=1, name="")
+        else:
+            click.echo(f"vpmu: {self.title} (once per version and machine)", err=True)
+        return self._tell
+
+    def _tell(self, done: int, total: int, name: str) -> None:
+        if self.moving:
+            self.bar.update(self.task, completed=done, total=total, name=name)
+        else:
+            click.echo(f"{done} of {total} {name}", err=True)
+
+    def __exit__(self, *_: object) -> None:
+        if self.moving:
+            self.bar.stop()
+
+
+# --- check ----------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.argument("paths", nargs=-1, required=True)
+@click.option("--perturb", is_flag=True, help="Alter every expected constant: each must turn red.")
+@click.option("--json", "as_json", is_flag=True)
+@click.option("-v", "--verbose", is_flag=True, help="Show the expectations that hold, too.")
+@click.pass_context
+def check(
+    ctx: click.Context, paths: tuple[str, ...], perturb: bool, as_json: bool, verbose: bool
+) -> None:
+    """Run guests against the `#: expect` lines in them, in every mode they name."""
+    from vpmu_emu.check import FileReport, find_guests
+    from vpmu_emu.debug.checking import check_guest, modes_of
+
+    guests = find_guests(paths)
+    prepare(modes_of(guests))
+    reports = []
+    broken = False
+    for path in guests:
+        try:
+            report = check_guest(path, perturb=perturb)
+        except VpmuError as error:
+            report = FileReport(str(path), error=str(error))
+            broken = True
+        reports.append(report)
+        if not as_json:
+            _show_report(report, perturb, verbose)
+    failed = sum(not report.ok for report in reports)
+    verdicts = [v for report in reports for v in report.verdicts]
+    if as_json:
+        _json({
+            "schema": 1,
+            "ok": failed == 0,
+            "files": [report.to_json() for report in reports],
+            "expectations": len(verdicts),
+            "failed": sum(not v.ok for v in verdicts),
+        })  # fmt: skip
+    else:
+        click.echo(
+            f"{len(reports)} guests, {len(verdicts)} expectations, "
+            f"{sum(not v.ok for v in verdicts)} failed"
+            + (f", {sum(len(r.blind) for r in reports)} blind" if perturb else "")
+        )
+    ctx.exit(BAD_INPUT if broken else FAILED if failed else FINE)
+
+
+def _show_report(report: Any, perturb: bool, verbose: bool) -> None:
+    held = sum(v.ok for v in report.verdicts)
+    modes = " ".join(dict.fromkeys(v.mode for v in report.verdicts))
+    state = "ok    " if report.ok else "FAILED"
+    click.echo(f"{state} {report.file}: {held} of {len(report.verdicts)} hold ({modes})")
+    for verdict in report.verdicts:
+        if verbose or not verdict.ok:
+            click.echo(f"  {'  ' if verdict.ok else '! '}{verdict}")
+    for line in report.blind:
+        click.echo(f"  blind: {line}")
+    if report.error:
+        click.echo(report.error)
+
+
+# --- asm, guests, info, build -----------------------------------------------------------------------
+
+
+@main.command()
+@click.argument("prog")
+@click.option("--listing", is_flag=True, help="Address, bytes and source of every line.")
+@click.option("-o", "--output", type=click.Path(dir_okay=False), help="Write an ELF executable.")
+@click.option("--json", "as_json", is_flag=True)
+def asm(prog: str, listing: bool, output: str | None, as_json: bool) -> None:
+    """Assemble PROG; without options, say what became of it."""
+    from vpmu_emu.elf import write_elf
+
+    program = load(prog)
+    if output:
+        write_elf(program, Path(output))
+    if as_json:
+        _json({
+            "schema": 1, "name": program.name, "entry": program.entry,
+            "segments": [
+                {"name": s.name, "addr": s.addr, "size": len(s.data), "data": s.data.hex()}
+                for s in program.segments
+            ],
+            "symbols": dict(program.symbols),
+        })  # fmt: skip
+    elif listing:
+        for line in listing_lines(program):
+            click.echo(line)
+    else:
+        count = sum(1 for line in program.lines if line.kind == "insn")
+        parts = ", ".join(f"{s.name} {s.addr:#x}+{len(s.data):#x}" for s in program.segments)
+        click.echo(f"{program.name}: {count} instructions, entry {program.entry:#x}; {parts}")
+
+
+def listing_lines(program: Program) -> list[str]:
+    """The program as address, bytes and source, labels between."""
+    labels: dict[int, list[str]] = {}
+    for name, value in program.symbols.items():
+        if name not in program.equates:
+            labels.setdefault(value, []).append(name)
+    image = {s.addr: s for s in program.segments}
+
+    def data(addr: int, size: int) -> bytes:
+        for start, segment in image.items():
+            if start <= addr < start + len(segment.data):
+                return bytes(segment.data[addr - start : addr - start + size])
+        return b""
+
+    found = []
+    for line in sorted(program.lines, key=lambda row: row.addr):
+        found += [f"{line.addr:8x} <{name}>:" for name in labels.pop(line.addr, [])]
+        raw = data(line.addr, line.size)
+        shown = raw[:10].hex(" ") + (" …" if len(raw) > 10 else "")
+        found.append(f"{line.addr:8x}:  {shown:31}  {line.text.strip():40}  # {line.file}:{line.line}")
+    return found
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True)
+def guests(as_json: bool) -> None:
+    """List the guest programs that come with the package."""
+    from vpmu_emu.data import guests_dir
+    from vpmu_emu.report import Table, show
+
+    folder = guests_dir()
+    rows = []
+    for path in sorted(folder.rglob("*.s")):
+        text = path.read_text(encoding="utf-8")
+        first = next(
+            (line.lstrip("# ") for line in text.splitlines() if line.startswith("# ")), ""
+        )
+        rows.append((str(path), first.strip(), text.count("\n#: expect")))
+    if as_json:
+        _json([{"path": p, "title": t, "expectations": n} for p, t, n in rows])
+    else:
+        show([Table("", ("guest", "what it shows", "expectations"), tuple(rows))])
+
+
+@main.command()
+@click.option("--jit", is_flag=True, help="Compiled functions and lines per mode.")
+@click.option("--json", "as_json", is_flag=True)
+def info(jit: bool, as_json: bool) -> None:
+    """Versions, CPU models, modes, folders; with --jit, what each mode compiles."""
+    import platform
+    from importlib.metadata import version
+
+    from vpmu_emu import __version__, build
+    from vpmu_emu.data import guests_dir, isa_dir
+    from vpmu_emu.report import Table, show
+    from vpmu_emu.tables.msrs import MSRS
+
+    facts: dict[str, Any] = {
+        "vpmu_emu": __version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("numba", "numpy", "lark")},
+        "isa": str(isa_dir()),
+        "guests": str(guests_dir()),
+        "cpus": sorted(path.stem for path in (isa_dir() / "cpus").glob("*.toml")),
+        "modes": list(build.modes()),
+        "msrs": len(MSRS),
+    }
+    if jit:
+        from vpmu_emu import _jit
+
+        facts["cache"] = str(_jit.cache_base())
+        facts["jit"] = {mode: build.weigh(mode) for mode in build.modes()}
+    if as_json:
+        _json(facts)
+        return
+    weights = facts.pop("jit", None)
+    rows = [(k, ", ".join(v) if isinstance(v, list) else str(v)) for k, v in facts.items()]
+    show([Table("", ("", ""), tuple(rows))])
+    if weights:
+        heads = ("mode", "functions", "inlined", "lines", "on disk")
+        show([Table("Compiled code", heads, tuple((m, *w.values()) for m, w in weights.items()))])
+
+
+@main.command("build")
+@click.option("--modes", help="Comma-separated; default all.")
+@click.option("--workers", default=2, show_default=True, help="Processes.")
+@click.option("--record", is_flag=True, help="Compile here and write down the argument types.")
+def build_command(modes: str | None, workers: int, record: bool) -> None:
+    """Compile ahead what the modes need."""
+    from vpmu_emu import build
+
+    known = build.modes()
+    wanted = modes.split(",") if modes else list(known)
+    for mode in wanted:
+        if mode not in known:
+            near = difflib.get_close_matches(mode, known, 1)
+            hint = f"; did you mean {near[0]}?" if near else f" (allowed: {', '.join(known)})"
+            raise VpmuError(f"--modes: unknown mode {mode!r}{hint}")
+    if record:
+        found = build.record(wanted)
+        click.echo(f"{len(found['functions'])} functions recorded", err=True)
+        return
+    with _progress("compiling " + ", ".join(wanted)) as tell:
+        count = build.build(wanted, tell, workers)
+    click.echo(f"{count} functions ready for {', '.join(wanted)}", err=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""What a run can be asked, declared once: the command line and `#: args` lines of guests read it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import click
+
+from vpmu_emu.errors import ConfigError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.option("--vpmu", default="bare", show_default=True, metavar="MODE",
+                 help="bare, none, emulated, passthrough."),
+    click.option("--cpu", default="spr", show_default=True, metavar="MODEL",
+                 help="A file of isa/cpus."),
+    click.option("--ram", type=click.IntRange(2, 4096), default=64, show_default=True,
+                 metavar="MIB", help="Memory of the guest."),
+    click.option("--max-insns", type=click.IntRange(1), metavar="N",
+                 help="Stop after so many instructions (exit status 1)."),
+    click.option("--filter", metavar="F.toml",
+                 help="PMU event filter, as KVM_SET_PMU_EVENT_FILTER."),
+    click.option("--host-event", "host_events", multiple=True, metavar="SPEC",
+                 help="A perf event of the host: instructions:D (pinned), cycles:H, branches:u, "
+                 "instructions*12; repeatable."),
+    click.option("--all-passthrough", is_flag=True,
+                 help="passthrough: let the selectors through too, with no filter."),
+    click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
+                 help="Shape of the host CPU (pmu.gp=4); repeatable."),
+    click.option("--guest", multiple=True, metavar="KEY=VALUE",
+                 help="What the VMM exposes: pmu.version= gp= fixed= width= perf_caps=; repeatable."),
+    click.option("--kvm", multiple=True, metavar="KEY=VALUE",
+                 help="KVM itself: fixed_cap=3; repeatable."),
+    click.option("--quirk", "quirks", multiple=True, metavar="NAME",
+                 help="Bring back a known bug of the RFC; repeatable."),
+    click.option("--trace", metavar="OUT", help="Write the event trace to this file."),
+)  # fmt: skip
+
+
+def run_options(function: F) -> F:
+    """Decorate a click command with PROG and the options of a run."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return click.argument("prog")(function)
+
+
+@run_options
+def _collect(prog: str, **options: Any) -> dict[str, Any]:
+    return options
+
+
+_COMMAND = click.command(name="args", add_help_option=False)(_collect)
+
+
+def parse(args: Sequence[str], **defaults: Any) -> dict[str, Any]:
+    """Options from a list of words, as after `vpmu run PROG`.
+
+    Raises:
+        ConfigError: an unknown option or a wrong value.
+    """
+    try:
+        with _COMMAND.make_context("args", ["-", *args], default_map=defaults) as context:
+            found = dict(context.params)
+    except click.UsageError as error:
+        raise ConfigError("args", error.format_message()) from None
+    del found["prog"]
+    return found

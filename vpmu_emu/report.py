@@ -1,0 +1,172 @@
+"""Results as tables on a screen; nothing is computed here that a result does not say."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import IO, Any
+
+import attrs
+
+Cell = str | int | float | None
+
+
+@attrs.frozen
+class Table:
+    """A title, column heads and rows; numbers go to the right."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+def cell(value: Cell) -> str:
+    """A value as shown: thousands apart, absent as a dash."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}" if abs(value) < 1 << 63 else f"{value:#x}"
+    if isinstance(value, float):
+        return f"{value:,.2f}" if abs(value) >= 0.1 else f"{value:.3g}"
+    return value
+
+
+def show(tables: Iterable[Table], out: IO[str] | None = None) -> None:
+    """Print tables: drawn by rich on a terminal, aligned plain text elsewhere."""
+    stream = out or sys.stdout
+    if stream.isatty() and os.environ.get("TERM") != "dumb":
+        _show_rich(tables, stream)
+        return
+    for table in tables:
+        stream.write(plain(table) + "\n")
+
+
+def plain(table: Table) -> str:
+    """A table as aligned text."""
+    texts = [[cell(value) for value in row] for row in table.rows]
+    right = [_numeric(table, i) for i in range(len(table.columns))]
+    widths = [
+        max([len(head), *(len(row[i]) for row in texts)]) for i, head in enumerate(table.columns)
+    ]
+
+    def line(parts: Sequence[str]) -> str:
+        cells = (p.rjust(w) if r else p.ljust(w) for p, w, r in zip(parts, widths, right))
+        return ("  " + "  ".join(cells)).rstrip()
+
+    lines = [table.title] if table.title else []
+    if any(table.columns):
+        lines.append(line(table.columns))
+    return "\n".join([*lines, *map(line, texts)]) + "\n"
+
+
+def _numeric(table: Table, column: int) -> bool:
+    values = [row[column] for row in table.rows if row[column] is not None]
+    return bool(values) and all(isinstance(v, int | float) for v in values)
+
+
+def _show_rich(tables: Iterable[Table], stream: IO[str]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    console = Console(file=stream, highlight=False)
+    for table in tables:
+        drawn = RichTable(
+            title=table.title or None, title_justify="left", title_style="bold",
+            box=box.SIMPLE_HEAD, pad_edge=False, show_header=any(table.columns),
+        )  # fmt: skip
+        for i, head in enumerate(table.columns):
+            drawn.add_column(head, justify="right" if _numeric(table, i) else "left")
+        for row in table.rows:
+            drawn.add_row(*(cell(value).replace("[", "\\[") for value in row))
+        console.print(drawn)
+
+
+# --- one run ------------------------------------------------------------------------------------
+
+
+def summary(result: Mapping[str, Any], program: str) -> str:
+    """The first line about a run."""
+    mode, cpu, stop = result["vpmu"], result["cpu"], result["stop"]
+    code = "" if result["exit_code"] is None else f", exit code {result['exit_code']}"
+    return f"{program}: {mode} on {cpu}, stopped by {stop}{code}"
+
+
+def run_tables(result: Mapping[str, Any]) -> list[Table]:
+    """Everything that a reader wants of one run; empty parts are left out."""
+    return comparison({str(result["vpmu"]): result}, head="")
+
+
+def comparison(results: Mapping[str, Mapping[str, Any]], head: str = "") -> list[Table]:
+    """Several runs side by side, a column for each: time, counters, exits, MSR traffic."""
+    names = list(results)
+    runs = list(results.values())
+
+    def rows(pick: str) -> list[tuple[Cell, ...]]:
+        keys = _ordered(key for run in runs for key in run[pick])
+        shown = [(key, *(run[pick].get(key) for run in runs)) for key in keys]
+        return [row for row in shown if any(row[1:])]
+
+    tables = [
+        Table(
+            head,
+            ("", *names),
+            tuple(
+                (label, *(run.get(key) for run in runs))
+                for key, label in (
+                    ("instructions", "instructions"),
+                    ("cycles", "cycles"),
+                    ("pmis", "PMIs taken by the guest"),
+                    ("pmis_hw", "PMIs raised by the hardware"),
+                )
+            )
+            + (("VM-exits", *(sum(run["exits"].values()) for run in runs)),),
+        )
+    ]
+    if counters := rows("counters"):
+        status = ("global_status", *(run["global_status"] for run in runs))
+        tables.append(Table("Counters, as the guest sees them", ("", *names), (*counters, status)))
+    if exits := rows("exits"):
+        exits.sort(key=lambda row: -sum(v for v in row[1:] if isinstance(v, int)))
+        tables.append(Table("VM-exits by reason", ("", *names), tuple(exits)))
+    if traffic := _traffic(runs):
+        heads = tuple(f"{n} rd/wr/exit" if n else "" for n in names)
+        tables.append(Table("MSR traffic (reads, writes, exits)", ("", *heads), tuple(traffic)))
+    for name, run in results.items():
+        if events := run.get("perf", {}).get("events"):
+            title = "perf events of the host" + (f", {name}" if len(runs) > 1 else "")
+            tables.append(_events(title, events))
+    return tables
+
+
+def _traffic(runs: Sequence[Mapping[str, Any]]) -> list[tuple[Cell, ...]]:
+    found: list[tuple[Cell, ...]] = []
+    for key in _ordered(key for run in runs for key in run["msr"]):
+        cells: list[Cell] = []
+        for run in runs:
+            row = run["msr"].get(key)
+            cells.append(row and f"{row['reads']:,}/{row['writes']:,}/{row['exits']:,}")
+        found.append((key, *cells))
+    return found
+
+
+def _events(title: str, events: Sequence[Mapping[str, Any]]) -> Table:
+    columns = _ordered(key for event in events for key in event)
+    return Table(
+        title,
+        tuple(columns),
+        tuple(tuple(_flat(event.get(key)) for key in columns) for event in events),
+    )
+
+
+def _flat(value: Any) -> Cell:
+    if value is None or isinstance(value, str | int | float):
+        return value
+    return str(value)
+
+
+def _ordered(keys: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(keys))
