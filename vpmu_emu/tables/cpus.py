@@ -1,10 +1,10 @@
-"""`isa/cpus/*.toml` as frozen models: what a CPU is, how long things take on it, what its CPUID says."""
+"""`isa/cpus/*.toml` as frozen models: what a CPU is, how long things take, what CPUID says."""
 
 from __future__ import annotations
 
 import difflib
 import tomllib
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from vpmu_emu.tables.msrs import Shape
 
 @attrs.frozen
 class Cost:
-    """What one piece of host work costs: cycles as (low, typical, high), and what retires with it."""
+    """What one piece of host work costs: cycles (low, typical, high), and what retires with it."""
 
     name: str
     cycles: tuple[int, int, int]
@@ -127,7 +127,7 @@ COST_NAMES: tuple[str, ...] = tuple(sorted(_FIRST["cost"]))
 """Names of the cost rows, the same in every model; `CpuModel.costs` is in this order."""
 
 
-@lru_cache(maxsize=None)
+@cache
 def cpu(name: str) -> CpuModel:
     """The CPU model of this name.
 

@@ -1,4 +1,4 @@
-"""`isa/events.toml` as frozen rows: every event that a counter can count, and what it is made of."""
+"""`isa/events.toml` as frozen rows: the events that a counter can count, and what makes them up."""
 
 from __future__ import annotations
 
@@ -82,6 +82,6 @@ def event_by_name(name: str) -> Event:
     """The event of this name: Intel's, or perf's generic one; case does not matter.
 
     Raises:
-        UnknownName: no such event; the message names the nearest.
+        UnknownNameError: no such event; the message names the nearest.
     """
     return _NAMES[name]

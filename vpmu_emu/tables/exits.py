@@ -43,7 +43,7 @@ def exit_number(name: str) -> int:
     """The basic exit reason of this name; case does not matter.
 
     Raises:
-        UnknownName: no such reason; the message names the nearest.
+        UnknownNameError: no such reason; the message names the nearest.
     """
     return _NAMES[name]
 

@@ -38,8 +38,8 @@ _COMPARE: dict[type[ast.cmpop], Callable[[int, int], bool]] = {
 def evaluate(text: str, names: Mapping[str, int]) -> int:
     """The value of formula `text`, 0 to 2**64 - 1.
 
-    Python's syntax with + - * ~ & | ^ << >>, comparisons, and/or/not, if-else, whole numbers, `true`,
-    `false` and `names`.
+    Python's syntax with + - * ~ & | ^ << >>, comparisons, and/or/not, if-else, whole numbers,
+    `true`, `false` and `names`.
 
     Raises:
         ConfigError: the text is no formula, or names something unknown.

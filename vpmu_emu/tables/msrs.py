@@ -1,4 +1,4 @@
-"""`isa/msrs.toml` as frozen rows: every MSR, what silicon and KVM do with it, and what its bits say."""
+"""`isa/msrs.toml` as frozen rows: every MSR, what silicon and KVM do with it, what its bits say."""
 
 from __future__ import annotations
 
@@ -200,7 +200,10 @@ SLOTS: int = MSRS[-1].slot + MSRS[-1].count
 DROPPED_WHEN_ABSENT: tuple[int, ...] = tuple(
     row.index + n * row.stride for row in MSRS for n in range(row.kvm.drop_absent)
 )
-"""Registers whose absence KVM hides: no #GP, writes do nothing, reads give 0 (kvm_set_msr_common)."""
+"""Registers whose absence KVM hides: no #GP, writes do nothing, reads give 0.
+
+As kvm_set_msr_common().
+"""
 
 _SORTED = sorted(MSRS, key=lambda row: row.index)
 _STARTS = [row.index for row in _SORTED]
@@ -233,7 +236,7 @@ def by_name(name: str) -> int:
     """The index of the MSR with this name, the SDM's or the kernel's; case does not matter.
 
     Raises:
-        UnknownName: no such MSR; the message names the nearest.
+        UnknownNameError: no such MSR; the message names the nearest.
     """
     return NAMES[name]
 
@@ -253,8 +256,8 @@ def slot_of(index: int) -> int | None:
 def decode_value(index: int, value: int) -> list[tuple[str, int, str]]:
     """What `value` says in MSR `index`: (field, its value, words), low bits first.
 
-    Bits that no field covers come last as the field "reserved". For a selector the words of the field
-    "event" name the event of EVENT and UMASK.
+    Bits that no field covers come last as the field "reserved". For a selector the words of the
+    field "event" name the event of EVENT and UMASK.
     """
     value &= MASK64
     found = row_of(index)

@@ -11,7 +11,7 @@ from vpmu_emu.errors import VpmuError
 T = TypeVar("T")
 
 
-class UnknownName(VpmuError, KeyError):
+class UnknownNameError(VpmuError, KeyError):
     """A name that a table does not have; `nearest` holds up to three that it has."""
 
     def __init__(self, kind: str, name: str, nearest: tuple[str, ...]) -> None:
@@ -45,7 +45,7 @@ class Names(Generic[T]):
         if key in self._things:
             return self._things[key]
         nearest = difflib.get_close_matches(key, self._things, n=3)
-        raise UnknownName(self._kind, name, tuple(self._spelled[k] for k in nearest))
+        raise UnknownNameError(self._kind, name, tuple(self._spelled[k] for k in nearest))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._spelled.values())

@@ -1,4 +1,4 @@
-"""`isa/vmcs.toml` as frozen rows: the fields of a VMCS, where they lie in its page, and its control bits."""
+"""`isa/vmcs.toml` as frozen rows: the fields of a VMCS, where they lie, and its control bits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vpmu_emu.tables.names import Names
 _TABLE = tomllib.loads((isa_dir() / "vmcs.toml").read_text())
 
 DATA_OFFSET = 64
-"""Where the fields begin in the page; before them lie the revision, the abort indicator and our own."""
+"""Where the fields begin in the page, behind the revision and the abort indicator."""
 
 WIDTHS = (16, 64, 32, 64)  # bits 14:13 of an encoding; "natural" is 64 bits here
 GROUPS = ("control", "exit", "guest", "host")  # bits 11:10
@@ -68,7 +68,7 @@ def vmcs_field(name: str) -> VmcsField:
     """The field of this name.
 
     Raises:
-        UnknownName: no such field; the message names the nearest.
+        UnknownNameError: no such field; the message names the nearest.
     """
     return _FIELDS[name]
 
@@ -77,6 +77,6 @@ def control_bit(name: str) -> int:
     """The bit number of a control, such as "CPU_BASED_RDPMC_EXITING" -> 11.
 
     Raises:
-        UnknownName: no such bit; the message names the nearest.
+        UnknownNameError: no such bit; the message names the nearest.
     """
     return _BITS[name]

@@ -1,0 +1,130 @@
+"""CPU models are complete and alike, their costs ordered, and their CPUID says what they are."""
+
+from __future__ import annotations
+
+import tomllib
+
+import attrs
+import pytest
+
+from vpmu_emu.data import isa_dir
+from vpmu_emu.errors import ConfigError
+from vpmu_emu.tables.cpus import COST_NAMES, CPU_NAMES, LATENCIES, cpu, cpuid_leaves, cpuid_pmu
+from vpmu_emu.tables.instructions import COSTS
+from vpmu_emu.tables.msrs import Shape
+
+pytestmark = pytest.mark.uncompiled
+
+MODELS = [cpu(name) for name in CPU_NAMES]
+
+
+@pytest.fixture(params=MODELS, ids=CPU_NAMES)
+def model(request):
+    return request.param
+
+
+def test_every_model_has_the_same_rows(model):
+    table = tomllib.loads((isa_dir() / "cpus" / f"{model.name}.toml").read_text())
+    assert sorted(table["cost"]) == list(COST_NAMES) == sorted(COST_NAMES)
+    assert set(table["latency"]) == set(LATENCIES)
+    assert [cost.name for cost in model.costs] == list(COST_NAMES)
+
+
+def test_costs_are_ordered_and_sourced(model):
+    for cost in model.costs:
+        low, typical, high = cost.cycles
+        assert 0 < low <= typical <= high, cost.name
+        assert 0 <= cost.branches <= cost.instructions, cost.name
+        # Nothing retires more than the issue width allows.
+        assert cost.instructions <= 6 * typical, cost.name
+        assert len(cost.source) > 10, cost.name
+
+
+def test_every_instruction_class_has_a_latency(model):
+    assert set(COSTS) <= set(LATENCIES)
+    slot = model.latency_of("slot")
+    assert 16 % slot == 0
+    for name in COSTS:
+        assert model.latency_of(name) >= slot, name
+
+
+def test_the_cpuid_round_trip_is_what_was_measured():
+    # Linux commit b0b6a8d3be16: 3000 cycles with elided WRMSRs, 4000 before, on 8 + 3 idle counters.
+    spr = cpu("spr")
+
+    def typical(name):
+        return spr.cost(name).cycles[1]
+
+    path = (
+        "vm_exit", "vm_entry", "vcpu_run", "vcpu_enter_guest", "vmx_handle_exit",
+        "kvm_emulate_cpuid",
+    )  # fmt: skip
+    base = sum(typical(name) for name in path)
+    assert base == 1120
+    wrmsr, rdmsr, rdpmc = typical("wrmsr"), typical("rdmsr"), typical("rdpmc")
+    # Load: GLOBAL_CTRL, 8 selectors, FIXED_CTR_CTRL, LVTPC; put: LVTPC; 11 RDPMC and a RDMSR each.
+    assert base + 12 * wrmsr + 22 * rdpmc + 2 * rdmsr == 3000
+    assert 11 * (wrmsr - rdpmc) == pytest.approx(1000, rel=0.02)  # 1000 is a rounded measurement
+
+
+def test_powers_of_two_where_tables_are_indexed_by_masks(model):
+    for size in (model.predictor, model.l1_lines, model.llc_lines):
+        assert size & size - 1 == 0
+    assert model.ref_num <= model.ref_den
+
+
+def test_leaf_0a_of_sapphire_rapids():
+    assert cpuid_pmu(cpu("spr").shape()) == (0x0830_0805, 0, 0xF, 0x8604)
+
+
+def test_leaf_0a_follows_the_shape():
+    assert cpuid_pmu(Shape(version=0)) == (0, 0, 0, 0)
+    # The fixed counters came with version 2, their bitmap with version 5.
+    assert cpuid_pmu(Shape(version=1, gp=2)) == (0x0830_0201, 0, 0, 0)
+    eax, ebx, ecx, edx = cpuid_pmu(
+        Shape(version=2, gp=4, gp_width=40, fixed=3, fixed_width=40, anythread_deprecated=False),
+        events_length=7,
+        events_absent=0x20,
+    )
+    assert (eax, ebx, ecx, edx) == (0x0728_0402, 0x20, 0, 3 | 40 << 5)
+
+
+def test_cpuid_says_who_it_is(model):
+    leaves = {leaf: regs for leaf, *regs in cpuid_leaves(model)}
+    assert list(leaves) == sorted(leaves)
+    eax, ebx, ecx, edx = leaves[0]
+    assert b"".join(r.to_bytes(4, "little") for r in (ebx, edx, ecx)) == b"GenuineIntel"
+    assert eax == max(leaf for leaf in leaves if leaf < 0x8000_0000)
+    signature = leaves[1][0]
+    assert (signature >> 4 & 15) | (signature >> 12 & 0xF0) == model.model
+    assert signature >> 8 & 15 == model.family
+    # The bits that kvm-unit-tests and the kernel ask for before they touch the PMU.
+    assert leaves[1][2] >> 15 & 1 == ("pdcm" in model.features)
+    assert leaves[1][2] >> 21 & 1 == ("x2apic" in model.features)
+    assert leaves[1][2] >> 24 & 1 == ("tsc_deadline" in model.features)
+    assert leaves[7][3] >> 26 & 1 == ("ibpb" in model.features)
+    assert leaves[1][3] >> 19 & 1 == 1  # CLFLUSH
+    assert leaves[0xA] == list(cpuid_pmu(model.shape()))
+    ratio, crystal = leaves[0x15][1] / leaves[0x15][0], leaves[0x15][2]
+    assert ratio * crystal == model.tsc_khz * 1000
+    brand = b"".join(r.to_bytes(4, "little") for n in (2, 3, 4) for r in leaves[0x8000_0000 + n])
+    assert brand.rstrip(b"\0").decode() == model.brand
+    assert leaves[0x8000_0000][0] == max(leaves)
+    assert leaves[0x8000_0008][0] & 0xFF == model.maxphyaddr
+
+
+def test_the_shape_is_the_models(model):
+    shape = model.shape()
+    for field in attrs.fields(Shape):
+        value = getattr(shape, field.name)
+        if hasattr(model, field.name):
+            assert value == getattr(model, field.name), field.name
+        else:
+            assert value is (field.name in model.features), field.name
+
+
+def test_wrong_names_are_answered_with_the_nearest():
+    with pytest.raises(ConfigError, match="did you mean spr"):
+        cpu("sprr")
+    with pytest.raises(ConfigError, match="did you mean vm_exit"):
+        cpu("spr").cost("vmexit")
