@@ -44,7 +44,7 @@ RUN = Run(
 @pytest.fixture(autouse=True)
 def names(monkeypatch):
     # The language, not the tables: two exits and one MSR will do.
-    monkeypatch.setattr(check, "exit_names", lambda: ("CPUID", "MSR_WRITE"))
+    monkeypatch.setattr(check, "exit_names", lambda: {n: n for n in ("CPUID", "MSR_WRITE")})
     monkeypatch.setattr(
         check, "msr_names", lambda: {n: "IA32_PMC0" for n in ("IA32_PMC0", "MSR_IA32_PERFCTR0")}
     )

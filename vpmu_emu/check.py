@@ -355,22 +355,18 @@ def _validate_path(path: list[str], fail: Callable[..., CheckError], at: int) ->
         )
 
 
-def exit_names() -> tuple[str, ...]:
-    """Every exit reason, as in the tables."""
+def exit_names() -> dict[str, str]:
+    """Every name of an exit reason, aliases included, with the name that results use."""
     from vpmu_emu.tables.exits import EXITS
 
-    return tuple(row.name for row in EXITS)
+    return {name: row.name for row in EXITS for name in (row.name, *row.aliases)}
 
 
 def msr_names() -> dict[str, str]:
-    """Every name of an MSR, aliases included, with the name that results use."""
-    from vpmu_emu.tables.msrs import MSRS
+    """Every name of an MSR, the kernel's included, with the name that results use."""
+    from vpmu_emu.tables.msrs import NAMES, msr_name
 
-    names = {}
-    for row in MSRS:
-        for name in (row.name, *row.aliases):
-            names[name] = row.name
-    return names
+    return {name: msr_name(index) for name, index in NAMES.items()}
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
@@ -423,7 +419,7 @@ def evaluate(node: ast.expr, program: ProgramLike, outcome: Outcome) -> Value:
         case ast.Attribute():
             path = _path(node)
             if path[0] == "exits":
-                return int(values["exits"].get(path[1], 0))
+                return int(values["exits"].get(exit_names()[path[1]], 0))
             row = values["msr"].get(msr_names()[path[1]], {})
             return int(row.get(path[2], 0))
     raise AssertionError(node)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -247,11 +247,12 @@ def _show_report(report: Any, perturb: bool, verbose: bool) -> None:
 @click.option("--json", "as_json", is_flag=True)
 def asm(prog: str, listing: bool, output: str | None, as_json: bool) -> None:
     """Assemble PROG; without options, say what became of it."""
-    from vpmu_emu.elf import write_elf
+    from vpmu_emu.asm.elf import write_elf
+    from vpmu_emu.asm.listing import listing as listing_of
 
     program = load(prog)
     if output:
-        write_elf(program, Path(output))
+        Path(output).write_bytes(write_elf(program))
     if as_json:
         _json({
             "schema": 1, "name": program.name, "entry": program.entry,
@@ -262,35 +263,11 @@ def asm(prog: str, listing: bool, output: str | None, as_json: bool) -> None:
             "symbols": dict(program.symbols),
         })  # fmt: skip
     elif listing:
-        for line in listing_lines(program):
-            click.echo(line)
+        click.echo(listing_of(program), nl=False)
     else:
         count = sum(1 for line in program.lines if line.kind == "insn")
         parts = ", ".join(f"{s.name} {s.addr:#x}+{len(s.data):#x}" for s in program.segments)
         click.echo(f"{program.name}: {count} instructions, entry {program.entry:#x}; {parts}")
-
-
-def listing_lines(program: Program) -> list[str]:
-    """The program as address, bytes and source, labels between."""
-    labels: dict[int, list[str]] = {}
-    for name, value in program.symbols.items():
-        if name not in program.equates:
-            labels.setdefault(value, []).append(name)
-    image = {s.addr: s for s in program.segments}
-
-    def data(addr: int, size: int) -> bytes:
-        for start, segment in image.items():
-            if start <= addr < start + len(segment.data):
-                return bytes(segment.data[addr - start : addr - start + size])
-        return b""
-
-    found = []
-    for line in sorted(program.lines, key=lambda row: row.addr):
-        found += [f"{line.addr:8x} <{name}>:" for name in labels.pop(line.addr, [])]
-        raw = data(line.addr, line.size)
-        shown = raw[:10].hex(" ") + (" …" if len(raw) > 10 else "")
-        found.append(f"{line.addr:8x}:  {shown:31}  {line.text.strip():40}  # {line.file}:{line.line}")
-    return found
 
 
 @main.command()
@@ -351,6 +328,86 @@ def info(jit: bool, as_json: bool) -> None:
     if weights:
         heads = ("mode", "functions", "inlined", "lines", "on disk")
         show([Table("Compiled code", heads, tuple((m, *w.values()) for m, w in weights.items()))])
+
+
+@main.command()
+@click.argument("action", type=click.Choice(["rdmsr", "wrmsr", "rdpmc"]))
+@click.argument("what")
+@click.argument("value", required=False)
+@click.option("--vpmu", default="passthrough", show_default=True, metavar="MODE")
+@click.option("--cpu", default="spr", show_default=True, metavar="MODEL")
+@click.option("--json", "as_json", is_flag=True)
+def explain(
+    action: str, what: str, value: str | None, vpmu: str, cpu: str, as_json: bool
+) -> None:
+    """Say step by step what becomes of one access: WHAT is an MSR's name or number, or ECX."""
+    from vpmu_emu.explain import explain as steps_of
+    from vpmu_emu.explain import parse_number
+    from vpmu_emu.report import Table, show
+    from vpmu_emu.system import msr_bitmap, msr_rules
+
+    number = None if value is None else parse_number(value, "VALUE")
+    bitmap = None if vpmu == "bare" else lambda: msr_bitmap(vpmu, cpu)
+    steps = steps_of(action, what, number, bitmap, lambda side: msr_rules(side, vpmu, cpu))
+    if as_json:
+        _json([{"what": step.what, "verdict": step.verdict} for step in steps])
+    else:
+        show([Table("", ("", ""), tuple((s.what, s.verdict) for s in steps))])
+
+
+@main.command()
+@click.option("--times", default=5, show_default=True, type=click.IntRange(1), help="Best of N.")
+@click.option("--json", "as_json", is_flag=True)
+def bench(times: int, as_json: bool) -> None:
+    """Time the hot path beside Unicorn and the processor itself."""
+    from vpmu_emu import bench as bench_module
+    from vpmu_emu.report import Table, show
+
+    prepare(["bare"])
+    found = bench_module.report(times)
+    if as_json:
+        _json(found)
+        return
+    for name, workload in found["workloads"].items():
+        rows = [
+            (t["runner"], t["note"] or t["mips"], None if t["note"] else t["seconds"])
+            for t in workload["timings"]
+        ]
+        show([Table(f"{name}, best of {times}", ("runner", "M instr/s", "seconds"), tuple(rows))])
+        ratios = tuple((other, ratio) for other, ratio in workload["against"].items())
+        show([Table("", ("vpmu with all counters is x times", ""), ratios)])
+
+
+@main.command()
+@run_options
+@click.option("-x", "--script", type=click.File(), help="Read commands from this file.")
+@click.pass_context
+def debug(ctx: click.Context, prog: str, script: Any, **options: Any) -> None:
+    """Step through PROG; commands come from the terminal, standard input or a script."""
+    from vpmu_emu.debug.repl import Repl
+    from vpmu_emu.debug.session import Session
+
+    program = load(prog)
+    prepare([options["vpmu"]])
+    session = Session(program, **options)
+    repl = Repl(session, lambda text: click.echo(text, nl=False))
+    repl.start()
+    source = script or sys.stdin
+    failures = repl.run(_typed_lines() if source is sys.stdin and source.isatty() else source)
+    ctx.exit(BAD_INPUT if failures and not source.isatty() else FINE)
+
+
+def _typed_lines() -> Iterator[str]:
+    import readline  # noqa: F401  (line editing and history for input())
+
+    while True:
+        try:
+            yield input("(vpmu) ") + "\n"
+        except EOFError:
+            click.echo()
+            return
+        except KeyboardInterrupt:
+            click.echo()
 
 
 @main.command("build")
