@@ -89,7 +89,7 @@ def _tss_stack(core, M, E, offset):
 
 
 @jit()
-def _gate(core, M, E, vector, kind, has_error, error, return_rip):
+def through_gate(core, M, E, vector, kind, has_error, error, return_rip):
     """One attempt at delivery. CODE_NEXT, or CODE_FAULT with the next exception noted in E."""
     ext = ZERO if kind == KIND_SOFTWARE else _EXT
     number = U64(vector)
@@ -185,7 +185,7 @@ def deliver(core, M, E, vector, kind, has_error, error, return_rip):
             if vector < 32:
                 core.stats.exceptions[vector] += ONE
             emit(E, core.t, TR_EXCEPTION, core.rip, U64(vector), error, core.cr2)
-        if _gate(core, M, E, vector, kind, has_error, error, return_rip) == CODE_NEXT:
+        if through_gate(core, M, E, vector, kind, has_error, error, return_rip) == CODE_NEXT:
             return CODE_NEXT
         if kind == KIND_FAULT and vector == VECTOR_DF:
             break
@@ -270,12 +270,3 @@ def set_rflags(core, flags):
             keep |= RFLAGS_IF
     core.rflags = (flags & _LOADABLE & ~keep) | (core.rflags & keep) | RFLAGS_FIXED
     spread_flags(core)
-
-
-@jit()
-def deliver_here(core, M, E, vector, kind, has_error, error, return_rip):
-    """As deliver, from inside a slice: folds the flags first, spreads them after."""
-    fold_flags(core)
-    code = deliver(core, M, E, vector, kind, has_error, error, return_rip)
-    spread_flags(core)
-    return code

@@ -66,7 +66,7 @@ LVT_NMI = 2
 @jit()
 def lapic_reset(lapic, ident):
     """Power-up state (SDM 3A 11.4.7.1): xAPIC mode, software-disabled, every LVT entry masked."""
-    lapic.base = BASE_RESET
+    lapic.apic_base = BASE_RESET
     lapic.id = ident
     lapic.tpr = ZERO
     lapic.spiv = _SPIV_RESET
@@ -142,7 +142,7 @@ def lapic_eoi(lapic):
 def lapic_deliver_lvt(lapic, which):
     """Deliver local interrupt `which`: LVT_DROPPED, LVT_FIXED (requested) or LVT_NMI (the caller pends it)."""
     entry = lapic.lvt[which]
-    if entry & LVT_MASKED != ZERO or lapic.base & BASE_ENABLE == ZERO:
+    if entry & LVT_MASKED != ZERO or lapic.apic_base & BASE_ENABLE == ZERO:
         return LVT_DROPPED
     mode = entry & DELIVERY_MODE
     if which == LVT_PMI:

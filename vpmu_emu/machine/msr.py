@@ -170,7 +170,7 @@ def _exists(core, index):
     if rn < 0 or (rn & 63) >= core.msr_n[rn >> 6]:
         return DROPPED if core.ignore_msrs != 0 else NO_MSR
     if index >= _X2APIC_FIRST and index <= _X2APIC_LAST:
-        base = core.vapic.base if core.vmx.nonroot != 0 else core.lapic.base
+        base = core.vapic.apic_base if core.vmx.nonroot != 0 else core.lapic.apic_base
         if base & BASE_X2APIC == ZERO:
             return NO_MSR
     if core.msr_access[rn >> 6] == ACCESS_DROP:
@@ -197,7 +197,7 @@ def check_write(core, index, value):
     if core.msr_access[row] == ACCESS_RO or value & core.msr_reserved[row] != ZERO:
         return NO_MSR
     if row == R_APIC_BASE:
-        old = core.lapic.base
+        old = core.lapic.apic_base
         mode = value & (BASE_ENABLE | BASE_X2APIC)
         # SDM 3A 11.12.5: x2APIC is left only by disabling, and never entered from disabled
         if mode == BASE_X2APIC:
@@ -275,7 +275,7 @@ def msr_value(core, rn, index):
     if row == R_TSC_DEADLINE:
         return core.lapic.tsc_deadline
     if row == R_APIC_BASE:
-        return core.lapic.base
+        return core.lapic.apic_base
     if row == R_MISC_ENABLE:
         return core.misc_enable
     if row == R_EFER:
@@ -359,7 +359,7 @@ def msr_apply(core, E, rn, index, value):
         ident = core.lapic.id
         if value & BASE_ENABLE == ZERO:
             lapic_reset(core.lapic, ident)
-        core.lapic.base = value
+        core.lapic.apic_base = value
     elif row == R_MISC_ENABLE:
         core.misc_enable = value
     elif row == R_EFER:

@@ -127,7 +127,7 @@ def is_armed(core, i):
 def counter_value(core, i):
     """What RDPMC of counter i (fixed j is N_GP + j) gives now."""
     pmu = core.pmu
-    v = pmu.base[i]
+    v = pmu.ctr_base[i]
     if is_armed(core, i) and pmu.cmask[i] == 0:
         v = v + (event_total(core, pmu.event[i], pmu.rings[i]) - pmu.snap[i])
     return v & counter_mask(core, i)
@@ -144,9 +144,9 @@ def _cycles_end(pmu, i, cycles, events):
         met = 1 - met
     if pmu.edge[i] != 0:
         if met == 1 and pmu.cyc_last[i] == 0:
-            pmu.base[i] += ONE
+            pmu.ctr_base[i] += ONE
     elif met == 1:
-        pmu.base[i] += U64(cycles)
+        pmu.ctr_base[i] += U64(cycles)
     pmu.cyc_last[i] = met
 
 
@@ -217,13 +217,13 @@ def _settle(core, E, i):
     pmu = core.pmu
     if pmu.cmask[i] != 0:
         _step_cycles(core, i)
-        v = pmu.base[i]
+        v = pmu.ctr_base[i]
     else:
         total = event_total(core, pmu.event[i], pmu.rings[i])
-        v = pmu.base[i] + (total - pmu.snap[i])
+        v = pmu.ctr_base[i] + (total - pmu.snap[i])
         pmu.snap[i] = total
     mask = counter_mask(core, i)
-    pmu.base[i] = v & mask
+    pmu.ctr_base[i] = v & mask
     return v > mask
 
 
@@ -239,9 +239,9 @@ def pmu_check(core, E):
             mask = counter_mask(core, i)
             if pmu.cmask[i] != 0:
                 _step_cycles(core, i)
-                v = pmu.base[i]
+                v = pmu.ctr_base[i]
             else:
-                v = pmu.base[i] + (event_total(core, pmu.event[i], pmu.rings[i]) - pmu.snap[i])
+                v = pmu.ctr_base[i] + (event_total(core, pmu.event[i], pmu.rings[i]) - pmu.snap[i])
             if v > mask:
                 _settle(core, E, i)
                 _overflow(core, E, i)
@@ -353,7 +353,7 @@ def _update(core, E):
 def pmu_write_counter(core, i, value):
     """Load counter i, running or not, with a value of its width. Modifies core.pmu."""
     pmu = core.pmu
-    pmu.base[i] = value & counter_mask(core, i)
+    pmu.ctr_base[i] = value & counter_mask(core, i)
     if is_armed(core, i) and pmu.cmask[i] == 0:
         pmu.snap[i] = event_total(core, pmu.event[i], pmu.rings[i])
 
@@ -425,7 +425,7 @@ def pmu_reset(core):
     for i in range(N_GP):
         pmu.eventsel[i] = ZERO
     for i in range(N_CTR):
-        pmu.base[i] = ZERO
+        pmu.ctr_base[i] = ZERO
         pmu.snap[i] = ZERO
         pmu.event[i] = -1
     pmu.fixed_ctr_ctrl = ZERO

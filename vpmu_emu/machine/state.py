@@ -51,7 +51,7 @@ N_CLASSES = len(CLASSES)
 
 LAPIC = np.dtype(
     [
-        ("base", "u8"),  # IA32_APIC_BASE: 8 BSP, 10 x2APIC, 11 enable
+        ("apic_base", "u8"),  # IA32_APIC_BASE: 8 BSP, 10 x2APIC, 11 enable
         ("id", "u8"),
         ("tpr", "u8"),
         ("spiv", "u8"),  # bit 8: software enable
@@ -79,9 +79,9 @@ PMU = np.dtype(
         ("pebs_enable", "u8"),
         ("pebs_data_cfg", "u8"),
         ("ds_area", "u8"),
-        # A counter's value is base + (running total of its event - snap) while it is armed, else base.
+        # A counter's value is ctr_base + (running total of its event - snap) while armed, else ctr_base.
         # Both change only on architectural events, so that no engine policy can be seen in them.
-        ("base", "u8", (N_CTR,)),
+        ("ctr_base", "u8", (N_CTR,)),
         ("snap", "u8", (N_CTR,)),
         ("event", "i8", (N_CTR,)),  # row of the events table that it counts, -1 none
         ("rings", "i8", (N_CTR,)),  # 1 counts at CPL 0, 2 at CPL > 0, 3 both

@@ -1,0 +1,282 @@
+"""Runs a core from edge to edge: between two edges nothing can happen that somebody has to see.
+
+At an edge: counters that overflowed, timers that ran out, interrupts that can be taken, limits. Then the
+horizon says how long the interpreter may go on unwatched. The final record is the same for every horizon.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vpmu_emu._jit import jit
+from vpmu_emu.machine.alu import fold_flags, spread_flags
+from vpmu_emu.machine.dispatch import run_slice
+from vpmu_emu.machine.interrupts import (
+    KIND_EXTERNAL,
+    KIND_FAULT,
+    KIND_NMI,
+    RFLAGS_IF,
+    VECTOR_NMI,
+    deliver,
+)
+from vpmu_emu.machine.lapic import LVT_NMI, lapic_ack, lapic_pending, lapic_timer_expire
+from vpmu_emu.machine.pmu import C_INST, LAT_SLOT, pmu_check, pmu_horizon
+from vpmu_emu.machine.privileged import LAT_INTERRUPT, spend
+from vpmu_emu.machine.state import (
+    CODE_BREAK,
+    CODE_EXIT,
+    CODE_FAULT,
+    CODE_NEXT,
+    CODE_NOT_RETIRED,
+    NEVER,
+    RUN_BREAK,
+    RUN_SLICE,
+    RUN_STOPPED,
+    RUN_WATCH,
+    STOP_HALTED,
+    STOP_MAX_INSNS,
+    STOP_TRIPLE_FAULT,
+)
+from vpmu_emu.machine.u64 import ALL, U64, ZERO
+from vpmu_emu.machine.vmx import (
+    EXIT_INTERRUPT_WINDOW,
+    EXIT_NMI_WINDOW,
+    EXIT_PREEMPTION_TIMER,
+    EXIT_TRIPLE_FAULT,
+    PIN_EXT_INTR,
+    PIN_NMI,
+    PROC_INTR_WINDOW,
+    PROC_NMI_WINDOW,
+    note_exit,
+    note_interrupt_exit,
+    vm_exit,
+)
+
+_LIMIT = U64(1 << 40)
+_S7 = U64(7)
+_S13 = U64(13)
+NO_VECTOR = -1
+
+
+@jit()
+def guest_instructions(core):
+    """Instructions that programs retired, as uint64: all that retired less the host kernel's own."""
+    return core.total[0, C_INST] + core.total[1, C_INST] - core.stats.host_insns
+
+
+@jit()
+def _horizon(core, E):
+    """Until when nothing can happen; int64 time after now."""
+    t = core.t
+    slot = core.latency[LAT_SLOT]
+    limit = pmu_horizon(core)
+    limit = min(limit, core.lapic.timer_at)
+    limit = min(limit, core.vmx.preempt_at)
+    limit = min(limit, E.t_slice)
+    if E.insn_limit != ALL:
+        left = E.insn_limit - guest_instructions(core)
+        if left < _LIMIT:
+            limit = min(limit, t + np.int64(left) * slot)
+    if core.shadow != 0 or E.stop_request != 0:
+        limit = t + 1
+    if E.horizon > 0:
+        steps = E.horizon
+        if E.horizon_seed != ZERO:  # xorshift64
+            x = E.horizon_seed
+            x ^= x << _S13
+            x ^= x >> _S7
+            x ^= x << U64(17)
+            E.horizon_seed = x
+            steps = 1 + np.int64(x % (U64(E.horizon)))
+        limit = min(limit, t + (steps - 1) * slot + 1)
+    return max(limit, t + 1)
+
+
+@jit()
+def _timers(core):
+    if core.lapic.timer_at <= core.t and lapic_timer_expire(core, core.lapic) == LVT_NMI:
+        core.nmi_pending = 1
+
+
+@jit()
+def _guest_event(core, M, E):
+    """In a guest: CODE_EXIT after a VM exit that is due now, else CODE_NEXT."""
+    vmx = core.vmx
+    if core.nmi_pending != 0 and vmx.pin & PIN_NMI != ZERO:
+        note_interrupt_exit(core, M)
+        vm_exit(core, M, E, NO_VECTOR)
+        return CODE_EXIT
+    vector = lapic_pending(core.lapic)
+    if vector >= 0 and vmx.pin & PIN_EXT_INTR != ZERO:
+        note_interrupt_exit(core, M)
+        vm_exit(core, M, E, vector)
+        return CODE_EXIT
+    if vmx.preempt_at <= core.t:
+        note_exit(core, EXIT_PREEMPTION_TIMER, ZERO, ZERO)
+        vm_exit(core, M, E, NO_VECTOR)
+        return CODE_EXIT
+    if core.shadow == 0:
+        if vmx.proc & PROC_NMI_WINDOW != ZERO and core.nmi_blocked == 0:
+            note_exit(core, EXIT_NMI_WINDOW, ZERO, ZERO)
+            vm_exit(core, M, E, NO_VECTOR)
+            return CODE_EXIT
+        if vmx.proc & PROC_INTR_WINDOW != ZERO and core.rflags & RFLAGS_IF != ZERO:
+            note_exit(core, EXIT_INTERRUPT_WINDOW, ZERO, ZERO)
+            vm_exit(core, M, E, NO_VECTOR)
+            return CODE_EXIT
+    return CODE_NEXT
+
+
+@jit()
+def _take(core, M, E, vector, kind):
+    """Deliver an interrupt; a triple fault on the way ends the run or the guest's turn."""
+    core.activity = 0
+    cpl = core.cpl
+    code = deliver(core, M, E, vector, kind, 0, ZERO, core.rip)
+    after = core.cpl
+    core.cpl = cpl
+    spend(core, core.latency[LAT_INTERRUPT])
+    core.cpl = after
+    return code
+
+
+@jit()
+def _shutdown(core, M, E, vector):
+    core.stop_info = U64(vector)
+    if core.vmx.nonroot != 0:
+        note_exit(core, EXIT_TRIPLE_FAULT, ZERO, ZERO)
+        vm_exit(core, M, E, NO_VECTOR)
+        return CODE_EXIT
+    core.stop = STOP_TRIPLE_FAULT
+    return RUN_STOPPED
+
+
+@jit()
+def _interrupts(core, M, E):
+    """Take at most one interrupt: CODE_NEXT, CODE_EXIT or RUN_STOPPED."""
+    virtual = core.vmx.nonroot != 0
+    if not virtual and core.nmi_pending != 0 and core.nmi_blocked == 0 and core.shadow != 2:
+        core.nmi_pending = 0
+        core.nmi_blocked = 1
+        if _take(core, M, E, VECTOR_NMI, KIND_NMI) != CODE_NEXT:
+            return _shutdown(core, M, E, VECTOR_NMI)
+        return CODE_NEXT
+    if core.rflags & RFLAGS_IF == ZERO or core.shadow != 0:
+        return CODE_NEXT
+    if virtual:
+        if core.vmx.apicv == 0:
+            return CODE_NEXT
+        vector = lapic_pending(core.vapic)
+    else:
+        vector = lapic_pending(core.lapic)
+    if vector >= 0:
+        if virtual:
+            lapic_ack(core.vapic, vector)
+        else:
+            lapic_ack(core.lapic, vector)
+        if _take(core, M, E, vector, KIND_EXTERNAL) != CODE_NEXT:
+            return _shutdown(core, M, E, vector)
+    return CODE_NEXT
+
+
+@jit()
+def _edge(core, M, E):
+    """Everything that is looked at between instructions. CODE_NEXT to go on, else what to return."""
+    pmu_check(core, E)
+    _timers(core)
+    if core.stop != 0:
+        return RUN_STOPPED
+    if E.stop_request != 0:
+        return RUN_WATCH
+    if guest_instructions(core) >= E.insn_limit:
+        core.stop = STOP_MAX_INSNS
+        return RUN_STOPPED
+    if core.vmx.nonroot != 0:
+        code = _guest_event(core, M, E)
+        if code != CODE_NEXT:
+            return code
+    code = _interrupts(core, M, E)
+    if code != CODE_NEXT:
+        return code
+    if core.t >= E.t_slice:
+        return RUN_SLICE
+    return CODE_NEXT
+
+
+@jit()
+def _idle(core, E):
+    """Halted: time jumps to the next timer, the TSC goes on, nothing unhalted counts."""
+    wake = min(core.lapic.timer_at, core.vmx.preempt_at)
+    if wake == NEVER:
+        core.stop = STOP_HALTED
+        return RUN_STOPPED
+    core.t = max(core.t, wake)
+    return CODE_NEXT
+
+
+@jit()
+def _fault(core, M, E):
+    """Deliver the exception noted in E to the program at core.rip."""
+    core.shadow = 0
+    vector = E.fault_vector
+    cpl = core.cpl
+    code = deliver(core, M, E, vector, KIND_FAULT, E.fault_has_error, E.fault_error, core.rip)
+    after = core.cpl
+    core.cpl = cpl
+    spend(core, core.latency[LAT_INTERRUPT])
+    core.cpl = after
+    if code != CODE_NEXT:
+        return _shutdown(core, M, E, vector)
+    return CODE_NEXT
+
+
+@jit()
+def run_until(core, M, E):
+    """Run the core until a VM exit (CODE_EXIT), a stop (RUN_STOPPED), or Python's turn (other RUN_*).
+
+    At every return core.rflags is exact and the scratch words are zero. Modifies everything.
+    """
+    while True:
+        code = _edge(core, M, E)
+        if code != CODE_NEXT:
+            return code
+        if core.activity != 0:
+            code = _idle(core, E)
+            if code != CODE_NEXT:
+                return code
+            continue
+        shadow = core.shadow
+        tlim = _horizon(core, E)
+        if shadow != 0:
+            core.shadow = 0
+        spread_flags(core)
+        code = run_slice(core, M, E, tlim)
+        fold_flags(core)
+        core.fz = ZERO
+        core.fs = ZERO
+        core.cv = ZERO
+        if code >= CODE_NOT_RETIRED:
+            core.shadow = shadow  # the instruction in the shadow is still to come
+            if code == CODE_FAULT:
+                code = _fault(core, M, E)
+                if code != CODE_NEXT:
+                    return code
+            elif code == CODE_EXIT:
+                # What happened up to here belongs to the guest: an overflow is raised before the exit.
+                pmu_check(core, E)
+                vm_exit(core, M, E, NO_VECTOR)
+                return CODE_EXIT
+            elif code == CODE_BREAK:
+                return RUN_BREAK
+
+
+@jit()
+def run_guest(core, M, E):
+    """As run_until, for a core in non-root mode."""
+    return run_until(core, M, E)
+
+
+@jit(entry=True)
+def run_bare(core, M, E):
+    """The whole of mode `bare`: a program alone on the silicon. Returns a RUN_* code."""
+    return run_until(core, M, E)

@@ -1,0 +1,681 @@
+"""Instructions that see more than registers and memory, each in the order silicon decides.
+
+Privilege first, then the intercept, then the instruction's own faults, then its effect. These instructions
+retire themselves by `retire`: what is read is read before the instruction counts, what is written takes
+effect after, so that an instruction retires with the enables that it found.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vpmu_emu._jit import jit
+from vpmu_emu.machine.alu import address, fold_flags, push, put, put_register, spread_flags
+from vpmu_emu.machine.interrupts import (
+    KIND_SOFTWARE,
+    RFLAGS_FIXED,
+    RFLAGS_IF,
+    RFLAGS_IOPL_SHIFT,
+    VECTOR_BP,
+    VECTOR_UD,
+    interrupt_return,
+    read_descriptor,
+    set_rflags,
+    through_gate,
+)
+from vpmu_emu.machine.memory import VECTOR_GP, drop_decoded, fault, read, tlb_flush, write
+from vpmu_emu.machine.msr import (
+    DROPPED,
+    NO_MSR,
+    PMC_INVALID,
+    check_read,
+    check_write,
+    is_canonical,
+    msr_apply,
+    msr_value,
+    note_msr,
+    note_msr_fault,
+    rdpmc_counter,
+    rdpmc_value,
+    read_tsc,
+    statistics_slot,
+)
+from vpmu_emu.machine.ops import K_IMM, K_MEM, SYSTEM_OP
+from vpmu_emu.machine.platform import port_in, port_out
+from vpmu_emu.machine.ring import TR_EXCEPTION, TR_GUEST_RDPMC, emit
+from vpmu_emu.machine.state import (
+    CLASS,
+    CODE_EDGE,
+    CODE_EXIT,
+    CODE_FAULT,
+    CODE_NEXT,
+    LANE_BITS,
+    LANES1,
+    LANES2,
+    N_CPUID,
+    RAX,
+    RBX,
+    RCX,
+    RDX,
+    REG_GS,
+    RSP,
+)
+from vpmu_emu.machine.u64 import ALL, BYTE, LOW32, ONE, U3, U8, U15, U16, U32, U48, U64, WORD, ZERO
+from vpmu_emu.machine.vmx import (
+    EXIT_CPUID,
+    EXIT_CR_ACCESS,
+    EXIT_HLT,
+    EXIT_INVLPG,
+    EXIT_IO_INSTRUCTION,
+    EXIT_MSR_READ,
+    EXIT_MSR_WRITE,
+    EXIT_RDPMC,
+    EXIT_RDTSC,
+    EXIT_VMCALL,
+    EXIT_WBINVD,
+    PROC_CR3_LOAD,
+    PROC_CR3_STORE,
+    PROC_HLT,
+    PROC_INVLPG,
+    PROC_IO,
+    PROC_RDPMC,
+    PROC_RDTSC,
+    msr_intercepted,
+    note_exit,
+)
+from vpmu_emu.tables.cpus import LATENCIES
+
+OP = SYSTEM_OP
+S_UD2, S_INT3, S_INT, S_IRETQ, S_SYSCALL, S_SYSRETQ, S_SWAPGS = (
+    OP[n] for n in ("ud2", "int3", "int", "iretq", "syscall", "sysretq", "swapgs")
+)
+S_PUSHFQ, S_POPFQ, S_CLI, S_STI, S_HLT, S_IN, S_OUT = (
+    OP[n] for n in ("pushfq", "popfq", "cli", "sti", "hlt", "in", "out")
+)
+S_CPUID, S_RDTSC, S_RDTSCP, S_RDMSR, S_WRMSR, S_RDPMC = (
+    OP[n] for n in ("cpuid", "rdtsc", "rdtscp", "rdmsr", "wrmsr", "rdpmc")
+)
+S_FROM_CR, S_TO_CR, S_FROM_SREG, S_TO_SREG = (
+    OP[n] for n in ("mov_from_cr", "mov_to_cr", "mov_from_sreg", "mov_to_sreg")
+)
+S_LGDT, S_LIDT, S_LTR, S_SGDT, S_SIDT, S_STR, S_SLDT = (
+    OP[n] for n in ("lgdt", "lidt", "ltr", "sgdt", "sidt", "str", "sldt")
+)
+S_INVLPG, S_WBINVD, S_VMCALL = OP["invlpg"], OP["wbinvd"], OP["vmcall"]
+
+C_CYCLES = CLASS["cycles"]
+LAT_WRMSR = LATENCIES.index("wrmsr")
+LAT_MSR = LATENCIES.index("msr")
+LAT_INTERRUPT = LATENCIES.index("interrupt")
+LANE_MASK = U64((1 << LANE_BITS) - 1)
+N_LANES1 = len(LANES1)
+N_LANES2 = len(LANES2)
+FIRST_LANE2 = len(LANES1)
+CR4_PCE = U64(1 << 8)
+CR4_TSD = U64(1 << 2)
+CR0_PE = ONE
+CR0_RESERVED = U64(0xFFFF_FFFF_1FFA_FFC0)
+CR4_RESERVED = ~U64(0x0077_FFFF)
+CR8_MAX = U64(15)
+EFER_SCE = ONE
+_U4 = U64(4)
+_TSS_BUSY = U64(1 << 41)
+_TSS_TYPES = U64(0xD)
+_IO_IN = U64(8)
+_SS_SELECTOR_8 = U64(8)
+_AC = U64(1 << 18)
+_USER = U64(3)
+
+
+@jit()
+def retire(core, u):
+    """Count the instruction of micro-op u in the running totals of the present CPL. Modifies core."""
+    row = 0 if core.cpl == 0 else 1
+    lanes = u.lanes1
+    for k in range(N_LANES1):
+        core.total[row, k] += lanes & LANE_MASK
+        lanes = lanes >> U64(LANE_BITS)
+    lanes = u.lanes2
+    for k in range(N_LANES2):
+        core.total[row, FIRST_LANE2 + k] += lanes & LANE_MASK
+        lanes = lanes >> U64(LANE_BITS)
+    core.total[row, C_CYCLES] += U64(u.cost)
+    core.t += np.int64(u.cost)
+
+
+@jit()
+def spend(core, time):
+    """Unhalted time of the present CPL. Modifies core."""
+    row = 0 if core.cpl == 0 else 1
+    core.total[row, C_CYCLES] += U64(time)
+    core.t += time
+
+
+@jit()
+def _gp(E):
+    fault(E, VECTOR_GP, 1, ZERO)
+    return CODE_FAULT
+
+
+@jit()
+def _edge(core, u):
+    core.rip = u.rip + U64(u.len)
+    return CODE_EDGE
+
+
+@jit()
+def _exit(core, u, reason, qualification):
+    core.rip = u.rip
+    note_exit(core, reason, qualification, U64(u.len))
+    return CODE_EXIT
+
+
+@jit()
+def _edx_eax(core, value):
+    core.regs[RAX] = value & LOW32
+    core.regs[RDX] = value >> U32
+
+
+@jit()
+def _rdmsr(core, M, E, u):
+    if core.cpl > 0:
+        return _gp(E)
+    index = core.regs[RCX] & LOW32
+    if core.vmx.nonroot != 0 and msr_intercepted(core, M, index, 0):
+        slot = statistics_slot(index)
+        if slot >= 0:
+            core.stats.msr_exits[slot] += ONE
+        return _exit(core, u, EXIT_MSR_READ, ZERO)
+    rn = check_read(core, index)
+    if rn == NO_MSR:
+        note_msr_fault(core, E, index, ZERO, 0)
+        return _gp(E)
+    v = msr_value(core, rn, index) if rn >= 0 else ZERO
+    _edx_eax(core, v)
+    retire(core, u)
+    note_msr(core, E, index, v, v, 0, 0)
+    if E.stop_request != 0:
+        return _edge(core, u)
+    return CODE_NEXT
+
+
+@jit()
+def _wrmsr(core, M, E, u):
+    if core.cpl > 0:
+        return _gp(E)
+    index = core.regs[RCX] & LOW32
+    value = (core.regs[RAX] & LOW32) | (core.regs[RDX] << U32)
+    if core.vmx.nonroot != 0 and msr_intercepted(core, M, index, 1):
+        slot = statistics_slot(index)
+        if slot >= 0:
+            core.stats.msr_exits[slot] += ONE
+        return _exit(core, u, EXIT_MSR_WRITE, ZERO)
+    rn = check_write(core, index, value)
+    if rn == NO_MSR:
+        note_msr_fault(core, E, index, value, 1)
+        return _gp(E)
+    old = ZERO
+    if rn >= 0 and (E.trace_on != 0 or E.n_watch > 0) and check_read(core, index) >= 0:
+        old = msr_value(core, rn, index)
+    retire(core, u)
+    spend(core, core.latency[LAT_WRMSR] - core.latency[LAT_MSR])
+    if rn != DROPPED:
+        msr_apply(core, E, rn, index, value)
+    core.rip = u.rip
+    note_msr(core, E, index, value, old, 1, 0)
+    return _edge(core, u)
+
+
+@jit()
+def _rdpmc(core, E, u):
+    # VMX checks CR4.PCE before the intercept and the index after it (SDM 3C 26.1.1).
+    if core.cpl > 0 and core.cr4 & CR4_PCE == ZERO:
+        return _gp(E)
+    ecx = core.regs[RCX] & LOW32
+    if core.vmx.nonroot != 0 and core.vmx.proc & PROC_RDPMC != ZERO:
+        return _exit(core, u, EXIT_RDPMC, ZERO)
+    which = rdpmc_counter(core, ecx)
+    if which == PMC_INVALID:
+        return _gp(E)
+    v = rdpmc_value(core, which)
+    _edx_eax(core, v)
+    retire(core, u)
+    core.stats.rdpmcs += ONE
+    emit(E, core.t, TR_GUEST_RDPMC, u.rip, ecx, v, ZERO)
+    return CODE_NEXT
+
+
+@jit()
+def _rdtsc(core, E, u, op):
+    if core.cpl > 0 and core.cr4 & CR4_TSD != ZERO:
+        return _gp(E)
+    if core.vmx.nonroot != 0 and core.vmx.proc & PROC_RDTSC != ZERO:
+        return _exit(core, u, EXIT_RDTSC, ZERO)
+    _edx_eax(core, read_tsc(core))
+    if op == S_RDTSCP:
+        core.regs[RCX] = core.tsc_aux & LOW32
+    retire(core, u)
+    return CODE_NEXT
+
+
+@jit()
+def cpuid_entry(table, leaf, subleaf):
+    """Index of the entry that answers CPUID, -1 if the table has none."""
+    for k in range(N_CPUID):
+        if table[k].leaf == leaf and (table[k].subleaf == ALL or table[k].subleaf == subleaf):
+            return k
+    return -1
+
+
+@jit()
+def _cpuid(core, u):
+    if core.vmx.nonroot != 0:
+        return _exit(core, u, EXIT_CPUID, ZERO)
+    k = cpuid_entry(core.cpuid, core.regs[RAX] & LOW32, core.regs[RCX] & LOW32)
+    core.regs[RAX] = core.cpuid[k].eax if k >= 0 else ZERO
+    core.regs[RBX] = core.cpuid[k].ebx if k >= 0 else ZERO
+    core.regs[RCX] = core.cpuid[k].ecx if k >= 0 else ZERO
+    core.regs[RDX] = core.cpuid[k].edx if k >= 0 else ZERO
+    retire(core, u)
+    return CODE_NEXT
+
+
+@jit()
+def iopl_allows(core):
+    return core.cpl <= np.int64((core.rflags >> RFLAGS_IOPL_SHIFT) & U3)
+
+
+@jit()
+def _ports(core, E, u, op):
+    if not iopl_allows(core):
+        return _gp(E)  # the TSS's I/O bitmap is outside the subset
+    size = U64(u.width) >> U3
+    incoming = op == S_IN
+    kind = u.src if incoming else u.dst
+    port = u.imm & BYTE if kind == K_IMM else core.regs[RDX] & WORD
+    if core.vmx.nonroot != 0 and core.vmx.proc & PROC_IO != ZERO:
+        # SDM 3C table 28-5: size - 1, direction, immediate operand, port
+        qual = (size - ONE) | (port << U16) | (_IO_IN if incoming else ZERO)
+        if kind == K_IMM:
+            qual |= U64(1 << 6)
+        return _exit(core, u, EXIT_IO_INSTRUCTION, qual)
+    if incoming:
+        put_register(core, RAX, size, port_in(core, port))
+        retire(core, u)
+        return CODE_NEXT
+    retire(core, u)
+    port_out(core, E, port, core.regs[RAX] & (ALL >> (U64(64) - U64(u.width))))
+    return _edge(core, u)
+
+
+@jit()
+def _software_interrupt(core, M, E, u, vector):
+    # If the gate cannot be taken INT n faults, with the handler returning to it, and does not retire.
+    core.rip = u.rip
+    cpl = core.cpl
+    fold_flags(core)
+    code = through_gate(core, M, E, vector, KIND_SOFTWARE, 0, ZERO, u.rip + U64(u.len))
+    if code != CODE_NEXT:
+        return code
+    emit(E, core.t, TR_EXCEPTION, u.rip, U64(vector), ZERO, ZERO)
+    if vector < 32:
+        core.stats.exceptions[vector] += ONE
+    new = core.cpl
+    core.cpl = cpl
+    retire(core, u)
+    spend(core, core.latency[LAT_INTERRUPT])
+    core.cpl = new
+    return CODE_EDGE
+
+
+@jit()
+def _iretq(core, M, E, u):
+    cpl = core.cpl
+    fold_flags(core)
+    code = interrupt_return(core, M, E)
+    if code != CODE_NEXT:
+        return code
+    new = core.cpl
+    core.cpl = cpl
+    retire(core, u)
+    core.cpl = new
+    return CODE_EDGE
+
+
+@jit()
+def _syscall(core, E, u):
+    if core.efer & EFER_SCE == ZERO:
+        fault(E, VECTOR_UD, 0, ZERO)
+        return CODE_FAULT
+    retire(core, u)
+    fold_flags(core)
+    core.regs[RCX] = u.rip + U64(u.len)
+    core.regs[11] = core.rflags
+    core.rip = core.lstar
+    core.rflags = (core.rflags & ~core.fmask) | RFLAGS_FIXED
+    spread_flags(core)
+    cs = (core.star >> U32) & U64(0xFFFC)
+    core.selectors[1] = cs
+    core.selectors[2] = cs + U8
+    core.cpl = 0
+    return CODE_EDGE
+
+
+@jit()
+def _sysretq(core, E, u):
+    if core.efer & EFER_SCE == ZERO:
+        fault(E, VECTOR_UD, 0, ZERO)
+        return CODE_FAULT
+    if core.cpl > 0 or not is_canonical(core.regs[RCX]):
+        return _gp(E)
+    retire(core, u)
+    set_rflags(core, core.regs[11])
+    core.rip = core.regs[RCX]
+    cs = core.star >> U48
+    core.selectors[1] = (cs + U16) | _USER
+    core.selectors[2] = (cs + U8) | _USER
+    core.cpl = 3
+    return CODE_EDGE
+
+
+@jit()
+def _flags_stack(core, M, E, u, op):
+    if op == S_PUSHFQ:
+        fold_flags(core)
+        code = push(core, M, E, U8, core.rflags & ~U64(0x3_0000))
+        if code == CODE_FAULT:
+            return code
+        retire(core, u)
+        return _edge(core, u) if code == CODE_EDGE else CODE_NEXT
+    code, flags = read(core, M, E, core.regs[RSP], U8)
+    if code != CODE_NEXT:
+        return code
+    core.regs[RSP] += U8
+    retire(core, u)
+    set_rflags(core, flags)
+    return _edge(core, u)
+
+
+@jit()
+def _cli_sti(core, E, u, op):
+    if not iopl_allows(core):
+        return _gp(E)
+    retire(core, u)
+    if op == S_CLI:
+        core.rflags &= ~RFLAGS_IF
+    else:
+        if core.rflags & RFLAGS_IF == ZERO:
+            core.shadow = 1  # the next instruction runs before any interrupt
+        core.rflags |= RFLAGS_IF
+    return _edge(core, u)
+
+
+@jit()
+def _hlt(core, E, u):
+    if core.cpl > 0:
+        return _gp(E)
+    if core.vmx.nonroot != 0 and core.vmx.proc & PROC_HLT != ZERO:
+        return _exit(core, u, EXIT_HLT, ZERO)
+    retire(core, u)
+    core.activity = 1
+    return _edge(core, u)
+
+
+@jit()
+def _control_registers(core, M, E, u, op):
+    if core.cpl > 0:
+        return _gp(E)
+    if op == S_FROM_CR:
+        which = np.int64(u.r)
+        if core.vmx.nonroot != 0 and which == 3 and core.vmx.proc & PROC_CR3_STORE != ZERO:
+            return _exit(core, u, EXIT_CR_ACCESS, U64(0x13) | (U64(u.a) << U8))
+        v = ZERO
+        if which == 0:
+            v = core.cr0
+        elif which == 2:
+            v = core.cr2
+        elif which == 3:
+            v = core.cr3
+        elif which == 4:
+            v = core.cr4
+        elif which == 8:
+            v = (core.vapic.tpr if core.vmx.nonroot != 0 else core.lapic.tpr) >> _U4
+        else:
+            fault(E, VECTOR_UD, 0, ZERO)
+            return CODE_FAULT
+        core.regs[u.a] = v
+        retire(core, u)
+        return CODE_NEXT
+    which = np.int64(u.a)
+    v = core.regs[u.r]
+    if which == 0:
+        if v & CR0_RESERVED != ZERO or v & CR0_PE == ZERO or (v >> U64(31)) & ONE == ZERO:
+            return _gp(E)  # 64-bit mode cannot be left by clearing PG or PE
+        retire(core, u)
+        core.cr0 = v
+    elif which == 2:
+        retire(core, u)
+        core.cr2 = v
+    elif which == 3:
+        if core.vmx.nonroot != 0 and core.vmx.proc & PROC_CR3_LOAD != ZERO:
+            return _exit(core, u, EXIT_CR_ACCESS, U64(3) | (U64(u.r) << U8))
+        if v != ZERO:
+            return _gp(E)  # page tables are outside the subset: only the identity map
+        retire(core, u)
+        core.cr3 = v
+        tlb_flush(core)
+        drop_decoded(E)
+    elif which == 4:
+        if v & CR4_RESERVED != ZERO or v & U64(1 << 5) == ZERO:
+            return _gp(E)
+        retire(core, u)
+        core.cr4 = v
+    elif which == 8:
+        if v > CR8_MAX:
+            return _gp(E)
+        retire(core, u)
+        if core.vmx.nonroot != 0:
+            core.vapic.tpr = v << _U4
+        else:
+            core.lapic.tpr = v << _U4
+    else:
+        fault(E, VECTOR_UD, 0, ZERO)
+        return CODE_FAULT
+    return _edge(core, u)
+
+
+@jit()
+def _segments(core, M, E, u, op):
+    if op == S_FROM_SREG:
+        n = np.int64(u.r) & 7
+        if n > 5:
+            fault(E, VECTOR_UD, 0, ZERO)
+            return CODE_FAULT
+        size = U64(2) if u.dst == K_MEM else U64(u.width) >> U3
+        code = put(core, M, E, u, u.dst, u.a, size, core.selectors[n])
+        if code == CODE_FAULT:
+            return code
+        retire(core, u)
+        return _edge(core, u) if code == CODE_EDGE else CODE_NEXT
+    n = np.int64(u.a) & 7
+    if n > 5 or n == 1:
+        fault(E, VECTOR_UD, 0, ZERO)
+        return CODE_FAULT
+    selector = core.regs[u.r] & WORD
+    if u.src == K_MEM:
+        code, selector = read(core, M, E, address(core, u), U64(2))
+        if code != CODE_NEXT:
+            return code
+    if selector & ~U3 != ZERO:
+        code, desc = read_descriptor(core, M, E, selector)
+        if code != CODE_NEXT:
+            return code
+        dpl = np.int64((desc >> U64(45)) & U3)
+        if n == 2 and (dpl != core.cpl or np.int64(selector & U3) != core.cpl):
+            fault(E, VECTOR_GP, 1, selector & ~U3)
+            return CODE_FAULT
+        if n >= 4:  # a loaded descriptor's base is 32 bits; the tables here use 0
+            base = ((desc >> U16) & U64(0xFF_FFFF)) | ((desc >> U32) & U64(0xFF00_0000))
+            core.regs[REG_GS + n - 5] = base
+    elif n == 2 and core.cpl == 3:
+        return _gp(E)
+    retire(core, u)
+    core.selectors[n] = selector
+    if n == 2:
+        core.shadow = 2  # MOV SS: the next instruction (MOV RSP) belongs to it
+    return _edge(core, u)
+
+
+@jit()
+def _tables(core, M, E, u, op):
+    va = address(core, u)
+    if op == S_LGDT or op == S_LIDT:
+        if core.cpl > 0:
+            return _gp(E)
+        code, limit = read(core, M, E, va, U64(2))
+        if code != CODE_NEXT:
+            return code
+        code, base = read(core, M, E, va + U64(2), U8)
+        if code != CODE_NEXT:
+            return code
+        if not is_canonical(base):
+            return _gp(E)
+        retire(core, u)
+        if op == S_LGDT:
+            core.gdt_base = base
+            core.gdt_limit = limit
+        else:
+            core.idt_base = base
+            core.idt_limit = limit
+        return _edge(core, u)
+    limit = core.gdt_limit if op == S_SGDT else core.idt_limit
+    base = core.gdt_base if op == S_SGDT else core.idt_base
+    code = write(core, M, E, va + U64(2), U8, base)
+    if code != CODE_FAULT:
+        code = write(core, M, E, va, U64(2), limit)
+    if code == CODE_FAULT:
+        return code
+    retire(core, u)
+    return _edge(core, u)
+
+
+@jit()
+def _task_register(core, M, E, u, op):
+    size = U64(2) if u.dst == K_MEM else U64(u.width) >> U3
+    if op == S_STR or op == S_SLDT:
+        code = put(core, M, E, u, u.dst, u.a, size, core.tr if op == S_STR else core.ldtr)
+        if code == CODE_FAULT:
+            return code
+        retire(core, u)
+        return _edge(core, u)
+    if core.cpl > 0:
+        return _gp(E)
+    selector = core.regs[u.a] & WORD
+    if u.dst == K_MEM:
+        code, selector = read(core, M, E, address(core, u), U64(2))
+        if code != CODE_NEXT:
+            return code
+    if selector & ~U3 == ZERO:
+        return _gp(E)
+    code, desc = read_descriptor(core, M, E, selector)
+    if code != CODE_NEXT:
+        return code
+    offset = selector & U64(0xFFF8)
+    if offset + U15 > core.gdt_limit or (desc >> U64(40)) & _TSS_TYPES != U64(9):
+        fault(E, VECTOR_GP, 1, offset)
+        return CODE_FAULT
+    code, high = read(core, M, E, core.gdt_base + offset + U8, U8)
+    if code != CODE_NEXT:
+        return code
+    if desc & _TSS_BUSY != ZERO:
+        fault(E, VECTOR_GP, 1, offset)
+        return CODE_FAULT
+    code = write(core, M, E, core.gdt_base + offset, U8, desc | _TSS_BUSY)
+    if code == CODE_FAULT:
+        return code
+    retire(core, u)
+    core.tr = selector
+    core.tr_limit = (desc & WORD) | ((desc >> U32) & U64(0xF_0000))
+    core.tr_base = (
+        ((desc >> U16) & U64(0xFF_FFFF)) | ((desc >> U32) & U64(0xFF00_0000)) | (high << U32)
+    )
+    return _edge(core, u)
+
+
+@jit()
+def execute_system(core, M, E, u):
+    """Execute micro-op u of the SYSTEM group.
+
+    core.total and core.t are up to date without this instruction when it is called. Returns a CODE_*; below
+    CODE_NOT_RETIRED the instruction has retired itself. core.rip is set unless CODE_NEXT or CODE_FAULT.
+    """
+    op = np.int64(u.op)
+    core.rip = u.rip
+    if op == S_WRMSR:
+        return _wrmsr(core, M, E, u)
+    if op == S_RDMSR:
+        return _rdmsr(core, M, E, u)
+    if op == S_RDPMC:
+        return _rdpmc(core, E, u)
+    if op == S_RDTSC or op == S_RDTSCP:
+        return _rdtsc(core, E, u, op)
+    if op == S_UD2:
+        fault(E, VECTOR_UD, 0, ZERO)
+        return CODE_FAULT
+    if op == S_INT3:
+        return _software_interrupt(core, M, E, u, VECTOR_BP)
+    if op == S_INT:
+        return _software_interrupt(core, M, E, u, np.int64(u.imm & BYTE))
+    if op == S_IRETQ:
+        return _iretq(core, M, E, u)
+    if op == S_SYSCALL:
+        return _syscall(core, E, u)
+    if op == S_SYSRETQ:
+        return _sysretq(core, E, u)
+    if op == S_SWAPGS:
+        if core.cpl > 0:
+            return _gp(E)
+        old = core.regs[REG_GS]
+        core.regs[REG_GS] = core.kernel_gs_base
+        core.kernel_gs_base = old
+        retire(core, u)
+        return CODE_NEXT
+    if op == S_PUSHFQ or op == S_POPFQ:
+        return _flags_stack(core, M, E, u, op)
+    if op == S_CLI or op == S_STI:
+        return _cli_sti(core, E, u, op)
+    if op == S_HLT:
+        return _hlt(core, E, u)
+    if op == S_IN or op == S_OUT:
+        return _ports(core, E, u, op)
+    if op == S_CPUID:
+        return _cpuid(core, u)
+    if op == S_FROM_CR or op == S_TO_CR:
+        return _control_registers(core, M, E, u, op)
+    if op == S_FROM_SREG or op == S_TO_SREG:
+        return _segments(core, M, E, u, op)
+    if op == S_LTR or op == S_STR or op == S_SLDT:
+        return _task_register(core, M, E, u, op)
+    if op == S_LGDT or op == S_LIDT or op == S_SGDT or op == S_SIDT:
+        return _tables(core, M, E, u, op)
+    if op == S_INVLPG:
+        if core.cpl > 0:
+            return _gp(E)
+        if core.vmx.nonroot != 0 and core.vmx.proc & PROC_INVLPG != ZERO:
+            return _exit(core, u, EXIT_INVLPG, address(core, u))
+        retire(core, u)
+        tlb_flush(core)
+        return _edge(core, u)
+    if op == S_WBINVD:
+        if core.cpl > 0:
+            return _gp(E)
+        if core.vmx.nonroot != 0:
+            return _exit(core, u, EXIT_WBINVD, ZERO)
+        retire(core, u)
+        return CODE_NEXT
+    # VMCALL: only a guest has somebody to call
+    if core.vmx.nonroot != 0:
+        return _exit(core, u, EXIT_VMCALL, ZERO)
+    fault(E, VECTOR_UD, 0, ZERO)
+    return CODE_FAULT
+

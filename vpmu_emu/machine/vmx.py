@@ -1,0 +1,385 @@
+"""The boundary between root and non-root mode: what VM entry and VM exit load, save and inject.
+
+The VMCS is a page of physical memory with our own layout (isa/vmcs.toml); the processor caches the controls
+between entry and exit. SDM volume 3, chapters 25 to 28. General-purpose registers other than RSP are not
+switched: the hypervisor's own code saves them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vpmu_emu._jit import jit
+from vpmu_emu.machine.interrupts import (
+    KIND_EXTERNAL,
+    KIND_FAULT,
+    KIND_NMI,
+    KIND_SOFTWARE,
+    VECTOR_NMI,
+    deliver,
+)
+from vpmu_emu.machine.lapic import lapic_ack
+from vpmu_emu.machine.memory import ld32, ld64, st64, tlb_flush
+from vpmu_emu.machine.msr import find_msr, msr_apply, msr_value
+from vpmu_emu.machine.pmu import pmu_set_global_ctrl
+from vpmu_emu.machine.ring import TR_VM_ENTRY, TR_VM_EXIT, emit
+from vpmu_emu.machine.state import CODE_NEXT, NEVER, REG_FS, REG_GS, RSP
+from vpmu_emu.machine.u64 import BYTE, ONE, U3, U8, U64, ZERO
+from vpmu_emu.tables.exits import exit_number
+from vpmu_emu.tables.vmcs import INTR_TYPES, control_bit, vmcs_field
+
+
+def offset(name: str) -> int:
+    """Where a VMCS field lies in its page."""
+    return vmcs_field(name).offset
+
+
+def control(name: str) -> np.uint64:
+    """A control's bit as a mask."""
+    return U64(1 << control_bit(name))
+
+
+V_PIN = offset("PIN_BASED_VM_EXEC_CONTROL")
+V_PROC = offset("CPU_BASED_VM_EXEC_CONTROL")
+V_EXIT_CTL = offset("VM_EXIT_CONTROLS")
+V_ENTRY_CTL = offset("VM_ENTRY_CONTROLS")
+V_MSR_BITMAP = offset("MSR_BITMAP")
+V_TSC_OFFSET = offset("TSC_OFFSET")
+V_STORE_ADDR = offset("VM_EXIT_MSR_STORE_ADDR")
+V_STORE_COUNT = offset("VM_EXIT_MSR_STORE_COUNT")
+V_EXIT_LOAD_ADDR = offset("VM_EXIT_MSR_LOAD_ADDR")
+V_EXIT_LOAD_COUNT = offset("VM_EXIT_MSR_LOAD_COUNT")
+V_ENTRY_LOAD_ADDR = offset("VM_ENTRY_MSR_LOAD_ADDR")
+V_ENTRY_LOAD_COUNT = offset("VM_ENTRY_MSR_LOAD_COUNT")
+V_ENTRY_INTR = offset("VM_ENTRY_INTR_INFO_FIELD")
+V_ENTRY_ERROR = offset("VM_ENTRY_EXCEPTION_ERROR_CODE")
+V_ENTRY_LEN = offset("VM_ENTRY_INSTRUCTION_LEN")
+V_EXIT_REASON = offset("VM_EXIT_REASON")
+V_EXIT_INTR = offset("VM_EXIT_INTR_INFO")
+V_EXIT_ERROR = offset("VM_EXIT_INTR_ERROR_CODE")
+V_EXIT_LEN = offset("VM_EXIT_INSTRUCTION_LEN")
+V_EXIT_QUAL = offset("EXIT_QUALIFICATION")
+V_GUEST_GLOBAL_CTRL = offset("GUEST_IA32_PERF_GLOBAL_CTRL")
+V_HOST_GLOBAL_CTRL = offset("HOST_IA32_PERF_GLOBAL_CTRL")
+V_RIP = offset("GUEST_RIP")
+V_RSP = offset("GUEST_RSP")
+V_RFLAGS = offset("GUEST_RFLAGS")
+V_CR0 = offset("GUEST_CR0")
+V_CR3 = offset("GUEST_CR3")
+V_CR4 = offset("GUEST_CR4")
+V_EFER = offset("GUEST_IA32_EFER")
+V_DEBUGCTL = offset("GUEST_IA32_DEBUGCTL")
+V_ES = offset("GUEST_ES_SELECTOR")  # es cs ss ds fs gs follow one another
+V_TR = offset("GUEST_TR_SELECTOR")
+V_TR_BASE = offset("GUEST_TR_BASE")
+V_TR_LIMIT = offset("GUEST_TR_LIMIT")
+V_GDTR_BASE = offset("GUEST_GDTR_BASE")
+V_GDTR_LIMIT = offset("GUEST_GDTR_LIMIT")
+V_IDTR_BASE = offset("GUEST_IDTR_BASE")
+V_IDTR_LIMIT = offset("GUEST_IDTR_LIMIT")
+V_FS_BASE = offset("GUEST_FS_BASE")
+V_GS_BASE = offset("GUEST_GS_BASE")
+V_SS_AR = offset("GUEST_SS_AR_BYTES")
+V_INTERRUPTIBILITY = offset("GUEST_INTERRUPTIBILITY_INFO")
+V_ACTIVITY = offset("GUEST_ACTIVITY_STATE")
+V_PREEMPTION = offset("VMX_PREEMPTION_TIMER_VALUE")
+
+PIN_EXT_INTR = control("PIN_BASED_EXT_INTR_MASK")
+PIN_NMI = control("PIN_BASED_NMI_EXITING")
+PIN_PREEMPTION = control("PIN_BASED_VMX_PREEMPTION_TIMER")
+PROC_INTR_WINDOW = control("CPU_BASED_INTR_WINDOW_EXITING")
+PROC_TSC_OFFSET = control("CPU_BASED_USE_TSC_OFFSETTING")
+PROC_HLT = control("CPU_BASED_HLT_EXITING")
+PROC_INVLPG = control("CPU_BASED_INVLPG_EXITING")
+PROC_RDPMC = control("CPU_BASED_RDPMC_EXITING")
+PROC_RDTSC = control("CPU_BASED_RDTSC_EXITING")
+PROC_CR3_LOAD = control("CPU_BASED_CR3_LOAD_EXITING")
+PROC_CR3_STORE = control("CPU_BASED_CR3_STORE_EXITING")
+PROC_NMI_WINDOW = control("CPU_BASED_NMI_WINDOW_EXITING")
+PROC_IO = control("CPU_BASED_UNCOND_IO_EXITING")
+PROC_MSR_BITMAPS = control("CPU_BASED_USE_MSR_BITMAPS")
+PROC_PAUSE = control("CPU_BASED_PAUSE_EXITING")
+EXIT_LOAD_GLOBAL_CTRL = control("VM_EXIT_LOAD_IA32_PERF_GLOBAL_CTRL")
+EXIT_ACK_INTR = control("VM_EXIT_ACK_INTR_ON_EXIT")
+EXIT_SAVE_GLOBAL_CTRL = control("VM_EXIT_SAVE_IA32_PERF_GLOBAL_CTRL")
+ENTRY_LOAD_GLOBAL_CTRL = control("VM_ENTRY_LOAD_IA32_PERF_GLOBAL_CTRL")
+INTR_VALID = control("INTR_INFO_VALID_MASK")
+INTR_HAS_ERROR = control("INTR_INFO_DELIVER_CODE_MASK")
+STI_BLOCKING = control("GUEST_INTR_STATE_STI")
+MOV_SS_BLOCKING = control("GUEST_INTR_STATE_MOV_SS")
+NMI_BLOCKING = control("GUEST_INTR_STATE_NMI")
+
+EXIT_EXCEPTION_NMI = U64(exit_number("EXCEPTION_NMI"))
+EXIT_EXTERNAL_INTERRUPT = U64(exit_number("EXTERNAL_INTERRUPT"))
+EXIT_TRIPLE_FAULT = U64(exit_number("TRIPLE_FAULT"))
+EXIT_INTERRUPT_WINDOW = U64(exit_number("INTERRUPT_WINDOW"))
+EXIT_NMI_WINDOW = U64(exit_number("NMI_WINDOW"))
+EXIT_CPUID = U64(exit_number("CPUID"))
+EXIT_HLT = U64(exit_number("HLT"))
+EXIT_INVLPG = U64(exit_number("INVLPG"))
+EXIT_RDPMC = U64(exit_number("RDPMC"))
+EXIT_RDTSC = U64(exit_number("RDTSC"))
+EXIT_VMCALL = U64(exit_number("VMCALL"))
+EXIT_CR_ACCESS = U64(exit_number("CR_ACCESS"))
+EXIT_IO_INSTRUCTION = U64(exit_number("IO_INSTRUCTION"))
+EXIT_MSR_READ = U64(exit_number("MSR_READ"))
+EXIT_MSR_WRITE = U64(exit_number("MSR_WRITE"))
+EXIT_PREEMPTION_TIMER = U64(exit_number("PREEMPTION_TIMER"))
+EXIT_WBINVD = U64(exit_number("WBINVD"))
+EXIT_INVALID_STATE = U64(exit_number("INVALID_STATE"))
+ENTRY_FAILURE = U64(1 << 31)
+
+TYPE_EXTERNAL = U64(INTR_TYPES["INTR_TYPE_EXT_INTR"])
+TYPE_NMI = U64(INTR_TYPES["INTR_TYPE_NMI_INTR"])
+TYPE_SOFT_INTR = U64(INTR_TYPES["INTR_TYPE_SOFT_INTR"])
+TYPE_SOFT_EXCEPTION = U64(INTR_TYPES["INTR_TYPE_SOFT_EXCEPTION"])
+NMI_INFO = INTR_VALID | U64(VECTOR_NMI) | (TYPE_NMI << U8)
+
+_BITMAP_WRITE = U64(0x800)
+_BITMAP_HIGH = U64(0x400)
+_LOW_END = U64(0x2000)
+_HIGH = U64(0xC000_0000)
+_SEVEN = U64(7)
+_LIST_ENTRY = 16
+_AR_DPL = U64(5)
+
+
+@jit()
+def vmread(core, M, field):
+    """The field at `field` (offset in the page) of the current VMCS."""
+    return ld64(M, U64(core.vmx.vmcs + field))
+
+
+@jit()
+def vmwrite(core, M, field, value):
+    """Set the field at `field` of the current VMCS. Modifies memory."""
+    st64(M, U64(core.vmx.vmcs + field), value)
+
+
+@jit()
+def vmptrld(core, address):
+    """Make the VMCS at host offset `address` current."""
+    core.vmx.vmcs = address
+    core.vmx.root = 1
+
+
+@jit()
+def msr_intercepted(core, M, index, writes):
+    """Whether the MSR bitmap sends this access to the hypervisor (SDM 3C 26.1.3)."""
+    if core.vmx.proc & PROC_MSR_BITMAPS == ZERO:
+        return True
+    at = U64(core.vmx.msr_bitmap)
+    if writes != 0:
+        at += _BITMAP_WRITE
+    n = index
+    if index >= _LOW_END:
+        n = index - _HIGH
+        at += _BITMAP_HIGH
+        if n >= _LOW_END:
+            return True  # out of both ranges: always
+    return (U64(M[at + (n >> U3)]) >> (n & _SEVEN)) & ONE != ZERO
+
+
+@jit()
+def _load_list(core, M, E, address, count):
+    for k in range(count):
+        at = U64(address + _LIST_ENTRY * k)
+        index = ld32(M, at)
+        rn = find_msr(index)
+        if rn >= 0:
+            msr_apply(core, E, rn, index, ld64(M, at + U8))
+
+
+@jit()
+def _store_list(core, M, address, count):
+    for k in range(count):
+        at = U64(address + _LIST_ENTRY * k)
+        index = ld32(M, at)
+        rn = find_msr(index)
+        if rn >= 0:
+            st64(M, at + U8, msr_value(core, rn, index))
+
+
+@jit()
+def _save_guest(core, M):
+    vmwrite(core, M, V_RIP, core.rip)
+    vmwrite(core, M, V_RSP, core.regs[RSP])
+    vmwrite(core, M, V_RFLAGS, core.rflags)
+    vmwrite(core, M, V_CR0, core.cr0)
+    vmwrite(core, M, V_CR3, core.cr3)
+    vmwrite(core, M, V_CR4, core.cr4)
+    vmwrite(core, M, V_EFER, core.efer)
+    vmwrite(core, M, V_DEBUGCTL, core.pmu.debugctl)
+    for k in range(6):
+        vmwrite(core, M, V_ES + 8 * k, core.selectors[k])
+    vmwrite(core, M, V_SS_AR, U64(core.cpl) << _AR_DPL)
+    vmwrite(core, M, V_TR, core.tr)
+    vmwrite(core, M, V_TR_BASE, core.tr_base)
+    vmwrite(core, M, V_TR_LIMIT, core.tr_limit)
+    vmwrite(core, M, V_GDTR_BASE, core.gdt_base)
+    vmwrite(core, M, V_GDTR_LIMIT, core.gdt_limit)
+    vmwrite(core, M, V_IDTR_BASE, core.idt_base)
+    vmwrite(core, M, V_IDTR_LIMIT, core.idt_limit)
+    vmwrite(core, M, V_FS_BASE, core.regs[REG_FS])
+    vmwrite(core, M, V_GS_BASE, core.regs[REG_GS])
+    blocking = ZERO
+    if core.shadow == 1:
+        blocking |= STI_BLOCKING
+    elif core.shadow == 2:
+        blocking |= MOV_SS_BLOCKING
+    if core.nmi_blocked != 0:
+        blocking |= NMI_BLOCKING
+    vmwrite(core, M, V_INTERRUPTIBILITY, blocking)
+    vmwrite(core, M, V_ACTIVITY, U64(core.activity))
+
+
+@jit()
+def load_guest(core, M):
+    """The guest-state area becomes the core's state. Modifies core."""
+    core.rip = vmread(core, M, V_RIP)
+    core.regs[RSP] = vmread(core, M, V_RSP)
+    core.rflags = vmread(core, M, V_RFLAGS)
+    core.cr0 = vmread(core, M, V_CR0)
+    cr3 = vmread(core, M, V_CR3)
+    if cr3 != core.cr3:
+        core.cr3 = cr3
+        tlb_flush(core)
+    core.cr4 = vmread(core, M, V_CR4)
+    core.efer = vmread(core, M, V_EFER)
+    core.pmu.debugctl = vmread(core, M, V_DEBUGCTL)
+    for k in range(6):
+        core.selectors[k] = vmread(core, M, V_ES + 8 * k)
+    core.cpl = np.int64((vmread(core, M, V_SS_AR) >> _AR_DPL) & U3)
+    core.tr = vmread(core, M, V_TR)
+    core.tr_base = vmread(core, M, V_TR_BASE)
+    core.tr_limit = vmread(core, M, V_TR_LIMIT)
+    core.gdt_base = vmread(core, M, V_GDTR_BASE)
+    core.gdt_limit = vmread(core, M, V_GDTR_LIMIT)
+    core.idt_base = vmread(core, M, V_IDTR_BASE)
+    core.idt_limit = vmread(core, M, V_IDTR_LIMIT)
+    core.regs[REG_FS] = vmread(core, M, V_FS_BASE)
+    core.regs[REG_GS] = vmread(core, M, V_GS_BASE)
+    blocking = vmread(core, M, V_INTERRUPTIBILITY)
+    core.shadow = 0
+    if blocking & STI_BLOCKING != ZERO:
+        core.shadow = 1
+    elif blocking & MOV_SS_BLOCKING != ZERO:
+        core.shadow = 2
+    core.nmi_blocked = 1 if blocking & NMI_BLOCKING != ZERO else 0
+    core.activity = np.int64(vmread(core, M, V_ACTIVITY))
+
+
+@jit()
+def note_exit(core, reason, qualification, length):
+    """An instruction leaves the guest: what the exit will say of it."""
+    core.vmx.exit_reason = reason
+    core.vmx.exit_qual = qualification
+    core.vmx.exit_intr_info = ZERO
+    core.vmx.exit_intr_err = ZERO
+    core.vmx.exit_insn_len = length
+
+
+@jit()
+def note_interrupt_exit(core, M):
+    """A physical interrupt or NMI ends the guest's run; acknowledged on exit if the control says so."""
+    if core.nmi_pending != 0:
+        core.nmi_pending = 0
+        note_exit(core, EXIT_EXCEPTION_NMI, ZERO, ZERO)
+        core.vmx.exit_intr_info = NMI_INFO
+        return
+    note_exit(core, EXIT_EXTERNAL_INTERRUPT, ZERO, ZERO)
+
+
+@jit()
+def vm_exit(core, M, E, vector):
+    """Leave non-root mode for the reason in core.vmx.exit_*. Modifies core and memory.
+
+    `vector` is the external interrupt to acknowledge, -1 for none. Status flags must be folded.
+    """
+    vmx = core.vmx
+    if vector >= 0 and vmx.exit_ctl & EXIT_ACK_INTR != ZERO:
+        lapic_ack(core.lapic, vector)
+        vmx.exit_intr_info = INTR_VALID | U64(vector)
+    _save_guest(core, M)
+    if vmx.exit_ctl & EXIT_SAVE_GLOBAL_CTRL != ZERO:
+        vmwrite(core, M, V_GUEST_GLOBAL_CTRL, core.pmu.global_ctrl)
+    # SDM 3C 28.4 and 28.5: guest MSRs are stored before host state is loaded
+    _store_list(core, M, np.int64(vmread(core, M, V_STORE_ADDR)), np.int64(vmread(core, M, V_STORE_COUNT)))
+    vmx.nonroot = 0
+    if vmx.exit_ctl & EXIT_LOAD_GLOBAL_CTRL != ZERO:
+        pmu_set_global_ctrl(core, E, vmread(core, M, V_HOST_GLOBAL_CTRL))
+    _load_list(
+        core, M, E, np.int64(vmread(core, M, V_EXIT_LOAD_ADDR)), np.int64(vmread(core, M, V_EXIT_LOAD_COUNT))
+    )
+    vmwrite(core, M, V_EXIT_REASON, vmx.exit_reason)
+    vmwrite(core, M, V_EXIT_QUAL, vmx.exit_qual)
+    vmwrite(core, M, V_EXIT_INTR, vmx.exit_intr_info)
+    vmwrite(core, M, V_EXIT_ERROR, vmx.exit_intr_err)
+    vmwrite(core, M, V_EXIT_LEN, vmx.exit_insn_len)
+    vmwrite(core, M, V_ENTRY_INTR, vmread(core, M, V_ENTRY_INTR) & ~INTR_VALID)
+    core.stats.exits[vmx.exit_reason & U64(0x7F)] += ONE
+    emit(E, core.t, TR_VM_EXIT, core.rip, vmx.exit_reason, vmx.exit_qual, vmx.exit_intr_info)
+    core.cpl = 0
+    core.shadow = 0
+    core.nmi_blocked = 0
+    core.activity = 0
+    vmx.preempt_at = NEVER
+
+
+@jit()
+def _inject(core, M, E, info):
+    vector = np.int64(info & BYTE)
+    kind_bits = (info >> U8) & _SEVEN
+    has_error = 1 if info & INTR_HAS_ERROR != ZERO else 0
+    error = vmread(core, M, V_ENTRY_ERROR)
+    rip = core.rip
+    kind = KIND_FAULT
+    if kind_bits == TYPE_EXTERNAL:
+        kind = KIND_EXTERNAL
+    elif kind_bits == TYPE_NMI:
+        kind = KIND_NMI
+        core.nmi_blocked = 1
+    elif kind_bits == TYPE_SOFT_INTR or kind_bits == TYPE_SOFT_EXCEPTION:
+        kind = KIND_SOFTWARE
+        rip += vmread(core, M, V_ENTRY_LEN)
+    E.fault_address = core.cr2
+    core.activity = 0
+    return deliver(core, M, E, vector, kind, has_error, error, rip)
+
+
+@jit()
+def vm_entry(core, M, E):
+    """VMLAUNCH or VMRESUME: 0 in the guest now, else the exit reason of a failed entry.
+
+    A triple fault while injecting leaves at once, as an exit does: then the result is 0 too, and
+    `core.vmx.nonroot` is 0. Modifies core.
+    """
+    vmx = core.vmx
+    vmx.pin = vmread(core, M, V_PIN)
+    vmx.proc = vmread(core, M, V_PROC)
+    vmx.exit_ctl = vmread(core, M, V_EXIT_CTL)
+    vmx.entry_ctl = vmread(core, M, V_ENTRY_CTL)
+    vmx.msr_bitmap = np.int64(vmread(core, M, V_MSR_BITMAP))
+    vmx.tsc_offset = ZERO
+    if vmx.proc & PROC_TSC_OFFSET != ZERO:
+        vmx.tsc_offset = vmread(core, M, V_TSC_OFFSET)
+    if vmx.entry_ctl & ENTRY_LOAD_GLOBAL_CTRL != ZERO:
+        value = vmread(core, M, V_GUEST_GLOBAL_CTRL)
+        rn = find_msr(U64(0x38F))
+        if value & core.msr_reserved[rn >> 6] != ZERO:
+            return np.int64(EXIT_INVALID_STATE | ENTRY_FAILURE)
+        pmu_set_global_ctrl(core, E, value)
+    load_guest(core, M)
+    _load_list(
+        core, M, E, np.int64(vmread(core, M, V_ENTRY_LOAD_ADDR)), np.int64(vmread(core, M, V_ENTRY_LOAD_COUNT))
+    )
+    info = vmread(core, M, V_ENTRY_INTR)
+    emit(E, core.t, TR_VM_ENTRY, core.rip, info, ZERO, ZERO)
+    vmx.nonroot = 1
+    vmx.preempt_at = NEVER
+    if vmx.pin & PIN_PREEMPTION != ZERO:
+        vmx.preempt_at = core.t + (np.int64(vmread(core, M, V_PREEMPTION)) << 4)
+    if info & INTR_VALID != ZERO and _inject(core, M, E, info) != CODE_NEXT:
+        note_exit(core, EXIT_TRIPLE_FAULT, ZERO, ZERO)
+        vm_exit(core, M, E, -1)
+    return 0
