@@ -1,0 +1,500 @@
+"""One instruction with known operands to bytes, by the forms of the table; the first that fits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import attrs
+
+from vpmu_emu.asm.errors import Fault, did_you_mean
+from vpmu_emu.asm.nodes import Expression, Memory, Register
+from vpmu_emu.asm.sections import Amount
+from vpmu_emu.tables.instructions import BY_NAME, Form
+
+_SEGMENT_BYTES = (0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65)
+_SIZE_NAMES = {8: "byte", 16: "word", 32: "dword", 48: "fword", 64: "qword", 80: "tbyte"}
+
+#: Prefixes that stand before a mnemonic, with their byte.
+PREFIXES = {
+    "lock": 0xF0,
+    "rep": 0xF3,
+    "repe": 0xF3,
+    "repz": 0xF3,
+    "repne": 0xF2,
+    "repnz": 0xF2,
+    "notrack": 0x3E,
+}
+
+
+@attrs.frozen(eq=False)
+class Immediate:
+    """A resolved immediate or branch target."""
+
+    value: Amount
+    text: str
+    key: str = "i"
+
+
+@attrs.frozen(eq=False)
+class Address:
+    """A resolved memory operand; fields as in `nodes.Memory`."""
+
+    memory: Memory
+    disp: Amount
+    scale: int
+    key: str
+
+
+Resolved = Register | Immediate | Address
+
+
+@attrs.frozen(eq=False)
+class Fixup:
+    """Bytes that wait for addresses.
+
+    Attributes:
+        offset: in the instruction.
+        size: bytes.
+        amount: what goes there.
+        pc_relative: minus the address after the instruction.
+        kind: "signed", "unsigned" or "either", for the range check.
+    """
+
+    offset: int
+    size: int
+    amount: Amount
+    pc_relative: bool
+    kind: str
+
+
+@attrs.frozen(eq=False)
+class Encoded:
+    """Bytes of an instruction and what is still open in them."""
+
+    data: bytes
+    fixups: tuple[Fixup, ...] = ()
+
+
+@attrs.frozen(eq=False)
+class Branch:
+    """A branch whose length depends on the distance: opcode bytes of both lengths."""
+
+    short: bytes
+    long: bytes
+    target: Amount
+
+
+_MEMORY = ("m", "m8", "m16", "m32", "m64", "m80")
+_RM = ("r/m8", "r/m16", "r/m32", "r/m64")
+_MOFFS = ("moffs8", "moffs16", "moffs32", "moffs64")
+
+
+def _accepted() -> dict[str, frozenset[str]]:
+    table: dict[str, frozenset[str]] = {}
+    for width in (8, 16, 32, 64):
+        table[f"r{width}"] = frozenset((f"r{width}", f"r/m{width}"))
+    for name, width in (("al", 8), ("cl", 8), ("ax", 16), ("dx", 16), ("eax", 32), ("rax", 64)):
+        table[name] = table[f"r{width}"] | {name}
+    table["sreg"] = frozenset(("sreg",))
+    table["fs"], table["gs"] = frozenset(("sreg", "fs")), frozenset(("sreg", "gs"))
+    table["cr"] = frozenset(("cr",))
+    immediates = {"imm8", "imm16", "imm32", "imm64", "imm8s", "imm32s", "1"}
+    branches = {"rel8", "rel32"}
+    table["i"] = frozenset(immediates | branches)
+    for size in (0, 8, 16, 32, 48, 64, 80, 128):
+        words = {w for w in (*_MEMORY, *_RM) if not size or w in ("m", f"m{size}", f"r/m{size}")}
+        offsets = {w for w in _MOFFS if not size or w == f"moffs{size}"}
+        table[f"m{size}"] = frozenset(words)
+        table[f"a{size}"] = frozenset(words | offsets)
+        # A symbol without brackets: memory, but a target where a branch wants one.
+        table[f"b{size}"] = frozenset(words | offsets | (branches if not size else set()))
+    return table
+
+
+_ACCEPTED = _accepted()
+_WIDER = {
+    "r32": ("r64", "rax"),
+    "r/m16": ("r32", "r64", "eax", "rax"),
+}
+
+
+def _accepts(form: Form, word: str, key: str) -> bool:
+    if word in _ACCEPTED[key]:
+        return True
+    return form.instruction.widen and key in _WIDER.get(word, ())
+
+
+@lru_cache(maxsize=16384)
+def candidates(name: str, keys: tuple[str, ...]) -> tuple[tuple[Form, bool], ...]:
+    """Forms of a mnemonic that operands of these keys may match, with "operands swapped"."""
+    found: list[tuple[Form, bool]] = []
+    for form in BY_NAME[name]:
+        if len(form.operands) != len(keys):
+            continue
+        if all(_accepts(form, w, k) for w, k in zip(form.operands, keys, strict=True)):
+            found.append((form, False))
+        elif form.instruction.commutes and all(
+            _accepts(form, w, k) for w, k in zip(form.operands, reversed(keys), strict=True)
+        ):
+            found.append((form, True))
+    sizes = [i for i, key in enumerate(keys) if key[0] in "mab" and key[1:] == "0"]
+    if sizes and len(found) > 1:
+        index = sizes[0]
+        words = {form.operands[len(keys) - 1 - index if swapped else index] for form, swapped in found}
+        widths = {word.removeprefix("r/").removeprefix("moffs").removeprefix("m") for word in words}
+        widths -= {"rel8", "rel32", ""}
+        if len(widths) > 1:
+            default = [
+                (f, s) for f, s in found if f.width == 64 and 32 in f.opsizes and not s
+            ]
+            if not default:
+                raise Fault(
+                    f"the operand size of '{name}' is ambiguous",
+                    "write byte ptr, word ptr, dword ptr or qword ptr before the address",
+                )
+            return tuple(default)
+    return tuple(found)
+
+
+def _wrapped(value: int, width: int) -> int:
+    value &= (1 << width) - 1
+    return value - (1 << width) if value >> (width - 1) else value
+
+
+def _fits(word: str, width: int, value: Amount) -> bool:
+    """Whether an immediate goes into the operand word of a form `width` bits wide."""
+    if not isinstance(value, int):
+        return word not in ("imm8s", "1")
+    if word == "1":
+        return value == 1
+    if word == "imm8s":
+        # GNU as takes the value modulo the operand size first: add eax, 0xffffffff is 83 /0 ff.
+        return value == _wrapped(value, 64) and _in_width(value, width) and (
+            -128 <= _wrapped(value, width or 64) <= 127
+        )
+    if word == "imm8":
+        return _in_width(value, 8) if width == 8 else -128 <= value <= 255
+    if word == "imm16":
+        return _in_width(value, 16) if width == 16 else -32768 <= value <= 65535
+    if word == "imm32":
+        return _in_width(value, 32)
+    if word == "imm32s":
+        return -(1 << 31) <= value < 1 << 31
+    return True
+
+
+def _in_width(value: int, width: int) -> bool:
+    if width >= 64 or width == 0:
+        return True
+    return -(1 << width) < value < 1 << width
+
+
+_IMM_SIZE = {"imm8": 1, "imm8s": 1, "imm16": 2, "imm32": 4, "imm32s": 4, "imm64": 8}
+_REL = ("rel8", "rel32")
+
+
+def _special(name: str, operands: Sequence[Resolved]) -> tuple[str, tuple[Resolved, ...]]:
+    """Spellings GNU as takes for another: implied operands and the shorter twin."""
+    if len(operands) == 1 and name in ("shl", "sal", "shr", "sar", "rol", "ror"):
+        return name, (*operands, Immediate(1, "1"))
+    if len(operands) == 2:
+        first, second = operands
+        if name == "imul" and isinstance(second, Immediate) and isinstance(first, Register):
+            return name, (first, first, second)
+        if name in ("shld", "shrd"):
+            from_cl = Register("cl", "r", 1, 8, "cl")
+            return name, (first, second, from_cl)
+        if name == "xchg" and isinstance(first, Register) and isinstance(second, Register):
+            if first.name == second.name == "rax":
+                return "nop", ()
+    elif name == "int" and isinstance(operands[0], Immediate) and operands[0].value == 3:
+        return "int3", ()
+    return name, tuple(operands)
+
+
+def encode(
+    name: str, prefixes: Sequence[str], operands: Sequence[Resolved]
+) -> Encoded | Branch:
+    """Bytes of one instruction.
+
+    Args:
+        name: mnemonic, lower case, known to the table.
+        prefixes: names from `PREFIXES`.
+        operands: resolved operands, destination first.
+
+    Raises:
+        Fault: no form takes these operands, or a value does not fit; `at` is the index of the
+            operand at fault plus one, negated, or 0 for the mnemonic.
+    """
+    name, operands = _special(name, operands)
+    choices = candidates(name, tuple(operand.key for operand in operands))
+    for form, swapped in choices:
+        ordered = tuple(reversed(operands)) if swapped else operands
+        if _usable(form, ordered):
+            break
+    else:
+        raise _no_form(name, operands, choices)
+    row = form.instruction
+    head = bytearray()
+    locked = 0
+    for prefix in prefixes:
+        byte = PREFIXES[prefix]
+        if prefix == "lock":
+            if not (row.lock and isinstance(ordered[0], Address)):
+                raise Fault(f"'lock' does not go with '{name}' here", _LOCK_HINT)
+            locked = byte
+        elif prefix == "notrack":
+            if not ("branch" in row.retires and form.mod == "rm"):
+                raise Fault(f"'notrack' does not go with '{name}'")
+            head.append(byte)
+        elif not (row.rep or row.sem in ("ret", "nop", "pause")):
+            raise Fault(f"'{prefix}' does not go with '{name}'", "it repeats string instructions")
+    repeat = next((PREFIXES[p] for p in prefixes if PREFIXES[p] in (0xF2, 0xF3)), 0)
+    if form.operands and form.operands[0] == "rel8":
+        long = next((f for f, _ in choices if f.operands == ("rel32",)), None)
+        if long is not None:
+            target = ordered[0]
+            assert isinstance(target, (Immediate, Address))
+            amount = target.value if isinstance(target, Immediate) else target.disp
+            start = bytes(head)
+            return Branch(start + form.encoding.opcode, start + long.encoding.opcode, amount)
+    return _bytes(form, ordered, bytes(head), repeat, locked)
+
+
+_LOCK_HINT = "it goes with read-modify-write instructions whose destination is memory"
+
+
+def _usable(form: Form, operands: Sequence[Resolved]) -> bool:
+    for word, operand in zip(form.operands, operands, strict=True):
+        if isinstance(operand, Immediate):
+            if word not in _REL and not _fits(word, form.width, operand.value):
+                return False
+        elif isinstance(operand, Address):
+            memory = operand.memory
+            if word.startswith("moffs"):
+                continue
+            if word not in _REL and not memory.base and not memory.index:
+                if isinstance(operand.disp, int) and not -(1 << 31) <= operand.disp < 1 << 31:
+                    return False
+    if form.instruction.sem == "xchg" and form.encoding.plus_r and form.width == 32:
+        # 90 is NOP and would not clear the upper half.
+        first, second = operands
+        if isinstance(second, Register) and second.number == 0:
+            return False
+    return True
+
+
+def _describe(operand: Resolved) -> str:
+    if isinstance(operand, Register):
+        return operand.name
+    if isinstance(operand, Immediate):
+        return "number"
+    size = operand.memory.size
+    return f"{_SIZE_NAMES.get(size, str(size))} ptr memory" if size else "memory"
+
+
+def _no_form(
+    name: str, operands: Sequence[Resolved], choices: tuple[tuple[Form, bool], ...]
+) -> Fault:
+    if choices:
+        for position, operand in enumerate(operands):
+            if isinstance(operand, Immediate) and isinstance(operand.value, int):
+                words = sorted({form.operands[position] for form, _ in choices})
+                widths = {form.width for form, _ in choices}
+                hint = ""
+                if widths == {64} and "imm32s" in words:
+                    hint = "only a sign-extended 32-bit number fits; mov it to a register first"
+                msg = f"{operand.value:#x} does not fit in the immediate of '{name}'"
+                return Fault(msg, hint, -(position + 1))
+            if isinstance(operand, Address):
+                msg = "the address is outside of the signed 32-bit range"
+                return Fault(msg, "load it into a register first", -(position + 1))
+    forms = list(dict.fromkeys(", ".join(form.operands) or "nothing" for form in BY_NAME[name]))
+    shown = "; ".join(forms[:12]) + ("; ..." if len(forms) > 12 else "")
+    given = ", ".join(_describe(operand) for operand in operands) or "no operands"
+    return Fault(f"'{name}' does not take {given}", f"it takes {shown}")
+
+
+def _bytes(
+    form: Form, operands: Sequence[Resolved], head: bytes, repeat: int, locked: int
+) -> Encoded:
+    encoding = form.encoding
+    rex = 0x48 if encoding.rex_w else 0
+    high = ""
+    needs_rex = False
+    reg_field = encoding.digit if encoding.digit is not None else 0
+    opcode = encoding.opcode
+    rm: Register | Address | None = None
+    immediates: list[tuple[str, Amount]] = []
+    moffs: Address | None = None
+    slots = iter(form.operands)
+    for word, operand in zip(slots, operands, strict=True):
+        if isinstance(operand, Register):
+            needs_rex |= operand.needs_rex and operand.width == 8
+            if operand.high:
+                high = operand.name
+            if word[0] == "r" and word[1] != "/" and word != "rax" or word in ("sreg", "cr"):
+                if encoding.plus_r:
+                    opcode = opcode[:-1] + bytes((opcode[-1] | operand.number & 7,))
+                    rex |= 0x41 if operand.number & 8 else 0
+                elif encoding.digit is not None or _rm_slot(form, word):
+                    rm = operand
+                else:
+                    reg_field = operand.number & 7
+                    rex |= 0x44 if operand.number & 8 else 0
+            elif word.startswith("r/m"):
+                rm = operand
+        elif isinstance(operand, Address):
+            if word.startswith("moffs"):
+                moffs = operand
+            elif word in _REL:
+                immediates.append((word, operand.disp))
+            else:
+                rm = operand
+        elif word != "1":
+            immediates.append((word, operand.value))
+    tail = b""
+    displacement: tuple[int, Amount, bool] | None = None
+    segment = b""
+    if encoding.modrm_fixed is not None:
+        tail = bytes((encoding.modrm_fixed,))
+    elif isinstance(rm, Register):
+        rex |= 0x41 if rm.number & 8 else 0
+        tail = bytes((0xC0 | reg_field << 3 | rm.number & 7,))
+    elif isinstance(rm, Address):
+        bits, tail, displacement = _modrm(rm, reg_field)
+        rex |= bits
+        segment = _segment(rm.memory)
+    elif moffs is not None:
+        segment = _segment(moffs.memory)
+    if needs_rex:
+        rex |= 0x40
+    if high and rex:
+        raise Fault(f"'{high}' cannot go with a register or width that needs a REX prefix",
+                    "use al, cl, dl or bl")
+    prefix = head + segment
+    if encoding.osize:
+        prefix += b"\x66"
+    if encoding.mandatory:
+        prefix += bytes((encoding.mandatory,))
+    elif repeat:
+        prefix += bytes((repeat,))
+    if locked:
+        prefix += bytes((locked,))
+    if rex:
+        prefix += bytes((rex | 0x40,))
+    out = bytearray(prefix + opcode + tail)
+    fixups: list[Fixup] = []
+    if displacement is not None:
+        size, amount, pc_relative = displacement
+        # The displacement is the end of `tail`, already there as zeros.
+        where = len(out) - size
+        if isinstance(amount, int) and not pc_relative:
+            out[where:] = (amount & ((1 << 8 * size) - 1)).to_bytes(size, "little")
+        else:
+            fixups.append(Fixup(where, size, amount, pc_relative, "signed"))
+    if moffs is not None:
+        _put(out, fixups, 8, moffs.disp, "either")
+    for word, amount in immediates:
+        if word in _REL:
+            size = 1 if word == "rel8" else 4
+            fixups.append(Fixup(len(out), size, amount, True, "signed"))
+            out += bytes(size)
+        else:
+            signed = word in ("imm32s", "imm8s")
+            _put(out, fixups, _IMM_SIZE[word], amount, "signed" if signed else "either")
+    return Encoded(bytes(out), tuple(fixups))
+
+
+def _put(out: bytearray, fixups: list[Fixup], size: int, amount: Amount, kind: str) -> None:
+    if isinstance(amount, int):
+        out += (amount & ((1 << 8 * size) - 1)).to_bytes(size, "little")
+    else:
+        fixups.append(Fixup(len(out), size, amount, False, kind))
+        out += bytes(size)
+
+
+@lru_cache(maxsize=4096)
+def _rm_slot(form: Form, word: str) -> bool:
+    # mov r64, cr0: the general register is ModRM.rm although no memory may stand there, and
+    # mov r32, sreg likewise.
+    return any(w in ("cr", "sreg") for w in form.operands) and word not in ("cr", "sreg")
+
+
+def _segment(memory: Memory) -> bytes:
+    if memory.segment < 0:
+        return b""
+    stack = memory.base is not None and memory.base.name in ("rsp", "rbp")
+    # An override that names the default segment is dropped, as GNU as does.
+    if memory.segment == (2 if stack else 3):
+        return b""
+    return bytes((_SEGMENT_BYTES[memory.segment],))
+
+
+_SCALE = {1: 0, 2: 0x40, 4: 0x80, 8: 0xC0}
+
+
+def _modrm(
+    operand: Address, reg: int
+) -> tuple[int, bytes, tuple[int, Amount, bool] | None]:
+    """REX bits, ModRM with SIB and room for the displacement, and the displacement."""
+    memory, disp = operand.memory, operand.disp
+    base, index = memory.base, memory.index
+    reg <<= 3
+    if base is not None and base.kind == "ip":
+        # A plain number after rip is a displacement, a symbol is a place (GNU as).
+        relative = not isinstance(disp, int)
+        return 0, bytes((reg | 5, 0, 0, 0, 0)), (4, disp, relative)
+    if isinstance(disp, int) and not -(1 << 31) <= disp < 1 << 31:
+        raise Fault(f"displacement {disp:#x} is outside of the signed 32-bit range",
+                    "load it into a register first")
+    rex = 0
+    if index is not None:
+        rex |= 0x42 if index.number & 8 else 0
+    if base is None:
+        number = 4 if index is None else index.number & 7
+        sib = _SCALE[operand.scale] | number << 3 | 5
+        return rex, bytes((reg | 4, sib, 0, 0, 0, 0)), (4, disp, False)
+    rex |= 0x41 if base.number & 8 else 0
+    low = base.number & 7
+    if not isinstance(disp, int):
+        mod, size = 0x80, 4
+    elif disp == 0 and low != 5:
+        mod, size = 0, 0
+    elif -128 <= disp <= 127:
+        mod, size = 0x40, 1
+    else:
+        mod, size = 0x80, 4
+    if index is not None:
+        sib = bytes((_SCALE[operand.scale] | (index.number & 7) << 3 | low,))
+    elif low == 4:
+        sib = b"\x24"
+    else:
+        out = bytes((mod | reg | low,)) + bytes(size)
+        return rex, out, (size, disp, False) if size else None
+    out = bytes((mod | reg | 4,)) + sib + bytes(size)
+    return rex, out, (size, disp, False) if size else None
+
+
+def unknown_mnemonic(name: str, more: Sequence[str] = ()) -> Fault:
+    """The error for a word that is no instruction, prefix, directive or macro."""
+    suffixed = name[:-1] if name[-1:] in "bwlq" and name[:-1] in BY_NAME else ""
+    if suffixed:
+        hint = f"size suffixes are AT&T syntax: write '{suffixed}'"
+    else:
+        hint = did_you_mean(name, [*BY_NAME, *PREFIXES, *more])
+    return Fault(f"no such instruction: '{name}'", hint, 0, len(name))
+
+
+__all__ = [
+    "Address",
+    "Branch",
+    "Encoded",
+    "Expression",
+    "Fixup",
+    "Immediate",
+    "candidates",
+    "encode",
+    "unknown_mnemonic",
+]

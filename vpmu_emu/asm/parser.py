@@ -1,0 +1,477 @@
+"""Text of one operand to nodes; what a symbol is worth is not known here."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Any
+
+from lark import Lark, Token, Transformer, v_args
+from lark.exceptions import UnexpectedCharacters, UnexpectedToken, VisitError
+
+from vpmu_emu.asm.errors import Fault
+from vpmu_emu.asm.nodes import (
+    REGISTERS,
+    Binary,
+    Bracket,
+    Expression,
+    Indexed,
+    Local,
+    Memory,
+    Name,
+    Node,
+    Number,
+    Operand,
+    Prefixed,
+    Register,
+    Unary,
+    Value,
+    wrap,
+)
+from vpmu_emu.data import isa_dir
+
+# GNU as, "Infix Operators", with the ranks its operator table really has.
+_RANK = {
+    "*": 8, "/": 8, "%": 8, "<<": 8, ">>": 8,
+    "|": 7, "&": 7, "^": 7,
+    "+": 5, "-": 5,
+    "==": 4, "!=": 4, "<>": 4, "<": 4, ">": 4, "<=": 4, ">=": 4,
+    "&&": 3, "||": 2,
+}  # fmt: skip
+_SIZES = {"byte": 8, "word": 16, "dword": 32, "fword": 48, "qword": 64, "tbyte": 80, "xmmword": 128}
+_CHARS = {"b": 8, "f": 12, "n": 10, "r": 13, "t": 9}
+_ATT = "this assembler reads Intel syntax: registers and numbers are written without % and $"
+_DEEP = "split it with .equ"
+MAX_OPERAND = 4096
+
+
+def constant_binary(op: str, a: int, b: int) -> int | None:
+    """`a op b` on signed 64-bit numbers as GNU as computes it; None if it has no value."""
+    if op == "+":
+        return wrap(a + b)
+    if op == "-":
+        return wrap(a - b)
+    if op == "*":
+        return wrap(a * b)
+    if op in "/%":
+        if b == 0:
+            return None
+        quotient = abs(a) // abs(b)
+        quotient = quotient if (a < 0) == (b < 0) else -quotient
+        return wrap(quotient if op == "/" else a - quotient * b)
+    if op in ("<<", ">>"):
+        if not 0 <= b < 64:
+            return None
+        return wrap(a << b if op == "<<" else (a & ((1 << 64) - 1)) >> b)
+    if op == "&":
+        return a & b
+    if op == "|":
+        return a | b
+    if op == "^":
+        return a ^ b
+    if op == "&&":
+        return int(a != 0 and b != 0)
+    if op == "||":
+        return int(a != 0 or b != 0)
+    truth = {
+        "==": a == b, "!=": a != b, "<>": a != b, "<": a < b, ">": a > b, "<=": a <= b, ">=": a >= b,
+    }[op]  # fmt: skip
+    return -1 if truth else 0
+
+
+def constant_unary(op: str, a: int) -> int:
+    """`op a` on a signed 64-bit number."""
+    if op == "-":
+        return wrap(-a)
+    return ~a if op == "~" else int(a == 0)
+
+
+def char_value(text: str) -> int:
+    """The value of a character literal with its quotes."""
+    body = text[1:]
+    if body.startswith("\\"):
+        value = _CHARS.get(body[1], ord(body[1]))
+    else:
+        value = ord(body[0])
+    if value > 255:
+        msg = "a character literal is one byte"
+        raise Fault(msg, "spell it in UTF-8 with .ascii", 0, len(text))
+    return value
+
+
+def number_value(text: str) -> int:
+    """The value of a number as GNU as reads it: 0x, 0b, octal after a leading 0, else decimal.
+
+    Raises:
+        Fault: not a number, or more than 64 bits.
+    """
+    lower = text.lower()
+    hint = ""
+    if len(text) > 80:
+        value = None
+    elif re.fullmatch("0x[0-9a-f]+", lower):
+        value = int(lower, 16)
+    elif re.fullmatch("0b[01]+", lower):
+        value = int(lower, 2)
+    elif re.fullmatch("0[0-7]*", lower):
+        value = int(lower, 8)
+    elif re.fullmatch("[1-9][0-9]*", lower):
+        value = int(lower)
+    else:
+        if re.fullmatch("[0-9a-f]+h", lower):
+            hint = f"write 0x{lower[:-1]}"
+        elif re.fullmatch("0[0-9]+", lower):
+            hint = "a leading 0 means octal"
+        msg = f"'{text}' is not a number"
+        raise Fault(msg, hint, 0, len(text))
+    if value is None or value >> 64:
+        msg = "the number does not fit in 64 bits"
+        raise Fault(msg, "", 0, len(text))
+    return wrap(value)
+
+
+def _binary(op: str, left: Node, right: Node, at: int) -> Node:
+    if type(left) is Number and type(right) is Number:
+        value = constant_binary(op, left.value, right.value)
+        if value is not None:
+            return Number(value, left.at)
+    return Binary(op, left, right, at)
+
+
+def _unary(op: str, node: Node, at: int) -> Node:
+    if type(node) is Number:
+        return Number(node.value if op == "+" else constant_unary(op, node.value), at)
+    if type(node) is Indexed:
+        # -8[rbp] is [rbp - 8]
+        return Indexed(_unary(op, node.base, at), node.inner, at)
+    return node if op == "+" else Unary(op, node, at)
+
+
+@v_args(inline=True)
+class _Build(Transformer[Token, Any]):
+    """Nodes, as the LALR parser reduces."""
+
+    def number(self, token: Token) -> Node:
+        at = token.start_pos or 0
+        if re.fullmatch("[0-9]{1,9}[bf]", token):
+            return Local(int(token[:-1]), token[-1] == "f", at)
+        try:
+            return Number(number_value(token), at)
+        except Fault as fault:
+            raise fault.moved(at) from None
+
+    def char(self, token: Token) -> Node:
+        at = token.start_pos or 0
+        try:
+            return Number(char_value(token), at)
+        except Fault as fault:
+            raise fault.moved(at) from None
+
+    def name(self, token: Token) -> Node:
+        at = token.start_pos or 0
+        register = REGISTERS.get(token.lower())
+        if register is not None:
+            return Register(
+                register.name,
+                register.kind,
+                register.number,
+                register.width,
+                register.key,
+                register.needs_rex,
+                register.high,
+                at,
+            )
+        if token[0] == "$" and len(token) > 1:
+            msg = f"'{token}' looks like an AT&T immediate"
+            raise Fault(msg, _ATT, at, len(token))
+        return Name("." if token == "$" else str(token), at)
+
+    def group(self, node: Node) -> Node:
+        return node
+
+    def bracket(self, node: Node) -> Node:
+        return Bracket(node, node.at)
+
+    def indexed(self, base: Node, inner: Node) -> Node:
+        return Indexed(base, inner, base.at)
+
+    def prefixed(self, token: Token, node: Node) -> Node:
+        at = token.start_pos or 0
+        if token.type in ("SIGN", "NOT"):
+            return _unary(str(token), node, at)
+        if token.type == "OFFSET":
+            return Prefixed("offset", node, at)
+        if token.type == "SIZE":
+            return Prefixed(_SIZES[token.split()[0].lower()], node, at)
+        return Prefixed(token[:2].lower(), node, at)
+
+    def sum(self, *items: Any) -> Node:
+        first: Node = items[0]
+        if len(items) == 1:
+            return first
+        operands, operators = [first], []
+        for token, node in zip(items[1::2], items[2::2], strict=True):
+            while operators and _RANK[operators[-1]] >= _RANK[token]:
+                right = operands.pop()
+                operands[-1] = _binary(operators.pop(), operands[-1], right, token.start_pos)
+            operators.append(token)
+            operands.append(node)
+        while operators:
+            right = operands.pop()
+            token = operators.pop()
+            operands[-1] = _binary(token, operands[-1], right, token.start_pos)
+        return operands[0]
+
+
+@lru_cache(maxsize=1)
+def _lark() -> Lark:
+    grammar = (isa_dir() / "grammar.lark").read_text(encoding="utf-8")
+    return Lark(grammar, parser="lalr", transformer=_Build(), maybe_placeholders=False)
+
+
+def _syntax_fault(text: str, at: int) -> Fault:
+    at = min(at, len(text))
+    length = 1
+    if "%" in text and re.search(r"%[a-z]", text):
+        at = text.index("%")
+        return Fault("'%' before a register is AT&T syntax", _ATT, at, 1)
+    if re.match(r"short\b", text, re.IGNORECASE):
+        return Fault("'short' is not needed", "branches take their shortest form by themselves", 0, 5)
+    if at >= len(text):
+        missing = [b for a, b in ("()", "[]") if text.count(a) > text.count(b)]
+        hint = f"'{missing[0]}' is missing" if missing else ""
+        return Fault("the operand ends too early", hint, at, 1)
+    found = re.match(r"[\w.$]+|.", text[at:])
+    length = len(found[0]) if found else 1
+    hint = ""
+    if text[at] == '"':
+        hint = "a character is written 'a'"
+    elif text[at] == "@":
+        hint = "there is no linker here: @plt and @gotpcrel have no meaning"
+    elif re.search(r"[\w\])]\s*$", text[:at]) and text[at].isalnum():
+        hint = "an operator or a comma is missing"
+    return Fault(f"'{text[at : at + length]}' is not expected here", hint, at, length)
+
+
+@lru_cache(maxsize=65536)
+def parse_expression(text: str) -> Node:
+    """One expression or operand to nodes.
+
+    Raises:
+        Fault: with the offset in `text`.
+    """
+    if not text:
+        raise Fault("an operand is missing")
+    if len(text) > MAX_OPERAND:
+        msg = f"an operand of more than {MAX_OPERAND} characters"
+        raise Fault(msg, _DEEP)
+    try:
+        node: Node = _lark().parse(text)  # type: ignore[assignment]
+    except UnexpectedToken as error:
+        ended = error.token.type == "$END"
+        raise _syntax_fault(text, len(text) if ended else error.token.start_pos or 0) from None
+    except UnexpectedCharacters as error:
+        raise _syntax_fault(text, error.pos_in_stream or 0) from None
+    except VisitError as error:
+        if isinstance(error.orig_exc, Fault):
+            raise error.orig_exc from None
+        raise
+    except RecursionError:
+        msg = "the expression is nested too deeply"
+        raise Fault(msg, _DEEP) from None
+    return node
+
+
+_SEGMENTS = {"es": 0, "cs": 1, "ss": 2, "ds": 3, "fs": 4, "gs": 5}
+_ADDRESS = "an address is base + index*scale + number, with scale 1, 2, 4 or 8"
+
+
+class _Collect:
+    """Takes an operand apart into registers, attributes and the sum of the rest."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.segment = -1
+        self.offset = False
+        self.memory = False
+        self.registers: list[tuple[Register, Value | None]] = []
+        self.constant = 0
+        self.rest: Node | None = None
+
+    def add(self, node: Node, negative: bool = False) -> None:
+        kind = type(node)
+        if kind is Number:
+            value = node.value  # type: ignore[union-attr]
+            self.constant = wrap(self.constant - value if negative else self.constant + value)
+        elif isinstance(node, Binary) and node.op in "+-":
+            self.add(node.left, negative)
+            self.add(node.right, negative != (node.op == "-"))
+        elif isinstance(node, Register):
+            if negative:
+                raise Fault("a register cannot be subtracted", _ADDRESS, node.at, len(node.name))
+            self.registers.append((node, None))
+        elif isinstance(node, Binary) and node.op == "*" and self._scaled(node, negative):
+            pass
+        elif isinstance(node, Bracket):
+            self._enter(node, negative)
+            self.add(node.inner)
+        elif isinstance(node, Indexed):
+            self._enter(node, negative)
+            self.add(node.base)
+            self.add(node.inner)
+        elif isinstance(node, Prefixed):
+            self._prefix(node, negative)
+        else:
+            _no_registers(node)
+            if negative:
+                node = Unary("-", node, node.at)
+            self.rest = node if self.rest is None else Binary("+", self.rest, node, node.at)
+
+    def _enter(self, node: Node, negative: bool) -> None:
+        if negative:
+            raise Fault("an address cannot be subtracted", _ADDRESS, node.at)
+        self.memory = True
+
+    def _prefix(self, node: Prefixed, negative: bool) -> None:
+        word = node.word
+        if word == "offset":
+            self.offset = True
+        elif negative:
+            raise Fault("an address cannot be subtracted", _ADDRESS, node.at)
+        elif isinstance(word, int):
+            if self.size and self.size != word:
+                raise Fault("two different operand sizes", "", node.at)
+            self.size = word
+        else:
+            if self.segment >= 0:
+                raise Fault("two segment overrides", "", node.at, 2)
+            self.segment = _SEGMENTS[word]
+        self.add(node.node, negative)
+
+    def _scaled(self, node: Binary, negative: bool) -> bool:
+        left, right = node.left, node.right
+        if isinstance(right, Register):
+            left, right = right, left
+        if isinstance(left, Binary) and left.op == "*":
+            inner, factor = left.left, left.right
+            if isinstance(factor, Register):
+                inner, factor = factor, inner
+            if isinstance(inner, Register):
+                left, right = inner, _binary("*", factor, right, node.at)
+        if not isinstance(left, Register):
+            return False
+        if negative:
+            raise Fault("a register cannot be subtracted", _ADDRESS, left.at, len(left.name))
+        _no_registers(right)
+        self.registers.append((left, right.value if isinstance(right, Number) else right))
+        return True
+
+    @property
+    def value(self) -> Value:
+        if self.rest is None:
+            return self.constant
+        if self.constant == 0:
+            return self.rest
+        return Binary("+", self.rest, Number(self.constant), self.rest.at)
+
+
+def _no_registers(node: Node) -> None:
+    stack = [node]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, Register):
+            raise Fault("a register cannot stand here", _ADDRESS, item.at, len(item.name))
+        if isinstance(item, (Bracket, Indexed)):
+            raise Fault("an address cannot stand here", _ADDRESS, item.at)
+        if isinstance(item, Unary):
+            stack.append(item.node)
+        elif isinstance(item, Prefixed):
+            if item.word != "offset":
+                raise Fault("a size or segment cannot stand here", _ADDRESS, item.at)
+            stack.append(item.node)
+        elif isinstance(item, Binary):
+            stack += [item.left, item.right]
+
+
+def _address(found: _Collect, text: str) -> Memory:
+    base: Register | None = None
+    index: Register | None = None
+    scale: Value = 1
+    for register, factor in found.registers:
+        if register.kind not in ("r", "ip") or register.width != 64:
+            hint = "use its 64-bit name" if register.kind == "r" else _ADDRESS
+            msg = f"'{register.name}' cannot address memory here"
+            raise Fault(msg, hint, register.at, len(register.name))
+        if factor is None and base is None:
+            base = register
+        elif index is None:
+            index, scale = register, 1 if factor is None else factor
+        else:
+            raise Fault("too many registers in an address", _ADDRESS, register.at, len(register.name))
+    if index is not None and index.name == "rsp" and scale == 1 and base is not None:
+        base, index = index, base
+    if index is not None and index.name == "rsp":
+        raise Fault("rsp cannot be an index", "", index.at, 3)
+    for register in (base, index):
+        if register is not None and register.kind == "ip":
+            if register is index or index is not None:
+                raise Fault("rip goes with a number or a symbol only", "", register.at, 3)
+    if isinstance(scale, int) and scale not in (1, 2, 4, 8):
+        at = index.at if index else 0
+        raise Fault(f"a scale of {scale} does not exist", _ADDRESS, at, len(index.name) if index else 1)
+    absolute = base is None and index is None
+    return Memory(
+        found.size,
+        found.segment,
+        base,
+        index,
+        scale,
+        found.value,
+        False,
+        text,
+        f"{'a' if absolute else 'm'}{found.size}",
+    )
+
+
+@lru_cache(maxsize=65536)
+def parse_operand(text: str) -> Operand:
+    """One operand of an instruction.
+
+    Raises:
+        Fault: with the offset in `text`.
+    """
+    node = parse_expression(text)
+    if isinstance(node, Register):
+        if node.kind == "ip":
+            raise Fault("rip is not an operand", "write [rip + symbol]", 0, 3)
+        return node
+    found = _Collect()
+    try:
+        found.add(node)
+    except RecursionError:
+        msg = "the expression is nested too deeply"
+        raise Fault(msg, _DEEP) from None
+    for word in ("byte", "word", "dword", "qword", "tbyte"):
+        match = re.search(rf"\b{word}\b(?!\s+ptr\b)\s*[\[\w]", text, re.IGNORECASE)
+        if match:
+            # GNU as reads `dword [rax]` as 4[rax], which nobody means.
+            raise Fault(f"'{word}' needs 'ptr'", f"write {word} ptr [...]", match.start(), len(word))
+    if found.memory or found.segment >= 0:
+        if found.offset and not found.registers:
+            hint = "write OFFSET x for the address, [x] for what is there"
+            raise Fault("OFFSET in brackets is an immediate to GNU as", hint, 0, len(text))
+        return _address(found, text)
+    if found.registers:
+        register = found.registers[0][0]
+        msg = "arithmetic on a register needs brackets"
+        raise Fault(msg, f"write [{text}] for memory, or use lea", register.at, len(register.name))
+    value = found.value
+    if found.size:
+        if isinstance(value, int):
+            hint = f"write ds:{text.split()[-1]} for memory at that address"
+            raise Fault("a number with a size is an immediate to GNU as", hint, 0, len(text))
+        if not found.offset:
+            return Memory(
+                found.size, -1, None, None, 1, value, True, text, f"a{found.size}"
+            )
+    return Expression(value, found.offset, text)

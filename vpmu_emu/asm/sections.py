@@ -1,0 +1,384 @@
+"""Where bytes go: fragments of sections, their addresses, and values that wait for them.
+
+A fragment is a run of bytes of fixed length with at most one tail whose length is not known yet
+(a branch, an alignment, `.org`, `.skip`). Two labels in one fragment have a known distance at
+once, as in GNU as; others only after relaxation.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Union
+
+import attrs
+
+from vpmu_emu.asm.errors import Fault
+from vpmu_emu.asm.nodes import wrap
+from vpmu_emu.asm.parser import constant_binary, constant_unary
+
+IMAGE_BASE = 0x100000
+PAGE = 4096
+MAX_IMAGE = 64 << 20
+
+
+@attrs.define(eq=False)
+class Symbol:
+    """A name: undefined, a label, or an absolute or relocatable expression.
+
+    Attributes:
+        value: None while undefined.
+        label: defined by `name:`.
+        place: (file, line) of the definition, or of the first use while undefined.
+    """
+
+    name: str
+    value: Amount | None = None
+    label: bool = False
+    place: tuple[str, int] = ("", 0)
+
+
+@attrs.define(eq=False)
+class Deferred:
+    """An operation whose operands are not known yet."""
+
+    op: str
+    left: Amount
+    right: Amount | None
+
+
+@attrs.frozen(eq=False)
+class Linear:
+    """`constant + sum of coefficient * atom`; an atom is a Fragment (its address), Symbol, Deferred."""
+
+    constant: int
+    terms: tuple[tuple[Atom, int], ...]
+
+
+@attrs.define(eq=False)
+class Tail:
+    """The variable end of a fragment.
+
+    Attributes:
+        kind: "jump", "align", "org" or "skip".
+        size: bytes now.
+        target: branch target, .org address or .skip length.
+        short, long: opcode bytes of a branch.
+        grown: the branch uses `long`.
+        alignment, limit: of an alignment; limit 0 is none.
+        fill: byte, or None for no-operations.
+        where: the statement, for errors.
+    """
+
+    kind: str
+    size: int = 0
+    target: Amount = 0
+    short: bytes = b""
+    long: bytes = b""
+    grown: bool = False
+    alignment: int = 1
+    limit: int = 0
+    fill: int | None = 0
+    where: Any = None
+
+
+@attrs.define(eq=False)
+class Fragment:
+    """A run of bytes; see the module docstring."""
+
+    section: Section
+    data: bytearray
+    tail: Tail | None = None
+    address: int = 0
+    region: int = 0
+    marker: bool = False
+
+
+@attrs.define(eq=False)
+class Section:
+    """A named section; `role` is "text", "data" or "bss"."""
+
+    name: str
+    role: str
+    fragments: list[Fragment] = attrs.Factory(list)
+    alignment: int = 1
+    address: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        self.fragments.append(Fragment(self, bytearray()))
+
+    @property
+    def size(self) -> int:
+        """Bytes, with the current sizes of tails."""
+        last = self.fragments[-1]
+        return last.address + len(last.data) + (last.tail.size if last.tail else 0) - self.address
+
+    def append(self, tail: Tail) -> None:
+        """Close the current fragment with `tail` and open the next."""
+        self.fragments[-1].tail = tail
+        self.fragments.append(Fragment(self, bytearray()))
+
+
+Atom = Union[Fragment, Symbol, Deferred]
+Amount = Union[int, Linear]
+
+
+def symbol_amount(symbol: Symbol) -> Amount:
+    """What the name is worth now; itself while undefined."""
+    return Linear(0, ((symbol, 1),)) if symbol.value is None else symbol.value
+
+
+def _terms(amount: Amount) -> tuple[tuple[Atom, int], ...]:
+    return () if isinstance(amount, int) else amount.terms
+
+
+def _constant(amount: Amount) -> int:
+    return amount if isinstance(amount, int) else amount.constant
+
+
+def combine(op: str, left: Amount, right: Amount) -> Amount:
+    """`left op right`; stays open where addresses are needed.
+
+    Raises:
+        Fault: division by zero, or a shift count out of range.
+    """
+    if isinstance(left, int) and isinstance(right, int):
+        value = constant_binary(op, left, right)
+        if value is None:
+            raise Fault("division by zero" if op in "/%" else "a shift count outside 0..63")
+        return value
+    if op in "+-":
+        sign = 1 if op == "+" else -1
+        total: dict[Atom, int] = dict(_terms(left))
+        for atom, coefficient in _terms(right):
+            total[atom] = total.get(atom, 0) + sign * coefficient
+        constant = wrap(_constant(left) + sign * _constant(right))
+        terms = tuple((a, c) for a, c in total.items() if c)
+        return Linear(constant, terms) if terms else constant
+    if op == "*":
+        scalar, other = (left, right) if isinstance(left, int) else (right, left)
+        if isinstance(scalar, int):
+            if scalar == 0:
+                return 0
+            terms = tuple((a, c * scalar) for a, c in _terms(other))
+            return Linear(wrap(_constant(other) * scalar), terms)
+    return Linear(0, ((Deferred(op, left, right), 1),))
+
+
+def negate(op: str, amount: Amount) -> Amount:
+    """`op amount`."""
+    if isinstance(amount, int):
+        return constant_unary(op, amount)
+    if op == "-":
+        return combine("-", 0, amount)
+    return Linear(0, ((Deferred(op, amount, None), 1),))
+
+
+def settle(amount: Amount, trail: tuple[Symbol, ...] = ()) -> Amount:
+    """Replace symbols by what they are worth at the end of the source.
+
+    Raises:
+        Fault: an undefined symbol (`at` is -1), or one defined through itself.
+    """
+    if isinstance(amount, int):
+        return amount
+    if all(type(atom) is Fragment for atom, _ in amount.terms):
+        return amount
+    total: Amount = amount.constant
+    for atom, coefficient in amount.terms:
+        part: Amount
+        if isinstance(atom, Symbol):
+            if atom.value is None:
+                raise UndefinedFault(atom)
+            if atom in trail or len(trail) > 100:
+                raise Fault(f"'{atom.name}' is defined through itself", "break the circle")
+            part = settle(atom.value, (*trail, atom))
+        elif isinstance(atom, Deferred):
+            left = settle(atom.left, trail)
+            if atom.right is None:
+                part = negate(atom.op, left)
+            else:
+                part = combine(atom.op, left, settle(atom.right, trail))
+        else:
+            part = Linear(0, ((atom, 1),))
+        total = combine("+", total, combine("*", part, coefficient))
+    return total
+
+
+class UndefinedFault(Fault):
+    """A symbol that nothing defines."""
+
+    def __init__(self, symbol: Symbol) -> None:
+        super().__init__(f"symbol '{symbol.name}' is not defined", "", -1, len(symbol.name))
+        self.symbol = symbol
+
+
+def number(amount: Amount) -> int:
+    """The number a settled amount comes to, with the addresses of now."""
+    if isinstance(amount, int):
+        return amount
+    total = amount.constant
+    for atom, coefficient in amount.terms:
+        if isinstance(atom, Fragment):
+            total += coefficient * atom.address
+        elif isinstance(atom, Deferred):
+            left = number(atom.left)
+            if atom.right is None:
+                total += coefficient * constant_unary(atom.op, left)
+            else:
+                value = constant_binary(atom.op, left, number(atom.right))
+                if value is None:
+                    raise Fault("division by zero or a shift count outside 0..63")
+                total += coefficient * value
+        else:
+            raise UndefinedFault(atom)
+    return wrap(total)
+
+
+def is_address(amount: Amount) -> bool:
+    """Whether a settled amount moves with the image: one address plus a constant."""
+    return not isinstance(amount, int) and sum(c for _, c in amount.terms) == 1
+
+
+# The no-operations GNU as pads with for a generic 64-bit CPU, by length.
+NOPS = tuple(
+    bytes.fromhex(code)
+    for code in (
+        "",
+        "90",
+        "6690",
+        "0f1f00",
+        "0f1f4000",
+        "0f1f440000",
+        "660f1f440000",
+        "0f1f8000000000",
+        "0f1f840000000000",
+        "660f1f840000000000",
+        "662e0f1f840000000000",
+        "66662e0f1f840000000000",
+    )
+)
+_MAX_NOPS = 7
+
+
+def nops(count: int) -> list[bytes]:
+    """`count` bytes of padding as GNU as writes them: at most seven no-operations, else a jump."""
+    longest = len(NOPS) - 1
+    if count <= _MAX_NOPS * longest:
+        whole, rest = divmod(count, longest)
+        return [NOPS[longest]] * whole + ([NOPS[rest]] if rest else [])
+    if count - 2 <= 127:
+        head = bytes((0xEB, count - 2))
+    else:
+        head = b"\xe9" + (count - 5).to_bytes(4, "little")
+    whole, rest = divmod(count - len(head), longest)
+    return [head] + [NOPS[longest]] * whole + ([NOPS[rest]] if rest else [])
+
+
+def _aligned(address: int, alignment: int, limit: int) -> int:
+    growth = -address % alignment
+    return 0 if limit and growth > limit else growth
+
+
+def relax(section: Section, faults: list[tuple[Any, Fault]]) -> None:
+    """Give every fragment of the section its offset and every branch its length.
+
+    As relax_segment() of GNU as: all branches begin short and only grow; a target further on is
+    taken to move as far as the branch just did, unless an alignment lies between.
+    Modifies the section; offsets are from its start. Targets must be settled.
+    """
+    address, region = 0, 0
+    for fragment in section.fragments:
+        fragment.address, fragment.region, fragment.marker = address, region, False
+        address += len(fragment.data)
+        tail = fragment.tail
+        if tail is None:
+            continue
+        if tail.kind == "jump":
+            target = tail.target
+            near = (
+                isinstance(target, Linear)
+                and len(target.terms) == 1
+                and target.terms[0][1] == 1
+                and isinstance(target.terms[0][0], Fragment)
+                and target.terms[0][0].section is section
+            )
+            tail.grown = not near
+            tail.size = len(tail.short) + 1 if near else len(tail.long) + 4
+        elif tail.kind == "align":
+            tail.size = _aligned(address, tail.alignment, tail.limit)
+            region += 1
+        elif tail.kind == "org":
+            tail.size = 0
+            region += 1
+        else:
+            tail.size = tail.target if isinstance(tail.target, int) else 0
+        address += tail.size
+
+    # Growth is monotonic for branches; alignments and .org can only swing while they do.
+    for _ in range(len(section.fragments) + 10):
+        stretch, changed = 0, False
+        for position, fragment in enumerate(section.fragments):
+            fragment.marker = not fragment.marker
+            was = fragment.address
+            fragment.address += stretch
+            tail = fragment.tail
+            if tail is None or (tail.kind == "jump" and tail.grown):
+                continue
+            end = fragment.address + len(fragment.data)
+            growth = 0
+            if tail.kind == "align":
+                growth = _aligned(end, tail.alignment, tail.limit) - _aligned(
+                    was + len(fragment.data), tail.alignment, tail.limit
+                )
+            elif tail.kind == "jump":
+                growth = _jump_growth(section, position, fragment, tail, stretch)
+            else:
+                try:
+                    wanted = number(tail.target)
+                except Fault as fault:
+                    faults.append((tail.where, fault))
+                    wanted = 0
+                if tail.kind == "org":
+                    wanted -= end
+                growth = max(wanted, 0) - tail.size
+            if growth:
+                tail.size += growth
+                stretch += growth
+                changed = True
+                if tail.size > MAX_IMAGE:
+                    return
+        if not changed:
+            break
+    for fragment in section.fragments:
+        tail = fragment.tail
+        if tail is not None and tail.kind == "org":
+            end = fragment.address + len(fragment.data)
+            target = number(tail.target)
+            if target < end:
+                fault = Fault(
+                    f".org {target:#x} is behind the current offset {end:#x}",
+                    "offsets count from the start of the section",
+                )
+                faults.append((tail.where, fault))
+        elif tail is not None and tail.kind == "skip" and number(tail.target) < 0:
+            faults.append((tail.where, Fault("a negative length")))
+
+
+def _jump_growth(
+    section: Section, position: int, fragment: Fragment, tail: Tail, stretch: int
+) -> int:
+    # relax_frag(): the displacement byte follows one opcode byte.
+    target = tail.target
+    assert isinstance(target, Linear)
+    goal = target.terms[0][0]
+    assert isinstance(goal, Fragment)
+    aim = target.constant + goal.address
+    if stretch and goal.marker != fragment.marker:
+        if stretch < 0 or goal.region == fragment.region:
+            aim += stretch
+        elif aim < fragment.address:
+            aim = section.fragments[position + 1].address + stretch
+    distance = aim - (fragment.address + len(fragment.data) + len(tail.short))
+    if -127 <= distance <= 128:
+        return 0
+    tail.grown = True
+    return len(tail.long) + 4 - tail.size
