@@ -190,7 +190,7 @@ def imports(module: str) -> frozenset[str]:
     path = _source(module)
     if path is None:
         return frozenset()
-    found = set()
+    found: set[str] = set()
     for source, names, plain in _IMPORT.findall(path.read_text(encoding="utf-8")):
         if plain:
             found.update(part.split(" as ")[0].strip() for part in plain.split(","))
@@ -231,30 +231,36 @@ def _source(module: str) -> Path | None:
 
 def callees(name: str) -> frozenset[str]:
     """The compiled functions that function `name` calls itself or through inlined ones."""
-    found: set[str] = set()
-    seen: set[str] = set()
+    return _uses(name)[0]
+
+
+def inlined_into(name: str) -> frozenset[str]:
+    """The functions whose bodies become part of function `name`."""
+    return _uses(name)[1]
+
+
+def _uses(name: str) -> tuple[frozenset[str], frozenset[str]]:
+    called: set[str] = set()
+    inside: set[str] = set()
     todo = [name]
     by_object = _names_by_object()
     while todo:
         current = todo.pop()
         function = python_function(functions.get(current) or inlined[current])
         code, scope = function.__code__, function.__globals__
-        owners = [scope] + [
-            vars(scope[n])
-            for n in code.co_names
-            if isinstance(scope.get(n), type(sys)) and n in scope
-        ]
+        owners = [scope]
+        owners += [vars(scope[n]) for n in code.co_names if isinstance(scope.get(n), type(sys))]
         for used in code.co_names:
             for owner in owners:
                 target = by_object.get(id(owner.get(used)))
-                if target is None or target in seen:
+                if target is None or target in called or target in inside:
                     continue
-                seen.add(target)
                 if target in inlined:
+                    inside.add(target)
                     todo.append(target)
                 else:
-                    found.add(target)
-    return frozenset(found)
+                    called.add(target)
+    return frozenset(called), frozenset(inside)
 
 
 def _names_by_object() -> dict[int, str]:

@@ -17,7 +17,7 @@ from vpmu_emu.data import guests_dir
 from vpmu_emu.errors import VpmuError
 
 if TYPE_CHECKING:
-    from vpmu_emu.asm import Program
+    from vpmu_emu.asm.program import Program
 
 # name of a workload -> the sizes of one measured run, and by how much a Python hook shrinks them
 WORKLOADS: dict[str, dict[str, int]] = {

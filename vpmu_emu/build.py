@@ -160,6 +160,22 @@ def build(
     return total
 
 
+def weigh(mode: str) -> dict[str, int]:
+    """What `mode` compiles: functions, inlined ones, source lines, functions on the disk."""
+    from vpmu_emu import _jit
+
+    roots = load_signatures()["roots"].get(mode, [])
+    _import(roots)
+    graph = _reachable(name for name in roots if name in _jit.functions)
+    inside = {name for function in graph for name in _jit.inlined_into(function)}
+    return {
+        "functions": len(graph),
+        "inlined": len(inside),
+        "lines": sum(map(_jit.source_lines, (*graph, *inside))),
+        "cached": sum(map(_jit.is_cached, graph)),
+    }
+
+
 def record(wanted: Sequence[str] | None = None) -> dict[str, Any]:
     """Compile every mode in this process and write the argument types found to `_signatures.json`."""
     from vpmu_emu import _jit

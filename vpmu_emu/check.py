@@ -1,4 +1,4 @@
-"""Guests say in comments what must hold after a run; this reads it, asks the run, and says who is wrong.
+"""Guests say in comments what must hold after a run; here it is read, and the run is judged by it.
 
 Lines `#: key value` of a guest (GNU as sees comments):
 
@@ -153,7 +153,7 @@ OPERATORS: dict[type[ast.AST], tuple[str, Callable[[Any, Any], bool]]] = {
     ast.Gt: (">", operator.gt),
     ast.GtE: (">=", operator.ge),
 }
-COMPARE = {text: function for text, function in OPERATORS.values()}
+COMPARE = dict(OPERATORS.values())
 
 ARITHMETIC: dict[type[ast.AST], Callable[[int, int], int]] = {
     ast.Add: operator.add,
@@ -460,7 +460,7 @@ def perturbed(expectation: Expectation, verdict: Verdict) -> Iterator[tuple[str,
     other = verdict.right if isinstance(verdict.right, int) else 0
     for side in sides:
         for leaf in _constants(side):
-            if isinstance(leaf, ast.Constant) and isinstance(leaf.value, str) or (
+            if (isinstance(leaf, ast.Constant) and isinstance(leaf.value, str)) or (
                 isinstance(leaf, ast.Name) and _text_side(expectation)
             ):
                 changes: list[ast.expr] = [ast.Constant("\0" + ast.unparse(leaf))]
@@ -469,11 +469,12 @@ def perturbed(expectation: Expectation, verdict: Verdict) -> Iterator[tuple[str,
                 steps = [1] if expectation.op == "==" else [1, -1, gap, gap + 1, gap - 1, -gap]
                 steps += [] if expectation.op == "==" else [-gap + 1, -gap - 1, 1 << 62]
                 changes = [ast.BinOp(leaf, ast.Add(), ast.Constant(step)) for step in steps]
-            field = "left" if side is expectation.left else "right"
-            yield (
-                ast.unparse(leaf),
-                [attrs.evolve(expectation, **{field: _swap(side, leaf, c)}) for c in changes],
-            )
+            sides_with = [_swap(side, leaf, change) for change in changes]
+            if side is expectation.left:
+                found = [attrs.evolve(expectation, left=new) for new in sides_with]
+            else:
+                found = [attrs.evolve(expectation, right=new) for new in sides_with]
+            yield ast.unparse(leaf), found
 
 
 def _text_side(expectation: Expectation) -> bool:

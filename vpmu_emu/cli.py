@@ -14,7 +14,7 @@ import click
 from vpmu_emu.errors import VpmuError
 
 if TYPE_CHECKING:
-    from vpmu_emu.asm import Program
+    from vpmu_emu.asm.program import Program
 
 FINE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -39,7 +39,8 @@ class _Group(click.Group):
         except click.UsageError as error:
             near = difflib.get_close_matches(args[0], self.list_commands(ctx), 1)
             if near and "Did you mean" not in error.message:
-                error.message += f" Did you mean {near[0]!r}?"
+                message = f"{error.message} Did you mean {near[0]!r}?"
+                raise click.UsageError(message, ctx) from None
             raise
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -82,7 +83,7 @@ from vpmu_emu.options import run_options  # noqa: E402  (the shared options need
 @run_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON (docs/schema.json).")
 @click.pass_context
-def run(ctx: click.Context, prog: str, as_json: bool, **options: Any) -> None:
+def run(ctx: click.Context, /, prog: str, as_json: bool, **options: Any) -> None:
     """Run PROG (a .s file, or - for standard input) and report what it did."""
     from vpmu_emu.report import run_tables, show, summary
     from vpmu_emu.system import run as run_system
@@ -382,7 +383,7 @@ def bench(times: int, as_json: bool) -> None:
 @run_options
 @click.option("-x", "--script", type=click.File(), help="Read commands from this file.")
 @click.pass_context
-def debug(ctx: click.Context, prog: str, script: Any, **options: Any) -> None:
+def debug(ctx: click.Context, /, prog: str, script: Any, **options: Any) -> None:
     """Step through PROG; commands come from the terminal, standard input or a script."""
     from vpmu_emu.debug.repl import Repl
     from vpmu_emu.debug.session import Session

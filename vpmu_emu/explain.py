@@ -1,4 +1,4 @@
-"""What becomes of one RDMSR, WRMSR or RDPMC, step by step, read from the tables and the real bitmap."""
+"""What becomes of one RDMSR, WRMSR or RDPMC: step by step, from the tables and the real bitmap."""
 
 from __future__ import annotations
 

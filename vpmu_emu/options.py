@@ -1,4 +1,4 @@
-"""What a run can be asked, declared once: the command line and `#: args` lines of guests read it."""
+"""What a run can be asked, declared once for the command line and the `#: args` lines of guests."""
 
 from __future__ import annotations
 

@@ -31,7 +31,6 @@ from vpmu_emu.asm.nodes import (
     Local,
     Memory,
     Name,
-    Node,
     Number,
     Operand,
     Prefixed,
@@ -119,7 +118,7 @@ class _Condition:
 
 @lru_cache(maxsize=65536)
 def _split_instruction(text: str) -> tuple[tuple[str, ...], str, tuple[tuple[int, Operand], ...]]:
-    """Prefixes, mnemonic and operands with their offsets; the mnemonic is "" after bare prefixes."""
+    """Prefixes, mnemonic ("" after bare prefixes), and operands with their offsets."""
     prefixes: list[str] = []
     position = 0
     while True:
@@ -155,6 +154,10 @@ def _split_instruction(text: str) -> tuple[tuple[str, ...], str, tuple[tuple[int
 def _copy(fault: Fault, by: int) -> Fault:
     # Memoised parses raise anew each time, but a fault may pass several handlers.
     return Fault(fault.message, fault.hint, fault.at + by, fault.length)
+
+
+def _open_condition() -> Fault:
+    return Fault("this condition is never closed", "write .endif")
 
 
 _FIXED: dict[str, bytes] = {}
@@ -278,15 +281,15 @@ class Assembler:
                 except Fault as fault:
                     self.report(statement, fault)
                 except RecursionError:
-                    fault = Fault("the expression is nested too deeply", "split it with .equ")
-                    self.report(statement, fault)
+                    deep = Fault("the expression is nested too deeply", "split it with .equ")
+                    self.report(statement, deep)
         except _TooBigError as error:
             assert self.statement is not None
             self.report(self.statement, Fault(error.message, error.hint))
             self.frames.clear()
             self.conditions.clear()
         for condition in self.conditions:
-            self.report(condition.statement, Fault("this condition is never closed", "write .endif"))
+            self.report(condition.statement, _open_condition())
         if self.pending:
             self._flush_prefixes()
 
@@ -294,8 +297,7 @@ class Assembler:
         self.frames.pop()
         if frame.kind != "rept" and len(self.conditions) > frame.conditions:
             for condition in self.conditions[frame.conditions :]:
-                fault = Fault("this condition is never closed", "write .endif")
-                self.report(condition.statement, fault)
+                self.report(condition.statement, _open_condition())
             del self.conditions[frame.conditions :]
             self._update_skipping()
 
@@ -347,7 +349,7 @@ class Assembler:
             rest = text[match.end() :]
             stripped = rest.strip()
             if handler is None:
-                if word.startswith(".cfi_") or word.startswith(".att_"):
+                if word.startswith((".cfi_", ".att_")):
                     return
                 hint = did_you_mean(word, self.directives)
                 msg = f"no such directive: '{word}'"
@@ -379,7 +381,7 @@ class Assembler:
     def _label(self, match: re.Match[str], statement: Statement) -> None:
         if match[2]:
             if len(match[2]) > 9:
-                raise Fault("a local label has at most nine digits", "", match.start(2), len(match[2]))
+                raise Fault("a local label has at most nine digits", "", match.start(2))
             index = int(match[2])
             self.locals[index] = self.here()
             waiting = self.forward.pop(index, None)
@@ -1146,11 +1148,11 @@ class Assembler:
             self._check_undefined()
         if self.diagnostics:
             order = {name: index for index, name in enumerate(self.source)}
-            raise AssemblyError(
-                sorted(
-                    self.diagnostics.values(), key=lambda d: (order.get(d.file, 0), d.line, d.column)
-                )
-            )
+
+            def place(diagnostic: Diagnostic) -> tuple[int, int, int]:
+                return order.get(diagnostic.file, 0), diagnostic.line, diagnostic.column
+
+            raise AssemblyError(sorted(self.diagnostics.values(), key=place))
         return self._program()
 
     def _layout(self) -> None:
@@ -1168,8 +1170,8 @@ class Assembler:
                     faults.append((tail.where, fault))
                     tail.target = 0
             relax(section, faults)
-        for statement, fault in faults:
-            self.report(statement, fault)
+        for statement, late in faults:
+            self.report(statement, late)
         address = IMAGE_BASE
         for role in ("text", "data", "bss", "none"):
             address = -(-address // PAGE) * PAGE
@@ -1243,7 +1245,7 @@ class Assembler:
             except Fault as fault:
                 self.report(statement, fault)
                 continue
-            if fixup.pc_relative and self._moves(fixup):
+            if fixup.pc_relative:
                 value -= fragment.address + end
             size = fixup.size
             low = -(1 << 8 * size - 1)
@@ -1258,10 +1260,6 @@ class Assembler:
         for section in self.sections.values():
             for fragment in section.fragments:
                 self._fill_tail(fragment)
-
-    def _moves(self, fixup: Fixup) -> bool:
-        # [rip + number] is a displacement as it stands; branches to numbers are absolute.
-        return True
 
     def _check_relative(self, fixup: Fixup) -> None:
         if fixup.pc_relative:

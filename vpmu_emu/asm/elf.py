@@ -31,7 +31,7 @@ def write_elf(program: Program) -> bytes:
         if segment.name != ".bss":
             body += segment.data
 
-    names = [name for name in program.symbols if name]
+    names = [name for name in program.symbols if not name.startswith(".L")]
     strtab, name_offsets = _strings(names)
     symtab = bytearray(24)
     for name, offset in zip(names, name_offsets, strict=True):
@@ -73,9 +73,10 @@ def write_elf(program: Program) -> bytes:
         sections += struct.pack("<IIQQQQIIQQ", name, kind, 0, 0, at, size, link, info, align, entry)
 
     ident = b"\x7fELF" + bytes((2, 1, 1, 0)) + bytes(8)
+    total = count + 4
     header = ident + struct.pack(
         "<HHIQQQIHHHHHH",
-        2, _EM_X86_64, 1, program.entry, 64, sections_at, 0, 64, 56, count, 64, count + 4, count + 3,
+        2, _EM_X86_64, 1, program.entry, 64, sections_at, 0, 64, 56, count, 64, total, total - 1,
     )  # fmt: skip
     programs = bytearray()
     for segment, offset in zip(segments, offsets, strict=True):

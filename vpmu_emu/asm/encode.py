@@ -141,7 +141,7 @@ def candidates(name: str, keys: tuple[str, ...]) -> tuple[tuple[Form, bool], ...
     sizes = [i for i, key in enumerate(keys) if key[0] in "mab" and key[1:] == "0"]
     if sizes and len(found) > 1:
         index = sizes[0]
-        words = {form.operands[len(keys) - 1 - index if swapped else index] for form, swapped in found}
+        words = {f.operands[len(keys) - 1 - index if swapped else index] for f, swapped in found}
         widths = {word.removeprefix("r/").removeprefix("moffs").removeprefix("m") for word in words}
         widths -= {"rel8", "rel32", ""}
         if len(widths) > 1:
@@ -170,9 +170,7 @@ def _fits(word: str, width: int, value: Amount) -> bool:
         return value == 1
     if word == "imm8s":
         # GNU as takes the value modulo the operand size first: add eax, 0xffffffff is 83 /0 ff.
-        return value == _wrapped(value, 64) and _in_width(value, width) and (
-            -128 <= _wrapped(value, width or 64) <= 127
-        )
+        return _in_width(value, width) and -128 <= _wrapped(value, width or 64) <= 127
     if word == "imm8":
         return _in_width(value, 8) if width == 8 else -128 <= value <= 255
     if word == "imm16":
@@ -265,6 +263,9 @@ def encode(
 _LOCK_HINT = "it goes with read-modify-write instructions whose destination is memory"
 
 
+_NAMED = ("r8", "r16", "r32", "r64", "sreg", "cr")
+
+
 def _usable(form: Form, operands: Sequence[Resolved]) -> bool:
     for word, operand in zip(form.operands, operands, strict=True):
         if isinstance(operand, Immediate):
@@ -279,7 +280,7 @@ def _usable(form: Form, operands: Sequence[Resolved]) -> bool:
                     return False
     if form.instruction.sem == "xchg" and form.encoding.plus_r and form.width == 32:
         # 90 is NOP and would not clear the upper half.
-        first, second = operands
+        second = operands[1]
         if isinstance(second, Register) and second.number == 0:
             return False
     return True
@@ -334,7 +335,7 @@ def _bytes(
             needs_rex |= operand.needs_rex and operand.width == 8
             if operand.high:
                 high = operand.name
-            if word[0] == "r" and word[1] != "/" and word != "rax" or word in ("sreg", "cr"):
+            if word in _NAMED:
                 if encoding.plus_r:
                     opcode = opcode[:-1] + bytes((opcode[-1] | operand.number & 7,))
                     rex |= 0x41 if operand.number & 8 else 0
@@ -454,8 +455,8 @@ def _modrm(
         rex |= 0x42 if index.number & 8 else 0
     if base is None:
         number = 4 if index is None else index.number & 7
-        sib = _SCALE[operand.scale] | number << 3 | 5
-        return rex, bytes((reg | 4, sib, 0, 0, 0, 0)), (4, disp, False)
+        scaled = _SCALE[operand.scale] | number << 3 | 5
+        return rex, bytes((reg | 4, scaled, 0, 0, 0, 0)), (4, disp, False)
     rex |= 0x41 if base.number & 8 else 0
     low = base.number & 7
     if not isinstance(disp, int):

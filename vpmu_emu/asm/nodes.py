@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Union
-
 import attrs
 
 _MASK64 = (1 << 64) - 1
@@ -87,7 +85,7 @@ class Register:
 class Prefixed:
     """`OFFSET x`, `dword ptr x`, `gs:x`; `word` is "offset", a width in bits, or a segment."""
 
-    word: Union[str, int]
+    word: str | int
     node: Node
     at: int = attrs.field(default=0, eq=False)
 
@@ -109,8 +107,8 @@ class Bracket:
     at: int = attrs.field(default=0, eq=False)
 
 
-Node = Union[Number, Name, Local, Unary, Binary, Register, Prefixed, Indexed, Bracket]
-Value = Union[int, Node]
+Node = Number | Name | Local | Unary | Binary | Register | Prefixed | Indexed | Bracket
+Value = int | Node
 
 
 @attrs.frozen
@@ -148,7 +146,7 @@ class Memory:
     key: str
 
 
-Operand = Union[Register, Expression, Memory]
+Operand = Register | Expression | Memory
 
 
 def _registers() -> dict[str, Register]:

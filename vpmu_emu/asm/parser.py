@@ -74,7 +74,8 @@ def constant_binary(op: str, a: int, b: int) -> int | None:
     if op == "||":
         return int(a != 0 or b != 0)
     truth = {
-        "==": a == b, "!=": a != b, "<>": a != b, "<": a < b, ">": a > b, "<=": a <= b, ">=": a >= b,
+        "==": a == b, "!=": a != b, "<>": a != b,
+        "<": a < b, ">": a > b, "<=": a <= b, ">=": a >= b,
     }[op]  # fmt: skip
     return -1 if truth else 0
 
@@ -184,7 +185,7 @@ class _Build(Transformer[Token, Any]):
         if token[0] == "$" and len(token) > 1:
             msg = f"'{token}' looks like an AT&T immediate"
             raise Fault(msg, _ATT, at, len(token))
-        return Name("." if token == "$" else str(token), at)
+        return Name(str(token).replace("$", ".") if len(token) == 1 else str(token), at)
 
     def group(self, node: Node) -> Node:
         return node
@@ -236,7 +237,7 @@ def _syntax_fault(text: str, at: int) -> Fault:
         at = text.index("%")
         return Fault("'%' before a register is AT&T syntax", _ATT, at, 1)
     if re.match(r"short\b", text, re.IGNORECASE):
-        return Fault("'short' is not needed", "branches take their shortest form by themselves", 0, 5)
+        return Fault("'short' is not needed", "branches are as short as they can be", 0, 5)
     if at >= len(text):
         missing = [b for a, b in ("()", "[]") if text.count(a) > text.count(b)]
         hint = f"'{missing[0]}' is missing" if missing else ""
@@ -407,18 +408,18 @@ def _address(found: _Collect, text: str) -> Memory:
         elif index is None:
             index, scale = register, 1 if factor is None else factor
         else:
-            raise Fault("too many registers in an address", _ADDRESS, register.at, len(register.name))
+            length = len(register.name)
+            raise Fault("too many registers in an address", _ADDRESS, register.at, length)
     if index is not None and index.name == "rsp" and scale == 1 and base is not None:
         base, index = index, base
     if index is not None and index.name == "rsp":
         raise Fault("rsp cannot be an index", "", index.at, 3)
-    for register in (base, index):
-        if register is not None and register.kind == "ip":
-            if register is index or index is not None:
-                raise Fault("rip goes with a number or a symbol only", "", register.at, 3)
+    for used in (base, index):
+        if used is not None and used.kind == "ip" and index is not None:
+            raise Fault("rip goes with a number or a symbol only", "", used.at, 3)
     if isinstance(scale, int) and scale not in (1, 2, 4, 8):
-        at = index.at if index else 0
-        raise Fault(f"a scale of {scale} does not exist", _ADDRESS, at, len(index.name) if index else 1)
+        at, length = (index.at, len(index.name)) if index else (0, 1)
+        raise Fault(f"a scale of {scale} does not exist", _ADDRESS, at, length)
     absolute = base is None and index is None
     return Memory(
         found.size,
@@ -455,7 +456,8 @@ def parse_operand(text: str) -> Operand:
         match = re.search(rf"\b{word}\b(?!\s+ptr\b)\s*[\[\w]", text, re.IGNORECASE)
         if match:
             # GNU as reads `dword [rax]` as 4[rax], which nobody means.
-            raise Fault(f"'{word}' needs 'ptr'", f"write {word} ptr [...]", match.start(), len(word))
+            hint = f"write {word} ptr [...]"
+            raise Fault(f"'{word}' needs 'ptr'", hint, match.start(), len(word))
     if found.memory or found.segment >= 0:
         if found.offset and not found.registers:
             hint = "write OFFSET x for the address, [x] for what is there"

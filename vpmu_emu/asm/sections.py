@@ -7,7 +7,7 @@ once, as in GNU as; others only after relaxation.
 
 from __future__ import annotations
 
-from typing import Any, Union
+from typing import Any
 
 import attrs
 
@@ -47,7 +47,7 @@ class Deferred:
 
 @attrs.frozen(eq=False)
 class Linear:
-    """`constant + sum of coefficient * atom`; an atom is a Fragment (its address), Symbol, Deferred."""
+    """`constant + sum of coefficient * atom`; a Fragment as an atom is its address."""
 
     constant: int
     terms: tuple[tuple[Atom, int], ...]
@@ -117,8 +117,8 @@ class Section:
         self.fragments.append(Fragment(self, bytearray()))
 
 
-Atom = Union[Fragment, Symbol, Deferred]
-Amount = Union[int, Linear]
+Atom = Fragment | Symbol | Deferred
+Amount = int | Linear
 
 
 def symbol_amount(symbol: Symbol) -> Amount:
@@ -354,11 +354,11 @@ def relax(section: Section, faults: list[tuple[Any, Fault]]) -> None:
             end = fragment.address + len(fragment.data)
             target = number(tail.target)
             if target < end:
-                fault = Fault(
+                behind = Fault(
                     f".org {target:#x} is behind the current offset {end:#x}",
                     "offsets count from the start of the section",
                 )
-                faults.append((tail.where, fault))
+                faults.append((tail.where, behind))
         elif tail is not None and tail.kind == "skip" and number(tail.target) < 0:
             faults.append((tail.where, Fault("a negative length")))
 

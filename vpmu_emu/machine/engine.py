@@ -15,12 +15,14 @@ from vpmu_emu.machine.interrupts import (
     KIND_EXTERNAL,
     KIND_FAULT,
     KIND_NMI,
+    RFLAGS_FIXED,
     RFLAGS_IF,
     VECTOR_NMI,
     deliver,
 )
-from vpmu_emu.machine.lapic import LVT_NMI, lapic_ack, lapic_pending, lapic_timer_expire
-from vpmu_emu.machine.pmu import C_INST, LAT_SLOT, pmu_check, pmu_horizon
+from vpmu_emu.machine.lapic import LVT_NMI, lapic_ack, lapic_pending, lapic_reset, lapic_timer_expire
+from vpmu_emu.machine.memory import tlb_flush
+from vpmu_emu.machine.pmu import C_INST, LAT_SLOT, pmu_check, pmu_horizon, pmu_reset
 from vpmu_emu.machine.privileged import LAT_INTERRUPT, spend
 from vpmu_emu.machine.state import (
     CODE_BREAK,
@@ -28,13 +30,14 @@ from vpmu_emu.machine.state import (
     CODE_FAULT,
     CODE_NEXT,
     CODE_NOT_RETIRED,
+    N_PREDICTOR,
     NEVER,
     RUN_BREAK,
+    RUN_LIMIT,
     RUN_SLICE,
     RUN_STOPPED,
     RUN_WATCH,
     STOP_HALTED,
-    STOP_MAX_INSNS,
     STOP_TRIPLE_FAULT,
 )
 from vpmu_emu.machine.u64 import ALL, U64, ZERO
@@ -53,6 +56,9 @@ from vpmu_emu.machine.vmx import (
 )
 
 _LIMIT = U64(1 << 40)
+_CR0_RESET = U64(0x8000_0033)  # PG NE ET MP PE
+_CR4_RESET = U64(1 << 5)  # PAE
+_EFER_RESET = U64(1 << 8 | 1 << 10)  # LME LMA
 _S7 = U64(7)
 _S13 = U64(13)
 NO_VECTOR = -1
@@ -189,8 +195,7 @@ def _edge(core, M, E):
     if E.stop_request != 0:
         return RUN_WATCH
     if guest_instructions(core) >= E.insn_limit:
-        core.stop = STOP_MAX_INSNS
-        return RUN_STOPPED
+        return RUN_LIMIT
     if core.vmx.nonroot != 0:
         code = _guest_event(core, M, E)
         if code != CODE_NEXT:
@@ -274,6 +279,26 @@ def run_until(core, M, E):
 def run_guest(core, M, E):
     """As run_until, for a core in non-root mode."""
     return run_until(core, M, E)
+
+
+@jit(entry=True)
+def reset_core(core, ident):
+    """RESET: the state in which a program finds the processor, its number being `ident` (uint64).
+
+    The shape of the CPU is in the record already. 64-bit mode at CPL 0, identity-mapped.
+    """
+    core.rflags = RFLAGS_FIXED
+    core.cr0 = _CR0_RESET
+    core.cr4 = _CR4_RESET
+    core.efer = _EFER_RESET
+    core.vmx.vmcs = -1
+    core.vmx.preempt_at = NEVER
+    lapic_reset(core.lapic, ident)
+    lapic_reset(core.vapic, ident)
+    pmu_reset(core)
+    tlb_flush(core)
+    for i in range(N_PREDICTOR):
+        core.predictor[i] = np.uint8(1)  # weakly not taken
 
 
 @jit(entry=True)

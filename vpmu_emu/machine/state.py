@@ -277,7 +277,7 @@ ENGINE = np.dtype(
         ("horizon", "i8"),  # 0 as far as is safe, else at most this many instructions (a test's knob)
         ("horizon_seed", "u8"),  # nonzero: random horizons from this state
         ("t_slice", "i8"),  # return to Python at the first edge at or after this time
-        ("insn_limit", "u8"),  # stop once this many guest instructions have retired
+        ("insn_limit", "u8"),  # return once this many guest instructions have retired
         ("fault_vector", "i8"),
         ("fault_error", "u8"),
         ("fault_has_error", "i8"),
@@ -319,14 +319,12 @@ STOP_NONE = 0
 STOP_DEBUG_EXIT = 1
 STOP_HALTED = 2
 STOP_TRIPLE_FAULT = 3
-STOP_MAX_INSNS = 4
-STOP_SHUTDOWN = 5  # KVM gave up: internal error, reported with stop_info
+STOP_SHUTDOWN = 4  # KVM gave up: internal error, reported with stop_info
 STOP_NAMES = {
     STOP_NONE: "running",
     STOP_DEBUG_EXIT: "debug-exit",
     STOP_HALTED: "halted",
     STOP_TRIPLE_FAULT: "triple-fault",
-    STOP_MAX_INSNS: "max-insns",
     STOP_SHUTDOWN: "shutdown",
 }
 # codes with which run functions return to Python without the run being over
@@ -334,3 +332,4 @@ RUN_SLICE = 100
 RUN_BREAK = 101
 RUN_WATCH = 102
 RUN_STOPPED = 103  # core.stop says why
+RUN_LIMIT = 104  # E.insn_limit is reached
