@@ -22,7 +22,7 @@ from vpmu_emu.machine.interrupts import (
 )
 from vpmu_emu.machine.lapic import LVT_NMI, lapic_ack, lapic_pending, lapic_reset, lapic_timer_expire
 from vpmu_emu.machine.memory import tlb_flush
-from vpmu_emu.machine.pmu import C_INST, LAT_SLOT, pmu_check, pmu_horizon, pmu_reset
+from vpmu_emu.machine.pmu import C_INST, LAT_SLOT, counter_value, pmu_check, pmu_horizon, pmu_reset
 from vpmu_emu.machine.privileged import LAT_INTERRUPT, spend
 from vpmu_emu.machine.state import (
     CODE_BREAK,
@@ -30,6 +30,7 @@ from vpmu_emu.machine.state import (
     CODE_FAULT,
     CODE_NEXT,
     CODE_NOT_RETIRED,
+    N_CTR,
     N_PREDICTOR,
     NEVER,
     RUN_BREAK,
@@ -305,3 +306,10 @@ def reset_core(core, ident):
 def run_bare(core, M, E):
     """The whole of mode `bare`: a program alone on the silicon. Returns a RUN_* code."""
     return run_until(core, M, E)
+
+
+@jit(entry=True)
+def read_counters(core, out):
+    """Values of the N_CTR counters as RDPMC would give them, into `out` (uint64)."""
+    for i in range(N_CTR):
+        out[i] = counter_value(core, i)

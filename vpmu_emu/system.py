@@ -1,0 +1,530 @@
+"""Owns the record and the memory of a run; the only place that calls compiled code.
+
+A run is a pure function of (record, memory): this module makes them from a program and settings, turns the
+crank in slices short enough for signals to be seen, and says what happened. Guest faults are stops.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+
+from vpmu_emu.asm import Program, assemble_file
+from vpmu_emu.errors import ConfigError, LoadError
+from vpmu_emu.tables.cpus import CpuModel, cpu, cpuid_leaves
+from vpmu_emu.tables.exits import exit_name
+from vpmu_emu.tables.msrs import MSRS, msr_name, rules
+
+MODES = ("bare", "none", "emulated", "passthrough")
+REGISTERS = (
+    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
+    "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
+)  # fmt: skip
+GDT_BASE = 0x500
+# null, kernel code, kernel data, null, user data, user code: what SYSCALL and SYSRET expect around STAR
+GDT = (
+    0, 0x00AF_9B00_0000_FFFF, 0x00CF_9300_0000_FFFF, 0, 0x00CF_F300_0000_FFFF, 0x00AF_FB00_0000_FFFF,
+)  # fmt: skip
+MIB = 1 << 20
+MAX_RAM_MIB = 240
+SLICE_SECONDS = 0.03
+SETTINGS = ("pmu.version", "pmu.gp", "pmu.fixed", "pmu.width", "pmu.perf_caps")
+
+
+@attrs.frozen
+class Stop:
+    """Why a run came back.
+
+    Attributes:
+        reason: debug-exit, halted, triple-fault, shutdown, max-insns, break, watch, step or interrupted.
+        rip: address of the next instruction, or of the one that faulted.
+        line: its source line, None outside the program.
+        file: its source file.
+        info: exit value of debug-exit, vector that began a triple fault.
+    """
+
+    reason: str
+    rip: int
+    file: str | None = None
+    line: int | None = None
+    info: int = 0
+
+    def __str__(self) -> str:
+        place = f" ({self.file}:{self.line})" if self.line is not None else ""
+        words = {
+            "triple-fault": f"triple fault, first exception vector {self.info}",
+            "debug-exit": f"exit with code {self.info}",
+        }.get(self.reason, self.reason)
+        return f"{words} at rip {self.rip:#x}{place}"
+
+
+@attrs.frozen
+class Result:
+    """What a run did; `to_json()` is the documented schema."""
+
+    values: dict[str, Any]
+    memory: Any = attrs.field(repr=False)
+    record: bytes = attrs.field(repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as plain data (docs/schema.json)."""
+        return self.values
+
+    def read(self, address: int, size: int) -> bytes:
+        """Guest memory at the end of the run; bytes outside it read as zero."""
+        part = bytes(self.memory[address : address + size]) if address >= 0 else b""
+        return part + bytes(size - len(part))
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """pmc0…, fixed0… as the guest sees them."""
+        found: dict[str, int] = self.values["counters"]
+        return found
+
+    @property
+    def exits(self) -> dict[str, int]:
+        """VM exits by reason."""
+        found: dict[str, int] = self.values["exits"]
+        return found
+
+    @property
+    def serial(self) -> str:
+        """What the guest wrote to COM1."""
+        found: str = self.values["serial"]
+        return found
+
+
+def _pairs(key: str, items: Iterable[str] | Mapping[str, int]) -> dict[str, int]:
+    """`KEY=VALUE` words as numbers."""
+    if isinstance(items, Mapping):
+        return dict(items)
+    found: dict[str, int] = {}
+    for item in items:
+        name, equals, text = item.partition("=")
+        try:
+            found[name.strip()] = int(text, 0)
+        except ValueError:
+            found[name.strip()] = -1
+        if not equals or found[name.strip()] < 0:
+            raise ConfigError(key, f"{item!r} is not NAME=NUMBER", "such as pmu.gp=4")
+    return found
+
+
+def host_model(name: str, settings: Iterable[str] | Mapping[str, int] = ()) -> CpuModel:
+    """A CPU model with some numbers of its PMU replaced.
+
+    Raises:
+        ConfigError: unknown model or key, or a number that the record has no room for.
+    """
+    model = cpu(name)
+    changes: dict[str, int] = {}
+    limits = {"version": 5, "gp": 8, "fixed": 4, "width": 48, "perf_caps": (1 << 18) - 1}
+    for key, value in _pairs("set", settings).items():
+        short = key.removeprefix("pmu.")
+        if short not in limits:
+            raise ConfigError(f"set {key}", "unknown key", " ".join(SETTINGS))
+        low = 32 if short == "width" else 0
+        if not low <= value <= limits[short]:
+            raise ConfigError(f"set {key}", f"{value} is out of range", f"{low} to {limits[short]}")
+        if short == "width":
+            changes["gp_width"] = changes["fixed_width"] = value
+        else:
+            changes["perf_capabilities" if short == "perf_caps" else short] = value
+    return attrs.evolve(model, **changes)
+
+
+def fill_core(core: Any, model: CpuModel) -> None:
+    """Write a CPU model's shape, rules and latencies into a CORE record. Modifies core."""
+    pmu = core.pmu
+    pmu.version = model.version
+    pmu.gp = model.gp if model.version else 0
+    pmu.fixed = model.fixed if model.version > 1 else 0
+    pmu.gp_mask = (1 << model.gp_width) - 1
+    pmu.fixed_mask = (1 << model.fixed_width) - 1
+    pmu.perf_capabilities = model.perf_capabilities
+    pmu.events_absent = model.arch_events_absent
+    pmu.events_length = model.arch_events_length
+    table = rules("hw", model.shape())
+    core.msr_n[:] = table.exists_count
+    core.msr_reserved[:] = table.reserved
+    core.msr_access[:] = table.access
+    core.latency[:] = model.latency
+    core.ref_num, core.ref_den = model.ref_num, model.ref_den
+    fill_cpuid(core.cpuid, cpuid_leaves(model))
+
+
+def fill_cpuid(entries: Any, leaves: Sequence[tuple[int, int, int, int, int]]) -> None:
+    """Write CPUID leaves into a table of the record; unused entries get leaf ~0."""
+    for k, entry in enumerate(entries):
+        entry.subleaf = (1 << 64) - 1
+        if k < len(leaves):
+            entry.leaf, entry.eax, entry.ebx, entry.ecx, entry.edx = leaves[k]
+        else:
+            entry.leaf = (1 << 64) - 1
+
+
+class System:
+    """One machine with one program in it.
+
+    Args:
+        program: what to run.
+        vpmu: bare, none, emulated or passthrough.
+        cpu: name of a CPU model.
+        ram: guest memory in MiB, 2 to 240.
+        max_insns: stop after so many instructions.
+        filter: path of a TOML event filter, or an EventFilter.
+        host_events: perf events of the host, in the perf tool's syntax.
+        settings, guest, kvm: KEY=VALUE words (or mappings): the host CPU's PMU, what the VMM exposes, KVM.
+        quirks, without, inject: names of known bugs, parts left out, bugs put in.
+        all_passthrough: passthrough without intercepting the selectors.
+        trace: keep the event ring (or where to write it, see `run`).
+        horizon, horizon_seed: at most so many instructions between two looks (random ones from a seed);
+            the result does not depend on it.
+
+    Raises:
+        ConfigError, LoadError: settings or programs that cannot be.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        *,
+        vpmu: str = "bare",
+        cpu: str = "spr",
+        ram: int = 64,
+        max_insns: int | None = None,
+        filter: Any = None,
+        host_events: Sequence[Any] = (),
+        settings: Iterable[str] | Mapping[str, int] = (),
+        guest: Iterable[str] | Mapping[str, int] = (),
+        kvm: Iterable[str] | Mapping[str, int] = (),
+        quirks: Iterable[str] = (),
+        without: Iterable[str] = (),
+        inject: Iterable[str] = (),
+        all_passthrough: bool = False,
+        apicv: bool = True,
+        costs: str = "typical",
+        trace: Any = None,
+        horizon: int = 0,
+        horizon_seed: int = 0,
+    ) -> None:
+        from vpmu_emu.linux.state import SYSTEM
+        from vpmu_emu.machine import engine
+        from vpmu_emu.machine.state import ENGINE, NEVER
+
+        if vpmu not in MODES:
+            raise ConfigError("vpmu", f"no mode is named {vpmu!r}", " ".join(MODES))
+        if not 2 <= ram <= MAX_RAM_MIB:
+            raise ConfigError("ram", f"{ram} MiB", f"2 to {MAX_RAM_MIB}")
+        if vpmu == "bare" and (filter or host_events or _pairs("guest", guest)):
+            what = "filter" if filter else "host-event" if host_events else "guest"
+            raise ConfigError(what, "there is no hypervisor in mode bare", "emulated passthrough")
+        self.program = program
+        self.mode = vpmu
+        self.model = host_model(cpu, settings)
+        self.max_insns = max_insns
+        self.wall_s = 0.0
+        self.ram_size = ram * MIB
+        self._slice = 1 << 24
+        self._array = np.zeros(1, dtype=SYSTEM).view(np.recarray)
+        self._engine = np.zeros(1, dtype=ENGINE).view(np.recarray)
+        self.S: Any = self._array[0]
+        self.E: Any = self._engine[0]
+        self.core: Any = self.S.cores[0]
+        host_pages = 0
+        if vpmu != "bare":
+            from vpmu_emu.linux import setup
+
+            host_pages = setup.HOST_PAGES
+        self.M = np.zeros(self.ram_size + host_pages, dtype=np.uint8)
+
+        core, E = self.core, self.E
+        fill_core(core, self.model)
+        engine.reset_core(core, np.uint64(0))
+        core.slot_size[0] = self.ram_size
+        self._load(program)
+        E.n_uops = 1
+        E.insn_limit = (1 << 64) - 1 if max_insns is None else max_insns
+        E.t_slice = NEVER
+        E.horizon = horizon
+        E.horizon_seed = horizon_seed
+        E.trace_on = int(bool(trace))
+        if vpmu != "bare":
+            self._run = self._make_vm(
+                filter=filter,
+                host_events=host_events,
+                guest=_pairs("guest", guest),
+                kvm=_pairs("kvm", kvm),
+                quirks=quirks,
+                without=without,
+                inject=inject,
+                all_passthrough=all_passthrough,
+                apicv=apicv,
+                costs=costs,
+            )
+        else:
+            self._run = lambda: int(engine.run_bare(core, self.M, E))
+
+    def _load(self, program: Program) -> None:
+        """Put the image and the GDT into memory, the registers where a program finds them."""
+        for segment in program.segments:
+            end = segment.addr + len(segment.data)
+            if segment.addr < GDT_BASE + 8 * len(GDT) or end > self.ram_size:
+                raise LoadError(
+                    f"{program.name}: section {segment.name} at {segment.addr:#x}..{end:#x} is outside the "
+                    f"memory of {self.ram_size // MIB} MiB; give more with --ram"
+                )
+            self.M[segment.addr : end] = np.frombuffer(segment.data, dtype=np.uint8)
+        table = np.array(GDT, dtype="<u8").view(np.uint8)
+        self.M[GDT_BASE : GDT_BASE + len(table)] = table
+        core = self.core
+        core.rip = program.entry
+        core.regs[4] = self.ram_size - 8
+        core.gdt_base = GDT_BASE
+        core.gdt_limit = len(table) - 1
+        core.selectors[:] = (0x10, 0x08, 0x10, 0x10, 0x10, 0x10)
+
+    def _make_vm(self, **settings: Any) -> Any:
+        from vpmu_emu.linux.setup import make_vm
+
+        return make_vm(self.S, self.M, self.E, self.model, self.mode, self.ram_size, **settings)
+
+    # --- running ----------------------------------------------------------------------------------------
+    def _turn(self, t_slice: int) -> int:
+        """Call compiled code once; a RUN_* code."""
+        self.E.t_slice = t_slice
+        start = time.perf_counter()
+        with np.errstate(over="ignore"):
+            code = int(self._run())
+        took = time.perf_counter() - start
+        self.wall_s += took
+        # Slices follow the speed of the machine, so that Ctrl-C is heard; results do not depend on them.
+        if took < SLICE_SECONDS / 2:
+            self._slice = min(self._slice * 2, 1 << 40)
+        elif took > SLICE_SECONDS * 1.5:
+            self._slice = max(self._slice // 2, 1 << 10)
+        return code
+
+    def run(self) -> Stop:
+        """Run until the program ends, a breakpoint, a watchpoint, or the instruction limit.
+
+        Raises:
+            KeyboardInterrupt: after the slice in which Ctrl-C came; the state is whole.
+        """
+        from vpmu_emu.machine.state import RUN_SLICE
+
+        while True:
+            code = self._turn(int(self.core.t) + self._slice)
+            if code != RUN_SLICE:
+                return self.stop(code)
+
+    def step(self, count: int = 1) -> Stop:
+        """Run `count` instructions (one iteration of REP, or one delivered exception, is one)."""
+        from vpmu_emu.machine.state import RUN_SLICE
+
+        for _ in range(count):
+            code = self._turn(int(self.core.t) + 1)
+            if code != RUN_SLICE:
+                return self.stop(code)
+        return self.stop(RUN_SLICE)
+
+    def stop(self, code: int, reason: str = "") -> Stop:
+        """A RUN_* code as words."""
+        from vpmu_emu.machine.state import (
+            RUN_BREAK,
+            RUN_LIMIT,
+            RUN_SLICE,
+            RUN_STOPPED,
+            RUN_WATCH,
+            STOP_NAMES,
+        )
+
+        names = {RUN_BREAK: "break", RUN_WATCH: "watch", RUN_SLICE: "step", RUN_LIMIT: "max-insns"}
+        if not reason:
+            reason = STOP_NAMES[int(self.core.stop)] if code == RUN_STOPPED else names[code]
+        rip = int(self.core.rip)
+        line = self.program.line_at(rip)
+        info = int(self.core.stop_info) if code == RUN_STOPPED else 0
+        return Stop(reason, rip, line.file if line else None, line.line if line else None, info)
+
+    # --- looking ----------------------------------------------------------------------------------------
+    @property
+    def instructions(self) -> int:
+        """Instructions that the program retired, those that KVM emulated included."""
+        core = self.core
+        hardware = int(core.total[0, 0]) + int(core.total[1, 0]) - int(core.stats.host_insns)
+        return hardware + (self._software_instructions() if self.mode != "bare" else 0)
+
+    def _software_instructions(self) -> int:
+        from vpmu_emu.linux.setup import software_instructions
+
+        return software_instructions(self.S)
+
+    @property
+    def serial(self) -> str:
+        """What was written to COM1."""
+        length = min(int(self.core.serial_len), len(self.E.serial))
+        return bytes(self.E.serial[:length]).decode("utf-8", "replace")
+
+    def registers(self) -> dict[str, int]:
+        """The sixteen registers, rip and rflags."""
+        core = self.core
+        found = {name: int(core.regs[i]) for i, name in enumerate(REGISTERS)}
+        return {**found, "rip": int(core.rip), "rflags": int(core.rflags)}
+
+    def hardware_pmu(self) -> dict[str, Any]:
+        """What the silicon's PMU holds now."""
+        pmu = self.core.pmu
+        values = _counters(self.core)
+        return {
+            "eventsel": [int(v) for v in pmu.eventsel[: int(pmu.gp)]],
+            "pmc": values[: int(pmu.gp)],
+            "fixed_ctr_ctrl": int(pmu.fixed_ctr_ctrl),
+            "fixed": values[8 : 8 + int(pmu.fixed)],
+            "global_ctrl": int(pmu.global_ctrl),
+            "global_status": int(pmu.global_status),
+        }
+
+    def guest_pmu(self) -> dict[str, Any]:
+        """The PMU as the guest sees it, in the same form."""
+        if self.mode == "bare":
+            return self.hardware_pmu()
+        from vpmu_emu.linux.setup import guest_pmu
+
+        found: dict[str, Any] = guest_pmu(self.S, self.E)
+        return found
+
+    def msr_statistics(self) -> dict[str, dict[str, int]]:
+        """Reads, writes and exits of every MSR that the guest touched."""
+        stats = self.core.stats
+        found: dict[str, dict[str, int]] = {}
+        for row in MSRS:
+            for n in range(row.count):
+                slot = row.slot + n
+                counts = {
+                    "reads": int(stats.msr_reads[slot]),
+                    "writes": int(stats.msr_writes[slot]),
+                    "exits": int(stats.msr_exits[slot]),
+                }
+                if any(counts.values()):
+                    found[msr_name(row.index + n * row.stride)] = counts
+        return found
+
+    def exits(self) -> dict[str, int]:
+        """VM exits by reason, only those that happened."""
+        return {exit_name(k): int(n) for k, n in enumerate(self.core.stats.exits) if n}
+
+    def record(self) -> bytes:
+        """The whole record; equal bytes mean equal runs."""
+        return bytes(self._array.tobytes())
+
+    def read(self, address: int, size: int) -> bytes:
+        """Memory of the program; bytes outside it read as zero."""
+        part = bytes(self.M[address : min(address + size, self.ram_size)]) if address >= 0 else b""
+        return part + bytes(size - len(part))
+
+    def events(self) -> np.ndarray[Any, Any]:
+        """The trace ring in order, oldest first (fields t kind rip a b c)."""
+        head = int(self.E.ring_head)
+        size = len(self.E.ring)
+        if head <= size:
+            return np.array(self.E.ring[:head])
+        at = head % size
+        return np.concatenate((self.E.ring[at:], self.E.ring[:at]))
+
+    def result(self, stop: Stop) -> Result:
+        """Everything that a run did, as the documented schema."""
+        core = self.core
+        guest = self.guest_pmu()
+        counters = {f"pmc{i}": v for i, v in enumerate(guest["pmc"])}
+        counters |= {f"fixed{i}": v for i, v in enumerate(guest["fixed"])}
+        values: dict[str, Any] = {
+            "schema": 1,
+            "vpmu": self.mode,
+            "cpu": self.model.name,
+            "instructions": self.instructions,
+            "cycles": int(core.t) >> 4,
+            "exits": self.exits(),
+            "msr": self.msr_statistics(),
+            "pmis": int(core.stats.pmis),
+            "pmis_hw": int(core.stats.pmis_hw),
+            "counters": counters,
+            "global_status": guest["global_status"],
+            "hw": self.hardware_pmu(),
+            "registers": self.registers(),
+            "serial": self.serial,
+            "exit_code": stop.info if stop.reason == "debug-exit" else None,
+            "stop": stop.reason,
+            "stop_rip": stop.rip,
+            "stop_line": f"{stop.file}:{stop.line}" if stop.line is not None else None,
+            "engine": "interpreter",
+            "jit_s": 0.0,
+            "wall_s": round(self.wall_s, 6),
+        }
+        if self.mode != "bare":
+            from vpmu_emu.linux.setup import report
+
+            values |= report(self.S)
+        return Result(values, self.M[: self.ram_size], self.record())
+
+
+def _counters(core: Any) -> list[int]:
+    """Values of all counters of the record, computed as the silicon does; armed ones up to now."""
+    from vpmu_emu.machine.state import N_CTR
+
+    found = np.zeros(N_CTR, dtype=np.uint64)
+    from vpmu_emu.machine.engine import read_counters
+
+    with np.errstate(over="ignore"):
+        read_counters(core, found)
+    return [int(v) for v in found]
+
+
+def run(program: Program | str | Path, **options: Any) -> Result:
+    """Run a program to its end and say what it did.
+
+    Args:
+        program: an assembled program, or the path of a source file.
+        options: as for `System`; `trace` may be a path to write the event trace to.
+
+    Raises:
+        VpmuError: whatever is wrong with program or options.
+    """
+    if not isinstance(program, Program):
+        program = assemble_file(Path(program))
+    system = System(program, **options)
+    try:
+        stop = system.run()
+    except KeyboardInterrupt:
+        stop = system.stop(0, "interrupted")
+    result = system.result(stop)
+    trace = options.get("trace")
+    if isinstance(trace, str | Path):
+        from vpmu_emu.trace.files import write_trace
+
+        write_trace(system, Path(trace))
+    return result
+
+
+def msr_bitmap(vpmu: str, cpu: str = "spr") -> bytes:
+    """The 4 KiB MSR bitmap of a fresh VM in this mode."""
+    from vpmu_emu.asm import assemble
+
+    system = System(assemble("hlt", "<empty>"), vpmu=vpmu, cpu=cpu, ram=2)
+    at = int(system.S.vm.msr_bitmap)
+    return bytes(system.M[at : at + 4096])
+
+
+def msr_rules(side: str, vpmu: str, cpu: str = "spr") -> Any:
+    """The MSR rules of a side ("hw" or "kvm") as they hold in this mode."""
+    model = host_model(cpu)
+    if side == "hw" or vpmu == "bare":
+        return rules("hw", model.shape())
+    from vpmu_emu.linux.setup import guest_shape
+
+    return rules("kvm", guest_shape(model.shape(), {}))
