@@ -1251,8 +1251,12 @@ class Assembler:
             low = -(1 << 8 * size - 1)
             high = -low if fixup.kind == "signed" else -2 * low
             if size < 8 and not low <= value < high:
-                what = "the branch target" if size == 1 and fixup.pc_relative else "the value"
-                self.report(statement, Fault(f"{what} {value:#x} is out of range", ""))
+                if fixup.pc_relative:
+                    msg = f"the target is {value} bytes away, this reaches {low} to {high - 1}"
+                    hint = "jump over a jmp" if size == 1 else ""
+                else:
+                    msg, hint = f"the value {value:#x} does not fit in {size} bytes", ""
+                self.report(statement, Fault(msg, hint))
                 continue
             at = where + fixup.offset
             code = (value & ((1 << 8 * size) - 1)).to_bytes(size, "little")

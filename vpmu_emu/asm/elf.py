@@ -58,19 +58,19 @@ def write_elf(program: Program) -> bytes:
 
     count = len(segments)
     sections = bytearray(64)
-    for segment, name, offset in zip(segments, section_offsets, offsets, strict=False):
+    for segment, named, offset in zip(segments, section_offsets, offsets, strict=False):
         bss = segment.name == ".bss"
         flags = 2 | (1 if segment.write else 0) | (4 if segment.exec else 0)
         sections += struct.pack(
             "<IIQQQQIIQQ",
-            name, 8 if bss else 1, flags, segment.addr, offset, len(segment.data), 0, 0, 16, 0,
+            named, 8 if bss else 1, flags, segment.addr, offset, len(segment.data), 0, 0, 16, 0,
         )  # fmt: skip
-    for name, kind, at, size, link, info, align, entry in (
+    for named, kind, at, size, link, info, align, entry in (
         (section_offsets[count], 2, symtab_at, len(symtab), count + 2, 1, 8, 24),
         (section_offsets[count + 1], 3, strtab_at, len(strtab), 0, 0, 1, 0),
         (section_offsets[count + 2], 3, shstrtab_at, len(shstrtab), 0, 0, 1, 0),
     ):
-        sections += struct.pack("<IIQQQQIIQQ", name, kind, 0, 0, at, size, link, info, align, entry)
+        sections += struct.pack("<IIQQQQIIQQ", named, kind, 0, 0, at, size, link, info, align, entry)
 
     ident = b"\x7fELF" + bytes((2, 1, 1, 0)) + bytes(8)
     total = count + 4

@@ -73,7 +73,8 @@ class Encoded:
     """Bytes of an instruction and what is still open in them."""
 
     data: bytes
-    fixups: tuple[Fixup, ...] = ()
+    fixups: tuple[Fixup, ...]
+    form: Form
 
 
 @attrs.frozen(eq=False)
@@ -405,7 +406,7 @@ def _bytes(
         else:
             signed = word in ("imm32s", "imm8s")
             _put(out, fixups, _IMM_SIZE[word], amount, "signed" if signed else "either")
-    return Encoded(bytes(out), tuple(fixups))
+    return Encoded(bytes(out), tuple(fixups), form)
 
 
 def _put(out: bytearray, fixups: list[Fixup], size: int, amount: Amount, kind: str) -> None:

@@ -48,7 +48,7 @@ class Diagnostic:
         return "\n".join(lines)
 
 
-class Fault(Exception):  # noqa: N818 - a part of a diagnostic, never seen by users
+class Fault(Exception):
     """A problem in the statement at hand, before it has a file and a line.
 
     Args:

@@ -139,6 +139,10 @@ def _binary(op: str, left: Node, right: Node, at: int) -> Node:
     return Binary(op, left, right, at)
 
 
+def _apply(token: Token, left: Node, right: Node) -> Node:
+    return _binary(str(token), left, right, token.start_pos or 0)
+
+
 def _unary(op: str, node: Node, at: int) -> Node:
     if type(node) is Number:
         return Number(node.value if op == "+" else constant_unary(op, node.value), at)
@@ -210,17 +214,17 @@ class _Build(Transformer[Token, Any]):
         first: Node = items[0]
         if len(items) == 1:
             return first
-        operands, operators = [first], []
+        operands: list[Node] = [first]
+        operators: list[Token] = []
         for token, node in zip(items[1::2], items[2::2], strict=True):
             while operators and _RANK[operators[-1]] >= _RANK[token]:
                 right = operands.pop()
-                operands[-1] = _binary(operators.pop(), operands[-1], right, token.start_pos)
+                operands[-1] = _apply(operators.pop(), operands[-1], right)
             operators.append(token)
             operands.append(node)
         while operators:
             right = operands.pop()
-            token = operators.pop()
-            operands[-1] = _binary(token, operands[-1], right, token.start_pos)
+            operands[-1] = _apply(operators.pop(), operands[-1], right)
         return operands[0]
 
 

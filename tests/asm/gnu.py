@@ -1,0 +1,71 @@
+"""GNU as and ld as the oracle: the same source, linked to the same addresses."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+
+import pytest
+
+_SCRIPT = """
+SECTIONS {
+  . = 0x100000;
+  .text : { *(.text) *(.text.*) }
+  . = ALIGN(4096);
+  .data : { *(.data) *(.rodata) *(.rodata.*) *(.data.*) }
+  . = ALIGN(4096);
+  .bss : { *(.bss) *(COMMON) }
+  /DISCARD/ : { *(.note.*) *(.comment) *(.eh_frame) }
+}
+"""
+
+
+def require_gnu() -> None:
+    """Skip the test without GNU as, or fail if oracles are required."""
+    for tool in ("as", "ld"):
+        if shutil.which(tool) is None:
+            if os.environ.get("VPMU_REQUIRE_ORACLES") == "1":
+                pytest.fail(f"GNU {tool} is required and not installed")
+            pytest.skip(f"GNU {tool} is not installed")
+
+
+def sections(elf: bytes) -> dict[str, tuple[int, bytes]]:
+    """Allocated sections of an ELF64 file as name: (address, bytes); zeros for .bss."""
+    offset = struct.unpack_from("<Q", elf, 40)[0]
+    size, count, names = struct.unpack_from("<HHH", elf, 58)
+    headers = [struct.unpack_from("<IIQQQQIIQQ", elf, offset + size * i) for i in range(count)]
+    table = elf[headers[names][4] : headers[names][4] + headers[names][5]]
+    found = {}
+    for name, kind, flags, address, at, length, *_ in headers:
+        if flags & 2:
+            label = table[name : table.index(b"\0", name)].decode()
+            found[label] = (address, bytes(length) if kind == 8 else elf[at : at + length])
+    return found
+
+
+def gnu(source: str, folder: Path, include: Path | None = None) -> dict[str, tuple[int, bytes]]:
+    """Sections of the linked source, which must assemble."""
+    require_gnu()
+    (folder / "gnu.s").write_text(".intel_syntax noprefix\n" + source)
+    (folder / "gnu.ld").write_text(_SCRIPT)
+    paths = ["-I", str(include)] if include else []
+    _run("as", "--64", *paths, "-o", "gnu.o", "gnu.s", folder=folder)
+    _run("ld", "-e", "0", "-z", "max-page-size=4096", "-T", "gnu.ld", "-o", "gnu.elf", "gnu.o",
+         folder=folder)  # fmt: skip
+    return sections((folder / "gnu.elf").read_bytes())
+
+
+def _run(*command: str, folder: Path) -> None:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[:4000]
+
+
+def accepts(source: str, folder: Path) -> bool:
+    """Whether GNU as takes the source."""
+    require_gnu()
+    (folder / "gnu.s").write_text(".intel_syntax noprefix\n" + source)
+    command = ("as", "--64", "-o", "gnu.o", "gnu.s")
+    return subprocess.run(command, cwd=folder, capture_output=True, check=False).returncode == 0
