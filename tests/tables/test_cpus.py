@@ -49,7 +49,7 @@ def test_every_instruction_class_has_a_latency(model):
 
 
 def test_the_cpuid_round_trip_is_what_was_measured():
-    # Linux commit b0b6a8d3be16: 3000 cycles with elided WRMSRs, 4000 before, on 8 + 3 idle counters.
+    # Linux commit b0b6a8d3be16: 3000 cycles with elided WRMSRs, 4000 before; 8 + 3 counters, idle.
     spr = cpu("spr")
 
     def typical(name):

@@ -17,7 +17,7 @@ _HEAD = """\
 # Prefix of the symbols of each register's fields; those of one layout share one.
 _FIELD_PREFIX = {
     "IA32_PERFEVTSEL": "EVTSEL",
-    "IA32_FIXED_CTR_CTRL": "FIXED_CTRL",
+    "IA32_FIXED_CTR_CTRL": "",  # its fields are called fixed0_os and so on
     "IA32_PERF_GLOBAL_STATUS": "GLOBAL",
     "IA32_PERF_CAPABILITIES": "PERF_CAP",
     "IA32_DEBUGCTL": "DEBUGCTL",
@@ -45,7 +45,7 @@ def _registers(row: MsrRow) -> list[str]:
 def _fields(row: MsrRow, prefix: str) -> list[str]:
     lines = [f"# Bits of {row.name}; of a wider field its lowest bit number, as …_SHIFT."]
     for field in row.fields:
-        name = f"{prefix}_{field.name.upper()}"
+        name = f"{prefix}_{field.name}".strip("_").upper()
         if field.each:
             width = range(field.high - field.low + 1)
             lines += [_equ(f"{name}{i}", 1 << field.low + i) for i in width]
