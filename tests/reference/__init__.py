@@ -1,0 +1,1 @@
+"""The oracle: a second, slow machine written from the manuals, sharing no code with the engine."""
