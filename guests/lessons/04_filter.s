@@ -23,10 +23,10 @@
 #: expect emulated passthrough: pmc1 == 0
 # All branches: allowed by the exclusion. Taken ones: denied.
 #: expect all: pmc2 == ROUNDS
-#: expect bare: pmc3 == ROUNDS - 1
-#: expect emulated passthrough: pmc3 == 0
-# Not on the list: allowed.
-#: expect all: pmc4 == ROUNDS
+#: expect bare: pmc4 == ROUNDS - 1
+#: expect emulated passthrough: pmc4 == 0
+# Stores are not on the list: allowed.
+#: expect all: pmc3 == ROUNDS
 #: expect all: mem64(selector) == mem64(written)
 #: expect emulated passthrough: msr.IA32_PERFEVTSEL0.exits == 2
 
@@ -44,8 +44,8 @@ _start:
         wrmsr_const IA32_PERFEVTSEL0, EVT_INST_RETIRED_ANY_P | ON
         wrmsr_const IA32_PERFEVTSEL1, EVT_INST_RETIRED_NOP | ON
         wrmsr_const IA32_PERFEVTSEL2, EVT_BR_INST_RETIRED_ALL_BRANCHES | ON
-        wrmsr_const IA32_PERFEVTSEL3, EVT_BR_INST_RETIRED_COND_TAKEN | ON
-        wrmsr_const IA32_PERFEVTSEL4, EVT_MEM_INST_RETIRED_ALL_STORES | ON
+        wrmsr_const IA32_PERFEVTSEL3, EVT_MEM_INST_RETIRED_ALL_STORES | ON  # counters 0 to 3 only
+        wrmsr_const IA32_PERFEVTSEL4, EVT_BR_INST_RETIRED_COND_TAKEN | ON
         wrmsr_const IA32_FIXED_CTR_CTRL, FIXED0_OS | FIXED0_USR
 
         # The selector reads back as it was written, filtered or not.

@@ -20,7 +20,7 @@
 #: expect all: mem64(from_fixed) == fixed0
 #: expect all: mem64(from_user) == pmc0
 #: expect all: pmc0 == insns(opened, closed)
-# Faults: a counter that no processor has, ring 3 without PCE. The fourth fixed counter (index 3) exists in this
+# Faults: a counter that no processor has, ring 3 without PCE. The fourth fixed counter (3) exists in this
 # hardware, but KVM gives a guest three.
 #: expect bare: r14 == 2
 #: expect emulated: r14 == 3
