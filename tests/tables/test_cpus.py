@@ -25,9 +25,24 @@ def model(request):
 
 def test_every_model_has_the_same_rows(model):
     table = tomllib.loads((isa_dir() / "cpus" / f"{model.name}.toml").read_text())
-    assert sorted(table["cost"]) == list(COST_NAMES) == sorted(COST_NAMES)
-    assert set(table["latency"]) == set(LATENCIES)
-    assert [cost.name for cost in model.costs] == list(COST_NAMES)
+    whole = "base" not in table
+    for own, names in ((table["cost"], COST_NAMES), (table["latency"], LATENCIES)):
+        assert set(own) == set(names) if whole else set(own) < set(names)
+    for own in table["cost"].values():
+        assert set(own) == {"cycles", "instructions", "branches", "source"}
+    assert [cost.name for cost in model.costs] == list(COST_NAMES) == sorted(COST_NAMES)
+
+
+def test_a_model_differs_from_its_base_where_it_says_so():
+    spr, icx, skx = cpu("spr"), cpu("icx"), cpu("skx")
+    assert (icx.model, icx.family, icx.version, icx.fixed) == (0x6A, spr.family, 5, 4)
+    assert (skx.version, skx.gp, skx.fixed, skx.anythread_deprecated) == (4, 4, 3, False)
+    assert skx.perf_capabilities == spr.perf_capabilities
+    assert spr.features - icx.features == spr.features - skx.features == {"save_perf_global_ctrl"}
+    assert skx.latency_of("div") > icx.latency_of("div") > spr.latency_of("div")
+    assert skx.latency_of("alu") == spr.latency_of("alu")
+    assert skx.cost("vm_exit").cycles[1] > spr.cost("vm_exit").cycles[1]
+    assert skx.cost("rdpmc") == spr.cost("rdpmc")
 
 
 def test_costs_are_ordered_and_sourced(model):
@@ -73,8 +88,10 @@ def test_powers_of_two_where_tables_are_indexed_by_masks(model):
     assert model.ref_num <= model.ref_den
 
 
-def test_leaf_0a_of_sapphire_rapids():
-    assert cpuid_pmu(cpu("spr").shape()) == (0x0830_0805, 0, 0xF, 0x8604)
+def test_leaf_0a_of_the_models():
+    leaves = {m.name: {row[0]: row[1:] for row in cpuid_leaves(m)} for m in MODELS}
+    assert leaves["spr"][0xA] == leaves["icx"][0xA] == (0x0830_0805, 0, 0xF, 0x8604)
+    assert leaves["skx"][0xA] == (0x0730_0404, 0, 0, 0x0603)
 
 
 def test_leaf_0a_follows_the_shape():
@@ -104,7 +121,8 @@ def test_cpuid_says_who_it_is(model):
     assert leaves[1][2] >> 24 & 1 == ("tsc_deadline" in model.features)
     assert leaves[7][3] >> 26 & 1 == ("ibpb" in model.features)
     assert leaves[1][3] >> 19 & 1 == 1  # CLFLUSH
-    assert leaves[0xA] == list(cpuid_pmu(model.shape()))
+    pmu = cpuid_pmu(model.shape(), events_length=model.arch_events_length)
+    assert leaves[0xA] == list(pmu)
     ratio, crystal = leaves[0x15][1] / leaves[0x15][0], leaves[0x15][2]
     assert ratio * crystal == model.tsc_khz * 1000
     brand = b"".join(r.to_bytes(4, "little") for n in (2, 3, 4) for r in leaves[0x8000_0000 + n])

@@ -111,7 +111,19 @@ def _unknown(key: str, name: str, allowed: tuple[str, ...]) -> ConfigError:
 
 def _tables() -> dict[str, dict[str, Any]]:
     paths: list[Path] = sorted((isa_dir() / "cpus").glob("*.toml"))
-    return {path.stem: tomllib.loads(path.read_text()) for path in paths}
+    tables = {path.stem: tomllib.loads(path.read_text()) for path in paths}
+    return {name: _on_its_base(table, tables) for name, table in tables.items()}
+
+
+def _on_its_base(table: dict[str, Any], tables: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """A model with what it does not say itself taken from the model that its `base` names."""
+    if "base" not in table:
+        return table
+    merged = {key: dict(part) for key, part in tables[table["base"]].items()}
+    for key, part in table.items():
+        if key != "base":
+            merged[key].update(part)
+    return merged
 
 
 _TABLES = _tables()
