@@ -1,0 +1,168 @@
+"""A PMU event filter as TOML, checked as KVM_SET_PMU_EVENT_FILTER checks it; errors name key and place.
+
+    action = "deny"                 # or "allow": what happens to the events of the list
+    fixed_counter_bitmap = 0b001    # fixed counters: bit i set is denied ("deny") or allowed ("allow")
+    masked = true                   # KVM_PMU_EVENT_FLAG_MASKED_EVENTS
+    events = ["instructions", 0x01c0, { select = 0xc4, umask = 0x20, mask = 0x20, exclude = false }]
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from vpmu_emu.errors import ConfigError
+from vpmu_emu.linux.hostevents import NAMES
+from vpmu_emu.linux.state import KVM_PMU_EVENT_ALLOW, KVM_PMU_EVENT_DENY, N_FILTER
+
+ACTIONS = {"allow": KVM_PMU_EVENT_ALLOW, "deny": KVM_PMU_EVENT_DENY}
+KEYS = ("action", "fixed_counter_bitmap", "masked", "events")
+EVENT_KEYS = ("select", "umask", "mask", "exclude")
+EVENT_MASK = 0xFFFF
+MASKED_VALID = 0xFF80_0000_0000_FFFF  # without bits 35:32, which only AMD has
+
+
+@attrs.frozen
+class EventFilter:
+    """What KVM keeps of a filter.
+
+    Attributes:
+        action: KVM_PMU_EVENT_ALLOW or KVM_PMU_EVENT_DENY.
+        fixed_counter_bitmap: one bit per fixed counter.
+        includes, excludes: masked entries, each list sorted by select.
+    """
+
+    action: int
+    fixed_counter_bitmap: int
+    includes: tuple[int, ...]
+    excludes: tuple[int, ...]
+
+
+def masked_entry(select: int, mask: int, match: int, exclude: bool) -> int:
+    """KVM_PMU_ENCODE_MASKED_ENTRY."""
+    return select & 0xFF | (match & 0xFF) << 8 | int(exclude) << 55 | (mask & 0xFF) << 56
+
+
+def make_filter(
+    action: int, events: list[int], fixed_counter_bitmap: int = 0, masked: bool = False
+) -> EventFilter:
+    """What the ioctl does with a filter: legacy entries become masked ones, then all are sorted.
+
+    Raises:
+        ConfigError: where the ioctl fails (EINVAL, E2BIG).
+    """
+    if action not in (KVM_PMU_EVENT_ALLOW, KVM_PMU_EVENT_DENY):
+        raise ConfigError("filter.action", f"{action} (EINVAL)", "0 allow, 1 deny")
+    if len(events) > N_FILTER:
+        raise ConfigError("filter.events", f"{len(events)} events (E2BIG)", f"at most {N_FILTER}")
+    entries = []
+    for k, event in enumerate(events):
+        if masked:
+            if event & ~MASKED_VALID:
+                place = f"filter.events[{k}]"
+                raise ConfigError(place, f"{event:#x} has reserved bits (EINVAL)", f"{MASKED_VALID:#x}")
+            entries.append(event)
+        elif not event & ~EVENT_MASK:  # the others can never match and are dropped without a word
+            entries.append(masked_entry(event & 0xFF, 0xFF, event >> 8, False))
+
+    def order(entry: int) -> tuple[int, int]:
+        return entry & 0xFF, entry
+
+    includes = sorted((e for e in entries if not e >> 55 & 1), key=order)
+    excludes = sorted((e for e in entries if e >> 55 & 1), key=order)
+    return EventFilter(action, fixed_counter_bitmap & 0xFFFF_FFFF, tuple(includes), tuple(excludes))
+
+
+def _int(table: dict[str, Any], key: str, place: str, low: int, high: int, default: int) -> int:
+    value = table.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ConfigError(f"{place}.{key}", f"{value!r} is not allowed", f"{low} to {high:#x}")
+    return value
+
+
+def _bool(table: dict[str, Any], key: str, place: str, default: bool) -> bool:
+    value = table.get(key, default)
+    if not isinstance(value, bool):
+        raise ConfigError(f"{place}.{key}", f"{value!r} is not allowed", "true false")
+    return value
+
+
+def _unknown(table: dict[str, Any], allowed: tuple[str, ...], place: str) -> None:
+    for key in table:
+        if key not in allowed:
+            near = difflib.get_close_matches(key, allowed, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ConfigError(f"{place}.{key}", f"unknown key{hint}", " ".join(allowed))
+
+
+def _entry(item: Any, place: str, masked: bool) -> int:
+    if isinstance(item, str):
+        if item.lower() not in NAMES:
+            near = difflib.get_close_matches(item.lower(), NAMES, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ConfigError(place, f"no event is named {item!r}{hint}", "a name, a number, a table")
+        item = NAMES[item.lower()]
+        return masked_entry(item & 0xFF, 0xFF, item >> 8, False) if masked else item
+    if isinstance(item, int) and not isinstance(item, bool):
+        if not 0 <= item < 1 << 64:
+            raise ConfigError(place, f"{item} is not a 64-bit number", "0 to 2**64 - 1")
+        # A short number is EVENT and UMASK; a longer one is a masked entry as the ioctl takes it.
+        if masked and item <= EVENT_MASK:
+            return masked_entry(item & 0xFF, 0xFF, item >> 8, False)
+        return item
+    if isinstance(item, dict):
+        _unknown(item, EVENT_KEYS, place)
+        if "select" not in item:
+            raise ConfigError(f"{place}.select", "is missing", "0 to 0xff")
+        select = _int(item, "select", place, 0, 0xFF, 0)
+        umask = _int(item, "umask", place, 0, 0xFF, 0)
+        mask = _int(item, "mask", place, 0, 0xFF, 0xFF)
+        exclude = _bool(item, "exclude", place, False)
+        if masked:
+            return masked_entry(select, mask, umask, exclude)
+        if "mask" in item or "exclude" in item:
+            key = "mask" if "mask" in item else "exclude"
+            raise ConfigError(f"{place}.{key}", "needs masked = true", "select umask")
+        return umask << 8 | select
+    raise ConfigError(place, f"{item!r} is not an event", "a name, a number, a table")
+
+
+def parse_filter(text: str, name: str = "filter") -> EventFilter:
+    """A filter from TOML text; `name` stands before every key in messages.
+
+    Raises:
+        ConfigError: broken TOML (with its line), an unknown key, a wrong value.
+    """
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(name, f"not TOML: {error}") from None
+    _unknown(table, KEYS, name)
+    action = table.get("action")
+    if not isinstance(action, str) or action not in ACTIONS:
+        problem = "is missing" if action is None else f"{action!r} is not an action"
+        raise ConfigError(f"{name}.action", problem, " ".join(ACTIONS))
+    masked = _bool(table, "masked", name, False)
+    bitmap = _int(table, "fixed_counter_bitmap", name, 0, 0xFFFF_FFFF, 0)
+    events = table.get("events", [])
+    if not isinstance(events, list):
+        raise ConfigError(f"{name}.events", f"{events!r} is not a list", "[…]")
+    entries = [_entry(item, f"{name}.events[{k}]", masked) for k, item in enumerate(events)]
+    return make_filter(ACTIONS[action], entries, bitmap, masked)
+
+
+def load_filter(path: str | Path) -> EventFilter:
+    """A filter from a TOML file.
+
+    Raises:
+        ConfigError: the file cannot be read, or as `parse_filter`.
+    """
+    try:
+        text = Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError("filter", f"cannot read {path}: {error}") from None
+    return parse_filter(text, str(path))

@@ -1,0 +1,1 @@
+"""KVM: the run loop, the exit handlers and the virtual PMUs."""

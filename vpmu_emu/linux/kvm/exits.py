@@ -1,0 +1,290 @@
+"""The exit handlers that all modes share; a mode's own are in its run loop's module.
+
+A handler does its work, then skips the instruction, which counts it in software: an instruction that
+exits does not retire in hardware. arch/x86/kvm/vmx/vmx.c, x86.c.
+"""
+
+from __future__ import annotations
+
+from vpmu_emu._jit import jit
+from vpmu_emu.linux.kvm.lapic import (
+    kvm_set_apic_base,
+    kvm_set_lapic_tscdeadline_msr,
+    kvm_x2apic_msr_read,
+    kvm_x2apic_msr_write,
+)
+from vpmu_emu.linux.kvm.pmu import kvm_pmu_trigger_event
+from vpmu_emu.linux.native import cost
+from vpmu_emu.linux.perf.pmi import charge
+from vpmu_emu.machine.lapic import BASE_X2APIC
+from vpmu_emu.machine.memory import VECTOR_GP
+from vpmu_emu.machine.msr import (
+    R_APIC_BASE,
+    R_PERF_CAPABILITIES,
+    R_TSC,
+    R_TSC_DEADLINE,
+    check_read,
+    check_write,
+    find_msr,
+    msr_apply,
+    msr_value,
+    note_msr,
+    note_msr_fault,
+)
+from vpmu_emu.machine.platform import port_in, port_out
+from vpmu_emu.machine.privileged import cpuid_entry
+from vpmu_emu.machine.ring import TR_GUEST_RDPMC, emit
+from vpmu_emu.machine.state import (
+    RAX,
+    RBX,
+    RCX,
+    RDX,
+    REG_FS,
+    REG_GS,
+    STOP_SHUTDOWN,
+    STOP_TRIPLE_FAULT,
+)
+from vpmu_emu.machine.u64 import ALL, LOW32, ONE, U8, U16, U32, U64, WORD, ZERO
+from vpmu_emu.machine.vmx import (
+    EXIT_CPUID,
+    EXIT_EXCEPTION_NMI,
+    EXIT_EXTERNAL_INTERRUPT,
+    EXIT_HLT,
+    EXIT_INTERRUPT_WINDOW,
+    EXIT_INVLPG,
+    EXIT_IO_INSTRUCTION,
+    EXIT_NMI_WINDOW,
+    EXIT_PREEMPTION_TIMER,
+    EXIT_TRIPLE_FAULT,
+    EXIT_VMCALL,
+    EXIT_WBINVD,
+    MOV_SS_BLOCKING,
+    STI_BLOCKING,
+    V_DEBUGCTL,
+    V_EFER,
+    V_FS_BASE,
+    V_GS_BASE,
+    V_INTERRUPTIBILITY,
+    V_RIP,
+    V_TSC_OFFSET,
+    vmread,
+    vmwrite,
+)
+
+COST_CPUID = cost("kvm_emulate_cpuid")
+COST_HYPERCALL = cost("kvm_emulate_hypercall")
+COST_PIO = cost("kvm_fast_pio")
+COST_WINDOW = cost("handle_interrupt_window")
+
+KVM_ENOSYS = U64((1 << 64) - 1000)
+ACCESS_RO, ACCESS_WO, ACCESS_DROP = 1, 2, 3
+_X2APIC_FIRST = U64(0x800)
+_X2APIC_LAST = U64(0x8FF)
+_SHADOWS = STI_BLOCKING | MOV_SS_BLOCKING
+_SIZE = U64(7)
+_IN = U64(8)
+_SIZE_4 = U64(4)
+
+
+@jit()
+def kvm_queue_exception(S, vector, has_error, error):
+    """Inject an exception at the next entry; the instruction is not skipped."""
+    vcpu = S.vcpus[0]
+    vcpu.exception = vector
+    vcpu.exception_has_error = has_error
+    vcpu.exception_error = error
+
+
+@jit()
+def kvm_inject_gp(S):
+    """#GP(0)."""
+    kvm_queue_exception(S, VECTOR_GP, 1, ZERO)
+
+
+@jit()
+def kvm_skip_emulated_instruction(S, M, E):
+    """Go past the instruction that was emulated, and count it."""
+    core = S.cores[0]
+    core.rip = vmread(core, M, V_RIP) + core.vmx.exit_insn_len
+    vmwrite(core, M, V_RIP, core.rip)
+    S.vcpus[0].emulated_insns += ONE
+    vmwrite(core, M, V_INTERRUPTIBILITY, vmread(core, M, V_INTERRUPTIBILITY) & ~_SHADOWS)
+    kvm_pmu_trigger_event(S, E, S.vcpus[0].pmu.pmc_counting_instructions)
+
+
+@jit()
+def kvm_set_msr_common(S, M, E, index, value):
+    """WRMSR of the guest to anything but its PMU; 1 means #GP."""
+    core = S.cores[0]
+    vm = S.vm
+    rn = find_msr(index)
+    if rn < 0:
+        return 0 if core.ignore_msrs != 0 else 1
+    row = rn >> 6
+    n = rn & 63
+    if n >= vm.msr_n[row]:
+        # The selectors and counters of the P6 and K7 are accepted silently even if absent.
+        return 0 if n < vm.msr_dropped[row] or core.ignore_msrs != 0 else 1
+    if vm.msr_access[row] == ACCESS_DROP:
+        return 0
+    if vm.msr_access[row] == ACCESS_RO or value & vm.msr_reserved[row] != ZERO:
+        return 1
+    if index >= _X2APIC_FIRST and index <= _X2APIC_LAST:
+        return kvm_x2apic_msr_write(S, E, index, value)
+    if row == R_APIC_BASE:
+        return kvm_set_apic_base(S, M, value)
+    if row == R_TSC:
+        now = U64(core.t >> 4) + core.tsc_adjust
+        vmwrite(core, M, V_TSC_OFFSET, value - now)
+        return 0
+    if row == R_TSC_DEADLINE:
+        kvm_set_lapic_tscdeadline_msr(S, M, value)
+        return 0
+    rn = check_write(core, index, value)
+    if rn < 0:
+        return 1 if rn == -1 else 0
+    msr_apply(core, E, rn, index, value)
+    # what the VMCS holds for the guest comes from there at entry
+    vmwrite(core, M, V_EFER, core.efer)
+    vmwrite(core, M, V_DEBUGCTL, core.pmu.debugctl)
+    vmwrite(core, M, V_FS_BASE, core.regs[REG_FS])
+    vmwrite(core, M, V_GS_BASE, core.regs[REG_GS])
+    return 0
+
+
+@jit()
+def kvm_get_msr_common(S, M, E, index):
+    """RDMSR of the guest of anything but its PMU: (1 for #GP, value)."""
+    core = S.cores[0]
+    vm = S.vm
+    rn = find_msr(index)
+    if rn < 0:
+        return 0 if core.ignore_msrs != 0 else 1, ZERO
+    row = rn >> 6
+    n = rn & 63
+    if n >= vm.msr_n[row]:
+        return 0 if n < vm.msr_dropped[row] or core.ignore_msrs != 0 else 1, ZERO
+    if vm.msr_access[row] == ACCESS_DROP:
+        return 0, ZERO
+    if vm.msr_access[row] == ACCESS_WO:
+        return 1, ZERO
+    if index >= _X2APIC_FIRST and index <= _X2APIC_LAST:
+        if core.vapic.apic_base & BASE_X2APIC == ZERO:
+            return 1, ZERO
+        return 0, kvm_x2apic_msr_read(S, E, index)
+    if row == R_APIC_BASE:
+        return 0, core.vapic.apic_base
+    if row == R_TSC:
+        return 0, U64(core.t >> 4) + core.tsc_adjust + vmread(core, M, V_TSC_OFFSET)
+    if row == R_TSC_DEADLINE:
+        return 0, core.vapic.tsc_deadline
+    if row == R_PERF_CAPABILITIES:
+        return 0, S.vcpus[0].pmu.perf_capabilities
+    rn = check_read(core, index)
+    if rn < 0:
+        return 1 if rn == -1 else 0, ZERO
+    return 0, msr_value(core, rn, index)
+
+
+@jit()
+def finish_wrmsr(S, M, E, index, value, old, fault):
+    """The end of every WRMSR exit: #GP, or note it and skip it."""
+    core = S.cores[0]
+    if fault != 0:
+        note_msr_fault(core, E, index, value, 1)
+        kvm_inject_gp(S)
+    else:
+        note_msr(core, E, index, value, old, 1, 1)
+        kvm_skip_emulated_instruction(S, M, E)
+
+
+@jit()
+def finish_rdmsr(S, M, E, index, value, fault):
+    """The end of every RDMSR exit: #GP, or give the value and skip it."""
+    core = S.cores[0]
+    if fault != 0:
+        note_msr_fault(core, E, index, ZERO, 0)
+        kvm_inject_gp(S)
+    else:
+        core.regs[RAX] = value & LOW32
+        core.regs[RDX] = value >> U32
+        note_msr(core, E, index, value, value, 0, 1)
+        kvm_skip_emulated_instruction(S, M, E)
+
+
+@jit()
+def finish_rdpmc(S, M, E, ecx, value):
+    """The end of an RDPMC exit that did not fault."""
+    core = S.cores[0]
+    core.regs[RAX] = value & LOW32
+    core.regs[RDX] = value >> U32
+    core.stats.rdpmcs += ONE
+    emit(E, core.t, TR_GUEST_RDPMC, core.rip, ecx, value, ONE)
+    kvm_skip_emulated_instruction(S, M, E)
+
+
+@jit()
+def kvm_emulate_cpuid(S, M, E):
+    """CPUID from the table that the VMM gave (KVM_SET_CPUID2)."""
+    core = S.cores[0]
+    charge(S, E, COST_CPUID)
+    entry = cpuid_entry(S.vm.cpuid, core.regs[RAX] & LOW32, core.regs[RCX] & LOW32)
+    core.regs[RAX] = S.vm.cpuid[entry].eax if entry >= 0 else ZERO
+    core.regs[RBX] = S.vm.cpuid[entry].ebx if entry >= 0 else ZERO
+    core.regs[RCX] = S.vm.cpuid[entry].ecx if entry >= 0 else ZERO
+    core.regs[RDX] = S.vm.cpuid[entry].edx if entry >= 0 else ZERO
+    kvm_skip_emulated_instruction(S, M, E)
+
+
+@jit()
+def handle_io(S, M, E):
+    """IN and OUT: out to the VMM, which is the machine's platform."""
+    core = S.cores[0]
+    charge(S, E, COST_PIO)
+    qualification = core.vmx.exit_qual
+    port = (qualification >> U16) & WORD
+    size = (qualification & _SIZE) + ONE
+    mask = ALL >> (U64(64) - size * U8)
+    if qualification & _IN != ZERO:
+        value = port_in(core, port) & mask
+        if size == _SIZE_4:
+            core.regs[RAX] = value
+        else:
+            core.regs[RAX] = (core.regs[RAX] & ~mask) | value
+    else:
+        port_out(core, E, port, core.regs[RAX] & mask)
+    kvm_skip_emulated_instruction(S, M, E)
+
+
+@jit()
+def vmx_handle_exit(S, M, E):
+    """Every exit reason that needs no vPMU; an unknown one ends the run (KVM_EXIT_INTERNAL_ERROR)."""
+    core = S.cores[0]
+    vcpu = S.vcpus[0]
+    reason = core.vmx.exit_reason
+    if reason == EXIT_CPUID:
+        kvm_emulate_cpuid(S, M, E)
+    elif reason == EXIT_IO_INSTRUCTION:
+        handle_io(S, M, E)
+    elif reason == EXIT_HLT:
+        kvm_skip_emulated_instruction(S, M, E)
+        vcpu.mp_state = 1
+    elif reason == EXIT_VMCALL:
+        charge(S, E, COST_HYPERCALL)
+        vcpu.hypercall_nr = core.regs[RAX]
+        core.regs[RAX] = KVM_ENOSYS
+        kvm_skip_emulated_instruction(S, M, E)
+    elif reason == EXIT_WBINVD or reason == EXIT_INVLPG:
+        kvm_skip_emulated_instruction(S, M, E)
+    elif reason == EXIT_NMI_WINDOW or reason == EXIT_INTERRUPT_WINDOW:
+        charge(S, E, COST_WINDOW)
+    elif reason == EXIT_TRIPLE_FAULT:
+        core.stop = STOP_TRIPLE_FAULT
+    elif (
+        reason != EXIT_EXCEPTION_NMI
+        and reason != EXIT_EXTERNAL_INTERRUPT
+        and reason != EXIT_PREEMPTION_TIMER
+    ):  # those are done with before
+        core.stop = STOP_SHUTDOWN
+        core.stop_info = reason
+

@@ -1,0 +1,147 @@
+"""The virtual local APIC: register accesses that exit, and a timer that is the VMX preemption timer.
+
+The registers themselves are `core.vapic`, which hardware also uses when APICv is on.
+arch/x86/kvm/lapic.c, vmx/vmx.c.
+"""
+
+from __future__ import annotations
+
+from vpmu_emu._jit import jit
+from vpmu_emu.linux.kvm.overflow import kvm_make_request
+from vpmu_emu.linux.native import cost
+from vpmu_emu.linux.perf.pmi import charge
+from vpmu_emu.linux.state import KVM_REQ_EVENT
+from vpmu_emu.machine.lapic import (
+    BASE_ENABLE,
+    BASE_X2APIC,
+    LVT_NMI,
+    lapic_read,
+    lapic_reset,
+    lapic_set_deadline,
+    lapic_timer_expire,
+    lapic_write,
+)
+from vpmu_emu.machine.memory import st8
+from vpmu_emu.machine.state import NEVER
+from vpmu_emu.machine.u64 import BYTE, ONE, U3, U7, U64, ZERO
+from vpmu_emu.machine.vmx import (
+    PIN_PREEMPTION,
+    V_PIN,
+    V_PREEMPTION,
+    V_TSC_OFFSET,
+    vmread,
+    vmwrite,
+)
+
+COST_REG_WRITE = cost("kvm_lapic_reg_write")
+COST_REG_READ = cost("kvm_lapic_reg_read")
+
+_FIRST_BYTE = 0x800 // 8
+_LAST_BYTE = 0x8FF // 8
+_WRITE = 0x800  # write half of the MSR bitmap
+_TMCCT = U64(0x839)
+_TPR = U64(0x808)
+_EOI = U64(0x80B)
+_SELF_IPI = U64(0x83F)
+NMI_LIMIT = 2
+
+
+@jit()
+def _bitmap_bit(M, bitmap, index, set_it):
+    at = U64(bitmap) + (index >> U3)
+    mask = ONE << (index & U7)
+    byte = U64(M[at])
+    st8(M, at, byte | mask if set_it != 0 else byte & ~mask & BYTE)
+
+
+@jit()
+def vmx_update_msr_bitmap_x2apic(S, M):
+    """With APICv and x2APIC mode all reads but TMCCT pass, and writes of TPR, EOI and SELF_IPI."""
+    bitmap = S.vm.msr_bitmap
+    passing = S.config.apicv != 0 and S.cores[0].vapic.apic_base & BASE_X2APIC != ZERO
+    for k in range(_FIRST_BYTE, _LAST_BYTE + 1):
+        st8(M, U64(bitmap + k), ZERO if passing else BYTE)
+        st8(M, U64(bitmap + _WRITE + k), BYTE)
+    if passing:
+        _bitmap_bit(M, bitmap, _TMCCT, 1)
+        _bitmap_bit(M, bitmap + _WRITE, _TPR, 0)
+        _bitmap_bit(M, bitmap + _WRITE, _EOI, 0)
+        _bitmap_bit(M, bitmap + _WRITE, _SELF_IPI, 0)
+
+
+@jit()
+def kvm_set_apic_base(S, M, value):
+    """WRMSR to IA32_APIC_BASE by the guest; 1 for a transition that is not allowed."""
+    vapic = S.cores[0].vapic
+    old = vapic.apic_base & (BASE_ENABLE | BASE_X2APIC)
+    new = value & (BASE_ENABLE | BASE_X2APIC)
+    if new == BASE_X2APIC:
+        return 1
+    if old != new:
+        # SDM 3A 11.12.5: x2APIC is left only by disabling and not entered from there
+        if new == BASE_ENABLE and old & BASE_X2APIC != ZERO:
+            return 1
+        if new == BASE_ENABLE | BASE_X2APIC and old & BASE_ENABLE == ZERO:
+            return 1
+        if new == ZERO:
+            lapic_reset(vapic, vapic.id)
+    vapic.apic_base = value
+    vmx_update_msr_bitmap_x2apic(S, M)
+    return 0
+
+
+@jit()
+def kvm_x2apic_msr_write(S, E, index, value):
+    """An x2APIC register written through an exit; 1 for #GP."""
+    core = S.cores[0]
+    if core.vapic.apic_base & BASE_X2APIC == ZERO:
+        return 1
+    charge(S, E, COST_REG_WRITE)
+    done = lapic_write(core, core.vapic, index, value)
+    if done == 2:  # an NMI to itself
+        S.vcpus[0].nmi_pending = min(S.vcpus[0].nmi_pending + 1, NMI_LIMIT)
+        return 0
+    return done
+
+
+@jit()
+def kvm_x2apic_msr_read(S, E, index):
+    """An x2APIC register read through an exit, in x2APIC mode."""
+    core = S.cores[0]
+    charge(S, E, COST_REG_READ)
+    return lapic_read(core, core.vapic, index)
+
+
+@jit()
+def kvm_set_lapic_tscdeadline_msr(S, M, data):
+    """The guest's TSC deadline, in the guest's TSC; the hypervisor timer follows at the next entry."""
+    core = S.cores[0]
+    lapic_set_deadline(core, core.vapic, data, vmread(core, M, V_TSC_OFFSET) + core.tsc_adjust)
+
+
+@jit()
+def vmx_update_hv_timer(S, M):
+    """Arm the preemption timer for the guest's own timer. The last thing before VM entry."""
+    core = S.cores[0]
+    pin = vmread(core, M, V_PIN) & ~PIN_PREEMPTION
+    at = core.vapic.timer_at
+    if at != NEVER:
+        cycles = max((at - core.t + 15) >> 4, 0)
+        if cycles < 1 << 32:
+            pin |= PIN_PREEMPTION
+            vmwrite(core, M, V_PREEMPTION, U64(cycles))
+    vmwrite(core, M, V_PIN, pin)
+
+
+@jit()
+def kvm_lapic_expired_hv_timer(S, E):
+    """The guest's timer has run out: deliver it through the virtual LVTT."""
+    core = S.cores[0]
+    vcpu = S.vcpus[0]
+    if core.t < core.vapic.timer_at:
+        return
+    sent = lapic_timer_expire(core, core.vapic)
+    if sent == LVT_NMI:
+        vcpu.nmi_pending = min(vcpu.nmi_pending + 1, NMI_LIMIT)
+    if sent == LVT_NMI or (sent != 0 and S.config.apicv == 0):
+        kvm_make_request(S, E, KVM_REQ_EVENT)  # needs injection by software

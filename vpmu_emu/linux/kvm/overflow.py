@@ -1,0 +1,46 @@
+"""The overflow handler that KVM gives to its perf events: it runs in NMI context and only leaves notes.
+
+arch/x86/kvm/pmu.c.
+"""
+
+from __future__ import annotations
+
+from vpmu_emu._jit import jit
+from vpmu_emu.linux.state import KVM_REQ_PMI, KVM_REQ_PMU, N_GP_PMC
+from vpmu_emu.linux.trace_kinds import TR_REQUEST
+from vpmu_emu.machine.ring import emit
+from vpmu_emu.machine.u64 import ONE, U64, ZERO
+
+
+@jit(inline=True)
+def pmc_bit(i):
+    """Bit of pmc i in GLOBAL_CTRL and in KVM's bitmaps: fixed counter j is 32 + j."""
+    return ONE << U64(i if i < N_GP_PMC else i + 24)
+
+
+@jit()
+def kvm_make_request(S, E, request):
+    """Ask for work at the next entry."""
+    vcpu = S.vcpus[0]
+    emit(E, S.cores[0].t, TR_REQUEST, ZERO, request, vcpu.requests, ZERO)
+    vcpu.requests |= request
+
+
+@jit()
+def __kvm_perf_overflow(S, E, i):
+    pmu = S.vcpus[0].pmu
+    pmu.global_status |= pmc_bit(i)
+    if pmu.pmcs[i].intr != 0:
+        kvm_make_request(S, E, KVM_REQ_PMI)
+
+
+@jit()
+def kvm_perf_overflow(S, E, i):
+    """The event behind pmc i has ended a period."""
+    pmu = S.vcpus[0].pmu
+    # A bit that is set already means that the guest is changing this counter: the overflow is stale.
+    if pmu.reprogram_pmi & pmc_bit(i) != ZERO:
+        return
+    pmu.reprogram_pmi |= pmc_bit(i)
+    __kvm_perf_overflow(S, E, i)
+    kvm_make_request(S, E, KVM_REQ_PMU)

@@ -1,0 +1,247 @@
+"""What the virtual PMUs share: the guest's registers, who may count, software counts, PMI delivery.
+
+A pmc is 0..7 for GP and 8 + j for fixed counter j. Handlers return 0, or 1 for #GP.
+arch/x86/kvm/pmu.c, vmx/pmu_intel.c.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vpmu_emu._jit import jit
+from vpmu_emu.linux.kvm.filter import check_pmu_event_filter
+from vpmu_emu.linux.kvm.overflow import kvm_make_request, pmc_bit
+from vpmu_emu.linux.native import cost, retire
+from vpmu_emu.linux.perf.pmi import charge
+from vpmu_emu.linux.state import (
+    I_NO_LVTPC_MASK,
+    KVM_REQ_PMU,
+    MODE_PASSTHROUGH,
+    N_GP_PMC,
+    N_PMC,
+    Q_NO_GLOBAL_CHECK,
+    W_EMULATED_INSTRUCTIONS,
+)
+from vpmu_emu.linux.trace_kinds import TR_EMULATED, TR_PMI_INJECT
+from vpmu_emu.machine.lapic import LVT_DROPPED, LVT_MASKED, LVT_NMI, LVT_PMI, lapic_deliver_lvt
+from vpmu_emu.machine.ring import emit
+from vpmu_emu.machine.u64 import LOW32, ONE, U2, U3, U15, U31, U64, ZERO
+
+COST_TRIGGER = cost("kvm_pmu_trigger_event")
+COST_DELIVER_PMI = cost("kvm_pmu_deliver_pmi")
+
+EVENTSEL_EVENT = U64(0xFFFF)
+EVENTSEL_USR = U64(1 << 16)
+EVENTSEL_OS = U64(1 << 17)
+EVENTSEL_INT = U64(1 << 20)
+EVENTSEL_ENABLE = U64(1 << 22)
+EVENT_INSTRUCTIONS = U64(0x00C0)
+EVENT_BRANCHES = U64(0x00C4)
+FIXED_PMI = U64(8)
+
+# what a PMU MSR of the guest is; the low four bits of the answer are the pmc
+PMU_MSR_NONE = -1
+PMU_PERFCTR = 0 << 4
+PMU_PMC = 1 << 4  # full-width address
+PMU_EVNTSEL = 2 << 4
+PMU_FIXED_CTR = 3 << 4
+PMU_FIXED_CTR_CTRL = 4 << 4
+PMU_GLOBAL_STATUS = 5 << 4
+PMU_GLOBAL_CTRL = 6 << 4
+PMU_OVF_CTRL = 7 << 4
+
+_PERFCTR0 = U64(0xC1)
+_PMC0 = U64(0x4C1)
+_EVNTSEL0 = U64(0x186)
+_FIXED_CTR0 = U64(0x309)
+_FIXED_CTR_CTRL = U64(0x38D)
+_GLOBAL_STATUS = U64(0x38E)
+_GLOBAL_CTRL = U64(0x38F)
+_OVF_CTRL = U64(0x390)
+_SIGN32 = U64(0xFFFF_FFFF_0000_0000)
+CAP_FW_WRITES = U64(1 << 13)
+RDPMC_FIXED = U64(0x4000_0000)
+RDPMC_TYPE = U64(0xFFFF_0000)
+RDPMC_INDEX = U64(0xFFFF)
+NMI_LIMIT = 2
+
+
+@jit()
+def kvm_pmu_is_valid_msr(pmu, index):
+    """Which PMU register of this guest MSR `index` is: PMU_* plus the pmc, or PMU_MSR_NONE."""
+    if pmu.version == 0:
+        return PMU_MSR_NONE
+    gp = U64(pmu.nr_arch_gp_counters)
+    if index >= _PERFCTR0 and index - _PERFCTR0 < gp:
+        return PMU_PERFCTR | np.int64(index - _PERFCTR0)
+    if index >= _EVNTSEL0 and index - _EVNTSEL0 < gp:
+        return PMU_EVNTSEL | np.int64(index - _EVNTSEL0)
+    if index >= _PMC0 and index - _PMC0 < gp and pmu.perf_capabilities & CAP_FW_WRITES != ZERO:
+        return PMU_PMC | np.int64(index - _PMC0)
+    if pmu.version > 1:
+        if index >= _FIXED_CTR0 and index - _FIXED_CTR0 < U64(pmu.nr_arch_fixed_counters):
+            return PMU_FIXED_CTR | (np.int64(index - _FIXED_CTR0) + N_GP_PMC)
+        if index == _FIXED_CTR_CTRL:
+            return PMU_FIXED_CTR_CTRL
+        if index == _GLOBAL_STATUS:
+            return PMU_GLOBAL_STATUS
+        if index == _GLOBAL_CTRL:
+            return PMU_GLOBAL_CTRL
+        if index == _OVF_CTRL:
+            return PMU_OVF_CTRL
+    return PMU_MSR_NONE
+
+
+@jit(inline=True)
+def fixed_ctrl_field(ctrl, i):
+    """The four control bits of fixed pmc i (8 and up)."""
+    return (ctrl >> U64(4 * (i - N_GP_PMC))) & U15
+
+
+@jit()
+def pmc_is_globally_enabled(pmu, i):
+    """Without GLOBAL_CTRL (version 1) every counter is."""
+    return pmu.version < 2 or pmu.global_ctrl & pmc_bit(i) != ZERO
+
+
+@jit()
+def pmc_is_locally_enabled(pmu, i):
+    """By its own selector or control field."""
+    if i < N_GP_PMC:
+        return pmu.pmcs[i].eventsel & EVENTSEL_ENABLE != ZERO
+    return fixed_ctrl_field(pmu.fixed_ctr_ctrl, i) & U3 != ZERO
+
+
+@jit()
+def pmc_wants_pmi(S, i):
+    """The PMI enable bit of pmc i as the guest set it."""
+    pmu = S.vcpus[0].pmu
+    if i < N_GP_PMC:
+        return pmu.pmcs[i].eventsel & EVENTSEL_INT != ZERO
+    return fixed_ctrl_field(pmu.fixed_ctr_ctrl, i) & FIXED_PMI != ZERO
+
+
+@jit()
+def kvm_pmu_recalc_pmc_emulation(pmu, i):
+    """Does pmc i count the instructions, or the branches, that KVM emulates?"""
+    bit = pmc_bit(i)
+    pmu.pmc_counting_instructions &= ~bit
+    pmu.pmc_counting_branches &= ~bit
+    if pmc_is_locally_enabled(pmu, i):
+        # Only EVENT and UMASK are looked at: a counter mask, edge or invert is ignored.
+        event = pmu.pmcs[i].eventsel & EVENTSEL_EVENT
+        if event == EVENT_INSTRUCTIONS:
+            pmu.pmc_counting_instructions |= bit
+        elif event == EVENT_BRANCHES:
+            pmu.pmc_counting_branches |= bit
+
+
+@jit()
+def kvm_pmu_request_counter_reprogram(S, E, i):
+    """Have pmc i reprogrammed before the next entry."""
+    S.vcpus[0].pmu.reprogram_pmi |= pmc_bit(i)
+    kvm_make_request(S, E, KVM_REQ_PMU)
+
+
+@jit()
+def cpl_is_matched(S, i):
+    """Does pmc i count at the privilege level that the guest is at?"""
+    pmu = S.vcpus[0].pmu
+    if i < N_GP_PMC:
+        os = pmu.pmcs[i].eventsel & EVENTSEL_OS != ZERO
+        usr = pmu.pmcs[i].eventsel & EVENTSEL_USR != ZERO
+    else:
+        field = fixed_ctrl_field(pmu.fixed_ctr_ctrl, i)
+        os = field & ONE != ZERO
+        usr = field & U2 != ZERO
+    if os == usr:
+        return os
+    return os if S.vcpus[0].cpl == 0 else usr
+
+
+
+
+@jit()
+def kvm_pmu_trigger_event(S, E, counting):
+    """Count one instruction that KVM emulated in all pmcs of the set `counting` that are on."""
+    if counting == ZERO or S.config.without & W_EMULATED_INSTRUCTIONS != ZERO:
+        return
+    retire(S, E, COST_TRIGGER)
+    pmu = S.vcpus[0].pmu
+    passthrough = S.config.mode == MODE_PASSTHROUGH
+    if not (passthrough and S.config.quirks & Q_NO_GLOBAL_CHECK != ZERO) and pmu.version > 1:
+        counting &= pmu.global_ctrl
+    counted = ZERO
+    for i in range(N_PMC):
+        bit = pmc_bit(i)
+        if counting & bit == ZERO:
+            continue
+        # The filter is looked up here, at each instruction, and nowhere earlier.
+        if not check_pmu_event_filter(S, i) or not cpl_is_matched(S, i):
+            continue
+        pmu.pmcs[i].emulated_counter += ONE  # kvm_pmu_incr_counter()
+        counted |= bit
+        if passthrough:
+            pmu.incremented_pmc_idx |= bit
+            kvm_make_request(S, E, KVM_REQ_PMU)
+        else:
+            kvm_pmu_request_counter_reprogram(S, E, i)
+    emit(E, S.cores[0].t, TR_EMULATED, ZERO, counted, ZERO, ZERO)
+
+
+@jit()
+def kvm_apic_local_deliver(S, which):
+    """Deliver an entry of the guest's LVT; a PMI masks its entry, as hardware does."""
+    core = S.cores[0]
+    vcpu = S.vcpus[0]
+    sent = lapic_deliver_lvt(core.vapic, which)
+    if sent == LVT_NMI:
+        # process_nmi(): one that is in progress and one that waits
+        limit = 1 if vcpu.nmi_masked != 0 else NMI_LIMIT
+        vcpu.nmi_pending = min(vcpu.nmi_pending + 1, limit)
+    return sent
+
+
+@jit()
+def kvm_pmu_deliver_pmi(S, E):
+    """KVM_REQ_PMI: the guest's PMI through its virtual LVTPC."""
+    core = S.cores[0]
+    charge(S, E, COST_DELIVER_PMI)
+    lvtpc = core.vapic.lvt[LVT_PMI]
+    sent = kvm_apic_local_deliver(S, LVT_PMI)
+    if sent != LVT_DROPPED:
+        core.stats.pmis += ONE
+        if S.config.inject & I_NO_LVTPC_MASK != ZERO:
+            core.vapic.lvt[LVT_PMI] &= ~LVT_MASKED
+    emit(E, core.t, TR_PMI_INJECT, ZERO, lvtpc, U64(sent), ZERO)
+
+
+@jit()
+def sign_extend32(value):
+    """(s64)(s32)value, which is what a guest's write to the legacy address means."""
+    value &= LOW32
+    if value >> U31 != ZERO:
+        value |= _SIGN32
+    return value
+
+
+@jit()
+def kvm_pmu_rdpmc_idx(S, ecx):
+    """The pmc that RDPMC with this ECX reads, -1 for #GP (kvm_pmu_rdpmc; only types 0 and 0x4000)."""
+    pmu = S.vcpus[0].pmu
+    if pmu.version == 0:
+        return -1
+    kind = ecx & RDPMC_TYPE
+    index = ecx & RDPMC_INDEX
+    if kind == ZERO:
+        if index >= U64(pmu.nr_arch_gp_counters):
+            return -1
+        i = np.int64(index)
+    elif kind == RDPMC_FIXED:
+        if index >= U64(pmu.nr_arch_fixed_counters):
+            return -1
+        i = np.int64(index) + N_GP_PMC
+    else:
+        return -1
+    # CR4.PCE = 0 with CPL > 0 has raised #GP in the guest, without an exit.
+    return i

@@ -1,0 +1,342 @@
+"""The emulated vPMU: every guest counter that is on is a pinned perf event of the host.
+
+All accesses exit. A change is noted at once and carried out at KVM_REQ_PMU before the next entry.
+arch/x86/kvm/pmu.c, vmx/pmu_intel.c; the words are theirs.
+"""
+
+from __future__ import annotations
+
+from vpmu_emu._jit import jit
+from vpmu_emu.linux.kvm.filter import check_pmu_event_filter
+from vpmu_emu.linux.kvm.overflow import __kvm_perf_overflow as kvm_perf_overflow_noted
+from vpmu_emu.linux.kvm.overflow import pmc_bit
+from vpmu_emu.linux.kvm.pmu import (
+    EVENTSEL_INT,
+    EVENTSEL_OS,
+    EVENTSEL_USR,
+    FIXED_PMI,
+    PMU_EVNTSEL,
+    PMU_FIXED_CTR,
+    PMU_FIXED_CTR_CTRL,
+    PMU_GLOBAL_CTRL,
+    PMU_GLOBAL_STATUS,
+    PMU_OVF_CTRL,
+    PMU_PERFCTR,
+    PMU_PMC,
+    fixed_ctrl_field,
+    kvm_pmu_recalc_pmc_emulation,
+    kvm_pmu_request_counter_reprogram,
+    pmc_is_globally_enabled,
+    pmc_is_locally_enabled,
+    sign_extend32,
+)
+from vpmu_emu.linux.native import cost
+from vpmu_emu.linux.perf.event import (
+    ATTR_EXCLUDE_HOST,
+    ATTR_EXCLUDE_KERNEL,
+    ATTR_EXCLUDE_USER,
+    ATTR_PINNED,
+    perf_event_create_kernel_counter,
+    perf_event_enable,
+    perf_event_pause,
+    perf_event_period,
+    perf_event_read_value,
+    perf_event_release_kernel,
+)
+from vpmu_emu.linux.perf.pmi import charge
+from vpmu_emu.linux.perf.x86 import X86_RAW_EVENT_MASK
+from vpmu_emu.linux.state import CTX_TASK, I_LOSE_REPROGRAM, N_GP_PMC, N_PMC, OWNER_KVM
+from vpmu_emu.linux.trace_kinds import (
+    REPROGRAM_CREATE,
+    REPROGRAM_FAILED,
+    REPROGRAM_OFF,
+    REPROGRAM_RESUME,
+    TR_PAUSE,
+    TR_REPROGRAM,
+)
+from vpmu_emu.machine.ring import emit
+from vpmu_emu.machine.u64 import ONE, U2, U64, ZERO
+
+COST_HANDLE_EVENT = cost("kvm_pmu_handle_event")
+COST_REPROGRAM = cost("reprogram_counter")
+COST_CREATE = cost("perf_event_create_kernel_counter")
+COST_RELEASE = cost("perf_event_release_kernel")
+COST_ENABLE = cost("perf_event_enable")
+COST_PAUSE = cost("perf_event_pause")
+COST_PERIOD = cost("perf_event_period")
+COST_READ = cost("perf_event_read_value")
+
+_KIND = ~15
+
+
+@jit()
+def pmc_read_counter(S, E, i):
+    """The counter's value now: what KVM holds, what it counted in software, what perf counted."""
+    pmu = S.vcpus[0].pmu
+    pmc = pmu.pmcs[i]
+    counter = pmc.counter + pmc.emulated_counter
+    if pmc.perf_event >= 0 and pmc.is_paused == 0:
+        counter += perf_event_read_value(S, E, pmc.perf_event)
+        charge(S, E, COST_READ)
+    return counter & pmu.counter_bitmask
+
+
+@jit()
+def get_sample_period(pmu, counter):
+    """Events until `counter` overflows; a whole round if it is 0."""
+    period = (ZERO - counter) & pmu.counter_bitmask
+    if period == ZERO:
+        period = pmu.counter_bitmask + ONE
+    return period
+
+
+@jit()
+def pmc_write_counter(S, E, i, value):
+    """Make the counter read `value` from now on."""
+    pmu = S.vcpus[0].pmu
+    pmc = pmu.pmcs[i]
+    # A write drops software counts. The value becomes relative to perf's count, which goes on.
+    pmc.emulated_counter = ZERO
+    pmc.counter += value - pmc_read_counter(S, E, i)
+    pmc.counter &= pmu.counter_bitmask
+    if pmc.perf_event >= 0 and pmc.is_paused == 0:
+        # pmc_update_sample_period() uses the relative value too
+        perf_event_period(S, E, pmc.perf_event, get_sample_period(pmu, pmc.counter))
+        charge(S, E, COST_PERIOD)
+
+
+@jit()
+def pmc_pause_counter(S, E, i):
+    """Stop the event and take its count in; 1 if software counts made the counter wrap."""
+    pmu = S.vcpus[0].pmu
+    pmc = pmu.pmcs[i]
+    counter = pmc.counter
+    if pmc.perf_event >= 0 and pmc.is_paused == 0:
+        counter += perf_event_pause(S, E, pmc.perf_event, 1)
+        charge(S, E, COST_PAUSE)
+        pmu.paused += ONE
+    # An overflow within perf's part is the hardware's to report.
+    before = counter & pmu.counter_bitmask
+    pmc.counter = (counter + pmc.emulated_counter) & pmu.counter_bitmask
+    pmc.emulated_counter = ZERO
+    pmc.is_paused = 1
+    emit(E, S.cores[0].t, TR_PAUSE, ZERO, U64(i), pmc.counter, ZERO)
+    return 1 if pmc.counter < before else 0
+
+
+@jit()
+def pmc_resume_counter(S, E, i):
+    """Let the paused event go on with a new period; False if there is none to reuse."""
+    pmu = S.vcpus[0].pmu
+    pmc = pmu.pmcs[i]
+    if pmc.perf_event < 0:
+        return False
+    if perf_event_period(S, E, pmc.perf_event, get_sample_period(pmu, pmc.counter)) != 0:
+        return False
+    charge(S, E, COST_PERIOD)
+    perf_event_enable(S, E, pmc.perf_event)
+    charge(S, E, COST_ENABLE)
+    pmc.is_paused = 0
+    pmu.resumed += ONE
+    return True
+
+
+@jit()
+def pmc_release_perf_event(S, E, i):
+    """Give the event back."""
+    pmu = S.vcpus[0].pmu
+    pmc = pmu.pmcs[i]
+    if pmc.perf_event >= 0:
+        perf_event_release_kernel(S, E, pmc.perf_event)
+        charge(S, E, COST_RELEASE)
+        pmc.perf_event = -1
+        pmc.current_config = ZERO
+        pmu.event_count -= 1
+        pmu.released += ONE
+
+
+@jit()
+def pmc_reprogram_counter(S, E, i, eventsel):
+    """Make a new event for pmc i from a selector; 0 or a negative errno."""
+    pmu = S.vcpus[0].pmu
+    pmc = pmu.pmcs[i]
+    flags = ATTR_PINNED | ATTR_EXCLUDE_HOST
+    if eventsel & EVENTSEL_USR == ZERO:
+        flags |= ATTR_EXCLUDE_USER
+    if eventsel & EVENTSEL_OS == ZERO:
+        flags |= ATTR_EXCLUDE_KERNEL
+    event = perf_event_create_kernel_counter(
+        S,
+        E,
+        CTX_TASK,
+        flags,
+        eventsel & X86_RAW_EVENT_MASK,
+        get_sample_period(pmu, pmc.counter),
+        OWNER_KVM,
+        i,
+    )
+    charge(S, E, COST_CREATE)
+    if event < 0:
+        return event
+    pmc.perf_event = event
+    pmc.is_paused = 0
+    pmc.intr = 1 if eventsel & EVENTSEL_INT != ZERO else 0
+    pmu.event_count += 1
+    pmu.created += ONE
+    return 0
+
+
+@jit()
+def reprogram_counter(S, E, i):
+    """Bring the event behind pmc i in line with the guest's registers; 0 or a negative errno."""
+    pmu = S.vcpus[0].pmu
+    pmc = pmu.pmcs[i]
+    charge(S, E, COST_REPROGRAM)
+    emulate_overflow = pmc_pause_counter(S, E, i)
+    if (
+        not pmc_is_globally_enabled(pmu, i)
+        or not pmc_is_locally_enabled(pmu, i)
+        or not check_pmu_event_filter(S, i)
+    ):
+        emit(E, S.cores[0].t, TR_REPROGRAM, ZERO, U64(i), ZERO, U64(REPROGRAM_OFF))
+        return 0
+    if emulate_overflow != 0:
+        kvm_perf_overflow_noted(S, E, i)
+    eventsel = pmc.eventsel
+    new_config = eventsel
+    if i >= N_GP_PMC:
+        field = fixed_ctrl_field(pmu.fixed_ctr_ctrl, i)
+        if field & ONE != ZERO:
+            eventsel |= EVENTSEL_OS
+        if field & U2 != ZERO:
+            eventsel |= EVENTSEL_USR
+        if field & FIXED_PMI != ZERO:
+            eventsel |= EVENTSEL_INT
+        new_config = field
+    if pmc.current_config == new_config and pmc_resume_counter(S, E, i):
+        emit(E, S.cores[0].t, TR_REPROGRAM, ZERO, U64(i), new_config, U64(REPROGRAM_RESUME))
+        return 0
+    pmc_release_perf_event(S, E, i)
+    pmc.current_config = new_config
+    errno = pmc_reprogram_counter(S, E, i, eventsel)
+    how = REPROGRAM_CREATE if errno == 0 else REPROGRAM_FAILED
+    emit(E, S.cores[0].t, TR_REPROGRAM, ZERO, U64(i), new_config, U64(how))
+    return errno
+
+
+@jit()
+def kvm_pmu_cleanup(S, E):
+    """Release events of counters that the guest left alone and off for a whole time slice."""
+    pmu = S.vcpus[0].pmu
+    pmu.need_cleanup = 0
+    idle = pmu.all_valid_pmc & ~pmu.pmc_in_use
+    for i in range(N_PMC):
+        pmc = pmu.pmcs[i]
+        if idle & pmc_bit(i) != ZERO and pmc.perf_event >= 0 and not pmc_is_locally_enabled(pmu, i):
+            # pmc_stop_counter()
+            pmc.counter = pmc_read_counter(S, E, i)
+            pmc_release_perf_event(S, E, i)
+    pmu.pmc_in_use = ZERO
+
+
+@jit()
+def kvm_pmu_handle_event(S, E):
+    """KVM_REQ_PMU: reprogram what was asked for. What fails is retried with the next request."""
+    pmu = S.vcpus[0].pmu
+    charge(S, E, COST_HANDLE_EVENT)
+    bitmap = pmu.reprogram_pmi
+    pmu.reprogram_pmi &= ~bitmap
+    for i in range(N_PMC):
+        if bitmap & pmu.all_valid_pmc & pmc_bit(i) != ZERO and reprogram_counter(S, E, i) != 0:
+            pmu.reprogram_pmi |= pmc_bit(i)
+    if pmu.need_cleanup != 0:
+        kvm_pmu_cleanup(S, E)
+    for i in range(N_PMC):
+        if bitmap & pmu.all_valid_pmc & pmc_bit(i) != ZERO:
+            kvm_pmu_recalc_pmc_emulation(pmu, i)
+
+
+@jit()
+def reprogram_counters(S, E, diff):
+    """Request all counters of a bit set (a GLOBAL_CTRL write)."""
+    valid = S.vcpus[0].pmu.all_valid_pmc
+    for i in range(N_PMC):
+        if diff & valid & pmc_bit(i) != ZERO:
+            kvm_pmu_request_counter_reprogram(S, E, i)
+            if S.config.inject & I_LOSE_REPROGRAM != ZERO:
+                return
+
+
+@jit()
+def kvm_pmu_set_msr(S, E, which, data, host_initiated):
+    """Write a PMU register of the guest; `which` is from kvm_pmu_is_valid_msr(). 1 means #GP."""
+    pmu = S.vcpus[0].pmu
+    kind = which & _KIND
+    i = which & 15
+    if kind == PMU_GLOBAL_STATUS:
+        if host_initiated == 0 or data & pmu.global_status_rsvd != ZERO:
+            return 1
+        pmu.global_status = data
+    elif kind == PMU_GLOBAL_CTRL:
+        if data & pmu.global_ctrl_rsvd != ZERO:
+            return 1
+        diff = pmu.global_ctrl ^ data
+        if diff != ZERO:
+            pmu.global_ctrl = data
+            reprogram_counters(S, E, diff)
+    elif kind == PMU_OVF_CTRL:
+        if data & pmu.global_status_rsvd != ZERO:
+            return 1
+        if host_initiated == 0:
+            pmu.global_status &= ~data
+    elif kind == PMU_FIXED_CTR_CTRL:
+        if data & pmu.fixed_ctr_ctrl_rsvd != ZERO:
+            return 1
+        old = pmu.fixed_ctr_ctrl
+        pmu.fixed_ctr_ctrl = data
+        for k in range(N_GP_PMC, N_GP_PMC + pmu.nr_arch_fixed_counters):
+            if fixed_ctrl_field(old, k) != fixed_ctrl_field(data, k):
+                pmu.pmc_in_use |= pmc_bit(k)
+                kvm_pmu_recalc_pmc_emulation(pmu, k)
+                kvm_pmu_request_counter_reprogram(S, E, k)
+    else:
+        # kvm_pmu_mark_pmc_in_use(), before any check
+        pmu.pmc_in_use |= pmc_bit(i)
+        pmc = pmu.pmcs[i]
+        if kind == PMU_EVNTSEL:
+            if data & pmu.eventsel_rsvd != ZERO:
+                return 1
+            if data != pmc.eventsel:
+                pmc.eventsel = data
+                kvm_pmu_recalc_pmc_emulation(pmu, i)
+                kvm_pmu_request_counter_reprogram(S, E, i)
+        elif kind == PMU_PMC:
+            if data & ~pmu.counter_bitmask != ZERO:
+                return 1
+            pmc_write_counter(S, E, i, data)
+        elif kind == PMU_PERFCTR:
+            if host_initiated == 0:
+                data = sign_extend32(data)
+            pmc_write_counter(S, E, i, data)
+        elif kind == PMU_FIXED_CTR:
+            pmc_write_counter(S, E, i, data)
+    return 0
+
+
+@jit()
+def kvm_pmu_get_msr(S, E, which):
+    """Read a PMU register of the guest."""
+    pmu = S.vcpus[0].pmu
+    kind = which & _KIND
+    i = which & 15
+    if kind == PMU_GLOBAL_STATUS:
+        return pmu.global_status
+    if kind == PMU_GLOBAL_CTRL:
+        return pmu.global_ctrl
+    if kind == PMU_OVF_CTRL:
+        return ZERO
+    if kind == PMU_FIXED_CTR_CTRL:
+        return pmu.fixed_ctr_ctrl
+    if kind == PMU_EVNTSEL:
+        return pmu.pmcs[i].eventsel
+    return pmc_read_counter(S, E, i)

@@ -1,0 +1,290 @@
+"""The passthrough vPMU: the guest's PMU context is in the hardware whenever the inner run loop runs.
+
+Counters and GLOBAL_* are the guest's own; selectors exit, so that the event filter holds: what hardware
+gets is `eventsel_hw` and `fixed_ctr_ctrl_hw`. The first version of the series, its known bugs fixed;
+each of them is a quirk. Patches 12, 23, 24, 27, 28, 30, 31, 35, 37, 38, 39.
+"""
+
+from __future__ import annotations
+
+from vpmu_emu._jit import jit
+from vpmu_emu.linux.kvm.filter import check_pmu_event_filter
+from vpmu_emu.linux.kvm.overflow import kvm_make_request, pmc_bit
+from vpmu_emu.linux.kvm.pmu import (
+    PMU_EVNTSEL,
+    PMU_FIXED_CTR,
+    PMU_FIXED_CTR_CTRL,
+    PMU_GLOBAL_CTRL,
+    PMU_GLOBAL_STATUS,
+    PMU_OVF_CTRL,
+    PMU_PERFCTR,
+    PMU_PMC,
+    kvm_pmu_recalc_pmc_emulation,
+    pmc_wants_pmi,
+    sign_extend32,
+)
+from vpmu_emu.linux.native import APIC_LVT_MASKED, cost, rdmsrl, rdpmcl, retire, wrmsrl
+from vpmu_emu.linux.perf.guest import (
+    perf_guest_enter,
+    perf_guest_exit,
+    perf_guest_switch_to_host_pmi_vector,
+    perf_guest_switch_to_kvm_pmi_vector,
+)
+from vpmu_emu.linux.perf.pmi import charge, handle_nmis
+from vpmu_emu.linux.state import (
+    I_KEEP_SELECTORS,
+    KVM_REQ_PMI,
+    N_GP_PMC,
+    N_PMC,
+    Q_FILTER_UPDATE,
+    Q_FIXED_NO_PMI,
+    W_GLOBAL_CTRL_SWITCH,
+    W_LVTPC_MASK,
+    W_PERF_GUEST_ENTER,
+    W_PERF_METRICS,
+    W_STATUS_SET,
+    W_ZERO_UNEXPOSED,
+)
+from vpmu_emu.linux.trace_kinds import TR_PMU_LOAD, TR_PMU_PUT
+from vpmu_emu.machine.lapic import LVT_PMI
+from vpmu_emu.machine.ring import emit
+from vpmu_emu.machine.u64 import ONE, U15, U64, ZERO
+
+MSR_IA32_PMC0 = U64(0x4C1)
+MSR_EVENTSEL0 = U64(0x186)
+MSR_FIXED_CTR0 = U64(0x309)
+MSR_FIXED_CTR_CTRL = U64(0x38D)
+MSR_GLOBAL_STATUS = U64(0x38E)
+MSR_GLOBAL_CTRL = U64(0x38F)
+MSR_GLOBAL_OVF_CTRL = U64(0x390)
+MSR_GLOBAL_STATUS_SET = U64(0x391)
+MSR_PERF_METRICS = U64(0x329)
+RDPMC_FIXED_BASE = U64(1 << 30)
+CAP_PERF_METRICS = U64(1 << 15)
+
+COST_LOAD = cost("kvm_mediated_pmu_load")
+COST_PUT = cost("kvm_mediated_pmu_put")
+COST_GUEST_ENTER = cost("perf_guest_enter")
+COST_GUEST_EXIT = cost("perf_guest_exit")
+COST_HANDLE_EVENT = cost("kvm_pmu_handle_event")
+
+_KIND = ~15
+
+
+@jit()
+def intel_restore_pmu_context(S, E):
+    """Guest values into the hardware; GLOBAL_CTRL itself follows at VM entry (patch 23)."""
+    core = S.cores[0]
+    pmu = S.vcpus[0].pmu
+    without = S.config.without
+    wrmsrl(S, E, MSR_GLOBAL_CTRL, ZERO)
+    status = rdmsrl(S, E, MSR_GLOBAL_STATUS)
+    if status != ZERO:
+        wrmsrl(S, E, MSR_GLOBAL_OVF_CTRL, status)
+    if without & W_STATUS_SET == ZERO:
+        wrmsrl(S, E, MSR_GLOBAL_STATUS_SET, pmu.global_status)
+    for i in range(pmu.nr_arch_gp_counters):
+        wrmsrl(S, E, MSR_IA32_PMC0 + U64(i), pmu.pmcs[i].counter)
+        wrmsrl(S, E, MSR_EVENTSEL0 + U64(i), pmu.pmcs[i].eventsel_hw)
+    if without & W_ZERO_UNEXPOSED == ZERO:
+        # RDPMC is passed through and would show them (patch 24).
+        for i in range(pmu.nr_arch_gp_counters, core.pmu.gp):
+            wrmsrl(S, E, MSR_IA32_PMC0 + U64(i), ZERO)
+            wrmsrl(S, E, MSR_EVENTSEL0 + U64(i), ZERO)
+    wrmsrl(S, E, MSR_FIXED_CTR_CTRL, pmu.fixed_ctr_ctrl_hw)
+    for i in range(pmu.nr_arch_fixed_counters):
+        wrmsrl(S, E, MSR_FIXED_CTR0 + U64(i), pmu.pmcs[N_GP_PMC + i].counter)
+    if without & W_ZERO_UNEXPOSED == ZERO:
+        for i in range(pmu.nr_arch_fixed_counters, core.pmu.fixed):
+            wrmsrl(S, E, MSR_FIXED_CTR0 + U64(i), ZERO)
+    if core.pmu.perf_capabilities & CAP_PERF_METRICS != ZERO and without & W_PERF_METRICS == ZERO:
+        wrmsrl(S, E, MSR_PERF_METRICS, ZERO)
+
+
+@jit()
+def intel_save_pmu_context(S, E):
+    """Hardware values back into the vCPU, the hardware cleared so that nothing leaks (patch 23).
+
+    Reads by RDPMC, which is faster than RDMSR. GLOBAL_CTRL is off since the VM exit.
+    """
+    core = S.cores[0]
+    pmu = S.vcpus[0].pmu
+    keep = S.config.inject & I_KEEP_SELECTORS != ZERO
+    pmu.global_status = rdmsrl(S, E, MSR_GLOBAL_STATUS)
+    if pmu.global_status != ZERO:
+        wrmsrl(S, E, MSR_GLOBAL_OVF_CTRL, pmu.global_status)
+    if S.config.without & W_GLOBAL_CTRL_SWITCH != ZERO:
+        pmu.loaded_insns += core.stats.host_insns - pmu.mark_insns
+        pmu.loaded_branches += core.stats.host_branches - pmu.mark_branches
+    for i in range(pmu.nr_arch_gp_counters):
+        pmc = pmu.pmcs[i]
+        pmc.counter = rdpmcl(S, E, U64(i))
+        if S.config.all_passthrough != 0:
+            pmc.eventsel = rdmsrl(S, E, MSR_EVENTSEL0 + U64(i))
+            pmc.eventsel_hw = pmc.eventsel
+            kvm_pmu_recalc_pmc_emulation(pmu, i)
+        if pmc.eventsel_hw != ZERO and not keep:
+            wrmsrl(S, E, MSR_EVENTSEL0 + U64(i), ZERO)
+        if pmc.counter != ZERO:
+            wrmsrl(S, E, MSR_IA32_PMC0 + U64(i), ZERO)
+    if S.config.all_passthrough != 0:
+        pmu.fixed_ctr_ctrl = rdmsrl(S, E, MSR_FIXED_CTR_CTRL)
+        pmu.fixed_ctr_ctrl_hw = pmu.fixed_ctr_ctrl
+        for i in range(N_GP_PMC, N_GP_PMC + pmu.nr_arch_fixed_counters):
+            kvm_pmu_recalc_pmc_emulation(pmu, i)
+    if pmu.fixed_ctr_ctrl_hw != ZERO:
+        wrmsrl(S, E, MSR_FIXED_CTR_CTRL, ZERO)
+    for i in range(pmu.nr_arch_fixed_counters):
+        pmc = pmu.pmcs[N_GP_PMC + i]
+        pmc.counter = rdpmcl(S, E, RDPMC_FIXED_BASE | U64(i))
+        if pmc.counter != ZERO:
+            wrmsrl(S, E, MSR_FIXED_CTR0 + U64(i), ZERO)
+
+
+@jit()
+def kvm_pmu_restore_pmu_context(S, E):
+    """Before the inner run loop, interrupts off: the host's events out, the guest's context in."""
+    core = S.cores[0]
+    pmu = S.vcpus[0].pmu
+    emit(E, core.t, TR_PMU_LOAD, ZERO, pmu.global_ctrl, pmu.global_status, ZERO)
+    if S.config.without & W_PERF_GUEST_ENTER == ZERO:
+        retire(S, E, COST_GUEST_ENTER)
+        perf_guest_enter(S, E)
+    masked = core.vapic.lvt[LVT_PMI] & APIC_LVT_MASKED
+    if S.config.without & W_LVTPC_MASK != ZERO:
+        masked = ZERO
+    perf_guest_switch_to_kvm_pmi_vector(S, E, masked)
+    retire(S, E, COST_LOAD)
+    intel_restore_pmu_context(S, E)
+    pmu.guest_ctx_loaded = 1
+    pmu.loads += ONE
+    if S.config.without & W_GLOBAL_CTRL_SWITCH != ZERO:
+        wrmsrl(S, E, MSR_GLOBAL_CTRL, pmu.global_ctrl)
+    pmu.mark_insns = core.stats.host_insns
+    pmu.mark_branches = core.stats.host_branches
+    handle_nmis(S, E)
+
+
+@jit()
+def kvm_pmu_save_pmu_context(S, E):
+    """After the inner run loop, interrupts still off: the guest's context out, the host's events in."""
+    core = S.cores[0]
+    pmu = S.vcpus[0].pmu
+    if S.config.without & W_GLOBAL_CTRL_SWITCH != ZERO:
+        pmu.global_ctrl = rdmsrl(S, E, MSR_GLOBAL_CTRL)
+    intel_save_pmu_context(S, E)
+    retire(S, E, COST_PUT)
+    pmu.guest_ctx_loaded = 0
+    pmu.puts += ONE
+    perf_guest_switch_to_host_pmi_vector(S, E)
+    emit(E, core.t, TR_PMU_PUT, ZERO, pmu.global_ctrl, pmu.global_status, ZERO)
+    if S.config.without & W_PERF_GUEST_ENTER == ZERO:
+        retire(S, E, COST_GUEST_EXIT)
+        perf_guest_exit(S, E)
+    handle_nmis(S, E)
+
+
+@jit()
+def _refresh_selector(S, i):
+    # Patches 35 and 37: a filtered event leaves nothing in the hardware.
+    pmu = S.vcpus[0].pmu
+    pmc = pmu.pmcs[i]
+    allowed = check_pmu_event_filter(S, i)
+    if i < N_GP_PMC:
+        pmc.eventsel_hw = pmc.eventsel if allowed else ZERO
+    else:
+        shift = U64(4 * (i - N_GP_PMC))
+        pmu.fixed_ctr_ctrl_hw &= ~(U15 << shift)
+        if allowed:
+            pmu.fixed_ctr_ctrl_hw |= pmu.fixed_ctr_ctrl & (U15 << shift)
+        else:
+            pmc.counter = ZERO
+    kvm_pmu_recalc_pmc_emulation(pmu, i)
+
+
+@jit()
+def kvm_passthrough_pmu_handle_event(S, E):
+    """KVM_REQ_PMU: add the software counts, apply a new filter (patch 39)."""
+    pmu = S.vcpus[0].pmu
+    charge(S, E, COST_HANDLE_EVENT)
+    incremented = pmu.incremented_pmc_idx
+    refresh = pmu.reprogram_pmi & pmu.all_valid_pmc
+    pmu.incremented_pmc_idx = ZERO
+    pmu.reprogram_pmi = ZERO
+    for i in range(N_PMC):
+        bit = pmc_bit(i)
+        pmc = pmu.pmcs[i]
+        if refresh & bit != ZERO and S.config.quirks & Q_FILTER_UPDATE == ZERO:
+            _refresh_selector(S, i)
+        if incremented & bit == ZERO:
+            continue
+        before = pmc.counter
+        pmc.counter = (pmc.counter + pmc.emulated_counter) & pmu.counter_bitmask
+        pmc.emulated_counter = ZERO
+        if pmc.counter < before:
+            pmu.global_status |= bit
+            # Version 1 looked at the selector's INT bit, which a fixed counter does not have.
+            blind = i >= N_GP_PMC and S.config.quirks & Q_FIXED_NO_PMI != ZERO
+            if pmc_wants_pmi(S, i) and not blind:
+                kvm_make_request(S, E, KVM_REQ_PMI)
+
+
+@jit()
+def kvm_pmu_set_msr(S, E, which, data, host_initiated):
+    """Write a PMU register of the guest while its context is out; 1 means #GP."""
+    pmu = S.vcpus[0].pmu
+    kind = which & _KIND
+    i = which & 15
+    if kind == PMU_EVNTSEL:
+        if data & pmu.eventsel_rsvd != ZERO:
+            return 1
+        if data != pmu.pmcs[i].eventsel:
+            pmu.pmcs[i].eventsel = data
+            _refresh_selector(S, i)
+    elif kind == PMU_FIXED_CTR_CTRL:
+        if data & pmu.fixed_ctr_ctrl_rsvd != ZERO:
+            return 1
+        pmu.fixed_ctr_ctrl = data
+        for k in range(N_GP_PMC, N_GP_PMC + pmu.nr_arch_fixed_counters):
+            _refresh_selector(S, k)
+    elif kind == PMU_GLOBAL_STATUS:
+        if host_initiated == 0 or data & pmu.global_status_rsvd != ZERO:
+            return 1
+        pmu.global_status = data
+    elif kind == PMU_GLOBAL_CTRL:
+        if data & pmu.global_ctrl_rsvd != ZERO:
+            return 1
+        pmu.global_ctrl = data
+    elif kind == PMU_OVF_CTRL:
+        if data & pmu.global_status_rsvd != ZERO:
+            return 1
+        if host_initiated == 0:
+            pmu.global_status &= ~data
+    elif kind == PMU_PERFCTR:
+        if host_initiated == 0:
+            data = sign_extend32(data)
+        pmu.pmcs[i].counter = data & pmu.counter_bitmask
+    elif kind == PMU_PMC or kind == PMU_FIXED_CTR:
+        if kind == PMU_PMC and data & ~pmu.counter_bitmask != ZERO:
+            return 1
+        pmu.pmcs[i].counter = data & pmu.counter_bitmask
+    return 0
+
+
+@jit()
+def kvm_pmu_get_msr(S, E, which):
+    """Read a PMU register of the guest while its context is out."""
+    pmu = S.vcpus[0].pmu
+    kind = which & _KIND
+    i = which & 15
+    if kind == PMU_EVNTSEL:
+        return pmu.pmcs[i].eventsel
+    if kind == PMU_FIXED_CTR_CTRL:
+        return pmu.fixed_ctr_ctrl
+    if kind == PMU_GLOBAL_STATUS:
+        return pmu.global_status
+    if kind == PMU_GLOBAL_CTRL:
+        return pmu.global_ctrl
+    if kind == PMU_OVF_CTRL:
+        return ZERO
+    return pmu.pmcs[i].counter

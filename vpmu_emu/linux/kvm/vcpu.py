@@ -1,0 +1,295 @@
+"""The pieces of vcpu_run() and vcpu_enter_guest() that the modes share; each mode's loop is a module.
+
+Order within one pass, which is the kernel's: requests (KVM_REQ_PMU before KVM_REQ_PMI), event
+injection, interrupts off, PMU context in, inner loop (entry, guest, exit, NMI, fast path), PMU context
+out, the external interrupt that caused the exit, interrupts on, exit handler.
+arch/x86/kvm/x86.c, vmx/vmx.c.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vpmu_emu._jit import jit
+from vpmu_emu.linux.kvm.exits import finish_wrmsr
+from vpmu_emu.linux.kvm.lapic import (
+    kvm_lapic_expired_hv_timer,
+    kvm_set_lapic_tscdeadline_msr,
+    vmx_update_hv_timer,
+    vmx_update_msr_bitmap_x2apic,
+)
+from vpmu_emu.linux.kvm.overflow import kvm_make_request
+from vpmu_emu.linux.native import cost, retire, wrmsrl
+from vpmu_emu.linux.perf.event import perf_init
+from vpmu_emu.linux.perf.guest import KVM_VPMU_VECTOR
+from vpmu_emu.linux.perf.pmi import (
+    charge,
+    handle_nmis,
+    perf_event_nmi_handler,
+    sysvec_apic_timer_interrupt,
+)
+from vpmu_emu.linux.perf.sched import perf_event_task_sched
+from vpmu_emu.linux.state import KVM_REQ_EVENT, KVM_REQ_PMI, KVM_REQ_PMU
+from vpmu_emu.linux.trace_kinds import TR_HOST_IRQ, TR_INJECT_NMI
+from vpmu_emu.machine.interrupts import RFLAGS_IF
+from vpmu_emu.machine.lapic import lapic_ack, lapic_pending, lapic_timer_expire
+from vpmu_emu.machine.ring import emit
+from vpmu_emu.machine.state import NEVER, RAX, RCX, RDX, STOP_HALTED, STOP_SHUTDOWN
+from vpmu_emu.machine.u64 import BYTE, LOW32, ONE, U3, U8, U32, U64, ZERO
+from vpmu_emu.machine.vmx import (
+    EXIT_EXCEPTION_NMI,
+    EXIT_EXTERNAL_INTERRUPT,
+    EXIT_MSR_WRITE,
+    EXIT_PREEMPTION_TIMER,
+    INTR_HAS_ERROR,
+    INTR_VALID,
+    MOV_SS_BLOCKING,
+    NMI_BLOCKING,
+    NMI_INFO,
+    PROC_INTR_WINDOW,
+    PROC_NMI_WINDOW,
+    STI_BLOCKING,
+    V_ENTRY_ERROR,
+    V_ENTRY_INTR,
+    V_INTERRUPTIBILITY,
+    V_PROC,
+    V_RFLAGS,
+    V_SS_AR,
+    vm_entry,
+    vmptrld,
+    vmread,
+    vmwrite,
+)
+from vpmu_emu.machine.vmx import (
+    _save_guest as vmx_save_guest,
+)
+
+COST_IOCTL = cost("kvm_vcpu_ioctl")
+COST_VCPU_RUN = cost("vcpu_run")
+COST_VM_ENTRY = cost("vm_entry")
+COST_VM_EXIT = cost("vm_exit")
+COST_INJECT = cost("inject_event")
+COST_NMI_IRQOFF = cost("handle_exception_nmi_irqoff")
+COST_IRQ_IRQOFF = cost("handle_external_interrupt_irqoff")
+COST_IRQ_ENTRY = cost("irq_entry")
+COST_VPMI = cost("sysvec_perf_guest_mediated_pmi_handler")
+COST_HALT = cost("kvm_vcpu_halt")
+COST_CONTEXT_SWITCH = cost("context_switch")
+COST_FASTPATH_WRMSR = cost("kvm_lapic_reg_write")
+
+LOCAL_TIMER_VECTOR = 0xEC
+MSR_X2APIC_EOI = U64(0x80B)
+MSR_IA32_TSC_DEADLINE = U64(0x6E0)
+TYPE_HARD_EXCEPTION = U64(3)
+_NMI_BLOCKED = STI_BLOCKING | MOV_SS_BLOCKING | NMI_BLOCKING
+_SHADOWS = STI_BLOCKING | MOV_SS_BLOCKING
+_AR_DPL = U64(5)
+
+
+@jit()
+def vcpu_load(S, M, E):
+    """KVM_RUN for the first time: what the core holds becomes the guest's state in the VMCS."""
+    core = S.cores[0]
+    vcpu = S.vcpus[0]
+    if vcpu.launched == 0:
+        vcpu.launched = 1
+        vmptrld(core, S.vm.vmcs)
+        vmx_save_guest(core, M)
+        core.vmx.apicv = S.config.apicv
+        vmx_update_msr_bitmap_x2apic(S, M)
+        core.cpl = 0
+        perf_init(S, E)
+        charge(S, E, COST_IOCTL)
+
+
+@jit()
+def host_irq(S, E, vector):
+    """One maskable interrupt of the host, acknowledged already."""
+    core = S.cores[0]
+    host = S.host
+    emit(E, core.t, TR_HOST_IRQ, ZERO, U64(vector), ZERO, ZERO)
+    retire(S, E, COST_IRQ_ENTRY)
+    wrmsrl(S, E, MSR_X2APIC_EOI, ZERO)
+    if vector == LOCAL_TIMER_VECTOR:
+        sysvec_apic_timer_interrupt(S, E)
+    elif vector == KVM_VPMU_VECTOR:
+        # A PMI with this vector belongs to the guest, even if it comes late.
+        host.vpmi_irqs += ONE
+        retire(S, E, COST_VPMI)
+        kvm_make_request(S, E, KVM_REQ_PMI)
+    handle_nmis(S, E)
+
+
+@jit()
+def host_irqs_enable(S, E):
+    """local_irq_enable(): take every interrupt that is due."""
+    core = S.cores[0]
+    while True:
+        if core.lapic.timer_at <= core.t:
+            lapic_timer_expire(core, core.lapic)
+        vector = lapic_pending(core.lapic)
+        if vector < 0:
+            return
+        lapic_ack(core.lapic, vector)
+        host_irq(S, E, vector)
+
+
+@jit()
+def kvm_vcpu_has_events(S, M):
+    """Is there anything that wakes a halted guest?"""
+    core = S.cores[0]
+    blocking = vmread(core, M, V_INTERRUPTIBILITY)
+    if S.vcpus[0].nmi_pending > 0 and blocking & _NMI_BLOCKED == ZERO:
+        return True
+    open_ = vmread(core, M, V_RFLAGS) & RFLAGS_IF != ZERO and blocking & _SHADOWS == ZERO
+    return open_ and lapic_pending(core.vapic) >= 0
+
+
+@jit()
+def vcpu_block(S, M, E):
+    """The guest has halted: its thread sleeps until an event; core.stop if none can come."""
+    core = S.cores[0]
+    vcpu = S.vcpus[0]
+    asleep = 0
+    while not kvm_vcpu_has_events(S, M) and vcpu.requests & KVM_REQ_PMI == ZERO:
+        # Only its own timer can wake it, and only with interrupts on (or as an NMI).
+        if core.vapic.timer_at == NEVER or vmread(core, M, V_RFLAGS) & RFLAGS_IF == ZERO:
+            core.stop = STOP_HALTED
+            break
+        if asleep == 0:
+            asleep = 1
+            charge(S, E, COST_HALT)
+            perf_event_task_sched(S, E, 0)
+            charge(S, E, COST_CONTEXT_SWITCH)
+        # The idle core jumps to its next timer; nothing unhalted counts.
+        core.t = max(core.t, min(core.vapic.timer_at, core.lapic.timer_at))
+        host_irqs_enable(S, E)
+        kvm_lapic_expired_hv_timer(S, E)
+    if asleep != 0:
+        perf_event_task_sched(S, E, 1)
+        charge(S, E, COST_CONTEXT_SWITCH)
+        # kvm_arch_sched_in(): events of counters that nobody uses are released
+        if vcpu.pmu.version != 0 and vcpu.pmu.event_count != 0:
+            vcpu.pmu.need_cleanup = 1
+            kvm_make_request(S, E, KVM_REQ_PMU)
+    if core.stop == 0:
+        vcpu.mp_state = 0
+
+
+@jit()
+def kvm_check_and_inject_events(S, M, E):
+    """At most one event for the next entry: exception, NMI, or without APICv an interrupt."""
+    core = S.cores[0]
+    vcpu = S.vcpus[0]
+    vcpu.requests &= ~KVM_REQ_EVENT
+    info = ZERO
+    blocking = vmread(core, M, V_INTERRUPTIBILITY)
+    proc = vmread(core, M, V_PROC)
+    wanted = proc & ~(PROC_NMI_WINDOW | PROC_INTR_WINDOW)
+    vector = -1
+    if S.config.apicv == 0:
+        vector = lapic_pending(core.vapic)
+    if vcpu.exception >= 0:
+        info = INTR_VALID | (TYPE_HARD_EXCEPTION << U8) | U64(vcpu.exception)
+        if vcpu.exception_has_error != 0:
+            info |= INTR_HAS_ERROR
+            vmwrite(core, M, V_ENTRY_ERROR, vcpu.exception_error)
+        vcpu.exception = -1
+    elif vcpu.nmi_pending > 0 and blocking & _NMI_BLOCKED == ZERO:
+        vcpu.nmi_pending -= 1
+        info = NMI_INFO
+        emit(E, core.t, TR_INJECT_NMI, ZERO, U64(vcpu.nmi_pending), ZERO, ZERO)
+    elif vector >= 0 and blocking & _SHADOWS == ZERO and (
+        vmread(core, M, V_RFLAGS) & RFLAGS_IF != ZERO
+    ):
+        lapic_ack(core.vapic, vector)
+        info = INTR_VALID | U64(vector)
+        vector = lapic_pending(core.vapic)
+    if vcpu.nmi_pending > 0:
+        wanted |= PROC_NMI_WINDOW
+    if vector >= 0:
+        wanted |= PROC_INTR_WINDOW
+    if wanted != proc:
+        vmwrite(core, M, V_PROC, wanted)
+    vcpu.entry_intr_info = info
+    if info != ZERO:
+        vmwrite(core, M, V_ENTRY_INTR, info)
+        charge(S, E, COST_INJECT)
+
+
+@jit()
+def vmx_vcpu_enter(S, M, E):
+    """VM entry. Modifies core.stop if the VMCS is refused."""
+    core = S.cores[0]
+    charge(S, E, COST_VCPU_RUN)
+    charge(S, E, COST_VM_ENTRY)
+    vmx_update_hv_timer(S, M)
+    S.vcpus[0].entries += ONE
+    reason = vm_entry(core, M, E)
+    if reason != 0:
+        core.stop = STOP_SHUTDOWN
+        core.stop_info = U64(reason)
+    elif core.vmx.nonroot == 0:  # a triple fault while injecting
+        core.stop_info = S.vcpus[0].entry_intr_info & BYTE
+
+
+@jit()
+def vmx_vcpu_exit(S, M, E):
+    """From the VM exit to the end of the assembly: an NMI that caused it is handled right here."""
+    core = S.cores[0]
+    vcpu = S.vcpus[0]
+    vcpu.cpl = np.int64((vmread(core, M, V_SS_AR) >> _AR_DPL) & U3)
+    vcpu.nmi_masked = 1 if vmread(core, M, V_INTERRUPTIBILITY) & NMI_BLOCKING != ZERO else 0
+    # The transition is charged first: NMIs stay blocked until the handler below has returned.
+    nmi = core.vmx.exit_reason == EXIT_EXCEPTION_NMI
+    if nmi:
+        S.host.in_nmi = 1
+    charge(S, E, COST_VM_EXIT)
+    if nmi:
+        retire(S, E, COST_NMI_IRQOFF)
+        perf_event_nmi_handler(S, E)
+        S.host.in_nmi = 0
+        handle_nmis(S, E)
+
+
+@jit()
+def vmx_exit_handlers_fastpath(S, M, E):
+    """1: EXIT_FASTPATH_REENTER_GUEST, the guest goes on within the inner loop."""
+    core = S.cores[0]
+    vcpu = S.vcpus[0]
+    reason = core.vmx.exit_reason
+    again = 0
+    if reason == EXIT_PREEMPTION_TIMER:
+        kvm_lapic_expired_hv_timer(S, E)
+        again = 1
+    elif reason == EXIT_MSR_WRITE and core.regs[RCX] & LOW32 == MSR_IA32_TSC_DEADLINE:
+        charge(S, E, COST_FASTPATH_WRMSR)
+        value = (core.regs[RAX] & LOW32) | (core.regs[RDX] << U32)
+        old = core.vapic.tsc_deadline
+        kvm_set_lapic_tscdeadline_msr(S, M, value)
+        finish_wrmsr(S, M, E, MSR_IA32_TSC_DEADLINE, value, old, 0)
+        again = 1
+    # kvm_vcpu_exit_request(): work that waits needs the slow path.
+    if again != 0 and vcpu.requests & (KVM_REQ_PMU | KVM_REQ_PMI | KVM_REQ_EVENT) == ZERO:
+        vcpu.fastpaths += ONE
+        return 1
+    return 0
+
+
+@jit(inline=True)
+def vmx_fastpath_done(core):
+    """Whether the fast path has handled this exit already."""
+    reason = core.vmx.exit_reason
+    return reason == EXIT_PREEMPTION_TIMER or (
+        reason == EXIT_MSR_WRITE and core.regs[RCX] & LOW32 == MSR_IA32_TSC_DEADLINE
+    )
+
+
+@jit()
+def handle_exit_irqoff(S, E):
+    """The external interrupt that ended the guest's turn is dispatched here, then interrupts are on."""
+    core = S.cores[0]
+    if core.vmx.exit_reason == EXIT_EXTERNAL_INTERRUPT:
+        charge(S, E, COST_IRQ_IRQOFF)
+        host_irq(S, E, np.int64(core.vmx.exit_intr_info & BYTE))
+    host_irqs_enable(S, E)

@@ -1,0 +1,194 @@
+"""The run loop of mode `emulated`, and of `none`, which is the same without a vPMU.
+
+GLOBAL_CTRL in hardware is switched at each entry and exit by what perf says: host events that exclude
+the guest, guest events that exclude the host (atomic_switch_perf_msrs).
+"""
+
+from __future__ import annotations
+
+from vpmu_emu._jit import jit
+from vpmu_emu.linux.kvm.exits import (
+    finish_rdmsr,
+    finish_rdpmc,
+    finish_wrmsr,
+    kvm_get_msr_common,
+    kvm_inject_gp,
+    kvm_set_msr_common,
+    vmx_handle_exit,
+)
+from vpmu_emu.linux.kvm.pmu import kvm_pmu_deliver_pmi, kvm_pmu_is_valid_msr, kvm_pmu_rdpmc_idx
+from vpmu_emu.linux.kvm.pmu_emulated import (
+    PMU_FIXED_CTR,
+    PMU_PERFCTR,
+    PMU_PMC,
+    kvm_pmu_get_msr,
+    kvm_pmu_handle_event,
+    kvm_pmu_set_msr,
+    pmc_read_counter,
+)
+from vpmu_emu.linux.kvm.vcpu import (
+    handle_exit_irqoff,
+    kvm_check_and_inject_events,
+    vcpu_block,
+    vcpu_load,
+    vmx_exit_handlers_fastpath,
+    vmx_fastpath_done,
+    vmx_vcpu_enter,
+    vmx_vcpu_exit,
+)
+from vpmu_emu.linux.native import cost
+from vpmu_emu.linux.perf.pmi import charge
+from vpmu_emu.linux.state import I_PMI_BEFORE_PMU, KVM_REQ_PMI, KVM_REQ_PMU
+from vpmu_emu.machine.engine import run_guest
+from vpmu_emu.machine.memory import st64
+from vpmu_emu.machine.state import CODE_EXIT, RAX, RCX, RDX, RUN_STOPPED
+from vpmu_emu.machine.u64 import LOW32, ONE, U8, U32, U64, ZERO
+from vpmu_emu.machine.vmx import (
+    ENTRY_LOAD_GLOBAL_CTRL,
+    EXIT_LOAD_GLOBAL_CTRL,
+    EXIT_MSR_READ,
+    EXIT_MSR_WRITE,
+    EXIT_RDPMC,
+    V_ENTRY_CTL,
+    V_ENTRY_LOAD_COUNT,
+    V_EXIT_CTL,
+    V_EXIT_LOAD_COUNT,
+    V_GUEST_GLOBAL_CTRL,
+    V_HOST_GLOBAL_CTRL,
+    vmread,
+    vmwrite,
+)
+
+COST_ENTER_GUEST = cost("vcpu_enter_guest")
+COST_HANDLE_EXIT = cost("vmx_handle_exit")
+COST_WRMSR_EXIT = cost("kvm_emulate_wrmsr")
+COST_RDMSR_EXIT = cost("kvm_emulate_rdmsr")
+COST_RDPMC_EXIT = cost("kvm_emulate_rdpmc")
+COST_SWITCH_MSRS = cost("atomic_switch_perf_msrs")
+
+# the lists of vm.msr_lists: {index, value} of 16 bytes each
+EXIT_LOAD_LIST = 0x400
+ENTRY_LOAD_LIST = 0x800
+_KIND = ~15
+
+
+@jit()
+def atomic_switch_perf_msrs(S, M, E):
+    """Let VM entry and exit switch GLOBAL_CTRL as perf_guest_get_msrs() says."""
+    core = S.cores[0]
+    host = S.host
+    charge(S, E, COST_SWITCH_MSRS)
+    host_value = host.intel_ctrl & ~host.intel_ctrl_guest_mask
+    guest_value = host.intel_ctrl & ~host.intel_ctrl_host_mask
+    differ = host_value != guest_value
+    if S.config.load_global_ctrl != 0:
+        exit_ctl = vmread(core, M, V_EXIT_CTL) & ~EXIT_LOAD_GLOBAL_CTRL
+        entry_ctl = vmread(core, M, V_ENTRY_CTL) & ~ENTRY_LOAD_GLOBAL_CTRL
+        if differ:
+            exit_ctl |= EXIT_LOAD_GLOBAL_CTRL
+            entry_ctl |= ENTRY_LOAD_GLOBAL_CTRL
+            vmwrite(core, M, V_GUEST_GLOBAL_CTRL, guest_value)
+            vmwrite(core, M, V_HOST_GLOBAL_CTRL, host_value)
+        vmwrite(core, M, V_EXIT_CTL, exit_ctl)
+        vmwrite(core, M, V_ENTRY_CTL, entry_ctl)
+    else:
+        count = ZERO
+        if differ:
+            count = ONE
+            st64(M, U64(S.vm.msr_lists + EXIT_LOAD_LIST) + U8, host_value)
+            st64(M, U64(S.vm.msr_lists + ENTRY_LOAD_LIST) + U8, guest_value)
+        vmwrite(core, M, V_EXIT_LOAD_COUNT, count)
+        vmwrite(core, M, V_ENTRY_LOAD_COUNT, count)
+
+
+@jit()
+def handle_pmu_exit(S, M, E):
+    """MSR_READ, MSR_WRITE and RDPMC; every PMU register is among them."""
+    core = S.cores[0]
+    pmu = S.vcpus[0].pmu
+    index = core.regs[RCX] & LOW32
+    if core.vmx.exit_reason == EXIT_RDPMC:
+        charge(S, E, COST_RDPMC_EXIT)
+        i = kvm_pmu_rdpmc_idx(S, index)
+        if i < 0:
+            kvm_inject_gp(S)
+        else:
+            finish_rdpmc(S, M, E, index, pmc_read_counter(S, E, i))
+        return
+    which = kvm_pmu_is_valid_msr(pmu, index)
+    if core.vmx.exit_reason == EXIT_MSR_READ:
+        charge(S, E, COST_RDMSR_EXIT)
+        fault = 0
+        if which >= 0:
+            value = kvm_pmu_get_msr(S, E, which)
+        else:
+            fault, value = kvm_get_msr_common(S, M, E, index)
+        finish_rdmsr(S, M, E, index, value, fault)
+        return
+    charge(S, E, COST_WRMSR_EXIT)
+    value = (core.regs[RAX] & LOW32) | (core.regs[RDX] << U32)
+    old = ZERO
+    if which >= 0:
+        kind = which & _KIND
+        if kind == PMU_PERFCTR or kind == PMU_PMC or kind == PMU_FIXED_CTR:
+            old = pmu.pmcs[which & 15].counter  # for the trace: without asking perf
+        else:
+            old = kvm_pmu_get_msr(S, E, which)
+        fault = kvm_pmu_set_msr(S, E, which, value, 0)
+    else:
+        fault = kvm_set_msr_common(S, M, E, index, value)
+    finish_wrmsr(S, M, E, index, value, old, fault)
+
+
+@jit()
+def vcpu_requests(S, E):
+    """The vPMU's requests, KVM_REQ_PMU first: it may ask for KVM_REQ_PMI."""
+    vcpu = S.vcpus[0]
+    if S.config.inject & I_PMI_BEFORE_PMU != ZERO and vcpu.requests & KVM_REQ_PMI != ZERO:
+        vcpu.requests &= ~KVM_REQ_PMI
+        kvm_pmu_deliver_pmi(S, E)
+    if vcpu.requests & KVM_REQ_PMU != ZERO:
+        vcpu.requests &= ~KVM_REQ_PMU
+        kvm_pmu_handle_event(S, E)
+    if vcpu.requests & KVM_REQ_PMI != ZERO and S.config.inject & I_PMI_BEFORE_PMU == ZERO:
+        vcpu.requests &= ~KVM_REQ_PMI
+        kvm_pmu_deliver_pmi(S, E)
+
+
+@jit(entry=True)
+def vcpu_run_emulated(S, M, E):
+    """KVM_RUN until the run is over (RUN_STOPPED) or Python's turn (another RUN_* code)."""
+    core = S.cores[0]
+    vcpu = S.vcpus[0]
+    vcpu_load(S, M, E)
+    while True:
+        if core.vmx.nonroot == 0:
+            if vcpu.mp_state != 0 and core.stop == 0:
+                vcpu_block(S, M, E)
+            if core.stop != 0:
+                return RUN_STOPPED
+            charge(S, E, COST_ENTER_GUEST)
+            vcpu_requests(S, E)
+            kvm_check_and_inject_events(S, M, E)
+            atomic_switch_perf_msrs(S, M, E)
+            vmx_vcpu_enter(S, M, E)
+        while True:
+            if core.vmx.nonroot != 0:
+                code = run_guest(core, M, E)
+                if code != CODE_EXIT:
+                    return code
+            if core.stop != 0:
+                return RUN_STOPPED
+            vmx_vcpu_exit(S, M, E)
+            if vmx_exit_handlers_fastpath(S, M, E) == 0:
+                break
+            atomic_switch_perf_msrs(S, M, E)
+            vmx_vcpu_enter(S, M, E)
+        handle_exit_irqoff(S, E)
+        if not vmx_fastpath_done(core):
+            charge(S, E, COST_HANDLE_EXIT)
+            reason = core.vmx.exit_reason
+            if reason == EXIT_MSR_WRITE or reason == EXIT_MSR_READ or reason == EXIT_RDPMC:
+                handle_pmu_exit(S, M, E)
+            else:
+                vmx_handle_exit(S, M, E)

@@ -1,0 +1,58 @@
+"""The host kernel's own instructions: each piece of its work retires through the hardware PMU.
+
+A cost row is (cycles, instructions, branches). A write takes effect after the work that leads to it has
+retired, a read is taken before, so that a counter never counts the very instruction that reads it.
+"""
+
+from __future__ import annotations
+
+from vpmu_emu._jit import jit
+from vpmu_emu.machine.msr import host_rdmsr, host_rdpmc, host_wrmsr
+from vpmu_emu.machine.pmu import pmu_charge
+from vpmu_emu.machine.u64 import U64
+from vpmu_emu.tables.cpus import COST_NAMES
+
+
+def cost(name: str) -> int:
+    """Row of a piece of work in `config.costs`."""
+    return COST_NAMES.index(name)
+
+
+COST_WRMSR = cost("wrmsr")
+COST_RDMSR = cost("rdmsr")
+COST_RDPMC = cost("rdpmc")
+
+MSR_APIC_LVTPC = U64(0x834)
+MSR_TSC_DEADLINE = U64(0x6E0)
+APIC_DM_NMI = U64(4 << 8)
+APIC_LVT_MASKED = U64(1 << 16)
+
+
+@jit()
+def retire(S, E, row):
+    """Retire one row of work without looking for NMIs: the caller is in NMI context or ends in charge()."""
+    costs = S.config.costs
+    pmu_charge(S.cores[0], E, costs[row, 0], U64(costs[row, 1]), U64(costs[row, 2]))
+
+
+@jit()
+def wrmsrl(S, E, index, value):
+    """WRMSR by the host."""
+    retire(S, E, COST_WRMSR)
+    host_wrmsr(S.cores[0], E, index, value)
+
+
+@jit()
+def rdmsrl(S, E, index):
+    """RDMSR by the host."""
+    value = host_rdmsr(S.cores[0], E, index)
+    retire(S, E, COST_RDMSR)
+    return value
+
+
+@jit()
+def rdpmcl(S, E, counter):
+    """RDPMC by the host; `counter` is ECX."""
+    value = host_rdpmc(S.cores[0], E, counter)
+    retire(S, E, COST_RDPMC)
+    return value

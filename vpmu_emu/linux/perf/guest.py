@@ -1,0 +1,98 @@
+"""Giving the PMU to a guest and taking it back: host events are out meanwhile.
+
+The interface of the first version of the series (patches 02 and 06); `intel_guest_get_msrs()` is what
+the emulated vPMU uses instead.
+"""
+
+from __future__ import annotations
+
+from vpmu_emu._jit import jit
+from vpmu_emu.linux.native import APIC_DM_NMI, APIC_LVT_MASKED, MSR_APIC_LVTPC, wrmsrl
+from vpmu_emu.linux.perf.sched import event_sched_out, next_group, perf_event_sched_in
+from vpmu_emu.linux.perf.x86 import perf_event_set_state, perf_pmu_disable, perf_pmu_enable
+from vpmu_emu.linux.state import (
+    CTX_CPU,
+    CTX_TASK,
+    ERR_GUEST_ENTER,
+    PERF_EVENT_STATE_ACTIVE,
+    PERF_EVENT_STATE_ERROR,
+    Q_SIBLING_ERROR,
+    W_PMI_VECTOR,
+)
+from vpmu_emu.machine.u64 import U64, ZERO
+
+KVM_VPMU_VECTOR = 0xF5
+_VECTOR = U64(KVM_VPMU_VECTOR)
+
+
+@jit()
+def _force_out(S, E, leader):
+    host = S.host
+    sibling_error = False
+    for i in range(host.rows):
+        event = host.perf_events[i]
+        if event.used == 0 or event.leader != leader or event.state != PERF_EVENT_STATE_ACTIVE:
+            continue
+        event_sched_out(S, E, i)
+        if event.exclude_guest == 0:
+            event.error_cause = ERR_GUEST_ENTER
+            event.error_time = S.cores[0].t
+            if i != leader and S.config.quirks & Q_SIBLING_ERROR != ZERO:
+                sibling_error = True
+            else:
+                perf_event_set_state(S, E, i, PERF_EVENT_STATE_ERROR)
+    if sibling_error:
+        perf_event_set_state(S, E, leader, PERF_EVENT_STATE_ERROR)
+
+
+@jit()
+def perf_guest_enter(S, E):
+    """Stop all events of the PMU; those that do not exclude the guest go to ERROR for good."""
+    host = S.host
+    if host.force_exclude_guest != 0:
+        return
+    for ctx in range(CTX_TASK + 1):
+        if next_group(S, ctx, 1, -1) < 0 and next_group(S, ctx, 0, -1) < 0:
+            continue
+        perf_pmu_disable(S, E)
+        for pinned in range(1, -1, -1):
+            i = next_group(S, ctx, pinned, -1)
+            while i >= 0:
+                _force_out(S, E, i)
+                i = next_group(S, ctx, pinned, host.perf_events[i].order)
+        host.rotate_necessary[ctx] = 0
+        perf_pmu_enable(S, E)
+    host.force_exclude_guest = 1
+
+
+@jit()
+def perf_guest_exit(S, E):
+    """Schedule the host's events again, pinned ones first."""
+    host = S.host
+    if host.force_exclude_guest == 0:
+        return
+    host.force_exclude_guest = 0
+    empty = True
+    for ctx in range(CTX_CPU, CTX_TASK + 1):
+        if next_group(S, ctx, 1, -1) >= 0 or next_group(S, ctx, 0, -1) >= 0:
+            empty = False
+    if empty:
+        return
+    perf_pmu_disable(S, E)
+    perf_event_sched_in(S, E)
+    perf_pmu_enable(S, E)
+
+
+@jit()
+def perf_guest_switch_to_kvm_pmi_vector(S, E, masked):
+    """Local PMIs get the vector of their own; `masked` is the guest's LVTPC mask bit (U64)."""
+    if S.config.without & W_PMI_VECTOR != ZERO:
+        wrmsrl(S, E, MSR_APIC_LVTPC, APIC_DM_NMI | masked)
+    else:
+        wrmsrl(S, E, MSR_APIC_LVTPC, _VECTOR | (masked & APIC_LVT_MASKED))
+
+
+@jit()
+def perf_guest_switch_to_host_pmi_vector(S, E):
+    """Local PMIs are NMIs of the host again."""
+    wrmsrl(S, E, MSR_APIC_LVTPC, APIC_DM_NMI)

@@ -1,0 +1,576 @@
+"""Makes the host kernel's part of a SYSTEM record, in plain Python, before anything compiled runs.
+
+What KVM and perf would do at module load, KVM_CREATE_VM, KVM_SET_CPUID2 and perf_event_open.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+
+from vpmu_emu.errors import ConfigError, HostError
+from vpmu_emu.linux.eventfilter import EventFilter, load_filter
+from vpmu_emu.linux.hostevents import NAMES, HostEvent, parse_host_events
+from vpmu_emu.linux.perf.x86 import MAX_PERIOD
+from vpmu_emu.linux.state import (
+    CAUSE_NAMES,
+    CTX_CPU,
+    CTX_TASK,
+    INJECT,
+    KVM_REQ_PMU,
+    MODE_NAMES,
+    MODE_PASSTHROUGH,
+    N_EVENTS,
+    N_FIXED_PMC,
+    N_GP_PMC,
+    N_PMC,
+    OWNER_HOST,
+    PERF_EVENT_STATE_ACTIVE,
+    PERF_EVENT_STATE_INACTIVE,
+    QUIRKS,
+    STATE_NAMES,
+    SYSTEM,
+    W_GLOBAL_CTRL_SWITCH,
+    WITHOUT,
+    bits,
+)
+from vpmu_emu.machine.lapic import (
+    BASE_RESET,
+    BASE_X2APIC,
+    LVT_MASKED,
+    LVT_PMI,
+    LVT_TIMER,
+    MODE_NMI,
+    SPIV_ENABLE,
+    TIMER_TSC_DEADLINE,
+)
+from vpmu_emu.machine.state import N_CTR, NEVER
+from vpmu_emu.machine.u64 import U64
+from vpmu_emu.tables.cpus import COST_NAMES, CpuModel, cpuid_leaves
+from vpmu_emu.tables.events import EVENTS
+from vpmu_emu.tables.msrs import MSRS, Shape, by_name, rules
+from vpmu_emu.tables.vmcs import control_bit, vmcs_field
+
+HZ = 250
+LOCAL_TIMER_VECTOR = 0xEC
+PAGE = 4096
+HOST_PAGES = 3 * PAGE  # of physical memory that a VM needs above its guest's RAM
+CAP_FW_WRITES = 1 << 13
+GLOBAL_CTRL = 0x38F
+HYPERVISOR = 1 << 31  # CPUID.1:ECX
+EXIT_LOAD_LIST, ENTRY_LOAD_LIST = 0x400, 0x800  # in the page of MSR lists
+COST_LEVELS = ("low", "typical", "high")
+GUEST_KEYS = {"version": 2, "gp": N_GP_PMC, "fixed": N_FIXED_PMC, "width": 48, "perf_caps": 1 << 18}
+
+
+def new_record() -> np.recarray[Any, Any]:
+    """A SYSTEM record, all zero; keep the array and use its element 0."""
+    return np.zeros(1, dtype=SYSTEM).view(np.recarray)
+
+
+def chosen_bits(key: str, table: Mapping[str, str], names: Iterable[str]) -> U64:
+    """The bit set of names given by the user.
+
+    Raises:
+        ConfigError: a name that the table does not have.
+    """
+    names = list(names)
+    for name in names:
+        if name not in table:
+            raise ConfigError(key, f"no {key} is named {name!r}", " ".join(table))
+    return bits(dict(table), *names)
+
+
+def guest_shape(host: Shape, settings: Mapping[str, int], fixed_cap: int = 3) -> Shape:
+    """The PMU that KVM gives to a guest: what the VMM asks for, at most what host and KVM have.
+
+    Args:
+        host: shape of the CPU.
+        settings: version, gp, fixed, width, perf_caps (also spelled pmu.gp and so on).
+        fixed_cap: KVM_MAX_NR_INTEL_FIXED_COUNTERS, 3 as merged, 4 later.
+
+    Raises:
+        ConfigError: an unknown key or a value that no VMM could set.
+    """
+    asked: dict[str, int] = {}
+    for key, value in settings.items():
+        short = key.removeprefix("pmu.")
+        if short not in GUEST_KEYS:
+            raise ConfigError(f"guest {key}", "unknown key", " ".join(f"pmu.{k}" for k in GUEST_KEYS))
+        if not 0 <= value <= (255 if short == "version" else GUEST_KEYS[short]):
+            raise ConfigError(f"guest {key}", f"{value} is out of range", f"0 to {GUEST_KEYS[short]}")
+        asked[short] = value
+    if fixed_cap not in (3, 4):
+        raise ConfigError("kvm fixed_cap", f"{fixed_cap} is not a cap that KVM has had", "3 4")
+    # kvm_init_pmu_capability(): version 2 at most.
+    version = min(host.version, 2, asked.get("version", 2))
+    fixed = min(host.fixed, fixed_cap, asked.get("fixed", fixed_cap)) if version > 1 else 0
+    caps = asked.get("perf_caps", host.perf_capabilities & CAP_FW_WRITES)
+    if caps & ~(host.perf_capabilities & CAP_FW_WRITES):
+        raise ConfigError("guest pmu.perf_caps", f"{caps:#x} is not supported (EINVAL)", "0 0x2000")
+    return attrs.evolve(
+        host,
+        version=version,
+        gp=min(host.gp, N_GP_PMC, asked.get("gp", host.gp)) if version else 0,
+        gp_width=min(host.gp_width, asked.get("width", host.gp_width)),
+        fixed=fixed,
+        fixed_width=min(host.fixed_width, asked.get("width", host.fixed_width)),
+        perf_capabilities=caps if version else 0,
+    )
+
+
+def init_config(
+    S: Any,
+    model: CpuModel,
+    mode: str,
+    *,
+    quirks: Iterable[str] = (),
+    without: Iterable[str] = (),
+    inject: Iterable[str] = (),
+    all_passthrough: bool = False,
+    apicv: bool = True,
+    costs: str = "typical",
+) -> None:
+    """Fill `S.config`.
+
+    Raises:
+        ConfigError: an unknown mode, name or level.
+    """
+    if mode not in MODE_NAMES:
+        raise ConfigError("vpmu", f"no mode of KVM is named {mode!r}", " ".join(("bare", *MODE_NAMES)))
+    if costs not in COST_LEVELS:
+        raise ConfigError("costs", f"no level is named {costs!r}", " ".join(COST_LEVELS))
+    config = S.config
+    config.mode = MODE_NAMES.index(mode)
+    config.quirks = chosen_bits("quirk", QUIRKS, quirks)
+    config.without = chosen_bits("without", WITHOUT, without)
+    config.inject = chosen_bits("inject", INJECT, inject)
+    config.all_passthrough = int(all_passthrough)
+    config.apicv = int(apicv)
+    config.load_global_ctrl = 1
+    config.save_global_ctrl = int("save_perf_global_ctrl" in model.features)
+    config.tsc_khz = model.tsc_khz
+    config.tick_interval = model.tsc_khz * 1000 // HZ * 16
+    config.mux_interval = config.tick_interval  # PERF_CPU_HRTIMER: 1000 / HZ ms
+    config.max_samples_per_tick = 100_000 // HZ
+    level = COST_LEVELS.index(costs)
+    for k, name in enumerate(COST_NAMES):
+        cost = model.cost(name)
+        config.costs[k] = (cost.cycles[level], cost.instructions, cost.branches)
+
+
+def init_host(S: Any, model: CpuModel) -> None:
+    """Fill `S.host` and the core's local APIC as a booted Linux has them."""
+    host = S.host
+    core = S.cores[0]
+    for field in ("event_list", "assign", "events", "last_event"):
+        host[field][:] = -1
+    host.intel_ctrl = (1 << model.gp) - 1 | ((1 << model.fixed) - 1) << 32
+    host.enabled = 1
+    host.task_in = 1
+    host.mux_at = host.tick_at = host.timer_at = NEVER
+    for event in host.perf_events:
+        event.idx = event.leader = event.pmc = event.spec = -1
+    lapic = core.lapic
+    lapic.apic_base = BASE_RESET | BASE_X2APIC
+    lapic.spiv = SPIV_ENABLE | U64(0xFF)
+    lapic.lvt[LVT_TIMER] = U64(LOCAL_TIMER_VECTOR) | TIMER_TSC_DEADLINE
+    lapic.lvt[LVT_PMI] = MODE_NMI
+    lapic.timer_at = NEVER
+    core.pmu.global_ctrl = host.intel_ctrl
+    core.vmx.root = 1  # KVM is loaded: VMXON
+
+
+def add_host_events(S: Any, events: Sequence[HostEvent]) -> None:
+    """Make the host's events, enabled and not scheduled yet.
+
+    Raises:
+        HostError: ENOSPC, more than the record has room for.
+    """
+    host = S.host
+    if len(events) > N_EVENTS - N_PMC:
+        raise HostError(28, f"{len(events)} host events; there is room for {N_EVENTS - N_PMC}")
+    for i, attr in enumerate(events):
+        event = host.perf_events[i]
+        event.used = 1
+        event.state = PERF_EVENT_STATE_INACTIVE
+        event.ctx = CTX_TASK if attr.task else CTX_CPU
+        event.owner = OWNER_HOST
+        event.pmc = -1
+        event.spec = i
+        event.leader = attr.leader if attr.leader >= 0 else i
+        event.order = i
+        event.config = attr.config
+        event.pinned = int(attr.pinned)
+        event.exclude_user = int(attr.exclude_user)
+        event.exclude_kernel = int(attr.exclude_kernel)
+        event.exclude_host = int(attr.exclude_host)
+        event.exclude_guest = int(attr.exclude_guest)
+        event.sample_period = attr.period
+        event.period = attr.period or int(MAX_PERIOD)
+        event.period_left = event.period
+        event.stopped = 1
+    host.list_end = host.rows = len(events)
+
+
+def kvm_pmu_refresh(S: Any, shape: Shape) -> None:
+    """Give the vCPU a PMU of this shape and reset it (KVM_SET_CPUID2, kvm_pmu_reset)."""
+    pmu = S.vcpus[0].pmu
+    table = rules("kvm", shape)
+    row = {r.name: k for k, r in enumerate(MSRS)}
+    pmu.version = shape.version
+    pmu.nr_arch_gp_counters = shape.gp
+    pmu.nr_arch_fixed_counters = shape.fixed
+    pmu.width = shape.gp_width
+    pmu.counter_bitmask = (1 << shape.gp_width) - 1
+    pmu.perf_capabilities = shape.perf_capabilities
+    pmu.eventsel_rsvd = table.reserved[row["IA32_PERFEVTSEL"]]
+    pmu.fixed_ctr_ctrl_rsvd = table.reserved[row["IA32_FIXED_CTR_CTRL"]]
+    pmu.global_ctrl_rsvd = table.reserved[row["IA32_PERF_GLOBAL_CTRL"]]
+    pmu.global_status_rsvd = table.reserved[row["IA32_PERF_GLOBAL_STATUS_RESET"]]
+    gp_mask = (1 << shape.gp) - 1
+    pmu.all_valid_pmc = gp_mask | ((1 << shape.fixed) - 1) << 32
+    # Both vendors enable all GP counters at RESET, so that software for version 1 works.
+    pmu.global_ctrl = gp_mask if shape.version > 1 else 0
+    for i, pmc in enumerate(pmu.pmcs):
+        pmc.perf_event = -1
+        pmc.eventsel = (0x00C0, 0x003C, 0x0300, 0x0400)[i - N_GP_PMC] if i >= N_GP_PMC else 0
+    vm = S.vm
+    vm.msr_n[:] = table.exists_count
+    vm.msr_reserved[:] = table.reserved
+    vm.msr_access[:] = table.access
+    vm.msr_dropped[:] = [r.kvm.drop_absent for r in MSRS]
+
+
+def set_event_filter(S: Any, event_filter: EventFilter | None) -> None:
+    """KVM_SET_PMU_EVENT_FILTER: install it and have every counter looked at again."""
+    vm = S.vm
+    vm.events[:] = 0
+    vm.filter_on = int(event_filter is not None)
+    vm.nr_includes = vm.nr_excludes = vm.action = 0
+    vm.fixed_counter_bitmap = 0
+    if event_filter is not None:
+        entries = event_filter.includes + event_filter.excludes
+        vm.action = event_filter.action
+        vm.fixed_counter_bitmap = event_filter.fixed_counter_bitmap
+        vm.nr_includes = len(event_filter.includes)
+        vm.nr_excludes = len(event_filter.excludes)
+        vm.events[: len(entries)] = entries
+    vcpu = S.vcpus[0]
+    if vcpu.pmu.version:
+        vcpu.pmu.reprogram_pmi = (1 << 64) - 1
+        vcpu.requests |= KVM_REQ_PMU
+
+
+def build_vm(S: Any, M: np.ndarray[Any, Any], model: CpuModel, ram_size: int, shape: Shape) -> None:
+    """Lay out VMCS, MSR bitmap and MSR lists above the guest's RAM, and the virtual APIC."""
+    vm, config, core = S.vm, S.config, S.cores[0]
+    vm.ram_size = ram_size
+    vm.vmcs, vm.msr_bitmap, vm.msr_lists = (ram_size + k * PAGE for k in range(3))
+    passthrough = int(config.mode) == MODE_PASSTHROUGH and shape.version > 0
+    own_switch = passthrough and not int(config.without) & int(W_GLOBAL_CTRL_SWITCH)
+
+    def field(name: str, value: int) -> None:
+        at = vm.vmcs + vmcs_field(name).offset
+        M[at : at + 8] = np.frombuffer(int(value).to_bytes(8, "little"), dtype=np.uint8)
+
+    def controls(*names: str) -> int:
+        return sum(1 << control_bit(name) for name in names)
+
+    pin = ("PIN_BASED_EXT_INTR_MASK", "PIN_BASED_NMI_EXITING", "PIN_BASED_VIRTUAL_NMIS")
+    proc = [
+        "CPU_BASED_USE_TSC_OFFSETTING",
+        "CPU_BASED_HLT_EXITING",
+        "CPU_BASED_UNCOND_IO_EXITING",
+        "CPU_BASED_USE_MSR_BITMAPS",
+    ]
+    if not passthrough:
+        proc.append("CPU_BASED_RDPMC_EXITING")
+    exit_controls = ["VM_EXIT_HOST_ADDR_SPACE_SIZE", "VM_EXIT_ACK_INTR_ON_EXIT"]
+    entry_controls = ["VM_ENTRY_IA32E_MODE"]
+    if own_switch and config.load_global_ctrl:
+        exit_controls.append("VM_EXIT_LOAD_IA32_PERF_GLOBAL_CTRL")
+        entry_controls.append("VM_ENTRY_LOAD_IA32_PERF_GLOBAL_CTRL")
+    if own_switch and config.save_global_ctrl:
+        exit_controls.append("VM_EXIT_SAVE_IA32_PERF_GLOBAL_CTRL")
+    field("PIN_BASED_VM_EXEC_CONTROL", controls(*pin))
+    field("CPU_BASED_VM_EXEC_CONTROL", controls(*proc))
+    field("VM_EXIT_CONTROLS", controls(*exit_controls))
+    field("VM_ENTRY_CONTROLS", controls(*entry_controls))
+    field("MSR_BITMAP", vm.msr_bitmap)
+    field("HOST_IA32_PERF_GLOBAL_CTRL", 0)  # all counters stop at VM exit
+    lists = (
+        ("VM_EXIT_MSR_STORE", 0, own_switch and not config.save_global_ctrl),
+        ("VM_EXIT_MSR_LOAD", EXIT_LOAD_LIST, own_switch and not config.load_global_ctrl),
+        ("VM_ENTRY_MSR_LOAD", ENTRY_LOAD_LIST, own_switch and not config.load_global_ctrl),
+    )
+    for name, offset, used in lists:
+        at = vm.msr_lists + offset
+        M[at : at + 4] = np.frombuffer(GLOBAL_CTRL.to_bytes(4, "little"), dtype=np.uint8)
+        field(f"{name}_ADDR", at)
+        field(f"{name}_COUNT", int(used))
+    _msr_bitmap(M[vm.msr_bitmap : vm.msr_bitmap + PAGE], S, shape, passthrough)
+
+    guest = attrs.evolve(
+        model,
+        version=shape.version,
+        gp=shape.gp,
+        gp_width=shape.gp_width,
+        fixed=shape.fixed,
+        fixed_width=shape.fixed_width,
+        perf_capabilities=shape.perf_capabilities,
+        features=model.features if shape.version else model.features - {"pdcm"},
+    )
+    leaves = [
+        (leaf, a, b, c | (HYPERVISOR if leaf == 1 else 0), d)
+        for leaf, a, b, c, d in cpuid_leaves(guest)
+    ]
+    leaves.append((0x4000_0000, 0x4000_0001, *struct.unpack("<III", b"KVMKVMKVM\0\0\0")))
+    leaves.append((0x4000_0001, 0, 0, 0, 0))
+    for k, entry in enumerate(vm.cpuid):
+        entry.subleaf = entry.leaf = (1 << 64) - 1
+        if k < len(leaves):
+            entry.leaf, entry.eax, entry.ebx, entry.ecx, entry.edx = leaves[k]
+
+    vapic = core.vapic
+    vapic.apic_base, vapic.spiv, vapic.timer_at = BASE_RESET, 0xFF, NEVER
+    vapic.lvt[:] = LVT_MASKED
+    S.vcpus[0].exception = -1
+
+
+def _msr_bitmap(page: np.ndarray[Any, Any], S: Any, shape: Shape, passthrough: bool) -> None:
+    """The intercept rule of every mode; docs/modes.md says why."""
+    page[:] = 0xFF
+
+    def passes(name_or_index: str | int, reads: bool = True, writes: bool = True) -> None:
+        index = name_or_index if isinstance(name_or_index, int) else by_name(name_or_index)
+        at = index & 0x1FFF
+        half = 0x400 if index >= 0xC000_0000 else 0
+        for used, base in ((reads, half), (writes, 0x800 + half)):
+            if used:
+                page[base + at // 8] &= 0xFF ^ (1 << at % 8)
+
+    for name in ("IA32_FS_BASE", "IA32_GS_BASE", "IA32_KERNEL_GS_BASE"):
+        passes(name)
+    passes("IA32_TIME_STAMP_COUNTER", writes=False)
+    if not passthrough:
+        return
+    for i in range(shape.gp):  # patch 17
+        passes(0xC1 + i)
+        if shape.perf_capabilities & CAP_FW_WRITES:  # patch 18
+            passes(0x4C1 + i)
+        if S.config.all_passthrough:
+            passes(0x186 + i)
+    for i in range(shape.fixed):
+        passes(0x309 + i)
+    if shape.version > 1:
+        for index in (0x38E, GLOBAL_CTRL, 0x390):
+            passes(index)
+        if S.config.all_passthrough:
+            passes(0x38D)
+
+
+def make_vm(
+    S: Any,
+    M: np.ndarray[Any, Any],
+    E: Any,
+    model: CpuModel,
+    mode: str,
+    ram_size: int,
+    *,
+    filter: EventFilter | str | Path | None = None,  # noqa: A002
+    host_events: Sequence[str | HostEvent] = (),
+    guest: Mapping[str, int] | None = None,
+    kvm: Mapping[str, int] | None = None,
+    quirks: Iterable[str] = (),
+    without: Iterable[str] = (),
+    inject: Iterable[str] = (),
+    all_passthrough: bool = False,
+    apicv: bool = True,
+    costs: str = "typical",
+) -> Callable[[], int]:
+    """A host kernel with one VM whose guest is what core 0 holds.
+
+    `M` has `ram_size` bytes of guest RAM and `HOST_PAGES` above it. Returns the function that runs the
+    vCPU until a RUN_* code.
+
+    Raises:
+        ConfigError, HostError: settings that the kernel would refuse.
+    """
+    knobs = dict(kvm or {})
+    for key in knobs:
+        if key != "fixed_cap":
+            raise ConfigError(f"kvm {key}", "unknown key", "fixed_cap")
+    if all_passthrough and mode != "passthrough":
+        raise ConfigError("all-passthrough", f"not in mode {mode}", "passthrough")
+    if all_passthrough and filter is not None:
+        raise ConfigError("filter", "needs the selectors intercepted", "without --all-passthrough")
+    init_config(
+        S,
+        model,
+        mode,
+        quirks=quirks,
+        without=without,
+        inject=inject,
+        all_passthrough=all_passthrough,
+        apicv=apicv,
+        costs=costs,
+    )
+    settings = {"version": 0} if mode == "none" else dict(guest or {})
+    shape = guest_shape(model.shape(), settings, knobs.get("fixed_cap", 3))
+    init_host(S, model)
+    specs = [e if isinstance(e, HostEvent) else None for e in host_events]
+    parsed = parse_host_events([e for e in host_events if isinstance(e, str)])
+    add_host_events(S, parsed + [e for e in specs if e is not None])
+    kvm_pmu_refresh(S, shape)
+    build_vm(S, M, model, ram_size, shape)
+    if filter is not None:
+        set_event_filter(S, filter if isinstance(filter, EventFilter) else load_filter(filter))
+    if mode == "passthrough":
+        from vpmu_emu.linux.kvm.vcpu_passthrough import vcpu_run_passthrough as run
+    else:
+        from vpmu_emu.linux.kvm.vcpu_emulated import vcpu_run_emulated as run
+    return lambda: int(run(S, M, E))
+
+
+# --- reports --------------------------------------------------------------------------------------------
+def _hardware(S: Any) -> list[int]:
+    from vpmu_emu.machine.engine import read_counters
+
+    found = np.zeros(N_CTR, dtype=np.uint64)
+    with np.errstate(over="ignore"):
+        read_counters(S.cores[0], found)
+    return [int(v) for v in found]
+
+
+def _event_count(S: Any, event: Any, hardware: Sequence[int]) -> int:
+    """event->count as perf_event_read_value() would bring it up to date, without changing anything."""
+    count = int(event.count)
+    idx = int(event.idx)
+    if idx >= 0 and int(event.state) == PERF_EVENT_STATE_ACTIVE and not int(event.stopped):
+        pmu = S.cores[0].pmu
+        mask = int(pmu.gp_mask if idx < N_GP_PMC else pmu.fixed_mask)
+        count += (hardware[idx] - int(event.prev_count)) & mask
+    return count & ((1 << 64) - 1)
+
+
+def guest_pmu(S: Any, E: Any) -> dict[str, Any]:
+    """The PMU as the guest sees it: what host-initiated reads would give. Changes nothing."""
+    pmu = S.vcpus[0].pmu
+    hardware = _hardware(S)
+    silicon = S.cores[0].pmu
+    mask = int(pmu.counter_bitmask)
+    loaded = bool(pmu.guest_ctx_loaded)
+    values = []
+    for i, pmc in enumerate(pmu.pmcs):
+        value = hardware[i] if loaded else int(pmc.counter)
+        value += int(pmc.emulated_counter)
+        if int(pmc.perf_event) >= 0 and not int(pmc.is_paused):
+            value += _event_count(S, S.host.perf_events[int(pmc.perf_event)], hardware)
+        values.append(value & mask)
+    gp, fixed = int(pmu.nr_arch_gp_counters), int(pmu.nr_arch_fixed_counters)
+    through = loaded and bool(S.config.all_passthrough)
+    selectors = silicon.eventsel if through else [pmc.eventsel for pmc in pmu.pmcs]
+    inside = loaded and bool(S.cores[0].vmx.nonroot)
+    return {
+        "eventsel": [int(v) for v in selectors[:gp]],
+        "pmc": values[:gp],
+        "fixed_ctr_ctrl": int(silicon.fixed_ctr_ctrl if through else pmu.fixed_ctr_ctrl),
+        "fixed": values[N_GP_PMC : N_GP_PMC + fixed],
+        "global_ctrl": int(silicon.global_ctrl if inside else pmu.global_ctrl),
+        "global_status": int(silicon.global_status if loaded else pmu.global_status),
+    }
+
+
+def software_instructions(S: Any) -> int:
+    """Instructions that KVM did for the guest; hardware never retired them."""
+    return int(S.vcpus[0].emulated_insns)
+
+
+_PERF_NAMES = {code: name for name, code in reversed(NAMES.items())} | {
+    event.code: event.perf for event in EVENTS if event.perf
+}
+
+
+def event_name(event: Any) -> str:
+    """A perf event's attributes in the perf tool's words."""
+    config = int(event.config)
+    name = _PERF_NAMES.get(config, f"r{config:x}")
+    flags = ""
+    if event.exclude_user or event.exclude_kernel:
+        flags += ("" if event.exclude_user else "u") + ("" if event.exclude_kernel else "k")
+    if event.exclude_host or event.exclude_guest:
+        flags += ("" if event.exclude_guest else "G") + ("" if event.exclude_host else "H")
+    flags += "D" if event.pinned else ""
+    return name + (f":{flags}" if flags else "")
+
+
+def perf_report(S: Any) -> list[dict[str, Any]]:
+    """Every perf event that exists: name, owner, state, cause and time of an ERROR, count, times.
+
+    Times are in cycles. Changes nothing.
+    """
+    hardware = _hardware(S)
+    core, host = S.cores[0], S.host
+    found = []
+    for event in host.perf_events[: int(host.rows)]:
+        if not event.used:
+            continue
+        state = int(event.state)
+        delta = 0
+        if int(event.ctx) == CTX_CPU or int(host.task_in):
+            delta = int(core.t) - int(event.tstamp)
+        enabled = int(event.total_time_enabled)
+        running = int(event.total_time_running)
+        enabled += delta if state >= PERF_EVENT_STATE_INACTIVE else 0
+        running += delta if state >= PERF_EVENT_STATE_ACTIVE else 0
+        pmc = int(event.pmc)
+        idx = int(event.idx)
+        on = state == PERF_EVENT_STATE_ACTIVE and idx >= 0
+        found.append(
+            {
+                "name": event_name(event),
+                "owner": "host" if int(event.owner) == OWNER_HOST else "kvm",
+                "context": "cpu" if int(event.ctx) == CTX_CPU else "task",
+                "pmc": None if pmc < 0 else _counter_name(pmc),
+                "type": "pinned" if event.pinned else "flexible",
+                "state": STATE_NAMES[state],
+                "cause": CAUSE_NAMES[int(event.error_cause)],
+                "tsc": int(event.error_time) >> 4 if event.error_cause else None,
+                "count": _event_count(S, event, hardware),
+                "enabled": enabled >> 4,
+                "running": running >> 4,
+                "period": int(event.sample_period),
+                "samples": int(event.samples),
+                "hw_idx": _counter_name(idx) if on else None,
+            }
+        )
+    return found
+
+
+def _counter_name(i: int) -> str:
+    return f"pmc{i}" if i < N_GP_PMC else f"fixed{i - N_GP_PMC}"
+
+
+def report(S: Any) -> dict[str, Any]:
+    """The host kernel's part of a result."""
+    host, vcpu = S.host, S.vcpus[0]
+    pmu = vcpu.pmu
+    numbers = ("nmis", "timer_irqs", "vpmi_irqs", "rotations", "throttles")
+    kvm = ("created", "released", "resumed", "paused", "loads", "puts", "loaded_insns")
+    return {
+        "perf": {"events": perf_report(S), **{key: int(host[key]) for key in numbers}},
+        "kvm": {
+            "entries": int(vcpu.entries),
+            "fastpaths": int(vcpu.fastpaths),
+            "emulated_instructions": int(vcpu.emulated_insns),
+            **{key: int(pmu[key]) for key in kvm},
+            "eventsel_hw": [int(p.eventsel_hw) for p in pmu.pmcs[: int(pmu.nr_arch_gp_counters)]],
+            "fixed_ctr_ctrl_hw": int(pmu.fixed_ctr_ctrl_hw),
+        },
+    }

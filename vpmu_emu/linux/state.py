@@ -1,0 +1,311 @@
+"""The host kernel's whole state as NumPy dtypes: nothing hides in a Python object.
+
+`SYSTEM` joins it to the machine's cores. Values are uint64, indices, states and times int64; times are
+in 1/16 cycle as in `machine/state.py`. Capacities are constants, because a dtype that varied with the
+configuration would recompile everything. There are no padding holes (a test proves it).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vpmu_emu.machine.state import CORE, CPUID, N_CPUID, N_CTR, N_MSR_ROWS
+from vpmu_emu.machine.u64 import U64
+from vpmu_emu.tables.cpus import COST_NAMES
+
+# --- sizes ----------------------------------------------------------------------------------------------
+N_CORES = 1
+N_EVENTS = 64  # perf events that may exist at one time
+N_GP_PMC = 8  # KVM_MAX_NR_INTEL_GP_COUNTERS
+N_FIXED_PMC = 4  # KVM_MAX_NR_INTEL_FIXED_COUNTERS after it was raised from 3
+N_PMC = N_GP_PMC + N_FIXED_PMC  # pmc i < 8 is GP i, 8 + j is fixed j
+N_FILTER = 300  # KVM_PMU_EVENT_FILTER_MAX_EVENTS
+N_COSTS = len(COST_NAMES)
+
+# --- perf -----------------------------------------------------------------------------------------------
+# enum perf_event_state
+PERF_EVENT_STATE_ERROR = -2
+PERF_EVENT_STATE_OFF = -1
+PERF_EVENT_STATE_INACTIVE = 0
+PERF_EVENT_STATE_ACTIVE = 1
+STATE_NAMES = {-2: "ERROR", -1: "OFF", 0: "INACTIVE", 1: "ACTIVE"}
+
+CTX_CPU = 0  # the CPU's own context: system-wide events
+CTX_TASK = 1  # the context of the vCPU's thread
+
+OWNER_HOST = 0
+OWNER_KVM = 1
+
+ERR_NONE = 0
+ERR_NO_COUNTER = 1  # merge_sched_in(): a pinned event did not fit
+ERR_GUEST_ENTER = 2  # perf_guest_enter(): an event without exclude_guest met a guest that owns the PMU
+CAUSE_NAMES = {ERR_NONE: "", ERR_NO_COUNTER: "no free counter", ERR_GUEST_ENTER: "guest owns the PMU"}
+
+PERF_EVENT = np.dtype(
+    [
+        ("used", "i8"),  # 1: this row is an event
+        ("state", "i8"),  # PERF_EVENT_STATE_*
+        ("ctx", "i8"),  # CTX_CPU, CTX_TASK
+        ("owner", "i8"),  # OWNER_HOST, OWNER_KVM
+        ("pmc", "i8"),  # KVM's counter behind it, -1 for host events
+        ("spec", "i8"),  # which --host-event it came from, -1 for KVM's
+        ("leader", "i8"),  # event that leads its group, itself when alone
+        ("order", "i8"),  # position in its context's list; rotation moves it to the end
+        ("config", "u8"),  # selector bits: EVENT UMASK EDGE INV CMASK
+        ("pinned", "i8"),
+        ("exclude_user", "i8"),
+        ("exclude_kernel", "i8"),
+        ("exclude_host", "i8"),
+        ("exclude_guest", "i8"),
+        ("sample_period", "u8"),  # attr.sample_period; 0 counts without sampling
+        ("count", "u8"),  # event->count: events up to the last update
+        ("tstamp", "i8"),  # time at which its times were last brought forward
+        ("total_time_enabled", "i8"),
+        ("total_time_running", "i8"),
+        ("error_cause", "i8"),  # ERR_*: why it last went to ERROR
+        ("error_time", "i8"),  # and when
+        ("samples", "u8"),  # overflows reported to its handler
+        # struct hw_perf_event
+        ("idx", "i8"),  # counter it is (or was last) on, -1 none; fixed counter j is 8 + j
+        ("stopped", "i8"),  # PERF_HES_STOPPED: not counting although scheduled
+        ("arch_stopped", "i8"),  # PERF_HES_ARCH: was stopped when its counter moved
+        ("prev_count", "u8"),  # raw counter value at the last update
+        ("period", "u8"),  # hwc->sample_period: attr.sample_period, or the longest one
+        ("period_left", "i8"),  # events up to the next overflow to report
+        ("interrupts", "i8"),  # overflows within the present tick, -1 throttled
+        ("interrupts_seq", "i8"),  # tick that `interrupts` counts
+    ]
+)
+
+HOST = np.dtype(
+    [
+        # struct cpu_hw_events of the Intel driver
+        ("enabled", "i8"),  # the PMU as a whole is on (x86_pmu_enable)
+        ("disable_count", "i8"),  # nesting of perf_pmu_disable()
+        ("n_events", "i8"),  # events that are scheduled
+        ("n_added", "i8"),  # of them not programmed yet
+        ("event_list", "i8", (N_CTR,)),  # their rows in `perf_events`
+        ("assign", "i8", (N_CTR,)),  # counter chosen for each
+        ("events", "i8", (N_CTR,)),  # the reverse: event running on counter i, -1 none
+        ("last_event", "i8", (N_CTR,)),  # event that used counter i last
+        ("active_mask", "u8"),  # counters that run; bit i, fixed j at 32 + j
+        ("intel_ctrl", "u8"),  # GLOBAL_CTRL bits of all counters
+        ("intel_ctrl_guest_mask", "u8"),  # those of exclude_host events
+        ("intel_ctrl_host_mask", "u8"),  # those of exclude_guest events
+        ("fixed_ctrl_val", "u8"),  # wanted FIXED_CTR_CTRL
+        ("active_fixed_ctrl_val", "u8"),  # as last written
+        # contexts
+        ("rotate_necessary", "i8", (2,)),  # a flexible event of CTX_CPU, CTX_TASK waits
+        ("task_in", "i8"),  # the vCPU's thread is scheduled in
+        ("force_exclude_guest", "i8"),  # __perf_force_exclude_guest: a guest owns the PMU
+        ("list_end", "i8"),  # next value of `order`
+        ("rows", "i8"),  # 1 + the highest row of `perf_events` that is in use
+        # time
+        ("mux_at", "i8"),  # perf_mux_hrtimer: next rotation, NEVER when off
+        ("tick_at", "i8"),  # next tick with something to unthrottle, NEVER when off
+        ("timer_at", "i8"),  # what the TSC-deadline timer is armed for
+        ("in_nmi", "i8"),  # an NMI handler runs: NMIs wait
+        # numbers for reports
+        ("nmis", "u8"),  # calls of perf_event_nmi_handler()
+        ("timer_irqs", "u8"),  # local timer interrupts taken by the host
+        ("vpmi_irqs", "u8"),  # guest PMIs taken through vector 0xf5 (VPMI of /proc/interrupts)
+        ("rotations", "u8"),
+        ("throttles", "u8"),
+        ("perf_events", PERF_EVENT, (N_EVENTS,)),
+    ]
+)
+
+# --- KVM ------------------------------------------------------------------------------------------------
+KVM_PMC = np.dtype(
+    [
+        ("counter", "u8"),
+        ("emulated_counter", "u8"),  # events that KVM counted in software since the last reprogram
+        ("eventsel", "u8"),  # what the guest wrote; of a fixed counter the event it stands for
+        ("eventsel_hw", "u8"),  # what hardware gets (passthrough)
+        ("current_config", "u8"),  # what the perf event was made from
+        ("is_paused", "i8"),
+        ("intr", "i8"),  # the guest wants a PMI
+        ("perf_event", "i8"),  # row in host.perf_events, -1 none
+    ]
+)
+
+KVM_PMU = np.dtype(
+    [
+        # shape, from the guest's CPUID leaf 0xA and IA32_PERF_CAPABILITIES (kvm_pmu_refresh)
+        ("version", "i8"),
+        ("nr_arch_gp_counters", "i8"),
+        ("nr_arch_fixed_counters", "i8"),
+        ("width", "i8"),  # bits of every counter
+        ("counter_bitmask", "u8"),  # (1 << width) - 1
+        ("perf_capabilities", "u8"),
+        ("eventsel_rsvd", "u8"),  # reserved bits: a guest write that sets one is #GP
+        ("fixed_ctr_ctrl_rsvd", "u8"),
+        ("global_ctrl_rsvd", "u8"),
+        ("global_status_rsvd", "u8"),
+        ("all_valid_pmc", "u8"),  # bits of the counters that exist; fixed j at 32 + j
+        # registers as the guest sees them
+        ("fixed_ctr_ctrl", "u8"),
+        ("fixed_ctr_ctrl_hw", "u8"),  # after the filter (passthrough)
+        ("global_ctrl", "u8"),
+        ("global_status", "u8"),
+        # work that waits for the next entry
+        ("reprogram_pmi", "u8"),  # counters to reprogram at KVM_REQ_PMU
+        ("incremented_pmc_idx", "u8"),  # counters with software counts to add (passthrough)
+        ("pmc_in_use", "u8"),  # written since the vCPU was last scheduled in
+        ("pmc_counting_instructions", "u8"),
+        ("pmc_counting_branches", "u8"),
+        ("need_cleanup", "i8"),
+        ("event_count", "i8"),  # perf events that exist
+        ("guest_ctx_loaded", "i8"),  # guest values are in the hardware PMU (passthrough)
+        # numbers for reports
+        ("created", "u8"),  # perf_event_create_kernel_counter()
+        ("released", "u8"),  # perf_event_release_kernel()
+        ("resumed", "u8"),  # pmc_resume_counter() that succeeded
+        ("paused", "u8"),
+        ("loads", "u8"),  # PMU context switches into the guest
+        ("puts", "u8"),
+        ("loaded_insns", "u8"),  # host instructions retired while the guest's counters could count them
+        ("loaded_branches", "u8"),
+        ("mark_insns", "u8"),  # core.stats.host_insns when the present stretch began
+        ("mark_branches", "u8"),
+        ("pmcs", KVM_PMC, (N_PMC,)),
+    ]
+)
+
+VCPU = np.dtype(
+    [
+        ("requests", "u8"),  # KVM_REQ_* bits
+        ("nmi_pending", "i8"),  # NMIs to inject, at most 2
+        ("exception", "i8"),  # vector to inject at the next entry, -1 none
+        ("exception_error", "u8"),
+        ("exception_has_error", "i8"),
+        ("mp_state", "i8"),  # 0 runnable, 1 halted
+        ("launched", "i8"),
+        ("cpl", "i8"),  # of the guest at the last exit
+        ("nmi_masked", "i8"),  # the guest was blocking NMIs then
+        ("entry_intr_info", "u8"),  # event injected at the last entry
+        ("hypercall_nr", "u8"),  # of the last VMCALL
+        ("emulated_insns", "u8"),  # instructions that KVM did for the guest: they retire nowhere
+        ("entries", "u8"),  # VM entries
+        ("fastpaths", "u8"),  # re-entries inside the inner loop
+        ("pmu", KVM_PMU),
+    ]
+)
+
+VM = np.dtype(
+    [
+        # struct kvm_x86_pmu_event_filter
+        ("filter_on", "i8"),  # 0: a NULL filter, everything is allowed
+        ("action", "i8"),  # KVM_PMU_EVENT_ALLOW, KVM_PMU_EVENT_DENY
+        ("fixed_counter_bitmap", "u8"),
+        ("nr_includes", "i8"),
+        ("nr_excludes", "i8"),
+        ("events", "u8", (N_FILTER,)),  # masked entries: includes sorted by select, then excludes
+        # pages of host memory beside the guest's RAM: index into the array of physical memory
+        ("vmcs", "i8"),
+        ("msr_bitmap", "i8"),
+        ("msr_lists", "i8"),  # exit-store at +0, exit-load at +0x400, entry-load at +0x800
+        ("ram_size", "u8"),
+        ("cpuid", CPUID, (N_CPUID,)),  # KVM_SET_CPUID2; leaf ALL: unused entry
+        # what KVM's handlers do with each row of the MSR table, for the shape that the guest sees
+        ("msr_n", "i8", (N_MSR_ROWS,)),  # instances that exist
+        ("msr_reserved", "u8", (N_MSR_ROWS,)),  # writing any of these bits is #GP
+        ("msr_access", "i8", (N_MSR_ROWS,)),  # 0 read-write, 1 read-only, 2 write-only, 3 dropped
+        ("msr_dropped", "i8", (N_MSR_ROWS,)),  # first instances that never fault although absent
+    ]
+)
+
+# --- settings that do not change during a run -----------------------------------------------------------
+CONFIG = np.dtype(
+    [
+        ("mode", "i8"),  # MODE_*
+        ("quirks", "u8"),  # QUIRKS bits
+        ("without", "u8"),  # WITHOUT bits: parts of the series left out
+        ("inject", "u8"),  # INJECT bits: bugs that tests must find
+        ("all_passthrough", "i8"),  # selectors are not intercepted (no filter possible)
+        ("apicv", "i8"),
+        ("load_global_ctrl", "i8"),  # VM entry and exit can load GLOBAL_CTRL; else MSR lists do
+        ("save_global_ctrl", "i8"),  # VM exit can save it; else the MSR-store list does
+        ("mux_interval", "i8"),  # PERF_CPU_HRTIMER in 1/16 cycle
+        ("tick_interval", "i8"),  # 1/HZ in 1/16 cycle
+        ("max_samples_per_tick", "i8"),  # 100000 / HZ
+        ("tsc_khz", "i8"),
+        ("costs", "i8", (N_COSTS, 3)),  # by row of COST_NAMES: cycles, instructions, branches
+    ]
+)
+
+SYSTEM = np.dtype(
+    [
+        ("config", CONFIG),
+        ("cores", CORE, (N_CORES,)),
+        ("host", HOST),
+        ("vm", VM),
+        ("vcpus", VCPU, (1,)),
+    ]
+)
+
+MODE_NONE = 0  # KVM with the PMU off
+MODE_EMULATED = 1
+MODE_PASSTHROUGH = 2
+MODE_NAMES = ("none", "emulated", "passthrough")
+
+KVM_PMU_EVENT_ALLOW = 0
+KVM_PMU_EVENT_DENY = 1
+
+KVM_REQ_PMU = U64(1 << 10)
+KVM_REQ_PMI = U64(1 << 11)
+KVM_REQ_EVENT = U64(1 << 6)
+
+# Known bugs of the first version of the series; exact results need them off.
+QUIRKS = {
+    "v1-no-global-check": "emulated instructions count even while GLOBAL_CTRL has the counter off",
+    "v1-fixed-no-pmi": "an emulated instruction that overflows a fixed counter never asks for a PMI",
+    "v1-sibling-error": "perf_guest_enter() puts the leader instead of the sibling into ERROR",
+    "v1-filter-update": "a new event filter leaves selectors alone that are already programmed",
+}
+# Parts of the series that a run can be without.
+WITHOUT = {
+    "global-ctrl-switch": "VM entry and exit do not switch GLOBAL_CTRL; load and put do (patches 15, 28)",
+    "emulated-instructions": "instructions that KVM emulates are not counted (patches 38, 39)",
+    "zero-unexposed": "counters that the guest does not have keep the host's values (patch 24)",
+    "perf-metrics": "PERF_METRICS is not cleared (patch 27)",
+    "lvtpc-mask": "the hardware LVTPC does not mirror the guest's mask bit (patch 07)",
+    "pmi-vector": "the guest's PMI stays an NMI (patch 06)",
+    "forbid-nmi-handler": "the host's NMI handler also runs while the guest owns the PMU (patch 09)",
+    "perf-guest-enter": "host events are not stopped at VM entry (patch 31)",
+    "status-set": "a pending GLOBAL_STATUS is not restored (patch 22)",
+}
+# Bugs for tests that must find them.
+INJECT = {
+    "pmi-before-pmu": "KVM_REQ_PMI is served before KVM_REQ_PMU",
+    "keep-selectors": "put leaves the guest's selectors in the hardware",
+    "lose-reprogram": "a GLOBAL_CTRL write reprograms only the lowest counter that it toggles",
+    "filter-ignored": "the event filter is not looked up",
+    "no-lvtpc-mask": "delivering a PMI does not mask the guest's LVTPC",
+}
+
+
+def bits(names: dict[str, str], *chosen: str) -> U64:
+    """The bit set of some names of QUIRKS, WITHOUT or INJECT."""
+    order = list(names)
+    return U64(sum(1 << order.index(name) for name in chosen))
+
+
+Q_NO_GLOBAL_CHECK = bits(QUIRKS, "v1-no-global-check")
+Q_FIXED_NO_PMI = bits(QUIRKS, "v1-fixed-no-pmi")
+Q_SIBLING_ERROR = bits(QUIRKS, "v1-sibling-error")
+Q_FILTER_UPDATE = bits(QUIRKS, "v1-filter-update")
+W_GLOBAL_CTRL_SWITCH = bits(WITHOUT, "global-ctrl-switch")
+W_EMULATED_INSTRUCTIONS = bits(WITHOUT, "emulated-instructions")
+W_ZERO_UNEXPOSED = bits(WITHOUT, "zero-unexposed")
+W_PERF_METRICS = bits(WITHOUT, "perf-metrics")
+W_LVTPC_MASK = bits(WITHOUT, "lvtpc-mask")
+W_PMI_VECTOR = bits(WITHOUT, "pmi-vector")
+W_FORBID_NMI = bits(WITHOUT, "forbid-nmi-handler")
+W_PERF_GUEST_ENTER = bits(WITHOUT, "perf-guest-enter")
+W_STATUS_SET = bits(WITHOUT, "status-set")
+I_PMI_BEFORE_PMU = bits(INJECT, "pmi-before-pmu")
+I_KEEP_SELECTORS = bits(INJECT, "keep-selectors")
+I_LOSE_REPROGRAM = bits(INJECT, "lose-reprogram")
+I_FILTER_IGNORED = bits(INJECT, "filter-ignored")
+I_NO_LVTPC_MASK = bits(INJECT, "no-lvtpc-mask")
