@@ -100,6 +100,10 @@ def char_value(text: str) -> int:
     return value
 
 
+_NUMBER = re.compile("(?P<hex>0x[0-9a-f]+)|(?P<bin>0b[01]+)|(?P<oct>0[0-7]*)|(?P<dec>[1-9][0-9]*)")
+_LOCAL = re.compile("[0-9]{1,9}[bf]")
+
+
 def number_value(text: str) -> int:
     """The value of a number as GNU as reads it: 0x, 0b, octal after a leading 0, else decimal.
 
@@ -110,14 +114,8 @@ def number_value(text: str) -> int:
     hint = ""
     if len(text) > 80:
         value = None
-    elif re.fullmatch("0x[0-9a-f]+", lower):
-        value = int(lower, 16)
-    elif re.fullmatch("0b[01]+", lower):
-        value = int(lower, 2)
-    elif re.fullmatch("0[0-7]*", lower):
-        value = int(lower, 8)
-    elif re.fullmatch("[1-9][0-9]*", lower):
-        value = int(lower)
+    elif match := _NUMBER.fullmatch(lower):
+        value = int(match[0], {"hex": 16, "bin": 2, "oct": 8, "dec": 10}[match.lastgroup or ""])
     else:
         if re.fullmatch("[0-9a-f]+h", lower):
             hint = f"write 0x{lower[:-1]}"
@@ -158,7 +156,7 @@ class _Build(Transformer[Token, Any]):
 
     def number(self, token: Token) -> Node:
         at = token.start_pos or 0
-        if re.fullmatch("[0-9]{1,9}[bf]", token):
+        if _LOCAL.fullmatch(token):
             return Local(int(token[:-1]), token[-1] == "f", at)
         try:
             return Number(number_value(token), at)
@@ -240,6 +238,9 @@ def _syntax_fault(text: str, at: int) -> Fault:
     if "%" in text and re.search(r"%[a-z]", text):
         at = text.index("%")
         return Fault("'%' before a register is AT&T syntax", _ATT, at, 1)
+    size = re.search(r"\b(byte|word|dword|qword|tbyte)\s*$", text[:at], re.IGNORECASE)
+    if size:
+        return Fault(f"'{size[1]}' needs 'ptr'", f"write {size[1]} ptr", size.start(), len(size[1]))
     if re.match(r"short\b", text, re.IGNORECASE):
         return Fault("'short' is not needed", "branches are as short as they can be", 0, 5)
     if at >= len(text):
@@ -258,6 +259,20 @@ def _syntax_fault(text: str, at: int) -> Fault:
     return Fault(f"'{text[at : at + length]}' is not expected here", hint, at, length)
 
 
+_ONE_NUMBER = re.compile(r"-?[0-9][A-Za-z0-9]*")
+_ONE_NAME = re.compile(r"[A-Za-z_.][A-Za-z0-9_.$]*")
+
+
+def _single(text: str) -> Node | None:
+    """A number or a name alone, which need no grammar."""
+    if _ONE_NUMBER.fullmatch(text) and text[-1] not in "bf":
+        value = number_value(text.lstrip("-"))
+        return Number(wrap(-value) if text[0] == "-" else value)
+    if _ONE_NAME.fullmatch(text):
+        return REGISTERS.get(text.lower()) or Name(text)
+    return None
+
+
 @lru_cache(maxsize=65536)
 def parse_expression(text: str) -> Node:
     """One expression or operand to nodes.
@@ -270,6 +285,9 @@ def parse_expression(text: str) -> Node:
     if len(text) > MAX_OPERAND:
         msg = f"an operand of more than {MAX_OPERAND} characters"
         raise Fault(msg, _DEEP)
+    single = _single(text)
+    if single is not None:
+        return single
     try:
         node: Node = _lark().parse(text)  # type: ignore[assignment]
     except UnexpectedToken as error:
@@ -289,6 +307,9 @@ def parse_expression(text: str) -> Node:
 
 _SEGMENTS = {"es": 0, "cs": 1, "ss": 2, "ds": 3, "fs": 4, "gs": 5}
 _ADDRESS = "an address is base + index*scale + number, with scale 1, 2, 4 or 8"
+
+
+_BARE_SIZE = re.compile(r"\b(byte|word|dword|qword|tbyte)\b(?!\s+ptr\b)\s*\[", re.IGNORECASE)
 
 
 class _Collect:
@@ -456,12 +477,10 @@ def parse_operand(text: str) -> Operand:
     except RecursionError:
         msg = "the expression is nested too deeply"
         raise Fault(msg, _DEEP) from None
-    for word in ("byte", "word", "dword", "qword", "tbyte"):
-        match = re.search(rf"\b{word}\b(?!\s+ptr\b)\s*[\[\w]", text, re.IGNORECASE)
-        if match:
-            # GNU as reads `dword [rax]` as 4[rax], which nobody means.
-            hint = f"write {word} ptr [...]"
-            raise Fault(f"'{word}' needs 'ptr'", hint, match.start(), len(word))
+    if "[" in text and (match := _BARE_SIZE.search(text)):
+        # GNU as reads `dword [rax]` as 4[rax], which nobody means.
+        word = match[1].lower()
+        raise Fault(f"'{word}' needs 'ptr'", f"write {word} ptr [...]", match.start(), len(word))
     if found.memory or found.segment >= 0:
         if found.offset and not found.registers:
             hint = "write OFFSET x for the address, [x] for what is there"

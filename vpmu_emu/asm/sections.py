@@ -260,9 +260,9 @@ _MAX_NOPS = 7
 
 
 def nops(count: int) -> list[bytes]:
-    """`count` bytes of padding as GNU as writes them: at most seven no-operations, else a jump."""
+    """`count` bytes of padding as GNU as writes them: at most seven long ones, else a jump."""
     longest = len(NOPS) - 1
-    if count <= _MAX_NOPS * longest:
+    if count // longest <= _MAX_NOPS:
         whole, rest = divmod(count, longest)
         return [NOPS[longest]] * whole + ([NOPS[rest]] if rest else [])
     if count - 2 <= 127:
