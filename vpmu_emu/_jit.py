@@ -63,12 +63,26 @@ def jit(*, entry: bool = False, inline: bool = False) -> Callable[[F], F]:
                     no_cfunc_wrapper=True,
                     inline="always" if inline else "never",
                 )(function)
+                if not inline:
+                    _one_signature(compiled)
         (inlined if inline else functions)[name] = compiled
         if entry:
             entries.add(name)
         return compiled
 
     return decorate
+
+
+def _one_signature(dispatcher: Any) -> None:
+    # A literal argument has a type of its own in numba, and every callee would be compiled anew for
+    # each constant that some caller passes.
+    resolve = dispatcher.get_call_template
+
+    def without_literals(args: tuple[Any, ...], kws: dict[str, Any]) -> Any:
+        plain = tuple(types.unliteral(kind) for kind in args)
+        return resolve(plain, {key: types.unliteral(kind) for key, kind in kws.items()})
+
+    dispatcher.get_call_template = without_literals
 
 
 def without_overflow_warnings(function: F) -> F:
