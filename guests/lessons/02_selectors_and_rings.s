@@ -11,6 +11,7 @@
 # To come back from ring 3 the processor needs a stack for ring 0. It stands in the task state segment
 # (TSS), whose descriptor is in the GDT; so this kernel brings a GDT of its own.
 #
+#: cpu spr
 #: modes bare emulated passthrough
 #: expect all: exit_code == 0
 #: expect all: pmc0 == insns(user, spin) + ROUNDS * insns(spin, spun) + insns(spun, user_end)

@@ -11,6 +11,7 @@
 # Without a hypervisor there is no filter, and everything counts.
 #
 #: args --filter 04_filter.toml
+#: cpu spr
 #: modes bare emulated passthrough
 #: expect all: exit_code == 0
 # Instructions: denied to pmc0 and, by the bitmap, to fixed0.

@@ -13,6 +13,7 @@
 #
 # This kernel handles #GP by going on at the address in r15, with r14 counting the faults.
 #
+#: cpu spr
 #: modes bare emulated passthrough
 #: expect all: exit_code == 0
 #: expect all: mem64(from_rdpmc) == pmc0
