@@ -13,7 +13,8 @@ from vpmu_emu.tables.instructions import FORMS, Form
 from . import alu
 
 # All oracles run with this layout; it lies below 2 GiB and above what Linux forbids to map.
-CODE, DATA, DATA_END, STACK, TOP = 0x100000, 0x104000, 0x108000, 0x108000, 0x10A000
+BOTTOM = 0x100000
+CODE, DATA, DATA_END, STACK, TOP = 0x101000, 0x104000, 0x108000, 0x108000, 0x10A000
 RSP, RBP, RSI, RDI, RCX = 4, 5, 6, 7, 1
 
 EDGES = [0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF]
@@ -111,6 +112,8 @@ def cases(draw: st.DrawFn, form: Form) -> Case:
                 bases = [RSP]
             base = draw(st.sampled_from(bases))
             disp = draw(st.sampled_from([0, 8, -8, 0x1000, -0x1000]))
+            if base == RSP:
+                disp = abs(disp) & 0x3F8  # stay among the code addresses that the stack holds
             indexes = [n for n in range(16) if n not in (RSP, base)]
             if form.operands[-1] == "cl":
                 indexes.remove(RCX) if RCX in indexes else None
@@ -148,6 +151,8 @@ def cases(draw: st.DrawFn, form: Form) -> Case:
             number = draw(st.integers(-0x800, 0x800))
         elif sem == "enter":
             number = draw(st.integers(0, 64)) if item == "iw" else draw(st.integers(0, 34))
+        elif sem == "ret":
+            number = draw(st.integers(0, 0x7FFF))  # QEMU sign-extends it, silicon does not
         else:
             number = draw(values)
         imm += (number & ((1 << 8 * size) - 1)).to_bytes(size, "little")
@@ -155,7 +160,7 @@ def cases(draw: st.DrawFn, form: Form) -> Case:
         # The target is a register or a word of memory; keep it executable and canonical.
         if not memory:
             regs[rm] = CODE + draw(st.integers(0, 0xFFF)) if rm != RSP else regs[rm]
-        area[0x2000 : 0x2000 + 32] = (CODE + 0x77).to_bytes(8, "little") * 4
+        area[target - DATA : target - DATA + 8] = (CODE + 0x77).to_bytes(8, "little")
     if sem == "loop" or sem.startswith("loop") or sem == "jrcxz":
         regs[RCX] = draw(st.sampled_from([0, 1, 2, (1 << 64) - 1, 1 << 32]))
     prefix = bytes([0x66]) if enc.osize else b""
@@ -180,7 +185,7 @@ def cases(draw: st.DrawFn, form: Form) -> Case:
         code += bytes([0x40 | rex])
     code += bytes(opcode) + modrm + imm
     stack = bytearray(TOP - STACK)
-    for at in range(0x700, 0xA00, 8):
+    for at in range(0x700, 0xE00, 8):
         stack[at : at + 8] = (CODE + at).to_bytes(8, "little")
     if sem == "popfq":
         word = draw(flag_values) | draw(st.sampled_from([0, alu.DF, alu.ID]))

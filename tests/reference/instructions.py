@@ -599,7 +599,7 @@ class Instructions:
         self.classes |= {BRANCH, TAKEN, RET}
         self.jump(self.pop())
         if ins.op_count:
-            self.regs[RSP] = (self.regs[RSP] + ins.immediate(0)) & M64
+            self.regs[RSP] = (self.regs[RSP] + (ins.immediate(0) & 0xFFFF)) & M64
 
     def conditional(self: Reference, ins: Any, cc: int) -> None:
         self.reads(alu.CONDITION_READS[cc >> 1])

@@ -1,0 +1,66 @@
+"""The reference against the host CPU: what silicon does, where a manual can be misread."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+
+from . import alu, native
+from .forms import CODE, DATA, TOP, Case, cases, differing, judged
+from .interpreter import Reference
+
+if native.available():
+    pytest.skip(native.available() or "", allow_module_level=True)
+
+# Branches leave the stub; POPF could set TF; the rest would fault without the CPUID bit.
+NEEDS = {"lzcnt": "abm", "tzcnt": "bmi1", "popcnt": "popcnt", "clflushopt": "clflushopt"}
+HOST_FLAGS = native.cpu_flags()
+FORMS = [
+    f
+    for f in judged()
+    if f.instruction.cost != "branch"
+    and f.instruction.mnemonic not in ("popfq", "pushfq")
+    and NEEDS.get(f.instruction.mnemonic, "popcnt") in HOST_FLAGS
+]
+SEEN: Counter[int] = Counter()
+
+
+@pytest.fixture(scope="module")
+def host():
+    try:
+        return native.Host()
+    except OSError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda f: f"{f.index}-{f.text}")
+def test_form_against_the_host(form, host) -> None:
+    @settings(deadline=None)
+    @given(cases(form))
+    def check(case: Case) -> None:
+        ref = Reference([(CODE, case.code), (DATA, case.data)], CODE, TOP)
+        ref.regs[:] = case.regs
+        ref.rflags = case.rflags
+        ref.run_one()
+        SEEN[form.index] += 1
+        if ref.delivered:
+            return  # a fault here would end the test process
+        regs, flags, memory = host.run(case.code, case.regs, case.rflags, case.data)
+        defined = (alu.STATUS | alu.DF) & ~ref.undefined
+        assert f"{flags & defined:#x}" == f"{ref.rflags & defined:#x}", case.code.hex()
+        if ref.tainted:
+            return
+        assert [hex(r) for r in regs] == [hex(r) for r in ref.regs], case.code.hex()
+        assert differing(memory, ref.mem[DATA:TOP]) == []
+
+    check()
+
+
+def test_no_form_was_left_out(capsys) -> None:
+    if not SEEN:
+        pytest.skip("run together with test_form_against_the_host")
+    with capsys.disabled():
+        print(f"\n{len(FORMS)} (mnemonic, form, width) rows, {sum(SEEN.values())} cases", end=" ")
+    assert [f.text for f in FORMS if not SEEN[f.index]] == [], "rows without a case"
