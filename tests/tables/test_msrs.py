@@ -108,7 +108,7 @@ def test_kvm_reserves_what_differs_from_silicon():
     x2apic = {
         "IA32_X2APIC_" + name
         for name in (
-            "TPR", "EOI", "SIVR", "ESR", "ICR", "LVT_TIMER", "LVT_THERMAL", "LVT_PMI", "LVT_LINT",
+            "TPR", "EOI", "SIVR", "ESR", "LVT_TIMER", "LVT_THERMAL", "LVT_PMI", "LVT_LINT",
             "LVT_ERROR", "DIV_CONF",
         )
     }  # fmt: skip
@@ -191,6 +191,12 @@ def test_what_kvm_of_version_2_accepts():
     assert not rule("kvm", GUEST, "IA32_FIXED_CTR3")["exists"]
     assert not rule("kvm", GUEST, "IA32_PERF_GLOBAL_STATUS_SET")["exists"]
     assert not rule("kvm", GUEST, "IA32_PERF_GLOBAL_INUSE")["exists"]
+
+
+def test_misc_enable_says_what_the_pmu_lacks():
+    assert rule("hw", SPR, "IA32_MISC_ENABLE")["reset"] == 0x1881
+    assert rule("kvm", GUEST, "IA32_MISC_ENABLE")["reset"] == 0x1880
+    assert rule("hw", FULL, "IA32_MISC_ENABLE")["reset"] == 0x81
 
 
 def test_old_silicon_has_fewer_registers():
