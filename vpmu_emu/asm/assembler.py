@@ -21,7 +21,7 @@ from vpmu_emu.asm.encode import (
     encode,
     unknown_mnemonic,
 )
-from vpmu_emu.asm.errors import Diagnostic, Fault, did_you_mean
+from vpmu_emu.asm.errors import Diagnostic, DirectiveFault, Fault, did_you_mean
 from vpmu_emu.asm.nodes import (
     REGISTERS,
     Binary,
@@ -221,8 +221,7 @@ class Assembler:
             found = re.search(rf"(?<![\w.$]){re.escape(name)}(?![\w.$])", statement.text)
             at = found.start() if found else 0
             if not hint:
-                defined = [s.name for s in self.symbols.values() if s.value is not None]
-                hint = did_you_mean(name, defined)
+                hint = self._near_symbol(name)
         column = statement.column + max(at, 0)
         origin = statement.origin
         chain = origin.chain() if origin else ()
@@ -238,6 +237,15 @@ class Assembler:
                 statement.source,
                 chain,
             )
+
+    def _near_symbol(self, name: str) -> str:
+        for folder in self.include:
+            for path in sorted(folder.glob("*.inc")) if folder.is_dir() else ():
+                text = path.read_text(encoding="utf-8", errors="replace")
+                if re.search(rf"^\s*\.(?:equ|set)\s+{re.escape(name)}\s*,", text, re.MULTILINE):
+                    return f'.include "{path.name}" defines it'
+        defined = [s.name for s in self.symbols.values() if s.value is not None]
+        return did_you_mean(name, defined) or did_you_mean(name, REGISTERS)
 
     # ------------------------------------------------------------------ reading
 
@@ -306,7 +314,10 @@ class Assembler:
         if self.skipping:
             word = text.split(None, 1)[0].lower()
             if word in _CONDITIONALS:
-                self.directives[word](text[len(word) :].strip(), statement)
+                try:
+                    self.directives[word](text[len(word) :].strip(), statement)
+                except DirectiveFault as fault:
+                    raise Fault(fault.message, fault.hint, 0, len(word)) from None
             elif _OPENS.match(text):
                 self._skip_block(statement)
             return
@@ -361,6 +372,8 @@ class Assembler:
             except UndefinedFault:
                 raise
             except Fault as fault:
+                if isinstance(fault, DirectiveFault) or not stripped:
+                    raise Fault(fault.message, fault.hint, 0, len(word)) from None
                 begin = match.end() + len(rest) - len(rest.lstrip())
                 raise _copy(fault, begin) from None
             return
@@ -561,10 +574,13 @@ class Assembler:
                     bare = value.disp
             else:
                 constant &= isinstance(operand.disp, int) and isinstance(operand.scale, int)
+                if operand.bare and isinstance(value, Address):
+                    bare = value.disp
             resolved.append(value)
         try:
             encoded = encode(name, prefixes, resolved)
         except Fault as fault:
+            self._check_register_names(operands)
             if fault.at < 0:
                 at, operand = operands[min(-fault.at, len(operands)) - 1]
                 length = len(operand.name) if isinstance(operand, Register) else len(operand.text)
@@ -586,6 +602,16 @@ class Assembler:
         self._place(encoded, text, constant, statement)
         if bare is not None and not any(f.pc_relative for f in encoded.fixups):
             self.bare.append((bare, statement))
+
+    def _check_register_names(self, operands: Sequence[tuple[int, Operand]]) -> None:
+        """A misspelt register is an undefined symbol, so memory; say what is meant."""
+        for at, operand in operands:
+            if isinstance(operand, Expression) and isinstance(operand.value, Name):
+                name = operand.value.name
+                hint = did_you_mean(name, REGISTERS)
+                symbol = self.symbols.get(name)
+                if hint and symbol is not None and symbol.value is None:
+                    raise Fault(f"'{name}' is not a register", hint, at, len(name))
 
     def _place(self, encoded: Encoded, text: str, constant: bool, statement: Statement) -> None:
         code, shift = encoded.data, 0
@@ -906,7 +932,7 @@ class Assembler:
 
     def _stray(self, name: str) -> Callable[[str, Statement], None]:
         def handler(text: str, statement: Statement) -> None:
-            raise Fault(f"{name} without its beginning")
+            raise DirectiveFault(f"{name} without its beginning")
 
         return handler
 
@@ -969,7 +995,7 @@ class Assembler:
                     return frame.statements[begin:index]
         frame.position = len(frame.statements)
         word = opening.text.split()[0]
-        raise Fault(f"this {word} is never closed", f"write .{closes}")
+        raise DirectiveFault(f"this {word} is never closed", f"write .{closes}")
 
     def _skip_block(self, statement: Statement) -> None:
         match = _OPENS.match(statement.text)
@@ -981,19 +1007,14 @@ class Assembler:
             self._block(("rept", "irp", "irpc"), "endr", statement)
 
     def _macro(self, text: str, statement: Statement) -> None:
-        fault: Fault | None = None
         match = re.match(r"([A-Za-z_.$][\w.$]*)[\s,]*", text)
-        try:
-            body = self._block(("macro",), "endm", statement)
-        except Fault as error:
-            raise Fault(error.message, error.hint, -len(".macro ")) from None
+        body = self._block(("macro",), "endm", statement)
         if not match:
             raise Fault("a macro needs a name", ".macro NAME a, b=5", 0, max(1, len(text)))
         try:
             parameters = parse_parameters(text[match.end() :])
         except Fault as error:
-            fault = _copy(error, match.end())
-            raise fault from None
+            raise _copy(error, match.end()) from None
         name = match[1].lower()
         if name in self.macros:
             msg = f"macro '{name}' is already defined"
@@ -1092,12 +1113,12 @@ class Assembler:
                 condition.active = condition.taken = truth
             return
         if not stack:
-            raise Fault(f"{name} without .if", "", -len(name) - 1, len(name))
+            raise DirectiveFault(f"{name} without .if")
         condition = stack[-1]
         if name == ".endif":
             stack.pop()
         elif condition.otherwise:
-            raise Fault(f"{name} after .else", "", -len(name) - 1, len(name))
+            raise DirectiveFault(f"{name} after .else")
         elif name == ".else":
             condition.active = condition.parent and not condition.taken
             condition.taken = condition.otherwise = True
@@ -1222,10 +1243,8 @@ class Assembler:
         for _, _, _, fixup, statement in self.fixups:
             try:
                 settle(fixup.amount)
-            except UndefinedFault as fault:
+            except Fault as fault:
                 self.report(statement, fault)
-            except Fault:
-                continue
 
     def _fix(self) -> None:
         bare = {id(statement) for _, statement in self.bare}
@@ -1235,10 +1254,10 @@ class Assembler:
                 self._check_relative(fixup)
             except UndefinedFault as fault:
                 if id(statement) in bare:
-                    defined = [s.name for s in self.symbols.values() if s.value is not None]
-                    fault.hint = did_you_mean(fault.symbol.name, defined) or (
-                        f"memory is [{fault.symbol.name}], an address OFFSET {fault.symbol.name};"
-                        " a number needs its .equ above"
+                    name = fault.symbol.name
+                    fault.hint = self._near_symbol(name) or (
+                        f"memory is [{name}], an address OFFSET {name}; a number needs its .equ"
+                        " above"
                     )
                 self.report(statement, fault)
                 continue

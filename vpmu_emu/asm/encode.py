@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -312,10 +313,24 @@ def _no_form(
             if isinstance(operand, Address):
                 msg = "the address is outside of the signed 32-bit range"
                 return Fault(msg, "load it into a register first", -(position + 1))
-    forms = list(dict.fromkeys(", ".join(form.operands) or "nothing" for form in BY_NAME[name]))
-    shown = "; ".join(forms[:12]) + ("; ..." if len(forms) > 12 else "")
     given = ", ".join(_describe(operand) for operand in operands) or "no operands"
-    return Fault(f"'{name}' does not take {given}", f"it takes {shown}")
+    widths = {o.width for o in operands if isinstance(o, Register) and o.kind == "r"}
+    sizes = "the registers differ in size; " if len(widths) > 1 else ""
+    return Fault(f"'{name}' does not take {given}", f"{sizes}it takes {_accepted_forms(name)}")
+
+
+def _accepted_forms(name: str) -> str:
+    forms = BY_NAME[name]
+    shown = list(dict.fromkeys(", ".join(form.operands) or "nothing" for form in forms))
+    if len(shown) <= 8:
+        return "; ".join(shown)
+    # Too many to read: leave out the widths and the accumulator's short forms.
+    general = [
+        ", ".join(re.sub(r"\d+s?$", "", word) for word in form.operands)
+        for form in forms
+        if not set(form.operands) & {"al", "ax", "eax", "rax"}
+    ]
+    return "; ".join(dict.fromkeys(general)) + " (r, m of one size)"
 
 
 def _bytes(

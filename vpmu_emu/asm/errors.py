@@ -71,10 +71,18 @@ class Fault(Exception):
         return self
 
 
+class DirectiveFault(Fault):
+    """A fault of the directive itself, not of what follows it; the caret goes under its name."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`did you mean 'x'?` for the nearest known word, or "" if none is near."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.7)
+    words = list(known)
+    letters = sorted(word.lower())
+    # Swapped letters first: difflib likes a longer word better.
+    near = [k for k in words if sorted(k.lower()) == letters and k != word][:1]
+    near = near or difflib.get_close_matches(word, words, n=1, cutoff=0.7)
     if not near:
-        folded = {k.lower(): k for k in known}
+        folded = {k.lower(): k for k in words}
         near = [folded[n] for n in difflib.get_close_matches(word.lower(), list(folded), 1, 0.7)]
     return f"did you mean '{near[0]}'?" if near else ""

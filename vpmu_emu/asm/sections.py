@@ -38,11 +38,29 @@ class Symbol:
 
 @attrs.define(eq=False)
 class Deferred:
-    """An operation whose operands are not known yet."""
+    """An operation whose operands are not known yet; `depth` counts those inside each other."""
 
     op: str
     left: Amount
     right: Amount | None
+    depth: int = 0
+
+
+_MAX_DEPTH = 100
+
+
+def _defer(op: str, left: Amount, right: Amount | None) -> Linear:
+    inner = [
+        atom.depth
+        for amount in (left, right)
+        if isinstance(amount, Linear)
+        for atom, _ in amount.terms
+        if isinstance(atom, Deferred)
+    ]
+    depth = 1 + max(inner, default=0)
+    if depth > _MAX_DEPTH:
+        raise Fault("the expression is nested too deeply", "define its symbols above")
+    return Linear(0, ((Deferred(op, left, right, depth), 1),))
 
 
 @attrs.frozen(eq=False)
@@ -160,7 +178,7 @@ def combine(op: str, left: Amount, right: Amount) -> Amount:
                 return 0
             terms = tuple((a, c * scalar) for a, c in _terms(other))
             return Linear(wrap(_constant(other) * scalar), terms)
-    return Linear(0, ((Deferred(op, left, right), 1),))
+    return _defer(op, left, right)
 
 
 def negate(op: str, amount: Amount) -> Amount:
@@ -169,7 +187,7 @@ def negate(op: str, amount: Amount) -> Amount:
         return constant_unary(op, amount)
     if op == "-":
         return combine("-", 0, amount)
-    return Linear(0, ((Deferred(op, amount, None), 1),))
+    return _defer(op, amount, None)
 
 
 def settle(amount: Amount, trail: tuple[Symbol, ...] = ()) -> Amount:
@@ -188,8 +206,10 @@ def settle(amount: Amount, trail: tuple[Symbol, ...] = ()) -> Amount:
         if isinstance(atom, Symbol):
             if atom.value is None:
                 raise UndefinedFault(atom)
-            if atom in trail or len(trail) > 100:
+            if atom in trail:
                 raise Fault(f"'{atom.name}' is defined through itself", "break the circle")
+            if len(trail) > _MAX_DEPTH:
+                raise Fault("too many symbols are defined through each other", "define them above")
             part = settle(atom.value, (*trail, atom))
         elif isinstance(atom, Deferred):
             left = settle(atom.left, trail)

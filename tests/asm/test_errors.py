@@ -1,0 +1,318 @@
+"""Bad sources: every error at its place, with a hint, all of them in one go, never a traceback."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vpmu_emu.asm import assemble, assemble_file
+from vpmu_emu.asm import assembler as module
+from vpmu_emu.asm.errors import Diagnostic, did_you_mean
+from vpmu_emu.errors import AssemblyError
+from vpmu_emu.tables.instructions import BY_NAME
+
+
+def errors(source: str, name: str = "t.s") -> tuple[Diagnostic, ...]:
+    with pytest.raises(AssemblyError) as caught:
+        assemble(source, name)
+    return caught.value.diagnostics
+
+
+def outcome(source: str) -> tuple[Diagnostic, ...]:
+    """The errors, none if it assembles; any other exception is a failure."""
+    try:
+        assemble(source)
+    except AssemblyError as error:
+        return error.diagnostics
+    return ()
+
+
+# (source, line, the text under the caret, words of the message, words of the hint)
+CASES = [
+    ("mvo eax, 5", 1, "mvo", "no such instruction", "did you mean 'mov'"),
+    ("addl eax, 5", 1, "addl", "no such instruction", "write 'add'"),
+    ("mov %rax, 5", 1, "%", "AT&T", "Intel syntax"),
+    ("mov eax, $1", 1, "$1", "AT&T", "Intel syntax"),
+    ("mov eax, -8(%rbp)", 1, "%", "AT&T", "Intel syntax"),
+    ("mov eaxx, 5", 1, "eaxx", "not a register", "did you mean 'eax'"),
+    ("mov eax, [ecx]", 1, "ecx", "cannot address memory", "64-bit name"),
+    ("mov eax, [rax + ecx]", 1, "ecx", "cannot address memory", "64-bit name"),
+    ("mov eax, rbx", 1, "m", "does not take eax, rbx", "differ in size"),
+    ("lea rax, 5", 1, "l", "does not take rax, number", "r64, m"),
+    ("wrmsr eax", 1, "w", "does not take eax", "takes nothing"),
+    ("out dx, bl", 1, "o", "does not take dx, bl", "imm8, al"),
+    ("add [rax], 5", 1, "a", "ambiguous", "dword ptr"),
+    ("movzx eax, [rax]", 1, "m", "ambiguous", "byte ptr"),
+    ("mov r8b, ah", 1, "m", "REX", "use al"),
+    ("shl eax, 300", 1, "300", "0x12c does not fit", ""),
+    ("mov al, 256", 1, "256", "0x100 does not fit", ""),
+    ("add rax, 0x80000000", 1, "0x80000000", "does not fit", "sign-extended"),
+    ("mov ebx, ds:0x80000000", 1, "ds:0x80000000", "outside of the signed", "register first"),
+    ("mov eax, [rax + 0x80000000]", 1, "m", "outside of the signed", "register first"),
+    (".byte 1, 300", 1, "300", "0x12c does not fit in 1 byte", ""),
+    (".word -65536", 1, "-65536", "does not fit in 2 bytes", ""),
+    ("mov eax, 0x10000000000000000", 1, "0x10000000000000000", "64 bits", ""),
+    ("mov eax, 09", 1, "09", "not a number", "octal"),
+    ("mov eax, 0ffh", 1, "0ffh", "not a number", "0x0ff"),
+    ("mov eax, dword [rax]", 1, "dword", "needs 'ptr'", "dword ptr"),
+    ("mov eax, dword rax", 1, "dword", "needs 'ptr'", "dword ptr"),
+    ("mov eax, dword ptr 4", 1, "dword ptr 4", "immediate to GNU as", "ds:4"),
+    ("mov eax, [OFFSET x]\nx:", 1, "[OFFSET x]", "immediate to GNU as", "OFFSET x"),
+    ("mov eax, [rax*3]", 1, "rax", "scale of 3", "1, 2, 4 or 8"),
+    ("mov eax, [rax + rsp*2]", 1, "rsp", "cannot be an index", ""),
+    ("mov eax, [rip + rax]", 1, "rip", "rip goes with", ""),
+    ("mov eax, [rax+rbx+rcx]", 1, "rcx", "too many registers", "base + index"),
+    ("mov eax, [rax - rbx]", 1, "rbx", "cannot be subtracted", "base + index"),
+    ("mov eax, rax + 5", 1, "rax", "needs brackets", "lea"),
+    ("mov eax, [rax", 1, "", "ends too early", "']' is missing"),
+    ("mov eax, (1 + 2", 1, "", "ends too early", "')' is missing"),
+    ("mov eax, 5 5", 1, "5", "not expected", "comma is missing"),
+    ("mov eax ebx", 1, "ebx", "not expected", "comma is missing"),
+    ("mov eax,", 1, "", "operand is missing", ""),
+    ("jmp short x\nx:", 1, "short", "not needed", "short as they can be"),
+    ("call puts@plt", 1, "@", "not expected", "no linker"),
+    ("mov eax, 'ab'", 1, "b", "not expected", ""),
+    ("mov eax, 1/0", 1, "/", "division by zero", ""),
+    ("mov eax, 1 << 64", 1, "<", "shift count", ""),
+    ("lock mov [rax], ecx", 1, "l", "'lock' does not go", "read-modify-write"),
+    ("lock add eax, ecx", 1, "l", "'lock' does not go", "memory"),
+    ("rep add eax, ecx", 1, "r", "'rep' does not go", "string"),
+    ("lock lock add [rax], ecx", 1, "lock", "twice", ""),
+    ("jmp nowhre\nnowhere:", 1, "nowhre", "not defined", "did you mean 'nowhere'"),
+    ("mov eax, nothing_like_it", 1, "nothing_like_it", "not defined", "OFFSET"),
+    ("nop\nmov ecx, MSR\n.equ MSR, 5", 2, "MSR", "only from t.s:3 on", "move the .equ"),
+    ("mov eax, dword ptr N\n.equ N, 5", 1, "N", "only from t.s:2 on", "move the .equ"),
+    ("x: nop\n  x: nop", 2, "x", "already defined", "first at t.s:1"),
+    ("x: nop\nx = 5", 2, "x", "already defined", "first at t.s:1"),
+    (".equiv a, 1\n.equiv a, 1", 2, "a", "already defined", "first at t.s:1"),
+    ("a = a + 1", 1, "a", "through itself", "first value"),
+    (".equ a, b\n.equ b, a", 2, "b", "through itself", ""),
+    ("rax: nop", 1, "rax", "is a register", "another name"),
+    (". = 5", 1, ".", "cannot be set", ".org"),
+    ("nop\n1b:", 2, "1b:", "no such instruction", ""),
+    ("1: nop\njmp 1f", 2, "1f", "no label '1:' follows", ""),
+    ("jmp 1b\n1: nop", 1, "1b", "no label '1:' above", "1f"),
+    ("loop x\n.skip 300\nx:", 1, "l", "300 bytes away", "jump over"),
+    ("jmp 0x1000000000", 1, "j", "out of range", ""),
+    (".bite 5", 1, ".bite", "no such directive", "did you mean '.byte'"),
+    (".align 3", 1, "3", "power of two", ""),
+    (".align 1 << 40", 1, "1 << 40", "at most 64 MiB", ""),
+    (".p2align 99", 1, "99", "exponent", ""),
+    (".org 100\nnop\n.org 50", 3, ".", "behind the current offset", "start of the section"),
+    (".org -5", 1, "-5", "negative", ""),
+    (".skip -1", 1, "-1", "negative", ""),
+    (".skip 100000000000", 1, ".", "larger than 64 MiB", ".rept"),
+    (".org 0x10000000", 1, ".", "larger than 64 MiB", ".rept"),
+    (".fill -1", 1, "-1", "count", ""),
+    (".ascii \"abc", 1, '"abc', "never closed", ""),
+    (".ascii abc", 1, "abc", "double quotes", ""),
+    (".asciz \"a\",", 1, "", "a string is missing", ""),
+    (".quad rax", 1, "rax", "is a register", ""),
+    (".quad [x]\nx:", 1, "x", "not a number", ""),
+    (".equ x", 1, "x", "a name, a comma", ".equ NAME, 5"),
+    (".equ x, [rax]", 1, "r", "not a number", ""),
+    (".if x\n.endif", 1, "x", "known here", "define 'x' above"),
+    (".rept y\n.endr", 1, "y", "known here", "define 'y' above"),
+    ("a: jmp a\nb: .if b - a\n.endif", 2, "b - a", "known here", "branches or alignments"),
+    (".if 1", 1, ".", "never closed", ".endif"),
+    (".else", 1, ".else", "without .if", ""),
+    (".if 1\n.else\n.else\n.endif", 3, ".else", "after .else", ""),
+    (".rept 5\nnop", 1, ".rept", "never closed", ".endr"),
+    (".macro m a\nnop", 1, ".macro", "never closed", ".endm"),
+    (".endm", 1, ".endm", "without its beginning", ""),
+    (".exitm", 1, ".exitm", "outside of a macro", ""),
+    (".macro m\n.endm\nm 1", 3, "m", "too many arguments", "quote"),
+    (".macro m a\n.endm\nm dword ptr [rax]", 3, "m", "too many arguments", "quote"),
+    (".macro m a:req\n.endm\nm", 3, "m", "needs a value for 'a'", ""),
+    (".macro m a, a\n.endm", 1, "a", "there twice", ""),
+    (".macro m a:odd\n.endm", 1, "a:odd", "cannot be ':odd'", ":req"),
+    (".macro m\n.endm\n.macro m\n.endm", 3, "m", "already defined", ".purgem"),
+    (".macro m a b\n.endm\nm a=1, 2", 3, "m", "after a named one", ""),
+    (".purgem nope", 1, "nope", "no macro", ""),
+    (".include \"nowhere.inc\"", 1, '"nowhere.inc"', "not found", "include path"),
+    (".att_syntax", 1, ".att_syntax", "AT&T", ".intel_syntax"),
+    (".code32", 1, ".code32", "64-bit mode only", ""),
+    (".intel_syntax prefix", 1, "prefix", "noprefix", ""),
+    (".data 1", 1, "1", "subsections", ".section"),
+    (".popsection", 1, ".popsection", "without .pushsection", ""),
+    (".bss\n.byte 1", 2, "1", "only zeros", ".data"),
+    (".bss\nnop", 2, "n", "only zeros", ""),
+    (".error \"do not\"", 1, '"', "do not", ""),
+    ("/* open\nnop", 1, "/", "never closed", "*/"),
+    ("mov eax, [rip + y - x]\n.skip z - x\nx: jmp x\nz:\ny:", 1, "m", "distance", ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES, ids=[f"{i}: {case[0][:40]!r}" for i, case in enumerate(CASES)])
+def test_error(case):
+    source, line, under, message, hint = case
+    found = errors(source)[0]
+    assert message in found.message
+    assert hint in found.hint
+    assert (found.file, found.line) == ("t.s", line)
+    shown = found.source_line[found.column - 1 : found.column - 1 + found.length]
+    assert shown.startswith(under) if under else shown == ""
+    assert found.source_line == source.split("\n")[line - 1]
+
+
+def test_a_diagnostic_is_file_line_source_caret_and_hint():
+    (found,) = errors("nop\n\tmov eax, IA32_PMC00 # odd\nIA32_PMC0 = 1\n")
+    assert str(found) == (
+        "t.s:2:11: error: symbol 'IA32_PMC00' is not defined\n"
+        "    \tmov eax, IA32_PMC00 # odd\n"
+        "    \t         ^~~~~~~~~~\n"
+        "    hint: did you mean 'IA32_PMC0'?"
+    )
+
+
+def test_all_errors_come_in_one_go_in_order():
+    source = "mvo eax, 5\nmov eax, undefined_1\n.byte 300\nlabel: nop; bogus; nop\n.if 1\n"
+    assert [(e.line, e.column) for e in errors(source)] == [(1, 1), (2, 10), (3, 7), (4, 13), (5, 1)]
+
+
+def test_text_of_the_exception_holds_every_error():
+    with pytest.raises(AssemblyError) as caught:
+        assemble("bogus\nbogus 2\n", "two.s")
+    assert "two.s:1:1" in str(caught.value)
+    assert "two.s:2:1" in str(caught.value)
+
+
+def test_an_error_in_a_repeat_is_said_once():
+    assert len(errors(".rept 50\nbogus\n.endr\n")) == 1
+
+
+def test_errors_in_macros_show_where_they_were_called():
+    source = ".macro inner a\nmov eax, \\a\n.endm\n.macro outer b\ninner \\b\n.endm\nouter rbx\n"
+    (found,) = errors(source)
+    assert (found.line, found.source_line) == (2, "mov eax, rbx")
+    assert found.chain == (
+        "in macro 'inner', called at t.s:5",
+        "in macro 'outer', called at t.s:7",
+    )
+    assert str(found).endswith("\n    ".join(found.chain))
+
+
+def test_a_macro_that_calls_itself_stops():
+    (found,) = errors(".macro m\nm\n.endm\nm\n")
+    assert "more than 100 times" in found.message
+    assert len(found.chain) <= 8
+
+
+def test_macro_arguments_cannot_grow_without_end():
+    (found,) = errors(".macro d a\nd \\a\\a\n.endm\nd 1234567890\n")
+    assert "characters" in found.message
+
+
+def test_endless_repeats_stop(monkeypatch):
+    monkeypatch.setattr(module, "MAX_STATEMENTS", 2000)
+    for source in (
+        ".rept 1000000000\nnop\n.endr\n",
+        ".rept 1000000000\n.rept 1000000000\n.endr\n.endr\n",
+        ".macro m\n.rept 1000\nnop\n.endr\n.endm\n.rept 1000\nm\n.endr\n",
+    ):
+        (found,) = errors(source)
+        assert "expands to more than 2000 statements" in found.message
+
+
+def test_the_image_cannot_grow_without_end():
+    (found,) = errors(".rept 100\n.skip 1 << 20\n.endr\n")
+    assert "larger than 64 MiB" in found.message
+
+
+def test_include_loops_are_found(tmp_path):
+    (tmp_path / "a.s").write_text('nop\n.include "b.s"\n')
+    (tmp_path / "b.s").write_text('.include "a.s"\n')
+    with pytest.raises(AssemblyError) as caught:
+        assemble_file(tmp_path / "a.s")
+    (found,) = caught.value.diagnostics
+    assert "'a.s' includes itself" in found.message
+    assert found.file == str(tmp_path / "b.s")
+
+
+def test_include_names_are_suggested(tmp_path):
+    (tmp_path / "macros.inc").write_text("nop\n")
+    (tmp_path / "a.s").write_text('.include "marcos.inc"\n')
+    with pytest.raises(AssemblyError) as caught:
+        assemble_file(tmp_path / "a.s")
+    assert caught.value.diagnostics[0].hint == "did you mean 'macros.inc'?"
+
+
+def test_an_undefined_name_that_an_include_defines_is_told(tmp_path):
+    (tmp_path / "names.inc").write_text(".equ ONLY_THERE, 5\n")
+    with pytest.raises(AssemblyError) as caught:
+        assemble("mov ecx, ONLY_THERE\n", "t.s", include=[tmp_path])
+    assert caught.value.diagnostics[0].hint == '.include "names.inc" defines it'
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "mov eax, " + "(" * 3000 + "1" + ")" * 3000,
+        "mov eax, " + "-~" * 1500 + "x",
+        "mov eax, " + "+".join(["x"] * 1200),
+        "mov eax, " + "[" * 1000,
+        ".quad " + "1|x|" * 900 + "1",
+        ".equ a0, x\n" + "".join(f".equ a{i + 1}, a{i} | 1\n" for i in range(2000)) + ".quad a2000",
+        ".if 1\n" * 1000,
+        '.ascii "' + "\\" * 999,
+        ".macro m\n" * 1000,
+        "\0\ud800\n\x0b\x1c",
+        "x" * 100_000,
+    ],
+    ids=range(11),
+)
+def test_monsters_are_errors_and_not_tracebacks(source):
+    assert all(str(found) for found in outcome(source))
+
+
+def test_nearest_word():
+    assert did_you_mean("wmrsr", BY_NAME) == "did you mean 'wrmsr'?"
+    assert did_you_mean("ia32_pmc0", ["IA32_PMC0", "x"]) == "did you mean 'IA32_PMC0'?"
+    assert did_you_mean("zzzzzz", BY_NAME) == ""
+
+
+_VOCABULARY = r"""
+mov add jmp jne call lea rax eax al ah [ ] ( ) , + - * / % << >> ~ ! 1 0x10 1f 1b 1: x: x
+y . $ % @ ' " ; # /* */ // \ = == .byte .quad .equ .if .else .endif .rept .endr .macro
+.endm .irp .align .org .skip .ascii .include .section .text .data .bss m m: \a \@ \() 'a'
+"s" dword ptr offset flat: gs: rip rsp lock rep -1 255 256 99999999999 .exitm .fill .comm
+.set .p2align .ifdef .ifb .irpc .purgem .previous .pushsection .popsection .err .end loop
+xchg imul shl [rax+rcx*8] [rip+x] x-y 1f-1b
+"""
+_WORDS = st.sampled_from(_VOCABULARY.split())
+_SOUP = st.lists(
+    st.lists(_WORDS, max_size=6).map(" ".join) | st.text(max_size=20), max_size=12
+).map("\n".join)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.text(max_size=80) | _SOUP)
+def test_no_text_raises_anything_but_assembly_error(text):
+    limit = module.MAX_STATEMENTS
+    module.MAX_STATEMENTS = 3000
+    try:
+        found = outcome(text)
+    finally:
+        module.MAX_STATEMENTS = limit
+    lines = text.split("\n")
+    for diagnostic in found:
+        assert 1 <= diagnostic.line <= len(lines)
+        assert diagnostic.column >= 1
+        assert diagnostic.message
+        assert str(diagnostic).startswith("<stdin>:")
+
+
+def _speed(source: str) -> float:
+    begin = time.perf_counter()
+    assemble(source)
+    return source.count("\n") / (time.perf_counter() - begin)
+
+
+def test_reading_is_fast_enough_to_be_interactive():
+    # A tenth of the design's number: the machine that tests may be busy.
+    body = "mov rax, [rbx+rcx*8+16]\nadd rax, 5\n1: dec rcx\njnz 1b\nlea rdi, [rip+1b]\n"
+    assert _speed(body * 1000) > 2000
+    assert _speed("".join(f"mov rax, [rbx+rcx*8+{i}]\n" for i in range(1000))) > 500
