@@ -39,9 +39,9 @@ from vpmu_emu.linux.kvm.vcpu import (
 from vpmu_emu.linux.native import cost
 from vpmu_emu.linux.perf.pmi import charge
 from vpmu_emu.linux.state import I_PMI_BEFORE_PMU, KVM_REQ_PMI, KVM_REQ_PMU
-from vpmu_emu.machine.engine import run_guest
+from vpmu_emu.machine.engine import run_core
 from vpmu_emu.machine.memory import st64
-from vpmu_emu.machine.state import CODE_EXIT, RAX, RCX, RDX, RUN_STOPPED
+from vpmu_emu.machine.state import CODE_EXIT, RAX, RCX, RDX, RUN_STOPPED, RUN_WATCH
 from vpmu_emu.machine.u64 import LOW32, ONE, U8, U32, U64, ZERO
 from vpmu_emu.machine.vmx import (
     ENTRY_LOAD_GLOBAL_CTRL,
@@ -167,6 +167,8 @@ def vcpu_run_emulated(S, M, E):
                 vcpu_block(S, M, E)
             if core.stop != 0:
                 return RUN_STOPPED
+            if E.stop_request != 0:  # a watchpoint on an access that KVM has just emulated
+                return RUN_WATCH
             charge(S, E, COST_ENTER_GUEST)
             vcpu_requests(S, E)
             kvm_check_and_inject_events(S, M, E)
@@ -174,7 +176,7 @@ def vcpu_run_emulated(S, M, E):
             vmx_vcpu_enter(S, M, E)
         while True:
             if core.vmx.nonroot != 0:
-                code = run_guest(core, M, E)
+                code = run_core(core, M, E)
                 if code != CODE_EXIT:
                     return code
             if core.stop != 0:

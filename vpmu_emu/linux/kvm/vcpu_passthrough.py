@@ -42,9 +42,9 @@ from vpmu_emu.linux.state import (
     KVM_REQ_PMU,
     W_GLOBAL_CTRL_SWITCH,
 )
-from vpmu_emu.machine.engine import run_guest
+from vpmu_emu.machine.engine import run_core
 from vpmu_emu.machine.memory import ld64, st64
-from vpmu_emu.machine.state import CODE_EXIT, RAX, RCX, RDX, RUN_STOPPED
+from vpmu_emu.machine.state import CODE_EXIT, RAX, RCX, RDX, RUN_STOPPED, RUN_WATCH
 from vpmu_emu.machine.u64 import LOW32, U8, U32, U64, ZERO
 from vpmu_emu.machine.vmx import (
     EXIT_MSR_READ,
@@ -156,6 +156,8 @@ def vcpu_run_passthrough(S, M, E):
                 vcpu_block(S, M, E)
             if core.stop != 0:
                 return RUN_STOPPED
+            if E.stop_request != 0:  # a watchpoint on an access that KVM has just emulated
+                return RUN_WATCH
             charge(S, E, COST_ENTER_GUEST)
             vcpu_requests(S, E)
             kvm_check_and_inject_events(S, M, E)
@@ -165,7 +167,7 @@ def vcpu_run_passthrough(S, M, E):
             vmx_vcpu_enter(S, M, E)
         while True:
             if core.vmx.nonroot != 0:
-                code = run_guest(core, M, E)
+                code = run_core(core, M, E)
                 if code != CODE_EXIT:
                     return code
             if core.stop != 0:

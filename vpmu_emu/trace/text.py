@@ -1,0 +1,158 @@
+"""The event ring as text, in the words and the layout of the kernel's own trace points.
+
+    0.000003420: kvm_exit: reason MSR_WRITE rip 0x10000c info 0 0
+    0.000003480: kvm_msr: msr_write 38f = 0x3 (IA32_PERF_GLOBAL_CTRL pmc0 pmc1)
+    0.000003560: write_msr: 38f, value 0
+    0.000003580: rdpmc: 0, value 1c
+
+`kvm_*` and `perf_*` are what the host kernel does, `read_msr write_msr rdpmc` its own accesses to the
+hardware, `guest_*` what a guest does with no exit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from vpmu_emu.linux import trace_kinds as lk
+from vpmu_emu.linux.state import KVM_REQ_EVENT, KVM_REQ_PMI, KVM_REQ_PMU, STATE_NAMES
+from vpmu_emu.machine import ring as mk
+from vpmu_emu.tables.exits import exit_name
+from vpmu_emu.tables.msrs import msr_name, value_words
+
+_REQUESTS = {
+    int(KVM_REQ_PMU): "KVM_REQ_PMU",
+    int(KVM_REQ_PMI): "KVM_REQ_PMI",
+    int(KVM_REQ_EVENT): "KVM_REQ_EVENT",
+}
+_INTR_TYPES = {0: "external", 2: "NMI", 3: "exception", 4: "soft interrupt", 6: "soft exception"}
+_SENT = ("dropped", "fixed", "nmi")
+_VALID = 1 << 31
+
+
+def counter_name(index: int) -> str:
+    """A counter's index in GLOBAL_STATUS as a name: pmc0, fixed1."""
+    return f"pmc{index}" if index < 32 else f"fixed{index - 32}"
+
+
+def _pmc_name(i: int) -> str:
+    return f"pmc{i}" if i < 8 else f"fixed{i - 8}"
+
+
+def _named(index: int, value: int) -> str:
+    name = msr_name(index)
+    if name.startswith("MSR_0x"):
+        return ""
+    words = value_words(index, value)
+    return f" ({name} {words})" if words not in ("0", f"{value:#x}") else f" ({name})"
+
+
+def _intr(info: int) -> str:
+    if not info & _VALID:
+        return "0"
+    kind = _INTR_TYPES.get(info >> 8 & 7, "?")
+    return f"{kind} vector {info & 0xFF:#x}"
+
+
+def _guest_msr(kind: int, a: int, b: int, c: int, exited: bool) -> str:
+    if kind == mk.TR_GUEST_RDMSR:
+        word = "kvm_msr: msr_read" if exited else "guest_rdmsr:"
+        return f"{word} {a:x} = {b:#x}{_named(a, b)}"
+    if kind == mk.TR_GUEST_WRMSR:
+        word = "kvm_msr: msr_write" if exited else "guest_wrmsr:"
+        return f"{word} {a:x} = {b:#x}{_named(a, b)}"
+    if kind == mk.TR_GUEST_RDPMC:
+        word = "kvm_pmu_rdpmc:" if exited else "guest_rdpmc:"
+        return f"{word} {a:x}, value {b:x}"
+    if exited:
+        return f"kvm_msr: msr_{'write' if c else 'read'} {a:x} = {b:#x} (#GP)"
+    return f"guest_{'wrmsr' if c else 'rdmsr'}: {a:x} = {b:#x} (#GP)"
+
+
+def _machine(kind: int, rip: int, a: int, b: int, c: int) -> str:
+    if kind == mk.TR_VM_EXIT:
+        return f"kvm_exit: reason {exit_name(a & 0xFFFF)} rip {rip:#x} info {b:x} {c:x}"
+    if kind == mk.TR_VM_ENTRY:
+        return f"kvm_entry: rip {rip:#x}" + (f", injects {_intr(a)}" if a & _VALID else "")
+    if kind == mk.TR_HOST_WRMSR:
+        return f"write_msr: {a:x}, value {b:x}"
+    if kind == mk.TR_HOST_RDMSR:
+        return f"read_msr: {a:x}, value {b:x}"
+    if kind == mk.TR_HOST_RDPMC:
+        return f"rdpmc: {a:x}, value {b:x}"
+    if kind == mk.TR_OVERFLOW:
+        return f"pmu_overflow: {counter_name(a)} global_status {b:x}"
+    if kind == mk.TR_PMI_RAISE:
+        return f"pmu_pmi: lvtpc {a:x} {_SENT[c] if c < 3 else c} global_status {b:x}"
+    if kind == mk.TR_EXCEPTION:
+        return f"exception: vector {a} rip {rip:#x} error_code {b:x} cr2 {c:x}"
+    if kind == mk.TR_IRQ:
+        return f"irq_handler: vector {a:#x} rip {rip:#x}"
+    if kind == mk.TR_NMI:
+        return f"nmi_handler: rip {rip:#x}"
+    return f"event_{kind}: {a:x} {b:x} {c:x}"
+
+
+def _linux(kind: int, a: int, b: int, c: int) -> str:
+    name = lk.LINUX_KINDS.get(kind, f"event_{kind}")
+    if kind == lk.TR_PERF_STATE:
+        return f"{name}: event {a} {STATE_NAMES[b - 2]} -> {STATE_NAMES[c - 2]}"
+    if kind == lk.TR_PERF_CREATE:
+        return f"{name}: event {a} config {b:x} period {c:x}"
+    if kind == lk.TR_PERF_RELEASE:
+        return f"{name}: event {a}"
+    if kind == lk.TR_REPROGRAM:
+        return f"{name}: {_pmc_name(a)} config {b:x} {lk.REPROGRAM_NAMES[c]}"
+    if kind == lk.TR_REQUEST:
+        return f"{name}: {_REQUESTS.get(a, hex(a))}"
+    if kind == lk.TR_PMI_INJECT:
+        return f"{name}: lvtpc {a:x} {_SENT[b]}"
+    if kind == lk.TR_NMI_HANDLER:
+        return f"{name}: " + ("NMI_DONE, a guest owns the PMU" if b else f"status {a:x}")
+    if kind in (lk.TR_PMU_LOAD, lk.TR_PMU_PUT):
+        return f"{name}: global_ctrl {a:x} global_status {b:x}"
+    if kind == lk.TR_EMULATED:
+        counters = [counter_name(i) for i in range(64) if a >> i & 1]
+        return f"{name}: {' '.join(counters) or 'none'}"
+    if kind == lk.TR_HOST_IRQ:
+        return f"{name}: vector {a:#x}"
+    if kind == lk.TR_PAUSE:
+        return f"{name}: {_pmc_name(a)} counter {b:x}"
+    if kind == lk.TR_INJECT_NMI:
+        return f"{name}: {a} pending"
+    return f"{name}:"
+
+
+_GUEST_KINDS = (mk.TR_GUEST_RDMSR, mk.TR_GUEST_WRMSR, mk.TR_GUEST_RDPMC, mk.TR_MSR_FAULT)
+
+
+def decode(events: Iterable[Any]) -> Iterator[tuple[int, str]]:
+    """(time in 1/16 cycle, words) of each event of the ring, in order.
+
+    `events` have the fields t kind rip a b c, as `System.events()` gives them.
+    """
+    inside = True  # until the first exit the program runs: as a guest or alone
+    for event in events:
+        kind, rip = int(event["kind"]), int(event["rip"])
+        a, b, c = int(event["a"]), int(event["b"]), int(event["c"])
+        if kind == mk.TR_VM_EXIT:
+            inside = False
+        elif kind == mk.TR_VM_ENTRY:
+            inside = True
+        if kind in _GUEST_KINDS:
+            words = _guest_msr(kind, a, b, c, exited=not inside)
+        elif kind < lk.TR_PERF_STATE:
+            words = _machine(kind, rip, a, b, c)
+        else:
+            words = _linux(kind, a, b, c)
+        yield int(event["t"]), words
+
+
+def lines(events: Iterable[Any], tsc_khz: int = 0) -> Iterator[str]:
+    """The ring as lines; times in seconds if the rate of the TSC is given, else in cycles."""
+    for t, words in decode(events):
+        if tsc_khz:
+            nanoseconds = t * 1_000_000 // (16 * tsc_khz)
+            yield f"{nanoseconds // 10**9}.{nanoseconds % 10**9:09}: {words}"
+        else:
+            yield f"{t >> 4}: {words}"
