@@ -61,10 +61,9 @@ def jit(*, entry: bool = False, inline: bool = False) -> Callable[[F], F]:
                     error_model="numpy",
                     no_cpython_wrapper=not entry,
                     no_cfunc_wrapper=True,
-                    inline="always" if inline else "never",
+                    forceinline=inline,
                 )(function)
-                if not inline:
-                    _one_signature(compiled)
+                _one_signature(compiled)
         (inlined if inline else functions)[name] = compiled
         if entry:
             entries.add(name)

@@ -268,7 +268,7 @@ class System:
                 costs=costs,
             )
         else:
-            self._run = lambda: int(engine.run_bare(core, self.M, E))
+            self._run = lambda: int(engine.run_core(core, self.M, E))
 
     def _load(self, program: Program) -> None:
         """Put the image and the GDT into memory, the registers where a program finds them."""

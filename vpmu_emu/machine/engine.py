@@ -236,11 +236,12 @@ def _fault(core, M, E):
     return CODE_NEXT
 
 
-@jit()
-def run_until(core, M, E):
+@jit(entry=True)
+def run_core(core, M, E):
     """Run the core until a VM exit (CODE_EXIT), a stop (RUN_STOPPED), or Python's turn (other RUN_*).
 
-    At every return core.rflags is exact and the scratch words are zero. Modifies everything.
+    With no hypervisor this is the whole of mode `bare`; in non-root mode it is a guest's turn. At every
+    return core.rflags is exact and the scratch words are zero. Modifies everything.
     """
     while True:
         code = _edge(core, M, E)
@@ -276,12 +277,6 @@ def run_until(core, M, E):
                 return RUN_BREAK
 
 
-@jit()
-def run_guest(core, M, E):
-    """As run_until, for a core in non-root mode."""
-    return run_until(core, M, E)
-
-
 @jit(entry=True)
 def reset_core(core, ident):
     """RESET: the state in which a program finds the processor, its number being `ident` (uint64).
@@ -300,12 +295,6 @@ def reset_core(core, ident):
     tlb_flush(core)
     for i in range(N_PREDICTOR):
         core.predictor[i] = np.uint8(1)  # weakly not taken
-
-
-@jit(entry=True)
-def run_bare(core, M, E):
-    """The whole of mode `bare`: a program alone on the silicon. Returns a RUN_* code."""
-    return run_until(core, M, E)
 
 
 @jit(entry=True)
