@@ -20,6 +20,21 @@ RSP, RBP, RSI, RDI, RCX = 4, 5, 6, 7, 1
 EDGES = [0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF]
 EDGES += [0x100000000, (1 << 63) - 1, 1 << 63, (1 << 63) + 1, (1 << 64) - 2, (1 << 64) - 1]
 values = st.one_of(st.sampled_from(EDGES), st.integers(0, 63), st.integers(0, (1 << 64) - 1))
+
+
+def _spread(kind: int, a: int, b: int) -> int:
+    """A register value from three bytes: mostly edges, some small, some of all bits."""
+    if kind < 128:
+        return EDGES[a % len(EDGES)]
+    if kind < 176:
+        return a & 63
+    return (a << 8 | b) * 0x9E3779B97F4A7C15 + kind & (1 << 64) - 1
+
+
+# One draw for all registers: sixty small draws an example would cost more than the oracles.
+register_files = st.binary(min_size=48, max_size=48).map(
+    lambda raw: [_spread(*raw[3 * i : 3 * i + 3]) for i in range(16)]
+)
 flag_values = st.integers(0, (1 << 6) - 1).map(
     lambda bits: sum(
         flag
@@ -62,7 +77,7 @@ class Case:
 @st.composite
 def cases(draw: st.DrawFn, form: Form) -> Case:
     enc, sem = form.encoding, form.instruction.sem
-    regs = [draw(values) for _ in range(16)]
+    regs = draw(register_files)
     rflags = draw(flag_values)
     seed = draw(st.integers(0, 255))
     data = bytes((seed * (i + 3) * 7 + (i >> 3)) & 0xFF for i in range(256))
