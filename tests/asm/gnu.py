@@ -23,13 +23,13 @@ SECTIONS {
 """
 
 
-def require_gnu() -> None:
-    """Skip the test without GNU as, or fail if oracles are required."""
-    for tool in ("as", "ld"):
+def require(*tools: str) -> None:
+    """Skip the test without these tools, or fail if oracles are required."""
+    for tool in tools:
         if shutil.which(tool) is None:
             if os.environ.get("VPMU_REQUIRE_ORACLES") == "1":
-                pytest.fail(f"GNU {tool} is required and not installed")
-            pytest.skip(f"GNU {tool} is not installed")
+                pytest.fail(f"{tool} is required and not installed")
+            pytest.skip(f"{tool} is not installed")
 
 
 def sections(elf: bytes) -> dict[str, tuple[int, bytes]]:
@@ -48,7 +48,7 @@ def sections(elf: bytes) -> dict[str, tuple[int, bytes]]:
 
 def gnu(source: str, folder: Path, include: Path | None = None) -> dict[str, tuple[int, bytes]]:
     """Sections of the linked source, which must assemble."""
-    require_gnu()
+    require("as", "ld")
     (folder / "gnu.s").write_text(".intel_syntax noprefix\n" + source)
     (folder / "gnu.ld").write_text(_SCRIPT)
     paths = ["-I", str(include)] if include else []
@@ -65,7 +65,7 @@ def _run(*command: str, folder: Path) -> None:
 
 def accepts(source: str, folder: Path) -> bool:
     """Whether GNU as takes the source."""
-    require_gnu()
+    require("as", "ld")
     (folder / "gnu.s").write_text(".intel_syntax noprefix\n" + source)
     command = ("as", "--64", "-o", "gnu.o", "gnu.s")
     return subprocess.run(command, cwd=folder, capture_output=True, check=False).returncode == 0

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from tests.asm.cases import all_cases
-from tests.asm.gnu import gnu, require_gnu
+from tests.asm.gnu import gnu, require
 from vpmu_emu.asm import assemble
 from vpmu_emu.asm import assembler as module
 from vpmu_emu.asm.encode import Branch
@@ -148,6 +148,7 @@ mov eax, x+4
 mov eax, N
 mov eax, [N]
 mov eax, N[rax]
+mov eax, N-4[rbp]
 mov eax, [rax+N*2]
 mov eax, [rax+rcx*4+N]
 mov dword ptr x, N
@@ -179,5 +180,11 @@ def test_spelling(statement, tmp_path):
     assert assemble(source).segments[0].data.hex(" ") == gnu(source, tmp_path)[".text"][1].hex(" ")
 
 
-def test_oracle_is_there_or_the_reason_is_said():
-    require_gnu()
+
+def test_a_missing_oracle_is_a_skip_or_a_failure(monkeypatch):
+    monkeypatch.delenv("VPMU_REQUIRE_ORACLES", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="no-such-tool is not installed"):
+        require("no-such-tool")
+    monkeypatch.setenv("VPMU_REQUIRE_ORACLES", "1")
+    with pytest.raises(pytest.fail.Exception, match="no-such-tool is required"):
+        require("no-such-tool")

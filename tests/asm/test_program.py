@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import random
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.asm.gnu import gnu, sections
+from tests.asm.gnu import gnu, require, sections
 from vpmu_emu.asm import assemble, assemble_file, listing, write_elf
 from vpmu_emu.errors import ConfigError, LoadError
 
@@ -30,6 +29,19 @@ def test_a_whole_program_is_the_image_of_gnu_as_and_ld(tmp_path):
         differ = [i for i, (a, b) in enumerate(zip(mine, other, strict=False)) if a != b]
         assert differ == []
         assert len(mine) == len(other)
+
+
+@pytest.mark.parametrize("level", ["-O0", "-O1", "-O2", "-O3", "-Os"])
+@pytest.mark.parametrize("endbr", ["none", "full"])
+def test_compiler_output_is_the_image_of_gnu_as_and_ld(level, endbr, tmp_path):
+    require("gcc")
+    source = SOURCE.with_name("compiled.c")
+    flags = ["-masm=intel", "-mgeneral-regs-only", "-ffreestanding", "-fno-pic", "-mno-red-zone"]
+    flags += ["-fno-asynchronous-unwind-tables", f"-fcf-protection={endbr}", level]
+    command = ["gcc", "-S", *flags, "-o", "c.s", str(source)]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    text = (tmp_path / "c.s").read_text()
+    assert _image(assemble(text)) == gnu(text, tmp_path)
 
 
 def _random_program(seed: int) -> str:
@@ -247,8 +259,7 @@ def test_the_elf_holds_the_segments(tmp_path):
     program = assemble_file(SOURCE)
     elf = write_elf(program)
     assert sections(elf) == _image(program)
-    if shutil.which("readelf") is None:
-        pytest.skip("readelf is not installed")
+    require("readelf")
     (tmp_path / "a.elf").write_bytes(elf)
     done = subprocess.run(
         ["readelf", "-aW", "a.elf"], cwd=tmp_path, capture_output=True, text=True, check=True

@@ -1218,7 +1218,13 @@ class Assembler:
 
     def _of(self, role: str) -> list[Section]:
         found = [section for section in self.sections.values() if section.role == role]
-        return sorted(found, key=lambda section: section.name != f".{role}")
+        order = [f".{role}", ".rodata"]
+
+        def rank(section: Section) -> int:
+            name = section.name
+            return order.index(name) if name in order else 2 + (not name.startswith(".rodata."))
+
+        return sorted(found, key=rank)
 
     def _check_bare(self) -> None:
         for amount, statement in self.bare:

@@ -248,7 +248,7 @@ def encode(
             if not ("branch" in row.retires and form.mod == "rm"):
                 raise Fault(f"'notrack' does not go with '{name}'")
             head.append(byte)
-        elif not (row.rep or row.sem in ("ret", "nop", "pause")):
+        elif not (row.rep or row.sem in ("ret", "nop", "pause", "bsf")):
             raise Fault(f"'{prefix}' does not go with '{name}'", "it repeats string instructions")
     repeat = next((PREFIXES[p] for p in prefixes if PREFIXES[p] in (0xF2, 0xF3)), 0)
     if form.operands and form.operands[0] == "rel8":

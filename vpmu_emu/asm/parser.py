@@ -342,8 +342,9 @@ class _Collect:
             self._enter(node, negative)
             self.add(node.inner)
         elif isinstance(node, Indexed):
-            self._enter(node, negative)
-            self.add(node.base)
+            # a - b[rax] is [rax + a - b]: the index counts for the whole operand.
+            self.memory = True
+            self.add(node.base, negative)
             self.add(node.inner)
         elif isinstance(node, Prefixed):
             self._prefix(node, negative)
