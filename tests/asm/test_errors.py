@@ -218,8 +218,14 @@ def test_endless_repeats_stop(monkeypatch):
 
 
 def test_the_image_cannot_grow_without_end():
-    (found,) = errors(".rept 100\n.skip 1 << 20\n.endr\n")
-    assert "larger than 64 MiB" in found.message
+    for source in (
+        ".rept 100\n.skip 1 << 20\n.endr\n",
+        ".rept 100\n.align 1 << 20\n.byte 1\n.endr\n",
+        ".section .comment\n.rept 100\n.align 1 << 20\n.byte 1\n.endr\n",
+        ".data\n.skip 1 << 25\n.bss\n.skip (1 << 25) + 1\n",
+    ):
+        (found,) = errors(source)
+        assert "larger than 64 MiB" in found.message
 
 
 def test_include_loops_are_found(tmp_path):

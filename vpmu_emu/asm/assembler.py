@@ -194,6 +194,7 @@ class Assembler:
         self.fragment = self.section.fragments[-1]
         self.macros: dict[str, Macro] = {}
         self.macro_calls = 0
+        self.shadowed = False
         self.frames: list[_Frame] = []
         self.conditions: list[_Condition] = []
         self.skipping = False
@@ -322,7 +323,7 @@ class Assembler:
                 self._skip_block(statement)
             return
         code = _FIXED.get(text)
-        if code is not None and not self.pending and not self.macros:
+        if code is not None and not self.pending and not self.shadowed:
             self._emit(code, "insn", statement)
             return
         offset = 0
@@ -1020,12 +1021,18 @@ class Assembler:
             msg = f"macro '{name}' is already defined"
             raise Fault(msg, ".purgem forgets a macro", 0, len(name))
         self.macros[name] = Macro(match[1], parameters, body)
+        self._update_shadowed()
 
     def _purgem(self, text: str, statement: Statement) -> None:
         if text.lower() not in self.macros:
             msg = f"no macro '{text}'"
             raise Fault(msg, did_you_mean(text, self.macros), 0, max(1, len(text)))
         del self.macros[text.lower()]
+        self._update_shadowed()
+
+    def _update_shadowed(self) -> None:
+        # A macro may bear the name of an instruction or a prefix; remembered bytes are then wrong.
+        self.shadowed = any(name in BY_NAME or name in PREFIXES for name in self.macros)
 
     def _call(self, macro: Macro, text: str, statement: Statement) -> None:
         depth = statement.origin.depth + 1 if statement.origin else 1
@@ -1203,10 +1210,10 @@ class Assembler:
                 for fragment in section.fragments:
                     fragment.address += address
                 address += size
-            if role == "bss" and address - IMAGE_BASE > MAX_IMAGE and not faults:
-                assert self.statement is not None
-                error = self._too_big()
-                self.report(self.statement, Fault(error.message, error.hint))
+        if address - IMAGE_BASE > MAX_IMAGE and not faults:
+            assert self.statement is not None
+            error = self._too_big()
+            self.report(self.statement, Fault(error.message, error.hint))
 
     def _check_org(self, tail: Tail, section: Section) -> None:
         if isinstance(tail.target, Linear):
