@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 import llvmlite.binding
 import numba
 import numpy as np
+from numba import extending
 from numba.core import compiler, compiler_machinery, typed_passes, types
 from numba.core import event as numba_event
 
@@ -84,6 +85,28 @@ def _one_signature(dispatcher: Any) -> None:
     dispatcher.get_call_template = without_literals
 
 
+def _borrowed(array: Any) -> Any:
+    return array
+
+
+if COMPILES:
+
+    @extending.intrinsic  # type: ignore[untyped-decorator]
+    def _borrowed(typingctx: Any, array: Any) -> Any:  # noqa: F811
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            view = context.make_array(signature.args[0])(context, builder, args[0])
+            view.meminfo = view.meminfo.type(None)
+            view.parent = view.parent.type(None)
+            return view._getvalue()
+
+        return array(array), generate
+
+
+# An array that its caller keeps alive: without an owner, compiled callees need not count references to
+# it, which costs more (an atomic increment and decrement in every call) than most instructions do.
+borrowed = _borrowed
+
+
 def without_overflow_warnings(function: F) -> F:
     """Make NumPy scalars wrap silently where the code runs uncompiled, as machine integers do."""
     if COMPILES:
@@ -98,7 +121,7 @@ def without_overflow_warnings(function: F) -> F:
 @contextlib.contextmanager
 def _cache_dir(module: str) -> Iterator[None]:
     before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = str(_folder(module))
+    numba.config.CACHE_DIR = str(folder(module))
     try:
         yield
     finally:
@@ -134,11 +157,12 @@ def _usable_base() -> Path:
 
 
 @cache
-def _folder(module: str) -> Path:
-    folder = _usable_base() / module / fingerprint(module)
-    folder.mkdir(parents=True, exist_ok=True)
-    os.utime(folder)  # used today
-    return folder
+def folder(module: str) -> Path:
+    """The cache folder of `module`, made if need be and marked as used today."""
+    path = _usable_base() / module / fingerprint(module)
+    path.mkdir(parents=True, exist_ok=True)
+    os.utime(path)
+    return path
 
 
 def _prune(base: Path) -> None:

@@ -77,10 +77,9 @@ from vpmu_emu.machine.u64 import ONE, PAGE_BASE, PAGE_MASK, U12, U16, U48, U64, 
 
 OP_NOP = HOT_OP["nop"]
 FIRST_SHIFT = HOT_OP["shl_rr64"]
-LAST_SHIFT = HOT_OP["sar_rr32"]
-COLD_SHL = COLD_OP["shl"]
-COLD_SHR = COLD_OP["shr"]
-COLD_SAR = COLD_OP["sar"]
+LAST_SHIFT = HOT_OP["ror_rr32"]
+# hot arms of the five shifts come in pairs of widths, the general ones singly, in the same order
+FIRST_COLD_SHIFT = COLD_OP["shl"]
 _MAP_MASK = U64(N_MAP - 1)
 _BP_MASK = U64(N_PREDICTOR - 1)
 _LOW48 = U64((1 << 48) - 1)
@@ -342,8 +341,7 @@ def decode(core, M, E, rip, u):
         n = np.int64(imm) & (63 if width == 64 else 31)
         u.imm = U64(n)
         if n == 0:  # changes nothing but the upper half of a 32-bit register
-            shift = (op - FIRST_SHIFT) >> 1
-            op = COLD_SHL if shift == 0 else COLD_SHR if shift == 1 else COLD_SAR
+            op = FIRST_COLD_SHIFT + ((op - FIRST_SHIFT) >> 1)
     if lock and (FORM_TABLE[form, FC_LOCK] == 0 or u.dst != K_MEM):
         return DECODED  # LOCK without a memory destination: #UD, u.op still says so
     u.op = op

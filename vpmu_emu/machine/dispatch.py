@@ -31,6 +31,7 @@ from vpmu_emu.machine.privileged import FIRST_LANE2, LANE_MASK, N_LANES1, N_LANE
 from vpmu_emu.machine.semantics import (
     SH32,
     SH64,
+    adc,
     add,
     and_,
     condition,
@@ -39,7 +40,10 @@ from vpmu_emu.machine.semantics import (
     inc,
     norm,
     or_,
+    rol,
+    ror,
     sar,
+    sbb,
     sext,
     shl,
     shr,
@@ -77,56 +81,66 @@ OP_ADD_RR64 = 6
 OP_ADD_RR32 = 7
 OP_ADD_RM64 = 8
 OP_ADD_RM32 = 9
-OP_SUB_RR64 = 10
-OP_SUB_RR32 = 11
-OP_AND_RR64 = 12
-OP_AND_RR32 = 13
-OP_OR_RR64 = 14
-OP_OR_RR32 = 15
-OP_XOR_RR64 = 16
-OP_XOR_RR32 = 17
-OP_CMP_RR64 = 18
-OP_CMP_RR32 = 19
-OP_CMP_RM64 = 20
-OP_CMP_RM32 = 21
-OP_TEST_RR64 = 22
-OP_TEST_RR32 = 23
-OP_INC_RR64 = 24
-OP_INC_RR32 = 25
-OP_DEC_RR64 = 26
-OP_DEC_RR32 = 27
-OP_SHL_RR64 = 28
-OP_SHL_RR32 = 29
-OP_SHR_RR64 = 30
-OP_SHR_RR32 = 31
-OP_SAR_RR64 = 32
-OP_SAR_RR32 = 33
-OP_IMUL_RR64 = 34
-OP_IMUL_RR32 = 35
-OP_LEA_RM64 = 36
-OP_LEA_RM32 = 37
-OP_MOVZX_RR8 = 38
-OP_MOVZX_RR16 = 39
-OP_MOVZX_RM8 = 40
-OP_MOVZX_RM16 = 41
-OP_MOVSXD_RR = 42
-OP_MOVSXD_RM = 43
-OP_CMOV_RR64 = 44
-OP_CMOV_RR32 = 45
-OP_NOP = 46
-OP_PUSH = 47
-OP_POP = 48
-OP_JMP = 49
-OP_JZ = 50
-OP_JNZ = 51
-OP_JCC = 52
-OP_CALL = 53
-OP_RET = 54
-OP_LOOP = 55
-OP_LINK = 56
-OP_BREAK = 57
-OP_FETCH = 58
-OP_SYSTEM = 128
+OP_ADC_RR64 = 10
+OP_ADC_RR32 = 11
+OP_SUB_RR64 = 12
+OP_SUB_RR32 = 13
+OP_SBB_RR64 = 14
+OP_SBB_RR32 = 15
+OP_AND_RR64 = 16
+OP_AND_RR32 = 17
+OP_OR_RR64 = 18
+OP_OR_RR32 = 19
+OP_XOR_RR64 = 20
+OP_XOR_RR32 = 21
+OP_CMP_RR64 = 22
+OP_CMP_RR32 = 23
+OP_CMP_RM64 = 24
+OP_CMP_RM32 = 25
+OP_TEST_RR64 = 26
+OP_TEST_RR32 = 27
+OP_INC_RR64 = 28
+OP_INC_RR32 = 29
+OP_DEC_RR64 = 30
+OP_DEC_RR32 = 31
+OP_SHL_RR64 = 32
+OP_SHL_RR32 = 33
+OP_SHR_RR64 = 34
+OP_SHR_RR32 = 35
+OP_SAR_RR64 = 36
+OP_SAR_RR32 = 37
+OP_ROL_RR64 = 38
+OP_ROL_RR32 = 39
+OP_ROR_RR64 = 40
+OP_ROR_RR32 = 41
+OP_IMUL_RR64 = 42
+OP_IMUL_RR32 = 43
+OP_LEA_RM64 = 44
+OP_LEA_RM32 = 45
+OP_IMUL3_RR64 = 46
+OP_IMUL3_RR32 = 47
+OP_MOVZX_RR8 = 48
+OP_MOVZX_RR16 = 49
+OP_MOVZX_RM8 = 50
+OP_MOVZX_RM16 = 51
+OP_MOVSXD_RR = 52
+OP_MOVSXD_RM = 53
+OP_CMOV_RR64 = 54
+OP_CMOV_RR32 = 55
+OP_NOP = 56
+OP_PUSH = 57
+OP_POP = 58
+OP_JMP = 59
+OP_JZ = 60
+OP_JNZ = 61
+OP_JCC = 62
+OP_CALL = 63
+OP_RET = 64
+OP_LOOP = 65
+OP_LINK = 66
+OP_BREAK = 67
+OP_FETCH = 68
+OP_SYSTEM = 138
 
 @jit()
 def fold_lanes(core, row, lanes1, lanes2):
@@ -312,6 +326,22 @@ def run_slice(core, M, E, tlim):
                 fz = norm(z, SH32)
                 fs = fz
                 pc += 1
+            elif op == OP_ADC_RR64:
+                x = regs[u.a]
+                y = regs[u.r] + u.imm
+                z, cv = adc(x, y, cv, SH64)
+                regs[u.a] = z
+                fz = norm(z, SH64)
+                fs = fz
+                pc += 1
+            elif op == OP_ADC_RR32:
+                x = regs[u.a] & LOW32
+                y = (regs[u.r] + u.imm) & LOW32
+                z, cv = adc(x, y, cv, SH32)
+                regs[u.a] = z
+                fz = norm(z, SH32)
+                fs = fz
+                pc += 1
             elif op == OP_SUB_RR64:
                 x = regs[u.a]
                 y = regs[u.r] + u.imm
@@ -324,6 +354,22 @@ def run_slice(core, M, E, tlim):
                 x = regs[u.a] & LOW32
                 y = (regs[u.r] + u.imm) & LOW32
                 z, cv = sub(x, y, cv, SH32)
+                regs[u.a] = z
+                fz = norm(z, SH32)
+                fs = fz
+                pc += 1
+            elif op == OP_SBB_RR64:
+                x = regs[u.a]
+                y = regs[u.r] + u.imm
+                z, cv = sbb(x, y, cv, SH64)
+                regs[u.a] = z
+                fz = norm(z, SH64)
+                fs = fz
+                pc += 1
+            elif op == OP_SBB_RR32:
+                x = regs[u.a] & LOW32
+                y = (regs[u.r] + u.imm) & LOW32
+                z, cv = sbb(x, y, cv, SH32)
                 regs[u.a] = z
                 fz = norm(z, SH32)
                 fs = fz
@@ -524,6 +570,30 @@ def run_slice(core, M, E, tlim):
                 fz = norm(z, SH32)
                 fs = fz
                 pc += 1
+            elif op == OP_ROL_RR64:
+                x = regs[u.a]
+                y = u.imm
+                z, cv = rol(x, y, cv, SH64)
+                regs[u.a] = z
+                pc += 1
+            elif op == OP_ROL_RR32:
+                x = regs[u.a] & LOW32
+                y = u.imm
+                z, cv = rol(x, y, cv, SH32)
+                regs[u.a] = z
+                pc += 1
+            elif op == OP_ROR_RR64:
+                x = regs[u.a]
+                y = u.imm
+                z, cv = ror(x, y, cv, SH64)
+                regs[u.a] = z
+                pc += 1
+            elif op == OP_ROR_RR32:
+                x = regs[u.a] & LOW32
+                y = u.imm
+                z, cv = ror(x, y, cv, SH32)
+                regs[u.a] = z
+                pc += 1
             elif op == OP_IMUL_RR64:
                 z, _hi, cv = imul(regs[u.a], regs[u.r] + u.imm, SH64)
                 regs[u.a] = z
@@ -541,6 +611,18 @@ def run_slice(core, M, E, tlim):
                 pc += 1
             elif op == OP_LEA_RM32:
                 regs[u.a] = (regs[u.b] + (regs[u.c] << U64(u.scale)) + u.disp) & LOW32
+                pc += 1
+            elif op == OP_IMUL3_RR64:
+                z, _hi, cv = imul(regs[u.r], u.imm, SH64)
+                regs[u.a] = z
+                fz = norm(z, SH64)
+                fs = fz
+                pc += 1
+            elif op == OP_IMUL3_RR32:
+                z, _hi, cv = imul(regs[u.r] & LOW32, u.imm & LOW32, SH32)
+                regs[u.a] = z
+                fz = norm(z, SH32)
+                fs = fz
                 pc += 1
             elif op == OP_MOVZX_RR8:
                 y = regs[u.r]

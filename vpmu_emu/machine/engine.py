@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from vpmu_emu._jit import jit
+from vpmu_emu._jit import borrowed, jit
 from vpmu_emu.machine.alu import fold_flags, spread_flags
 from vpmu_emu.machine.dispatch import run_slice
 from vpmu_emu.machine.interrupts import (
@@ -243,6 +243,7 @@ def run_core(core, M, E):
     With no hypervisor this is the whole of mode `bare`; in non-root mode it is a guest's turn. At every
     return core.rflags is exact and the scratch words are zero. Modifies everything.
     """
+    M = borrowed(M)
     while True:
         code = _edge(core, M, E)
         if code != CODE_NEXT:

@@ -46,6 +46,7 @@ from vpmu_emu.machine.privileged import FIRST_LANE2, LANE_MASK, N_LANES1, N_LANE
 from vpmu_emu.machine.semantics import (
     SH32,
     SH64,
+    adc,
     add,
     and_,
     condition,
@@ -54,7 +55,10 @@ from vpmu_emu.machine.semantics import (
     inc,
     norm,
     or_,
+    rol,
+    ror,
     sar,
+    sbb,
     sext,
     shl,
     shr,
@@ -142,7 +146,8 @@ _SIZE = {8: "ONE", 16: "U2", 32: "U4", 64: "U8"}
 _BYTES_LESS_ONE = {8: "ZERO", 16: "ONE", 32: "U3", 64: "U7"}
 _FUNCTION = {"and": "and_", "or": "or_", "test": "and_", "cmp": "sub"}
 _NO_RESULT = {"cmp", "test"}
-_SHIFTS = {"shl", "shr", "sar"}
+_SHIFTS = {"shl", "shr", "sar", "rol", "ror"}
+_ROTATES = {"rol", "ror"}
 
 ADDRESS = "va = regs[u.b] + (regs[u.c] << U64(u.scale)) + u.disp + regs[u.seg]"
 TOUCH = """line = p >> _U6
@@ -238,8 +243,10 @@ def _binary(name: str, shape: str, width: int) -> str:
         # segment bases do not enter
         body = "regs[u.b] + (regs[u.c] << U64(u.scale)) + u.disp"
         return f"regs[u.a] = {body if width == 64 else f'({body}) & LOW32'}\npc += 1"
-    if name == "imul":
-        return f"""z, _hi, cv = imul({_X[width]}, {_Y[width]}, {sh})
+    if name in ("imul", "imul3"):
+        x = _X[width] if name == "imul" else _X[width].replace("u.a", "u.r")
+        y = _Y[width] if name == "imul" else "u.imm" if width == 64 else "u.imm & LOW32"
+        return f"""z, _hi, cv = imul({x}, {y}, {sh})
 regs[u.a] = z
 fz = norm(z, {sh})
 fs = fz
@@ -254,7 +261,9 @@ pc += 1"""
     lines.append(f"z, cv = {_FUNCTION.get(name, name)}(x, y, cv, {sh})")
     if name not in _NO_RESULT:
         lines.append("regs[u.a] = z")
-    lines += [f"fz = norm(z, {sh})", "fs = fz", "pc += 1"]
+    if name not in _ROTATES:
+        lines += [f"fz = norm(z, {sh})", "fs = fz"]
+    lines.append("pc += 1")
     return "\n".join(lines)
 
 

@@ -25,7 +25,9 @@ F_NONE, F_REG, F_RM, F_FIXED, F_IMM, F_REL, F_CL, F_ONE, F_MOFFS, F_PLUS, F_IMM2
 HOT_SHAPES = {
     "mov": ("rr", "rm", "mr"),
     "add": ("rr", "rm"),
+    "adc": ("rr",),
     "sub": ("rr",),
+    "sbb": ("rr",),
     "and": ("rr",),
     "or": ("rr",),
     "xor": ("rr",),
@@ -36,13 +38,15 @@ HOT_SHAPES = {
     "shl": ("rr",),
     "shr": ("rr",),
     "sar": ("rr",),
+    "rol": ("rr",),
+    "ror": ("rr",),
     "imul": ("rr",),
     "lea": ("rm",),
 }
 WIDTHS = (64, 32)
 HOT: list[str] = [f"{sem}_{shape}{w}" for sem, shapes in HOT_SHAPES.items() for shape in shapes for w in WIDTHS]
 HOT += [
-    "movzx_rr8", "movzx_rr16", "movzx_rm8", "movzx_rm16", "movsxd_rr", "movsxd_rm", "cmov_rr64", "cmov_rr32",
+    "imul3_rr64", "imul3_rr32", "movzx_rr8", "movzx_rr16", "movzx_rm8", "movzx_rm16", "movsxd_rr", "movsxd_rm", "cmov_rr64", "cmov_rr32",
     "nop", "push", "pop", "jmp", "jz", "jnz", "jcc", "call", "ret", "loop",
 ]  # fmt: skip
 # Semantics that touch nothing but registers, flags and memory: the callee for the general case.
@@ -96,7 +100,9 @@ def _hot(form: Form, memory: bool) -> int:
     where = form.memory_operand
     in_memory = where is not None and (memory or not ops[where].startswith("r/m"))
     if row.sem in HOT_SHAPES and form.width in WIDTHS and "cl" not in ops and "sreg" not in ops:
-        if len(ops) == 3 or any(o.startswith("moffs") for o in ops):
+        if len(ops) == 3:
+            return general if in_memory else HOT_OP[f"imul3_rr{form.width}"]
+        if any(o.startswith("moffs") for o in ops):
             return general
         shape = "rr" if not in_memory else "mr" if where == 0 else "rm"
         if shape in HOT_SHAPES[row.sem]:
