@@ -31,24 +31,11 @@
 
         .equ ROUNDS, 25
         .equ BACK, 0x80                 # the vector by which user code comes back
-        .equ TSS, 0x30                  # selector of the TSS
 
         .text
         .globl _start
 _start:
-        # The descriptor of the TSS holds its address in pieces.
-        lea rax, [rip + tss]
-        mov [rip + gdt_tss + 2], ax
-        shr rax, 16
-        mov [rip + gdt_tss + 4], al
-        mov [rip + gdt_tss + 7], ah
-        shr rax, 16
-        mov [rip + gdt_tss + 8], eax
-        lgdt [rip + gdt_pointer]
-        lea rax, [rip + kernel_stack_end]
-        mov [rip + tss + 4], rax        # RSP0
-        mov eax, TSS
-        ltr ax
+        load_tss
 
         load_idt
         set_gate BACK, back, 3          # ring 3 may use it
@@ -66,13 +53,7 @@ _start:
         wrmsr_const IA32_FIXED_CTR_CTRL, FIXED0_USR
 
         # What IRETQ takes from the stack: SS, RSP, RFLAGS, CS, RIP.
-        lea rax, [rip + user_stack_end]
-        lea rbx, [rip + user]
-        push USER_DS
-        push rax
-        push 2
-        push USER_CS
-        push rbx
+        push_user_frame user
 
         wrmsr_const IA32_PERF_GLOBAL_CTRL, 0xff | GLOBAL_FIXED0
 opened:
@@ -98,30 +79,5 @@ closed:
         fail_unless_equal 1
         debug_exit 0
 
-        .data
-        .balign 16
-gdt:
-        .quad 0
-        .quad 0x00af9b000000ffff        # 0x08 kernel code: 64-bit, DPL 0
-        .quad 0x00cf93000000ffff        # 0x10 kernel data
-        .quad 0                         # 0x18
-        .quad 0x00cff3000000ffff        # 0x20 user data: DPL 3
-        .quad 0x00affb000000ffff        # 0x28 user code: 64-bit, DPL 3
-gdt_tss:
-        .quad 0x0000890000000067        # 0x30 available 64-bit TSS of 104 bytes; the base comes above
-        .quad 0
-gdt_end:
-gdt_pointer:
-        .word gdt_end - gdt - 1
-        .quad gdt
-
-        .bss
-        .balign 16
-tss:
-        .zero 104
-        .balign 16
-        .zero 4096
-kernel_stack_end:
-        .zero 4096
-user_stack_end:
+        ring3_storage
         idt_storage

@@ -40,7 +40,6 @@
 
         .equ GENERAL_PROTECTION, 13
         .equ BACK, 0x80
-        .equ TSS, 0x30
         .equ SLOTS, 0x1234              # what the kernel leaves in fixed counter 3 where it can
         .equ UNTOUCHED, 0x5555
 
@@ -48,18 +47,7 @@
         .globl _start
 _start:
         # As in lesson 2: a TSS for the way back from ring 3.
-        lea rax, [rip + tss]
-        mov [rip + gdt_tss + 2], ax
-        shr rax, 16
-        mov [rip + gdt_tss + 4], al
-        mov [rip + gdt_tss + 7], ah
-        shr rax, 16
-        mov [rip + gdt_tss + 8], eax
-        lgdt [rip + gdt_pointer]
-        lea rax, [rip + kernel_stack_end]
-        mov [rip + tss + 4], rax
-        mov eax, TSS
-        ltr ax
+        load_tss
         load_idt
         set_gate GENERAL_PROTECTION, fault
         set_gate BACK, back, 3
@@ -109,13 +97,7 @@ with_pce:
         mov cr4, rax
         lea r15, [rip + last]
 to_user:
-        lea rax, [rip + user_stack_end]
-        lea rbx, [rip + user]
-        push USER_DS
-        push rax
-        push 2
-        push USER_CS
-        push rbx
+        push_user_frame user
         iretq
 
 user:
@@ -137,26 +119,12 @@ last:
         debug_exit 0
 
         .data
-        .balign 16
-gdt:
-        .quad 0
-        .quad 0x00af9b000000ffff        # 0x08 kernel code: 64-bit, DPL 0
-        .quad 0x00cf93000000ffff        # 0x10 kernel data
-        .quad 0                         # 0x18
-        .quad 0x00cff3000000ffff        # 0x20 user data: DPL 3
-        .quad 0x00affb000000ffff        # 0x28 user code: 64-bit, DPL 3
-gdt_tss:
-        .quad 0x0000890000000067        # 0x30 available 64-bit TSS of 104 bytes
-        .quad 0
-gdt_end:
-gdt_pointer:
-        .word gdt_end - gdt - 1
-        .quad gdt
+        .balign 8
 from_fixed3:
         .quad UNTOUCHED
 
         .bss
-        .balign 16
+        .balign 8
 from_rdpmc:
         .zero 8
 from_rdmsr:
@@ -165,12 +133,5 @@ from_fixed:
         .zero 8
 from_user:
         .zero 8
-        .balign 16
-tss:
-        .zero 104
-        .balign 16
-        .zero 4096
-kernel_stack_end:
-        .zero 4096
-user_stack_end:
+        ring3_storage
         idt_storage
