@@ -16,7 +16,7 @@ MODES = ("bare", "none", "emulated", "passthrough")
 
 
 class Program:
-    symbols = {"first": 0x1000, "last": 0x1010, "buffer": 0x2000, "COUNT": 40, "here": 7}
+    symbols = {"first": 0x1000, "last": 0x1010, "buffer": 0x2000, "COUNT": 40, "here": 7, "pass": 3}
 
     def insns(self, a, b):
         return (b - a) // 4
@@ -69,6 +69,7 @@ def verdict(text, run=RUN):
         "rax == COUNT + 2",
         "rax == (COUNT * 2 + 4) / 2",
         "rax % 5 == 2",
+        "pass + pmc0 == insns(first, last) + 3",
         "rax & 0xf == 10",
         "rax >> 1 == 21",
         "1 << 3 == 8 + pmc0 * 0",

@@ -23,7 +23,8 @@ BELOW: dict[str, set[str]] = {
     "linux": {"errors", "data", "tables", "_jit", "machine"},
     "build": {"errors", "data", "_jit", "system"},
     "system": {"errors", "data", "tables", "_jit", "asm", "machine", "linux", "build"},
-    "check": {"errors", "data", "tables", "asm", "system"},
+    "options": {"errors"},
+    "check": {"errors", "data", "tables", "asm", "system", "options"},
 }
 CLIENTS = {"debug", "trace", "lab", "report", "bench", "explain"}
 for part in CLIENTS:

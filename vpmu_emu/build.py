@@ -79,14 +79,16 @@ def modes() -> tuple[str, ...]:
 
 
 def is_built(mode: str) -> bool:
-    """Whether a run in `mode` would find its entry on the disk."""
+    """Whether `build` prepared `mode` for these sources, tables and versions."""
     from vpmu_emu import _jit
 
-    roots = load_signatures()["roots"].get(mode, [])
-    _import(roots)
-    return not _jit.COMPILES or (
-        bool(roots) and all(name in _jit.functions and _jit.is_cached(name) for name in roots)
-    )
+    return not _jit.COMPILES or _mark(mode).exists()
+
+
+def _mark(mode: str) -> Path:
+    from vpmu_emu import _jit
+
+    return _jit.folder("vpmu_emu.system") / mode
 
 
 def build(
@@ -148,11 +150,13 @@ def build(
         while busy:
             worker, (what, name, text) = inbox.get()
             if what == "start":
-                done = min(done + 1, total)
-                progress(done, total, name.split(":")[1])
+                if name in graph or not graph:
+                    done = min(done + 1, total) if total else done + 1
+                    progress(done, total, name.split(":")[1])
                 continue
             if what != "done":
                 raise VpmuError(f"mode {name} does not build: {text}")
+            _mark(name).touch()
             busy -= 1
     finally:
         for worker in pool:
@@ -176,30 +180,38 @@ def weigh(mode: str) -> dict[str, int]:
     }
 
 
-def record(wanted: Sequence[str] | None = None) -> dict[str, Any]:
-    """Compile every mode in this process and write the argument types found to `_signatures.json`."""
+def record(wanted: Sequence[str]) -> dict[str, Any]:
+    """Compile the modes `wanted` and write the argument types found to `_signatures.json`.
+
+    Raises:
+        VpmuError: a mode that does not run.
+    """
     from vpmu_emu import _jit
 
-    roots: dict[str, list[str]] = {}
-    for mode in wanted or modes():
-        _warm(mode)
-        called = {name for name in _jit.entries if _jit.functions[name].overloads}
-        roots[mode] = sorted(name for name in called if _serves(name, mode))
+    hints = load_signatures()
+    for mode in wanted:
+        # A process of its own: what it has compiled or loaded is what this mode calls.
+        inbox: SimpleQueue[tuple[Worker, list[Any]]] = SimpleQueue()
+        worker = Worker(inbox)
+        worker.send("warm", mode, None)
+        while (answer := inbox.get()[1])[0] == "start":
+            pass
+        worker.close()
+        if answer[0] != "done":
+            raise VpmuError(f"mode {mode} does not build: {answer[2]}")
+        hints["roots"][mode] = answer[2].split()
+    roots = hints["roots"]
+    _import(name for names in roots.values() for name in names)
     found = {}
     for name in sorted(_reachable(n for names in roots.values() for n in names)):
-        kinds = _jit.signatures(name) or _jit.cached_signatures(name)
+        kinds = _jit.cached_signatures(name)
         if len(kinds) == 1:
             found[name] = [_jit.encode_type(kind) for kind in kinds[0]]
-    lines = [f'  {json.dumps(name)}: {json.dumps(spec)}' for name, spec in found.items()]
-    text = '{"roots": ' + json.dumps(roots, indent=1) + ',\n"functions": {\n'
-    SIGNATURES.write_text(text + ",\n".join(lines) + "\n}}\n", encoding="utf-8")
+    lines = [f"{json.dumps(name)}: {json.dumps(spec)}" for name, spec in found.items()]
+    modes_text = ",\n".join(f"{json.dumps(m)}: {json.dumps(n)}" for m, n in sorted(roots.items()))
+    text = '{"roots": {\n' + modes_text + '\n}, "functions": {\n' + ",\n".join(lines) + "\n}}\n"
+    SIGNATURES.write_text(text, encoding="utf-8")
     return load_signatures()
-
-
-def _serves(name: str, mode: str) -> bool:
-    from vpmu_emu.system import entry_points
-
-    return name in entry_points(mode)
 
 
 def _import(names: Iterable[str]) -> None:
@@ -244,9 +256,12 @@ def _by_critical_path(graph: dict[str, frozenset[str]]) -> list[str]:
 
 
 def _warm(mode: str) -> None:
-    from vpmu_emu.system import warm
+    """Run the smallest guest; all that `mode` may call is compiled with it."""
+    from vpmu_emu.asm import assemble
+    from vpmu_emu.system import System
 
-    warm(mode)
+    system = System(assemble("hlt", "<empty>"), vpmu=mode, ram=2, max_insns=10)
+    system.result(system.run())
 
 
 def _serve(inlet: IO[str], outlet: IO[str]) -> None:
@@ -267,7 +282,8 @@ def _serve(inlet: IO[str], outlet: IO[str]) -> None:
             else:
                 with _jit.compile_clock(lambda function: answer("start", function, "")):
                     _warm(name)
-                answer("done", name, "")
+                called = [entry for entry in sorted(_jit.entries) if _jit.signatures(entry)]
+                answer("done", name, " ".join(called))
         except Exception as error:  # a wrong hint costs time, never the build
             answer("failed", name, f"{type(error).__name__}: {error}")
 

@@ -15,6 +15,7 @@ from vpmu_emu.errors import VpmuError
 
 if TYPE_CHECKING:
     from vpmu_emu.asm.program import Program
+    from vpmu_emu.check import Plan
 
 FINE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -189,16 +190,15 @@ def check(
     ctx: click.Context, paths: tuple[str, ...], perturb: bool, as_json: bool, verbose: bool
 ) -> None:
     """Run guests against the `#: expect` lines in them, in every mode they name."""
-    from vpmu_emu.check import FileReport, find_guests
-    from vpmu_emu.debug.checking import check_guest, modes_of
+    from vpmu_emu.check import FileReport, check_program, find_guests, run_as_asked
 
-    guests = find_guests(paths)
-    prepare(modes_of(guests))
     reports = []
     broken = False
-    for path in guests:
+    for path in find_guests(paths):
         try:
-            report = check_guest(path, perturb=perturb)
+            program, plan = load_plan(path)
+            prepare(plan.modes)
+            report = check_program(program, plan, run_as_asked, perturb=perturb)
         except VpmuError as error:
             report = FileReport(str(path), error=str(error))
             broken = True
@@ -222,6 +222,17 @@ def check(
             + (f", {sum(len(r.blind) for r in reports)} blind" if perturb else "")
         )
     ctx.exit(BAD_INPUT if broken else FAILED if failed else FINE)
+
+
+def load_plan(path: Path) -> tuple[Program, Plan]:
+    """A guest and what its comments ask for."""
+    from vpmu_emu.asm import assemble_file
+    from vpmu_emu.check import read_plan
+    from vpmu_emu.system import MODES
+
+    program = assemble_file(path)
+    lines = [(e.line, e.text) for e in program.expectations if e.file == program.name]
+    return program, read_plan(program.name, lines, program, MODES)
 
 
 def _show_report(report: Any, perturb: bool, verbose: bool) -> None:

@@ -1,10 +1,11 @@
-# The loop that kvm-unit-tests measures PMU events with: one streaming load, one add, seven nops and
-# LOOP, ten instructions a round; here over a 6.4 MB buffer, several passes.
+# The loop that kvm-unit-tests measures PMU events with.
 #
+# One streaming load, one add, seven nops and LOOP, ten instructions a round; over a 6.4 MB buffer.
 # Between `work` and `work_end` it needs no register and reads only `buffer`.
+#: modes bare
 #: args --max-insns 10000000
 #: expect all: exit_code == 0
-#: expect all: pmc0 == PASSES * (ROUNDS * insns(round, again) + insns(pass, round) + insns(again, work_end)) + insns(work, pass) + insns(work_end, stop) + 1
+#: expect all: pmc0 == PASSES * (ROUNDS * insns(round, again) + insns(pass, round) + insns(again, work_end)) + insns(work, pass) + insns(work_end, close) + 1
 #: expect all: fixed0 == pmc0
 #: expect all: pmc1 == PASSES * (ROUNDS + 1)
         .intel_syntax noprefix
@@ -14,6 +15,7 @@
         .globl _start
 _start:
         .if COUNTERS
+        mov ecx, 0x38f; xor eax, eax; xor edx, edx; wrmsr
         mov ecx, 0x186; mov eax, 0x4300c0; xor edx, edx; wrmsr
         mov ecx, 0x187; mov eax, 0x4300c4; xor edx, edx; wrmsr
         mov ecx, 0x188; mov eax, 0x43003c; xor edx, edx; wrmsr
@@ -38,7 +40,7 @@ work_end:
         mov ecx, 0x38f
         xor eax, eax
         xor edx, edx
-stop:   wrmsr
+close:  wrmsr
         out 0xf4, al
 
         .bss
