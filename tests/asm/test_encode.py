@@ -9,7 +9,7 @@ import pytest
 from tests.asm.cases import all_cases
 from tests.asm.gnu import gnu, require
 from vpmu_emu.asm import assemble
-from vpmu_emu.asm import assembler as module
+from vpmu_emu.asm import instructions as module
 from vpmu_emu.asm.encode import Branch
 from vpmu_emu.tables.instructions import BY_NAME, FORMS
 
@@ -30,7 +30,7 @@ def test_every_form_is_the_bytes_of_gnu_as(tmp_path, monkeypatch, capsys):
         return encoded
 
     monkeypatch.setattr(module, "encode", spy)
-    module._FIXED.clear()
+    module.FIXED.clear()
     statements = [statement for _, statement in all_cases()]
     program = assemble(_program(statements))
     data = gnu(_program(statements), tmp_path)[".text"][1]

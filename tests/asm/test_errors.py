@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vpmu_emu.asm import assemble, assemble_file
-from vpmu_emu.asm import assembler as module
+from vpmu_emu.asm import core as module
 from vpmu_emu.asm.errors import Diagnostic, did_you_mean
 from vpmu_emu.errors import AssemblyError
 from vpmu_emu.tables.instructions import BY_NAME

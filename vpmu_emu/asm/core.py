@@ -1,0 +1,326 @@
+"""What an assembly knows: symbols, sections, errors; and how an expression is valued and bytes kept."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from vpmu_emu.asm.encode import PREFIXES, Fixup
+from vpmu_emu.asm.errors import Diagnostic, Fault, did_you_mean
+from vpmu_emu.asm.nodes import (
+    REGISTERS,
+    Binary,
+    Bracket,
+    Indexed,
+    Local,
+    Name,
+    Number,
+    Prefixed,
+    Register,
+    Unary,
+    Value,
+)
+from vpmu_emu.asm.parser import parse_expression
+from vpmu_emu.asm.program import Expectation
+from vpmu_emu.asm.reader import Expansion, Macro, Statement
+from vpmu_emu.asm.sections import (
+    MAX_IMAGE,
+    Amount,
+    Fragment,
+    Linear,
+    Section,
+    Symbol,
+    Tail,
+    UndefinedFault,
+    combine,
+    negate,
+    symbol_amount,
+)
+from vpmu_emu.data import guests_dir
+
+MAX_STATEMENTS = 1_000_000
+MAX_DEPTH = 100
+
+
+class TooBigError(Exception):
+    """The program cannot be finished; reading stops."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.message, self.hint = message, hint
+
+
+@attrs.define(eq=False)
+class Frame:
+    """Statements being read: a file, a macro call or a repeated block."""
+
+    statements: list[Statement]
+    kind: str
+    name: str = ""
+    position: int = 0
+    repeat: int = 1
+    conditions: int = 0
+    origin: Expansion | None = None
+
+
+@attrs.define(eq=False)
+class Condition:
+    """One `.if`: read now, ever read, inside of a read one; `otherwise` after its `.else`."""
+
+    active: bool
+    taken: bool
+    parent: bool
+    statement: Statement
+    otherwise: bool = False
+
+
+def moved(fault: Fault, by: int) -> Fault:
+    """A copy of the fault `by` characters further right, of no special kind."""
+    return Fault(fault.message, fault.hint, fault.at + by, fault.length)
+
+
+class Core:
+    """What one assembly knows so far."""
+
+    def __init__(self, name: str, include: Sequence[Path]) -> None:
+        self.name = name
+        self.include = [*include, guests_dir() / "include"]
+        self.source: dict[str, list[str]] = {}
+        self.expectations: list[Expectation] = []
+        self.diagnostics: dict[tuple[Any, ...], Diagnostic] = {}
+        self.symbols: dict[str, Symbol] = {}
+        self.sections: dict[str, Section] = {}
+        self.section = self._section(".text", "text")
+        self.section_stack: list[tuple[Section, Section]] = []
+        self.previous = self.section
+        self.fragment = self.section.fragments[-1]
+        self.macros: dict[str, Macro] = {}
+        self.macro_calls = 0
+        self.shadowed = False
+        self.frames: list[Frame] = []
+        self.conditions: list[Condition] = []
+        self.skipping = False
+        self.locals: dict[int, Amount] = {}
+        self.forward: dict[int, Symbol] = {}
+        self.pending: list[str] = []
+        self.records: list[tuple[Fragment, int, int, str, Statement]] = []
+        self.fixups: list[tuple[Fragment, int, int, Fixup, Statement]] = []
+        self.bare: list[tuple[Amount, Statement]] = []
+        self.limit = self.budget = MAX_STATEMENTS
+        self.room = MAX_IMAGE
+        self.statement: Statement | None = None
+        self.directives: dict[str, Callable[[str, Statement], None]] = {}
+
+    def report(self, statement: Statement, fault: Fault) -> None:
+        """Turn a fault of a statement into a diagnostic."""
+        at, hint = fault.at, fault.hint
+        if isinstance(fault, UndefinedFault):
+            name = fault.symbol.name
+            if "\0" in name:
+                fault.message = f"no label '{name.split(chr(0))[0]}:' follows"
+                name = name.split("\0")[0] + "f"
+            found = re.search(rf"(?<![\w.$]){re.escape(name)}(?![\w.$])", statement.text)
+            at = found.start() if found else 0
+            if not hint:
+                hint = self._near_symbol(name)
+        column = statement.column + max(at, 0)
+        origin = statement.origin
+        chain = origin.chain() if origin else ()
+        key = (statement.file, statement.line, column, fault.message)
+        if key not in self.diagnostics:
+            self.diagnostics[key] = Diagnostic(
+                statement.file,
+                statement.line,
+                column,
+                max(1, fault.length),
+                fault.message,
+                hint,
+                statement.source,
+                chain,
+            )
+
+    def _near_symbol(self, name: str) -> str:
+        for folder in self.include:
+            for path in sorted(folder.glob("*.inc")) if folder.is_dir() else ():
+                text = path.read_text(encoding="utf-8", errors="replace")
+                if re.search(rf"^\s*\.(?:equ|set)\s+{re.escape(name)}\s*,", text, re.MULTILINE):
+                    return f'.include "{path.name}" defines it'
+        defined = [s.name for s in self.symbols.values() if s.value is not None]
+        return did_you_mean(name, defined) or did_you_mean(name, REGISTERS)
+
+    def _symbol(self, name: str) -> Symbol:
+        symbol = self.symbols.get(name)
+        if symbol is None:
+            symbol = self.symbols[name] = Symbol(name)
+        return symbol
+
+    def here(self) -> Amount:
+        """The address of the next byte."""
+        return Linear(len(self.fragment.data), ((self.fragment, 1),))
+
+    def _label(self, match: re.Match[str], statement: Statement) -> None:
+        if match[2]:
+            if len(match[2]) > 9:
+                raise Fault("a local label has at most nine digits", "", match.start(2))
+            index = int(match[2])
+            self.locals[index] = self.here()
+            waiting = self.forward.pop(index, None)
+            if waiting is not None:
+                waiting.value = self.here()
+            return
+        name = match[1]
+        try:
+            self._may_define(name)
+            symbol = self._symbol(name)
+            if symbol.value is not None:
+                msg = f"'{name}' is already defined"
+                file, line = symbol.place
+                raise Fault(msg, f"first at {file}:{line}")
+        except Fault as fault:
+            self.report(statement, Fault(fault.message, fault.hint, match.start(1), len(name)))
+            return
+        symbol.value, symbol.label = self.here(), True
+        symbol.place = (statement.file, statement.line)
+
+    def _may_define(self, name: str) -> None:
+        if name.lower() in REGISTERS:
+            msg = f"'{name}' is a register"
+            raise Fault(msg, "choose another name", 0, len(name))
+        if name == ".":
+            raise Fault("'.' cannot be set", "use .org or .skip")
+
+    def _assign(
+        self, name: str, text: str, at: int, statement: Statement, once: bool = False
+    ) -> None:
+        self._may_define(name)
+        symbol = self._symbol(name)
+        if symbol.label or (once and symbol.value is not None):
+            file, line = symbol.place
+            msg = f"'{name}' is already defined"
+            raise Fault(msg, f"first at {file}:{line}", 0, len(name))
+        try:
+            value = self.evaluate(parse_expression(text.strip()))
+        except UndefinedFault:
+            raise
+        except Fault as fault:
+            raise moved(fault, at) from None
+        if isinstance(value, Linear) and any(atom is symbol for atom, _ in value.terms):
+            msg = f"'{name}' is defined through itself"
+            raise Fault(msg, "give it a first value above", 0, len(name))
+        symbol.value = value
+        symbol.place = (statement.file, statement.line)
+
+    def evaluate(self, node: Value) -> Amount:
+        """What an expression is worth here and now.
+
+        Raises:
+            Fault: a register or an address in it, or a missing local label.
+        """
+        if isinstance(node, int):
+            return node
+        kind = type(node)
+        if kind is Number:
+            return node.value  # type: ignore[union-attr]
+        if isinstance(node, Name):
+            if node.name == ".":
+                return self.here()
+            symbol = self.symbols.get(node.name)
+            if symbol is None:
+                symbol = self._symbol(node.name)
+            return symbol_amount(symbol)
+        if isinstance(node, Local):
+            return self._local(node)
+        if isinstance(node, Binary):
+            left, right = self.evaluate(node.left), self.evaluate(node.right)
+            try:
+                return combine(node.op, left, right)
+            except UndefinedFault:
+                raise
+            except Fault as fault:
+                raise moved(fault, node.at) from None
+        if isinstance(node, Unary):
+            return negate(node.op, self.evaluate(node.node))
+        if isinstance(node, Prefixed) and node.word == "offset":
+            return self.evaluate(node.node)
+        if isinstance(node, Register):
+            raise Fault(f"'{node.name}' is a register, not a number", "", node.at, len(node.name))
+        at = node.at if isinstance(node, (Bracket, Indexed, Prefixed)) else 0
+        raise Fault("an address is not a number", "", at)
+
+    def _local(self, node: Local) -> Amount:
+        if node.forward:
+            symbol = self.forward.get(node.number)
+            if symbol is None:
+                # The name cannot be written in a source; report() takes it apart.
+                symbol = self.forward[node.number] = Symbol(f"{node.number}\0")
+            return symbol_amount(symbol)
+        if node.number not in self.locals:
+            text = f"{node.number}b"
+            msg = f"no label '{node.number}:' above"
+            raise Fault(msg, f"write {node.number}f for one below", node.at, len(text))
+        return self.locals[node.number]
+
+    def _number(self, text: str, what: str) -> int:
+        """An expression that must be known now."""
+        value = self.evaluate(parse_expression(text))
+        if not isinstance(value, int):
+            names = [atom.name for atom, _ in value.terms if isinstance(atom, Symbol)]
+            hint = "its value depends on branches or alignments in between"
+            if names:
+                hint = did_you_mean(names[0], [s.name for s in self.symbols.values() if s.value])
+                hint = hint or f"define '{names[0].split(chr(0))[0]}' above"
+            msg = f"{what} must be a number known here"
+            raise Fault(msg, hint, 0, len(text))
+        return value
+
+    def _section(self, name: str, role: str) -> Section:
+        section = self.sections.get(name)
+        if section is None:
+            section = self.sections[name] = Section(name, role)
+        return section
+
+    def _change(self, section: Section) -> None:
+        self.previous, self.section = self.section, section
+        self.fragment = section.fragments[-1]
+
+    def _emit(self, code: bytes, kind: str, statement: Statement) -> int:
+        fragment = self.fragment
+        size = len(code)
+        self.room -= size
+        if self.room < 0:
+            raise self._too_big()
+        if self.section.role == "bss" and any(code):
+            raise Fault("only zeros can be in .bss", "put it in .data")
+        data = fragment.data
+        where = len(data)
+        data += code
+        self.records.append((fragment, where, size, kind, statement))
+        return where
+
+    @staticmethod
+    def _too_big() -> TooBigError:
+        return TooBigError(
+            f"the image is larger than {MAX_IMAGE >> 20} MiB", "look for an .org, .skip or .rept"
+        )
+
+    def _tail(self, tail: Tail, kind: str, statement: Statement) -> None:
+        tail.where = statement
+        self.records.append((self.fragment, -1, 0, kind, statement))
+        self.section.append(tail)
+        self.fragment = self.section.fragments[-1]
+        self.room -= 2
+        if self.room < 0:
+            raise self._too_big()
+
+    def _flush_prefixes(self) -> None:
+        assert self.statement is not None
+        code = bytes(PREFIXES[p] for p in self.pending)
+        self.pending.clear()
+        self._emit(code, "data", self.statement)
+
+    def _update_skipping(self) -> None:
+        self.skipping = bool(self.conditions) and not self.conditions[-1].active

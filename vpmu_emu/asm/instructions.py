@@ -1,0 +1,176 @@
+"""Statements that are instructions: operands resolved, bytes or a branch placed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+
+from vpmu_emu.asm.core import Core, moved
+from vpmu_emu.asm.encode import (
+    PREFIXES,
+    Address,
+    Branch,
+    Encoded,
+    Immediate,
+    Resolved,
+    encode,
+    unknown_mnemonic,
+)
+from vpmu_emu.asm.errors import Fault, did_you_mean
+from vpmu_emu.asm.nodes import REGISTERS, Expression, Memory, Name, Operand, Register
+from vpmu_emu.asm.parser import parse_operand
+from vpmu_emu.asm.reader import Statement, split_operands
+from vpmu_emu.asm.sections import Tail, UndefinedFault
+from vpmu_emu.tables.instructions import BY_NAME
+
+_WORD = re.compile(r"\S+")
+_FIXED_LIMIT = 100_000
+#: Bytes of statements that came out the same wherever they stood.
+FIXED: dict[str, bytes] = {}
+
+
+@lru_cache(maxsize=65536)
+def _split_instruction(text: str) -> tuple[tuple[str, ...], str, tuple[tuple[int, Operand], ...]]:
+    """Prefixes, mnemonic ("" after bare prefixes), and operands with their offsets."""
+    prefixes: list[str] = []
+    position = 0
+    while True:
+        match = _WORD.match(text, position)
+        if match is None:
+            return tuple(prefixes), "", ()
+        word = match[0].lower()
+        if word not in PREFIXES:
+            break
+        if word in prefixes:
+            msg = f"'{word}' is there twice"
+            raise Fault(msg, "", position, len(word))
+        prefixes.append(word)
+        position = match.end()
+        while position < len(text) and text[position].isspace():
+            position += 1
+    if word not in BY_NAME:
+        raise unknown_mnemonic(word).moved(position)
+    operands: list[tuple[int, Operand]] = []
+    rest = text[match.end() :]
+    stripped = rest.lstrip()
+    if stripped:
+        begin = match.end() + len(rest) - len(stripped)
+        for offset, piece in split_operands(stripped):
+            at = begin + offset
+            try:
+                operands.append((at, parse_operand(piece)))
+            except Fault as fault:
+                raise moved(fault, at) from None
+    return tuple(prefixes), word, tuple(operands)
+
+
+class Instructions(Core):
+    """Mnemonics and operands."""
+
+    def _instruction(self, text: str, statement: Statement) -> None:
+        try:
+            prefixes, name, operands = _split_instruction(text)
+        except Fault as fault:
+            if self.macros and fault.message.startswith("no such instruction"):
+                word = text[fault.at :].split()[0].lower()
+                raise unknown_mnemonic(word, list(self.macros)).moved(fault.at) from None
+            raise
+        if not name:
+            self.pending += prefixes
+            return
+        resolved: list[Resolved] = []
+        constant, bare = True, None
+        for at, operand in operands:
+            if isinstance(operand, Register):
+                resolved.append(operand)
+                continue
+            try:
+                value = self._resolve(operand)
+            except UndefinedFault:
+                raise
+            except Fault as fault:
+                raise moved(fault, at) from None
+            if isinstance(operand, Expression):
+                constant &= isinstance(operand.value, int)
+                if isinstance(value, Address):
+                    bare = value.disp
+            else:
+                constant &= isinstance(operand.disp, int) and isinstance(operand.scale, int)
+                if operand.bare and isinstance(value, Address):
+                    bare = value.disp
+            resolved.append(value)
+        try:
+            encoded = encode(name, prefixes, resolved)
+        except Fault as fault:
+            self._check_register_names(operands)
+            if fault.at < 0:
+                at, operand = operands[min(-fault.at, len(operands)) - 1]
+                length = len(operand.name) if isinstance(operand, Register) else len(operand.text)
+                raise Fault(fault.message, fault.hint, at, length) from None
+            raise
+        if self.section.role == "bss":
+            raise Fault("only zeros can be in .bss", "instructions go in .text")
+        if isinstance(encoded, Branch):
+            tail = Tail(
+                "jump",
+                target=encoded.target,
+                short=encoded.short,
+                long=encoded.long,
+            )
+            if self.pending:
+                self._flush_prefixes()
+            self._tail(tail, "insn", statement)
+            return
+        self._place(encoded, text, constant, statement)
+        if bare is not None and not any(f.pc_relative for f in encoded.fixups):
+            self.bare.append((bare, statement))
+
+    def _check_register_names(self, operands: Sequence[tuple[int, Operand]]) -> None:
+        """A misspelt register is an undefined symbol, so memory; say what is meant."""
+        for at, operand in operands:
+            if isinstance(operand, Expression) and isinstance(operand.value, Name):
+                name = operand.value.name
+                hint = did_you_mean(name, REGISTERS)
+                symbol = self.symbols.get(name)
+                if hint and symbol is not None and symbol.value is None:
+                    raise Fault(f"'{name}' is not a register", hint, at, len(name))
+
+    def _place(self, encoded: Encoded, text: str, constant: bool, statement: Statement) -> None:
+        code, shift = encoded.data, 0
+        if self.pending:
+            head = bytes(PREFIXES[p] for p in self.pending)
+            self.pending.clear()
+            code, shift = head + code, len(head)
+        elif constant and not encoded.fixups:
+            if len(FIXED) > _FIXED_LIMIT:
+                FIXED.clear()
+            if statement.text == text:
+                FIXED[text] = code
+        where = self._emit(code, "insn", statement)
+        for fixup in encoded.fixups:
+            end = where + len(code)
+            self.fixups.append((self.fragment, where + shift, end, fixup, statement))
+
+    def _resolve(self, operand: Expression | Memory) -> Immediate | Address:
+        if isinstance(operand, Expression):
+            value = self.evaluate(operand.value)
+            if (
+                not isinstance(value, int)
+                and not operand.offset
+                and len(value.terms) == 1
+                and value.terms[0][1] == 1
+            ):
+                memory = Memory(0, -1, None, None, 1, 0, True, operand.text, "b0")
+                return Address(memory, value, 1, "b0")
+            return Immediate(value, operand.text)
+        disp = self.evaluate(operand.disp)
+        if operand.bare and isinstance(disp, int):
+            hint = f"write [{operand.text.split()[-1]}] for memory at that address"
+            msg = "a number with a size is an immediate to GNU as"
+            raise Fault(msg, hint, 0, len(operand.text))
+        scale = self.evaluate(operand.scale)
+        if scale not in (1, 2, 4, 8):
+            raise Fault("the scale is not 1, 2, 4 or 8", "", 0, len(operand.text))
+        assert isinstance(scale, int)
+        return Address(operand, disp, scale, operand.key)
