@@ -503,8 +503,8 @@ nop
 service_done:
 iretq
 leave_ring3:
-mov rsp, r12
-jmp r13
+mov rsp, qword ptr [kernel_rsp]
+jmp qword ptr [kernel_back]
 pmi_fixed:
 push rax
 push rcx
@@ -596,15 +596,20 @@ ring0_stack:
 .zero 1024
 user_stack:
 .zero 64
+kernel_rsp:
+.zero 8
+kernel_back:
+.zero 8
 """.split("\n")
 
 
 def _ring3(w: Writer, body: Callable[[], None]) -> None:
-    """Run `body` at CPL 3, between an IRETQ and an INT 0x41; r12 and r13 bring it back."""
+    """Run `body` at CPL 3, between an IRETQ and an INT 0x41."""
     user, back = w.label(), w.label()
     w.emit(
-        f"lea r13, [rip + {back}]",
-        "mov r12, rsp",
+        f"lea rax, [rip + {back}]",
+        "mov qword ptr [kernel_back], rax",
+        "mov qword ptr [kernel_rsp], rsp",
         f"push {USER_DATA:#x}",
         "lea rax, [rip + user_stack]",
         "push rax",
@@ -621,25 +626,25 @@ def _ring3(w: Writer, body: Callable[[], None]) -> None:
     w.dirty = True
 
 
-def _user_work(w: Writer) -> None:
+def _user_work(w: Writer, faults: bool) -> None:
     for _ in range(w.s.number(0, 4)):
-        # r12 and r13 lead back to ring 0; everything drawn here leaves them alone but r12.
-        if w.s.number(0, 3) == 0:
+        if faults and w.s.number(0, 7) == 0:
+            _faulting(w, w.s.number(0, 7))
+        elif w.s.number(0, 3) == 0:
             w.emit("int 0x40")
             w.dirty = True
         else:
             w.s.pick((Writer.string, Writer.loop, Writer.multiply, Writer.nops, Writer.scan))(w)
 
 
-def _body(w: Writer, rings: bool, most: int = 5) -> None:
+def _body(w: Writer, rings: bool, most: int = 5, faults: bool = False) -> None:
     w.work(most)
     if rings and w.s.number(0, 1):
         if w.s.number(0, 2) == 0:
             w.emit("int 0x40")
             w.dirty = True
         else:
-            # _ROWS has r12: the ring change keeps the stack pointer in it.
-            _ring3(w, lambda: _user_work(w))
+            _ring3(w, lambda: _user_work(w, faults))
         w.work(2)
 
 
@@ -729,8 +734,7 @@ def anything_program(s: Source) -> str:
 
 def _anything_step(w: Writer, n: int, events: Sequence[int], delivery: str) -> None:
     s = w.s
-    kind = s.number(0, 13)
-    # A period of one would interrupt its own handler for ever.
+    kind = s.number(0, 16)
     near = (1 << 48) - s.number(1, 30)
     if kind <= 1:
         selector = s.pick(events) | s.pick((OS, USR, OS | USR))
@@ -761,8 +765,19 @@ def _anything_step(w: Writer, n: int, events: Sequence[int], delivery: str) -> N
         w.wrmsr(s.pick((0x390, 0x390, 0x391)), s.pick((1 << n, 0xFF, 1 << 32, 1 << 59, 0)))
     elif kind == 12:
         _faulting(w, n)
+    else:
+        # Armed: the overflow comes in the work that follows.
+        w.wrmsr(0x38F, 0xFF | 1 << 32)
+        w.wrmsr(0x390, 0xFF | 1 << 32 | 1 << 59)
+        if s.number(0, 3) == 0:
+            w.wrmsr(0x309, near)
+            w.wrmsr(0x38D, 0xB)
+        else:
+            w.wrmsr(0x4C1 + n, near)
+            selector = s.pick((*events, INSTRUCTIONS, BRANCHES)) | s.pick((OS, USR, OS | USR))
+            w.wrmsr(0x186 + n, selector | EN | INT)
     if kind != 12:
-        _body(w, rings=s.number(0, 1) == 1, most=4)
+        _body(w, rings=s.number(0, 1) == 1, most=4, faults=True)
 
 
 def _faulting(w: Writer, n: int) -> None:

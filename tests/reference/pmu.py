@@ -58,8 +58,11 @@ EVENTS = {
     (0xC4, 0x80): ("BR_INST_RETIRED.INDIRECT", _is(INDIRECT)),
     (0xD0, 0x81): ("MEM_INST_RETIRED.ALL_LOADS", _is(LOAD)),
     (0xD0, 0x82): ("MEM_INST_RETIRED.ALL_STORES", _is(STORE)),
-    (0xD0, 0x83): ("MEM_INST_RETIRED.ANY", lambda c: int(LOAD in c or STORE in c)),
+    # Loads and stores: an instruction that does both counts twice.
+    (0xD0, 0x83): ("MEM_INST_RETIRED.ANY", lambda c: int(LOAD in c) + int(STORE in c)),
 }
+# Intel's event list lets only the first four counters count these.
+FIRST_FOUR = 0xD0
 MODELLED_EVENTS = frozenset(EVENTS)
 # Fixed counters 1, 2 and 3 count cycles, reference cycles and slots.
 MODELLED_FIXED = frozenset({0})
@@ -103,7 +106,8 @@ class Pmu:
 
     def _evtsel_allowed(self) -> int:
         allowed = 0xFFFFFFFF
-        if self.shape.version >= 5 or self.shape.version < 3:
+        # AnyThread came with version 3; where it is deprecated the bit is kept and does nothing.
+        if self.shape.version < 3:
             allowed &= ~EN_ANY
         if self.shape.perf_caps & (1 << 14):
             allowed |= 1 << 34
@@ -112,7 +116,7 @@ class Pmu:
         return allowed
 
     def _fixed_ctrl_allowed(self) -> int:
-        nibble = 0xF if 3 <= self.shape.version <= 4 else 0xB
+        nibble = 0xF if self.shape.version >= 3 else 0xB
         allowed = 0
         for i in range(self.shape.fixed):
             allowed |= nibble << (4 * i)
@@ -255,6 +259,8 @@ class Pmu:
             if self.shape.version >= 2 and not (self.global_ctrl >> i) & 1:
                 continue
             if not evtsel & EN_EN or not evtsel & (EN_USR if cpl else EN_OS):
+                continue
+            if evtsel & 0xFF == FIRST_FOUR and i > 3:
                 continue
             if self.is_modelled(i):
                 found.append((i, (evtsel & 0xFF, (evtsel >> 8) & 0xFF)))
