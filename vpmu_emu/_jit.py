@@ -36,10 +36,9 @@ UNUSED_DAYS = 14
 COMPILES = not numba.config.DISABLE_JIT  # False under NUMBA_DISABLE_JIT=1: plain Python functions
 BOUNDS_CHECKED = bool(numba.config.BOUNDSCHECK)
 
-# Every declared function that is compiled by itself, "module:name" -> dispatcher (or, uncompiled,
-# the Python function), and those that only ever exist inside their callers.
+# Every declared function: "module:name" -> dispatcher (or, uncompiled, the Python function).
 functions: dict[str, Any] = {}
-inlined: dict[str, Any] = {}
+inlined: set[str] = set()  # the names of those whose machine code is put into every caller
 entries: set[str] = set()  # the names that Python may call
 
 
@@ -48,7 +47,7 @@ def jit(*, entry: bool = False, inline: bool = False) -> Callable[[F], F]:
 
     Args:
         entry: Python calls it; only such functions get the wrapper that this takes.
-        inline: its body is put into every caller, and it is never compiled alone.
+        inline: LLVM puts its body into every caller.
     """
 
     def decorate(function: F) -> F:
@@ -65,7 +64,9 @@ def jit(*, entry: bool = False, inline: bool = False) -> Callable[[F], F]:
                     forceinline=inline,
                 )(function)
                 _one_signature(compiled)
-        (inlined if inline else functions)[name] = compiled
+        functions[name] = compiled
+        if inline:
+            inlined.add(name)
         if entry:
             entries.add(name)
         return compiled
@@ -267,41 +268,19 @@ def _source(module: str) -> Path | None:
 
 
 def callees(name: str) -> frozenset[str]:
-    """The compiled functions that function `name` calls itself or through inlined ones."""
-    return _uses(name)[0]
-
-
-def inlined_into(name: str) -> frozenset[str]:
-    """The functions whose bodies become part of function `name`."""
-    return _uses(name)[1]
-
-
-def _uses(name: str) -> tuple[frozenset[str], frozenset[str]]:
+    """The declared functions that function `name` calls by a global name or `module.name`."""
     called: set[str] = set()
-    inside: set[str] = set()
-    todo = [name]
-    by_object = _names_by_object()
-    while todo:
-        current = todo.pop()
-        function = python_function(functions.get(current) or inlined[current])
-        code, scope = function.__code__, function.__globals__
-        owners = [scope]
-        owners += [vars(scope[n]) for n in code.co_names if isinstance(scope.get(n), type(sys))]
-        for used in code.co_names:
-            for owner in owners:
-                target = by_object.get(id(owner.get(used)))
-                if target is None or target in called or target in inside:
-                    continue
-                if target in inlined:
-                    inside.add(target)
-                    todo.append(target)
-                else:
-                    called.add(target)
-    return frozenset(called), frozenset(inside)
-
-
-def _names_by_object() -> dict[int, str]:
-    return {id(f): name for table in (functions, inlined) for name, f in table.items()}
+    by_object = {id(function): other for other, function in functions.items()}
+    function = python_function(functions[name])
+    names, scope = function.__code__.co_names, function.__globals__
+    owners = [scope]
+    owners += [vars(scope[n]) for n in names if isinstance(scope.get(n), type(sys))]
+    for used in names:
+        for owner in owners:
+            target = by_object.get(id(owner.get(used)))
+            if target is not None:
+                called.add(target)
+    return frozenset(called)
 
 
 def python_function(function: Any) -> Any:
@@ -311,7 +290,7 @@ def python_function(function: Any) -> Any:
 
 def source_lines(name: str) -> int:
     """Lines of source in the body of one declared function."""
-    code = python_function(functions.get(name) or inlined[name]).__code__
+    code = python_function(functions[name]).__code__
     return len({line for _, _, line in code.co_lines() if line is not None})
 
 
@@ -368,10 +347,9 @@ class _KeepTypes(compiler_machinery.AnalysisPass):  # type: ignore[misc]
 
 
 def typed_ir(name: str, kinds: tuple[Any, ...]) -> Any:
-    """The typed IR (`blocks`, `typemap`, `calltypes`) of function `name`, inlined bodies included.
+    """The typed IR (`blocks`, `typemap`, `calltypes`) of function `name`.
 
-    What a compiled function remembers is not enough: loaded from the disk it is text, and without
-    the statements that came from other files.
+    What a compiled function remembers is not enough: loaded from the disk it is text only.
     """
     function = functions[name]
     target = function.targetdescr

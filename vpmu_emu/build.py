@@ -171,11 +171,10 @@ def weigh(mode: str) -> dict[str, int]:
     roots = load_signatures()["roots"].get(mode, [])
     _import(roots)
     graph = _reachable(name for name in roots if name in _jit.functions)
-    inside = {name for function in graph for name in _jit.inlined_into(function)}
     return {
         "functions": len(graph),
-        "inlined": len(inside),
-        "lines": sum(map(_jit.source_lines, (*graph, *inside))),
+        "inlined": sum(name in _jit.inlined for name in graph),
+        "lines": sum(map(_jit.source_lines, graph)),
         "cached": sum(map(_jit.is_cached, graph)),
     }
 
