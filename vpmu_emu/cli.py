@@ -92,6 +92,10 @@ def run(ctx: click.Context, /, prog: str, as_json: bool, **options: Any) -> None
     program = load(prog)
     prepare([options["vpmu"]])
     result = run_system(program, **options)
+    if options["trace"]:
+        from vpmu_emu.trace.files import write_trace
+
+        write_trace(result, Path(options["trace"]))
     values = result.to_json()
     if as_json:
         _json(values)

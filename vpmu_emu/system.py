@@ -70,10 +70,16 @@ class Result:
     values: dict[str, Any]
     memory: Any = attrs.field(repr=False)
     record: bytes = attrs.field(repr=False)
+    ring: Any = attrs.field(repr=False)
+    model: CpuModel = attrs.field(repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """The result as plain data (docs/schema.json)."""
         return self.values
+
+    def events(self) -> Any:
+        """The trace ring, oldest event first; empty if tracing was off."""
+        return self.ring
 
     def read(self, address: int, size: int) -> bytes:
         """Guest memory at the end of the run; bytes outside it read as zero."""
@@ -135,7 +141,8 @@ def host_model(name: str, settings: Iterable[str] | Mapping[str, int] = ()) -> C
             changes["gp_width"] = changes["fixed_width"] = value
         else:
             changes["perf_capabilities" if short == "perf_caps" else short] = value
-    return attrs.evolve(model, **changes)
+    values: dict[str, Any] = dict(changes)
+    return attrs.evolve(model, **values)
 
 
 def fill_core(core: Any, model: CpuModel) -> None:
@@ -182,7 +189,7 @@ class System:
         settings, guest, kvm: KEY=VALUE words (or mappings): the host CPU's PMU, what the VMM exposes, KVM.
         quirks, without, inject: names of known bugs, parts left out, bugs put in.
         all_passthrough: passthrough without intercepting the selectors.
-        trace: keep the event ring (or where to write it, see `run`).
+        trace: keep the event ring (anything true).
         horizon, horizon_seed: at most so many instructions between two looks (random ones from a seed);
             the result does not depend on it.
 
@@ -198,7 +205,7 @@ class System:
         cpu: str = "spr",
         ram: int = 64,
         max_insns: int | None = None,
-        filter: Any = None,
+        filter: Any = None,  # noqa: A002  (the option's name)
         host_events: Sequence[Any] = (),
         settings: Iterable[str] | Mapping[str, int] = (),
         guest: Iterable[str] | Mapping[str, int] = (),
@@ -214,8 +221,10 @@ class System:
         horizon_seed: int = 0,
     ) -> None:
         from vpmu_emu.linux.state import SYSTEM
-        from vpmu_emu.machine import engine
+        from vpmu_emu.machine import engine as compiled
         from vpmu_emu.machine.state import ENGINE, NEVER
+
+        engine: Any = compiled
 
         if vpmu not in MODES:
             raise ConfigError("vpmu", f"no mode is named {vpmu!r}", " ".join(MODES))
@@ -470,7 +479,7 @@ class System:
             from vpmu_emu.linux.setup import report
 
             values |= report(self.S)
-        return Result(values, self.M[: self.ram_size], self.record())
+        return Result(values, self.M[: self.ram_size], self.record(), self.events(), self.model)
 
 
 def _counters(core: Any) -> list[int]:
@@ -478,10 +487,11 @@ def _counters(core: Any) -> list[int]:
     from vpmu_emu.machine.state import N_CTR
 
     found = np.zeros(N_CTR, dtype=np.uint64)
-    from vpmu_emu.machine.engine import read_counters
+    from vpmu_emu.machine import engine
 
+    compiled: Any = engine
     with np.errstate(over="ignore"):
-        read_counters(core, found)
+        compiled.read_counters(core, found)
     return [int(v) for v in found]
 
 
@@ -490,7 +500,7 @@ def run(program: Program | str | Path, **options: Any) -> Result:
 
     Args:
         program: an assembled program, or the path of a source file.
-        options: as for `System`; `trace` may be a path to write the event trace to.
+        options: as for `System`; with `trace` the result keeps the event ring.
 
     Raises:
         VpmuError: whatever is wrong with program or options.
@@ -502,13 +512,7 @@ def run(program: Program | str | Path, **options: Any) -> Result:
         stop = system.run()
     except KeyboardInterrupt:
         stop = system.stop(0, "interrupted")
-    result = system.result(stop)
-    trace = options.get("trace")
-    if isinstance(trace, str | Path):
-        from vpmu_emu.trace.files import write_trace
-
-        write_trace(system, Path(trace))
-    return result
+    return system.result(stop)
 
 
 def msr_bitmap(vpmu: str, cpu: str = "spr") -> bytes:

@@ -7,7 +7,7 @@ from vpmu_emu.tables.instructions import FORMS
 
 
 def test_the_committed_file_is_up_to_date(capsys):
-    assert generate.main(["--check"]) == 0, capsys.readouterr().out
+    assert generate.main(["--check"]) == 0, capsys.readouterr().err
 
 
 def test_check_notices_a_stale_file(tmp_path, monkeypatch, capsys):
@@ -15,7 +15,7 @@ def test_check_notices_a_stale_file(tmp_path, monkeypatch, capsys):
     stale.write_text(generate.source() + "# edited\n")
     monkeypatch.setattr(generate, "TARGET", stale)
     assert generate.main(["--check"]) == 1
-    assert "generate" in capsys.readouterr().out
+    assert "generate" in capsys.readouterr().err
 
 
 def test_every_form_has_an_arm():

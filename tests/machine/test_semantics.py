@@ -19,9 +19,9 @@ if os.environ.get("VPMU_REQUIRE_ORACLES") == "1":
 else:
     unicorn = pytest.importorskip("unicorn")
 
-from unicorn import x86_const as x86  # noqa: E402
+from unicorn import x86_const as x86
 
-from tests.reference.test_reference_unicorn import (  # noqa: E402
+from tests.reference.test_reference_unicorn import (
     _REGS,
     ABSENT,
     UNLIKE_SILICON,

@@ -39,7 +39,7 @@ def test_a_core_is_small_enough_to_copy():
 
 
 def test_lanes_cover_the_static_classes_in_order():
-    assert state.LANES1 + state.LANES2 == state.CLASSES[: len(state.LANES1 + state.LANES2)]
+    assert state.CLASSES[: len(state.LANES1 + state.LANES2)] == state.LANES1 + state.LANES2
     assert state.LANE_BITS * max(len(state.LANES1), len(state.LANES2)) <= 64
 
 

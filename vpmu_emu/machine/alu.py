@@ -35,6 +35,8 @@ from vpmu_emu.machine.state import (
     CODE_JUMP,
     CODE_NEXT,
     CODE_REPEAT,
+    LANE_BITS,
+    LANES1,
     RAX,
     RBP,
     RCX,
@@ -77,6 +79,10 @@ O_LAHF, O_SAHF, O_CLFLUSH = OP["lahf"], OP["sahf"], OP["clflush"]
 LAT_MISPREDICT = LATENCIES.index("mispredict")
 C_TAKEN = CLASS["taken"]
 C_BRMISS = CLASS["brmiss"]
+C_LOAD = CLASS["load"]
+C_STORE = CLASS["store"]
+LOAD_LANE = U64(LANE_BITS * LANES1.index("load"))
+STORE_LANE = U64(LANE_BITS * LANES1.index("store"))
 DF = U64(1 << 10)
 VECTOR_DE = 0
 VECTOR_GP = 13
@@ -147,6 +153,7 @@ def push(core, M, E, size, value):
 
 @jit()
 def set_flags(core, z, cv, sh):
+    """Note the flags of a result. Modifies core."""
     core.fz = norm(z, sh)
     core.fs = core.fz
     core.cv = cv
@@ -496,7 +503,7 @@ def _stack(core, M, E, u, op, size):
     frame = core.regs[RSP]
     if code == CODE_FAULT:
         return code
-    for k in range(1, level):
+    for _k in range(1, level):
         bp = bp - U8
         got, x = read(core, M, E, bp, U8)
         if got == CODE_NEXT:
@@ -553,6 +560,10 @@ def _jump(core, M, E, u, op):
 def _string(core, M, E, u, op, size, sh):
     regs = core.regs
     if u.cc != 0 and regs[RCX] == ZERO:
+        # No iteration: it retires, but as no load and no store.
+        row = 0 if core.cpl == 0 else 1
+        core.total[row, C_LOAD] -= (u.lanes1 >> LOAD_LANE) & ONE
+        core.total[row, C_STORE] -= (u.lanes1 >> STORE_LANE) & ONE
         return CODE_NEXT
     step = size if core.rflags & DF == ZERO else ~size + ONE
     code = CODE_NEXT

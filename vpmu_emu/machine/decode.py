@@ -22,6 +22,7 @@ from vpmu_emu.machine.memory import (
 )
 from vpmu_emu.machine.ops import (
     CANDIDATES,
+    COLD_OP,
     F_CL,
     F_FIXED,
     F_IMM,
@@ -59,7 +60,6 @@ from vpmu_emu.machine.ops import (
     FORM_LANES2,
     FORM_TABLE,
     HOT_OP,
-    COLD_OP,
     K_CL,
     K_HIGH,
     K_IMM,
@@ -294,7 +294,7 @@ def decode(core, M, E, rip, u):
     u.width2 = width2
     u.imm = imm
     # operand 1
-    if k0 == F_RM and memory or k0 == F_MOFFS:
+    if (k0 == F_RM and memory) or k0 == F_MOFFS:
         u.dst = K_MEM
     elif k0 == F_IMM or k0 == F_REL:
         u.dst = K_IMM
@@ -310,7 +310,7 @@ def decode(core, M, E, rip, u):
             n -= 4
         u.a = n
     # operand 2
-    if k1 == F_RM and memory or k1 == F_MOFFS:
+    if (k1 == F_RM and memory) or k1 == F_MOFFS:
         u.src = K_MEM
     elif k1 == F_IMM or k1 == F_ONE:
         u.src = K_IMM
@@ -373,11 +373,13 @@ def _mark_code(core, E, p):
 
 @jit(inline=True)
 def map_slot(rip):
+    """Where the map of decoded code keeps a linear address."""
     return (rip ^ (rip >> U16)) & _MAP_MASK
 
 
 @jit(inline=True)
 def map_key(E, rip):
+    """What it keeps there: the address under the present generation of decoded code."""
     return ((rip & _LOW48) + ONE) ^ ((U64(E.generation) & _GENERATION) << U48)
 
 

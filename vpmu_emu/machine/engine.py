@@ -20,7 +20,13 @@ from vpmu_emu.machine.interrupts import (
     VECTOR_NMI,
     deliver,
 )
-from vpmu_emu.machine.lapic import LVT_NMI, lapic_ack, lapic_pending, lapic_reset, lapic_timer_expire
+from vpmu_emu.machine.lapic import (
+    LVT_NMI,
+    lapic_ack,
+    lapic_pending,
+    lapic_reset,
+    lapic_timer_expire,
+)
 from vpmu_emu.machine.memory import tlb_flush
 from vpmu_emu.machine.pmu import C_INST, LAT_SLOT, counter_value, pmu_check, pmu_horizon, pmu_reset
 from vpmu_emu.machine.privileged import LAT_INTERRUPT, spend

@@ -1,4 +1,4 @@
-"""Writes machine/dispatch.py: the interpreter's loop, one arm per hot operand shape of the instruction table.
+"""Writes machine/dispatch.py: the interpreter's loop, one arm per hot operand shape of the table.
 
 `python -m vpmu_emu.machine.generate` writes it, `--check` says whether the committed file is up to date.
 An arm moves operands; what the instruction computes is the function of its name in semantics.py.
@@ -411,7 +411,10 @@ def main(argv: list[str]) -> int:
     if "--check" in argv:
         stale = not TARGET.is_file() or TARGET.read_text(encoding="utf-8") != text
         if stale:
-            print(f"{TARGET.name} is not what the tables say: run python -m vpmu_emu.machine.generate")
+            sys.stderr.write(
+                f"{TARGET.name} is not what the tables say: "
+                "run python -m vpmu_emu.machine.generate\n"
+            )
         return int(stale)
     TARGET.write_text(text, encoding="utf-8")
     return 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
-from vpmu_emu.machine.alu import fold_flags, spread_flags
+from vpmu_emu.machine.alu import spread_flags
 from vpmu_emu.machine.memory import VECTOR_GP, VECTOR_PF, VECTOR_SS, fault, read, write
 from vpmu_emu.machine.ring import TR_EXCEPTION, TR_IRQ, TR_NMI, emit
 from vpmu_emu.machine.state import CODE_FAULT, CODE_NEXT, RSP
@@ -28,7 +28,7 @@ RFLAGS_NT = U64(1 << 14)
 RFLAGS_RF = U64(1 << 16)
 RFLAGS_IOPL_SHIFT = U64(12)
 _CLEARED = ~(RFLAGS_TF | RFLAGS_NT | RFLAGS_RF)
-_LOADABLE = U64(0x24_7FD5)  # what IRETQ and POPFQ at CPL 0 may set: ID AC NT IOPL OF DF IF TF SF ZF AF PF CF
+_LOADABLE = U64(0x24_7FD5)  # IRETQ and POPFQ at CPL 0: ID AC NT IOPL OF DF IF TF and status
 _ALIGN16 = U64((1 << 64) - 16)
 _GATE_TYPE = U64(0x1F)
 _INTERRUPT_GATE = U64(0xE)

@@ -140,7 +140,7 @@ def lapic_eoi(lapic):
 
 @jit()
 def lapic_deliver_lvt(lapic, which):
-    """Deliver local interrupt `which`: LVT_DROPPED, LVT_FIXED (requested) or LVT_NMI (the caller pends it)."""
+    """Deliver local interrupt `which`: LVT_DROPPED, LVT_FIXED, or LVT_NMI, which the caller pends."""
     entry = lapic.lvt[which]
     if entry & LVT_MASKED != ZERO or lapic.apic_base & BASE_ENABLE == ZERO:
         return LVT_DROPPED

@@ -2,7 +2,7 @@
 
 Physical memory is one host array. A hit is `((va + size - 1) & page) == tag[(va >> 12) & 255]`, which also
 turns away accesses that cross a page. What must be seen (faults, code that is overwritten, pages not
-dirty yet) is simply not in the TLB and takes the slow way. The tag-only caches decide time and the LLC events.
+dirty yet) is simply not in the TLB and takes the slow way. Tag-only caches decide time and the LLC events.
 """
 
 from __future__ import annotations
@@ -11,7 +11,21 @@ import numpy as np
 
 from vpmu_emu._jit import jit
 from vpmu_emu.machine.state import CLASS, N_L1, N_LLC, N_MAP, N_SLOTS, N_TLB
-from vpmu_emu.machine.u64 import ALL, ONE, PAGE_BASE, U8, U12, U16, U24, U32, U40, U48, U56, U64, ZERO
+from vpmu_emu.machine.u64 import (
+    ALL,
+    ONE,
+    PAGE_BASE,
+    U8,
+    U12,
+    U16,
+    U24,
+    U32,
+    U40,
+    U48,
+    U56,
+    U64,
+    ZERO,
+)
 from vpmu_emu.tables.cpus import LATENCIES
 
 TLB_INDEX = U64(N_TLB - 1)
@@ -44,16 +58,19 @@ NOWHERE = ALL
 # --- bytes of the host array; LLVM merges each into one access ------------------------------------------
 @jit(inline=True)
 def ld8(M, p):
+    """One byte at host offset p."""
     return U64(M[p])
 
 
 @jit(inline=True)
 def ld16(M, p):
+    """Two bytes, little-endian, at host offset p."""
     return U64(M[p]) | U64(M[p + ONE]) << U8
 
 
 @jit(inline=True)
 def ld32(M, p):
+    """Four bytes, little-endian, at host offset p."""
     return (
         U64(M[p])
         | U64(M[p + ONE]) << U8
@@ -64,6 +81,7 @@ def ld32(M, p):
 
 @jit(inline=True)
 def ld64(M, p):
+    """Eight bytes, little-endian, at host offset p."""
     return (
         U64(M[p])
         | U64(M[p + ONE]) << U8
@@ -83,17 +101,20 @@ _FF = U64(0xFF)
 
 @jit(inline=True)
 def st8(M, p, v):
+    """Store one byte. Modifies M."""
     M[p] = np.uint8(v & _FF)
 
 
 @jit(inline=True)
 def st16(M, p, v):
+    """Store two bytes. Modifies M."""
     M[p] = np.uint8(v & _FF)
     M[p + ONE] = np.uint8((v >> U8) & _FF)
 
 
 @jit(inline=True)
 def st32(M, p, v):
+    """Store four bytes. Modifies M."""
     M[p] = np.uint8(v & _FF)
     M[p + ONE] = np.uint8((v >> U8) & _FF)
     M[p + U64_2] = np.uint8((v >> U16) & _FF)
@@ -102,6 +123,7 @@ def st32(M, p, v):
 
 @jit(inline=True)
 def st64(M, p, v):
+    """Store eight bytes. Modifies M."""
     M[p] = np.uint8(v & _FF)
     M[p + ONE] = np.uint8((v >> U8) & _FF)
     M[p + U64_2] = np.uint8((v >> U16) & _FF)
@@ -256,7 +278,7 @@ def _note_write(E, p):
 
 @jit()
 def mem_write(core, M, E, va, size, value):
-    """Store `size` bytes at va: 0, CODE_EDGE if decoded code was dropped, or CODE_FAULT with nothing stored."""
+    """Store `size` bytes: 0, CODE_EDGE if decoded code was dropped, CODE_FAULT if nothing was stored."""
     p = translate(core, E, va, ACCESS_WRITE)
     if p == NOWHERE:
         return 16

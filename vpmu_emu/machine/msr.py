@@ -160,6 +160,7 @@ def note_msr_fault(core, E, index, value, writes):
 
 @jit()
 def is_canonical(va):
+    """Whether bits 63:47 of an address are all equal."""
     high = va >> _U47
     return high == ZERO or high == _CANONICAL
 

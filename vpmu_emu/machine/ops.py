@@ -20,7 +20,7 @@ K_NONE, K_REG, K_HIGH, K_MEM, K_IMM, K_CL = range(6)
 # how a form names an operand before the instruction's bytes are known
 F_NONE, F_REG, F_RM, F_FIXED, F_IMM, F_REL, F_CL, F_ONE, F_MOFFS, F_PLUS, F_IMM2 = range(11)
 
-# --- hot arms: semantics and the operand shapes that get an arm of their own -------------------------------
+# --- hot arms: semantics and the operand shapes that get an arm of their own ------------------
 # rr: register <- register or immediate; rm: register <- memory; mr: memory <- register or immediate
 HOT_SHAPES = {
     "mov": ("rr", "rm", "mr"),
@@ -44,9 +44,13 @@ HOT_SHAPES = {
     "lea": ("rm",),
 }
 WIDTHS = (64, 32)
-HOT: list[str] = [f"{sem}_{shape}{w}" for sem, shapes in HOT_SHAPES.items() for shape in shapes for w in WIDTHS]
+HOT: list[str] = [
+    f"{sem}_{shape}{w}" for sem, shapes in HOT_SHAPES.items() for shape in shapes for w in WIDTHS
+]
 HOT += [
-    "imul3_rr64", "imul3_rr32", "movzx_rr8", "movzx_rr16", "movzx_rm8", "movzx_rm16", "movsxd_rr", "movsxd_rm", "cmov_rr64", "cmov_rr32",
+    "imul3_rr64", "imul3_rr32",
+    "movzx_rr8", "movzx_rr16", "movzx_rm8", "movzx_rm16", "movsxd_rr", "movsxd_rm",
+    "cmov_rr64", "cmov_rr32",
     "nop", "push", "pop", "jmp", "jz", "jnz", "jcc", "call", "ret", "loop",
 ]  # fmt: skip
 # Semantics that touch nothing but registers, flags and memory: the callee for the general case.
@@ -54,11 +58,11 @@ COLD = [
     "mov", "add", "or", "adc", "sbb", "and", "sub", "xor", "cmp", "test", "inc", "dec", "not", "neg",
     "shl", "shr", "sar", "rol", "ror", "shld", "shrd", "imul", "imul1", "mul", "div", "idiv",
     "movzx", "movsx", "lea", "xchg", "cmpxchg", "xadd", "bt", "bts", "btr", "btc", "bsf", "bsr",
-    "tzcnt", "lzcnt", "popcnt", "bswap", "cdqe", "cqo", "push", "pop", "jmp", "call", "ret", "loope", "loopne",
-    "jrcxz", "enter", "leave", "setcc", "cmovcc", "movs", "stos", "lods", "scas", "cmps",
+    "tzcnt", "lzcnt", "popcnt", "bswap", "cdqe", "cqo", "push", "pop", "jmp", "call", "ret",
+    "loope", "loopne", "jrcxz", "enter", "leave", "setcc", "cmovcc", "movs", "stos", "lods", "scas", "cmps",
     "cld", "std", "clc", "stc", "cmc", "lahf", "sahf", "clflush",
 ]  # fmt: skip
-# Semantics that see the rest of the machine; they retire themselves (see semantics of counting in engine.py).
+# Semantics that see the rest of the machine; they retire themselves (privileged.py).
 SYSTEM = [
     "ud2", "int3", "int", "iretq", "syscall", "sysretq", "swapgs", "pushfq", "popfq", "cli", "sti", "hlt",
     "in", "out", "cpuid", "rdtsc", "rdtscp", "rdmsr", "wrmsr", "rdpmc", "mov_from_cr", "mov_to_cr",
@@ -158,7 +162,8 @@ def _operand(form: Form, position: int) -> tuple[int, int]:
         registers = [w for w in form.operands if re.fullmatch(r"r\d+|cr|sreg", w)]
         # With no r/m operand beside it a lone register sits in ModRM.rm (mov r64, cr; mov r16, sreg).
         has_rm = any(is_memory(w) for w in form.operands)
-        if not has_rm and form.encoding.has_modrm and (len(registers) == 2 or form.encoding.digit is not None):
+        enc = form.encoding
+        if not has_rm and enc.has_modrm and (len(registers) == 2 or enc.digit is not None):
             return F_RM, 0
         return F_REG, 0
     raise ValueError(f"{form!r}: operand {word!r}")
@@ -227,7 +232,7 @@ FORM_LANES2 = np.array(
 
 
 def _index() -> tuple[np.ndarray, np.ndarray]:
-    """Candidate forms by opcode: for opcode o of map m the list CANDIDATES[START[m, o] : START[m, o] + n]."""
+    """Candidate forms by opcode, as slices of one list: (start and length, list)."""
     buckets: dict[tuple[int, int], list[int]] = {}
     for form in FORMS:
         opcode = form.encoding.opcode

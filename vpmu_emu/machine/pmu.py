@@ -120,6 +120,7 @@ def counter_mask(core, i):
 
 @jit(inline=True)
 def is_armed(core, i):
+    """Whether counter i counts now."""
     return (core.pmu.armed >> U64(i)) & ONE != ZERO
 
 
@@ -420,7 +421,7 @@ def pmu_charge(core, E, cycles, insns, branches):
 
 @jit()
 def pmu_reset(core):
-    """Power-up state: selectors and counters 0, GLOBAL_CTRL enables every GP counter (SDM 3A table 10-1)."""
+    """Power-up state: all 0 but GLOBAL_CTRL, which enables every GP counter (SDM 3A table 10-1)."""
     pmu = core.pmu
     for i in range(N_GP):
         pmu.eventsel[i] = ZERO

@@ -282,6 +282,7 @@ def _cpuid(core, u):
 
 @jit()
 def iopl_allows(core):
+    """Whether the CPL may use CLI, STI and ports."""
     return core.cpl <= np.int64((core.rflags >> RFLAGS_IOPL_SHIFT) & U3)
 
 

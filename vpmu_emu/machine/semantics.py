@@ -64,11 +64,13 @@ def cf_of(cf, of):
 
 @jit(inline=True)
 def carry(cv):
+    """CF as 0 or 1."""
     return cv >> U63
 
 
 @jit(inline=True)
 def overflow(cv):
+    """OF as 0 or 1."""
     return (cv ^ (cv << ONE)) >> U63
 
 
@@ -120,45 +122,53 @@ def condition(cc, fz, fs, cv):
 # --- arithmetic and logic: (x, y, cv, sh) -> (result, cv) ------------------------------------------------
 @jit(inline=True)
 def add(x, y, cv, sh):
+    """x + y."""
     z = (x + y) & (ALL >> sh)
     return z, carries((x & y) | ((x | y) & ~z), sh)
 
 
 @jit(inline=True)
 def adc(x, y, cv, sh):
+    """x + y + CF."""
     z = (x + y + carry(cv)) & (ALL >> sh)
     return z, carries((x & y) | ((x | y) & ~z), sh)
 
 
 @jit(inline=True)
 def sub(x, y, cv, sh):
+    """x - y."""
     z = (x - y) & (ALL >> sh)
     return z, carries((~x & y) | ((~x | y) & z), sh)
 
 
 @jit(inline=True)
 def sbb(x, y, cv, sh):
+    """x - y - CF."""
     z = (x - y - carry(cv)) & (ALL >> sh)
     return z, carries((~x & y) | ((~x | y) & z), sh)
 
 
 @jit(inline=True)
 def and_(x, y, cv, sh):
+    """x AND y; CF and OF are cleared."""
     return x & y, ZERO
 
 
 @jit(inline=True)
 def or_(x, y, cv, sh):
+    """x OR y; CF and OF are cleared."""
     return x | y, ZERO
 
 
 @jit(inline=True)
 def xor(x, y, cv, sh):
+    """x XOR y; CF and OF are cleared."""
     return x ^ y, ZERO
 
 
 @jit(inline=True)
 def inc(x, y, cv, sh):
+    """x + 1; CF stays."""
     z = (x + ONE) & (ALL >> sh)
     v = carries((x & ONE) | ((x | ONE) & ~z), sh)
     return z, cf_of(carry(cv), overflow(v)) | (v & U8)
@@ -166,6 +176,7 @@ def inc(x, y, cv, sh):
 
 @jit(inline=True)
 def dec(x, y, cv, sh):
+    """x - 1; CF stays."""
     z = (x - ONE) & (ALL >> sh)
     v = carries((~x & ONE) | ((~x | ONE) & z), sh)
     return z, cf_of(carry(cv), overflow(v)) | (v & U8)
@@ -173,6 +184,7 @@ def dec(x, y, cv, sh):
 
 @jit(inline=True)
 def neg(x, y, cv, sh):
+    """0 - x."""
     z = (~x + ONE) & (ALL >> sh)
     return z, carries(x | z, sh)
 
@@ -193,6 +205,7 @@ def shift_count(n, sh):
 
 @jit(inline=True)
 def shl(x, n, cv, sh):
+    """Shift left."""
     z = (x << n) & (ALL >> sh)
     cf = (x >> (U64_64 - n)) if sh == ZERO else ((x << n) >> (U64_64 - sh))
     cf = cf & ONE
@@ -201,12 +214,14 @@ def shl(x, n, cv, sh):
 
 @jit(inline=True)
 def shr(x, n, cv, sh):
+    """Shift right, zeros come in."""
     cf = (x >> (n - ONE)) & ONE
     return x >> n, cf_of(cf, (x << sh) >> U63)
 
 
 @jit(inline=True)
 def sar(x, n, cv, sh):
+    """Shift right, the sign comes in."""
     top = (x << sh) >> U63
     wide = x | (~(ALL >> sh) & (~top + ONE))
     z = ((wide >> n) | (~(ALL >> n) & (~top + ONE))) & (ALL >> sh)
@@ -215,6 +230,7 @@ def sar(x, n, cv, sh):
 
 @jit(inline=True)
 def rol(x, n, cv, sh):
+    """Rotate left; only CF and OF change."""
     bits = U64_64 - sh
     k = n % bits
     z = x if k == ZERO else ((x << k) | (x >> (bits - k))) & (ALL >> sh)
@@ -224,6 +240,7 @@ def rol(x, n, cv, sh):
 
 @jit(inline=True)
 def ror(x, n, cv, sh):
+    """Rotate right; only CF and OF change."""
     bits = U64_64 - sh
     k = n % bits
     z = x if k == ZERO else ((x >> k) | (x << (bits - k))) & (ALL >> sh)

@@ -181,8 +181,9 @@ def msr_intercepted(core, M, index, writes):
 
 
 @jit()
-def _load_list(core, M, E, address, count):
-    for k in range(count):
+def _load_list(core, M, E, address_field, count_field):
+    address = np.int64(vmread(core, M, address_field))
+    for k in range(np.int64(vmread(core, M, count_field))):
         at = U64(address + _LIST_ENTRY * k)
         index = ld32(M, at)
         rn = find_msr(index)
@@ -191,8 +192,9 @@ def _load_list(core, M, E, address, count):
 
 
 @jit()
-def _store_list(core, M, address, count):
-    for k in range(count):
+def _store_list(core, M, address_field, count_field):
+    address = np.int64(vmread(core, M, address_field))
+    for k in range(np.int64(vmread(core, M, count_field))):
         at = U64(address + _LIST_ENTRY * k)
         index = ld32(M, at)
         rn = find_msr(index)
@@ -304,13 +306,11 @@ def vm_exit(core, M, E, vector):
     if vmx.exit_ctl & EXIT_SAVE_GLOBAL_CTRL != ZERO:
         vmwrite(core, M, V_GUEST_GLOBAL_CTRL, core.pmu.global_ctrl)
     # SDM 3C 28.4 and 28.5: guest MSRs are stored before host state is loaded
-    _store_list(core, M, np.int64(vmread(core, M, V_STORE_ADDR)), np.int64(vmread(core, M, V_STORE_COUNT)))
+    _store_list(core, M, V_STORE_ADDR, V_STORE_COUNT)
     vmx.nonroot = 0
     if vmx.exit_ctl & EXIT_LOAD_GLOBAL_CTRL != ZERO:
         pmu_set_global_ctrl(core, E, vmread(core, M, V_HOST_GLOBAL_CTRL))
-    _load_list(
-        core, M, E, np.int64(vmread(core, M, V_EXIT_LOAD_ADDR)), np.int64(vmread(core, M, V_EXIT_LOAD_COUNT))
-    )
+    _load_list(core, M, E, V_EXIT_LOAD_ADDR, V_EXIT_LOAD_COUNT)
     vmwrite(core, M, V_EXIT_REASON, vmx.exit_reason)
     vmwrite(core, M, V_EXIT_QUAL, vmx.exit_qual)
     vmwrite(core, M, V_EXIT_INTR, vmx.exit_intr_info)
@@ -370,9 +370,7 @@ def vm_entry(core, M, E):
             return np.int64(EXIT_INVALID_STATE | ENTRY_FAILURE)
         pmu_set_global_ctrl(core, E, value)
     load_guest(core, M)
-    _load_list(
-        core, M, E, np.int64(vmread(core, M, V_ENTRY_LOAD_ADDR)), np.int64(vmread(core, M, V_ENTRY_LOAD_COUNT))
-    )
+    _load_list(core, M, E, V_ENTRY_LOAD_ADDR, V_ENTRY_LOAD_COUNT)
     info = vmread(core, M, V_ENTRY_INTR)
     emit(E, core.t, TR_VM_ENTRY, core.rip, info, ZERO, ZERO)
     vmx.nonroot = 1
