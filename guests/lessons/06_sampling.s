@@ -46,7 +46,7 @@
         .include "macros.inc"
 
         .equ PERIOD, 101                # a prime: no loop of the work divides it
-        .equ SAMPLES, 16
+        .equ SAMPLES, 24
         .equ RECORD, 16                 # bytes: RIP, TSC
         .equ TICK, 100000               # cycles
         .equ TICK_VECTOR, 0x41
