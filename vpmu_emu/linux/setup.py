@@ -248,7 +248,10 @@ def kvm_pmu_refresh(S: Any, shape: Shape) -> None:
 
 
 def set_event_filter(S: Any, event_filter: EventFilter | None) -> None:
-    """KVM_SET_PMU_EVENT_FILTER: install it and have every counter looked at again."""
+    """KVM_SET_PMU_EVENT_FILTER: install it and have every counter looked at again, at the next exit.
+
+    (The kernel also kicks the vCPU out of its guest; here it leaves when it does.)
+    """
     vm = S.vm
     vm.events[:] = 0
     vm.filter_on = int(event_filter is not None)

@@ -52,16 +52,16 @@ PERF_EVENT = np.dtype(
         ("leader", "i8"),  # event that leads its group, itself when alone
         ("order", "i8"),  # position in its context's list; rotation moves it to the end
         ("config", "u8"),  # selector bits: EVENT UMASK EDGE INV CMASK
-        ("pinned", "i8"),
-        ("exclude_user", "i8"),
-        ("exclude_kernel", "i8"),
-        ("exclude_host", "i8"),
-        ("exclude_guest", "i8"),
+        ("pinned", "i8"),  # attr.pinned: must be on a counter, or goes to ERROR
+        ("exclude_user", "i8"),  # does not count at CPL 3
+        ("exclude_kernel", "i8"),  # does not count at CPL 0
+        ("exclude_host", "i8"),  # counts in the guest only
+        ("exclude_guest", "i8"),  # counts in the host only
         ("sample_period", "u8"),  # attr.sample_period; 0 counts without sampling
         ("count", "u8"),  # event->count: events up to the last update
         ("tstamp", "i8"),  # time at which its times were last brought forward
-        ("total_time_enabled", "i8"),
-        ("total_time_running", "i8"),
+        ("total_time_enabled", "i8"),  # time in which it wanted to count
+        ("total_time_running", "i8"),  # time on a counter
         ("error_cause", "i8"),  # ERR_*: why it last went to ERROR
         ("error_time", "i8"),  # and when
         ("samples", "u8"),  # overflows reported to its handler
@@ -109,21 +109,21 @@ HOST = np.dtype(
         ("nmis", "u8"),  # calls of perf_event_nmi_handler()
         ("timer_irqs", "u8"),  # local timer interrupts taken by the host
         ("vpmi_irqs", "u8"),  # guest PMIs taken through vector 0xf5 (VPMI of /proc/interrupts)
-        ("rotations", "u8"),
-        ("throttles", "u8"),
-        ("perf_events", PERF_EVENT, (N_EVENTS,)),
+        ("rotations", "u8"),  # turns of the multiplexing timer
+        ("throttles", "u8"),  # events stopped until the next tick
+        ("perf_events", PERF_EVENT, (N_EVENTS,)),  # every perf event
     ]
 )
 
 # --- KVM ------------------------------------------------------------------------------------------------
 KVM_PMC = np.dtype(
     [
-        ("counter", "u8"),
+        ("counter", "u8"),  # value at the last pause, put or write
         ("emulated_counter", "u8"),  # events that KVM counted in software since the last reprogram
         ("eventsel", "u8"),  # what the guest wrote; of a fixed counter the event it stands for
         ("eventsel_hw", "u8"),  # what hardware gets (passthrough)
         ("current_config", "u8"),  # what the perf event was made from
-        ("is_paused", "i8"),
+        ("is_paused", "i8"),  # 1: the event is disabled, `counter` holds all
         ("intr", "i8"),  # the guest wants a PMI
         ("perf_event", "i8"),  # row in host.perf_events, -1 none
     ]
@@ -132,43 +132,43 @@ KVM_PMC = np.dtype(
 KVM_PMU = np.dtype(
     [
         # shape, from the guest's CPUID leaf 0xA and IA32_PERF_CAPABILITIES (kvm_pmu_refresh)
-        ("version", "i8"),
-        ("nr_arch_gp_counters", "i8"),
-        ("nr_arch_fixed_counters", "i8"),
+        ("version", "i8"),  # 2 at the most; 0 no PMU
+        ("nr_arch_gp_counters", "i8"),  # GP counters that the guest has
+        ("nr_arch_fixed_counters", "i8"),  # fixed counters that it has
         ("width", "i8"),  # bits of every counter
         ("counter_bitmask", "u8"),  # (1 << width) - 1
-        ("perf_capabilities", "u8"),
+        ("perf_capabilities", "u8"),  # IA32_PERF_CAPABILITIES
         ("eventsel_rsvd", "u8"),  # reserved bits: a guest write that sets one is #GP
-        ("fixed_ctr_ctrl_rsvd", "u8"),
-        ("global_ctrl_rsvd", "u8"),
-        ("global_status_rsvd", "u8"),
+        ("fixed_ctr_ctrl_rsvd", "u8"),  # the same of FIXED_CTR_CTRL
+        ("global_ctrl_rsvd", "u8"),  # of GLOBAL_CTRL
+        ("global_status_rsvd", "u8"),  # of GLOBAL_STATUS and its RESET register
         ("all_valid_pmc", "u8"),  # bits of the counters that exist; fixed j at 32 + j
         # registers as the guest sees them
-        ("fixed_ctr_ctrl", "u8"),
+        ("fixed_ctr_ctrl", "u8"),  # IA32_FIXED_CTR_CTRL
         ("fixed_ctr_ctrl_hw", "u8"),  # after the filter (passthrough)
-        ("global_ctrl", "u8"),
-        ("global_status", "u8"),
+        ("global_ctrl", "u8"),  # IA32_PERF_GLOBAL_CTRL
+        ("global_status", "u8"),  # IA32_PERF_GLOBAL_STATUS
         # work that waits for the next entry
         ("reprogram_pmi", "u8"),  # counters to reprogram at KVM_REQ_PMU
         ("incremented_pmc_idx", "u8"),  # counters with software counts to add (passthrough)
         ("pmc_in_use", "u8"),  # written since the vCPU was last scheduled in
-        ("pmc_counting_instructions", "u8"),
-        ("pmc_counting_branches", "u8"),
-        ("need_cleanup", "i8"),
+        ("pmc_counting_instructions", "u8"),  # counters that count the instructions which KVM emulates
+        ("pmc_counting_branches", "u8"),  # the same of branches
+        ("need_cleanup", "i8"),  # 1: release what was not used for a time slice
         ("event_count", "i8"),  # perf events that exist
         ("guest_ctx_loaded", "i8"),  # guest values are in the hardware PMU (passthrough)
         # numbers for reports
         ("created", "u8"),  # perf_event_create_kernel_counter()
         ("released", "u8"),  # perf_event_release_kernel()
         ("resumed", "u8"),  # pmc_resume_counter() that succeeded
-        ("paused", "u8"),
+        ("paused", "u8"),  # pmc_pause_counter() of a live event
         ("loads", "u8"),  # PMU context switches into the guest
-        ("puts", "u8"),
+        ("puts", "u8"),  # and back
         ("loaded_insns", "u8"),  # host instructions retired while the guest's counters could count them
-        ("loaded_branches", "u8"),
+        ("loaded_branches", "u8"),  # the same of branches
         ("mark_insns", "u8"),  # core.stats.host_insns when the present stretch began
-        ("mark_branches", "u8"),
-        ("pmcs", KVM_PMC, (N_PMC,)),
+        ("mark_branches", "u8"),  # core.stats.host_branches then
+        ("pmcs", KVM_PMC, (N_PMC,)),  # its counters
     ]
 )
 
@@ -177,10 +177,10 @@ VCPU = np.dtype(
         ("requests", "u8"),  # KVM_REQ_* bits
         ("nmi_pending", "i8"),  # NMIs to inject, at most 2
         ("exception", "i8"),  # vector to inject at the next entry, -1 none
-        ("exception_error", "u8"),
-        ("exception_has_error", "i8"),
+        ("exception_error", "u8"),  # its error code
+        ("exception_has_error", "i8"),  # 1 if it pushes one
         ("mp_state", "i8"),  # 0 runnable, 1 halted
-        ("launched", "i8"),
+        ("launched", "i8"),  # 1 after the first entry
         ("cpl", "i8"),  # of the guest at the last exit
         ("nmi_masked", "i8"),  # the guest was blocking NMIs then
         ("entry_intr_info", "u8"),  # event injected at the last entry
@@ -188,7 +188,7 @@ VCPU = np.dtype(
         ("emulated_insns", "u8"),  # instructions that KVM did for the guest: they retire nowhere
         ("entries", "u8"),  # VM entries
         ("fastpaths", "u8"),  # re-entries inside the inner loop
-        ("pmu", KVM_PMU),
+        ("pmu", KVM_PMU),  # its virtual PMU
     ]
 )
 
@@ -197,15 +197,15 @@ VM = np.dtype(
         # struct kvm_x86_pmu_event_filter
         ("filter_on", "i8"),  # 0: a NULL filter, everything is allowed
         ("action", "i8"),  # KVM_PMU_EVENT_ALLOW, KVM_PMU_EVENT_DENY
-        ("fixed_counter_bitmap", "u8"),
-        ("nr_includes", "i8"),
-        ("nr_excludes", "i8"),
+        ("fixed_counter_bitmap", "u8"),  # bit j: fixed counter j
+        ("nr_includes", "i8"),  # entries that include
+        ("nr_excludes", "i8"),  # entries behind them that exclude
         ("events", "u8", (N_FILTER,)),  # masked entries: includes sorted by select, then excludes
         # pages of host memory beside the guest's RAM: index into the array of physical memory
-        ("vmcs", "i8"),
-        ("msr_bitmap", "i8"),
+        ("vmcs", "i8"),  # the VMCS page
+        ("msr_bitmap", "i8"),  # the page of the MSR bitmap
         ("msr_lists", "i8"),  # exit-store at +0, exit-load at +0x400, entry-load at +0x800
-        ("ram_size", "u8"),
+        ("ram_size", "u8"),  # bytes of guest RAM below them
         ("cpuid", CPUID, (N_CPUID,)),  # KVM_SET_CPUID2; leaf ALL: unused entry
         # what KVM's handlers do with each row of the MSR table, for the shape that the guest sees
         ("msr_n", "i8", (N_MSR_ROWS,)),  # instances that exist
@@ -223,24 +223,24 @@ CONFIG = np.dtype(
         ("without", "u8"),  # WITHOUT bits: parts of the series left out
         ("inject", "u8"),  # INJECT bits: bugs that tests must find
         ("all_passthrough", "i8"),  # selectors are not intercepted (no filter possible)
-        ("apicv", "i8"),
+        ("apicv", "i8"),  # 1: APICv, interrupts reach the guest without exits
         ("load_global_ctrl", "i8"),  # VM entry and exit can load GLOBAL_CTRL; else MSR lists do
         ("save_global_ctrl", "i8"),  # VM exit can save it; else the MSR-store list does
         ("mux_interval", "i8"),  # PERF_CPU_HRTIMER in 1/16 cycle
         ("tick_interval", "i8"),  # 1/HZ in 1/16 cycle
         ("max_samples_per_tick", "i8"),  # 100000 / HZ
-        ("tsc_khz", "i8"),
+        ("tsc_khz", "i8"),  # rate of the TSC
         ("costs", "i8", (N_COSTS, 3)),  # by row of COST_NAMES: cycles, instructions, branches
     ]
 )
 
 SYSTEM = np.dtype(
     [
-        ("config", CONFIG),
-        ("cores", CORE, (N_CORES,)),
-        ("host", HOST),
-        ("vm", VM),
-        ("vcpus", VCPU, (1,)),
+        ("config", CONFIG),  # settings
+        ("cores", CORE, (N_CORES,)),  # the silicon
+        ("host", HOST),  # perf and the interrupts of the host
+        ("vm", VM),  # the one virtual machine
+        ("vcpus", VCPU, (1,)),  # its virtual CPUs
     ]
 )
 

@@ -104,11 +104,14 @@ def test_idle_guest_costs_22_writes_to_load():
 
 def test_hardware_is_clean_after_put():
     for cpu in ("spr", "icx", "skx"):
-        machine, result = run(GUEST, "passthrough", cpu=cpu)
+        _machine, result = run(GUEST, "passthrough", cpu=cpu)
         hw = result["hw"]
-        assert not any(hw["eventsel"]) and not any(hw["pmc"])
-        assert not any(hw["fixed"]) and hw["fixed_ctr_ctrl"] == 0
-        assert hw["global_ctrl"] == 0 and hw["global_status"] == 0
+        assert not any(hw["eventsel"])
+        assert not any(hw["pmc"])
+        assert not any(hw["fixed"])
+        assert hw["fixed_ctr_ctrl"] == 0
+        assert hw["global_ctrl"] == 0
+        assert hw["global_status"] == 0
         assert result["kvm"]["loads"] == result["kvm"]["puts"]
 
 
@@ -168,7 +171,7 @@ def test_unexposed_counters_read_zero():
 
 def test_all_passthrough_needs_no_selector_exits():
     body = window("nop\n" * 3)
-    machine, result = run(body, "passthrough", all_passthrough=True)
+    _machine, result = run(body, "passthrough", all_passthrough=True)
     assert "MSR_WRITE" not in result["exits"]
     assert result["counters"]["pmc0"] == run(body, "bare")[1]["counters"]["pmc0"]
     assert result["hw"]["eventsel"][0] == 0
@@ -195,10 +198,11 @@ def test_host_event_without_exclude_guest_goes_to_error():
     _, result = run(window("nop"), "passthrough", host_events=["instructions:D", "cycles:H"])
     first, second = result["perf"]["events"]
     assert (first["state"], first["cause"]) == ("ERROR", "guest owns the PMU")
-    assert second["state"] == "ACTIVE" and second["count"] > 0
+    assert second["state"] == "ACTIVE"
+    assert second["count"] > 0
 
 
-@pytest.mark.parametrize("quirk, states", [
+@pytest.mark.parametrize(("quirk", "states"), [
     ((), ["ACTIVE", "ERROR"]),
     (("v1-sibling-error",), ["ERROR", "INACTIVE"]),
 ])  # fmt: skip
