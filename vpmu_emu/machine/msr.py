@@ -17,7 +17,14 @@ from vpmu_emu.machine.lapic import (
     lapic_set_deadline,
     lapic_write,
 )
-from vpmu_emu.machine.pmu import counter_value, pmu_set_global_ctrl, pmu_update, pmu_write_counter
+from vpmu_emu.machine.pmu import (
+    counter_value,
+    pmu_set_global_ctrl,
+    pmu_update,
+    pmu_write_counter,
+    pmu_write_eventsel,
+    pmu_write_fixed_ctr_ctrl,
+)
 from vpmu_emu.machine.ring import (
     TR_GUEST_RDMSR,
     TR_GUEST_WRMSR,
@@ -327,13 +334,11 @@ def msr_apply(core, E, rn, index, value):
     elif row == R_FIXED_CTR:
         pmu_write_counter(core, N_GP + n, value)
     elif row == R_PERFEVTSEL:
-        pmu.eventsel[n] = value
-        pmu_update(core, E)
+        pmu_write_eventsel(core, E, n, value)
     elif row == R_GLOBAL_CTRL:
         pmu_set_global_ctrl(core, E, value)
     elif row == R_FIXED_CTR_CTRL:
-        pmu.fixed_ctr_ctrl = value
-        pmu_update(core, E)
+        pmu_write_fixed_ctr_ctrl(core, E, value)
     elif row == R_GLOBAL_STATUS:
         pmu.global_status = value  # only a hypervisor's own model writes it; silicon raised #GP before
     elif row == R_STATUS_RESET:

@@ -14,8 +14,8 @@ import numpy as np
 from vpmu_emu._jit import jit
 from vpmu_emu.machine.lapic import LVT_DROPPED, LVT_NMI, LVT_PMI, lapic_deliver_lvt
 from vpmu_emu.machine.ring import TR_OVERFLOW, TR_PMI_RAISE, emit
-from vpmu_emu.machine.state import CLASS, N_CTR, N_GP, NEVER
-from vpmu_emu.machine.u64 import ALL, ONE, U3, U4, U64, ZERO
+from vpmu_emu.machine.state import CLASS, N_CTR, N_FIXED, N_GP, NEVER
+from vpmu_emu.machine.u64 import ONE, U3, U4, U64, ZERO
 from vpmu_emu.tables.cpus import LATENCIES
 from vpmu_emu.tables.events import EVENTS
 
@@ -60,8 +60,7 @@ C_CYCLES = CLASS["cycles"]
 
 # --- bits -----------------------------------------------------------------------------------------------
 EVENTSEL_EVENT = U64(0xFFFF)
-EVENTSEL_USR = U64(1 << 16)
-EVENTSEL_OS = U64(1 << 17)
+EVENTSEL_RINGS_SHIFT = U64(16)  # USR, OS
 EVENTSEL_EDGE = U64(1 << 18)
 EVENTSEL_INT = U64(1 << 20)
 EVENTSEL_ENABLE = U64(1 << 22)
@@ -72,6 +71,10 @@ FIXED_PMI = U64(8)
 STATUS_CTR_FRZ = U64(1 << 59)
 DEBUGCTL_FREEZE_PERFMON_ON_PMI = U64(1 << 12)
 FIXED_SHIFT = U64(32)
+FIXED_FIELD = U64(15)
+GP_COUNT = U64(N_GP)
+GP_BITS = U64((1 << N_GP) - 1)
+FIXED_BITS = U64((1 << N_FIXED) - 1)
 _LIMIT = U64(1 << 40)
 
 
@@ -233,6 +236,8 @@ def pmu_check(core, E):
     """Report the overflow of every armed counter that has passed its width. Modifies core."""
     pmu = core.pmu
     armed = pmu.armed
+    if armed == ZERO:
+        return
     frozen = pmu.global_status & STATUS_CTR_FRZ
     enables = pmu.global_ctrl
     for i in range(N_CTR):
@@ -251,7 +256,7 @@ def pmu_check(core, E):
 
 
 @jit()
-def _config_event(core, code, i):
+def _config_event(code, i):
     for k in range(N_EVENTS):
         if EV_CODE[k] == code:
             if (EV_COUNTERS[k] >> U64(i)) & ONE != ZERO:
@@ -261,93 +266,120 @@ def _config_event(core, code, i):
 
 
 @jit()
-def pmu_update(core, E):
-    """Recompute what every counter does from the control registers. Call after any of them changed.
-
-    Counters whose configuration stays the same are left alone. Modifies core.pmu.
-    """
+def _configure(core, i):
+    """Read what counter i is to count off its selector; it is not armed now. Modifies core.pmu."""
     pmu = core.pmu
-    enables = pmu.global_ctrl
-    frozen = pmu.global_status & STATUS_CTR_FRZ
-    _update(core, E)
-    if pmu.global_ctrl != enables or pmu.global_status & STATUS_CTR_FRZ != frozen:
-        _update(core, E)  # closing a window met an overflow whose PMI froze the rest
+    pmu.cmask[i] = 0
+    pmu.invert[i] = 0
+    pmu.edge[i] = 0
+    if i < N_GP:
+        sel = pmu.eventsel[i]
+        rings = np.int64((sel >> EVENTSEL_RINGS_SHIFT) & U3)  # USR below OS
+        pmu.rings[i] = (rings >> 1) | ((rings & 1) << 1)
+        pmu.event[i] = -1
+        if i < pmu.gp and sel & EVENTSEL_ENABLE != ZERO:
+            pmu.event[i] = _config_event(sel & EVENTSEL_EVENT, i)
+            pmu.cmask[i] = np.int64((sel >> EVENTSEL_CMASK_SHIFT) & BYTE_)
+            # SDM 3B 20.2.1.1: INV means something only beside a CMASK; EDGE alone counts 0 to 1
+            if pmu.cmask[i] != 0 and sel & EVENTSEL_INV != ZERO:
+                pmu.invert[i] = 1
+            if sel & EVENTSEL_EDGE != ZERO:
+                pmu.edge[i] = 1
+                pmu.cmask[i] = max(pmu.cmask[i], 1)
+    else:
+        j = i - N_GP
+        pmu.rings[i] = np.int64((pmu.fixed_ctr_ctrl >> U64(4 * j)) & U3)
+        pmu.event[i] = FIXED_EVENT[j] if j < pmu.fixed else -1
+    bit = ONE << U64(i)
+    if pmu.event[i] >= 0 and pmu.rings[i] != 0:
+        pmu.local |= bit
+    else:
+        pmu.local &= ~bit
 
 
 @jit()
-def _update(core, E):
+def _arm(core, i):
     pmu = core.pmu
-    allowed = pmu.global_ctrl if pmu.version >= 2 else ALL
-    if pmu.version >= 4 and pmu.global_status & STATUS_CTR_FRZ != ZERO:
-        allowed = ZERO
-    stepping = 0
-    for i in range(N_CTR):
-        event = -1
-        rings = 0
-        cmask = 0
-        invert = 0
-        edge = 0
-        if i < N_GP:
-            sel = pmu.eventsel[i]
-            if i < pmu.gp and sel & EVENTSEL_ENABLE != ZERO and (allowed >> U64(i)) & ONE != ZERO:
-                if sel & EVENTSEL_OS != ZERO:
-                    rings = 1
-                if sel & EVENTSEL_USR != ZERO:
-                    rings += 2
-                event = _config_event(core, sel & EVENTSEL_EVENT, i)
-                cmask = np.int64((sel >> EVENTSEL_CMASK_SHIFT) & BYTE_)
-                if cmask != 0 and sel & EVENTSEL_INV != ZERO:
-                    invert = 1
-                if sel & EVENTSEL_EDGE != ZERO:
-                    edge = 1
-                    cmask = max(cmask, 1)
-        elif i - N_GP < pmu.fixed and (allowed >> (FIXED_SHIFT + U64(i - N_GP))) & ONE != ZERO:
-            rings = np.int64((pmu.fixed_ctr_ctrl >> U64(4 * (i - N_GP))) & U3)
-            event = FIXED_EVENT[i - N_GP]
-        on = rings != 0 and event >= 0
-        if not on:
-            event = -1
-            rings = 0
-            cmask = 0
-            invert = 0
-            edge = 0
-        was = is_armed(core, i)
-        same = (
-            was == on
-            and pmu.event[i] == event
-            and pmu.rings[i] == rings
-            and pmu.cmask[i] == cmask
-            and pmu.invert[i] == invert
-            and pmu.edge[i] == edge
-        )
-        if not same:
-            passed = False
-            if was:
-                passed = _settle(core, E, i)
-            pmu.event[i] = event
-            pmu.rings[i] = rings
-            pmu.cmask[i] = cmask
-            pmu.invert[i] = invert
-            pmu.edge[i] = edge
-            pmu.snap[i] = ZERO
-            pmu.cyc_time[i] = 0
-            pmu.cyc_snap[i] = ZERO
-            pmu.cyc_sum[i] = ZERO
-            pmu.cyc_last[i] = 0
-            if on:
-                pmu.armed |= ONE << U64(i)
-                pmu.snap[i] = event_total(core, event, rings)
-                if cmask != 0:
-                    pmu.snap[i] = ZERO
-                    pmu.cyc_time[i] = np.int64(class_total(core, C_CYCLES, rings))
-                    pmu.cyc_snap[i] = event_total(core, event, rings)
-            else:
-                pmu.armed &= ~(ONE << U64(i))
-            if passed:
-                _overflow(core, E, i)
-        if pmu.cmask[i] != 0:
-            stepping += 1
-    pmu.stepping = stepping
+    pmu.armed |= ONE << U64(i)
+    total = event_total(core, pmu.event[i], pmu.rings[i])
+    pmu.snap[i] = total
+    if pmu.cmask[i] != 0:
+        pmu.stepping += 1
+        pmu.snap[i] = ZERO
+        pmu.cyc_snap[i] = total
+        pmu.cyc_time[i] = np.int64(class_total(core, C_CYCLES, pmu.rings[i]))
+
+
+@jit()
+def _disarm(core, E, i):
+    pmu = core.pmu
+    passed = _settle(core, E, i)
+    pmu.armed &= ~(ONE << U64(i))
+    pmu.snap[i] = ZERO
+    if pmu.cmask[i] != 0:
+        pmu.stepping -= 1
+        pmu.cyc_time[i] = 0
+        pmu.cyc_snap[i] = ZERO
+        pmu.cyc_sum[i] = ZERO
+        pmu.cyc_last[i] = 0
+    if passed:
+        _overflow(core, E, i)
+
+
+@jit()
+def pmu_update(core, E):
+    """Arm and disarm counters as the enables now say. Call after GLOBAL_CTRL or CTR_FRZ changed.
+
+    Counters whose enables stay the same are left alone. Modifies core.pmu.
+    """
+    pmu = core.pmu
+    for _ in range(3):
+        want = pmu.local
+        if pmu.version >= 2:
+            enables = pmu.global_ctrl
+            want &= (enables & GP_BITS) | ((enables >> FIXED_SHIFT) & FIXED_BITS) << GP_COUNT
+        if pmu.version >= 4 and pmu.global_status & STATUS_CTR_FRZ != ZERO:
+            want = ZERO
+        change = pmu.armed ^ want
+        if change == ZERO:
+            return
+        for i in range(N_CTR):
+            if (change >> U64(i)) & ONE != ZERO:
+                if (want >> U64(i)) & ONE != ZERO:
+                    _arm(core, i)
+                else:
+                    _disarm(core, E, i)
+        # closing a window may meet an overflow whose PMI freezes the rest: look again
+
+
+@jit()
+def pmu_write_eventsel(core, E, i, value):
+    """WRMSR to IA32_PERFEVTSELx. Modifies core.pmu."""
+    pmu = core.pmu
+    if pmu.eventsel[i] == value:
+        return
+    if is_armed(core, i):
+        _disarm(core, E, i)
+    pmu.eventsel[i] = value
+    _configure(core, i)
+    pmu_update(core, E)
+
+
+@jit()
+def pmu_write_fixed_ctr_ctrl(core, E, value):
+    """WRMSR to IA32_FIXED_CTR_CTRL: counters whose four bits stay the same are left alone."""
+    pmu = core.pmu
+    change = pmu.fixed_ctr_ctrl ^ value
+    if change == ZERO:
+        return
+    for j in range(N_FIXED):
+        if (change >> U64(4 * j)) & FIXED_FIELD != ZERO and is_armed(core, N_GP + j):
+            _disarm(core, E, N_GP + j)
+    pmu.fixed_ctr_ctrl = value
+    for j in range(N_FIXED):
+        if (change >> U64(4 * j)) & FIXED_FIELD != ZERO:
+            _configure(core, N_GP + j)
+    pmu_update(core, E)
 
 
 @jit()
@@ -362,8 +394,9 @@ def pmu_write_counter(core, i, value):
 @jit()
 def pmu_set_global_ctrl(core, E, value):
     """Load IA32_PERF_GLOBAL_CTRL, by WRMSR or by VM entry and exit."""
-    core.pmu.global_ctrl = value
-    pmu_update(core, E)
+    if core.pmu.global_ctrl != value:
+        core.pmu.global_ctrl = value
+        pmu_update(core, E)
 
 
 @jit()
@@ -376,6 +409,8 @@ def pmu_horizon(core):
     if pmu.stepping != 0:
         return core.t + 1
     limit = NEVER
+    if pmu.armed == ZERO:
+        return limit
     ring = 1 if core.cpl == 0 else 2
     slot = core.latency[LAT_SLOT]
     for i in range(N_CTR):
@@ -429,6 +464,8 @@ def pmu_reset(core):
         pmu.ctr_base[i] = ZERO
         pmu.snap[i] = ZERO
         pmu.event[i] = -1
+        pmu.rings[i] = 0
+    pmu.local = ZERO
     pmu.fixed_ctr_ctrl = ZERO
     pmu.global_status = ZERO
     pmu.global_ctrl = (ONE << U64(pmu.gp)) - ONE if pmu.version >= 2 else ZERO

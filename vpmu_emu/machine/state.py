@@ -92,6 +92,7 @@ PMU = np.dtype(
         ("cyc_snap", "u8", (N_CTR,)),  # and the event's total then
         ("cyc_sum", "u8", (N_CTR,)),  # events in the cycle that is not over yet
         ("cyc_last", "i8", (N_CTR,)),  # whether the last whole cycle met the condition (EDGE)
+        ("local", "u8"),  # bit i: the selector of counter i enables it
         ("armed", "u8"),  # bit i: counter i counts now
         ("stepping", "i8"),  # how many armed counters evaluate cycle by cycle
         # shape of this core (CPUID leaf 0xA and IA32_PERF_CAPABILITIES)
