@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 import os
 import re
 import shutil
@@ -374,17 +375,25 @@ _SCALARS = {
 }
 
 
-@cache
 def _records() -> dict[Any, str]:
-    # Record types are written by the name of the dtype that declares them: "module:NAME".
+    # Record types are written by the name of the dtype that declares them, "module:NAME"; the machine's
+    # own module before one that imports it.
     found: dict[Any, str] = {}
-    for module, loaded in sorted(sys.modules.items()):
-        if module.split(".")[0] != PACKAGE or not module.endswith("state"):
-            continue
-        for name, value in vars(loaded).items():
+    modules = [name for name in sys.modules if re.fullmatch(rf"{PACKAGE}\..*\bstate", name)]
+    for module in sorted(modules, key=lambda name: (".machine." not in name, name)):
+        for name, value in vars(sys.modules[module]).items():
             if isinstance(value, np.dtype) and value.fields:
                 found.setdefault(numba.from_dtype(value), f"{module}:{name}")
     return found
+
+
+@cache
+def _record(name: str) -> Any:
+    module, _, dtype = name.partition(":")
+    try:
+        return numba.from_dtype(getattr(importlib.import_module(module), dtype))
+    except (ImportError, AttributeError):
+        raise ValueError(f"no type is called {name!r}") from None
 
 
 def encode_type(kind: Any) -> Any:
@@ -392,8 +401,9 @@ def encode_type(kind: Any) -> Any:
     if str(kind) in _SCALARS:
         return str(kind)
     if isinstance(kind, types.Record):
-        if kind in _records():
-            return _records()[kind]
+        name = _records().get(kind)
+        if name is not None:
+            return name
     elif isinstance(kind, types.NestedArray):
         return ["nested", encode_type(kind.dtype), list(kind.shape)]
     elif isinstance(kind, types.Array):
@@ -407,10 +417,7 @@ def decode_type(spec: Any) -> Any:
     if isinstance(spec, str):
         if spec in _SCALARS:
             return _SCALARS[spec]
-        for kind, name in _records().items():
-            if name == spec:
-                return kind
-        raise ValueError(f"no type is called {spec!r}")
+        return _record(spec)
     what, inner, rest = spec
     if what == "nested":
         return types.NestedArray(decode_type(inner), tuple(rest))

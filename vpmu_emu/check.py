@@ -389,6 +389,27 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {found[0]}?" if found else ""
 
 
+def evaluate_text(text: str, program: ProgramLike, outcome: Outcome) -> Value:
+    """The value of one expression over a run, as a debugger's user writes it.
+
+    Raises:
+        CheckError: what cannot be read, with a caret; VpmuError: what this run does not have.
+    """
+
+    def fail(message: str, at: int, hint: str = "") -> CheckError:
+        return CheckError("expression", 1, message, text, at, hint)
+
+    try:
+        tree = ast.parse(_no_keywords(text.strip()), mode="eval").body
+    except SyntaxError as error:
+        raise fail(f"cannot read this ({error.msg})", (error.offset or 1) - 1) from None
+    _validate(tree, program, fail, False)
+    try:
+        return evaluate(tree, program, outcome)
+    except _Unknown as error:
+        raise VpmuError(str(error)) from None
+
+
 # --- judging --------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import attrs
 
 from vpmu_emu.errors import VpmuError
-from vpmu_emu.tables.msrs import by_name, msr_name, value_words
 
 if TYPE_CHECKING:
     from vpmu_emu.debug.session import Session, Stop
@@ -168,17 +167,8 @@ class Repl:
 
     def _info_pmu(self) -> None:
         for name, value in self.session.pmu().items():
-            words = ""
-            index = self._index(name)
-            if index is not None and value and "CTR" not in name.replace("CTRL", ""):
-                words = f"  {value_words(index, value)}"
-            self.write(f"{name:28}{value:#x}{words}\n")
-
-    def _index(self, name: str) -> int | None:
-        try:
-            return by_name(name)
-        except VpmuError:
-            return None
+            words = self.session.pmu_words(name, value)
+            self.write(f"{name:26}{value:#x}{'  ' + words if words else ''}\n")
 
     def _info_msr(self) -> None:
         accesses = self.session.msr_traffic(20)
@@ -289,11 +279,3 @@ def _format(value: int, style: str, size: int) -> str:
     if style == "u":
         return str(value)
     raise VpmuError(f"unknown format {style!r}; x d u t c")
-
-
-def describe_access(kind: str, index: int, value: int, old: int | None) -> str:
-    """One MSR access in words."""
-    name = msr_name(index)
-    if kind == "wrmsr" and old is not None:
-        return f"wrmsr {name} ({index:#x}): old {old:#x} new {value:#x}"
-    return f"{kind} {name} ({index:#x}): {value:#x}"
