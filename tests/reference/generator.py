@@ -448,7 +448,7 @@ MEMORY_EVENTS = (0x81D0, 0x82D0, 0x83D0)
 USER_CODE, USER_DATA = 0x2B, 0x23
 
 # Selectors as at start, a TSS at 0x30; vectors 0x40 (kernel service) and 0x41 (leave ring 3).
-_RINGS = """
+RINGS = """
 lea rax, [rip + tss]
 lea rbx, [rip + gdt]
 mov word ptr [rbx + 0x32], ax
@@ -480,7 +480,7 @@ loop build
 lidt [rip + idtr]
 """.split("\n")
 
-_HANDLERS = """
+HANDLERS = """
 plain_fault:
 push 0
 code_fault:
@@ -488,9 +488,11 @@ push rax
 push rbx
 mov rbx, qword ptr [logged]
 and ebx, 31
-mov rax, qword ptr [rsp + 16]
+mov rax, qword ptr [rsp + 24]
 mov qword ptr [log + rbx*8], rax
-inc qword ptr [logged]
+mov rax, qword ptr [rsp + 16]
+mov qword ptr [log + rbx*8 + 8], rax
+add qword ptr [logged], 2
 pop rbx
 mov qword ptr [rsp + 16], r13
 pop rax
@@ -551,7 +553,7 @@ pop rbx
 ret
 """.split("\n")
 
-_TABLES = """
+TABLES = """
 .data
 .balign 16
 gdt:
@@ -700,7 +702,7 @@ def agreement_program(s: Source, rings: bool = True) -> str:
         w.emit("mov ecx, 0x38E", "rdmsr", "shl rdx, 32", "or rax, rdx")
         w.save("rax")
         w.wrmsr(0x390, 0xFF | 1 << 32)
-    return w.text(_RINGS, [*_HANDLERS, *_TABLES])
+    return w.text(RINGS, [*HANDLERS, *TABLES])
 
 
 # --- (c) PMU programs outside of the class ------------------------------------------------------
@@ -729,7 +731,7 @@ def anything_program(s: Source) -> str:
     for msr in (0x38E, 0x38D, 0x392):
         w.emit(f"mov ecx, {msr:#x}", "rdmsr", "shl rdx, 32", "or rax, rdx")
         w.save("rax")
-    return w.text(_RINGS, [*_HANDLERS, *_TABLES])
+    return w.text(RINGS, [*HANDLERS, *TABLES])
 
 
 def _anything_step(w: Writer, n: int, events: Sequence[int], delivery: str) -> None:
