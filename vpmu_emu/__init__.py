@@ -1,10 +1,22 @@
-"""Instruction-level x86 MSR and RDPMC emulator with the KVM vPMU behind it."""
+"""Instruction-level x86 MSR and RDPMC emulator with the KVM vPMU behind it.
+
+    import vpmu_emu as vpmu
+    result = vpmu.run("guests/lessons/01_count.s", vpmu="emulated")
+    result.counters["pmc0"], result.exits, result.serial
+"""
 
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from vpmu_emu.errors import AssemblyError, ConfigError, HostError, LoadError, VpmuError
+
+if TYPE_CHECKING:
+    from vpmu_emu.asm import Program, assemble, assemble_file
+    from vpmu_emu.debug.session import Session
+    from vpmu_emu.system import Result, Stop, System
 
 try:
     __version__ = version("vpmu-emu")
@@ -16,6 +28,61 @@ __all__ = [
     "ConfigError",
     "HostError",
     "LoadError",
+    "Program",
+    "Result",
+    "Session",
+    "Stop",
+    "System",
     "VpmuError",
     "__version__",
+    "assemble",
+    "assemble_file",
+    "run",
 ]
+
+# Where the rest lives: imported when asked for, because the compiler below takes 0.3 s to import.
+_LATER = {
+    "Program": "vpmu_emu.asm",
+    "assemble": "vpmu_emu.asm",
+    "assemble_file": "vpmu_emu.asm",
+    "Result": "vpmu_emu.system",
+    "Stop": "vpmu_emu.system",
+    "System": "vpmu_emu.system",
+    "Session": "vpmu_emu.debug.session",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'vpmu_emu' has no attribute {name!r}")
+    import importlib
+
+    value = getattr(importlib.import_module(_LATER[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+def run(program: Program | str | Path, *, vpmu: str = "bare", **options: Any) -> Result:
+    """Run a guest to its end and say what it did.
+
+    The first run in a mode compiles it, in two processes, for up to a minute; later ones load it.
+
+    Args:
+        program: an assembled program, or the path of a source file.
+        vpmu: bare, none, emulated or passthrough.
+        options: as for `System`: cpu, ram (MiB), max_insns, filter, host_events, guest, …
+
+    Raises:
+        AssemblyError: the source has errors, all of them listed.
+        ConfigError: an option with a wrong value; says what would do.
+        LoadError: a file that cannot be read, or a program that does not fit.
+    """
+    from vpmu_emu import build, system
+
+    if vpmu in system.MODES and not build.is_built(vpmu):
+        build.build([vpmu])
+    return system.run(program, vpmu=vpmu, **options)

@@ -86,6 +86,7 @@ from vpmu_emu.options import run_options  # noqa: E402  (the shared options need
 @click.pass_context
 def run(ctx: click.Context, /, prog: str, as_json: bool, **options: Any) -> None:
     """Run PROG (a .s file, or - for standard input) and report what it did."""
+    from vpmu_emu._jit import compile_clock
     from vpmu_emu.report import run_tables, show, summary
     from vpmu_emu.system import run as run_system
 
@@ -179,6 +180,31 @@ class _progress:  # noqa: N801  (reads as a statement)
     def __exit__(self, *_: object) -> None:
         if self.moving:
             self.bar.stop()
+
+
+@main.command()
+@click.argument("prog", required=False)
+@click.option("--modes", default="bare,emulated,passthrough", show_default=True)
+@click.option("--json", "as_json", is_flag=True)
+def demo(prog: str | None, modes: str, as_json: bool) -> None:
+    """Run one guest under several PMUs and put the numbers side by side (default: lesson 06)."""
+    from vpmu_emu.data import guests_dir
+    from vpmu_emu.report import comparison, show
+    from vpmu_emu.system import run as run_system
+
+    program = load(prog or str(guests_dir() / "lessons" / "06_sampling.s"))
+    names = modes.split(",")
+    prepare(names)
+    results = {mode: run_system(program, vpmu=mode).to_json() for mode in names}
+    if as_json:
+        _json(results)
+        return
+    for mode, values in results.items():
+        if values["serial"]:
+            click.echo(f"{mode} says:")
+            click.echo("  " + values["serial"].rstrip("\n").replace("\n", "\n  "))
+    click.echo()
+    show(comparison(results))
 
 
 # --- check ----------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ def cell(value: Cell) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
-        return f"{value:,}" if abs(value) < 1 << 63 else f"{value:#x}"
+        return f"{value:,}" if abs(value) < 1 << 40 else f"{value:#x}"
     if isinstance(value, float):
         return f"{value:,.2f}" if abs(value) >= 0.1 else f"{value:.3g}"
     return value
@@ -133,8 +133,8 @@ def comparison(results: Mapping[str, Mapping[str, Any]], head: str = "") -> list
         exits.sort(key=lambda row: -sum(v for v in row[1:] if isinstance(v, int)))
         tables.append(Table("VM-exits by reason", ("", *names), tuple(exits)))
     if traffic := _traffic(runs):
-        heads = tuple(f"{n} rd/wr/exit" if n else "" for n in names)
-        tables.append(Table("MSR traffic (reads, writes, exits)", ("", *heads), tuple(traffic)))
+        title = "MSR traffic of the guest: reads/writes/exits"
+        tables.append(Table(title, ("", *names), tuple(traffic)))
     for name, run in results.items():
         if events := run.get("perf", {}).get("events"):
             title = "perf events of the host" + (f", {name}" if len(runs) > 1 else "")
@@ -148,7 +148,8 @@ def _traffic(runs: Sequence[Mapping[str, Any]]) -> list[tuple[Cell, ...]]:
         cells: list[Cell] = []
         for run in runs:
             row = run["msr"].get(key)
-            cells.append(row and f"{row['reads']:,}/{row['writes']:,}/{row['exits']:,}")
+            counts = row and "/".join(f"{row[k]:,}" for k in ("reads", "writes", "exits"))
+            cells.append(counts and counts.rjust(11))
         found.append((key, *cells))
     return found
 
