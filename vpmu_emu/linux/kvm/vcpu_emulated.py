@@ -6,7 +6,7 @@ the guest, guest events that exclude the host (atomic_switch_perf_msrs).
 
 from __future__ import annotations
 
-from vpmu_emu._jit import jit
+from vpmu_emu._jit import borrowed, jit
 from vpmu_emu.linux.kvm.exits import (
     finish_rdmsr,
     finish_rdpmc,
@@ -158,6 +158,7 @@ def vcpu_requests(S, E):
 @jit(entry=True)
 def vcpu_run_emulated(S, M, E):
     """KVM_RUN until the run is over (RUN_STOPPED) or Python's turn (another RUN_* code)."""
+    M = borrowed(M)
     core = S.cores[0]
     vcpu = S.vcpus[0]
     vcpu_load(S, M, E)
