@@ -14,7 +14,7 @@ import numba
 import pytest
 from numba.core import ir
 
-from vpmu_emu import _jit
+from vpmu_emu import _jit, build
 
 compiled = pytest.mark.skipif(not _jit.COMPILES, reason="nothing is compiled in this run")
 
@@ -95,6 +95,59 @@ def test_the_walk_sees(body, fault):
         assert found == []
     else:
         assert any(line.startswith(fault) for line in found), found
+
+
+# --- all of it ----------------------------------------------------------------------------------
+
+HINTS = build.load_signatures()
+
+
+def reachable() -> list[str]:
+    build._import(name for names in HINTS["roots"].values() for name in names)
+    roots = {name for names in HINTS["roots"].values() for name in names}
+    return sorted(build._reachable(name for name in roots if name in _jit.functions))
+
+
+@pytest.fixture(scope="session")
+def built():
+    """Every mode compiled on the disk."""
+    build.build([mode for mode in build.modes() if not build.is_built(mode)])
+
+
+@compiled
+@pytest.mark.parametrize("mode", build.modes())
+def test_the_memory_of_types_has_every_mode(mode):
+    assert HINTS["roots"].get(mode), "run `vpmu build --record`"
+
+
+@compiled
+@pytest.mark.parametrize("name", reachable() if _jit.COMPILES else [])
+def test_one_signature_and_clean_types(name, built):
+    kinds = _jit.cached_signatures(name)
+    if name not in _jit.inlined:
+        shown = [[_jit.encode_type(kind) for kind in one] for one in kinds]
+        assert len(kinds) <= 1, f"compiled for {shown}"
+    for one in kinds:
+        assert faults(_jit.typed_ir(name, one)) == []
+
+
+@compiled
+def test_what_is_compiled_is_what_is_reachable(built):
+    missing = [name for name in reachable() if not _jit.cached_signatures(name)]
+    # Callees behind branches that constants prune are never compiled; there are few.
+    assert len(missing) <= 12, missing
+
+
+@compiled
+def test_remembered_types_are_right(built):
+    """A wrong memory costs two compilations instead of none, so it is kept true."""
+    wrong = []
+    for name in reachable():
+        kinds = _jit.cached_signatures(name)
+        spec = HINTS["functions"].get(name)
+        if len(kinds) == 1 and spec != [_jit.encode_type(kind) for kind in kinds[0]]:
+            wrong.append(name)
+    assert not wrong, "run `vpmu build --record`"
 
 
 # --- the cache ----------------------------------------------------------------------------------
