@@ -29,7 +29,7 @@ class Apic:
         self.tpr = 0
         self.irr: set[int] = set()
         self.isr: set[int] = set()
-        self.lvt = {reg: MASKED for reg in LVTS}
+        self.lvt = dict.fromkeys(LVTS, MASKED)
         self.icr = 0
         self.divide = 0
         self.initial = 0
@@ -233,8 +233,8 @@ class Apic:
         physical = not value & 1 << 11
         to_self = (
             shorthand in (1, 2)
-            or shorthand == 0
-            and (dest == 0xFFFFFFFF or (dest == 0 if physical else bool(dest & 1)))
+            or (shorthand == 0
+            and (dest == 0xFFFFFFFF or (dest == 0 if physical else bool(dest & 1))))
         )
         if to_self:
             self._accept((value >> 8) & 7, value & 0xFF)

@@ -18,7 +18,10 @@ STOPS = {
     "halted": "halted",
     "max_steps": "max-insns",
 }
-NAMES = "rax rcx rdx rbx rsp rbp rsi rdi r8 r9 r10 r11 r12 r13 r14 r15".split()
+NAMES = (
+    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
+    "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
+)  # fmt: skip
 # Frames on a stack hold flags that may be undefined; results are compared where programs put them.
 STACKS = ("ring0_stack", "user_stack")
 STACK_TOP = 0x2000

@@ -60,7 +60,7 @@ _ROWS = [
 _COLUMN = {64: 0, 32: 1, 16: 2, 8: 3}
 _SIZE = {64: "qword ptr", 32: "dword ptr", 16: "word ptr", 8: "byte ptr"}
 _WIDTHS = (64, 32, 64, 32, 16, 8)
-_CC = "o no b ae e ne be a s ns p np l ge le g".split()
+_CC = ("o", "no", "b", "ae", "e", "ne", "be", "a", "s", "ns", "p", "np", "l", "ge", "le", "g")
 _IMMEDIATES = (0, 1, -1, 2, 7, 0x7F, -0x80, 0xFF, 0x7FFF, 0x12345678, 0x7FFFFFFF, -0x80000000)
 
 
@@ -478,7 +478,7 @@ mov dword ptr [rdi + rbx + 8], eax
 add rsi, 16
 loop build
 lidt [rip + idtr]
-""".split("\n")
+""".splitlines()
 
 HANDLERS = """
 plain_fault:
@@ -551,7 +551,7 @@ and eax, 0xFFFEFFFF
 wrmsr
 pop rbx
 ret
-""".split("\n")
+""".splitlines()
 
 TABLES = """
 .data
@@ -602,7 +602,7 @@ kernel_rsp:
 .zero 8
 kernel_back:
 .zero 8
-""".split("\n")
+""".splitlines()
 
 
 def _ring3(w: Writer, body: Callable[[], None]) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 import iced_x86 as iced
 
 from . import alu
-from .alu import CF, DF, IF, IOPL, NT, STATUS, VIF, VIP, VM, ZF, AC, ID, RF, Out, mask, signed
+from .alu import AC, CF, DF, ID, IF, IOPL, NT, RF, STATUS, VIF, VIP, VM, ZF, Out, mask, signed
 from .memory import GP, SS, UD, Fault, canonical
 from .pmu import BRANCH, CALL, COND, FAR, INDIRECT, LOAD, NOP, RET, STORE, TAKEN, Gp
 
@@ -873,11 +874,21 @@ class Instructions:
         self.put(RDX, 32, 0, value >> 32)
 
     def op_wrmsr(self: Reference, ins: Any) -> None:
+        """WRMSR retires first and takes effect then.
+
+        So the write that closes a window counts, the one that opens it does not, and a write to a
+        running counter does not count itself; a write that faults does neither.
+        """
         self.need_cpl0()
+        order = self.get(RCX, 32), self.get(RDX, 32) << 32 | self.get(RAX, 32)
+        before = copy.deepcopy((self.pmu, self.apic))
         try:
-            self.wrmsr(self.get(RCX, 32), self.get(RDX, 32) << 32 | self.get(RAX, 32))
+            self.wrmsr(*order)
         except Gp:
             raise Fault(GP, 0) from None
+        finally:
+            self.pmu, self.apic = before
+        self.write_after = order
 
     def op_rdpmc(self: Reference, ins: Any) -> None:
         if self.cpl and not self.cr4 & 1 << 8:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import iced_x86 as iced
 
-from .alu import AC, CF, DF, ID, IF, IOPL, NT, OF, PF as PARITY, RF, STATUS, TF, VM
+from .alu import AC, DF, ID, IF, IOPL, NT, RF, STATUS, TF, VM
 from .apic import Apic
-from .instructions import RAX, RBX, RCX, RDX, RSP, Instructions, M64, mnemonic, undefined_flags
-from .memory import APIC_PAGE, DF as DOUBLE_FAULT
-from .memory import GP, NP, PF, SS, TS, UD, Fault, Memory, canonical
+from .instructions import M64, RSP, Instructions, mnemonic, undefined_flags
+from .memory import APIC_PAGE, GP, NP, PF, SS, TS, UD, Fault, Memory, canonical
+from .memory import DF as DOUBLE_FAULT
 from .pmu import INST, MODELLED_EVENTS, MODELLED_FIXED, Gp, Pmu, Shape
 
 __all__ = [
@@ -185,6 +185,7 @@ class Reference(Instructions):
         found = self.pmu.enables(self.cpl)
         self.classes = set()
         self.repeat = False
+        self.write_after: tuple[int, int] | None = None
         try:
             ins = self.fetch()
             self.next = (rip + ins.len) & M64
@@ -210,6 +211,8 @@ class Reference(Instructions):
         self.pmi_log += [(self.retired, counter) for counter in overflowed]
         if request and self.apic.pmi():
             self.pmis += 1
+        if self.write_after is not None:
+            self.wrmsr(*self.write_after)
 
     def fetch(self) -> iced.Instruction:
         """Decode at RIP.  Raises: Fault (#PF of the missing byte, #UD, #GP beyond 15 bytes)."""

@@ -61,7 +61,7 @@ class Memory:
             entry = self._word(where) if where + 8 <= len(self.ram) else 0
             if not entry & _P:
                 raise Fault(PF, code, va)
-            if entry & _NX and not nxe or (shift == 39 and entry & _PS):
+            if (entry & _NX and not nxe) or (shift == 39 and entry & _PS):
                 raise Fault(PF, code | 1 | 8, va)
             path.append(where)
             may_write = may_write and bool(entry & _W)

@@ -10,6 +10,7 @@ import ctypes
 import mmap
 import platform
 import sys
+from pathlib import Path
 
 from .forms import BOTTOM, CODE, DATA, TOP
 
@@ -26,10 +27,9 @@ def available() -> str | None:
 
 
 def cpu_flags() -> set[str]:
-    with open("/proc/cpuinfo", encoding="ascii") as f:
-        for line in f:
-            if line.startswith("flags"):
-                return set(line.split(":")[1].split())
+    for line in Path("/proc/cpuinfo").read_text(encoding="ascii").splitlines():
+        if line.startswith("flags"):
+            return set(line.split(":")[1].split())
     return set()
 
 

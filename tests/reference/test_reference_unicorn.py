@@ -7,19 +7,21 @@ from collections import Counter
 import iced_x86 as iced
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 unicorn = pytest.importorskip("unicorn")
 from unicorn import x86_const as x86  # noqa: E402
 
 from . import alu  # noqa: E402
 from .forms import BOTTOM, CODE, DATA, TOP, Case, cases, differing, judged  # noqa: E402
-from .interpreter import Reference  # noqa: E402
 from .instructions import mnemonic  # noqa: E402
+from .interpreter import Reference  # noqa: E402
 
 FLAGS = alu.STATUS | alu.DF
-_NAMES = "RAX RCX RDX RBX RSP RBP RSI RDI R8 R9 R10 R11 R12 R13 R14 R15".split()
-_REGS = [getattr(x86, f"UC_X86_REG_{name}") for name in _NAMES]
+_NAMES = (
+    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
+    "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
+)  # fmt: skip
+_REGS = [getattr(x86, f"UC_X86_REG_{name.upper()}") for name in _NAMES]
 # QEMU's known differences from silicon, each confirmed on the host by test_reference_native.
 UNLIKE_SILICON = {
     "cmpxchg": "a failing 32-bit register form clears the upper half of its destination",
