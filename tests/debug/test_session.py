@@ -1,0 +1,219 @@
+"""The debugger stops where it was told, says why, and leaves the run as it would have been."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from click.testing import CliRunner
+
+from tests.conftest import ROOT
+from vpmu_emu.asm import assemble, assemble_file
+from vpmu_emu.cli import main
+from vpmu_emu.debug.repl import Repl
+from vpmu_emu.debug.session import Session
+from vpmu_emu.errors import VpmuError
+from vpmu_emu.system import System
+
+pytestmark = pytest.mark.uncompiled
+
+LESSON = ROOT / "guests" / "lessons" / "01_count.s"
+MODES = ("bare", "emulated", "passthrough")
+TEXT = """\
+        .intel_syntax noprefix
+        .equ COUNT, 3
+_start: mov ecx, 0x186
+        mov eax, 0x4300c0
+        xor edx, edx
+        wrmsr
+        mov ebx, COUNT
+loop:   nop
+        dec ebx
+        jnz loop
+        lea rsi, [rip + word]
+        mov rdi, [rsi]
+        rdmsr
+        hlt
+        .data
+word:   .quad 0x1122334455667788
+text:   .asciz "hello"
+"""
+
+
+@pytest.fixture
+def session():
+    return Session(assemble(TEXT, "t.s"), vpmu="bare")
+
+
+def talk(session, *lines):
+    out = io.StringIO()
+    repl = Repl(session, out.write)
+    failures = repl.run(lines)
+    return out.getvalue(), failures
+
+
+def test_step_goes_one_instruction(session):
+    start = session.rip
+    assert session.step().rip == start + 5
+    assert session.registers()["rcx"] == 0x186
+    stop = session.step(3)
+    assert stop.reason == "step"
+    assert [a.describe().split("  at")[0] for a in stop.recent] == [
+        "wrmsr IA32_PERFEVTSEL0 (0x186): old 0x0 new 0x4300c0"
+    ]
+    assert dict(stop.changed_registers)["rax"] == 0x4300C0
+
+
+def test_breakpoint_stops_before_its_instruction_every_time(session):
+    point = session.break_at("loop")
+    seen = []
+    for _ in range(3):
+        stop = session.cont()
+        assert (stop.reason, stop.rip) == ("break", point.address)
+        seen.append(session.registers()["rbx"])
+    assert seen == [3, 2, 1]
+    session.delete(point.number)
+    assert session.cont().reason == "halted"
+    assert session.cont().ended  # and stays there
+
+
+def test_step_onto_a_breakpoint_does_not_run_it(session):
+    session.break_at("loop")
+    session.step(5)
+    assert session.rip == session.program.symbols["loop"]
+    assert session.registers()["rbx"] == 3
+    session.step()
+    assert session.rip == session.program.symbols["loop"] + 1
+    session.step(3)
+    assert session.registers()["rbx"] == 2
+
+
+def test_once_is_once(session):
+    session.break_at("loop", once=True)
+    assert session.cont().reason == "break"
+    assert session.cont().reason == "halted"
+
+
+@pytest.mark.parametrize(
+    ("place", "line"),
+    [("loop", 8), ("loop+1", 9), ("9", 9), ("t.s:10", 10), ("0x100000", 3), ("*_start", 3), ("2", 3)],
+)
+def test_places(session, place, line):
+    assert session.program.line_at(session.locate(place)).line == line
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [("lop", "did you mean loop?"), ("99", "no code at or after line 99"), ("u.s:3", "'u.s'"), ("(", "(")],
+)
+def test_wrong_places(session, place, message):
+    with pytest.raises(VpmuError, match=message.replace("?", r"\?").replace("(", r"\(")):
+        session.break_at(place)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_watch_stops_after_the_write_with_both_values(mode):
+    session = Session(LESSON, vpmu=mode)
+    session.watch_msr("IA32_PERF_GLOBAL_CTRL")
+    values = []
+    while not (stop := session.cont()).ended:
+        assert stop.reason == "watch"
+        (access,) = stop.accesses
+        values.append((access.old, access.value))
+        assert "01_count.s:" in access.place
+        assert access.place.endswith("wrmsr")
+    assert values[1:] == [(0, 0x1_0000_0007), (0x1_0000_0007, 0)]
+    assert values[0][1] == 0
+    assert stop.reason == "debug-exit"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_reads_are_watched_apart_from_writes(mode):
+    session = Session(assemble(TEXT, "t.s"), vpmu=mode)
+    session.watch_msr("0x186", read=True, write=False)
+    stop = session.cont()
+    assert [(a.kind, a.value) for a in stop.accesses] == [("rdmsr", 0x4300C0)]
+    assert session.cont().reason == "halted"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_looking_changes_nothing(mode):
+    program = assemble_file(LESSON)
+    plain = System(program, vpmu=mode)
+    plain.run()
+    session = Session(program, vpmu=mode)
+    session.watch_msr("IA32_PERF_GLOBAL_CTRL", read=True)
+    session.break_at("again")
+    for _ in range(10):
+        session.step(7)
+        session.pmu(), session.registers(), session.msr_traffic(), session.read(0x100000, 8)
+    while not session.cont().ended:
+        pass
+    assert session.system.record() == plain.record()
+    assert bytes(session.system.M) == bytes(plain.M)
+
+
+def test_repl_speaks_gdb(session):
+    text, failures = talk(
+        session, "b loop", "c", "p rbx", "p/x rbx + COUNT", "x/2xg word",
+        "x/s text", "x/4xb word", "x/2i rip", "info regs", "info pmu", "info msr", "info break", "l", "",
+        "d 1", "tb 11", "c", "q", "p 1",
+    )  # fmt: skip
+    assert failures == 0, text
+    assert "breakpoint 1 at 0x" in text
+    assert "stopped: breakpoint 1" in text
+    assert "3 (0x3)" in text
+    assert "0x0000000000000006" in text
+    assert ": 0x1122334455667788" in text
+    assert "'hello'" in text
+    assert ": 0x88 0x77 0x66 0x55" in text
+    assert "90" in text
+    assert "INST_RETIRED.ANY_P usr os en" in text
+    assert "=>    8  loop:   nop" in text
+    assert not text.endswith("1 (0x1)\n")
+
+
+def test_empty_line_repeats_a_step(session):
+    talk(session, "s", "", "")
+    assert session.program.line_at(session.rip).line == 6
+    talk(session, "p 1", "")
+    assert session.program.line_at(session.rip).line == 6  # looking does not repeat
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("stpe", "did you mean step?"),
+        ("watch msr IA32_PERF_GLOBAL_CTR", "IA32_PERF_GLOBAL_CTRL"),
+        ("watch IA32_PMC0", "write `watch msr NAME"),
+        ("watch msr IA32_PMC0 x", "'x' is not r, w or rw"),
+        ("b lop", "did you mean loop?"),
+        ("info rgs", "did you mean regs?"),
+        ("delete 7", "there is no point 7"),
+        ("s 0", "not a number of instructions"),
+        ("s -1", "not a number of instructions"),
+        ("x/zz 0", "a count, a format"),
+        ("x 0xffffffffff", "outside memory"),
+        ("p rxx", "did you mean"),
+        ("p 1 +", "cannot read this"),
+        ("p/q 1", "unknown format"),
+        ("p", "what?"),
+        ("l 0x10", "no source"),
+        ("123", "cannot read"),
+    ],
+)
+def test_mistakes_are_answered_and_the_session_goes_on(session, line, message):
+    text, failures = talk(session, line, "s")
+    assert failures == 1
+    assert message in text
+    assert "stopped: step" in text
+
+
+def test_scripted_from_standard_input():
+    script = "watch msr IA32_PERF_GLOBAL_CTRL\nc\nc\nq\n"
+    result = CliRunner().invoke(main, ["debug", str(LESSON), "--vpmu", "passthrough"], input=script)
+    assert result.exit_code == 0, result.output
+    assert "wrmsr IA32_PERF_GLOBAL_CTRL (0x38f): old 0x0 new 0x100000007" in result.output
+    assert "01_count.s:" in result.output
+    wrong = CliRunner().invoke(main, ["debug", str(LESSON)], input="frob\nq\n")
+    assert wrong.exit_code == 2
