@@ -16,6 +16,8 @@ from vpmu_emu.linux.trace_kinds import LINUX_KINDS
 from vpmu_emu.machine.ring import MACHINE_KINDS
 from vpmu_emu.tables.cpus import cpu
 
+pytestmark = pytest.mark.uncompiled
+
 
 def fields(dtype, path="SYSTEM"):
     """(path, offset, dtype) of every record inside a dtype."""

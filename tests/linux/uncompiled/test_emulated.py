@@ -14,6 +14,8 @@ from vpmu_emu.linux.trace_kinds import (
 )
 from vpmu_emu.machine.ring import TR_VM_EXIT
 
+pytestmark = pytest.mark.uncompiled
+
 # x2APIC on, APIC on, LVTPC and an IDT with one handler: 0x20 (fixed) or 2 (NMI)
 PMI_GUEST = """
     jmp begin

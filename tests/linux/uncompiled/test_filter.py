@@ -12,6 +12,8 @@ from vpmu_emu.linux.eventfilter import load_filter, make_filter, masked_entry, p
 from vpmu_emu.linux.kvm.filter import check_pmu_event_filter
 from vpmu_emu.linux.setup import set_event_filter
 
+pytestmark = pytest.mark.uncompiled
+
 ALLOW, DENY = 0, 1
 SMALL = st.sampled_from([0, 1, 0x20, 0x3C, 0xC0, 0xC4, 0xFF])
 EVENTS = st.tuples(SMALL, SMALL, SMALL, st.booleans())  # select, mask, match, exclude

@@ -16,6 +16,8 @@ from vpmu_emu.machine.u64 import U64
 from vpmu_emu.tables.cpus import cpu
 from vpmu_emu.tables.msrs import ACCESS, MSRS, rules
 
+pytestmark = pytest.mark.uncompiled
+
 PMU_ROWS = [
     row for row in MSRS
     if row.name in ("IA32_PMC", "IA32_A_PMC", "IA32_PERFEVTSEL", "IA32_FIXED_CTR", "MSR_PERF_METRICS",

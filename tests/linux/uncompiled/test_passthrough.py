@@ -17,6 +17,8 @@ from tests.linux.guests import (
 )
 from vpmu_emu.linux.trace_kinds import TR_PMU_LOAD, TR_PMU_PUT
 
+pytestmark = pytest.mark.uncompiled
+
 LVTPC = 0x834
 STATUS_SET = 0x391
 

@@ -34,6 +34,8 @@ from vpmu_emu.linux.setup import perf_report
 from vpmu_emu.machine.pmu import counter_value
 from vpmu_emu.machine.u64 import U64
 
+pytestmark = pytest.mark.uncompiled
+
 INSTRUCTIONS, CYCLES, REF, SLOTS, BRANCHES = 0xC0, 0x3C, 0x0300, 0x0400, 0xC4
 LOOP = """
     mov ebx, {count}

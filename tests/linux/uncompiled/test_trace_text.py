@@ -11,6 +11,8 @@ from vpmu_emu.errors import ConfigError
 from vpmu_emu.trace.files import write_trace
 from vpmu_emu.trace.text import lines
 
+pytestmark = pytest.mark.uncompiled
+
 
 def words(mode, body, **options):
     machine, _ = run(body, mode, trace=True, **options)
