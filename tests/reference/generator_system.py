@@ -220,8 +220,7 @@ def _event(w: Writer) -> None:
         w.emit(f"push {s.pick((0x2, 0x202, 0x602))}", "popfq", "cld")
         w.dirty = False
     elif kind == 6:
-        w.emit("mov ebx, 0x10", "mov ss, ebx", s.pick(("nop", "popfq_free: nop", "add rbx, 1"))[-10:])
-        w.lines[-1] = "nop"
+        w.emit("mov ebx, 0x10", "mov ss, ebx", "nop")
     elif kind == 7:
         if s.number(0, 1):
             w.wrmsr(0x808, s.pick((0, 0x30, 0x3F, 0x45, 0x60, 0x70)))
@@ -246,12 +245,11 @@ def _event(w: Writer) -> None:
     elif kind == 13:
         w.wrmsr(0x834, s.pick((0x31, 0x400, 0x61, 0x10061)))
     elif kind == 14:
-        body = [s.pick(("nop", "int 0x40", "int3", "mov ecx, 3\nloop .", "ud2_free: nop")) for _ in range(3)]
-        body = ["nop" if "free" in line else line for line in body]
-        label = w.label()
-        body = [
-            line.replace("loop .", f"{label}_{i}: loop {label}_{i}") for i, line in enumerate(body)
-        ]
+        body = []
+        for _ in range(3):
+            label = w.label()
+            loop = f"mov ecx, 3\n{label}: loop {label}"
+            body.append(s.pick(("nop", "int 0x40", "int3", loop, "nop")))
         _ring3(w, body)
     elif kind == 15:
         # SYSCALL leaves RSP alone: the handler must not use the stack.
@@ -276,9 +274,8 @@ def _event(w: Writer) -> None:
         w.dirty = False
         _ring3(w, [f"lea r13, [rip + {after}]", "mov ecx, 1", "rdpmc", f"{after}:"])
     else:
-        w.emit("lahf", "mov al, ah", "sahf")
+        w.emit("cmp eax, ebx", "lahf", "xor ah, 0x55", "sahf")
         w.dirty = True
-        w.lines[-3:] = ["cmp eax, ebx", "lahf", "xor ah, 0x55", "sahf"]
     for _ in range(s.number(0, 3)):
         w.nops()
 
@@ -325,7 +322,8 @@ def paging_program(s: Source) -> str:
         # A 2 MiB page above shows the same memory a second time.
         "mov qword ptr [pd + 8], 0x87",
     )
-    w.emit("mov ecx, 0xC0000080", "rdmsr", "or eax, 0x800", "wrmsr") if s.number(0, 1) else None
+    if s.number(0, 1):
+        w.emit("mov ecx, 0xC0000080", "rdmsr", "or eax, 0x800", "wrmsr")
     w.emit("lea rax, [rip + pml4]", "mov cr3, rax")
     for _ in range(s.number(3, 12)):
         _page_step(w)
