@@ -154,15 +154,14 @@ class Reference(Instructions):
 
     def _take_event(self, shadow: str | None) -> bool:
         """Deliver the most urgent event that nothing blocks."""
-        if shadow is not None:
-            return False
-        if self.apic.nmi and not self.nmi_blocked:
+        # SDM volume 2: STI holds back maskable interrupts, MOV SS every interrupt.
+        if self.apic.nmi and not self.nmi_blocked and shadow != "movss":
             self.apic.nmi = False
             self.nmi_blocked = True
             self._deliver(NMI_VECTOR, None)
             return True
         vector = self.apic.pending_vector()
-        if vector is not None and self.rflags & IF:
+        if vector is not None and self.rflags & IF and shadow is None:
             self.apic.acknowledge(vector)
             self._deliver(vector, None)
             return True

@@ -356,7 +356,7 @@ def test_a_software_disabled_apic_keeps_lvtpc_masked(run: Run) -> None:
 def test_an_overflow_inside_the_nmi_handler_arrives_once_after_iret(run: Run) -> None:
     # Counter 1 overflows in the handler after LVTPC is unmasked; NMI stays blocked until IRETQ.
     got = run(
-        f"{APIC_ON}; {wrmsr(LVTPC, 0x400)}; {wrmsr(A_PMC0, TOP - 3)}; {wrmsr(A_PMC0 + 1, TOP - 30)}"
+        f"{APIC_ON}; {wrmsr(LVTPC, 0x400)}; {wrmsr(A_PMC0, TOP - 3)}; {wrmsr(A_PMC0 + 1, TOP - 32)}"
         f"; {wrmsr(EVTSEL0 + 1, ALL | INT | 0xC0)}; {wrmsr(EVTSEL0, ALL | INT | 0xC0)}"
         f"; nop; nop; nop; here: nop; nop; {wrmsr(CTRL, 0)}"
     )
@@ -479,6 +479,23 @@ def test_memory_events_count_instructions(run: Run) -> None:
 def test_sti_shadow_lasts_one_instruction(run: Run) -> None:
     got = run(f"{APIC_ON}; {wrmsr(SELF_IPI, 0x50)}; sti; nop; here: nop")
     assert got.log[1] == got.symbols["here"]
+
+
+def test_sti_holds_back_no_nmi(run: Run) -> None:
+    # The fourth instruction of the window, STI itself, overflows the counter.
+    got = run(
+        f"{APIC_ON}; {wrmsr(LVTPC, 0x400)}; {wrmsr(A_PMC0, TOP - 4)}"
+        f"; {wrmsr(EVTSEL0, ALL | INT | 0xC0)}; nop; nop; nop; sti; here: nop; nop"
+    )
+    assert got.log == [1, got.symbols["here"]]
+
+
+def test_mov_ss_holds_back_an_nmi(run: Run) -> None:
+    got = run(
+        f"mov ebx, 0x10; {APIC_ON}; {wrmsr(LVTPC, 0x400)}; {wrmsr(A_PMC0, TOP - 4)}"
+        f"; {wrmsr(EVTSEL0, ALL | INT | 0xC0)}; nop; nop; nop; mov ss, ebx; nop; here: nop"
+    )
+    assert got.log == [1, got.symbols["here"]]
 
 
 def test_mov_ss_holds_interrupts_for_one_instruction(run: Run) -> None:
