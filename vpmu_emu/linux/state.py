@@ -179,7 +179,7 @@ VCPU = np.dtype(
         ("exception", "i8"),  # vector to inject at the next entry, -1 none
         ("exception_error", "u8"),  # its error code
         ("exception_has_error", "i8"),  # 1 if it pushes one
-        ("mp_state", "i8"),  # 0 runnable, 1 halted
+        ("mp_state", "i8"),  # 0 runnable, 1 halted, 2 halted with its thread off the CPU
         ("launched", "i8"),  # 1 after the first entry
         ("cpl", "i8"),  # of the guest at the last exit
         ("nmi_masked", "i8"),  # the guest was blocking NMIs then

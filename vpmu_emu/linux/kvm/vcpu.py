@@ -34,7 +34,7 @@ from vpmu_emu.linux.trace_kinds import TR_HOST_IRQ, TR_INJECT_NMI
 from vpmu_emu.machine.interrupts import RFLAGS_IF
 from vpmu_emu.machine.lapic import lapic_ack, lapic_pending, lapic_timer_expire
 from vpmu_emu.machine.ring import emit
-from vpmu_emu.machine.state import NEVER, RAX, RCX, RDX, STOP_HALTED, STOP_SHUTDOWN
+from vpmu_emu.machine.state import NEVER, RAX, RCX, RDX, RUN_SLICE, STOP_HALTED, STOP_SHUTDOWN
 from vpmu_emu.machine.u64 import BYTE, LOW32, ONE, U3, U8, U32, U64, ZERO
 from vpmu_emu.machine.vmx import (
     EXIT_EXCEPTION_NMI,
@@ -78,6 +78,7 @@ COST_CONTEXT_SWITCH = cost("context_switch")
 COST_FASTPATH_WRMSR = cost("kvm_lapic_reg_write")
 
 LOCAL_TIMER_VECTOR = 0xEC
+MP_STATE_RUNNABLE, MP_STATE_HALTED, MP_STATE_ASLEEP = 0, 1, 2
 MSR_X2APIC_EOI = U64(0x80B)
 MSR_IA32_TSC_DEADLINE = U64(0x6E0)
 TYPE_HARD_EXCEPTION = U64(3)
@@ -147,17 +148,21 @@ def kvm_vcpu_has_events(S, M):
 
 @jit()
 def vcpu_block(S, M, E):
-    """The guest has halted: its thread sleeps until an event; core.stop if none can come."""
+    """The guest has halted: its thread sleeps until an event; core.stop if none can come.
+
+    Returns 0, or RUN_SLICE when it is Python's turn and the guest still sleeps.
+    """
     core = S.cores[0]
     vcpu = S.vcpus[0]
-    asleep = 0
     while not kvm_vcpu_has_events(S, M) and vcpu.requests & KVM_REQ_PMI == ZERO:
-        # Only its own timer can wake it, and only with interrupts on (or as an NMI).
+        # Only its own timer can wake it, and only with interrupts on.
         if core.vapic.timer_at == NEVER or vmread(core, M, V_RFLAGS) & RFLAGS_IF == ZERO:
             core.stop = STOP_HALTED
             break
-        if asleep == 0:
-            asleep = 1
+        if core.t >= E.t_slice:
+            return RUN_SLICE
+        if vcpu.mp_state == MP_STATE_HALTED:
+            vcpu.mp_state = MP_STATE_ASLEEP
             charge(S, E, COST_HALT)
             perf_event_task_sched(S, E, 0)
             charge(S, E, COST_CONTEXT_SWITCH)
@@ -165,15 +170,15 @@ def vcpu_block(S, M, E):
         core.t = max(core.t, min(core.vapic.timer_at, core.lapic.timer_at))
         host_irqs_enable(S, E)
         kvm_lapic_expired_hv_timer(S, E)
-    if asleep != 0:
+    if vcpu.mp_state == MP_STATE_ASLEEP:
         perf_event_task_sched(S, E, 1)
         charge(S, E, COST_CONTEXT_SWITCH)
         # kvm_arch_sched_in(): events of counters that nobody uses are released
         if vcpu.pmu.version != 0 and vcpu.pmu.event_count != 0:
             vcpu.pmu.need_cleanup = 1
             kvm_make_request(S, E, KVM_REQ_PMU)
-    if core.stop == 0:
-        vcpu.mp_state = 0
+    vcpu.mp_state = MP_STATE_HALTED if core.stop != 0 else MP_STATE_RUNNABLE
+    return 0
 
 
 @jit()

@@ -162,10 +162,13 @@ def vcpu_run_emulated(S, M, E):
     core = S.cores[0]
     vcpu = S.vcpus[0]
     vcpu_load(S, M, E)
+    outside = core.vmx.nonroot == 0
     while True:
         if core.vmx.nonroot == 0:
             if vcpu.mp_state != 0 and core.stop == 0:
-                vcpu_block(S, M, E)
+                code = vcpu_block(S, M, E)
+                if code != 0:
+                    return code
             if core.stop != 0:
                 return RUN_STOPPED
             if E.stop_request != 0:  # a watchpoint on an access that KVM has just emulated
@@ -175,6 +178,10 @@ def vcpu_run_emulated(S, M, E):
             kvm_check_and_inject_events(S, M, E)
             atomic_switch_perf_msrs(S, M, E)
             vmx_vcpu_enter(S, M, E)
+            if outside:
+                # The host's part of a call is no reason to return before the guest has done anything.
+                E.t_slice = max(E.t_slice, core.t + 1)
+                outside = False
         while True:
             if core.vmx.nonroot != 0:
                 code = run_core(core, M, E)
