@@ -11,6 +11,7 @@ import numpy as np
 from vpmu_emu._jit import jit
 from vpmu_emu.machine import semantics as sem
 from vpmu_emu.machine.bits import popcount
+from vpmu_emu.machine.decode import LOAD_LANE, STORE_LANE
 from vpmu_emu.machine.memory import cache_flush_line, fault, mem_read, read, write
 from vpmu_emu.machine.ops import COLD_OP, K_CL, K_HIGH, K_IMM, K_MEM, K_REG
 from vpmu_emu.machine.semantics import (
@@ -35,8 +36,6 @@ from vpmu_emu.machine.state import (
     CODE_JUMP,
     CODE_NEXT,
     CODE_REPEAT,
-    LANE_BITS,
-    LANES1,
     RAX,
     RBP,
     RCX,
@@ -81,8 +80,6 @@ C_TAKEN = CLASS["taken"]
 C_BRMISS = CLASS["brmiss"]
 C_LOAD = CLASS["load"]
 C_STORE = CLASS["store"]
-LOAD_LANE = U64(LANE_BITS * LANES1.index("load"))
-STORE_LANE = U64(LANE_BITS * LANES1.index("store"))
 DF = U64(1 << 10)
 VECTOR_DE = 0
 VECTOR_GP = 13

@@ -72,10 +72,26 @@ from vpmu_emu.machine.ops import (
     OP_UD,
     OPCODE_START,
 )
-from vpmu_emu.machine.state import N_MAP, N_PREDICTOR, N_TLB, N_UOPS, REG_FS, REG_GS, REG_ZERO, RSP
+from vpmu_emu.machine.state import (
+    LANE_BITS,
+    LANES1,
+    N_MAP,
+    N_PREDICTOR,
+    N_TLB,
+    N_UOPS,
+    REG_FS,
+    REG_GS,
+    REG_ZERO,
+    RSP,
+)
 from vpmu_emu.machine.u64 import ONE, PAGE_BASE, PAGE_MASK, U12, U16, U48, U64, ZERO
+from vpmu_emu.tables.cpus import LATENCIES
 
 OP_NOP = HOT_OP["nop"]
+LAT_LOAD = LATENCIES.index("load")
+LAT_STORE = LATENCIES.index("store")
+LOAD_LANE = U64(LANE_BITS * LANES1.index("load"))
+STORE_LANE = U64(LANE_BITS * LANES1.index("store"))
 FIRST_SHIFT = HOT_OP["shl_rr64"]
 LAST_SHIFT = HOT_OP["ror_rr32"]
 # hot arms of the five shifts come in pairs of widths, the general ones singly, in the same order
@@ -345,8 +361,13 @@ def decode(core, M, E, rip, u):
     if lock and (FORM_TABLE[form, FC_LOCK] == 0 or u.dst != K_MEM):
         return DECODED  # LOCK without a memory destination: #UD, u.op still says so
     u.op = op
-    u.cost = core.latency[FORM_TABLE[form, FC_COST]]
     u.lanes1 = FORM_LANES1[form, m]
+    cost = core.latency[FORM_TABLE[form, FC_COST]]
+    if (u.lanes1 >> LOAD_LANE) & ONE != ZERO:
+        cost += core.latency[LAT_LOAD]
+    if (u.lanes1 >> STORE_LANE) & ONE != ZERO:
+        cost += core.latency[LAT_STORE]
+    u.cost = cost
     u.lanes2 = FORM_LANES2[form, m]
     u.target = -1 - FORM_TABLE[form, FC_ENDS]  # -2 tells the block builder to stop
     return DECODED

@@ -41,6 +41,7 @@ C_LLCREF = CLASS["llcref"]
 C_LLCMISS = CLASS["llcmiss"]
 LAT_LLC_REF = LATENCIES.index("llc_ref")
 LAT_LLC_MISS = LATENCIES.index("llc_miss")
+LAT_TLB_WALK = LATENCIES.index("tlb_walk")
 
 PAGE_CODE = U64(1)  # sticky: instructions were decoded from this page
 PAGE_DIRTY = U64(2)
@@ -243,6 +244,7 @@ def mem_read(core, M, E, va, size):
         slot = (va >> U12) & TLB_INDEX
         core.tlb_read[slot] = va & PAGE_BASE
         core.add_read[slot] = p - va
+        core.t += core.latency[LAT_TLB_WALK]
         touch(core, p)
         v = ZERO
         for k in range(8):
@@ -300,6 +302,7 @@ def mem_write(core, M, E, va, size, value):
         slot = (va >> U12) & TLB_INDEX
         core.tlb_write[slot] = va & PAGE_BASE
         core.add_write[slot] = p - va
+        core.t += core.latency[LAT_TLB_WALK]
     for k in range(8):
         n = U64(k)
         if n < size:
