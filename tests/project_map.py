@@ -45,8 +45,7 @@ def text() -> str:
         own = law(folder / "__init__.py") if (folder / "__init__.py").exists() else says
         out.append(f"## {part}\n\n{own}\n\n")
         for path in files:
-            if path.name != "__init__.py":
-                out.append(f"- `{path.name}`: {law(path)}\n")
+            out += [f"- `{path.name}`: {law(path)}\n"] * (path.name != "__init__.py")
         for path in data:
             first = next(iter(sorted(path.glob("*")))) if path.is_dir() and any(path.iterdir()) else path
             head = _comment(first) if path.is_file() else ""

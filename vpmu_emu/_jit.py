@@ -75,14 +75,18 @@ def jit(*, entry: bool = False, inline: bool = False) -> Callable[[F], F]:
     return decorate
 
 
+def _plain(kind: Any) -> Any:
+    return getattr(kind, "literal_type", kind)
+
+
 def _one_signature(dispatcher: Any) -> None:
     # A literal argument has a type of its own in numba, and every callee would be compiled anew for
     # each constant that some caller passes.
     resolve = dispatcher.get_call_template
 
     def without_literals(args: tuple[Any, ...], kws: dict[str, Any]) -> Any:
-        plain = tuple(types.unliteral(kind) for kind in args)
-        return resolve(plain, {key: types.unliteral(kind) for key, kind in kws.items()})
+        plain = tuple(_plain(kind) for kind in args)
+        return resolve(plain, {key: _plain(kind) for key, kind in kws.items()})
 
     dispatcher.get_call_template = without_literals
 
@@ -94,7 +98,7 @@ def _borrowed(array: Any) -> Any:
 if COMPILES:
 
     @extending.intrinsic  # type: ignore[untyped-decorator]
-    def _borrowed(typingctx: Any, array: Any) -> Any:  # noqa: F811
+    def _borrowed(typingctx: Any, array: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             view = context.make_array(signature.args[0])(context, builder, args[0])
             view.meminfo = view.meminfo.type(None)

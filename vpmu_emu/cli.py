@@ -86,7 +86,6 @@ from vpmu_emu.options import run_options  # noqa: E402  (the shared options need
 @click.pass_context
 def run(ctx: click.Context, /, prog: str, as_json: bool, **options: Any) -> None:
     """Run PROG (a .s file, or - for standard input) and report what it did."""
-    from vpmu_emu._jit import compile_clock
     from vpmu_emu.report import run_tables, show, summary
     from vpmu_emu.system import run as run_system
 

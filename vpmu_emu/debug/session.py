@@ -11,7 +11,7 @@ import attrs
 
 from vpmu_emu.asm.program import Line, Program
 from vpmu_emu.check import CheckError, evaluate_text
-from vpmu_emu.errors import ConfigError, VpmuError
+from vpmu_emu.errors import ConfigError
 from vpmu_emu.machine.ring import (
     TR_GUEST_RDMSR,
     TR_GUEST_RDPMC,
@@ -419,7 +419,7 @@ class Session:
 
     def instructions(self, address: int, count: int) -> list[str]:
         """`count` statements of the program from `address` on, with their bytes."""
-        found = []
+        found: list[str] = []
         for line in self.program.lines:
             if line.addr >= address and line.kind == "insn" and len(found) < count:
                 raw = self.read(line.addr, line.size).hex(" ")
