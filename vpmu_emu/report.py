@@ -91,8 +91,11 @@ def _show_rich(tables: Iterable[Table], stream: IO[str]) -> None:
 def summary(result: Mapping[str, Any], program: str) -> str:
     """The first line about a run."""
     mode, cpu, stop = result["vpmu"], result["cpu"], result["stop"]
-    code = "" if result["exit_code"] is None else f", exit code {result['exit_code']}"
-    return f"{program}: {mode} on {cpu}, stopped by {stop}{code}"
+    if result["exit_code"] is not None:
+        return f"{program}: {mode} on {cpu}, stopped by {stop}, exit code {result['exit_code']}"
+    first = f" that began with exception {result['stop_info']}" if stop == "triple-fault" else ""
+    line = f" ({result['stop_line']})" if result["stop_line"] else ""
+    return f"{program}: {mode} on {cpu}, stopped by {stop}{first} at rip {result['stop_rip']:#x}{line}"
 
 
 def run_tables(result: Mapping[str, Any]) -> list[Table]:

@@ -480,6 +480,7 @@ class System:
             "serial": self.serial,
             "exit_code": stop.info if stop.reason == "debug-exit" else None,
             "stop": stop.reason,
+            "stop_info": stop.info,
             "stop_rip": stop.rip,
             "stop_line": f"{stop.file}:{stop.line}" if stop.line is not None else None,
             "engine": "interpreter",
