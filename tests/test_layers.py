@@ -21,7 +21,7 @@ BELOW: dict[str, set[str]] = {
     "asm": {"errors", "data", "tables"},
     "machine": {"errors", "data", "tables", "_jit"},
     "linux": {"errors", "data", "tables", "_jit", "machine"},
-    "build": {"errors", "data", "_jit", "system"},
+    "build": {"errors", "data", "_jit", "asm", "system"},
     "system": {"errors", "data", "tables", "_jit", "asm", "machine", "linux", "build"},
     "options": {"errors"},
     "check": {"errors", "data", "tables", "asm", "system", "options"},
@@ -32,6 +32,8 @@ for part in CLIENTS:
 BELOW["cli"] = set(BELOW)
 BELOW["__init__"] = set(BELOW)
 BELOW["__main__"] = {"cli"}
+# The debugger shows recent events in the words of the trace.
+BELOW["debug"] = BELOW["debug"] | {"trace"}
 # Drawn tables are words on a screen too: any client may ask for one.
 for part in ("bench", "debug", "lab", "trace"):
     BELOW[part] = BELOW[part] | {"report"}
