@@ -1,4 +1,4 @@
-"""Rows of docs/divergences.md that one small guest can show: what each mode does, and how much it differs."""
+"""Rows of docs/divergences.md that one small guest can show: what each mode does, and by how much."""
 
 from __future__ import annotations
 
