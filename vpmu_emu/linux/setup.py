@@ -560,13 +560,29 @@ def _counter_name(i: int) -> str:
     return f"pmc{i}" if i < N_GP_PMC else f"fixed{i - N_GP_PMC}"
 
 
+def _after_put(S: Any) -> dict[str, Any]:
+    """The hardware PMU right after the last put, before host events were scheduled in again."""
+    pmu, silicon = S.vcpus[0].pmu, S.cores[0].pmu
+    counters = [int(v) for v in pmu.put_counters]
+    return {
+        "eventsel": [int(v) for v in pmu.put_eventsel[: int(silicon.gp)]],
+        "pmc": counters[: int(silicon.gp)],
+        "fixed_ctr_ctrl": int(pmu.put_fixed_ctr_ctrl),
+        "fixed": counters[N_GP_PMC : N_GP_PMC + int(silicon.fixed)],
+        "global_ctrl": int(pmu.put_global_ctrl),
+        "global_status": int(pmu.put_global_status),
+    }
+
+
 def report(S: Any) -> dict[str, Any]:
     """The host kernel's part of a result."""
     host, vcpu = S.host, S.vcpus[0]
     pmu = vcpu.pmu
     numbers = ("nmis", "timer_irqs", "vpmi_irqs", "rotations", "throttles")
-    kvm = ("created", "released", "resumed", "paused", "loads", "puts", "loaded_insns")
+    kvm = ("created", "released", "resumed", "paused", "loads", "puts", "dirty_puts", "loaded_insns")
+    after_put = {"hw": _after_put(S)} if int(pmu.puts) else {}
     return {
+        **after_put,
         "perf": {"events": perf_report(S), **{key: int(host[key]) for key in numbers}},
         "kvm": {
             "entries": int(vcpu.entries),

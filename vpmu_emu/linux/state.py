@@ -168,6 +168,13 @@ KVM_PMU = np.dtype(
         ("loaded_branches", "u8"),  # the same of branches
         ("mark_insns", "u8"),  # core.stats.host_insns when the present stretch began
         ("mark_branches", "u8"),  # core.stats.host_branches then
+        # the hardware PMU right after the last put, before any host event is back
+        ("put_eventsel", "u8", (N_GP_PMC,)),  # IA32_PERFEVTSELx
+        ("put_counters", "u8", (N_PMC,)),  # GP, then fixed
+        ("put_fixed_ctr_ctrl", "u8"),  # IA32_FIXED_CTR_CTRL
+        ("put_global_ctrl", "u8"),  # IA32_PERF_GLOBAL_CTRL
+        ("put_global_status", "u8"),  # IA32_PERF_GLOBAL_STATUS
+        ("dirty_puts", "u8"),  # puts after which any of them was not 0
         ("pmcs", KVM_PMC, (N_PMC,)),  # its counters
     ]
 )

@@ -115,11 +115,20 @@ def test_hardware_is_clean_after_put():
         assert hw["global_ctrl"] == 0
         assert hw["global_status"] == 0
         assert result["kvm"]["loads"] == result["kvm"]["puts"]
+        assert result["kvm"]["dirty_puts"] == 0
+
+
+def test_hardware_is_clean_after_put_although_the_host_counts():
+    machine, result = run(GUEST, "passthrough", host_events=["instructions:HD", "cycles/period=9999/:H"])
+    assert result["kvm"]["dirty_puts"] == 0
+    assert not any(result["hw"]["pmc"] + result["hw"]["fixed"] + result["hw"]["eventsel"])
+    assert machine.hardware_pmu()["fixed_ctr_ctrl"] == 0xBB  # the host's own, back since
 
 
 def test_injected_bug_leaves_selectors_behind():
     _, result = run(GUEST, "passthrough", inject=["keep-selectors"])
     assert result["hw"]["eventsel"][:2] == [INSTRUCTIONS] * 2
+    assert result["kvm"]["dirty_puts"] == result["kvm"]["puts"] - 1
 
 
 def test_cpus_without_the_save_control_use_the_msr_list():

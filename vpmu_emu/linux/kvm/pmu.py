@@ -186,7 +186,8 @@ def kvm_pmu_trigger_event(S, E, counting):
             kvm_make_request(S, E, KVM_REQ_PMU)
         else:
             kvm_pmu_request_counter_reprogram(S, E, i)
-    emit(E, S.cores[0].t, TR_EMULATED, ZERO, counted, ZERO, ZERO)
+    if counted != ZERO:
+        emit(E, S.cores[0].t, TR_EMULATED, ZERO, counted, ZERO, ZERO)
 
 
 @jit()

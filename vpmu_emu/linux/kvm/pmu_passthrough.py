@@ -47,6 +47,7 @@ from vpmu_emu.linux.state import (
 )
 from vpmu_emu.linux.trace_kinds import TR_PMU_LOAD, TR_PMU_PUT
 from vpmu_emu.machine.lapic import LVT_PMI
+from vpmu_emu.machine.pmu import counter_value
 from vpmu_emu.machine.ring import emit
 from vpmu_emu.machine.u64 import ONE, U15, U64, ZERO
 
@@ -142,6 +143,25 @@ def intel_save_pmu_context(S, E):
 
 
 @jit()
+def note_put(S):
+    """Keep what the hardware PMU holds now, for reports: nothing of the guest may be left in it."""
+    core = S.cores[0]
+    pmu = S.vcpus[0].pmu
+    left = core.pmu.fixed_ctr_ctrl | core.pmu.global_ctrl | core.pmu.global_status
+    for i in range(N_GP_PMC):
+        pmu.put_eventsel[i] = core.pmu.eventsel[i]
+        left |= core.pmu.eventsel[i]
+    for i in range(N_PMC):
+        pmu.put_counters[i] = counter_value(core, i)
+        left |= pmu.put_counters[i]
+    pmu.put_fixed_ctr_ctrl = core.pmu.fixed_ctr_ctrl
+    pmu.put_global_ctrl = core.pmu.global_ctrl
+    pmu.put_global_status = core.pmu.global_status
+    if left != ZERO:
+        pmu.dirty_puts += ONE
+
+
+@jit()
 def kvm_pmu_restore_pmu_context(S, E):
     """Before the inner run loop, interrupts off: the host's events out, the guest's context in."""
     core = S.cores[0]
@@ -176,6 +196,7 @@ def kvm_pmu_save_pmu_context(S, E):
     retire(S, E, COST_PUT)
     pmu.guest_ctx_loaded = 0
     pmu.puts += ONE
+    note_put(S)
     perf_guest_switch_to_host_pmi_vector(S, E)
     emit(E, core.t, TR_PMU_PUT, ZERO, pmu.global_ctrl, pmu.global_status, ZERO)
     if S.config.without & W_PERF_GUEST_ENTER == ZERO:
