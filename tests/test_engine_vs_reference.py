@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import assume, given, settings
 
-from tests.reference import generator
-from tests.reference.compare import differences
+from tests.reference import generator, generator_system
+from tests.reference.compare import differences, expected_in_mode
+from tests.reference.modes import EXITS
 from vpmu_emu.system import MODES
 
 pytest.importorskip("iced_x86")
@@ -44,6 +45,18 @@ def test_programs_with_running_reads_overflows_pmis_and_faults(text: str) -> Non
     agree(text)
 
 
+@settings(deadline=None)
+@given(generator_system.events())
+def test_programs_of_interrupts_rings_and_system_calls(text: str) -> None:
+    agree(text)
+
+
+@settings(deadline=None)
+@given(generator_system.paging())
+def test_programs_that_change_page_rights(text: str) -> None:
+    agree(text)
+
+
 @pytest.mark.parametrize("kind", sorted(generator.MAKERS))
 def test_fixed_seeds(kind: str) -> None:
     """A stable set besides the random one: it fails the same way for everybody."""
@@ -64,3 +77,11 @@ def test_vpmus_agree_with_the_reference_within_the_agreement_class(mode: str) ->
     for seed in range(100, 140):
         found = differences(generator.from_seed("agreement", seed), vpmu=mode)
         assert found == [], f"{mode}, agreement seed {seed}:\n" + "\n".join(found or [])
+
+
+@pytest.mark.parametrize("mode", sorted(EXITS))
+def test_running_reads_in_a_vm_are_predicted_by_what_exits(mode: str) -> None:
+    """Outside of the class the vPMUs differ from silicon exactly as their exits say."""
+    for seed in range(40):
+        found = expected_in_mode(generator.from_seed("running", seed), mode)
+        assert not found, f"{mode}, running seed {seed}:\n" + "\n".join(found or [])

@@ -821,10 +821,54 @@ def _faulting(w: Writer, n: int) -> None:
     w.dirty = True
 
 
+# --- (d) outside of the class, but without a PMI ------------------------------------------------
+
+
+def running_program(s: Source) -> str:
+    """Counters read while they run, windows closed by another MSR, exits inside of windows."""
+    w = Writer(s)
+    counters = [s.number(0, 7) for _ in range(s.number(1, 3))]
+    for n in counters:
+        w.wrmsr(0x186 + n, EN | s.pick((OS, OS | USR)) | s.pick((INSTRUCTIONS, BRANCHES)))
+    for _ in range(s.number(3, 14)):
+        n = s.pick(counters)
+        kind = s.number(0, 9)
+        if kind <= 1:
+            event = s.pick((INSTRUCTIONS, BRANCHES, INSTRUCTIONS, *PRECISE))
+            w.wrmsr(0x186 + n, s.pick((EN, EN, EN, EN, 0)) | s.pick((OS, USR, OS | USR)) | event)
+        elif kind == 2 and s.number(0, 2) == 0:
+            w.wrmsr(0x186 + n, 0)
+        elif kind in (2, 3):
+            w.wrmsr(0x38F, s.pick((0xFF, 0, 1 << n, 1 << 32 | 0xFF, 1 << 32 | 0xFF, 1 << 32)))
+        elif kind == 4:
+            w.wrmsr(0x38D, s.pick((0, 1, 2, 3)))
+        elif kind == 5:
+            w.wrmsr(s.pick((0x4C1, 0xC1)) + n, s.pick((0, 5, 0x12345)))
+        elif kind == 6:
+            w.wrmsr(0x309, s.pick((0, 7)))
+        elif kind == 7:
+            w.read_counter(s.pick((n, n, 32)))
+        elif kind == 8:
+            msr = s.pick((0x38F, 0x38D, 0x186 + n, 0x390))
+            w.emit(f"mov ecx, {msr:#x}", "rdmsr", "shl rdx, 32", "or rax, rdx")
+            w.dirty = True
+            w.save("rax")
+        else:
+            w.emit("xor eax, eax", "cpuid", "xor eax, eax", "xor ebx, ebx", "xor ecx, ecx")
+            w.emit("xor edx, edx")
+            w.dirty = False
+        _body(w, rings=s.number(0, 2) == 0, most=3)
+    for n in sorted(set(counters)):
+        w.read_counter(n)
+    w.read_counter(32)
+    return w.text(RINGS, [*HANDLERS, *TABLES])
+
+
 MAKERS: dict[str, Callable[[Source], str]] = {
     "integer": integer_program,
     "agreement": agreement_program,
     "anything": anything_program,
+    "running": running_program,
 }
 
 
@@ -844,3 +888,4 @@ def _strategy(maker: Callable[[Source], str]) -> Any:
 integer = _strategy(integer_program)
 agreement = _strategy(agreement_program)
 anything = _strategy(anything_program)
+running = _strategy(running_program)

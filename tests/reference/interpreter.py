@@ -6,11 +6,13 @@ per step, so programs that read time, or count cycles, are outside what it can j
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import iced_x86 as iced
 
 from .alu import AC, DF, ID, IF, IOPL, NT, RF, STATUS, TF, VM
 from .apic import Apic
-from .instructions import M64, RSP, Instructions, mnemonic, undefined_flags
+from .instructions import M64, RCX, RSP, Instructions, mnemonic, undefined_flags
 from .memory import APIC_PAGE, GP, NP, PF, SS, TS, UD, Fault, Memory, canonical
 from .memory import DF as DOUBLE_FAULT
 from .pmu import INST, MODELLED_EVENTS, MODELLED_FIXED, Gp, Pmu, Shape
@@ -59,6 +61,8 @@ class Reference(Instructions):
         ram_size: bytes of RAM, identity-mapped until the guest loads CR3.
         cpu_shape: the PMU of the CPU.
         model_rf: push RF=1 in the frame of a fault, as the SDM (volume 3, 17.3.1.1) asks.
+        exits: says of (mnemonic, ECX) whether the instruction is a VM exit; None: there is no
+            hypervisor.  Such an instruction retires nowhere: KVM counts it after its handler.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class Reference(Instructions):
         cpu_shape: Shape | None = None,
         *,
         model_rf: bool = False,
+        exits: Callable[[str, int], bool] | None = None,
     ) -> None:
         self.memory = Memory(ram_size)
         self.mem = self.memory.ram
@@ -83,6 +88,7 @@ class Reference(Instructions):
         self.pmu = Pmu(self.shape)
         self.apic = Apic()
         self.model_rf = model_rf
+        self.exits = exits
 
         self.regs = [0] * 16
         self.regs[RSP] = ram_size - 8
@@ -111,6 +117,7 @@ class Reference(Instructions):
         self.tainted: list[tuple[int, int]] = []
         self._frames: dict[int, int] = {}
 
+        self.running_writes = 0  # counters, as bits of GLOBAL_STATUS, written while they ran
         self.steps = 0
         self.retired = 0
         self.pmis = 0
@@ -204,6 +211,14 @@ class Reference(Instructions):
         self.rip = self.next
         if self.repeat:
             return
+        if self.write_after is not None:
+            self._note_running_write(self.write_after[0])
+        if self.exits is not None and self.exits(mnemonic(ins), regs[RCX] & 0xFFFFFFFF):
+            # kvm_skip_emulated_instruction(): the counters that are on now, of C0 and C4 only.
+            if self.write_after is not None:
+                self.wrmsr(*self.write_after)
+                self.write_after = None
+            found = [row for row in self.pmu.enables(self.cpl) if row[1][1] == 0]
         self.retired += 1
         self.classes.add(INST)
         overflowed, request = self.pmu.retire(found, frozenset(self.classes))
@@ -212,6 +227,13 @@ class Reference(Instructions):
             self.pmis += 1
         if self.write_after is not None:
             self.wrmsr(*self.write_after)
+
+    def _note_running_write(self, msr: int) -> None:
+        for counter in range(32 + self.shape.fixed):
+            names = (0xC1 + counter, 0x4C1 + counter) if counter < 32 else (0x309 + counter - 32,)
+            ever = {n for cpl in (0, 3) for n, _ in self.pmu.enables(cpl)}
+            if msr in names and counter in ever:
+                self.running_writes |= 1 << counter
 
     def fetch(self) -> iced.Instruction:
         """Decode at RIP.  Raises: Fault (#PF of the missing byte, #UD, #GP beyond 15 bytes)."""
