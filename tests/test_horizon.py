@@ -1,0 +1,184 @@
+"""The final record and memory are the same bytes for any horizon, slicing, tracing or snapshot.
+
+How far the interpreter runs without looking, how often it returns to Python and whether somebody listens
+are policies; nothing of them may be seen in the machine.
+"""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.reference import generator
+from tests.whole import (
+    LESSONS,
+    MODES,
+    assert_same,
+    lesson,
+    lesson_options,
+    machine,
+    seeded,
+    state,
+)
+from vpmu_emu._jit import COMPILES
+from vpmu_emu.asm import assemble
+from vpmu_emu.machine.state import RUN_SLICE
+
+modes = pytest.mark.parametrize("mode", MODES)
+lessons = pytest.mark.parametrize("name", LESSONS)
+kinds = pytest.mark.parametrize("kind", sorted(generator.MAKERS))
+POLICIES = ({"horizon": 1}, {"horizon": 3, "horizon_seed": 11}, {"horizon": 40, "horizon_seed": 7})
+EXAMPLES = settings(deadline=None) if COMPILES else settings(deadline=None, max_examples=8)
+
+
+def finish(program, mode, **options):
+    system = machine(program, mode, **options)
+    system.run()
+    return state(system)
+
+
+def in_slices(program, mode, times, **options):
+    """Run with a return to Python after each of `times` (in 1/16 cycle, from now)."""
+    system = machine(program, mode, **options)
+    code = RUN_SLICE
+    turns = 0
+    while code == RUN_SLICE:
+        code = system._turn(int(system.core.t) + times(turns))
+        turns += 1
+    return state(system), turns
+
+
+def all_policies(program, mode, **options):
+    plain = finish(program, mode, **options)
+    assert_same(plain, finish(program, mode, **options), f"{mode}: a second run")
+    for policy in POLICIES:
+        assert_same(plain, finish(program, mode, **policy, **options), f"{mode}: {policy}")
+    assert_same(plain, finish(program, mode, trace=True, **options), f"{mode}: traced")
+    chance = random.Random(5)
+    sliced, turns = in_slices(program, mode, lambda _: chance.randint(1, 3000), **options)
+    assert turns > 1
+    assert_same(plain, sliced, f"{mode}: in slices")
+
+
+@pytest.mark.uncompiled
+@lessons
+@modes
+def test_lessons(name, mode):
+    # without the compiler the longest lesson would take minutes
+    most = 60_000 if COMPILES else 1_500
+    all_policies(lesson(name), mode, max_insns=most, **lesson_options(name, mode))
+
+
+@EXAMPLES
+@given(
+    kind=st.sampled_from(sorted(generator.MAKERS)),
+    data=st.data(),
+    mode=st.sampled_from(MODES),
+    horizon=st.integers(1, 200),
+    seed=st.integers(1, (1 << 64) - 1),
+)
+def test_random_programs(kind, data, mode, horizon, seed):
+    text = data.draw(getattr(generator, kind)())
+    program = assemble(text)
+    plain = finish(program, mode)
+    for policy in ({"horizon": 1}, {"horizon": horizon, "horizon_seed": seed}, {"horizon": horizon}):
+        assert_same(plain, finish(program, mode, **policy), f"{mode} {policy}\n{text}")
+
+
+@pytest.mark.uncompiled
+@kinds
+@modes
+def test_fixed_seeds(kind, mode):
+    """A stable set besides the random one: it fails the same way for everybody."""
+    for seed in range(20 if COMPILES else 2):
+        all_policies(seeded(kind, seed), mode)
+
+
+@pytest.mark.uncompiled
+@kinds
+@modes
+def test_one_instruction_at_a_time(kind, mode):
+    for seed in range(20, 30 if COMPILES else 22):
+        program = seeded(kind, seed)
+        plain = finish(program, mode)
+        system = machine(program, mode)
+        stop = system.step()
+        count = 1
+        while stop.reason == "step":
+            stop = system.step()
+            count += 1
+        # a delivered exception takes a step, an iteration of REP too: never fewer than instructions
+        assert count > 20
+        assert_same(plain, state(system), f"{mode} {kind} {seed}: {count} steps")
+
+
+@pytest.mark.uncompiled
+@kinds
+@modes
+def test_a_snapshot_is_a_copy_of_the_bytes(kind, mode):
+    """Decoded code, ring and breakpoints stay behind: only record and memory are carried over."""
+    for seed in range(40, 50 if COMPILES else 43):
+        program = seeded(kind, seed)
+        plain = finish(program, mode)
+        first = machine(program, mode, horizon=5, horizon_seed=seed + 1)
+        for _ in range(3 + seed % 7):
+            code = first._turn(int(first.core.t) + 2000)
+        assert code == RUN_SLICE, "the snapshot must fall inside of the run"
+        record, memory = state(first)
+        second = machine(program, mode)
+        second._array.view(np.uint8)[:] = np.frombuffer(record, np.uint8)
+        second.M[:] = np.frombuffer(memory, np.uint8)
+        second.run()
+        assert_same(plain, state(second), f"{mode} {kind} {seed}: continued elsewhere")
+        first.run()
+        assert_same(plain, state(first), f"{mode} {kind} {seed}: continued where it was")
+
+
+@pytest.mark.uncompiled
+@modes
+def test_breakpoints_and_watchpoints_leave_no_mark(mode):
+    for seed in range(3):
+        program = seeded("anything", seed)
+        plain = finish(program, mode)
+        system = machine(program, mode)
+        system.E.watch_msr[0], system.E.watch_mode[0], system.E.n_watch = 0x38F, 3, 1
+        watched = 0
+        while (stop := system.run()).reason == "watch":
+            watched += 1
+            system.E.stop_request = 0
+        assert watched > 0
+        assert stop.reason != "break"
+        assert_same(plain, state(system), f"{mode} anything {seed}: watched")
+
+
+@pytest.mark.uncompiled
+@modes
+def test_host_contention_under_any_horizon(mode):
+    """Rotation timers, multiplexing and NMIs of the host's own events do not depend on the horizon."""
+    if mode == "bare":
+        pytest.skip("no host")
+    specs = ["instructions:H*5", "branches:D" if mode == "emulated" else "branches:HD"]
+    for seed in range(2):
+        program = seeded("anything", seed)
+        plain = finish(program, mode, host_events=specs)
+        for policy in POLICIES:
+            again = finish(program, mode, host_events=specs, **policy)
+            assert_same(plain, again, f"{mode} anything {seed} {policy}")
+
+
+@pytest.mark.uncompiled
+def test_the_trace_is_the_same_for_every_horizon():
+    """Not only the end: every event in between, at the same time."""
+    program = seeded("anything", 3)
+    for mode in MODES:
+        texts = []
+        for policy in ({}, *POLICIES):
+            system = machine(program, mode, trace=True, **policy)
+            system.run()
+            texts.append(system.events().tobytes())
+        assert len(texts[0]) > 0
+        assert len(set(texts)) == 1, mode

@@ -1,0 +1,582 @@
+"""The modes agree inside of the agreement class, and differ outside of it as docs/divergences.md says.
+
+Three steps: generated programs of the class end the same everywhere; random windows that leave it are
+predicted exactly by the rule of interception; every row of the document is shown by a program.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.conftest import ROOT
+from tests.reference import generator
+from tests.whole import machine
+from vpmu_emu._jit import COMPILES
+from vpmu_emu.asm import Program, assemble
+
+SHAPE = {"pmu.version": 2, "pmu.fixed": 3}
+FOUR = {
+    "bare": {"vpmu": "bare", "settings": SHAPE},
+    "emulated": {"vpmu": "emulated"},
+    "passthrough": {"vpmu": "passthrough"},
+    "all-passthrough": {"vpmu": "passthrough", "all_passthrough": True},
+}
+GUESTS = ("emulated", "passthrough")
+EVTSEL0, PMC0, A_PMC0, CTRL, STATUS = 0x186, 0xC1, 0x4C1, 0x38F, 0x38E
+INST, BRANCH = 0x4300C0, 0x4300C4
+TOP = 1 << 48
+
+
+def start(program: Program, mode: str, **options):
+    """A machine of one of the four modes."""
+    chosen = dict(FOUR[mode])
+    return machine(program, chosen.pop("vpmu"), **{**chosen, **options})
+
+
+# --- the agreement class --------------------------------------------------------------------------------
+def rest(program: Program, mode: str) -> dict[str, object]:
+    """Everything that a guest can know at the end."""
+    system = start(program, mode)
+    stop = system.run()
+    return {
+        "stop": str(stop),
+        "instructions": system.instructions,
+        **system.registers(),
+        **dict(system.guest_pmu().items()),
+        "memory": system.read(0, system.ram_size),
+        "serial": system.serial,
+    }
+
+
+def assert_agreement(text: str) -> None:
+    program = assemble(text)
+    wanted = rest(program, "bare")
+    assert "exit" in str(wanted["stop"])
+    for mode in ("emulated", "passthrough", "all-passthrough"):
+        found = rest(program, mode)
+        differs = {
+            k: (wanted[k], found[k]) if k != "memory" else "differs"
+            for k in wanted
+            if wanted[k] != found[k]
+        }
+        assert not differs, f"{mode} against bare: {differs}\n{text}"
+
+
+@(settings(deadline=None) if COMPILES else settings(deadline=None, max_examples=5))
+@given(generator.agreement())
+def test_programs_of_the_agreement_class(text):
+    assert_agreement(text)
+
+
+@pytest.mark.uncompiled
+def test_fixed_seeds_of_the_agreement_class():
+    for seed in range(100, 160 if COMPILES else 108):
+        assert_agreement(generator.from_seed("agreement", seed))
+
+
+# --- windows outside of the class: what counts where ----------------------------------------------------
+# A step of a window with counter 0 on C0 or C4, and what it is for the model below.
+INTERCEPTED = {
+    "bare": set(),
+    "emulated": {EVTSEL0, A_PMC0, CTRL, "rdpmc"},
+    "passthrough": {EVTSEL0},
+    "all-passthrough": set(),
+}
+STEPS = st.one_of(
+    st.tuples(st.just("nop"), st.integers(1, 4)),
+    st.tuples(st.just("jump"), st.integers(1, 3)),
+    st.tuples(st.just("cpuid"), st.integers(1, 2)),
+    st.tuples(st.just("select"), st.sampled_from([0, INST, BRANCH, 0x4100C0])),
+    st.tuples(st.just("global"), st.integers(0, 1)),
+    st.tuples(st.just("load"), st.sampled_from([0, 7, 1 << 40])),
+    st.tuples(st.just("read"), st.just(0)),
+)
+REGISTER = {"select": EVTSEL0, "global": CTRL, "load": A_PMC0}
+
+
+def write_text(index: int, value: int) -> str:
+    """Four instructions, the last of them WRMSR."""
+    return f"mov ecx, {index}\nmov eax, {value & 0xFFFFFFFF:#x}\nmov edx, {value >> 32:#x}\nwrmsr\n"
+
+
+def window_text(steps) -> str:
+    """The steps as a guest that leaves what it read in `found`."""
+    body = write_text(CTRL, 0) + write_text(EVTSEL0, 0) + write_text(A_PMC0, 0)
+    reads = jumps = 0
+    for what, value in steps:
+        if what == "nop":
+            body += "nop\n" * value
+        elif what == "cpuid":
+            body += "xor eax, eax\ncpuid\n" * value
+        elif what == "jump":
+            for _ in range(value):
+                body += f"jmp j{jumps}\nj{jumps}:\n"
+                jumps += 1
+        elif what == "read":
+            body += f"xor ecx, ecx\nrdpmc\nmov dword ptr [found + {8 * reads}], eax\n"
+            body += f"mov dword ptr [found + {8 * reads + 4}], edx\n"
+            reads += 1
+        else:
+            body += write_text(REGISTER[what], value)
+    head = ".intel_syntax noprefix\n.text\n_start:\n"
+    return head + body + f"xor eax, eax\nout 0xF4, al\n.bss\nfound: .zero {8 * reads + 8}\n"
+
+
+def predicted(steps, mode: str) -> tuple[list[int], int]:
+    """(values read, value at the end): one rule decides, whether an access is intercepted.
+
+    What is intercepted takes effect and then counts, in software, for C0; what is not retires with the
+    enables that it found and then takes effect.
+    """
+    caught = INTERCEPTED[mode]
+    selector, enable, count = 0, 0, 0
+    reads: list[int] = []
+
+    def retire(instructions: int, branches: int = 0) -> None:
+        nonlocal count
+        if enable and selector & 0x420000 == 0x420000:
+            event = selector & 0xFFFF
+            count += instructions if event == 0xC0 else branches
+        count %= TOP
+
+    for what, value in steps:
+        if what == "nop":
+            retire(value)
+        elif what == "cpuid":
+            retire(2 * value)
+        elif what == "jump":
+            retire(value, value)
+        elif what == "read":
+            retire(1)
+            reads.append(count)
+            retire(3)
+        else:
+            retire(3)
+            if REGISTER[what] not in caught:
+                retire(1)
+            if what == "select":
+                selector = value
+            elif what == "global":
+                enable = value
+            else:
+                count = value
+            if REGISTER[what] in caught:
+                retire(1)
+    retire(2)  # XOR, and OUT: it exits, so KVM counts it; without a hypervisor it retires
+    return reads, count
+
+
+def assert_window(steps) -> None:
+    text = window_text(steps)
+    program = assemble(text)
+    for mode in FOUR:
+        system = start(program, mode)
+        assert system.run().reason == "debug-exit", text
+        at = program.symbols["found"]
+        reads, last = predicted(steps, mode)
+        found = [int.from_bytes(system.read(at + 8 * k, 8), "little") for k in range(len(reads))]
+        assert found == reads, f"{mode}, values read\n{text}"
+        assert system.guest_pmu()["pmc"][0] == last, f"{mode}, value at the end\n{text}"
+
+
+@(settings(deadline=None) if COMPILES else settings(deadline=None, max_examples=40))
+@pytest.mark.uncompiled
+@given(st.lists(STEPS, min_size=1, max_size=9))
+def test_random_windows_differ_by_the_interception_alone(steps):
+    assert_window(steps)
+
+
+def test_the_model_is_not_blind():
+    """It tells the modes apart: opened by one register and closed by the other."""
+    steps = [("global", 0), ("select", INST), ("global", 1), ("nop", 3), ("select", 0)]
+    values = {mode: predicted(steps, mode)[1] for mode in FOUR}
+    assert values == {"bare": 7, "emulated": 7, "passthrough": 6, "all-passthrough": 7}
+
+
+# --- every row of the document --------------------------------------------------------------------------
+HEAD = """
+.intel_syntax noprefix
+.include "msr.inc"
+.include "macros.inc"
+.text
+.globl _start
+_start:
+"""
+TAIL = """
+    xor eax, eax
+    out 0xf4, al
+pmi:
+    push rax
+    mov rax, [rsp + 8]
+    mov [where], rax
+    pop rax
+    iretq
+.bss
+.balign 16
+where: .zero 8
+    idt_storage
+"""
+PMIS = """
+    load_idt
+    set_gate 2, pmi
+    lapic_enable_x2apic
+    mov ecx, 0x834
+    mov eax, 0x400
+    xor edx, edx
+    wrmsr
+"""
+
+
+def guest(body: str) -> Program:
+    return assemble(HEAD + body + TAIL)
+
+
+def end(body: str, mode: str, **options):
+    """(machine, result) after a run to the exit."""
+    options.setdefault("settings", {})
+    program = guest(body)
+    system = machine(program, mode, **options)
+    stop = system.run()
+    assert stop.reason == "debug-exit", str(stop)
+    return system, system.result(stop).to_json()
+
+
+def count(body: str, mode: str, **options) -> int:
+    return end(body, mode, **options)[1]["counters"]["pmc0"]
+
+
+def counts(body: str, **options) -> list[int]:
+    """PMC0 in bare, emulated, passthrough."""
+    return [count(body, "bare"), *(count(body, mode, **options) for mode in GUESTS)]
+
+
+def faults(body: str, mode: str, **options) -> bool:
+    """Whether it meets #GP or #UD: without an IDT that is a triple fault with this vector first."""
+    system = machine(guest(body), mode, **options)
+    stop = system.run()
+    assert stop.reason == "debug-exit" or (stop.reason == "triple-fault" and stop.info in (6, 13)), stop
+    return stop.reason == "triple-fault"
+
+
+def faulting(body: str, **options) -> list[bool]:
+    return [faults(body, "bare"), *(faults(body, mode, **options) for mode in GUESTS)]
+
+
+def opened(by: int, selector: int, preset: int = 0, before: str = "") -> str:
+    """Program counter 0 and open it with its selector or with GLOBAL_CTRL as the last write."""
+    first, second = ((CTRL, 1), (EVTSEL0, selector)) if by == EVTSEL0 else ((EVTSEL0, selector), (CTRL, 1))
+    off = write_text(CTRL, 0) + write_text(EVTSEL0, 0)
+    return off + write_text(A_PMC0, preset % TOP) + write_text(*first) + before + write_text(*second)
+
+
+CLOSE = write_text(CTRL, 0)
+CPUID = "xor eax, eax\ncpuid\n"
+INT = 1 << 20
+
+
+def intercepted_to_passed():
+    assert counts(opened(EVTSEL0, INST) + "nop\n" * 3 + CLOSE) == [7, 7, 8]
+
+
+def passed_to_intercepted():
+    assert counts(opened(CTRL, INST) + "nop\n" * 3 + write_text(EVTSEL0, 0)) == [7, 7, 6]
+
+
+def pmi_address(by: int, preset: int, mode: str, selector: int = INST | INT, body: str = "") -> int:
+    """How many bytes of the body (one-byte NOPs) had run when the PMI came."""
+    text = PMIS + opened(by, selector, preset) + "work:\n" + (body or "nop\n" * 12) + CLOSE
+    program = guest(text)
+    system = machine(program, mode)
+    assert system.run().reason == "debug-exit"
+    assert int(system.core.stats.pmis if mode != "bare" else system.core.stats.pmis_hw) == 1
+    return int.from_bytes(system.read(program.symbols["where"], 8), "little") - program.symbols["work"]
+
+
+def period_ends_earlier():
+    for period in range(3, 10):
+        by_global = [pmi_address(CTRL, -period, mode) for mode in ("bare", *GUESTS)]
+        assert by_global == [period, period - 1, period]
+        # the selector is intercepted when passed through, too
+        by_selector = [pmi_address(EVTSEL0, -period, mode) for mode in ("bare", *GUESTS)]
+        assert by_selector == [period, period - 1, period - 1]
+
+
+def one_event_late():
+    jumps = "".join(f"jmp k{i}\nk{i}:\n" for i in range(3))
+    found = [pmi_address(CTRL, -1, mode, BRANCH | INT, jumps) for mode in ("bare", *GUESTS)]
+    assert found == [2, 4, 2]  # a short JMP has two bytes
+
+
+def overflow_lost():
+    text = opened(EVTSEL0, INST, -2) + "xor eax, eax\nwrmsr\n"
+    status = [end(text, mode)[1]["global_status"] for mode in ("bare", *GUESTS)]
+    assert status == [1, 0, 1]
+    assert counts(text) == [0, 0, 0]
+
+
+def first_count_wraps():
+    text = PMIS + opened(EVTSEL0, INST | INT, -1) + "nop\nnop\n" + CLOSE
+    found = []
+    for mode in ("bare", "emulated"):
+        _system, result = end(text, mode)
+        found.append((result["global_status"], result["pmis" if mode != "bare" else "pmis_hw"]))
+    assert found == [(1, 1), (1, 0)]
+
+
+def read_while_it_runs():
+    text = opened(CTRL, INST) + "nop\n" * 5 + "xor ecx, ecx\nrdpmc\nmov esi, eax\n" + CLOSE
+    reads = [end(text, mode)[1]["registers"]["rsi"] for mode in ("bare", *GUESTS)]
+    assert reads == [6, 7, 6]
+    assert len(set(counts(text))) == 1
+
+
+def running_counter_overflows_late():
+    text = opened(CTRL, INST) + "nop\n" * 5 + write_text(A_PMC0, TOP - 20) + "nop\n" * 40 + CLOSE
+    values = counts(text)
+    assert values == [24, 24, 24]
+    first, second = ("".join(f"jmp {x}{i}\n{x}{i}:\n" for i in range(n)) for x, n in (("a", 5), ("b", 12)))
+    late = PMIS + opened(CTRL, BRANCH | INT) + first
+    late += write_text(A_PMC0, TOP - 4) + "work:\n" + second + CLOSE
+    program = guest(late)
+    places = []
+    for mode in ("bare", *GUESTS):
+        system = machine(program, mode)
+        system.run()
+        address = int.from_bytes(system.read(program.symbols["where"], 8), "little")
+        places.append((address - program.symbols["work"]) // 2)
+    assert places == [4, 9, 4]
+
+
+def plain_software_counts():
+    text = opened(CTRL, INST | 0xFF << 24) + CPUID * 3 + CLOSE
+    # the opener counts in `emulated`, passed through only CPUID does
+    assert counts(text) == [0, 4, 3]
+
+
+def other_events_retire_nowhere():
+    # SLOTS: those that CPUID takes on silicon are the host's in a guest
+    def slots(body: str) -> list[int]:
+        return counts(opened(CTRL, 0x4301A4) + body + CLOSE)
+
+    grown = [b - a for a, b in zip(slots(CPUID), slots(CPUID * 4), strict=True)]
+    assert grown[0] > 3 * grown[1] > 0
+    assert grown[0] > 3 * grown[2] > 0
+
+
+def far_branches_agree():
+    text = "load_idt\nset_gate 0x40, pmi\n" + opened(CTRL, 0x4340C4) + "int 0x40\n" * 3 + CLOSE
+    assert counts(text) == [6, 6, 6]
+
+
+def cycles_of_the_guest_alone():
+    text = opened(CTRL, 0x43003C) + CPUID + CLOSE
+    for mode in GUESTS:
+        system, result = end(text, mode)
+        assert 0 < result["counters"]["pmc0"] < result["cycles"] - (int(system.core.stats.host_time) >> 4)
+
+
+def time_goes_on_in_the_host():
+    text = "rdtsc\nmov rsi, rax\n" + CPUID + "rdtsc\nsub rax, rsi\nmov rdi, rax\n"
+    bare, *others = (end(text, mode)[1]["registers"]["rdi"] for mode in ("bare", *GUESTS))
+    assert all(bare < other for other in others)
+
+
+def pinned_events_hold_the_counters():
+    text = opened(CTRL, INST) + "nop\n" * 5 + CPUID * 2 + CLOSE
+    # 2 CPUID and the opening write, in software
+    assert count(text, "emulated", host_events=["instructions:D*12"]) == 3
+    assert count(text, "emulated") == count(text, "bare")
+
+
+def masked_lvtpc():
+    text = opened(CTRL, INST | INT, -4) + "nop\n" * 8 + CLOSE
+    for mode in ("bare", *GUESTS):
+        _, result = end(text, mode)
+        assert (result["global_status"], result["pmis"]) == (1, 0)
+
+
+def recognised_at_the_next_entry():
+    for mode, reason in (("emulated", "EXCEPTION_NMI"), ("passthrough", "EXTERNAL_INTERRUPT")):
+        text = PMIS + opened(CTRL, INST | INT, -5) + "nop\n" * 9 + CLOSE
+        assert end(text, mode)[1]["exits"][reason] == 1
+
+
+def filtered_events(tmp: Path):
+    path = tmp / "filter.toml"
+    path.write_text('action = "deny"\nevents = [0xC0]\n')
+    text = opened(CTRL, INST) + CPUID + CLOSE + "mov ecx, 0x186\nrdmsr\nmov rsi, rax\n"
+    for mode in GUESTS:
+        _, result = end(text, mode, filter=path)
+        assert result["counters"]["pmc0"] == 0
+        assert result["registers"]["rsi"] == INST
+
+
+def counter_that_cpuid_does_not_show():
+    text = "mov ecx, 0x40000003\nrdpmc\nmov rsi, rax\n"
+    assert faulting(text) == [False, True, False]
+    assert end(text, "passthrough")[1]["registers"]["rsi"] == 0
+    assert faults("mov ecx, 0x40000009\nrdpmc\n", "passthrough")
+
+
+def rdpmc_of_metrics():
+    text = "mov ecx, 0x20000000\nrdpmc\nmov rsi, rax\n"
+    has_it = {"settings": {"pmu.perf_caps": 0xA000}}
+    assert faults(text, "bare")
+    assert not faults(text, "bare", **has_it)
+    assert faults(text, "emulated", **has_it)
+    assert faults(text, "passthrough")
+    assert end(text, "passthrough", **has_it)[1]["registers"]["rsi"] == 0
+
+
+def enable_of_an_absent_counter():
+    assert faulting(write_text(CTRL, 1 << 35)) == [False, True, False]
+
+
+def reset_bits():
+    for bit in range(58, 63):
+        assert faults(write_text(0x390, 1 << bit), "emulated"), bit
+        assert not faults(write_text(0x390, 1 << bit), "passthrough")
+
+
+def fixed_counter_beyond_its_width():
+    text = write_text(0x309, 1 << 60 | 5)
+    assert faulting(text) == [True, False, True]
+    assert end(text, "emulated")[1]["counters"]["fixed0"] == 5
+
+
+def any_thread():
+    assert faulting(write_text(EVTSEL0, 1 << 21)) == [False, True, True]
+    assert faulting(write_text(0x38D, 1 << 2)) == [False, True, True]
+
+
+def status_set_and_inuse():
+    assert faulting(write_text(0x391, 0)) == [False, True, True]
+    assert faulting("mov ecx, 0x392\nrdmsr\n") == [False, True, True]
+
+
+def absence_that_kvm_hides():
+    for index in (0xC1, 0xC2, 0x186, 0x187, *range(0xC0010000, 0xC0010008)):
+        text = write_text(index, 5) + f"mov ecx, {index}\nrdmsr\nmov rsi, rax\n"
+        assert faults(text, "bare", settings={"pmu.version": 0}), hex(index)
+        assert end(text, "none")[1]["registers"]["rsi"] == 0
+    for mode in GUESTS:
+        assert end(write_text(0xC0010000, 5), mode)
+
+
+def freeze_is_not_offered():
+    assert faulting(write_text(0x1D9, 1 << 12)) == [False, True, True]
+
+
+def hypercall():
+    assert faulting("vmcall\nmov rsi, rax\n") == [True, False, False]
+    for mode in GUESTS:
+        assert end("vmcall\nmov rsi, rax\n", mode)[1]["registers"]["rsi"] == (1 << 64) - 1000
+
+
+def host_event(spec: str, mode: str = "passthrough", index: int = 0) -> dict:
+    return end(CPUID * 3, mode, host_events=spec.split())[1]["perf"]["events"][index]
+
+
+def host_event_that_includes_the_guest():
+    event = host_event("instructions:D")
+    assert (event["state"], event["cause"]) == ("ERROR", "guest owns the PMU")
+
+
+def host_event_that_excludes_the_guest():
+    event = host_event("instructions:H")
+    assert event["state"] == "ACTIVE"
+    assert event["running"] < event["enabled"]
+
+
+def pinned_event_that_does_not_fit():
+    events = end("nop\n", "emulated", host_events=["branches:D*9", "instructions:D"])[1]["perf"]["events"]
+    assert [event["state"] for event in events] == ["ACTIVE"] * 8 + ["ERROR"] * 2
+
+
+def no_global_check():
+    text = write_text(CTRL, 0) + write_text(EVTSEL0, INST) + CPUID * 2
+    plain, quirky = (count(text, "passthrough", quirks=q) for q in ((), ("v1-no-global-check",)))
+    # WRMSR to the selector, 2 CPUID, OUT
+    assert (plain, quirky) == (0, 4)
+
+
+LINUX = "tests/linux/uncompiled"
+ROWS: dict[str, Callable[..., None] | str] = {
+    "window opened by an intercepted WRMSR, closed by a passed-through one": intercepted_to_passed,
+    "window opened by a passed-through WRMSR, closed by an intercepted one": passed_to_intercepted,
+    "a PMI is taken within the count": period_ends_earlier,
+    "count starts at 1 from overflow (preset −1)": one_event_late,
+    "software counts leave a running counter 1 from overflow, and one hardware event follows before the"
+    " next exit that counts or closes": overflow_lost,
+    "the first event counted after a new selector is one that KVM emulates, and it wraps the counter":
+        first_count_wraps,
+    "counter of instructions read while it runs": read_while_it_runs,
+    "write to a counter that runs": running_counter_overflows_late,
+    "CMASK, INV or EDGE on C0 or C4": plain_software_counts,
+    "any other event on an instruction that exits (loads, cycles, slots, other branch events)":
+        other_events_retire_nowhere,
+    "far branches, calls, interrupts": far_branches_agree,
+    "cycles, reference cycles, slots over a window with exits": cycles_of_the_guest_alone,
+    "time read by RDTSC, deadlines, number of ticks": time_goes_on_in_the_host,
+    "pinned host events hold the counters": pinned_events_hold_the_counters,
+    "guest's toggle of GLOBAL_CTRL or a new selector while its event is in ERROR":
+        f"{LINUX}/test_perf.py::test_error_is_left_by_enabling_again",
+    "more than 100000/HZ overflows of one counter within a tick": f"{LINUX}/test_perf.py::test_throttling",
+    "second overflow before KVM_REQ_PMU of the first":
+        f"{LINUX}/test_emulated.py::test_one_pmi_per_overflow",
+    "overflow while the guest's LVTPC is masked": masked_lvtpc,
+    "PMI with NMI delivery":
+        f"{LINUX}/test_emulated.py::test_second_overflow_in_an_nmi_handler_comes_once_after_iret",
+    "where a PMI is recognised": recognised_at_the_next_entry,
+    "events that the filter denies": filtered_events,
+    "RDPMC of a counter that CPUID does not show": counter_that_cpuid_does_not_show,
+    "RDPMC type 0x2000 (PERF_METRICS)": rdpmc_of_metrics,
+    "GLOBAL_CTRL bit of a counter that the guest does not have": enable_of_an_absent_counter,
+    "GLOBAL_STATUS_RESET bits 58, 59, 60, 61, 62": reset_bits,
+    "FIXED_CTRn written with bits beyond the width": fixed_counter_beyond_its_width,
+    "IA32_PERFEVTSELn.ANY (bit 21), FIXED_CTR_CTRL AnyThread bits": any_thread,
+    "MSRs 0x391, 0x392": status_set_and_inuse,
+    "absent 0xC1, 0xC2, 0x186, 0x187, K7 0xC0010000–7": absence_that_kvm_hides,
+    "freeze on PMI (DEBUGCTL bit 12)": freeze_is_not_offered,
+    "VMCALL": hypercall,
+    "host event without `exclude_guest`": host_event_that_includes_the_guest,
+    "host event with `exclude_guest`": host_event_that_excludes_the_guest,
+    "a pinned host event that does not fit": pinned_event_that_does_not_fit,
+    "`v1-no-global-check`": no_global_check,
+    "`v1-fixed-no-pmi`":
+        f"{LINUX}/test_passthrough.py::test_emulated_instruction_overflows_a_fixed_counter",
+    "`v1-sibling-error`": f"{LINUX}/test_passthrough.py::test_sibling_error",
+    "`v1-filter-update`": f"{LINUX}/test_filter.py::test_a_new_filter_reaches_programmed_selectors",
+}  # fmt: skip
+
+
+def document_rows() -> list[str]:
+    lines = (ROOT / "docs" / "divergences.md").read_text().splitlines()
+    cells = [line.split("|")[1].strip() for line in lines if line.startswith("|")]
+    return [cell for cell in cells if cell not in ("condition", "quirk", "---")]
+
+
+def test_every_row_of_the_document_is_shown_and_no_other():
+    rows = document_rows()
+    assert len(rows) == len(set(rows))
+    assert sorted(rows) == sorted(ROWS)
+
+
+@pytest.mark.uncompiled
+@pytest.mark.parametrize("row", ROWS)
+def test_row(row, tmp_path):
+    show = ROWS[row]
+    if isinstance(show, str):
+        # shown where the kernel function is tested: the test must be there
+        file, name = show.split("::")
+        assert re.search(rf"^def {name}\(", (ROOT / file).read_text(), re.MULTILINE), show
+    elif show is filtered_events:
+        show(tmp_path)
+    else:
+        show()
