@@ -234,6 +234,31 @@ def test_the_first_count_of_a_new_event_brings_no_pmi():
     assert (result["pmis"], result["global_status"]) == (0, 1)
 
 
+REARM = """
+    WRMSR32 0x38f, 0
+    WRMSR32 0x390, 1
+    mov ecx, 0x4c1
+    mov eax, -40
+    mov edx, 0xffff
+    wrmsr
+    WRMSR32 0x834, 0x20
+    WRMSR32 0x80b, 0
+    WRMSR32 0x38f, 1
+"""
+
+
+def test_throttling_ends_with_the_reprogram_that_every_overflow_brings():
+    """perf stops an event after 100000 / HZ overflows in a tick; scheduling it in again forgives all."""
+    guest = pmi_guest(None, FIXED, REARM, nops=600)
+    machine = system(guest, "emulated")
+    machine.S.config.max_samples_per_tick = 5
+    machine.S.config.tick_interval = 1 << 40
+    result = machine.result(machine.run()).to_json()
+    assert result["perf"]["throttles"] == result["pmis"] // 6 > 1
+    assert result["pmis"] == run(guest, "emulated")[1]["pmis"]
+    assert result["pmis"] >= run(guest, "bare")[1]["pmis"]
+
+
 def test_contention_freezes_the_guest_silently():
     body = window(" nop\n" * 50)
     _machine, result = run(body, "emulated", host_events=["instructions:D*12"])

@@ -93,6 +93,7 @@ def perf_event_nmi_handler(S, E):
     host.enabled = was_enabled
     if was_enabled != 0:
         intel_pmu_enable_all(S, E)
+    host_timer_program(S, E)  # a throttled event needs the next tick
     # Since Haswell the entry is unmasked last, after every counter has a new period.
     wrmsrl(S, E, MSR_APIC_LVTPC, APIC_DM_NMI)
 
