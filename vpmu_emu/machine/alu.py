@@ -195,15 +195,15 @@ def _next(core, u, code):
 def _binary(core, M, E, u, op, size, sh):
     x = ZERO
     if op != O_MOV:
-        code, x = get(core, M, E, u, u.dst, u.a, size)
+        code, x = get(core, M, E, u, np.int64(u.dst), np.int64(u.a), size)
         if code != CODE_NEXT:
             return code
-    code, y = get(core, M, E, u, u.src, u.r, size)
+    code, y = get(core, M, E, u, np.int64(u.src), np.int64(u.r), size)
     if code != CODE_NEXT:
         return code
     cv = core.cv
     if op == O_MOV:
-        return put(core, M, E, u, u.dst, u.a, size, y)
+        return put(core, M, E, u, np.int64(u.dst), np.int64(u.a), size, y)
     if op == O_ADD:
         z, cv = sem.add(x, y, cv, sh)
     elif op == O_OR:
@@ -220,7 +220,7 @@ def _binary(core, M, E, u, op, size, sh):
         z, cv = sem.sub(x, y, cv, sh)
     code = CODE_NEXT
     if op != O_CMP and op != O_TEST:
-        code = put(core, M, E, u, u.dst, u.a, size, z)
+        code = put(core, M, E, u, np.int64(u.dst), np.int64(u.a), size, z)
         if code == CODE_FAULT:
             return code
     set_flags(core, z, cv, sh)
@@ -229,19 +229,19 @@ def _binary(core, M, E, u, op, size, sh):
 
 @jit()
 def _unary(core, M, E, u, op, size, sh):
-    code, x = get(core, M, E, u, u.dst, u.a, size)
+    code, x = get(core, M, E, u, np.int64(u.dst), np.int64(u.a), size)
     if code != CODE_NEXT:
         return code
     cv = core.cv
     if op == O_NOT:
-        return put(core, M, E, u, u.dst, u.a, size, ~x & (ALL >> sh))
+        return put(core, M, E, u, np.int64(u.dst), np.int64(u.a), size, ~x & (ALL >> sh))
     if op == O_INC:
         z, cv = sem.inc(x, ONE, cv, sh)
     elif op == O_DEC:
         z, cv = sem.dec(x, ONE, cv, sh)
     else:
         z, cv = sem.neg(x, ZERO, cv, sh)
-    code = put(core, M, E, u, u.dst, u.a, size, z)
+    code = put(core, M, E, u, np.int64(u.dst), np.int64(u.a), size, z)
     if code != CODE_FAULT:
         set_flags(core, z, cv, sh)
     return code
@@ -249,13 +249,13 @@ def _unary(core, M, E, u, op, size, sh):
 
 @jit()
 def _shift(core, M, E, u, op, size, sh):
-    code, x = get(core, M, E, u, u.dst, u.a, size)
+    code, x = get(core, M, E, u, np.int64(u.dst), np.int64(u.a), size)
     if code != CODE_NEXT:
         return code
     n = core.regs[RCX] & BYTE if u.src == K_CL else u.imm & BYTE
     n = shift_count(n, sh)
     if n == ZERO:  # no flag changes, but a 32-bit destination is written
-        return put(core, M, E, u, u.dst, u.a, size, x)
+        return put(core, M, E, u, np.int64(u.dst), np.int64(u.a), size, x)
     cv = core.cv
     if op == O_SHL:
         z, cv = sem.shl(x, n, cv, sh)
@@ -267,7 +267,7 @@ def _shift(core, M, E, u, op, size, sh):
         z, cv = sem.rol(x, n, cv, sh)
     else:
         z, cv = sem.ror(x, n, cv, sh)
-    code = put(core, M, E, u, u.dst, u.a, size, z)
+    code = put(core, M, E, u, np.int64(u.dst), np.int64(u.a), size, z)
     if code != CODE_FAULT:
         if op == O_ROL or op == O_ROR:
             core.cv = cv
@@ -278,19 +278,19 @@ def _shift(core, M, E, u, op, size, sh):
 
 @jit()
 def _double_shift(core, M, E, u, op, size, sh):
-    code, x = get(core, M, E, u, u.dst, u.a, size)
+    code, x = get(core, M, E, u, np.int64(u.dst), np.int64(u.a), size)
     if code != CODE_NEXT:
         return code
     y = core.regs[u.r] & (ALL >> sh)
     n = core.regs[RCX] & BYTE if u.cc == K_CL else u.imm & BYTE
     n = shift_count(n, sh)
     if n == ZERO:
-        return put(core, M, E, u, u.dst, u.a, size, x)
+        return put(core, M, E, u, np.int64(u.dst), np.int64(u.a), size, x)
     if op == O_SHLD:
         z, cv = sem.shld(x, y, n, sh)
     else:
         z, cv = sem.shrd(x, y, n, sh)
-    code = put(core, M, E, u, u.dst, u.a, size, z)
+    code = put(core, M, E, u, np.int64(u.dst), np.int64(u.a), size, z)
     if code != CODE_FAULT:
         set_flags(core, z, cv, sh)
     return code
@@ -299,15 +299,15 @@ def _double_shift(core, M, E, u, op, size, sh):
 @jit()
 def _multiply(core, M, E, u, op, size, sh):
     if op == O_IMUL:
-        code, x = get(core, M, E, u, u.src, u.r, size)
+        code, x = get(core, M, E, u, np.int64(u.src), np.int64(u.r), size)
         if code != CODE_NEXT:
             return code
         y = u.imm & (ALL >> sh) if u.cc == K_IMM else core.regs[u.a] & (ALL >> sh)
         lo, _hi, cv = sem.imul(x, y, sh)
-        put_register(core, u.a, size, lo)
+        put_register(core, np.int64(u.a), size, lo)
         set_flags(core, lo, cv, sh)
         return CODE_NEXT
-    code, x = get(core, M, E, u, u.dst, u.a, size)
+    code, x = get(core, M, E, u, np.int64(u.dst), np.int64(u.a), size)
     if code != CODE_NEXT:
         return code
     acc = core.regs[RAX] & (ALL >> sh)
@@ -374,7 +374,7 @@ def _bits(core, M, E, u, op, size, sh):
             if code == CODE_FAULT:
                 return code
         else:
-            put_register(core, u.a, size, z)
+            put_register(core, np.int64(u.a), size, z)
     cf = (x >> bit) & ONE
     of = (core.cv ^ (core.cv << ONE)) >> U63
     core.cv = cf_of(cf, of) | (core.cv & U8)
@@ -383,7 +383,7 @@ def _bits(core, M, E, u, op, size, sh):
 
 @jit()
 def _scans(core, M, E, u, op, size, sh):
-    code, x = get(core, M, E, u, u.src, u.r, size)
+    code, x = get(core, M, E, u, np.int64(u.src), np.int64(u.r), size)
     if code != CODE_NEXT:
         return code
     if op == O_BSF or op == O_BSR:
@@ -392,17 +392,17 @@ def _scans(core, M, E, u, op, size, sh):
             return CODE_NEXT
         z = bit_scan(1 if op == O_BSR else 0, x)
         core.fz = ONE
-        put_register(core, u.a, size, z)
+        put_register(core, np.int64(u.a), size, z)
         return CODE_NEXT
     if op == O_POPCNT:
         z = popcount(x)
-        put_register(core, u.a, size, z)
+        put_register(core, np.int64(u.a), size, z)
         core.fz = x
         core.fs = ONE  # SF and PF are cleared
         core.cv = ZERO
         return CODE_NEXT
     z = lzcnt(x, sh) if op == O_LZCNT else tzcnt(x, sh)
-    put_register(core, u.a, size, z)
+    put_register(core, np.int64(u.a), size, z)
     core.fz = z
     core.cv = cf_of(ONE if x == ZERO else ZERO, ZERO)
     return CODE_NEXT
@@ -410,7 +410,7 @@ def _scans(core, M, E, u, op, size, sh):
 
 @jit()
 def _exchange(core, M, E, u, op, size, sh):
-    code, x = get(core, M, E, u, u.dst, u.a, size)
+    code, x = get(core, M, E, u, np.int64(u.dst), np.int64(u.a), size)
     if code != CODE_NEXT:
         return code
     if op == O_XCHG:
@@ -421,30 +421,30 @@ def _exchange(core, M, E, u, op, size, sh):
                 return code
             code = write(core, M, E, address(core, u), size, x)
             if code != CODE_FAULT:
-                put(core, M, E, u, u.dst, u.a, size, y)
+                put(core, M, E, u, np.int64(u.dst), np.int64(u.a), size, y)
             return code
-        _ok, y = get(core, M, E, u, u.src, u.r, size)
-        code = put(core, M, E, u, u.dst, u.a, size, y)
+        _ok, y = get(core, M, E, u, np.int64(u.src), np.int64(u.r), size)
+        code = put(core, M, E, u, np.int64(u.dst), np.int64(u.a), size, y)
         if code != CODE_FAULT:
-            put(core, M, E, u, u.src, u.r, size, x)
+            put(core, M, E, u, np.int64(u.src), np.int64(u.r), size, x)
         return code
-    _ok, y = get(core, M, E, u, u.src, u.r, size)
+    _ok, y = get(core, M, E, u, np.int64(u.src), np.int64(u.r), size)
     if op == O_XADD:
         z, cv = sem.add(x, y, core.cv, sh)
         if u.dst == K_MEM:
-            code = put(core, M, E, u, u.dst, u.a, size, z)
+            code = put(core, M, E, u, np.int64(u.dst), np.int64(u.a), size, z)
             if code == CODE_FAULT:
                 return code
-            put(core, M, E, u, u.src, u.r, size, x)
+            put(core, M, E, u, np.int64(u.src), np.int64(u.r), size, x)
         else:
-            put(core, M, E, u, u.src, u.r, size, x)
-            put(core, M, E, u, u.dst, u.a, size, z)
+            put(core, M, E, u, np.int64(u.src), np.int64(u.r), size, x)
+            put(core, M, E, u, np.int64(u.dst), np.int64(u.a), size, z)
         set_flags(core, z, cv, sh)
         return code
     acc = core.regs[RAX] & (ALL >> sh)
     z, cv = sem.sub(acc, x, core.cv, sh)
     if acc == x:
-        code = put(core, M, E, u, u.dst, u.a, size, y)
+        code = put(core, M, E, u, np.int64(u.dst), np.int64(u.a), size, y)
         if code == CODE_FAULT:
             return code
     else:
@@ -464,7 +464,7 @@ def _stack(core, M, E, u, op, size):
             return push(core, M, E, size, core.selectors[4])
         if u.dst == K_REG and u.a == REG_GS:
             return push(core, M, E, size, core.selectors[5])
-        code, x = get(core, M, E, u, u.dst, u.a, size)
+        code, x = get(core, M, E, u, np.int64(u.dst), np.int64(u.a), size)
         if code != CODE_NEXT:
             return code
         return push(core, M, E, size, x)
@@ -481,7 +481,7 @@ def _stack(core, M, E, u, op, size):
             core.regs[RSP] = sp + size
             return CODE_NEXT
         core.regs[RSP] = sp + size  # an address through rsp uses the new value
-        code = put(core, M, E, u, u.dst, u.a, size, x)
+        code = put(core, M, E, u, np.int64(u.dst), np.int64(u.a), size, x)
         if code == CODE_FAULT:
             core.regs[RSP] = sp
         return code
@@ -542,7 +542,7 @@ def _jump(core, M, E, u, op):
         regs[RSP] += U8 + u.imm
         core.rip = target
         return CODE_JUMP
-    code, target = get(core, M, E, u, u.dst, u.a, U8)
+    code, target = get(core, M, E, u, np.int64(u.dst), np.int64(u.a), U8)
     if code != CODE_NEXT:
         return code
     if op == O_CALL:
@@ -637,17 +637,17 @@ def execute_general(core, M, E, u):
         return _multiply(core, M, E, u, op, size, sh)
     if op == O_MOVZX or op == O_MOVSX:
         size2 = U64(u.width2) >> U64(3)
-        code, x = get(core, M, E, u, u.src, u.r, size2)
+        code, x = get(core, M, E, u, np.int64(u.src), np.int64(u.r), size2)
         if code != CODE_NEXT:
             return code
         if op == O_MOVSX:
             x = sext(x, U64(64) - U64(u.width2))
-        put_register(core, u.a, size, x)
+        put_register(core, np.int64(u.a), size, x)
         return CODE_NEXT
     if op == O_LEA:
         # LEA ignores segment bases
         z = core.regs[u.b] + (core.regs[u.c] << U64(u.scale)) + u.disp
-        put_register(core, u.a, size, z)
+        put_register(core, np.int64(u.a), size, z)
         return CODE_NEXT
     if op <= O_XADD:
         return _next(core, u, _exchange(core, M, E, u, op, size, sh))
@@ -656,7 +656,7 @@ def execute_general(core, M, E, u):
     if op <= O_POPCNT:
         return _scans(core, M, E, u, op, size, sh)
     if op == O_BSWAP:
-        put_register(core, u.a, size, bswap(core.regs[u.a], sh))
+        put_register(core, np.int64(u.a), size, bswap(core.regs[u.a], sh))
         return CODE_NEXT
     if op == O_CDQE:
         half = sh + ((U64(64) - sh) >> ONE)
@@ -672,14 +672,14 @@ def execute_general(core, M, E, u):
         return _jump(core, M, E, u, op)
     if op == O_SETCC:
         holds = condition(np.int64(u.cc), core.fz, core.fs, core.cv)
-        return _next(core, u, put(core, M, E, u, u.dst, u.a, ONE, U64(holds)))
+        return _next(core, u, put(core, M, E, u, np.int64(u.dst), np.int64(u.a), ONE, U64(holds)))
     if op == O_CMOVCC:
-        code, x = get(core, M, E, u, u.src, u.r, size)
+        code, x = get(core, M, E, u, np.int64(u.src), np.int64(u.r), size)
         if code != CODE_NEXT:
             return code
         if condition(np.int64(u.cc), core.fz, core.fs, core.cv) == 0:
             x = core.regs[u.a]
-        put_register(core, u.a, size, x)
+        put_register(core, np.int64(u.a), size, x)
         return CODE_NEXT
     if op <= O_CMPS:
         return _next(core, u, _string(core, M, E, u, op, size, sh))

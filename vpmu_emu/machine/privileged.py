@@ -42,6 +42,7 @@ from vpmu_emu.machine.msr import (
 )
 from vpmu_emu.machine.ops import K_IMM, K_MEM, SYSTEM_OP
 from vpmu_emu.machine.platform import port_in, port_out
+from vpmu_emu.machine.pmu import pmu_check
 from vpmu_emu.machine.ring import TR_EXCEPTION, TR_GUEST_RDPMC, emit
 from vpmu_emu.machine.state import (
     CLASS,
@@ -120,6 +121,9 @@ CR8_MAX = U64(15)
 EFER_SCE = ONE
 _U4 = U64(4)
 _TSS_BUSY = U64(1 << 41)
+_DESC_SEGMENT = U64(1 << 44)  # S: code or data
+_DESC_CODE_READ = U64(5 << 41)  # code bit and readable bit
+_DESC_CODE = U64(1 << 43)
 _TSS_TYPES = U64(0xD)
 _IO_IN = U64(8)
 _SS_SELECTOR_8 = U64(8)
@@ -219,6 +223,7 @@ def _wrmsr(core, M, E, u):
         old = msr_value(core, rn, index)
     retire(core, u)
     spend(core, core.latency[LAT_WRMSR] - core.latency[LAT_MSR])
+    pmu_check(core, E)  # if it overflows a counter by retiring, that comes before its effect
     if rn != DROPPED:
         msr_apply(core, E, rn, index, value)
     core.rip = u.rip
@@ -493,7 +498,7 @@ def _segments(core, M, E, u, op):
             fault(E, VECTOR_UD, 0, ZERO)
             return CODE_FAULT
         size = U64(2) if u.dst == K_MEM else U64(u.width) >> U3
-        code = put(core, M, E, u, u.dst, u.a, size, core.selectors[n])
+        code = put(core, M, E, u, np.int64(u.dst), np.int64(u.a), size, core.selectors[n])
         if code == CODE_FAULT:
             return code
         retire(core, u)
@@ -514,6 +519,9 @@ def _segments(core, M, E, u, op):
         dpl = np.int64((desc >> U64(45)) & U3)
         if n == 2 and (dpl != core.cpl or np.int64(selector & U3) != core.cpl):
             fault(E, VECTOR_GP, 1, selector & ~U3)
+            return CODE_FAULT
+        if n != 2 and (desc & _DESC_SEGMENT == ZERO or desc & _DESC_CODE_READ == _DESC_CODE):
+            fault(E, VECTOR_GP, 1, selector & ~U3)  # neither data nor code that may be read
             return CODE_FAULT
         if n >= 4:  # a loaded descriptor's base is 32 bits; the tables here use 0
             base = ((desc >> U16) & U64(0xFF_FFFF)) | ((desc >> U32) & U64(0xFF00_0000))
@@ -564,7 +572,8 @@ def _tables(core, M, E, u, op):
 def _task_register(core, M, E, u, op):
     size = U64(2) if u.dst == K_MEM else U64(u.width) >> U3
     if op == S_STR or op == S_SLDT:
-        code = put(core, M, E, u, u.dst, u.a, size, core.tr if op == S_STR else core.ldtr)
+        value = core.tr if op == S_STR else core.ldtr
+        code = put(core, M, E, u, np.int64(u.dst), np.int64(u.a), size, value)
         if code == CODE_FAULT:
             return code
         retire(core, u)
