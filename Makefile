@@ -37,7 +37,7 @@ test: lint
 	$(MAKE) coverage
 
 coverage: setup
-	NUMBA_DISABLE_JIT=1 $(BIN)/python -m coverage run --branch -m pytest -q -m uncompiled -p no:cacheprovider
+	NUMBA_DISABLE_JIT=1 VPMU_HYPOTHESIS=uncompiled $(BIN)/python -m coverage run --branch -m pytest -q -m uncompiled -p no:cacheprovider
 	$(BIN)/python -m coverage report
 
 bench: setup

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 ROOT = Path(__file__).resolve().parent.parent
 
 # Deadlines measure the machine, not the code; the first example of a test may compile.
-for name, examples in (("dev", 25), ("ci", 100), ("nightly", 10_000)):
+for name, examples in (("uncompiled", 4), ("dev", 25), ("ci", 100), ("nightly", 10_000)):
     settings.register_profile(
         name,
         max_examples=examples,
@@ -22,7 +22,9 @@ for name, examples in (("dev", 25), ("ci", 100), ("nightly", 10_000)):
         print_blob=True,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )
-settings.load_profile(os.environ.get("VPMU_HYPOTHESIS", "dev"))
+# Uncompiled code runs thousands of times slower: coverage needs every path once, not often.
+_USUAL = "uncompiled" if os.environ.get("NUMBA_DISABLE_JIT") == "1" else "dev"
+settings.load_profile(os.environ.get("VPMU_HYPOTHESIS", _USUAL))
 
 
 def oracle_missing(name: str) -> str | None:
