@@ -123,11 +123,13 @@ def test_a_snapshot_is_a_copy_of_the_bytes(kind, mode):
     """Decoded code, ring and breakpoints stay behind: only record and memory are carried over."""
     for seed in range(40, 50 if COMPILES else 43):
         program = seeded(kind, seed)
+        counted = machine(program, mode)
+        steps = 1
+        while counted.step().reason == "step":
+            steps += 1
         plain = finish(program, mode)
         first = machine(program, mode, horizon=5, horizon_seed=seed + 1)
-        for _ in range(3 + seed % 7):
-            code = first._turn(int(first.core.t) + 2000)
-        assert code == RUN_SLICE, "the snapshot must fall inside of the run"
+        assert first.step(steps // 2).reason == "step"
         record, memory = state(first)
         second = machine(program, mode)
         second._array.view(np.uint8)[:] = np.frombuffer(record, np.uint8)
@@ -140,19 +142,19 @@ def test_a_snapshot_is_a_copy_of_the_bytes(kind, mode):
 
 @pytest.mark.uncompiled
 @modes
-def test_breakpoints_and_watchpoints_leave_no_mark(mode):
+def test_watchpoints_leave_no_mark(mode):
+    watched = 0
     for seed in range(3):
         program = seeded("anything", seed)
         plain = finish(program, mode)
         system = machine(program, mode)
         system.E.watch_msr[0], system.E.watch_mode[0], system.E.n_watch = 0x38F, 3, 1
-        watched = 0
         while (stop := system.run()).reason == "watch":
             watched += 1
             system.E.stop_request = 0
-        assert watched > 0
-        assert stop.reason != "break"
+        assert stop.reason in ("debug-exit", "max-insns", "triple-fault", "halted")
         assert_same(plain, state(system), f"{mode} anything {seed}: watched")
+    assert watched > 0
 
 
 @pytest.mark.uncompiled
