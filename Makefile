@@ -37,7 +37,9 @@ test: lint
 	$(MAKE) coverage
 
 coverage: setup
-	NUMBA_DISABLE_JIT=1 VPMU_HYPOTHESIS=uncompiled $(BIN)/python -m coverage run --branch -m pytest -q -m uncompiled -p no:cacheprovider
+	rm -f .coverage .coverage.*
+	NUMBA_DISABLE_JIT=1 VPMU_HYPOTHESIS=uncompiled $(BIN)/python -m coverage run -m pytest -q -n 2 --dist worksteal -m uncompiled -p no:cacheprovider
+	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 
 bench: setup
