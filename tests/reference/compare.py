@@ -48,7 +48,7 @@ class Outcome:
 
 
 def reference_run(
-    program: Program, shape: Shape, max_steps: int, **options: Any
+    program: Program, shape: Shape, max_insns: int, **options: Any
 ) -> tuple[Outcome, Reference]:
     ref = Reference(
         [(s.addr, s.data) for s in program.segments],
@@ -57,7 +57,7 @@ def reference_run(
         shape,
         **options,
     )
-    ref.run(max_steps)
+    ref.run(3 * max_insns, max_insns)
     outcome = Outcome(
         STOPS[str(ref.stop_reason)],
         list(ref.regs),
@@ -151,20 +151,20 @@ def outcome_differences(
 
 
 def differences(
-    text: str, *, shape: Shape | None = None, max_steps: int = 60_000, **options: Any
+    text: str, *, shape: Shape | None = None, max_insns: int = 30_000, **options: Any
 ) -> list[str] | None:
     """Reference (left) against engine (right); None if the program reads what no manual defines."""
     program = assemble(text)
-    left, ref = reference_run(program, shape or Shape(), max_steps)
+    left, ref = reference_run(program, shape or Shape(), max_insns)
     if ref.tainted:
         return None
-    right = engine_run(program, 2 * max_steps, **options)
+    right = engine_run(program, max_insns, **options)
     return outcome_differences(
         program, left, right, undefined=ref.undefined, fixed=set(MODELLED_FIXED)
     )
 
 
-def expected_in_mode(text: str, mode: str, *, max_steps: int = 60_000) -> list[str] | None:
+def expected_in_mode(text: str, mode: str, *, max_insns: int = 30_000) -> list[str] | None:
     """As `differences`, for a program that leaves the agreement class without a PMI.
 
     The reference knows which instructions exit in `mode` and counts those as KVM does, so reads of
@@ -172,10 +172,10 @@ def expected_in_mode(text: str, mode: str, *, max_steps: int = 60_000) -> list[s
     """
     program = assemble(text)
     shape = Shape(version=2, fixed=3)
-    left, ref = reference_run(program, shape, max_steps, exits=EXITS[mode])
+    left, ref = reference_run(program, shape, max_insns, exits=EXITS[mode])
     if ref.tainted:
         return None
-    right = engine_run(program, 2 * max_steps, vpmu=mode)
+    right = engine_run(program, max_insns, vpmu=mode)
     if mode == "emulated":
         # pmc_update_sample_period() forgets what perf has counted: an overflow late, or at once.
         left.status &= ~ref.running_writes

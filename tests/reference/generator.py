@@ -386,8 +386,8 @@ class Writer:
 
     def text(self, prologue: Sequence[str] = (), data: Sequence[str] = ()) -> str:
         lines = [".intel_syntax noprefix", ".text", ".globl _start", "_start:"]
-        lines += ["lea r15, [rip + scratch]", *prologue, *self.lines]
-        lines += ["xor eax, eax", "out 0xF4, al"]
+        lines += ["lea r15, [rip + scratch]", "lea r13, [rip + finish]", *prologue, *self.lines]
+        lines += ["finish:", "xor eax, eax", "out 0xF4, al"]
         for body in self.functions:
             lines += body
         lines += [*data, ".bss", ".balign 64"]
@@ -817,7 +817,7 @@ def _faulting(w: Writer, n: int) -> None:
         w.emit("movabs rbx, 0x8000000000000000", "add dword ptr [rbx], 1")
     else:
         w.emit("int 0x60")
-    w.emit(f"{after}:")
+    w.emit(f"{after}:", "lea r13, [rip + finish]")
     w.dirty = True
 
 

@@ -130,11 +130,16 @@ class Reference(Instructions):
 
     # --- running ----------------------------------------------------------------------------
 
-    def run(self, max_steps: int = 100_000) -> str:
-        """Step until a stop.  Returns: the stop reason, "max_steps" if there was none."""
+    def run(self, max_steps: int = 100_000, max_insns: int | None = None) -> str:
+        """Step until a stop, or until `max_insns` have retired.
+
+        Returns: the stop reason, "max_steps" if there was none.
+        """
         for _ in range(max_steps):
             if not self.step():
                 return str(self.stop_reason)
+            if self.retired == max_insns:
+                break
         self.stop_reason = "max_steps"
         return self.stop_reason
 
