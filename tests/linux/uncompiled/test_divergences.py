@@ -111,6 +111,15 @@ def test_a_read_while_it_runs_sees_the_opener():
     assert seen == [1, 2, 1]
 
 
+def test_software_counts_can_hide_an_overflow_from_perf():
+    """At -1 perf waits for two events; one comes, then KVM counts on from 0."""
+    preset = wrmsr(0x4C1, (1 << 48) - 2)
+    body = CLOSE + SELECT + preset + OPEN + "nop\n cpuid\n nop\n nop\n" + CLOSE + "EXIT 0\n"
+    results = [run(body, mode)[1] for mode in MODES]
+    assert [r["global_status"] for r in results] == [1, 0, 1]
+    assert len({r["counters"]["pmc0"] for r in results}) == 1
+
+
 @pytest.mark.parametrize("mode", ["emulated", "passthrough"])
 def test_other_events_lose_what_is_emulated(mode):
     """MEM_INST_RETIRED.ALL_LOADS is not counted in software."""
