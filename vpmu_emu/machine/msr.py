@@ -101,6 +101,8 @@ _SIGN32 = U64(0x8000_0000)
 _HIGH32 = U64(0xFFFF_FFFF_0000_0000)
 _LOW32 = U64(0xFFFF_FFFF)
 _EFER_LMA = U64(1 << 10)
+_EFER_LME = U64(1 << 8)
+_MISC_READ_ONLY = U64(1 << 7 | 1 << 11 | 1 << 12)
 _CANONICAL = U64(0x1FFFF)
 _U47 = U64(47)
 _FIXED_FLAG = U64(1 << 30)
@@ -213,6 +215,10 @@ def check_write(core, index, value):
         if mode == BASE_ENABLE and old & BASE_X2APIC != ZERO:
             return NO_MSR
         if mode == BASE_ENABLE | BASE_X2APIC and old & BASE_ENABLE == ZERO:
+            return NO_MSR
+    elif row == R_EFER:
+        # SDM 3A 4.1.1: LME cannot change while paging is on, and here it always is
+        if (value ^ core.efer) & _EFER_LME != ZERO:
             return NO_MSR
     elif (
         row == R_LSTAR
@@ -367,7 +373,7 @@ def msr_apply(core, E, rn, index, value):
             lapic_reset(core.lapic, ident)
         core.lapic.apic_base = value
     elif row == R_MISC_ENABLE:
-        core.misc_enable = value
+        core.misc_enable = (value & ~_MISC_READ_ONLY) | (core.misc_enable & _MISC_READ_ONLY)
     elif row == R_EFER:
         core.efer = (value & ~_EFER_LMA) | (core.efer & _EFER_LMA)
     elif row == R_STAR:
