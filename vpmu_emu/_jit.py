@@ -25,7 +25,7 @@ import llvmlite.binding
 import numba
 import numpy as np
 from numba import extending
-from numba.core import compiler, compiler_machinery, typed_passes, types
+from numba.core import bytecode, codegen, compiler, compiler_machinery, typed_passes, types
 from numba.core import event as numba_event
 
 from vpmu_emu.data import isa_dir
@@ -65,6 +65,8 @@ def jit(*, entry: bool = False, inline: bool = False) -> Callable[[F], F]:
                     forceinline=inline,
                 )(function)
                 _one_signature(compiled)
+                if not inline:
+                    _stands_alone(compiled, name)
         functions[name] = compiled
         if inline:
             inlined.add(name)
@@ -91,11 +93,65 @@ def _one_signature(dispatcher: Any) -> None:
     dispatcher.get_call_template = without_literals
 
 
+# --- every function once --------------------------------------------------------------------------
+#
+# numba links the code of all callees into each caller and has LLVM optimise and generate it again there,
+# so a tree of calls is compiled once for every level above it. Here a caller only names its callees: their
+# own libraries are in the process before its own is, whether compiled or loaded.
+
+
+def _stands_alone(dispatcher: Any, name: str) -> None:
+    add = dispatcher.add_overload
+    load = dispatcher._cache.load_overload
+
+    def add_overload(result: Any) -> None:
+        result.library.vpmu_stands_alone = True
+        add(result)
+
+    def load_overload(sig: Any, target: Any) -> Any:
+        for callee in callees(name):
+            below = functions[callee]
+            if callee not in inlined and not below.overloads:
+                known = cached_signatures(callee)
+                if not known:
+                    return None  # not all of it is on the disk: compile
+                below.compile(known[0])
+        return load(sig, target)
+
+    dispatcher.add_overload = add_overload
+    dispatcher._cache.load_overload = load_overload
+
+
+def _link_by_name() -> None:
+    link = codegen.CPUCodeLibrary.add_linking_library
+    identify = bytecode.FunctionIdentity.from_function.__func__
+
+    def add_linking_library(library: Any, other: Any) -> None:
+        if getattr(other, "vpmu_stands_alone", False):
+            other._ensure_finalized()
+        else:
+            link(library, other)
+
+    def from_function(cls: Any, function: Any) -> Any:
+        # Names that another process finds again: numba's own hold a counter of this one.
+        identity = identify(cls, function)
+        if function.__module__.split(".")[0] == PACKAGE:
+            text = f"{function.__module__}:{function.__qualname__}"
+            stable = int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "little")
+            identity.unique_id = stable
+            identity.unique_name = f"{identity.func_qualname}${stable}"
+        return identity
+
+    codegen.CPUCodeLibrary.add_linking_library = add_linking_library
+    bytecode.FunctionIdentity.from_function = classmethod(from_function)
+
+
 def _borrowed(array: Any) -> Any:
     return array
 
 
 if COMPILES:
+    _link_by_name()
 
     @extending.intrinsic  # type: ignore[untyped-decorator]
     def _borrowed(typingctx: Any, array: Any) -> Any:

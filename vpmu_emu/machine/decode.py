@@ -416,8 +416,9 @@ def _link(E, n, rip, target):
     u.len = 0
 
 
-@jit()
-def _find(E, rip):
+@jit(inline=True)
+def find(E, rip):
+    """Index of the micro-op at rip if it is decoded, else -1."""
     slot = map_slot(rip)
     if E.map_key[slot] == map_key(E, rip):
         return np.int64(E.map_uop[slot])
@@ -435,7 +436,7 @@ def _is_break(E, rip):
 @jit()
 def lookup(core, M, E, rip):
     """Index of the micro-op at rip, decoding if need be; 0 is the one that raises a fetch fault."""
-    found = _find(E, rip)
+    found = find(E, rip)
     if found >= 0:
         return found
     if E.n_uops + _MAX_BLOCK + 2 >= N_UOPS:
@@ -445,7 +446,7 @@ def lookup(core, M, E, rip):
     page = rip & PAGE_BASE
     while True:
         if n > first:
-            known = _find(E, rip)
+            known = find(E, rip)
             if known >= 0:
                 _link(E, n, rip, known)
                 n += 1

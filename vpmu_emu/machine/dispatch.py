@@ -11,7 +11,7 @@ import numpy as np
 
 from vpmu_emu._jit import jit
 from vpmu_emu.machine.alu import execute_general, LAT_MISPREDICT
-from vpmu_emu.machine.decode import lookup
+from vpmu_emu.machine.decode import find, lookup
 from vpmu_emu.machine.memory import (
     L1_INDEX,
     TLB_INDEX,
@@ -858,7 +858,9 @@ def run_slice(core, M, E, tlim):
                     if code != CODE_NEXT:
                         break
                 regs[RSP] = va + U8
-                pc = lookup(core, M, E, y)
+                pc = find(E, y)
+                if pc < 0:
+                    pc = lookup(core, M, E, y)
             elif op == OP_LOOP:
                 y = regs[RCX] - ONE
                 regs[RCX] = y

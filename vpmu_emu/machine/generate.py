@@ -26,7 +26,7 @@ import numpy as np
 
 from vpmu_emu._jit import jit
 from vpmu_emu.machine.alu import execute_general, LAT_MISPREDICT
-from vpmu_emu.machine.decode import lookup
+from vpmu_emu.machine.decode import find, lookup
 from vpmu_emu.machine.memory import (
     L1_INDEX,
     TLB_INDEX,
@@ -292,7 +292,7 @@ def _arm(name: str) -> str:
         + _direct(),
         "ret": "va = regs[RSP]\n"
         + _load(64, "y")
-        + "\nregs[RSP] = va + U8\npc = lookup(core, M, E, y)",
+        + "\nregs[RSP] = va + U8\npc = find(E, y)\nif pc < 0:\n    pc = lookup(core, M, E, y)",
         "jz": _branch("fz == ZERO"),
         "jnz": _branch("fz != ZERO"),
         "jcc": _branch("condition(np.int64(u.cc), fz, fs, cv) != 0"),

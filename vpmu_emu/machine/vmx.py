@@ -144,13 +144,13 @@ _LIST_ENTRY = 16
 _AR_DPL = U64(5)
 
 
-@jit()
+@jit(inline=True)
 def vmread(core, M, field):
     """The field at `field` (offset in the page) of the current VMCS."""
     return ld64(M, U64(core.vmx.vmcs + field))
 
 
-@jit()
+@jit(inline=True)
 def vmwrite(core, M, field, value):
     """Set the field at `field` of the current VMCS. Modifies memory."""
     st64(M, U64(core.vmx.vmcs + field), value)
