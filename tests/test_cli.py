@@ -209,6 +209,18 @@ def test_wrong_settings_name_the_key_and_what_would_do(args, message):
 
 
 @pytest.mark.uncompiled
+def test_demo_puts_modes_side_by_side(guest):
+    path = guest(COUNTED)
+    result = vpmu("demo", path, "--modes", "bare,emulated")
+    assert result.exit_code == 0, result.output
+    rows = {line.split("  ")[1].strip(): line.split()[-2:] for line in lines(result) if "  " in line}
+    assert rows["pmc0"] == ["10", "10"]
+    assert rows["MSR_WRITE"][0] == "-"
+    found = json.loads(vpmu("demo", path, "--modes", "bare,emulated", "--json").stdout)
+    assert set(found) == {"bare", "emulated"}
+
+
+@pytest.mark.uncompiled
 def test_check_green_red_and_perturbed(guest):
     path = guest(COUNTED)
     result = vpmu("check", path)
