@@ -270,15 +270,22 @@ def test_explain_walks_the_decision(mode):
 @pytest.mark.slow
 def test_interrupt_gives_state_not_traceback(guest):
     path = guest("_start: inc rbx\n jmp _start\n", "endless.s")
-    code = "import sys; from vpmu_emu.cli import main; sys.argv[0] = 'vpmu'; main()"
+    # A shell starts background jobs with SIGINT ignored, and children inherit that.
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from vpmu_emu.cli import main; sys.argv[0] = 'vpmu'; main()"
+    )
     child = subprocess.Popen(
         [sys.executable, "-c", code, "run", path],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    with pytest.raises(subprocess.TimeoutExpired):
-        child.communicate(timeout=8)  # it does not end by itself
-    child.send_signal(signal.SIGINT)
-    out, err = child.communicate(timeout=60)
+    try:
+        with pytest.raises(subprocess.TimeoutExpired):
+            child.communicate(timeout=8)  # it does not end by itself
+        child.send_signal(signal.SIGINT)
+        out, err = child.communicate(timeout=60)
+    finally:
+        child.kill()
     assert child.returncode == 130, (out, err)
     assert "stopped by interrupted" in out
     assert "instructions" in out
