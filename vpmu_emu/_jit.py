@@ -66,7 +66,7 @@ def jit(*, entry: bool = False, inline: bool = False) -> Callable[[F], F]:
                 )(function)
                 _one_signature(compiled)
                 if not inline:
-                    _stands_alone(compiled, name)
+                    _compile_once(compiled, name)
         functions[name] = compiled
         if inline:
             inlined.add(name)
@@ -96,26 +96,42 @@ def _one_signature(dispatcher: Any) -> None:
 # --- every function once --------------------------------------------------------------------------
 #
 # numba links the code of all callees into each caller and has LLVM optimise and generate it again there,
-# so a tree of calls is compiled once for every level above it. Here a caller only names its callees: their
-# own libraries are in the process before its own is, whether compiled or loaded.
+# so a tree of calls is compiled once for every level above it. Here a caller only names its larger
+# callees: their own libraries are in the process before its own is, whether compiled or loaded. Small
+# ones are still linked in: compiling them again costs less than loading each at every start.
+
+SMALL = 12  # lines
 
 
-def _stands_alone(dispatcher: Any, name: str) -> None:
+@cache
+def stands_alone(name: str) -> bool:
+    """Whether callers name this function instead of containing it."""
+    return name not in inlined and source_lines(name) > SMALL
+
+
+def _needs(name: str) -> Iterator[str]:
+    for callee in callees(name):
+        if stands_alone(callee):
+            yield callee
+        else:
+            yield from _needs(callee)
+
+
+def _compile_once(dispatcher: Any, name: str) -> None:
     add = dispatcher.add_overload
     load = dispatcher._cache.load_overload
 
     def add_overload(result: Any) -> None:
-        result.library.vpmu_stands_alone = True
+        result.library.vpmu_stands_alone = stands_alone(name)
         add(result)
 
     def load_overload(sig: Any, target: Any) -> Any:
-        for callee in callees(name):
-            below = functions[callee]
-            if callee not in inlined and not below.overloads:
+        for callee in _needs(name):
+            if not functions[callee].overloads:
                 known = cached_signatures(callee)
                 if not known:
                     return None  # not all of it is on the disk: compile
-                below.compile(known[0])
+                functions[callee].compile(known[0])
         return load(sig, target)
 
     dispatcher.add_overload = add_overload
