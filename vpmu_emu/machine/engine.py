@@ -10,6 +10,7 @@ import numpy as np
 
 from vpmu_emu._jit import borrowed, jit
 from vpmu_emu.machine.alu import fold_flags, spread_flags
+from vpmu_emu.machine.decode import find
 from vpmu_emu.machine.dispatch import run_slice
 from vpmu_emu.machine.interrupts import (
     KIND_EXTERNAL,
@@ -27,7 +28,8 @@ from vpmu_emu.machine.lapic import (
     lapic_reset,
     lapic_timer_expire,
 )
-from vpmu_emu.machine.memory import tlb_flush
+from vpmu_emu.machine.memory import VECTOR_SS, tlb_flush
+from vpmu_emu.machine.ops import K_MEM, OPS
 from vpmu_emu.machine.pmu import C_INST, LAT_SLOT, counter_value, pmu_check, pmu_horizon, pmu_reset
 from vpmu_emu.machine.privileged import LAT_INTERRUPT, spend
 from vpmu_emu.machine.state import (
@@ -39,6 +41,9 @@ from vpmu_emu.machine.state import (
     N_CTR,
     N_PREDICTOR,
     NEVER,
+    RBP,
+    REG_ZERO,
+    RSP,
     RUN_BREAK,
     RUN_LIMIT,
     RUN_SLICE,
@@ -69,6 +74,10 @@ _EFER_RESET = U64(1 << 8 | 1 << 10)  # LME LMA
 _S7 = U64(7)
 _S13 = U64(13)
 NO_VECTOR = -1
+STACK_OPS = tuple(
+    k for k, op in enumerate(OPS)
+    if op in ("push", "pop", "call", "ret", "enter", "leave", "pushfq", "popfq", "iretq")
+)  # fmt: skip
 
 
 @jit()
@@ -227,8 +236,27 @@ def _idle(core, E):
 
 
 @jit()
+def _through_stack(E, rip):
+    # SDM 3A 6.15: a non-canonical address is #SS if it goes through the stack segment: RSP or RBP as
+    # base, and what pushes and pops.
+    k = find(E, rip)
+    if k < 0:
+        return False
+    u = E.uops[k]
+    if u.dst == K_MEM or u.src == K_MEM:
+        return (u.b == RSP or u.b == RBP) and u.seg == REG_ZERO
+    for op in STACK_OPS:
+        if u.op == op:
+            return True
+    return False
+
+
+@jit()
 def _fault(core, M, E):
     """Deliver the exception noted in E to the program at core.rip."""
+    if E.fault_canonical == 0 and _through_stack(E, core.rip):
+        E.fault_vector = VECTOR_SS
+    E.fault_canonical = 1
     core.shadow = 0
     vector = E.fault_vector
     cpl = core.cpl

@@ -186,6 +186,7 @@ def fault(E, vector, has_error, error):
     E.fault_vector = vector
     E.fault_has_error = has_error
     E.fault_error = error
+    E.fault_canonical = 1
 
 
 @jit()
@@ -203,6 +204,7 @@ def translate(core, E, va, access):
     high = va >> U64_47
     if high != ZERO and high != CANONICAL_HIGH:
         fault(E, VECTOR_GP, 1, ZERO)
+        E.fault_canonical = 0
         return NOWHERE
     hpa = physical(core, va)
     if hpa == NOWHERE:

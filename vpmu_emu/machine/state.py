@@ -283,6 +283,7 @@ ENGINE = np.dtype(
         ("fault_error", "u8"),
         ("fault_has_error", "i8"),
         ("fault_address", "u8"),  # CR2 of a page fault
+        ("fault_canonical", "i8"),  # 0: it is a #GP for a non-canonical address
         ("retired", "i8"),  # set by a system instruction that retired itself
         ("stop_request", "i8"),  # a watchpoint matched: stop at the next edge
         ("n_break", "i8"),
