@@ -27,10 +27,11 @@ lint: setup
 	$(BIN)/mypy
 
 # The whole suite runs on a build with bounds checks; then the product build of two modes must give the
-# same records, and the small tests run again without the compiler, where coverage is true.
+# same records, and the small tests run again without the compiler, where coverage is true
+# (test_uncompiled.py is for those who run pytest alone: it starts the same tests).
 test: lint
 	$(CHECKED) $(BIN)/vpmu build
-	$(CHECKED) $(BIN)/python -m pytest -n 2 --dist worksteal
+	$(CHECKED) $(BIN)/python -m pytest -n 2 --dist worksteal --ignore tests/linux/test_uncompiled.py
 	$(CHECKED) $(BIN)/python -m tests.same_records save .venv/records.json bare,passthrough
 	$(BIN)/vpmu build --modes bare,passthrough
 	$(BIN)/python -m tests.same_records compare .venv/records.json bare,passthrough
