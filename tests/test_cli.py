@@ -270,6 +270,7 @@ def test_explain_walks_the_decision(mode):
 @pytest.mark.slow
 def test_interrupt_gives_state_not_traceback(guest):
     path = guest("_start: inc rbx\n jmp _start\n", "endless.s")
+    assert vpmu("run", path, "--max-insns", 10).exit_code == 1  # compiled by now
     # A shell starts background jobs with SIGINT ignored, and children inherit that.
     code = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
@@ -281,7 +282,7 @@ def test_interrupt_gives_state_not_traceback(guest):
     )  # fmt: skip
     try:
         with pytest.raises(subprocess.TimeoutExpired):
-            child.communicate(timeout=8)  # it does not end by itself
+            child.communicate(timeout=5)  # it does not end by itself
         child.send_signal(signal.SIGINT)
         out, err = child.communicate(timeout=60)
     finally:
