@@ -321,3 +321,11 @@ def test_wheel_carries_its_data(tmp_path):
     assert str(place) in done.stderr
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["exit_code"] == 0
+
+
+@pytest.mark.uncompiled
+def test_readme_shows_what_happens():
+    from tests.readme import README, with_demo
+
+    text = README.read_text(encoding="utf-8")
+    assert with_demo(text) == text, "run `python -m tests.readme`"
