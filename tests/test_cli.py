@@ -316,7 +316,8 @@ def test_wheel_carries_its_data(tmp_path):
     )
     done = subprocess.run(
         [sys.executable, "-c", code, "run", place / "vpmu_emu/_guests/lessons/01_count.s", "--json"],
-        capture_output=True, text=True, cwd=tmp_path, env={**env, "PYTHONPATH": str(place), "NUMBA_DISABLE_JIT": "1"},
+        capture_output=True, text=True, cwd=tmp_path,
+        env={**env, "PYTHONPATH": str(place), "NUMBA_DISABLE_JIT": "1"},
     )  # fmt: skip
     assert str(place) in done.stderr
     assert done.returncode == 0, done.stderr
