@@ -39,7 +39,7 @@ def text() -> str:
     for part, says in PARTS:
         folder = ROOT / part
         files = sorted(folder.glob("*.py"))
-        data = [] if files else sorted(p for p in folder.iterdir()) if folder.is_dir() else []
+        data = [] if files else _content(folder)
         if not files and not data:
             continue
         own = law(folder / "__init__.py") if (folder / "__init__.py").exists() else says
@@ -52,6 +52,12 @@ def text() -> str:
             out.append(f"- `{path.name}{'/' if path.is_dir() else ''}`{': ' + head if head else ''}\n")
         out.append("\n")
     return "".join(out).rstrip() + "\n"
+
+
+def _content(folder) -> list:
+    # Git keeps no empty folders.
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [p for p in found if p.is_file() or any(p.iterdir())]
 
 
 def _comment(path) -> str:
