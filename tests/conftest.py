@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.differential import CASES
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # Deadlines measure the machine, not the code; the first example of a test may compile.
@@ -56,3 +58,29 @@ def require_oracle() -> Callable[[str], str]:
 def root() -> Path:
     """The folder of the checkout."""
     return ROOT
+
+
+# Differential tests are spread over several processes; their counts come together here.
+def pytest_sessionfinish(session):
+    """Hand the counts of a worker to the process that started it."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["cases"] = {k: dict(v) for k, v in CASES.items()}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    """Take over the counts of a worker."""
+    for oracle, rows in getattr(node, "workeroutput", {}).get("cases", {}).items():
+        CASES[oracle].update(rows)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say how much was compared; with -v, row by row."""
+    for oracle, rows in sorted(CASES.items()):
+        terminalreporter.write_line(
+            f"{oracle}: {len(rows)} rows (mnemonic, form, width), {sum(rows.values())} cases, "
+            f"at least {min(rows.values())} a row"
+        )
+        if terminalreporter.verbosity > 0:
+            for row, cases in sorted(rows.items()):
+                terminalreporter.write_line(f"  {row}: {cases}")
