@@ -511,6 +511,9 @@ def perturbed(expectation: Expectation, verdict: Verdict) -> Iterator[tuple[str,
                 found = [attrs.evolve(expectation, left=new) for new in sides_with]
             else:
                 found = [attrs.evolve(expectation, right=new) for new in sides_with]
+            if expectation.op in ("<=", ">="):
+                # Values have no sign: nothing lies below 0, but the bound itself can be left out.
+                found += [attrs.evolve(new, op=expectation.op[0]) for new in found]
             yield ast.unparse(leaf), found
 
 
