@@ -26,6 +26,7 @@ from vpmu_emu.machine.ring import TR_VM_ENTRY, TR_VM_EXIT, emit
 from vpmu_emu.machine.state import CODE_NEXT, NEVER, REG_FS, REG_GS, RSP
 from vpmu_emu.machine.u64 import BYTE, ONE, U3, U8, U64, ZERO
 from vpmu_emu.tables.exits import exit_number
+from vpmu_emu.tables.msrs import by_name
 from vpmu_emu.tables.vmcs import INTR_TYPES, control_bit, vmcs_field
 
 
@@ -133,6 +134,7 @@ TYPE_EXTERNAL = U64(INTR_TYPES["INTR_TYPE_EXT_INTR"])
 TYPE_NMI = U64(INTR_TYPES["INTR_TYPE_NMI_INTR"])
 TYPE_SOFT_INTR = U64(INTR_TYPES["INTR_TYPE_SOFT_INTR"])
 TYPE_SOFT_EXCEPTION = U64(INTR_TYPES["INTR_TYPE_SOFT_EXCEPTION"])
+GLOBAL_CTRL = U64(by_name("IA32_PERF_GLOBAL_CTRL"))
 NMI_INFO = INTR_VALID | U64(VECTOR_NMI) | (TYPE_NMI << U8)
 
 _BITMAP_WRITE = U64(0x800)
@@ -365,7 +367,7 @@ def vm_entry(core, M, E):
         vmx.tsc_offset = vmread(core, M, V_TSC_OFFSET)
     if vmx.entry_ctl & ENTRY_LOAD_GLOBAL_CTRL != ZERO:
         value = vmread(core, M, V_GUEST_GLOBAL_CTRL)
-        rn = find_msr(U64(0x38F))
+        rn = find_msr(GLOBAL_CTRL)
         if value & core.msr_reserved[rn >> 6] != ZERO:
             return np.int64(EXIT_INVALID_STATE | ENTRY_FAILURE)
         pmu_set_global_ctrl(core, E, value)

@@ -26,6 +26,7 @@ from vpmu_emu.linux.trace_kinds import TR_EMULATED, TR_PMI_INJECT
 from vpmu_emu.machine.lapic import LVT_DROPPED, LVT_MASKED, LVT_NMI, LVT_PMI, lapic_deliver_lvt
 from vpmu_emu.machine.ring import emit
 from vpmu_emu.machine.u64 import LOW32, ONE, U2, U3, U15, U31, U64, ZERO
+from vpmu_emu.tables.msrs import by_name
 
 COST_TRIGGER = cost("kvm_pmu_trigger_event")
 COST_DELIVER_PMI = cost("kvm_pmu_deliver_pmi")
@@ -50,14 +51,14 @@ PMU_GLOBAL_STATUS = 5 << 4
 PMU_GLOBAL_CTRL = 6 << 4
 PMU_OVF_CTRL = 7 << 4
 
-_PERFCTR0 = U64(0xC1)
-_PMC0 = U64(0x4C1)
-_EVNTSEL0 = U64(0x186)
-_FIXED_CTR0 = U64(0x309)
-_FIXED_CTR_CTRL = U64(0x38D)
-_GLOBAL_STATUS = U64(0x38E)
-_GLOBAL_CTRL = U64(0x38F)
-_OVF_CTRL = U64(0x390)
+_PERFCTR0 = U64(by_name("IA32_PMC0"))
+_PMC0 = U64(by_name("IA32_A_PMC0"))
+_EVNTSEL0 = U64(by_name("IA32_PERFEVTSEL0"))
+_FIXED_CTR0 = U64(by_name("IA32_FIXED_CTR0"))
+_FIXED_CTR_CTRL = U64(by_name("IA32_FIXED_CTR_CTRL"))
+_GLOBAL_STATUS = U64(by_name("IA32_PERF_GLOBAL_STATUS"))
+_GLOBAL_CTRL = U64(by_name("IA32_PERF_GLOBAL_CTRL"))
+_OVF_CTRL = U64(by_name("IA32_PERF_GLOBAL_STATUS_RESET"))
 _SIGN32 = U64(0xFFFF_FFFF_0000_0000)
 CAP_FW_WRITES = U64(1 << 13)
 RDPMC_FIXED = U64(0x4000_0000)

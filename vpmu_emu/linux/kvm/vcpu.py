@@ -63,6 +63,7 @@ from vpmu_emu.machine.vmx import (
 from vpmu_emu.machine.vmx import (
     _save_guest as vmx_save_guest,
 )
+from vpmu_emu.tables.msrs import by_name
 
 COST_IOCTL = cost("kvm_vcpu_ioctl")
 COST_VCPU_RUN = cost("vcpu_run")
@@ -80,7 +81,7 @@ COST_FASTPATH_WRMSR = cost("kvm_lapic_reg_write")
 LOCAL_TIMER_VECTOR = 0xEC
 MP_STATE_RUNNABLE, MP_STATE_HALTED, MP_STATE_ASLEEP = 0, 1, 2
 MSR_X2APIC_EOI = U64(0x80B)
-MSR_IA32_TSC_DEADLINE = U64(0x6E0)
+MSR_IA32_TSC_DEADLINE = U64(by_name("IA32_TSC_DEADLINE"))
 TYPE_HARD_EXCEPTION = U64(3)
 _NMI_BLOCKED = STI_BLOCKING | MOV_SS_BLOCKING | NMI_BLOCKING
 _SHADOWS = STI_BLOCKING | MOV_SS_BLOCKING
