@@ -156,6 +156,10 @@ def test_what_a_run_lacks_is_a_failure_not_a_crash(text):
         ("expect all: COUNT == 40", "nothing here depends on the run", "COUNT"),
         ("expect all: serial < 'x'", "text can only be equal or not", None),
         ("args --filter 'x", "args: No closing quotation", None),
+        ("row ", "row: nothing named", None),
+        ("row 6P", "no row can be called '6P'", None),
+        ("row P6 X-OS", "no row can be called 'X-OS'", None),
+        ("kernels linux-7", "did you mean linux-7.0?", None),
     ],
 )
 def test_refusals_have_a_place(line, message, caret):
@@ -179,6 +183,15 @@ def test_plan_collects():
     assert found.modes == ("bare", "passthrough")
     assert [e.modes for e in found.expectations] == [("bare", "passthrough"), ("passthrough",)]
     assert plan().modes == ("bare", "emulated", "passthrough")
+
+
+def test_plan_of_a_conformance_row():
+    found = plan("row P6, P7", "row X-os-bit", "upstream x86/pmu.c: check_counters ")
+    assert found.rows == ("P6", "P7", "X-os-bit")
+    assert found.upstream == "x86/pmu.c: check_counters"
+    assert found.kernels == ("silicon", "linux-7.0", "rfc-v1")
+    assert plan("modes bare passthrough").kernels == ("silicon", "rfc-v1")
+    assert plan("kernels rfc-v1", "modes passthrough bare").kernels == ("rfc-v1",)
 
 
 def test_check_runs_each_mode_once_and_reports():

@@ -8,6 +8,13 @@ Lines `#: key value` of a guest (GNU as sees comments):
     #: expect all: pmc0 == insns(first, last) + 1
     #: expect emulated passthrough: exits.CPUID >= 3
 
+A guest of a conformance row also says which one, whose kernels it holds for (left out: what its modes
+stand for), and the test that it re-expresses:
+
+    #: row P6 P7
+    #: kernels silicon linux-7.0
+    #: upstream x86/pmu.c check_gp_counters
+
 An expectation compares two expressions with `== != < <= > >=`. They are made of integers,
 `+ - * / % & | ^ << >> ~ ( )` and names: pmcN, fixedN, global_status, registers, exits.NAME,
 msr.NAME.reads|writes|exits, pmis, pmis_hw, exit_code, serial, stop, instructions, cycles,
@@ -31,7 +38,13 @@ import attrs
 from vpmu_emu.errors import VpmuError
 
 DEFAULT_MODES = ("bare", "emulated", "passthrough")
-KEYS = ("cpu", "args", "modes", "expect")
+KEYS = ("cpu", "args", "modes", "expect", "row", "kernels", "upstream")
+# Whose behaviour each mode shows.
+KERNELS = {
+    "bare": "silicon", "none": "linux-7.0", "emulated": "linux-7.0", "mediated": "linux-7.0",
+    "passthrough": "rfc-v1",
+}  # fmt: skip
+ROW = re.compile(r"[A-Z]\d+|X-[a-z0-9-]+")
 
 Value = int | str | None
 
@@ -104,6 +117,9 @@ class Plan:
     cpu: str | None
     args: tuple[str, ...]
     expectations: tuple[Expectation, ...]
+    rows: tuple[str, ...] = ()  # conformance rows that this guest stands for
+    kernels: tuple[str, ...] = ()  # of KERNELS, in its order
+    upstream: str = ""
 
 
 @attrs.frozen
@@ -203,6 +219,7 @@ def read_plan(
     lines = list(lines)
     found: dict[str, tuple[str, ...]] = {}
     cpu: str | None = None
+    upstream = ""
     expectations = []
     for number, text in lines:
         key, _, value = text.strip().partition(" ")
@@ -218,12 +235,36 @@ def read_plan(
                 raise CheckError(*where, f"args: {error}") from None
         elif key == "modes":
             found["modes"] = _modes(value, modes, where)
+        elif key in ("row", "kernels"):
+            found[key] = found.get(key, ()) + _words(key, value, where)
+        elif key == "upstream":
+            upstream = value.strip()
     named = found.get("modes", tuple(m for m in DEFAULT_MODES if m in modes))
     for number, text in lines:
         key, _, value = text.strip().partition(" ")
         if key == "expect":
             expectations.append(_expectation(file, number, value.strip(), program, named))
-    return Plan(file, named, cpu, found.get("args", ()), tuple(expectations))
+    kernels = found.get("kernels", [KERNELS[mode] for mode in named])
+    return Plan(
+        file, named, cpu, found.get("args", ()), tuple(expectations), found.get("row", ()),
+        tuple(kernel for kernel in dict.fromkeys(KERNELS.values()) if kernel in kernels), upstream,
+    )  # fmt: skip
+
+
+def _words(key: str, value: str, where: tuple[str, int]) -> tuple[str, ...]:
+    words = tuple(value.replace(",", " ").split())
+    if not words:
+        raise CheckError(*where, f"{key}: nothing named")
+    for word in words:
+        if key == "row" and not ROW.fullmatch(word):
+            raise CheckError(
+                *where, f"no row can be called {word!r}", hint="P6, or X-os-bit for a row of our own"
+            )
+        if key == "kernels" and word not in KERNELS.values():
+            raise CheckError(
+                *where, f"unknown kernel {word!r}", hint=_nearest(word, KERNELS.values())
+            )
+    return words
 
 
 def _modes(text: str, known: Sequence[str], where: tuple[str, int]) -> tuple[str, ...]:

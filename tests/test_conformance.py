@@ -1,0 +1,78 @@
+"""Every row of the public suites has a guest or a reason; guests hold and notice altered constants."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from tests.asm.gnu import gnu
+from tests.conformance import FOLDER, GUESTS, ROWS, guest, guests_of, text
+from tests.conftest import ROOT
+from vpmu_emu.check import check_program, run_as_asked
+
+# Too long for an engine that is not compiled.
+LONG: set[str] = set()
+
+
+def marked(path):
+    marks = [] if path.name in LONG else [pytest.mark.uncompiled]
+    return pytest.param(path, id=path.stem, marks=marks)
+
+
+guests = pytest.mark.parametrize("path", [marked(path) for path in GUESTS])
+
+
+@guests
+def test_the_guest_holds_and_is_not_blind(path):
+    program, plan = guest(path)
+    with np.errstate(over="ignore"):
+        report = check_program(program, plan, run_as_asked, perturb=True)
+    assert report.verdicts, report.error
+    assert [str(verdict) for verdict in report.verdicts if not verdict.ok] == []
+    assert list(report.blind) == []
+
+
+@guests
+def test_the_guest_says_what_it_stands_for(path):
+    _, plan = guest(path)
+    assert plan.rows, "say `#: row`"
+    assert plan.upstream or all(row.startswith("X-") for row in plan.rows), "say `#: upstream`"
+    assert {mode for e in plan.expectations for mode in e.modes} == set(plan.modes)
+    assert [row for row in plan.rows if not row.startswith("X-") and row not in ROWS] == []
+    # p06_arch_events.s, x_os_bit.s: the first of its rows.
+    row = plan.rows[0]
+    name = re.sub(r"(\D)(\d)$", r"\g<1>0\2", row.lower().replace("-", "_"))
+    assert path.stem.startswith(f"{name}_") or (path.stem == name and row.startswith("X-"))
+
+
+@pytest.mark.uncompiled
+@pytest.mark.parametrize("row", ROWS)
+def test_the_row_has_a_guest_or_a_reason(row):
+    assert bool(guests_of(row)) != bool(ROWS[row].get("outside"))
+
+
+@pytest.mark.uncompiled
+def test_the_page_is_true():
+    written = (ROOT / "docs" / "conformance.md").read_text(encoding="utf-8")
+    assert written == text(), "run `python -m tests.conformance`"
+
+
+@pytest.mark.uncompiled
+def test_nothing_else_is_in_the_folder():
+    # Filters and C sources may stand beside the guest that names them.
+    for path in FOLDER.iterdir():
+        assert path in GUESTS or path.name == "rows.toml" or (FOLDER / f"{path.stem}.s") in GUESTS
+
+
+@pytest.mark.oracle
+@guests
+def test_gnu_as_makes_the_same_bytes(path, tmp_path):
+    program, _ = guest(path)
+    theirs = gnu(path.read_text(), tmp_path, ROOT / "guests" / "include")
+    assert program.segments
+    for segment in program.segments:
+        address, data = theirs[segment.name]
+        assert segment.addr == address, segment.name
+        assert bytes(segment.data) == data, segment.name
