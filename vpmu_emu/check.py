@@ -649,8 +649,12 @@ def find_guests(paths: Sequence[str | Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def run_as_asked(program: Any, mode: str, cpu: str | None, args: Sequence[str]) -> Outcome:
+def run_as_asked(
+    program: Any, mode: str, cpu: str | None, args: Sequence[str], inject: Sequence[str] = ()
+) -> Outcome:
     """A `Runner` for real: the options of `vpmu run`, a filter beside the guest found by name.
+
+    `inject` names deliberate bugs, beside those that `args` may name.
 
     Raises:
         VpmuError: whatever is wrong with the options.
@@ -668,6 +672,7 @@ def run_as_asked(program: Any, mode: str, cpu: str | None, args: Sequence[str]) 
         # The oracle takes the same line: what only a hypervisor can do is left out.
         options |= {"filter": None, "host_events": (), "guest": (), "kvm": (), "quirks": ()}
     options["vpmu"] = mode
+    options["inject"] = (*options["inject"], *inject)
     return run(program, **options)
 
 

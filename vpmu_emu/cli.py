@@ -6,6 +6,7 @@ import difflib
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -212,22 +213,32 @@ def demo(prog: str | None, modes: str, as_json: bool) -> None:
 @main.command()
 @click.argument("paths", nargs=-1, required=True)
 @click.option("--perturb", is_flag=True, help="Alter every expected constant: each must turn red.")
+@click.option("--inject", multiple=True, metavar="NAME",
+              help="Put a deliberate bug in, which the guests should find; repeatable.")
 @click.option("--json", "as_json", is_flag=True)
 @click.option("-v", "--verbose", is_flag=True, help="Show the expectations that hold, too.")
 @click.pass_context
 def check(
-    ctx: click.Context, paths: tuple[str, ...], perturb: bool, as_json: bool, verbose: bool
+    ctx: click.Context,
+    paths: tuple[str, ...],
+    perturb: bool,
+    inject: tuple[str, ...],
+    as_json: bool,
+    verbose: bool,
 ) -> None:
     """Run guests against the `#: expect` lines in them, in every mode they name."""
     from vpmu_emu.check import FileReport, check_program, find_guests, run_as_asked
+    from vpmu_emu.tables.mutants import inject_bits
 
+    inject_bits(inject)  # a wrong name is told before anything compiles
+    runner = partial(run_as_asked, inject=inject)
     reports = []
     broken = False
     for path in find_guests(paths):
         try:
             program, plan = load_plan(path)
             prepare(plan.modes)
-            report = check_program(program, plan, run_as_asked, perturb=perturb)
+            report = check_program(program, plan, runner, perturb=perturb)
         except VpmuError as error:
             report = FileReport(str(path), error=str(error))
             broken = True
@@ -344,6 +355,7 @@ def info(jit: bool, as_json: bool) -> None:
     from vpmu_emu.data import guests_dir, isa_dir
     from vpmu_emu.report import Table, show
     from vpmu_emu.tables.msrs import MSRS
+    from vpmu_emu.tables.mutants import MUTANTS
 
     facts: dict[str, Any] = {
         "vpmu_emu": __version__,
@@ -354,6 +366,7 @@ def info(jit: bool, as_json: bool) -> None:
         "cpus": sorted(path.stem for path in (isa_dir() / "cpus").glob("*.toml")),
         "modes": list(build.modes()),
         "msrs": len(MSRS),
+        "mutants": {row.name: row.doc for row in MUTANTS},
     }
     if jit:
         from vpmu_emu import _jit
@@ -364,6 +377,7 @@ def info(jit: bool, as_json: bool) -> None:
         _json(facts)
         return
     weights = facts.pop("jit", None)
+    facts["mutants"] = f"{len(MUTANTS)} deliberate bugs (--json names them)"
     rows = [(k, ", ".join(v) if isinstance(v, list) else str(v)) for k, v in facts.items()]
     show([Table("", ("", ""), tuple(rows))])
     if weights:

@@ -35,6 +35,8 @@ _OPTIONS = (
                  help="KVM itself: fixed_cap=3; repeatable."),
     click.option("--quirk", "quirks", multiple=True, metavar="NAME",
                  help="Bring back a known bug of the RFC; repeatable."),
+    click.option("--inject", multiple=True, metavar="NAME",
+                 help="Put a deliberate bug in (`vpmu info --json` lists them); repeatable."),
     click.option("--trace", metavar="OUT", help="Write the event trace to this file."),
 )  # fmt: skip
 

@@ -19,6 +19,7 @@ from vpmu_emu.errors import ConfigError, LoadError
 from vpmu_emu.tables.cpus import CpuModel, cpu, cpuid_leaves
 from vpmu_emu.tables.exits import exit_name
 from vpmu_emu.tables.msrs import MSRS, msr_name, rules
+from vpmu_emu.tables.mutants import inject_bits, unchecked_msrs
 
 MODES = ("bare", "none", "emulated", "passthrough")
 REGISTERS = (
@@ -146,7 +147,7 @@ def host_model(name: str, settings: Iterable[str] | Mapping[str, int] = ()) -> C
 
 
 def fill_core(core: Any, model: CpuModel) -> None:
-    """Write a CPU model's shape, rules and latencies into a CORE record. Modifies core."""
+    """Write a CPU model's shape, rules and latencies into a CORE record that has its `inject` already."""
     pmu = core.pmu
     pmu.version = model.version
     pmu.gp = model.gp if model.version else 0
@@ -156,7 +157,7 @@ def fill_core(core: Any, model: CpuModel) -> None:
     pmu.perf_capabilities = model.perf_capabilities
     pmu.events_absent = model.arch_events_absent
     pmu.events_length = model.arch_events_length
-    table = rules("hw", model.shape())
+    table = rules("hw", model.shape(), unchecked_msrs(int(core.inject)))
     core.msr_n[:] = table.exists_count
     core.msr_reserved[:] = table.reserved
     core.msr_access[:] = table.access
@@ -188,7 +189,7 @@ class System:
         filter: path of a TOML event filter, or an EventFilter.
         host_events: perf events of the host, in the perf tool's syntax.
         settings, guest, kvm: KEY=VALUE words (or mappings): the host CPU's PMU, what the VMM exposes, KVM.
-        quirks, without, inject: names of known bugs, parts left out, bugs put in.
+        quirks, without, inject: names of known bugs, parts left out, rows of isa/mutants.toml.
         all_passthrough: passthrough without intercepting the selectors.
         trace: keep the event ring (anything true).
         horizon, horizon_seed: at most so many instructions between two looks (random ones from a seed);
@@ -256,6 +257,7 @@ class System:
         self.M = np.zeros(self.ram_size + host_pages, dtype=np.uint8)
 
         core, E = self.core, self.E
+        core.inject = inject_bits(inject)
         fill_core(core, self.model)
         engine.reset_core(core, np.uint64(0))
         core.slot_size[0] = self.ram_size
@@ -274,7 +276,6 @@ class System:
                 kvm=_pairs("kvm", kvm),
                 quirks=quirks,
                 without=without,
-                inject=inject,
                 all_passthrough=all_passthrough,
                 apicv=apicv,
                 costs=costs,

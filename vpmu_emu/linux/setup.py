@@ -21,7 +21,6 @@ from vpmu_emu.linux.state import (
     CAUSE_NAMES,
     CTX_CPU,
     CTX_TASK,
-    INJECT,
     KVM_REQ_PMU,
     MODE_NAMES,
     MODE_PASSTHROUGH,
@@ -49,11 +48,13 @@ from vpmu_emu.machine.lapic import (
     SPIV_ENABLE,
     TIMER_TSC_DEADLINE,
 )
+from vpmu_emu.machine.mutants import I_ABSENT_PERFCTR, I_RESET_TO_0
 from vpmu_emu.machine.state import N_CTR, NEVER
 from vpmu_emu.machine.u64 import U64
 from vpmu_emu.tables.cpus import COST_NAMES, CpuModel, cpuid_leaves
 from vpmu_emu.tables.events import EVENTS
 from vpmu_emu.tables.msrs import MSRS, Shape, by_name, rules
+from vpmu_emu.tables.mutants import unchecked_msrs
 from vpmu_emu.tables.vmcs import control_bit, vmcs_field
 
 HZ = 250
@@ -131,7 +132,6 @@ def init_config(
     *,
     quirks: Iterable[str] = (),
     without: Iterable[str] = (),
-    inject: Iterable[str] = (),
     all_passthrough: bool = False,
     apicv: bool = True,
     costs: str = "typical",
@@ -149,7 +149,6 @@ def init_config(
     config.mode = MODE_NAMES.index(mode)
     config.quirks = chosen_bits("quirk", QUIRKS, quirks)
     config.without = chosen_bits("without", WITHOUT, without)
-    config.inject = chosen_bits("inject", INJECT, inject)
     config.all_passthrough = int(all_passthrough)
     config.apicv = int(apicv)
     config.load_global_ctrl = 1
@@ -221,7 +220,8 @@ def add_host_events(S: Any, events: Sequence[HostEvent]) -> None:
 def kvm_pmu_refresh(S: Any, shape: Shape) -> None:
     """Give the vCPU a PMU of this shape and reset it (KVM_SET_CPUID2, kvm_pmu_reset)."""
     pmu = S.vcpus[0].pmu
-    table = rules("kvm", shape)
+    inject = int(S.cores[0].inject)
+    table = rules("kvm", shape, unchecked_msrs(inject))
     row = {r.name: k for k, r in enumerate(MSRS)}
     pmu.version = shape.version
     pmu.nr_arch_gp_counters = shape.gp
@@ -236,7 +236,7 @@ def kvm_pmu_refresh(S: Any, shape: Shape) -> None:
     gp_mask = (1 << shape.gp) - 1
     pmu.all_valid_pmc = gp_mask | ((1 << shape.fixed) - 1) << 32
     # Both vendors enable all GP counters at RESET, so that software for version 1 works.
-    pmu.global_ctrl = gp_mask if shape.version > 1 else 0
+    pmu.global_ctrl = gp_mask if shape.version > 1 and not inject & int(I_RESET_TO_0) else 0
     for i, pmc in enumerate(pmu.pmcs):
         pmc.perf_event = -1
         pmc.eventsel = (0x00C0, 0x003C, 0x0300, 0x0400)[i - N_GP_PMC] if i >= N_GP_PMC else 0
@@ -244,7 +244,7 @@ def kvm_pmu_refresh(S: Any, shape: Shape) -> None:
     vm.msr_n[:] = table.exists_count
     vm.msr_reserved[:] = table.reserved
     vm.msr_access[:] = table.access
-    vm.msr_dropped[:] = [r.kvm.drop_absent for r in MSRS]
+    vm.msr_dropped[:] = [0 if inject & int(I_ABSENT_PERFCTR) else r.kvm.drop_absent for r in MSRS]
 
 
 def set_event_filter(S: Any, event_filter: EventFilter | None) -> None:
@@ -392,7 +392,6 @@ def make_vm(
     kvm: Mapping[str, int] | None = None,
     quirks: Iterable[str] = (),
     without: Iterable[str] = (),
-    inject: Iterable[str] = (),
     all_passthrough: bool = False,
     apicv: bool = True,
     costs: str = "typical",
@@ -419,7 +418,6 @@ def make_vm(
         mode,
         quirks=quirks,
         without=without,
-        inject=inject,
         all_passthrough=all_passthrough,
         apicv=apicv,
         costs=costs,

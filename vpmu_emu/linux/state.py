@@ -228,7 +228,6 @@ CONFIG = np.dtype(
         ("mode", "i8"),  # MODE_*
         ("quirks", "u8"),  # QUIRKS bits
         ("without", "u8"),  # WITHOUT bits: parts of the series left out
-        ("inject", "u8"),  # INJECT bits: bugs that tests must find
         ("all_passthrough", "i8"),  # selectors are not intercepted (no filter possible)
         ("apicv", "i8"),  # 1: APICv, interrupts reach the guest without exits
         ("load_global_ctrl", "i8"),  # VM entry and exit can load GLOBAL_CTRL; else MSR lists do
@@ -282,18 +281,10 @@ WITHOUT = {
     "perf-guest-enter": "host events are not stopped at VM entry (patch 31)",
     "status-set": "a pending GLOBAL_STATUS is not restored (patch 22)",
 }
-# Bugs for tests that must find them.
-INJECT = {
-    "pmi-before-pmu": "KVM_REQ_PMI is served before KVM_REQ_PMU",
-    "keep-selectors": "put leaves the guest's selectors in the hardware",
-    "lose-reprogram": "a GLOBAL_CTRL write reprograms only the lowest counter that it toggles",
-    "filter-ignored": "the event filter is not looked up",
-    "no-lvtpc-mask": "delivering a PMI does not mask the guest's LVTPC",
-}
 
 
 def bits(names: dict[str, str], *chosen: str) -> U64:
-    """The bit set of some names of QUIRKS, WITHOUT or INJECT."""
+    """The bit set of some names of QUIRKS or WITHOUT."""
     order = list(names)
     return U64(sum(1 << order.index(name) for name in chosen))
 
@@ -311,8 +302,3 @@ W_PMI_VECTOR = bits(WITHOUT, "pmi-vector")
 W_FORBID_NMI = bits(WITHOUT, "forbid-nmi-handler")
 W_PERF_GUEST_ENTER = bits(WITHOUT, "perf-guest-enter")
 W_STATUS_SET = bits(WITHOUT, "status-set")
-I_PMI_BEFORE_PMU = bits(INJECT, "pmi-before-pmu")
-I_KEEP_SELECTORS = bits(INJECT, "keep-selectors")
-I_LOSE_REPROGRAM = bits(INJECT, "lose-reprogram")
-I_FILTER_IGNORED = bits(INJECT, "filter-ignored")
-I_NO_LVTPC_MASK = bits(INJECT, "no-lvtpc-mask")

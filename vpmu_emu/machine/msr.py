@@ -17,6 +17,13 @@ from vpmu_emu.machine.lapic import (
     lapic_set_deadline,
     lapic_write,
 )
+from vpmu_emu.machine.mutants import (
+    I_FIXED_32,
+    I_RDMSR_32,
+    perfctr_value,
+    rdpmc_ecx,
+    status_after_reset,
+)
 from vpmu_emu.machine.pmu import (
     counter_value,
     pmu_set_global_ctrl,
@@ -97,8 +104,6 @@ _K7_ROWS = _numbers(0xC001_0000)
 MSR_SLOT = np.array([row.slot for row in MSRS], dtype=np.int64)
 _X2APIC_FIRST = U64(0x800)
 _X2APIC_LAST = U64(0x8FF)
-_SIGN32 = U64(0x8000_0000)
-_HIGH32 = U64(0xFFFF_FFFF_0000_0000)
 _LOW32 = U64(0xFFFF_FFFF)
 _EFER_LMA = U64(1 << 10)
 _EFER_LME = U64(1 << 8)
@@ -256,6 +261,8 @@ def msr_value(core, rn, index):
     row = rn >> 6
     n = rn & 63
     pmu = core.pmu
+    if row == R_PMC and core.inject & I_RDMSR_32 != ZERO:
+        return counter_value(core, n) & _LOW32
     if row == R_PMC or row == R_A_PMC:
         return counter_value(core, n)
     if row == R_FIXED_CTR:
@@ -333,11 +340,12 @@ def msr_apply(core, E, rn, index, value):
     n = rn & 63
     pmu = core.pmu
     if row == R_PMC:
-        # SDM 3B 20.2.8: the legacy address takes 32 bits and sign-extends them
-        pmu_write_counter(core, n, (value & _LOW32) | (_HIGH32 if value & _SIGN32 != ZERO else ZERO))
+        pmu_write_counter(core, n, perfctr_value(core, value))
     elif row == R_A_PMC:
         pmu_write_counter(core, n, value)
     elif row == R_FIXED_CTR:
+        if core.inject & I_FIXED_32 != ZERO:
+            value &= _LOW32
         pmu_write_counter(core, N_GP + n, value)
     elif row == R_PERFEVTSEL:
         pmu_write_eventsel(core, E, n, value)
@@ -348,7 +356,7 @@ def msr_apply(core, E, rn, index, value):
     elif row == R_GLOBAL_STATUS:
         pmu.global_status = value  # only a hypervisor's own model writes it; silicon raised #GP before
     elif row == R_STATUS_RESET:
-        pmu.global_status &= ~value
+        pmu.global_status = status_after_reset(core, pmu.global_status, value)
         pmu_update(core, E)
     elif row == R_STATUS_SET:
         pmu.global_status |= value
@@ -409,6 +417,7 @@ PMC_METRICS = -2
 def rdpmc_counter(core, ecx):
     """Which counter ECX names: 0.. general-purpose, N_GP.. fixed, PMC_METRICS, PMC_INVALID for #GP."""
     pmu = core.pmu
+    ecx = rdpmc_ecx(core, ecx)
     index = ecx & _INDEX16
     kind = ecx & ~_INDEX16 & _LOW32
     if pmu.version == 0:

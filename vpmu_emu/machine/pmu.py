@@ -12,7 +12,30 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
-from vpmu_emu.machine.lapic import LVT_DROPPED, LVT_NMI, LVT_PMI, lapic_deliver_lvt
+from vpmu_emu.machine.lapic import (
+    LVT_DROPPED,
+    LVT_MASKED,
+    LVT_NMI,
+    LVT_PMI,
+    lapic_deliver_lvt,
+)
+from vpmu_emu.machine.mutants import (
+    I_CALL,
+    I_CMASK,
+    I_EARLY,
+    I_FIXED0_DOUBLE,
+    I_GLOBAL_CTRL,
+    I_MORE_INSTRUCTIONS,
+    I_NO_LVTPC_MASK,
+    I_OFF_CLEARS,
+    I_OS,
+    I_RESET_TO_0,
+    I_RUNNING_WRITE,
+    I_UNTAKEN,
+    distance,
+    raises_pmi,
+    sets_status,
+)
 from vpmu_emu.machine.ring import TR_OVERFLOW, TR_PMI_RAISE, emit
 from vpmu_emu.machine.state import CLASS, N_CTR, N_FIXED, N_GP, NEVER
 from vpmu_emu.machine.u64 import ONE, U3, U4, U64, ZERO
@@ -53,9 +76,13 @@ FIXED_EVENT = np.array(
     dtype=np.int64,
 )
 
+EV_INSTRUCTIONS = next(k for k, e in enumerate(EVENTS) if e.perf == "instructions")
+EV_BRANCHES = next(k for k, e in enumerate(EVENTS) if e.perf == "branches")
 LAT_SLOT = LATENCIES.index("slot")
 C_INST = CLASS["inst"]
 C_BRANCH = CLASS["branch"]
+C_CALL = CLASS["call"]
+C_TAKEN = CLASS["taken"]
 C_CYCLES = CLASS["cycles"]
 
 # --- bits -----------------------------------------------------------------------------------------------
@@ -76,6 +103,8 @@ GP_COUNT = U64(N_GP)
 GP_BITS = U64((1 << N_GP) - 1)
 FIXED_BITS = U64((1 << N_FIXED) - 1)
 _LIMIT = U64(1 << 40)
+_U50 = U64(50)
+_DOUBLED = 4  # of `rings`: the injected bug of fixed counter 0
 
 
 @jit(inline=True)
@@ -87,6 +116,19 @@ def class_total(core, c, rings):
     if rings & 2 != 0:
         s += core.total[1, c]
     return s
+
+
+@jit()
+def _miscounted(core, event, rings, s):
+    # What injected bugs make of an event's total.
+    if event == EV_BRANCHES:
+        if core.inject & I_CALL != ZERO:
+            return s - class_total(core, C_CALL, rings)
+        if core.inject & I_UNTAKEN != ZERO:
+            return class_total(core, C_TAKEN, rings)
+    if event == EV_INSTRUCTIONS and core.inject & I_MORE_INSTRUCTIONS != ZERO:
+        return s + s // _U50
+    return s + s if rings & _DOUBLED != 0 else s
 
 
 @jit()
@@ -112,6 +154,8 @@ def event_total(core, event, rings):
             s += v
         else:
             s -= v
+    if core.inject != ZERO:
+        s = _miscounted(core, event, rings, s)
     return s
 
 
@@ -192,6 +236,8 @@ def _raise_pmi(core, E):
     sent = lapic_deliver_lvt(core.lapic, LVT_PMI)
     emit(E, core.t, TR_PMI_RAISE, core.rip, lvt, pmu.global_status, U64(sent))
     if sent != LVT_DROPPED:
+        if core.inject & I_NO_LVTPC_MASK != ZERO:
+            core.lapic.lvt[LVT_PMI] &= ~LVT_MASKED
         core.stats.pmis_hw += ONE
         if core.vmx.root == 0:
             core.stats.pmis += ONE
@@ -199,19 +245,24 @@ def _raise_pmi(core, E):
             core.nmi_pending = 1
 
 
+@jit(inline=True)
+def _status_index(i):
+    return U64(i) if i < N_GP else U64(i - N_GP) + FIXED_SHIFT
+
+
 @jit()
 def _overflow(core, E, i):
     pmu = core.pmu
-    index = U64(i) if i < N_GP else U64(i - N_GP) + FIXED_SHIFT
+    index = _status_index(i)
     core.stats.overflows += ONE
-    if pmu.version >= 2:
+    if pmu.version >= 2 and sets_status(core, i):
         pmu.global_status |= ONE << index
     emit(E, core.t, TR_OVERFLOW, core.rip, index, pmu.global_status, ZERO)
     if i < N_GP:
         wants = pmu.eventsel[i] & EVENTSEL_INT != ZERO
     else:
         wants = (pmu.fixed_ctr_ctrl >> U64(4 * (i - N_GP))) & FIXED_PMI != ZERO
-    if wants:
+    if raises_pmi(core, i, wants):
         _raise_pmi(core, E)
 
 
@@ -251,6 +302,8 @@ def pmu_check(core, E):
             if v > mask:
                 _settle(core, E, i)
                 _overflow(core, E, i)
+            elif v == mask and core.inject & I_EARLY != ZERO:
+                pmu.global_status |= ONE << _status_index(i)
     if pmu.global_status & STATUS_CTR_FRZ != frozen or pmu.global_ctrl != enables:
         pmu_update(core, E)
 
@@ -276,10 +329,13 @@ def _configure(core, i):
         sel = pmu.eventsel[i]
         rings = np.int64((sel >> EVENTSEL_RINGS_SHIFT) & U3)  # USR below OS
         pmu.rings[i] = (rings >> 1) | ((rings & 1) << 1)
+        if core.inject & I_OS != ZERO:
+            pmu.rings[i] |= 1
         pmu.event[i] = -1
         if i < pmu.gp and sel & EVENTSEL_ENABLE != ZERO:
             pmu.event[i] = _config_event(sel & EVENTSEL_EVENT, i)
-            pmu.cmask[i] = np.int64((sel >> EVENTSEL_CMASK_SHIFT) & BYTE_)
+            if core.inject & I_CMASK == ZERO:
+                pmu.cmask[i] = np.int64((sel >> EVENTSEL_CMASK_SHIFT) & BYTE_)
             # SDM 3B 20.2.1.1: INV means something only beside a CMASK; EDGE alone counts 0 to 1
             if pmu.cmask[i] != 0 and sel & EVENTSEL_INV != ZERO:
                 pmu.invert[i] = 1
@@ -290,6 +346,8 @@ def _configure(core, i):
         j = i - N_GP
         pmu.rings[i] = np.int64((pmu.fixed_ctr_ctrl >> U64(4 * j)) & U3)
         pmu.event[i] = FIXED_EVENT[j] if j < pmu.fixed else -1
+        if j == 0 and pmu.rings[i] != 0 and core.inject & I_FIXED0_DOUBLE != ZERO:
+            pmu.rings[i] |= _DOUBLED
     bit = ONE << U64(i)
     if pmu.event[i] >= 0 and pmu.rings[i] != 0:
         pmu.local |= bit
@@ -335,7 +393,7 @@ def pmu_update(core, E):
     pmu = core.pmu
     for _ in range(3):
         want = pmu.local
-        if pmu.version >= 2:
+        if pmu.version >= 2 and core.inject & I_GLOBAL_CTRL == ZERO:
             enables = pmu.global_ctrl
             want &= (enables & GP_BITS) | ((enables >> FIXED_SHIFT) & FIXED_BITS) << GP_COUNT
         if pmu.version >= 4 and pmu.global_status & STATUS_CTR_FRZ != ZERO:
@@ -361,6 +419,8 @@ def pmu_write_eventsel(core, E, i, value):
     if is_armed(core, i):
         _disarm(core, E, i)
     pmu.eventsel[i] = value
+    if core.inject & I_OFF_CLEARS != ZERO and value & EVENTSEL_ENABLE == ZERO:
+        pmu.ctr_base[i] = ZERO
     _configure(core, i)
     pmu_update(core, E)
 
@@ -386,6 +446,8 @@ def pmu_write_fixed_ctr_ctrl(core, E, value):
 def pmu_write_counter(core, i, value):
     """Load counter i, running or not, with a value of its width. Modifies core.pmu."""
     pmu = core.pmu
+    if core.inject & I_RUNNING_WRITE != ZERO and is_armed(core, i):
+        return
     pmu.ctr_base[i] = value & counter_mask(core, i)
     if is_armed(core, i) and pmu.cmask[i] == 0:
         pmu.snap[i] = event_total(core, pmu.event[i], pmu.rings[i])
@@ -418,6 +480,8 @@ def pmu_horizon(core):
             continue
         event = pmu.event[i]
         left = counter_mask(core, i) - counter_value(core, i) + ONE
+        if core.inject != ZERO:
+            left = distance(core, left)
         if left >= _LIMIT:
             continue
         scale = EV_SCALE[event]
@@ -469,6 +533,8 @@ def pmu_reset(core):
     pmu.fixed_ctr_ctrl = ZERO
     pmu.global_status = ZERO
     pmu.global_ctrl = (ONE << U64(pmu.gp)) - ONE if pmu.version >= 2 else ZERO
+    if core.inject & I_RESET_TO_0 != ZERO:
+        pmu.global_ctrl = ZERO
     pmu.armed = ZERO
     pmu.stepping = 0
 

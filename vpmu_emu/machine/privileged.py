@@ -40,6 +40,7 @@ from vpmu_emu.machine.msr import (
     read_tsc,
     statistics_slot,
 )
+from vpmu_emu.machine.mutants import I_BOTH_WRMSRS, I_NO_WRMSR, rdpmc_result
 from vpmu_emu.machine.ops import K_IMM, K_MEM, SYSTEM_OP
 from vpmu_emu.machine.platform import port_in, port_out
 from vpmu_emu.machine.pmu import pmu_check
@@ -105,6 +106,7 @@ S_LGDT, S_LIDT, S_LTR, S_SGDT, S_SIDT, S_STR, S_SLDT = (
 S_INVLPG, S_WBINVD, S_VMCALL = OP["invlpg"], OP["wbinvd"], OP["vmcall"]
 
 C_CYCLES = CLASS["cycles"]
+C_INST = CLASS["inst"]
 LAT_WRMSR = LATENCIES.index("wrmsr")
 LAT_MSR = LATENCIES.index("msr")
 LAT_INTERRUPT = LATENCIES.index("interrupt")
@@ -222,10 +224,14 @@ def _wrmsr(core, M, E, u):
     if rn >= 0 and (E.trace_on != 0 or E.n_watch > 0) and check_read(core, index) >= 0:
         old = msr_value(core, rn, index)
     retire(core, u)
+    if core.inject & I_NO_WRMSR != ZERO:
+        core.total[0, C_INST] -= ONE
     spend(core, core.latency[LAT_WRMSR] - core.latency[LAT_MSR])
     pmu_check(core, E)  # if it overflows a counter by retiring, that comes before its effect
     if rn != DROPPED:
         msr_apply(core, E, rn, index, value)
+    if core.inject & I_BOTH_WRMSRS != ZERO:
+        core.total[0, C_INST] += ONE
     core.rip = u.rip
     note_msr(core, E, index, value, old, 1, 0)
     return _edge(core, u)
@@ -242,7 +248,7 @@ def _rdpmc(core, E, u):
     which = rdpmc_counter(core, ecx)
     if which == PMC_INVALID:
         return _gp(E)
-    v = rdpmc_value(core, which)
+    v = rdpmc_result(core, ecx, rdpmc_value(core, which))
     _edx_eax(core, v)
     retire(core, u)
     core.stats.rdpmcs += ONE

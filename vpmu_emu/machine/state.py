@@ -208,6 +208,7 @@ CORE = np.dtype(
         ("msr_access", "i8", (N_MSR_ROWS,)),  # 0 read-write, 1 read-only, 2 write-only, 3 dropped
         ("cpuid", CPUID, (N_CPUID,)),  # what the CPUID instruction answers; leaf ALL: unused entry
         ("ignore_msrs", "i8"),  # 1: unknown MSRs read 0 and drop writes instead of #GP
+        ("inject", "u8"),  # bits of isa/mutants.toml: bugs that tests must find
         ("pmu", PMU),
         ("lapic", LAPIC),  # the core's own local APIC
         ("vapic", LAPIC),  # the running guest's virtual-APIC page

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from bisect import bisect_right
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import attrs
@@ -310,15 +311,18 @@ def value_words(index: int, value: int) -> str:
     return " ".join(out) or "0"
 
 
-def rules(side: Side, shape: Shape) -> Rules:
-    """What `side` does with every row of `MSRS` on a CPU of this shape."""
+def rules(side: Side, shape: Shape, unchecked: Sequence[str] = ()) -> Rules:
+    """What `side` does with every row of `MSRS` on a CPU of this shape.
+
+    `unchecked` names rows whose reserved bits a deliberate bug accepts.
+    """
     names = shape.names()
     out = Rules([], [], [], [])
     for row in MSRS:
         rule = row.rule(side)
         count = row.count if rule.exists == "true" else evaluate(rule.exists, names)
         out.exists_count.append(min(count, row.count))
-        out.reserved.append(evaluate(rule.reserved, names))
+        out.reserved.append(0 if row.name in unchecked else evaluate(rule.reserved, names))
         out.access.append(ACCESS.index(rule.access))
         out.reset.append(evaluate(rule.reset, names))
     return out

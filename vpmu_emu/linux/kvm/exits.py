@@ -31,6 +31,7 @@ from vpmu_emu.machine.msr import (
     note_msr,
     note_msr_fault,
 )
+from vpmu_emu.machine.mutants import I_CPUID, I_NO_WRMSR, rdpmc_result
 from vpmu_emu.machine.platform import port_in, port_out
 from vpmu_emu.machine.privileged import cpuid_entry
 from vpmu_emu.machine.ring import TR_GUEST_RDPMC, emit
@@ -53,6 +54,7 @@ from vpmu_emu.machine.vmx import (
     EXIT_INTERRUPT_WINDOW,
     EXIT_INVLPG,
     EXIT_IO_INSTRUCTION,
+    EXIT_MSR_WRITE,
     EXIT_NMI_WINDOW,
     EXIT_PREEMPTION_TIMER,
     EXIT_TRIPLE_FAULT,
@@ -102,6 +104,14 @@ def kvm_inject_gp(S):
 
 
 @jit()
+def _uncounted(core):
+    reason = core.vmx.exit_reason
+    if core.inject & I_CPUID != ZERO and reason == EXIT_CPUID:
+        return True
+    return core.inject & I_NO_WRMSR != ZERO and reason == EXIT_MSR_WRITE
+
+
+@jit()
 def kvm_skip_emulated_instruction(S, M, E):
     """Go past the instruction that was emulated, and count it."""
     core = S.cores[0]
@@ -109,7 +119,8 @@ def kvm_skip_emulated_instruction(S, M, E):
     vmwrite(core, M, V_RIP, core.rip)
     S.vcpus[0].emulated_insns += ONE
     vmwrite(core, M, V_INTERRUPTIBILITY, vmread(core, M, V_INTERRUPTIBILITY) & ~_SHADOWS)
-    kvm_pmu_trigger_event(S, E, S.vcpus[0].pmu.pmc_counting_instructions)
+    if core.inject == ZERO or not _uncounted(core):
+        kvm_pmu_trigger_event(S, E, S.vcpus[0].pmu.pmc_counting_instructions)
 
 
 @jit()
@@ -216,6 +227,7 @@ def finish_rdmsr(S, M, E, index, value, fault):
 def finish_rdpmc(S, M, E, ecx, value):
     """The end of an RDPMC exit that did not fault."""
     core = S.cores[0]
+    value = rdpmc_result(core, ecx, value)
     core.regs[RAX] = value & LOW32
     core.regs[RDX] = value >> U32
     core.stats.rdpmcs += ONE

@@ -7,7 +7,8 @@ mask; an entry without the masked-events flag has mask 0xFF. arch/x86/kvm/pmu.c,
 from __future__ import annotations
 
 from vpmu_emu._jit import jit
-from vpmu_emu.linux.state import I_FILTER_IGNORED, KVM_PMU_EVENT_ALLOW, N_GP_PMC
+from vpmu_emu.linux.state import KVM_PMU_EVENT_ALLOW, N_GP_PMC
+from vpmu_emu.machine.mutants import I_FILTER_IGNORED
 from vpmu_emu.machine.u64 import BYTE, ONE, U8, U56, U64, ZERO
 
 
@@ -26,7 +27,7 @@ def _filter_contains(vm, first, last, eventsel):
 def check_pmu_event_filter(S, i):
     """May pmc i count what its selector says? True if there is no filter."""
     vm = S.vm
-    if vm.filter_on == 0 or S.config.inject & I_FILTER_IGNORED != ZERO:
+    if vm.filter_on == 0 or S.cores[0].inject & I_FILTER_IGNORED != ZERO:
         return True
     allow = vm.action == KVM_PMU_EVENT_ALLOW
     if i >= N_GP_PMC:

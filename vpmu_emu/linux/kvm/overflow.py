@@ -8,6 +8,7 @@ from __future__ import annotations
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.state import KVM_REQ_PMI, KVM_REQ_PMU, N_GP_PMC
 from vpmu_emu.linux.trace_kinds import TR_REQUEST
+from vpmu_emu.machine.mutants import raises_pmi, sets_status
 from vpmu_emu.machine.ring import emit
 from vpmu_emu.machine.u64 import ONE, U64, ZERO
 
@@ -29,8 +30,10 @@ def kvm_make_request(S, E, request):
 @jit()
 def __kvm_perf_overflow(S, E, i):
     pmu = S.vcpus[0].pmu
-    pmu.global_status |= pmc_bit(i)
-    if pmu.pmcs[i].intr != 0:
+    core = S.cores[0]
+    if sets_status(core, i):
+        pmu.global_status |= pmc_bit(i)
+    if raises_pmi(core, i, pmu.pmcs[i].intr != 0):
         kvm_make_request(S, E, KVM_REQ_PMI)
 
 

@@ -14,7 +14,6 @@ from vpmu_emu.linux.kvm.overflow import kvm_make_request, pmc_bit
 from vpmu_emu.linux.native import cost, retire
 from vpmu_emu.linux.perf.pmi import charge
 from vpmu_emu.linux.state import (
-    I_NO_LVTPC_MASK,
     KVM_REQ_PMU,
     MODE_PASSTHROUGH,
     N_GP_PMC,
@@ -24,8 +23,15 @@ from vpmu_emu.linux.state import (
 )
 from vpmu_emu.linux.trace_kinds import TR_EMULATED, TR_PMI_INJECT
 from vpmu_emu.machine.lapic import LVT_DROPPED, LVT_MASKED, LVT_NMI, LVT_PMI, lapic_deliver_lvt
+from vpmu_emu.machine.mutants import (
+    I_GLOBAL_CTRL,
+    I_NO_LVTPC_MASK,
+    I_OS,
+    raises_pmi,
+    rdpmc_ecx,
+)
 from vpmu_emu.machine.ring import emit
-from vpmu_emu.machine.u64 import LOW32, ONE, U2, U3, U15, U31, U64, ZERO
+from vpmu_emu.machine.u64 import ONE, U2, U3, U15, U64, ZERO
 from vpmu_emu.tables.msrs import by_name
 
 COST_TRIGGER = cost("kvm_pmu_trigger_event")
@@ -59,7 +65,6 @@ _FIXED_CTR_CTRL = U64(by_name("IA32_FIXED_CTR_CTRL"))
 _GLOBAL_STATUS = U64(by_name("IA32_PERF_GLOBAL_STATUS"))
 _GLOBAL_CTRL = U64(by_name("IA32_PERF_GLOBAL_CTRL"))
 _OVF_CTRL = U64(by_name("IA32_PERF_GLOBAL_STATUS_RESET"))
-_SIGN32 = U64(0xFFFF_FFFF_0000_0000)
 CAP_FW_WRITES = U64(1 << 13)
 RDPMC_FIXED = U64(0x4000_0000)
 RDPMC_TYPE = U64(0xFFFF_0000)
@@ -100,9 +105,12 @@ def fixed_ctrl_field(ctrl, i):
 
 
 @jit()
-def pmc_is_globally_enabled(pmu, i):
+def pmc_is_globally_enabled(S, i):
     """Without GLOBAL_CTRL (version 1) every counter is."""
-    return pmu.version < 2 or pmu.global_ctrl & pmc_bit(i) != ZERO
+    pmu = S.vcpus[0].pmu
+    if pmu.version < 2 or S.cores[0].inject & I_GLOBAL_CTRL != ZERO:
+        return True
+    return pmu.global_ctrl & pmc_bit(i) != ZERO
 
 
 @jit()
@@ -118,8 +126,10 @@ def pmc_wants_pmi(S, i):
     """The PMI enable bit of pmc i as the guest set it."""
     pmu = S.vcpus[0].pmu
     if i < N_GP_PMC:
-        return pmu.pmcs[i].eventsel & EVENTSEL_INT != ZERO
-    return fixed_ctrl_field(pmu.fixed_ctr_ctrl, i) & FIXED_PMI != ZERO
+        asked = pmu.pmcs[i].eventsel & EVENTSEL_INT != ZERO
+    else:
+        asked = fixed_ctrl_field(pmu.fixed_ctr_ctrl, i) & FIXED_PMI != ZERO
+    return raises_pmi(S.cores[0], i, asked)
 
 
 @jit()
@@ -149,7 +159,7 @@ def cpl_is_matched(S, i):
     """Does pmc i count at the privilege level that the guest is at?"""
     pmu = S.vcpus[0].pmu
     if i < N_GP_PMC:
-        os = pmu.pmcs[i].eventsel & EVENTSEL_OS != ZERO
+        os = pmu.pmcs[i].eventsel & EVENTSEL_OS != ZERO or S.cores[0].inject & I_OS != ZERO
         usr = pmu.pmcs[i].eventsel & EVENTSEL_USR != ZERO
     else:
         field = fixed_ctrl_field(pmu.fixed_ctr_ctrl, i)
@@ -170,7 +180,10 @@ def kvm_pmu_trigger_event(S, E, counting):
     retire(S, E, COST_TRIGGER)
     pmu = S.vcpus[0].pmu
     passthrough = S.config.mode == MODE_PASSTHROUGH
-    if not (passthrough and S.config.quirks & Q_NO_GLOBAL_CHECK != ZERO) and pmu.version > 1:
+    unchecked = passthrough and S.config.quirks & Q_NO_GLOBAL_CHECK != ZERO
+    if S.cores[0].inject & I_GLOBAL_CTRL != ZERO:
+        unchecked = True
+    if not unchecked and pmu.version > 1:
         counting &= pmu.global_ctrl
     counted = ZERO
     for i in range(N_PMC):
@@ -213,18 +226,9 @@ def kvm_pmu_deliver_pmi(S, E):
     sent = kvm_apic_local_deliver(S, LVT_PMI)
     if sent != LVT_DROPPED:
         core.stats.pmis += ONE
-        if S.config.inject & I_NO_LVTPC_MASK != ZERO:
+        if core.inject & I_NO_LVTPC_MASK != ZERO:
             core.vapic.lvt[LVT_PMI] &= ~LVT_MASKED
     emit(E, core.t, TR_PMI_INJECT, ZERO, lvtpc, U64(sent), ZERO)
-
-
-@jit()
-def sign_extend32(value):
-    """(s64)(s32)value, which is what a guest's write to the legacy address means."""
-    value &= LOW32
-    if value >> U31 != ZERO:
-        value |= _SIGN32
-    return value
 
 
 @jit()
@@ -233,6 +237,7 @@ def kvm_pmu_rdpmc_idx(S, ecx):
     pmu = S.vcpus[0].pmu
     if pmu.version == 0:
         return -1
+    ecx = rdpmc_ecx(S.cores[0], ecx)
     kind = ecx & RDPMC_TYPE
     index = ecx & RDPMC_INDEX
     if kind == ZERO:

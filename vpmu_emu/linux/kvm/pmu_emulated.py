@@ -11,6 +11,7 @@ from vpmu_emu.linux.kvm.filter import check_pmu_event_filter
 from vpmu_emu.linux.kvm.overflow import __kvm_perf_overflow as kvm_perf_overflow_noted
 from vpmu_emu.linux.kvm.overflow import pmc_bit
 from vpmu_emu.linux.kvm.pmu import (
+    EVENTSEL_ENABLE,
     EVENTSEL_INT,
     EVENTSEL_OS,
     EVENTSEL_USR,
@@ -28,7 +29,6 @@ from vpmu_emu.linux.kvm.pmu import (
     kvm_pmu_request_counter_reprogram,
     pmc_is_globally_enabled,
     pmc_is_locally_enabled,
-    sign_extend32,
 )
 from vpmu_emu.linux.native import cost
 from vpmu_emu.linux.perf.event import (
@@ -45,7 +45,7 @@ from vpmu_emu.linux.perf.event import (
 )
 from vpmu_emu.linux.perf.pmi import charge
 from vpmu_emu.linux.perf.x86 import X86_RAW_EVENT_MASK
-from vpmu_emu.linux.state import CTX_TASK, I_LOSE_REPROGRAM, N_GP_PMC, N_PMC, OWNER_KVM
+from vpmu_emu.linux.state import CTX_TASK, N_GP_PMC, N_PMC, OWNER_KVM
 from vpmu_emu.linux.trace_kinds import (
     REPROGRAM_CREATE,
     REPROGRAM_FAILED,
@@ -54,8 +54,19 @@ from vpmu_emu.linux.trace_kinds import (
     TR_PAUSE,
     TR_REPROGRAM,
 )
+from vpmu_emu.machine.mutants import (
+    I_EARLY,
+    I_FIXED_32,
+    I_LOSE_REPROGRAM,
+    I_OFF_CLEARS,
+    I_PMC_WIDTH,
+    I_RDMSR_32,
+    I_RUNNING_WRITE,
+    perfctr_value,
+    status_after_reset,
+)
 from vpmu_emu.machine.ring import emit
-from vpmu_emu.machine.u64 import ONE, U2, U64, ZERO
+from vpmu_emu.machine.u64 import LOW32, ONE, U2, U64, ZERO
 
 COST_HANDLE_EVENT = cost("kvm_pmu_handle_event")
 COST_REPROGRAM = cost("reprogram_counter")
@@ -95,6 +106,8 @@ def pmc_write_counter(S, E, i, value):
     """Make the counter read `value` from now on."""
     pmu = S.vcpus[0].pmu
     pmc = pmu.pmcs[i]
+    if S.cores[0].inject & I_RUNNING_WRITE != ZERO and pmc.is_paused == 0 and pmc.perf_event >= 0:
+        return
     # A write drops software counts. The value becomes relative to perf's count, which goes on.
     pmc.emulated_counter = ZERO
     pmc.counter += value - pmc_read_counter(S, E, i)
@@ -120,6 +133,8 @@ def pmc_pause_counter(S, E, i):
     pmc.counter = (counter + pmc.emulated_counter) & pmu.counter_bitmask
     pmc.emulated_counter = ZERO
     pmc.is_paused = 1
+    if S.cores[0].inject & I_EARLY != ZERO and pmc.counter == pmu.counter_bitmask:
+        pmu.global_status |= pmc_bit(i)
     emit(E, S.cores[0].t, TR_PAUSE, ZERO, U64(i), pmc.counter, ZERO)
     return 1 if pmc.counter < before else 0
 
@@ -194,7 +209,7 @@ def reprogram_counter(S, E, i):
     charge(S, E, COST_REPROGRAM)
     emulate_overflow = pmc_pause_counter(S, E, i)
     if (
-        not pmc_is_globally_enabled(pmu, i)
+        not pmc_is_globally_enabled(S, i)
         or not pmc_is_locally_enabled(pmu, i)
         or not check_pmu_event_filter(S, i)
     ):
@@ -263,7 +278,7 @@ def reprogram_counters(S, E, diff):
     for i in range(N_PMC):
         if diff & valid & pmc_bit(i) != ZERO:
             kvm_pmu_request_counter_reprogram(S, E, i)
-            if S.config.inject & I_LOSE_REPROGRAM != ZERO:
+            if S.cores[0].inject & I_LOSE_REPROGRAM != ZERO:
                 return
 
 
@@ -288,7 +303,7 @@ def kvm_pmu_set_msr(S, E, which, data, host_initiated):
         if data & pmu.global_status_rsvd != ZERO:
             return 1
         if host_initiated == 0:
-            pmu.global_status &= ~data
+            pmu.global_status = status_after_reset(S.cores[0], pmu.global_status, data)
     elif kind == PMU_FIXED_CTR_CTRL:
         if data & pmu.fixed_ctr_ctrl_rsvd != ZERO:
             return 1
@@ -306,19 +321,24 @@ def kvm_pmu_set_msr(S, E, which, data, host_initiated):
         if kind == PMU_EVNTSEL:
             if data & pmu.eventsel_rsvd != ZERO:
                 return 1
+            if S.cores[0].inject & I_OFF_CLEARS != ZERO and data & EVENTSEL_ENABLE == ZERO:
+                pmc_write_counter(S, E, i, ZERO)
             if data != pmc.eventsel:
                 pmc.eventsel = data
                 kvm_pmu_recalc_pmc_emulation(pmu, i)
                 kvm_pmu_request_counter_reprogram(S, E, i)
         elif kind == PMU_PMC:
-            if data & ~pmu.counter_bitmask != ZERO:
+            wide = data & ~pmu.counter_bitmask
+            if wide != ZERO and S.cores[0].inject & I_PMC_WIDTH == ZERO:
                 return 1
             pmc_write_counter(S, E, i, data)
         elif kind == PMU_PERFCTR:
             if host_initiated == 0:
-                data = sign_extend32(data)
+                data = perfctr_value(S.cores[0], data)
             pmc_write_counter(S, E, i, data)
         elif kind == PMU_FIXED_CTR:
+            if S.cores[0].inject & I_FIXED_32 != ZERO:
+                data &= LOW32
             pmc_write_counter(S, E, i, data)
     return 0
 
@@ -339,4 +359,7 @@ def kvm_pmu_get_msr(S, E, which):
         return pmu.fixed_ctr_ctrl
     if kind == PMU_EVNTSEL:
         return pmu.pmcs[i].eventsel
-    return pmc_read_counter(S, E, i)
+    value = pmc_read_counter(S, E, i)
+    if kind == PMU_PERFCTR and S.cores[0].inject & I_RDMSR_32 != ZERO:
+        value &= LOW32
+    return value

@@ -11,6 +11,7 @@ from vpmu_emu._jit import jit
 from vpmu_emu.linux.kvm.filter import check_pmu_event_filter
 from vpmu_emu.linux.kvm.overflow import kvm_make_request, pmc_bit
 from vpmu_emu.linux.kvm.pmu import (
+    EVENTSEL_ENABLE,
     PMU_EVNTSEL,
     PMU_FIXED_CTR,
     PMU_FIXED_CTR_CTRL,
@@ -21,7 +22,6 @@ from vpmu_emu.linux.kvm.pmu import (
     PMU_PMC,
     kvm_pmu_recalc_pmc_emulation,
     pmc_wants_pmi,
-    sign_extend32,
 )
 from vpmu_emu.linux.native import APIC_LVT_MASKED, cost, rdmsrl, rdpmcl, retire, wrmsrl
 from vpmu_emu.linux.perf.guest import (
@@ -32,7 +32,6 @@ from vpmu_emu.linux.perf.guest import (
 )
 from vpmu_emu.linux.perf.pmi import charge, handle_nmis
 from vpmu_emu.linux.state import (
-    I_KEEP_SELECTORS,
     KVM_REQ_PMI,
     N_GP_PMC,
     N_PMC,
@@ -47,6 +46,13 @@ from vpmu_emu.linux.state import (
 )
 from vpmu_emu.linux.trace_kinds import TR_PMU_LOAD, TR_PMU_PUT
 from vpmu_emu.machine.lapic import LVT_PMI
+from vpmu_emu.machine.mutants import (
+    I_KEEP_SELECTORS,
+    I_OFF_CLEARS,
+    perfctr_value,
+    sets_status,
+    status_after_reset,
+)
 from vpmu_emu.machine.pmu import counter_value
 from vpmu_emu.machine.ring import emit
 from vpmu_emu.machine.u64 import ONE, U15, U64, ZERO
@@ -111,7 +117,7 @@ def intel_save_pmu_context(S, E):
     """
     core = S.cores[0]
     pmu = S.vcpus[0].pmu
-    keep = S.config.inject & I_KEEP_SELECTORS != ZERO
+    keep = core.inject & I_KEEP_SELECTORS != ZERO
     pmu.global_status = rdmsrl(S, E, MSR_GLOBAL_STATUS)
     if pmu.global_status != ZERO:
         wrmsrl(S, E, MSR_GLOBAL_OVF_CTRL, pmu.global_status)
@@ -244,7 +250,8 @@ def kvm_passthrough_pmu_handle_event(S, E):
         pmc.counter = (pmc.counter + pmc.emulated_counter) & pmu.counter_bitmask
         pmc.emulated_counter = ZERO
         if pmc.counter < before:
-            pmu.global_status |= bit
+            if sets_status(S.cores[0], i):
+                pmu.global_status |= bit
             # Version 1 looked at the selector's INT bit, which a fixed counter does not have.
             blind = i >= N_GP_PMC and S.config.quirks & Q_FIXED_NO_PMI != ZERO
             if pmc_wants_pmi(S, i) and not blind:
@@ -260,6 +267,8 @@ def kvm_pmu_set_msr(S, E, which, data, host_initiated):
     if kind == PMU_EVNTSEL:
         if data & pmu.eventsel_rsvd != ZERO:
             return 1
+        if S.cores[0].inject & I_OFF_CLEARS != ZERO and data & EVENTSEL_ENABLE == ZERO:
+            pmu.pmcs[i].counter = ZERO
         if data != pmu.pmcs[i].eventsel:
             pmu.pmcs[i].eventsel = data
             _refresh_selector(S, i)
@@ -281,10 +290,10 @@ def kvm_pmu_set_msr(S, E, which, data, host_initiated):
         if data & pmu.global_status_rsvd != ZERO:
             return 1
         if host_initiated == 0:
-            pmu.global_status &= ~data
+            pmu.global_status = status_after_reset(S.cores[0], pmu.global_status, data)
     elif kind == PMU_PERFCTR:
         if host_initiated == 0:
-            data = sign_extend32(data)
+            data = perfctr_value(S.cores[0], data)
         pmu.pmcs[i].counter = data & pmu.counter_bitmask
     elif kind == PMU_PMC or kind == PMU_FIXED_CTR:
         if kind == PMU_PMC and data & ~pmu.counter_bitmask != ZERO:

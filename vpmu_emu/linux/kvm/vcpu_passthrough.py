@@ -16,7 +16,12 @@ from vpmu_emu.linux.kvm.exits import (
     kvm_set_msr_common,
     vmx_handle_exit,
 )
-from vpmu_emu.linux.kvm.pmu import kvm_pmu_deliver_pmi, kvm_pmu_is_valid_msr, kvm_pmu_rdpmc_idx
+from vpmu_emu.linux.kvm.pmu import (
+    kvm_pmu_deliver_pmi,
+    kvm_pmu_is_valid_msr,
+    kvm_pmu_rdpmc_idx,
+    kvm_pmu_trigger_event,
+)
 from vpmu_emu.linux.kvm.pmu_passthrough import (
     kvm_passthrough_pmu_handle_event,
     kvm_pmu_get_msr,
@@ -37,13 +42,13 @@ from vpmu_emu.linux.kvm.vcpu import (
 from vpmu_emu.linux.native import cost
 from vpmu_emu.linux.perf.pmi import charge
 from vpmu_emu.linux.state import (
-    I_PMI_BEFORE_PMU,
     KVM_REQ_PMI,
     KVM_REQ_PMU,
     W_GLOBAL_CTRL_SWITCH,
 )
 from vpmu_emu.machine.engine import run_core
 from vpmu_emu.machine.memory import ld64, st64
+from vpmu_emu.machine.mutants import I_BOTH_WRMSRS, I_PMI_BEFORE_PMU
 from vpmu_emu.machine.state import CODE_EXIT, RAX, RCX, RDX, RUN_STOPPED, RUN_WATCH
 from vpmu_emu.machine.u64 import LOW32, U8, U32, U64, ZERO
 from vpmu_emu.machine.vmx import (
@@ -119,6 +124,8 @@ def handle_pmu_exit(S, M, E):
         finish_rdmsr(S, M, E, index, value, fault)
         return
     charge(S, E, COST_WRMSR_EXIT)
+    if core.inject & I_BOTH_WRMSRS != ZERO:
+        kvm_pmu_trigger_event(S, E, pmu.pmc_counting_instructions)
     value = (core.regs[RAX] & LOW32) | (core.regs[RDX] << U32)
     old = ZERO
     if which >= 0:
@@ -133,13 +140,14 @@ def handle_pmu_exit(S, M, E):
 def vcpu_requests(S, E):
     """The vPMU's requests, KVM_REQ_PMU first: it may ask for KVM_REQ_PMI."""
     vcpu = S.vcpus[0]
-    if S.config.inject & I_PMI_BEFORE_PMU != ZERO and vcpu.requests & KVM_REQ_PMI != ZERO:
+    early = S.cores[0].inject & I_PMI_BEFORE_PMU != ZERO
+    if early and vcpu.requests & KVM_REQ_PMI != ZERO:
         vcpu.requests &= ~KVM_REQ_PMI
         kvm_pmu_deliver_pmi(S, E)
     if vcpu.requests & KVM_REQ_PMU != ZERO:
         vcpu.requests &= ~KVM_REQ_PMU
         kvm_passthrough_pmu_handle_event(S, E)
-    if vcpu.requests & KVM_REQ_PMI != ZERO and S.config.inject & I_PMI_BEFORE_PMU == ZERO:
+    if vcpu.requests & KVM_REQ_PMI != ZERO and not early:
         vcpu.requests &= ~KVM_REQ_PMI
         kvm_pmu_deliver_pmi(S, E)
 
