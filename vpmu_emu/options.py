@@ -30,7 +30,8 @@ _OPTIONS = (
     click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
                  help="Shape of the host CPU (pmu.gp=4); repeatable."),
     click.option("--guest", multiple=True, metavar="KEY=VALUE",
-                 help="What the VMM exposes: pmu.version= gp= fixed= width= perf_caps=; repeatable."),
+                 help="What the VMM exposes: pmu.version= gp= fixed= width= perf_caps= events_length= "
+                 "events_absent=; repeatable."),
     click.option("--kvm", multiple=True, metavar="KEY=VALUE",
                  help="KVM itself: fixed_cap=3; repeatable."),
     click.option("--quirk", "quirks", multiple=True, metavar="NAME",

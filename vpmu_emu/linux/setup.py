@@ -66,7 +66,10 @@ GLOBAL_CTRL = 0x38F
 HYPERVISOR = 1 << 31  # CPUID.1:ECX
 EXIT_LOAD_LIST, ENTRY_LOAD_LIST = 0x400, 0x800  # in the page of MSR lists
 COST_LEVELS = ("low", "typical", "high")
-GUEST_KEYS = {"version": 2, "gp": N_GP_PMC, "fixed": N_FIXED_PMC, "width": 48, "perf_caps": 1 << 18}
+GUEST_KEYS = {
+    "version": 255, "gp": N_GP_PMC, "fixed": N_FIXED_PMC, "width": 48, "perf_caps": 1 << 18,
+    "events_length": 255, "events_absent": (1 << 32) - 1,
+}  # fmt: skip
 
 
 def new_record() -> np.recarray[Any, Any]:
@@ -92,7 +95,8 @@ def guest_shape(host: Shape, settings: Mapping[str, int], fixed_cap: int = 3) ->
 
     Args:
         host: shape of the CPU.
-        settings: version, gp, fixed, width, perf_caps (also spelled pmu.gp and so on).
+        settings: version, gp, fixed, width, perf_caps (also spelled pmu.gp and so on); events_length and
+            events_absent do not change the shape.
         fixed_cap: KVM_MAX_NR_INTEL_FIXED_COUNTERS, 3 as merged, 4 later.
 
     Raises:
@@ -103,7 +107,7 @@ def guest_shape(host: Shape, settings: Mapping[str, int], fixed_cap: int = 3) ->
         short = key.removeprefix("pmu.")
         if short not in GUEST_KEYS:
             raise ConfigError(f"guest {key}", "unknown key", " ".join(f"pmu.{k}" for k in GUEST_KEYS))
-        if not 0 <= value <= (255 if short == "version" else GUEST_KEYS[short]):
+        if not 0 <= value <= GUEST_KEYS[short]:
             raise ConfigError(f"guest {key}", f"{value} is out of range", f"0 to {GUEST_KEYS[short]}")
         asked[short] = value
     if fixed_cap not in (3, 4):
@@ -270,8 +274,28 @@ def set_event_filter(S: Any, event_filter: EventFilter | None) -> None:
         vcpu.requests |= KVM_REQ_PMU
 
 
-def build_vm(S: Any, M: np.ndarray[Any, Any], model: CpuModel, ram_size: int, shape: Shape) -> None:
-    """Lay out VMCS, MSR bitmap and MSR lists above the guest's RAM, and the virtual APIC."""
+def guest_events(model: CpuModel, settings: Mapping[str, int]) -> tuple[int, int]:
+    """What CPUID.0AH says of the architectural events: (EAX[31:24], EBX).
+
+    The VMM may hide events; KVM passes it on and does not look at it when the guest sets a selector.
+    """
+    asked = {key.removeprefix("pmu."): value for key, value in settings.items()}
+    length = asked.get("events_length", model.arch_events_length)
+    return length, asked.get("events_absent", model.arch_events_absent)
+
+
+def build_vm(
+    S: Any,
+    M: np.ndarray[Any, Any],
+    model: CpuModel,
+    ram_size: int,
+    shape: Shape,
+    events: tuple[int, int],
+) -> None:
+    """Lay out VMCS, MSR bitmap and MSR lists above the guest's RAM, and the virtual APIC.
+
+    `shape` and `events` (`guest_shape`, `guest_events`) are what CPUID tells the guest.
+    """
     vm, config, core = S.vm, S.config, S.cores[0]
     vm.ram_size = ram_size
     vm.vmcs, vm.msr_bitmap, vm.msr_lists = (ram_size + k * PAGE for k in range(3))
@@ -327,6 +351,8 @@ def build_vm(S: Any, M: np.ndarray[Any, Any], model: CpuModel, ram_size: int, sh
         fixed=shape.fixed,
         fixed_width=shape.fixed_width,
         perf_capabilities=shape.perf_capabilities,
+        arch_events_length=events[0],
+        arch_events_absent=events[1],
         features=model.features if shape.version else model.features - {"pdcm"},
     )
     leaves = [
@@ -429,7 +455,7 @@ def make_vm(
     parsed = parse_host_events([e for e in host_events if isinstance(e, str)])
     add_host_events(S, parsed + [e for e in specs if e is not None])
     kvm_pmu_refresh(S, shape)
-    build_vm(S, M, model, ram_size, shape)
+    build_vm(S, M, model, ram_size, shape, guest_events(model, settings))
     if filter is not None:
         set_event_filter(S, filter if isinstance(filter, EventFilter) else load_filter(filter))
     if mode == "passthrough":

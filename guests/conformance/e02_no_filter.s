@@ -1,0 +1,16 @@
+# E2: without a filter everything counts, exactly.
+#
+#: row E2
+#: upstream pmu_event_filter_test.c test_without_filter
+#: modes bare emulated passthrough
+#: expect all: exit_code == 0
+#: expect all: pmc0 == BRANCHES
+#: expect all: pmc1 == insns(opened, again) + BRANCHES * insns(again, done) + insns(done, closed)
+#: expect all: fixed0 == insns(opened, again) + BRANCHES * insns(again, done) + insns(done, closed)
+#: expect all: mem64(selector0) == EVTSEL_OS + EVTSEL_EN + 0xc4
+#: expect all: mem64(selector1) == EVTSEL_OS + EVTSEL_EN + 0xc0
+
+        .intel_syntax noprefix
+        .include "msr.inc"
+        .include "macros.inc"
+        .include "filtered.inc"

@@ -1,0 +1,21 @@
+# E4: what an allow list does not name does not count.
+#
+# The fixed counter is on the list's bitmap, and counts.
+#
+#: row E4
+#: upstream pmu_event_filter_test.c test_not_member_allow_list
+#: args --filter e04_not_member_allow.toml
+#: modes bare emulated passthrough
+#: expect all: exit_code == 0
+#: expect bare: pmc0 == BRANCHES
+#: expect emulated passthrough: pmc0 == 0
+#: expect bare: pmc1 == insns(opened, again) + BRANCHES * insns(again, done) + insns(done, closed)
+#: expect emulated passthrough: pmc1 == 0
+#: expect all: fixed0 == insns(opened, again) + BRANCHES * insns(again, done) + insns(done, closed)
+#: expect all: mem64(selector0) == EVTSEL_OS + EVTSEL_EN + 0xc4
+#: expect all: mem64(selector1) == EVTSEL_OS + EVTSEL_EN + 0xc0
+
+        .intel_syntax noprefix
+        .include "msr.inc"
+        .include "macros.inc"
+        .include "filtered.inc"
