@@ -88,7 +88,10 @@ def test_fixed_cap():
         guest_shape(cpu("spr").shape(), {}, fixed_cap=5)
 
 
-@pytest.mark.parametrize("settings", [{"gpp": 1}, {"gp": 9}, {"gp": -1}, {"perf_caps": 1}])
+@pytest.mark.parametrize(
+    "settings",
+    [{"gpp": 1}, {"gp": 9}, {"gp": -1}, {"perf_caps": 1}, {"events_length": 256}, {"events_absent": 1 << 32}],
+)
 def test_guest_shape_errors(settings):
     with pytest.raises(ConfigError):
         guest_shape(cpu("spr").shape(), settings)
