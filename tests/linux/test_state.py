@@ -90,7 +90,7 @@ def test_fixed_cap():
 
 @pytest.mark.parametrize(
     "settings",
-    [{"gpp": 1}, {"gp": 9}, {"gp": -1}, {"perf_caps": 1}, {"events_length": 256}, {"events_absent": 1 << 32}],
+    [{"gpp": 1}, {"gp": 9}, {"gp": -1}, {"perf_caps": 1}, {"events_length": 256}, {"events_absent": -1}],
 )
 def test_guest_shape_errors(settings):
     with pytest.raises(ConfigError):
