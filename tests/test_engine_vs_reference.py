@@ -53,16 +53,13 @@ def test_programs_of_interrupts_rings_and_system_calls(text: str) -> None:
     agree(text)
 
 
-# The engine has the identity map only: MOV CR3 of anything but 0 is #GP. Strict, so that the day it
-# learns to walk page tables these programs start to hold it to them.
-NO_PAGE_TABLES = pytest.mark.xfail(strict=True, reason="page tables are outside of the subset")
-KINDS = [
-    pytest.param(kind, marks=NO_PAGE_TABLES if kind == "paging" else ())
-    for kind in sorted(generator.MAKERS)
-]
+@settings(deadline=None)
+@given(generator_system.paging())
+def test_programs_with_page_tables(text: str) -> None:
+    agree(text)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", sorted(generator.MAKERS))
 def test_fixed_seeds(kind: str) -> None:
     """A stable set besides the random one: it fails the same way for everybody."""
     judged = 0

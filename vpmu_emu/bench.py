@@ -75,6 +75,7 @@ def best(run: Callable[[], tuple[int, float]], times: int) -> tuple[int, float]:
 def compare(workload: str, sizes: Mapping[str, int], times: int = 5) -> list[Timing]:
     """Time one workload with everything that is here; what is missing says so in its note."""
     counted = program(workload, **sizes, COUNTERS=1)
+    paged = program(workload, **sizes, COUNTERS=1, PAGING=1) if workload == "mixed" else None
     bare = program(workload, **sizes, COUNTERS=0)
     small = program(
         workload, COUNTERS=0, **{k: max(1, v // HOOK_SHARE) for k, v in _shrunk(sizes).items()},
@@ -84,6 +85,8 @@ def compare(workload: str, sizes: Mapping[str, int], times: int = 5) -> list[Tim
         Timing("vpmu, all counters", *best(lambda: _ours(counted), times)),
         Timing("vpmu, no counter", *best(lambda: _ours(bare), times)),
     ]
+    if paged is not None:
+        found.insert(1, Timing("vpmu, all counters, page tables", *best(lambda: _ours(paged), times)))
     work = found[-1].instructions
     try:
         import unicorn  # noqa: F401

@@ -163,6 +163,7 @@ def fill_core(core: Any, model: CpuModel) -> None:
     core.msr_access[:] = table.access
     core.misc_enable = table.reset[next(row.number for row in MSRS if row.name == "IA32_MISC_ENABLE")]
     core.latency[:] = model.latency
+    core.pa_reserved = (1 << 52) - (1 << model.maxphyaddr)
     core.ref_num, core.ref_den = model.ref_num, model.ref_den
     fill_cpuid(core.cpuid, cpuid_leaves(model))
 

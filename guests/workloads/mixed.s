@@ -13,8 +13,22 @@
         .intel_syntax noprefix
         .equ ROUNDS, 4096
         .equ COUNTERS, 1
+        # 1: through page tables of 4 KiB pages
+        .equ PAGING, 0
         .globl _start
 _start:
+        .if PAGING
+        lea rdi, [rip + pt]
+        mov eax, 3
+        mov ecx, 512
+1:      mov [rdi], rax
+        add rax, 4096
+        add rdi, 8
+        loop 1b
+        lea rsp, [rip + stack_end]
+        lea rax, [rip + pml4]
+        mov cr3, rax
+        .endif
         .if COUNTERS
         mov ecx, 0x38f; xor eax, eax; xor edx, edx; wrmsr
         mov ecx, 0x186; mov eax, 0x4300c0; xor edx, edx; wrmsr
@@ -81,6 +95,22 @@ close:  wrmsr
         xor ecx, ecx
         out 0xf4, al
 
+        .if PAGING
+        .data
+        .align 4096
+pml4:   .quad pdpt + 3
+        .zero 4088
+pdpt:   .quad pd + 3
+        .zero 4088
+pd:     .quad pt + 3
+        .zero 4088
+        .endif
         .bss
         .align 64
 buffer: .zero 16384
+        .if PAGING
+        .zero 64
+stack_end:
+        .align 4096
+pt:     .zero 4096
+        .endif

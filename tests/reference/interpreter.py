@@ -96,7 +96,7 @@ class Reference(Instructions):
         self.next = entry
         self.rflags = 2
         self.cpl = 0
-        self.cr0 = self.memory.cr0 = 0x80050033
+        self.cr0 = self.memory.cr0 = 0x80000033
         self.cr2 = 0
         self.cr4 = 1 << 5
         self.efer = self.memory.efer = 0xD01
@@ -507,9 +507,9 @@ class Reference(Instructions):
             if value >> 52:
                 raise Fault(GP, 0)
             self.memory.cr3 = value
-            self.memory.paging = True
+            self.memory.paging = value & ~0xFFF != 0
         elif number == 4:
-            if value & ~0x3F7FFF or not value & 1 << 5:
+            if value & ~0x7FF or not value & 1 << 5:
                 raise Fault(GP, 0)
             self.cr4 = value
         else:

@@ -80,10 +80,7 @@ class Memory:
         if write:
             self._put(path[-1], self._word(path[-1]) | _D)
         offset = va & ((1 << shift) - 1)
-        pa = (entry & _FRAME & ~((1 << shift) - 1)) | offset
-        if pa >= len(self.ram) and pa & ~0xFFF != APIC_PAGE:
-            raise Fault(PF, code | 1, va)
-        return pa
+        return (entry & _FRAME & ~((1 << shift) - 1)) | offset
 
     def locate(self, va: int, size: int, write: bool, user: bool) -> list[int]:
         """The physical address of every byte; both pages of a crossing access are checked first."""
@@ -95,8 +92,11 @@ class Memory:
         return list(range(first, first + room)) + list(range(second, second + size - room))
 
     def read(self, places: list[int]) -> int:
-        return int.from_bytes(bytes(self.ram[p] for p in places), "little")
+        """Bytes at `places`; where no memory is, ones."""
+        have = len(self.ram)
+        return int.from_bytes(bytes(self.ram[p] if p < have else 0xFF for p in places), "little")
 
     def write(self, places: list[int], value: int) -> None:
         for p, byte in zip(places, value.to_bytes(len(places), "little"), strict=True):
-            self.ram[p] = byte
+            if p < len(self.ram):
+                self.ram[p] = byte

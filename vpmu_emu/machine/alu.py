@@ -12,7 +12,7 @@ from vpmu_emu._jit import jit
 from vpmu_emu.machine import semantics as sem
 from vpmu_emu.machine.bits import popcount
 from vpmu_emu.machine.decode import LOAD_LANE, STORE_LANE
-from vpmu_emu.machine.memory import cache_flush_line, fault, mem_read, read, write
+from vpmu_emu.machine.memory import TLB_INDEX, cache_flush_line, fault, mem_read, read, write
 from vpmu_emu.machine.ops import COLD_OP, K_CL, K_HIGH, K_IMM, K_MEM, K_REG
 from vpmu_emu.machine.semantics import (
     STATUS_FLAGS,
@@ -35,6 +35,7 @@ from vpmu_emu.machine.state import (
     CODE_FAULT,
     CODE_JUMP,
     CODE_NEXT,
+    CODE_NOT_RETIRED,
     CODE_REPEAT,
     RAX,
     RBP,
@@ -46,7 +47,7 @@ from vpmu_emu.machine.state import (
     RSI,
     RSP,
 )
-from vpmu_emu.machine.u64 import ALL, BYTE, LOW32, ONE, U8, U63, U64, WORD, ZERO
+from vpmu_emu.machine.u64 import ALL, BYTE, LOW32, ONE, PAGE_BASE, U8, U63, U64, WORD, ZERO
 from vpmu_emu.tables.cpus import LATENCIES
 
 OP = COLD_OP
@@ -143,7 +144,7 @@ def push(core, M, E, size, value):
     """Push `size` bytes; the stack pointer moves only if the store did not fault."""
     sp = core.regs[RSP] - size
     code = write(core, M, E, sp, size, value)
-    if code != CODE_FAULT:
+    if code < CODE_NOT_RETIRED:
         core.regs[RSP] = sp
     return code
 
@@ -221,7 +222,7 @@ def _binary(core, M, E, u, op, size, sh):
     code = CODE_NEXT
     if op != O_CMP and op != O_TEST:
         code = put(core, M, E, u, np.int64(u.dst), np.int64(u.a), size, z)
-        if code == CODE_FAULT:
+        if code >= CODE_NOT_RETIRED:
             return code
     set_flags(core, z, cv, sh)
     return code
@@ -242,7 +243,7 @@ def _unary(core, M, E, u, op, size, sh):
     else:
         z, cv = sem.neg(x, ZERO, cv, sh)
     code = put(core, M, E, u, np.int64(u.dst), np.int64(u.a), size, z)
-    if code != CODE_FAULT:
+    if code < CODE_NOT_RETIRED:
         set_flags(core, z, cv, sh)
     return code
 
@@ -268,7 +269,7 @@ def _shift(core, M, E, u, op, size, sh):
     else:
         z, cv = sem.ror(x, n, cv, sh)
     code = put(core, M, E, u, np.int64(u.dst), np.int64(u.a), size, z)
-    if code != CODE_FAULT:
+    if code < CODE_NOT_RETIRED:
         if op == O_ROL or op == O_ROR:
             core.cv = cv
         else:
@@ -291,7 +292,7 @@ def _double_shift(core, M, E, u, op, size, sh):
     else:
         z, cv = sem.shrd(x, y, n, sh)
     code = put(core, M, E, u, np.int64(u.dst), np.int64(u.a), size, z)
-    if code != CODE_FAULT:
+    if code < CODE_NOT_RETIRED:
         set_flags(core, z, cv, sh)
     return code
 
@@ -371,7 +372,7 @@ def _bits(core, M, E, u, op, size, sh):
     if op != O_BT:
         if u.dst == K_MEM:
             code = write(core, M, E, va, size, z)
-            if code == CODE_FAULT:
+            if code >= CODE_NOT_RETIRED:
                 return code
         else:
             put_register(core, np.int64(u.a), size, z)
@@ -420,12 +421,12 @@ def _exchange(core, M, E, u, op, size, sh):
             if code != CODE_NEXT:
                 return code
             code = write(core, M, E, address(core, u), size, x)
-            if code != CODE_FAULT:
+            if code < CODE_NOT_RETIRED:
                 put(core, M, E, u, np.int64(u.dst), np.int64(u.a), size, y)
             return code
         _ok, y = get(core, M, E, u, np.int64(u.src), np.int64(u.r), size)
         code = put(core, M, E, u, np.int64(u.dst), np.int64(u.a), size, y)
-        if code != CODE_FAULT:
+        if code < CODE_NOT_RETIRED:
             put(core, M, E, u, np.int64(u.src), np.int64(u.r), size, x)
         return code
     _ok, y = get(core, M, E, u, np.int64(u.src), np.int64(u.r), size)
@@ -433,7 +434,7 @@ def _exchange(core, M, E, u, op, size, sh):
         z, cv = sem.add(x, y, core.cv, sh)
         if u.dst == K_MEM:
             code = put(core, M, E, u, np.int64(u.dst), np.int64(u.a), size, z)
-            if code == CODE_FAULT:
+            if code >= CODE_NOT_RETIRED:
                 return code
             put(core, M, E, u, np.int64(u.src), np.int64(u.r), size, x)
         else:
@@ -445,12 +446,12 @@ def _exchange(core, M, E, u, op, size, sh):
     z, cv = sem.sub(acc, x, core.cv, sh)
     if acc == x:
         code = put(core, M, E, u, np.int64(u.dst), np.int64(u.a), size, y)
-        if code == CODE_FAULT:
+        if code >= CODE_NOT_RETIRED:
             return code
     else:
         if u.dst == K_MEM:  # the destination is written back in either case
             code = write(core, M, E, address(core, u), size, x)
-            if code == CODE_FAULT:
+            if code >= CODE_NOT_RETIRED:
                 return code
         put_register(core, RAX, size, x)
     set_flags(core, z, cv, sh)
@@ -482,7 +483,7 @@ def _stack(core, M, E, u, op, size):
             return CODE_NEXT
         core.regs[RSP] = sp + size  # an address through rsp uses the new value
         code = put(core, M, E, u, np.int64(u.dst), np.int64(u.a), size, x)
-        if code == CODE_FAULT:
+        if code >= CODE_NOT_RETIRED:
             core.regs[RSP] = sp
         return code
     if op == O_LEAVE:
@@ -498,7 +499,7 @@ def _stack(core, M, E, u, op, size):
     level = np.int64(u.disp & _FRAME_LEVELS)
     code = push(core, M, E, U8, bp)
     frame = core.regs[RSP]
-    if code == CODE_FAULT:
+    if code >= CODE_NOT_RETIRED:
         return code
     for _k in range(1, level):
         bp = bp - U8
@@ -507,12 +508,12 @@ def _stack(core, M, E, u, op, size):
             code = max(code, push(core, M, E, U8, x))
         else:
             code = CODE_FAULT
-        if code == CODE_FAULT:
+        if code >= CODE_NOT_RETIRED:
             core.regs[RSP] = sp
             return code
     if level > 0:
         code = max(code, push(core, M, E, U8, frame))
-        if code == CODE_FAULT:
+        if code >= CODE_NOT_RETIRED:
             core.regs[RSP] = sp
             return code
     core.regs[RBP] = frame
@@ -547,7 +548,7 @@ def _jump(core, M, E, u, op):
         return code
     if op == O_CALL:
         code = push(core, M, E, U8, here)
-        if code == CODE_FAULT:
+        if code >= CODE_NOT_RETIRED:
             return code
     core.rip = target
     return CODE_EDGE if code == CODE_EDGE else CODE_JUMP
@@ -574,7 +575,7 @@ def _string(core, M, E, u, op, size, sh):
         x = regs[RAX] & (ALL >> sh)
     if op == O_MOVS or op == O_STOS:
         code = write(core, M, E, regs[RDI], size, x)
-        if code == CODE_FAULT:
+        if code >= CODE_NOT_RETIRED:
             return code
     elif op == O_LODS:
         put_register(core, RAX, size, x)
@@ -622,6 +623,16 @@ def _flag_ops(core, op):
 @jit()
 def execute_general(core, M, E, u):
     """Execute micro-op u of the COLD group. Returns a CODE_*; core.rip is set for a jump and an edge."""
+    if u.rmw == 0:
+        return _execute(core, M, E, u)
+    E.intent = 1
+    code = _execute(core, M, E, u)
+    E.intent = 0
+    return code
+
+
+@jit()
+def _execute(core, M, E, u):
     op = np.int64(u.op)
     size = U64(u.width) >> U64(3)
     sh = U64(64) - U64(u.width)
@@ -692,6 +703,9 @@ def execute_general(core, M, E, u):
     core.t = slot
     if code != CODE_NEXT:
         return code
-    cache_flush_line(core, (va + core.add_read[(va >> U64(12)) & U64(255)]) >> _U6)
+    ring = 0 if core.cpl == 0 else 1
+    page = (va >> U64(12)) & TLB_INDEX
+    if core.tlb_read[ring, page] == va & PAGE_BASE:  # a page with memory behind it
+        cache_flush_line(core, (va + core.add_read[ring, page]) >> _U6)
     return CODE_NEXT
 

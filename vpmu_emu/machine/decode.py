@@ -12,13 +12,10 @@ import numpy as np
 
 from vpmu_emu._jit import jit
 from vpmu_emu.machine.memory import (
-    ACCESS_FETCH,
-    NOWHERE,
-    PAGE_CODE,
     TLB_NONE,
     drop_decoded,
     fault,
-    translate,
+    fetch_address,
 )
 from vpmu_emu.machine.ops import (
     CANDIDATES,
@@ -54,6 +51,7 @@ from vpmu_emu.machine.ops import (
     FC_R0,
     FC_R1,
     FC_REP,
+    FC_RMW,
     FC_WIDTH,
     FC_WIDTH2,
     FORM_LANES1,
@@ -72,6 +70,7 @@ from vpmu_emu.machine.ops import (
     OP_UD,
     OPCODE_START,
 )
+from vpmu_emu.machine.physical import NOWHERE, PAGE_CODE
 from vpmu_emu.machine.state import (
     LANE_BITS,
     LANES1,
@@ -84,7 +83,7 @@ from vpmu_emu.machine.state import (
     REG_ZERO,
     RSP,
 )
-from vpmu_emu.machine.u64 import ONE, PAGE_BASE, PAGE_MASK, U12, U16, U48, U64, ZERO
+from vpmu_emu.machine.u64 import ONE, PAGE_BASE, PAGE_MASK, U12, U16, U48, U63, U64, ZERO
 from vpmu_emu.tables.cpus import LATENCIES
 
 OP_NOP = HOT_OP["nop"]
@@ -99,7 +98,7 @@ FIRST_COLD_SHIFT = COLD_OP["shl"]
 _MAP_MASK = U64(N_MAP - 1)
 _BP_MASK = U64(N_PREDICTOR - 1)
 _LOW48 = U64((1 << 48) - 1)
-_GENERATION = U64(0xFFFF)
+_GENERATION = U64(0x7FFF)
 _U10 = U64(10)
 _MAX_BLOCK = 64
 _MAX_LENGTH = 15
@@ -113,21 +112,19 @@ DECODED, FETCH_FAULT = 0, 1
 
 
 @jit()
-def _fetch(core, M, E, rip):
-    """Copy up to 15 bytes at rip into E.fetch; how many there are, 0 with the fault noted."""
-    p = translate(core, E, rip, ACCESS_FETCH)
+def _fetch(core, M, E, rip, have):
+    """Copy bytes at rip into E.fetch, of which `have` are there; how many there are now.
+
+    First those of rip's page, then up to 15. No more than before: the fault is noted in E.
+    """
+    p = fetch_address(core, M, E, rip + U64(have))
     if p == NOWHERE:
-        return 0
-    here = np.int64(PAGE_MASK - (rip & PAGE_MASK)) + 1
-    n = min(here, _MAX_LENGTH)
-    for k in range(n):
-        E.fetch[k] = M[p + U64(k)]
-    if n < _MAX_LENGTH:
-        q = translate(core, E, rip + U64(n), ACCESS_FETCH)
-        if q != NOWHERE:
-            for k in range(n, _MAX_LENGTH):
-                E.fetch[k] = M[q + U64(k - n)]
-            n = _MAX_LENGTH
+        return have
+    n = _MAX_LENGTH
+    if have == 0:
+        n = min(np.int64(PAGE_MASK - (rip & PAGE_MASK)) + 1, _MAX_LENGTH)
+    for k in range(have, n):
+        E.fetch[k] = M[p + U64(k - have)]
     return n
 
 
@@ -149,9 +146,22 @@ def _sign_extend(v, size):
 @jit()
 def decode(core, M, E, rip, u):
     """Decode the instruction at rip into micro-op u: DECODED, or FETCH_FAULT with the fault in E."""
-    have = _fetch(core, M, E, rip)
+    have = _fetch(core, M, E, rip, 0)
     if have == 0:
         return FETCH_FAULT
+    result = _decode(core, E, rip, u, have)
+    if result == DECODED or have == _MAX_LENGTH:
+        return result
+    # The instruction goes on in the next page: only now is that page looked at.
+    more = _fetch(core, M, E, rip, have)
+    if more == have:
+        return FETCH_FAULT
+    return _decode(core, E, rip, u, more)
+
+
+@jit()
+def _decode(core, E, rip, u, have):
+    """decode() of the first `have` bytes in E.fetch; FETCH_FAULT if they are not enough."""
     pos = 0
     opsize16 = False
     rep = 0
@@ -361,6 +371,7 @@ def decode(core, M, E, rip, u):
     if lock and (FORM_TABLE[form, FC_LOCK] == 0 or u.dst != K_MEM):
         return DECODED  # LOCK without a memory destination: #UD, u.op still says so
     u.op = op
+    u.rmw = FORM_TABLE[form, FC_RMW] if u.dst == K_MEM else 0
     u.lanes1 = FORM_LANES1[form, m]
     cost = core.latency[FORM_TABLE[form, FC_COST]]
     if (u.lanes1 >> LOAD_LANE) & ONE != ZERO:
@@ -375,7 +386,7 @@ def decode(core, M, E, rip, u):
 
 @jit()
 def _too_long(E, have):
-    # Ran out of bytes: at 15 the instruction is too long (#GP), before that the next page is not there.
+    # Ran out of bytes: at 15 the instruction is too long (#GP), before that the next page is wanted.
     if have >= _MAX_LENGTH:
         fault(E, VECTOR_GP_, 1, ZERO)
     return FETCH_FAULT
@@ -387,9 +398,11 @@ def _mark_code(core, E, p):
     flags = U64(E.page_flags[page])
     if flags & PAGE_CODE == ZERO:
         E.page_flags[page] = np.uint8(flags | PAGE_CODE)
-        for i in range(N_TLB):
-            if core.tlb_write[i] != TLB_NONE and (core.tlb_write[i] + core.add_write[i]) >> U12 == page:
-                core.tlb_write[i] = TLB_NONE
+        for ring in range(2):
+            for i in range(N_TLB):
+                tag = core.tlb_write[ring, i]
+                if tag != TLB_NONE and (tag + core.add_write[ring, i]) >> U12 == page:
+                    core.tlb_write[ring, i] = TLB_NONE
 
 
 @jit(inline=True)
@@ -400,8 +413,11 @@ def map_slot(rip):
 
 @jit(inline=True)
 def map_key(E, rip):
-    """What it keeps there: the address under the present generation of decoded code."""
-    return ((rip & _LOW48) + ONE) ^ ((U64(E.generation) & _GENERATION) << U48)
+    """What it keeps there: the address under the present generation of decoded code and ring.
+
+    A page may be executable at CPL 0 and not at CPL 3: neither finds what the other has decoded.
+    """
+    return ((rip & _LOW48) + ONE) ^ ((U64(E.generation) & _GENERATION) << U48) ^ (U64(E.bank) << U63)
 
 
 @jit()
@@ -475,9 +491,9 @@ def lookup(core, M, E, rip):
                 _link(E, n, rip, -1)
                 n += 1
                 break
-            _mark_code(core, E, translate(core, E, last, ACCESS_FETCH))
+            _mark_code(core, E, fetch_address(core, M, E, last))
         if n == first:
-            _mark_code(core, E, translate(core, E, rip, ACCESS_FETCH))
+            _mark_code(core, E, fetch_address(core, M, E, rip))
         if _is_break(E, rip):
             u.op = OP_BREAK
         slot = map_slot(rip)

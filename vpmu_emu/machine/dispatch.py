@@ -16,16 +16,11 @@ from vpmu_emu.machine.memory import (
     L1_INDEX,
     TLB_INDEX,
     cache_miss,
-    ld8,
-    ld16,
-    ld32,
-    ld64,
     mem_read,
     mem_write,
-    st32,
-    st64,
 )
 from vpmu_emu.machine.ops import K_HIGH
+from vpmu_emu.machine.physical import ld8, ld16, ld32, ld64, st32, st64
 from vpmu_emu.machine.pmu import LAT_SLOT
 from vpmu_emu.machine.privileged import FIRST_LANE2, LANE_MASK, N_LANES1, N_LANES2, execute_system
 from vpmu_emu.machine.semantics import (
@@ -163,11 +158,12 @@ def run_slice(core, M, E, tlim):
     uops = E.uops
     l1 = core.l1
     predictor = core.predictor
-    tlb_read = core.tlb_read
-    tlb_write = core.tlb_write
-    add_read = core.add_read
-    add_write = core.add_write
     row = 0 if core.cpl == 0 else 1
+    tlb_read = core.tlb_read[row]
+    tlb_write = core.tlb_write[row]
+    add_read = core.add_read[row]
+    add_write = core.add_write[row]
+    E.bank = row
     slots = CHUNK * core.latency[LAT_SLOT]
     miss = core.latency[LAT_MISPREDICT]
     fz = core.fz
@@ -242,7 +238,7 @@ def run_slice(core, M, E, tlim):
                     core.t = t
                     code = mem_write(core, M, E, va, U8, y)
                     t = core.t
-                    if code == CODE_FAULT:
+                    if code >= CODE_NOT_RETIRED:
                         break
                 if code != CODE_NEXT:
                     core.rip = u.rip + U64(u.len)
@@ -262,7 +258,7 @@ def run_slice(core, M, E, tlim):
                     core.t = t
                     code = mem_write(core, M, E, va, U4, y)
                     t = core.t
-                    if code == CODE_FAULT:
+                    if code >= CODE_NOT_RETIRED:
                         break
                 if code != CODE_NEXT:
                     core.rip = u.rip + U64(u.len)
@@ -713,7 +709,7 @@ def run_slice(core, M, E, tlim):
                     core.t = t
                     code = mem_write(core, M, E, va, U8, y)
                     t = core.t
-                    if code == CODE_FAULT:
+                    if code >= CODE_NOT_RETIRED:
                         break
                 regs[RSP] = va
                 if code != CODE_NEXT:
@@ -829,7 +825,7 @@ def run_slice(core, M, E, tlim):
                     core.t = t
                     code = mem_write(core, M, E, va, U8, y)
                     t = core.t
-                    if code == CODE_FAULT:
+                    if code >= CODE_NOT_RETIRED:
                         break
                 regs[RSP] = va
                 if code != CODE_NEXT:

@@ -327,7 +327,7 @@ def reset_core(core, ident):
     lapic_reset(core.lapic, ident)
     lapic_reset(core.vapic, ident)
     pmu_reset(core)
-    tlb_flush(core)
+    tlb_flush(core, 1)
     for i in range(N_PREDICTOR):
         core.predictor[i] = np.uint8(1)  # weakly not taken
 

@@ -12,7 +12,7 @@ from vpmu_emu._jit import jit
 from vpmu_emu.machine.alu import spread_flags
 from vpmu_emu.machine.memory import VECTOR_GP, VECTOR_PF, VECTOR_SS, fault, read, write
 from vpmu_emu.machine.ring import TR_EXCEPTION, TR_IRQ, TR_NMI, emit
-from vpmu_emu.machine.state import CODE_FAULT, CODE_NEXT, RSP
+from vpmu_emu.machine.state import CODE_FAULT, CODE_NEXT, CODE_NOT_RETIRED, RSP
 from vpmu_emu.machine.u64 import ONE, U2, U3, U4, U7, U8, U15, U16, U32, U48, U64, WORD, ZERO
 
 VECTOR_DF = 8
@@ -140,9 +140,9 @@ def through_gate(core, M, E, vector, kind, has_error, error, return_rip):
     base = sp - U64(8 * words)
     # Both ends first: either all words of the frame are written or none.
     code = write(core, M, E, sp - U8, U8, core.selectors[2])
-    if code != CODE_FAULT:
+    if code < CODE_NOT_RETIRED:
         code = write(core, M, E, base, U8, error if has_error != 0 else return_rip)
-    if code == CODE_FAULT:
+    if code >= CODE_NOT_RETIRED:
         core.cpl = old_cpl
         return code
     write(core, M, E, sp - U16, U8, core.regs[RSP])

@@ -10,31 +10,36 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
-from vpmu_emu.machine.state import CLASS, N_L1, N_LLC, N_MAP, N_SLOTS, N_TLB
-from vpmu_emu.machine.u64 import (
-    ALL,
-    ONE,
-    PAGE_BASE,
-    U8,
-    U12,
-    U16,
-    U24,
-    U32,
-    U40,
-    U48,
-    U56,
-    U64,
-    ZERO,
+from vpmu_emu.machine.paging import (
+    ACCESS_FETCH,
+    ACCESS_READ,
+    ACCESS_WRITE,
+    NO_ERROR,
+    access_error,
+    identity,
+    walk,
 )
+from vpmu_emu.machine.physical import (
+    NOWHERE,
+    PAGE_CODE,
+    PAGE_DIRTY,
+    ld8,
+    ld16,
+    ld32,
+    ld64,
+    physical,
+    st8,
+    st16,
+    st32,
+    st64,
+)
+from vpmu_emu.machine.state import CLASS, N_ITLB, N_L1, N_LLC, N_MAP, N_TLB
+from vpmu_emu.machine.u64 import ALL, BYTE, ONE, PAGE_BASE, U2, U3, U4, U8, U12, U64, ZERO
 from vpmu_emu.tables.cpus import LATENCIES
 
 TLB_INDEX = U64(N_TLB - 1)
 TLB_NONE = ONE  # no page base looks like this
-U3_ = U64(3)
-U5_ = U64(5)
-U6_ = U64(6)
-SEVEN = U64(7)
-PAGE_OFFSET = U64(0xFFF)
+_U6 = U64(6)
 L1_INDEX = U64(N_L1 - 1)
 LLC_INDEX = U64(N_LLC - 1)
 C_LLCREF = CLASS["llcref"]
@@ -43,96 +48,13 @@ LAT_LLC_REF = LATENCIES.index("llc_ref")
 LAT_LLC_MISS = LATENCIES.index("llc_miss")
 LAT_TLB_WALK = LATENCIES.index("tlb_walk")
 
-PAGE_CODE = U64(1)  # sticky: instructions were decoded from this page
-PAGE_DIRTY = U64(2)
-
+VECTOR_UD = 6
 VECTOR_SS = 12
 VECTOR_GP = 13
 VECTOR_PF = 14
-PF_WRITE = U64(2)
-PF_USER = U64(4)
-PF_FETCH = U64(16)
-ACCESS_READ, ACCESS_WRITE, ACCESS_FETCH = 0, 1, 2
-NOWHERE = ALL
-
-
-# --- bytes of the host array; LLVM merges each into one access ------------------------------------------
-@jit(inline=True)
-def ld8(M, p):
-    """One byte at host offset p."""
-    return U64(M[p])
-
-
-@jit(inline=True)
-def ld16(M, p):
-    """Two bytes, little-endian, at host offset p."""
-    return U64(M[p]) | U64(M[p + ONE]) << U8
-
-
-@jit(inline=True)
-def ld32(M, p):
-    """Four bytes, little-endian, at host offset p."""
-    return (
-        U64(M[p])
-        | U64(M[p + ONE]) << U8
-        | U64(M[p + U64_2]) << U16
-        | U64(M[p + U3_]) << U24
-    )
-
-
-@jit(inline=True)
-def ld64(M, p):
-    """Eight bytes, little-endian, at host offset p."""
-    return (
-        U64(M[p])
-        | U64(M[p + ONE]) << U8
-        | U64(M[p + U64_2]) << U16
-        | U64(M[p + U3_]) << U24
-        | U64(M[p + U64_4]) << U32
-        | U64(M[p + U5_]) << U40
-        | U64(M[p + U6_]) << U48
-        | U64(M[p + SEVEN]) << U56
-    )
-
-
-U64_2 = U64(2)
-U64_4 = U64(4)
-_FF = U64(0xFF)
-
-
-@jit(inline=True)
-def st8(M, p, v):
-    """Store one byte. Modifies M."""
-    M[p] = np.uint8(v & _FF)
-
-
-@jit(inline=True)
-def st16(M, p, v):
-    """Store two bytes. Modifies M."""
-    M[p] = np.uint8(v & _FF)
-    M[p + ONE] = np.uint8((v >> U8) & _FF)
-
-
-@jit(inline=True)
-def st32(M, p, v):
-    """Store four bytes. Modifies M."""
-    M[p] = np.uint8(v & _FF)
-    M[p + ONE] = np.uint8((v >> U8) & _FF)
-    M[p + U64_2] = np.uint8((v >> U16) & _FF)
-    M[p + U3_] = np.uint8((v >> U24) & _FF)
-
-
-@jit(inline=True)
-def st64(M, p, v):
-    """Store eight bytes. Modifies M."""
-    M[p] = np.uint8(v & _FF)
-    M[p + ONE] = np.uint8((v >> U8) & _FF)
-    M[p + U64_2] = np.uint8((v >> U16) & _FF)
-    M[p + U3_] = np.uint8((v >> U24) & _FF)
-    M[p + U64_4] = np.uint8((v >> U32) & _FF)
-    M[p + U5_] = np.uint8((v >> U40) & _FF)
-    M[p + U6_] = np.uint8((v >> U48) & _FF)
-    M[p + SEVEN] = np.uint8((v >> U56) & _FF)
+OFF_RAM = U64((1 << 64) - 2)  # translated, but no memory lies there
+_U47 = U64(47)
+_CANONICAL_HIGH = U64(0x1FFFF)
 
 
 # --- caches ---------------------------------------------------------------------------------------------
@@ -164,20 +86,29 @@ def cache_flush_line(core, line):
 @jit()
 def touch(core, p):
     """One data access at host offset p. Modifies the caches, core.t and the miss totals."""
-    line = p >> U6_
+    line = p >> _U6
     if core.l1[line & L1_INDEX] != np.uint32(line + ONE):
         core.t += cache_miss(core, line)
 
 
 # --- translation ----------------------------------------------------------------------------------------
 @jit()
-def tlb_flush(core):
-    """Forget every translation."""
-    for i in range(N_TLB):
-        core.tlb_read[i] = TLB_NONE
-        core.tlb_write[i] = TLB_NONE
-        core.add_read[i] = ZERO
-        core.add_write[i] = ZERO
+def tlb_flush(core, everything):
+    """Forget translations: all of them, or with `everything` 0 (a write to CR3) all but global ones."""
+    for ring in range(2):
+        for i in range(N_TLB):
+            if everything != 0 or core.global_read[ring, i] == np.uint8(0):
+                core.tlb_read[ring, i] = TLB_NONE
+                core.add_read[ring, i] = ZERO
+                core.global_read[ring, i] = np.uint8(0)
+            if everything != 0 or core.global_write[ring, i] == np.uint8(0):
+                core.tlb_write[ring, i] = TLB_NONE
+                core.add_write[ring, i] = ZERO
+                core.global_write[ring, i] = np.uint8(0)
+    for i in range(N_ITLB):
+        core.itlb_page[i] = ZERO
+        core.itlb_add[i] = ZERO
+    core.itlb_n = 0
 
 
 @jit()
@@ -190,38 +121,70 @@ def fault(E, vector, has_error, error):
 
 
 @jit()
-def physical(core, gpa):
-    """Host offset of a physical address of the running program, NOWHERE outside its memory."""
-    for i in range(N_SLOTS):
-        if gpa - core.slot_gpa[i] < core.slot_size[i]:
-            return core.slot_hpa[i] + (gpa - core.slot_gpa[i])
-    return NOWHERE
+def _page_fault(core, E, va, error):
+    fault(E, VECTOR_PF, 1, error)
+    E.fault_address = va
 
 
 @jit()
-def translate(core, E, va, access):
-    """Host offset for a virtual address, NOWHERE with the fault noted in E."""
-    high = va >> U64_47
-    if high != ZERO and high != CANONICAL_HIGH:
+def translate(core, M, E, va, access):
+    """Host offset for a virtual address; NOWHERE with the fault noted in E, or OFF_RAM.
+
+    E.bus_address is then the physical address, and E.page_global whether the page is global.
+    """
+    high = va >> _U47
+    if high != ZERO and high != _CANONICAL_HIGH:
         fault(E, VECTOR_GP, 1, ZERO)
         E.fault_canonical = 0
         return NOWHERE
-    hpa = physical(core, va)
-    if hpa == NOWHERE:
-        error = ZERO
-        if access == ACCESS_WRITE:
-            error |= PF_WRITE
-        elif access == ACCESS_FETCH:
-            error |= PF_FETCH
-        if core.cpl > 0:
-            error |= PF_USER
-        fault(E, VECTOR_PF, 1, error)
-        E.fault_address = va
-    return hpa
+    if identity(core):
+        p = physical(core, va)
+        E.page_global = 0
+        if p == NOWHERE:
+            _page_fault(core, E, va, access_error(core, access))
+        return p
+    gpa, error, shared = walk(core, M, E, va, access)
+    if error != NO_ERROR:
+        _page_fault(core, E, va, error)
+        return NOWHERE
+    E.page_global = 0 if shared == ZERO else 1
+    p = physical(core, gpa)
+    if p == NOWHERE:
+        E.bus_address = gpa
+        return OFF_RAM
+    return p
 
 
-U64_47 = U64(47)
-CANONICAL_HIGH = U64(0x1FFFF)
+@jit()
+def fetch_address(core, M, E, va):
+    """Host offset of an instruction's byte, NOWHERE with the fault noted in E.
+
+    Pages that code was fetched from stay translated in the record until a flush: throwing decoded code
+    away, which is no event of the machine, must not make it walk again.
+    """
+    if identity(core):
+        return translate(core, M, E, va, ACCESS_FETCH)
+    page = va & PAGE_BASE
+    key = page | (U2 if core.cpl > 0 else ONE)
+    for k in range(core.itlb_n):
+        if core.itlb_page[k] == key:
+            return va + core.itlb_add[k]
+    p = translate(core, M, E, va, ACCESS_FETCH)
+    if p == OFF_RAM:
+        fault(E, VECTOR_UD, 0, ZERO)  # an open bus reads FF FF: no instruction
+        return NOWHERE
+    if p == NOWHERE:
+        return p
+    if core.itlb_n == N_ITLB:
+        for k in range(N_ITLB):
+            core.itlb_page[k] = ZERO
+            core.itlb_add[k] = ZERO
+        core.itlb_n = 0
+        drop_decoded(E)
+    core.itlb_page[core.itlb_n] = key
+    core.itlb_add[core.itlb_n] = p - va
+    core.itlb_n += 1
+    return p
 
 
 @jit()
@@ -230,22 +193,40 @@ def drop_decoded(E):
     if E.n_uops > 1:
         E.n_uops = 1
         E.generation += 1
-        if E.generation & 0xFFFF == 0:
+        if E.generation & 0x7FFF == 0:
             for i in range(N_MAP):
                 E.map_key[i] = ZERO
 
 
 @jit()
+def bus_read(core, E, size):
+    """(code, value) of `size` bytes at E.bus_address, where no memory is: nobody drives the bus."""
+    return 0, ALL >> (U64(64) - (size << U3))
+
+
+@jit()
+def bus_write(core, E, size, value):
+    """code of storing `size` bytes at E.bus_address, where no memory is: nobody listens."""
+    return 0
+
+
+@jit()
 def mem_read(core, M, E, va, size):
     """(0, value) of `size` bytes (uint64 1 2 4 8) at va, or (CODE_FAULT, 0). Fills the TLB."""
-    p = translate(core, E, va, ACCESS_READ)
+    # A read that is to be written back asks for the right to write at once: its fault is a write's.
+    access = ACCESS_READ if E.intent == 0 else ACCESS_WRITE
+    p = translate(core, M, E, va, access)
     if p == NOWHERE:
         return 16, ZERO
     last = va + size - ONE
     if (last ^ va) & PAGE_BASE == ZERO:
+        if p == OFF_RAM:
+            return bus_read(core, E, size)
         slot = (va >> U12) & TLB_INDEX
-        core.tlb_read[slot] = va & PAGE_BASE
-        core.add_read[slot] = p - va
+        ring = 0 if core.cpl == 0 else 1
+        core.tlb_read[ring, slot] = va & PAGE_BASE
+        core.add_read[ring, slot] = p - va
+        core.global_read[ring, slot] = np.uint8(E.page_global)
         core.t += core.latency[LAT_TLB_WALK]
         touch(core, p)
         v = ZERO
@@ -253,9 +234,11 @@ def mem_read(core, M, E, va, size):
             if U64(k) < size:
                 v |= U64(M[p + U64(k)]) << U64(8 * k)
         return 0, v
-    q = translate(core, E, last & PAGE_BASE, ACCESS_READ)
+    q = translate(core, M, E, last & PAGE_BASE, access)
     if q == NOWHERE:
         return 16, ZERO
+    if p == OFF_RAM or q == OFF_RAM:
+        return 0, ALL >> (U64(64) - (size << U3))  # no device answers half an access
     touch(core, p)
     touch(core, q)
     v = ZERO
@@ -283,18 +266,23 @@ def _note_write(E, p):
 @jit()
 def mem_write(core, M, E, va, size, value):
     """Store `size` bytes: 0, CODE_EDGE if decoded code was dropped, CODE_FAULT if nothing was stored."""
-    p = translate(core, E, va, ACCESS_WRITE)
+    p = translate(core, M, E, va, ACCESS_WRITE)
     if p == NOWHERE:
         return 16
+    shared = E.page_global
     last = va + size - ONE
     q = p
     first = size
     if (last ^ va) & PAGE_BASE != ZERO:
-        q = translate(core, E, last & PAGE_BASE, ACCESS_WRITE)
+        q = translate(core, M, E, last & PAGE_BASE, ACCESS_WRITE)
         if q == NOWHERE:
             return 16
+        if p == OFF_RAM or q == OFF_RAM:
+            return 0
         first = (last & PAGE_BASE) - va
         touch(core, q)
+    elif p == OFF_RAM:
+        return bus_write(core, E, size, value)
     touch(core, p)
     dropped = _note_write(E, p)
     if first != size:
@@ -302,14 +290,16 @@ def mem_write(core, M, E, va, size, value):
             dropped = True
     elif U64(E.page_flags[p >> U12]) & PAGE_CODE == ZERO:
         slot = (va >> U12) & TLB_INDEX
-        core.tlb_write[slot] = va & PAGE_BASE
-        core.add_write[slot] = p - va
+        ring = 0 if core.cpl == 0 else 1
+        core.tlb_write[ring, slot] = va & PAGE_BASE
+        core.add_write[ring, slot] = p - va
+        core.global_write[ring, slot] = np.uint8(shared)
         core.t += core.latency[LAT_TLB_WALK]
     for k in range(8):
         n = U64(k)
         if n < size:
             at = p + n if n < first else q + (n - first)
-            M[at] = np.uint8((value >> U64(8 * k)) & _FF)
+            M[at] = np.uint8((value >> U64(8 * k)) & BYTE)
     return 2 if dropped else 0
 
 
@@ -317,14 +307,15 @@ def mem_write(core, M, E, va, size, value):
 def read(core, M, E, va, size):
     """(code, value): as mem_read, through the TLB first."""
     slot = (va >> U12) & TLB_INDEX
-    if (va + size - ONE) & PAGE_BASE == core.tlb_read[slot]:
-        p = va + core.add_read[slot]
+    ring = 0 if core.cpl == 0 else 1
+    if (va + size - ONE) & PAGE_BASE == core.tlb_read[ring, slot]:
+        p = va + core.add_read[ring, slot]
         touch(core, p)
         if size == U8:
             return 0, ld64(M, p)
-        if size == U64_4:
+        if size == U4:
             return 0, ld32(M, p)
-        if size == U64_2:
+        if size == U2:
             return 0, ld16(M, p)
         return 0, ld8(M, p)
     return mem_read(core, M, E, va, size)
@@ -334,14 +325,15 @@ def read(core, M, E, va, size):
 def write(core, M, E, va, size, value):
     """code: as mem_write, through the TLB first."""
     slot = (va >> U12) & TLB_INDEX
-    if (va + size - ONE) & PAGE_BASE == core.tlb_write[slot]:
-        p = va + core.add_write[slot]
+    ring = 0 if core.cpl == 0 else 1
+    if (va + size - ONE) & PAGE_BASE == core.tlb_write[ring, slot]:
+        p = va + core.add_write[ring, slot]
         touch(core, p)
         if size == U8:
             st64(M, p, value)
-        elif size == U64_4:
+        elif size == U4:
             st32(M, p, value)
-        elif size == U64_2:
+        elif size == U2:
             st16(M, p, value)
         else:
             st8(M, p, value)

@@ -17,6 +17,7 @@ from vpmu_emu.machine.lapic import (
     lapic_set_deadline,
     lapic_write,
 )
+from vpmu_emu.machine.memory import drop_decoded, tlb_flush
 from vpmu_emu.machine.mutants import (
     I_FIXED_32,
     I_RDMSR_32,
@@ -24,6 +25,7 @@ from vpmu_emu.machine.mutants import (
     rdpmc_ecx,
     status_after_reset,
 )
+from vpmu_emu.machine.paging import EFER_NXE
 from vpmu_emu.machine.pmu import (
     counter_value,
     pmu_set_global_ctrl,
@@ -383,6 +385,9 @@ def msr_apply(core, E, rn, index, value):
     elif row == R_MISC_ENABLE:
         core.misc_enable = (value & ~_MISC_READ_ONLY) | (core.misc_enable & _MISC_READ_ONLY)
     elif row == R_EFER:
+        if (value ^ core.efer) & EFER_NXE != ZERO:
+            tlb_flush(core, 1)
+            drop_decoded(E)
         core.efer = (value & ~_EFER_LMA) | (core.efer & _EFER_LMA)
     elif row == R_STAR:
         core.star = value

@@ -182,9 +182,9 @@ def _signed(word: str) -> bool:
 (
     FC_MANDATORY, FC_DIGIT, FC_MOD, FC_FIXED, FC_OPSIZES, FC_WIDTH, FC_WIDTH2, FC_K0, FC_R0, FC_K1, FC_R1,
     FC_K2, FC_IMM, FC_IMM2, FC_IMM_SIGNED, FC_OP_REG, FC_OP_MEM, FC_CC, FC_COST, FC_LOCK, FC_REP, FC_MODRM,
-    FC_ENDS,
-) = range(23)  # fmt: skip
-N_COLUMNS = 23
+    FC_ENDS, FC_RMW,
+) = range(24)  # fmt: skip
+N_COLUMNS = 24
 MOD_CLASS = {"": 0, "r": 1, "m": 2, "rm": 3}
 _IMM_SIZE = {"ib": 1, "iw": 2, "id": 4, "iq": 8, "cb": 1, "cd": 4, "moffs": 8}
 # After these, straight-line decoding has nothing to follow.
@@ -218,6 +218,7 @@ def _row(form: Form) -> list[int]:
         {"": 0, "rep": 1, "repz": 2}[row.rep],
         int(enc.has_modrm),
         int(row.sem in _ENDS),
+        int(row.access == "rw"),
     ]  # fmt: skip
 
 

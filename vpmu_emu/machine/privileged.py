@@ -42,6 +42,7 @@ from vpmu_emu.machine.msr import (
 )
 from vpmu_emu.machine.mutants import I_BOTH_WRMSRS, I_NO_WRMSR, rdpmc_result
 from vpmu_emu.machine.ops import K_IMM, K_MEM, SYSTEM_OP
+from vpmu_emu.machine.paging import CR0_WP, CR4_PGE
 from vpmu_emu.machine.platform import port_in, port_out
 from vpmu_emu.machine.pmu import pmu_check
 from vpmu_emu.machine.ring import TR_EXCEPTION, TR_GUEST_RDPMC, emit
@@ -51,6 +52,7 @@ from vpmu_emu.machine.state import (
     CODE_EXIT,
     CODE_FAULT,
     CODE_NEXT,
+    CODE_NOT_RETIRED,
     LANE_BITS,
     LANES1,
     LANES2,
@@ -117,8 +119,15 @@ FIRST_LANE2 = len(LANES1)
 CR4_PCE = U64(1 << 8)
 CR4_TSD = U64(1 << 2)
 CR0_PE = ONE
+CR0_ET = U64(1 << 4)
+CR0_NW = U64(1 << 29)
+CR0_CACHE = U64(3 << 29)  # CD NW
 CR0_RESERVED = U64(0xFFFF_FFFF_1FFA_FFC0)
-CR4_RESERVED = ~U64(0x0077_FFFF)
+# What CPUID does not announce is reserved: UMIP LA57 VMXE SMXE FSGSBASE PCIDE OSXSAVE SMEP SMAP PKE.
+CR4_RESERVED = ~U64(0x07FF)
+CR4_PAE = U64(1 << 5)
+CR4_PAGING = CR4_PGE | CR4_PAE | U64(1 << 4)  # SDM 3A 5.10.4.1: changing one of these flushes all
+U52 = U64(52)
 CR8_MAX = U64(15)
 EFER_SCE = ONE
 _U4 = U64(4)
@@ -395,7 +404,7 @@ def _flags_stack(core, M, E, u, op):
     if op == S_PUSHFQ:
         fold_flags(core)
         code = push(core, M, E, U8, core.rflags & ~U64(0x3_0000))
-        if code == CODE_FAULT:
+        if code >= CODE_NOT_RETIRED:
             return code
         retire(core, u)
         return _edge(core, u) if code == CODE_EDGE else CODE_NEXT
@@ -463,24 +472,30 @@ def _control_registers(core, M, E, u, op):
     if which == 0:
         if v & CR0_RESERVED != ZERO or v & CR0_PE == ZERO or (v >> U64(31)) & ONE == ZERO:
             return _gp(E)  # 64-bit mode cannot be left by clearing PG or PE
+        if v & CR0_CACHE == CR0_NW:
+            return _gp(E)  # not write-through without caches off
         retire(core, u)
-        core.cr0 = v
+        if (v ^ core.cr0) & CR0_WP != ZERO:
+            tlb_flush(core, 1)
+        core.cr0 = v | CR0_ET
     elif which == 2:
         retire(core, u)
         core.cr2 = v
     elif which == 3:
         if core.vmx.nonroot != 0 and core.vmx.proc & PROC_CR3_LOAD != ZERO:
             return _exit(core, u, EXIT_CR_ACCESS, U64(3) | (U64(u.r) << U8))
-        if v != ZERO:
-            return _gp(E)  # page tables are outside the subset: only the identity map
-        retire(core, u)
-        core.cr3 = v
-        tlb_flush(core)
-        drop_decoded(E)
-    elif which == 4:
-        if v & CR4_RESERVED != ZERO or v & U64(1 << 5) == ZERO:
+        if v & core.pa_reserved != ZERO or v >> U52 != ZERO:
             return _gp(E)
         retire(core, u)
+        core.cr3 = v
+        tlb_flush(core, 0)
+        drop_decoded(E)
+    elif which == 4:
+        if v & CR4_RESERVED != ZERO or v & CR4_PAE == ZERO:
+            return _gp(E)
+        retire(core, u)
+        if (v ^ core.cr4) & CR4_PAGING != ZERO:
+            tlb_flush(core, 1)
         core.cr4 = v
     elif which == 8:
         if v > CR8_MAX:
@@ -505,7 +520,7 @@ def _segments(core, M, E, u, op):
             return CODE_FAULT
         size = U64(2) if u.dst == K_MEM else U64(u.width) >> U3
         code = put(core, M, E, u, np.int64(u.dst), np.int64(u.a), size, core.selectors[n])
-        if code == CODE_FAULT:
+        if code >= CODE_NOT_RETIRED:
             return code
         retire(core, u)
         return _edge(core, u) if code == CODE_EDGE else CODE_NEXT
@@ -566,9 +581,9 @@ def _tables(core, M, E, u, op):
     limit = core.gdt_limit if op == S_SGDT else core.idt_limit
     base = core.gdt_base if op == S_SGDT else core.idt_base
     code = write(core, M, E, va + U64(2), U8, base)
-    if code != CODE_FAULT:
+    if code < CODE_NOT_RETIRED:
         code = write(core, M, E, va, U64(2), limit)
-    if code == CODE_FAULT:
+    if code >= CODE_NOT_RETIRED:
         return code
     retire(core, u)
     return _edge(core, u)
@@ -580,7 +595,7 @@ def _task_register(core, M, E, u, op):
     if op == S_STR or op == S_SLDT:
         value = core.tr if op == S_STR else core.ldtr
         code = put(core, M, E, u, np.int64(u.dst), np.int64(u.a), size, value)
-        if code == CODE_FAULT:
+        if code >= CODE_NOT_RETIRED:
             return code
         retire(core, u)
         return _edge(core, u)
@@ -607,7 +622,7 @@ def _task_register(core, M, E, u, op):
         fault(E, VECTOR_GP, 1, offset)
         return CODE_FAULT
     code = write(core, M, E, core.gdt_base + offset, U8, desc | _TSS_BUSY)
-    if code == CODE_FAULT:
+    if code >= CODE_NOT_RETIRED:
         return code
     retire(core, u)
     core.tr = selector
@@ -680,7 +695,9 @@ def execute_system(core, M, E, u):
         if core.vmx.nonroot != 0 and core.vmx.proc & PROC_INVLPG != ZERO:
             return _exit(core, u, EXIT_INVLPG, address(core, u))
         retire(core, u)
-        tlb_flush(core)
+        # All of it: what part of a large page the address lies in need not be known, and more may go.
+        tlb_flush(core, 1)
+        drop_decoded(E)
         return _edge(core, u)
     if op == S_WBINVD:
         if core.cpl > 0:

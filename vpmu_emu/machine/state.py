@@ -17,7 +17,8 @@ from vpmu_emu.tables.msrs import MSRS, SLOTS
 N_GP = 8  # general-purpose counters that the record has room for
 N_FIXED = 4  # fixed counters
 N_CTR = N_GP + N_FIXED  # counter i < N_GP is IA32_PMCi, N_GP + j is IA32_FIXED_CTRj
-N_TLB = 256  # direct-mapped entries for reads, and as many for writes
+N_TLB = 256  # direct-mapped entries for reads, and as many for writes, at CPL 0 and at CPL > 0
+N_ITLB = 64  # pages that instructions were fetched from since the last flush
 N_PREDICTOR = 1024  # 2-bit counters
 N_L1 = 512  # direct-mapped 64-byte lines
 N_LLC = 8192
@@ -214,10 +215,16 @@ CORE = np.dtype(
         ("vapic", LAPIC),  # the running guest's virtual-APIC page
         ("vmx", VMX),
         ("stats", STATS),
-        ("tlb_read", "u8", (N_TLB,)),  # virtual page base that may be read, 1 none
-        ("tlb_write", "u8", (N_TLB,)),
-        ("add_read", "u8", (N_TLB,)),  # add to a virtual address to index the host array
-        ("add_write", "u8", (N_TLB,)),
+        ("pa_reserved", "u8"),  # address bits of a paging entry above MAXPHYADDR
+        ("tlb_read", "u8", (2, N_TLB)),  # virtual page base that may be read, 1 none
+        ("tlb_write", "u8", (2, N_TLB)),
+        ("add_read", "u8", (2, N_TLB)),  # add to a virtual address to index the host array
+        ("add_write", "u8", (2, N_TLB)),
+        ("itlb_n", "i8"),  # entries in use of the next two
+        ("itlb_page", "u8", (N_ITLB,)),  # virtual page base, plus 1 at CPL 0, 2 at CPL > 0
+        ("itlb_add", "u8", (N_ITLB,)),
+        ("global_read", "u1", (2, N_TLB)),  # 1: a write to CR3 leaves the entry
+        ("global_write", "u1", (2, N_TLB)),
         ("predictor", "u1", (N_PREDICTOR,)),
         ("l1", "u4", (N_L1,)),  # line number + 1 of what the slot holds
         ("llc", "u4", (N_LLC,)),
@@ -257,7 +264,8 @@ UOP = np.dtype(
         ("src", "u1"),  # kind of operand 2
         ("cc", "u1"),  # condition, or REP kind
         ("lock", "u1"),
-        ("pad", "u1", (3,)),
+        ("rmw", "u1"),  # 1: operand 1 is memory that is read, then written
+        ("pad", "u1", (2,)),
     ]
 )
 
@@ -284,6 +292,11 @@ ENGINE = np.dtype(
         ("fault_error", "u8"),
         ("fault_has_error", "i8"),
         ("fault_address", "u8"),  # CR2 of a page fault
+        ("walk", "u8", (4,)),  # host offsets of the paging entries on the way down
+        ("intent", "i8"),  # 1: what is read will be written back
+        ("page_global", "i8"),  # the last translation met a global page
+        ("bus_address", "u8"),  # physical address of an access that no memory answers
+        ("bank", "i8"),  # 0 while the slice runs at CPL 0, else 1: decoded code is kept apart
         ("fault_canonical", "i8"),  # 0: it is a #GP for a non-canonical address
         ("retired", "i8"),  # set by a system instruction that retired itself
         ("stop_request", "i8"),  # a watchpoint matched: stop at the next edge
@@ -294,7 +307,7 @@ ENGINE = np.dtype(
         ("breaks", "u8", (N_BREAK,)),
         ("watch_msr", "u8", (N_WATCH,)),
         ("watch_mode", "i8", (N_WATCH,)),  # 1 read, 2 write, 3 both
-        ("map_key", "u8", (N_MAP,)),  # rip + 1
+        ("map_key", "u8", (N_MAP,)),  # rip + 1, with the generation and the bank above
         ("map_uop", "i4", (N_MAP,)),
         ("page_flags", "u1", (N_PAGES,)),  # 1 holds decoded code (sticky), 2 dirty; belongs to RAM
         ("fetch", "u1", (16,)),  # bytes of the instruction being decoded

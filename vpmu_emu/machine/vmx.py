@@ -19,8 +19,9 @@ from vpmu_emu.machine.interrupts import (
     deliver,
 )
 from vpmu_emu.machine.lapic import lapic_ack
-from vpmu_emu.machine.memory import ld32, ld64, st64, tlb_flush
+from vpmu_emu.machine.memory import drop_decoded, tlb_flush
 from vpmu_emu.machine.msr import find_msr, msr_apply, msr_value
+from vpmu_emu.machine.physical import ld32, ld64, st64
 from vpmu_emu.machine.pmu import pmu_set_global_ctrl
 from vpmu_emu.machine.ring import TR_VM_ENTRY, TR_VM_EXIT, emit
 from vpmu_emu.machine.state import CODE_NEXT, NEVER, REG_FS, REG_GS, RSP
@@ -238,7 +239,7 @@ def _save_guest(core, M):
 
 
 @jit()
-def load_guest(core, M):
+def load_guest(core, M, E):
     """The guest-state area becomes the core's state. Modifies core."""
     core.rip = vmread(core, M, V_RIP)
     core.regs[RSP] = vmread(core, M, V_RSP)
@@ -247,7 +248,8 @@ def load_guest(core, M):
     cr3 = vmread(core, M, V_CR3)
     if cr3 != core.cr3:
         core.cr3 = cr3
-        tlb_flush(core)
+        tlb_flush(core, 1)
+        drop_decoded(E)
     core.cr4 = vmread(core, M, V_CR4)
     core.efer = vmread(core, M, V_EFER)
     core.pmu.debugctl = vmread(core, M, V_DEBUGCTL)
@@ -371,7 +373,7 @@ def vm_entry(core, M, E):
         if value & core.msr_reserved[rn >> 6] != ZERO:
             return np.int64(EXIT_INVALID_STATE | ENTRY_FAILURE)
         pmu_set_global_ctrl(core, E, value)
-    load_guest(core, M)
+    load_guest(core, M, E)
     _load_list(core, M, E, V_ENTRY_LOAD_ADDR, V_ENTRY_LOAD_COUNT)
     info = vmread(core, M, V_ENTRY_INTR)
     emit(E, core.t, TR_VM_ENTRY, core.rip, info, ZERO, ZERO)

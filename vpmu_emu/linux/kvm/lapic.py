@@ -21,7 +21,7 @@ from vpmu_emu.machine.lapic import (
     lapic_timer_expire,
     lapic_write,
 )
-from vpmu_emu.machine.memory import st8
+from vpmu_emu.machine.physical import st8
 from vpmu_emu.machine.state import NEVER
 from vpmu_emu.machine.u64 import BYTE, ONE, U3, U7, U64, ZERO
 from vpmu_emu.machine.vmx import (

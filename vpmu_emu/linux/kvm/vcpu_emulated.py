@@ -45,8 +45,8 @@ from vpmu_emu.linux.native import cost
 from vpmu_emu.linux.perf.pmi import charge
 from vpmu_emu.linux.state import KVM_REQ_PMI, KVM_REQ_PMU
 from vpmu_emu.machine.engine import run_core
-from vpmu_emu.machine.memory import st64
 from vpmu_emu.machine.mutants import I_BOTH_WRMSRS, I_PMI_BEFORE_PMU
+from vpmu_emu.machine.physical import st64
 from vpmu_emu.machine.state import CODE_EXIT, RAX, RCX, RDX, RUN_STOPPED, RUN_WATCH
 from vpmu_emu.machine.u64 import LOW32, ONE, U8, U32, U64, ZERO
 from vpmu_emu.machine.vmx import (

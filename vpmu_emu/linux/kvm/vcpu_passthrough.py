@@ -47,8 +47,8 @@ from vpmu_emu.linux.state import (
     W_GLOBAL_CTRL_SWITCH,
 )
 from vpmu_emu.machine.engine import run_core
-from vpmu_emu.machine.memory import ld64, st64
 from vpmu_emu.machine.mutants import I_BOTH_WRMSRS, I_PMI_BEFORE_PMU
+from vpmu_emu.machine.physical import ld64, st64
 from vpmu_emu.machine.state import CODE_EXIT, RAX, RCX, RDX, RUN_STOPPED, RUN_WATCH
 from vpmu_emu.machine.u64 import LOW32, U8, U32, U64, ZERO
 from vpmu_emu.machine.vmx import (
