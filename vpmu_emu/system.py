@@ -6,6 +6,7 @@ crank in slices short enough for signals to be seen, and says what happened. Gue
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 from vpmu_emu.asm import Program, assemble_file
 from vpmu_emu.errors import ConfigError, LoadError
 from vpmu_emu.tables.cpus import CpuModel, cpu, cpuid_leaves
+from vpmu_emu.tables.events import event_mask
 from vpmu_emu.tables.exits import exit_name
 from vpmu_emu.tables.msrs import MSRS, msr_name, rules
 from vpmu_emu.tables.mutants import inject_bits, unchecked_msrs
@@ -155,6 +157,7 @@ def fill_core(core: Any, model: CpuModel) -> None:
     pmu.gp_mask = (1 << model.gp_width) - 1
     pmu.fixed_mask = (1 << model.fixed_width) - 1
     pmu.perf_capabilities = model.perf_capabilities
+    pmu.event_mask = event_mask(model.events)
     pmu.events_absent = model.arch_events_absent
     pmu.events_length = model.arch_events_length
     table = rules("hw", model.shape(), unchecked_msrs(int(core.inject)))
@@ -165,6 +168,8 @@ def fill_core(core: Any, model: CpuModel) -> None:
     core.latency[:] = model.latency
     core.pa_reserved = (1 << 52) - (1 << model.maxphyaddr)
     core.ref_num, core.ref_den = model.ref_num, model.ref_den
+    common = math.gcd(model.crystal_khz, model.tsc_khz)
+    core.xclk_num, core.xclk_den = model.crystal_khz // common, model.tsc_khz // common
     fill_cpuid(core.cpuid, cpuid_leaves(model))
 
 

@@ -26,9 +26,9 @@ def model(request):
 def test_every_model_has_the_same_rows(model):
     table = tomllib.loads((isa_dir() / "cpus" / f"{model.name}.toml").read_text())
     whole = "base" not in table
-    for own, names in ((table["cost"], COST_NAMES), (table["latency"], LATENCIES)):
-        assert set(own) == set(names) if whole else set(own) < set(names)
-    for own in table["cost"].values():
+    for own, names in ((table.get("cost", {}), COST_NAMES), (table.get("latency", {}), LATENCIES)):
+        assert set(own) == set(names) if whole else set(own) <= set(names)
+    for own in table.get("cost", {}).values():
         assert set(own) == {"cycles", "instructions", "branches", "source"}
     assert [cost.name for cost in model.costs] == list(COST_NAMES) == sorted(COST_NAMES)
 
@@ -82,6 +82,21 @@ def test_the_cpuid_round_trip_is_what_was_measured():
     assert 11 * (wrmsr - rdpmc) == pytest.approx(1000, rel=0.02)  # 1000 is a rounded measurement
 
 
+# family, model and stepping as CPUID.1:EAX shows them, then the PMU: version, counters, fixed counters
+REAL = {
+    "skx": (0x50657, 4, 4, 3), "icx": (0x606A6, 5, 8, 4), "spr": (0x806F8, 5, 8, 4),
+    "emr": (0xC06F2, 5, 8, 4), "generic": (0x00621, 2, 4, 3),
+}  # fmt: skip
+
+
+def test_the_models_are_the_processors(model):
+    signature, version, gp, fixed = REAL[model.name]
+    leaves = {leaf: regs for leaf, *regs in cpuid_leaves(model)}
+    assert leaves[1][0] == signature
+    assert (model.version, model.gp, model.fixed) == (version, gp, fixed)
+    assert (model.gp_width, model.fixed_width) == (48, 48)
+
+
 def test_powers_of_two_where_tables_are_indexed_by_masks(model):
     for size in (model.predictor, model.l1_lines, model.llc_lines):
         assert size & size - 1 == 0
@@ -90,20 +105,38 @@ def test_powers_of_two_where_tables_are_indexed_by_masks(model):
 
 def test_leaf_0a_of_the_models():
     leaves = {m.name: {row[0]: row[1:] for row in cpuid_leaves(m)} for m in MODELS}
-    assert leaves["spr"][0xA] == leaves["icx"][0xA] == (0x0830_0805, 0, 0xF, 0x8604)
+    for name in ("spr", "emr", "icx"):
+        assert leaves[name][0xA] == (0x0830_0805, 0, 0xF, 0x8604)
     assert leaves["skx"][0xA] == (0x0730_0404, 0, 0, 0x0603)
+    assert leaves["generic"][0xA] == (0x0730_0402, 0, 0, 0x0603)
+
+
+@pytest.mark.parametrize(
+    ("version", "leaf"),
+    [
+        (0, (0, 0, 0, 0)),
+        # The fixed counters came with version 2, AnyThread with 3; their bitmap and EDX[15] with 5.
+        (1, (0x0830_0801, 0, 0, 0)),
+        (2, (0x0830_0802, 0, 0, 0x604)),
+        (3, (0x0830_0803, 0, 0, 0x604)),
+        (4, (0x0830_0804, 0, 0, 0x604)),
+        (5, (0x0830_0805, 0, 0xF, 0x8604)),
+    ],
+)
+def test_leaf_0a_by_version(version, leaf):
+    model = attrs.evolve(cpu("spr"), version=version)
+    assert {row[0]: row[1:] for row in cpuid_leaves(model)}[0xA] == leaf
 
 
 def test_leaf_0a_follows_the_shape():
-    assert cpuid_pmu(Shape(version=0)) == (0, 0, 0, 0)
-    # The fixed counters came with version 2, their bitmap with version 5.
-    assert cpuid_pmu(Shape(version=1, gp=2)) == (0x0830_0201, 0, 0, 0)
+    shape = Shape(version=1, gp=2, anythread_deprecated=False)
+    assert cpuid_pmu(shape) == (0x0830_0201, 0, 0, 0)
     eax, ebx, ecx, edx = cpuid_pmu(
-        Shape(version=2, gp=4, gp_width=40, fixed=3, fixed_width=40, anythread_deprecated=False),
+        Shape(version=2, gp=4, gp_width=40, fixed=3, fixed_width=39, anythread_deprecated=False),
         events_length=7,
         events_absent=0x20,
     )
-    assert (eax, ebx, ecx, edx) == (0x0728_0402, 0x20, 0, 3 | 40 << 5)
+    assert (eax, ebx, ecx, edx) == (0x0728_0402, 0x20, 0, 3 | 39 << 5)
 
 
 def test_cpuid_says_who_it_is(model):
@@ -135,7 +168,9 @@ def test_the_shape_is_the_models(model):
     shape = model.shape()
     for field in attrs.fields(Shape):
         value = getattr(shape, field.name)
-        if hasattr(model, field.name):
+        if field.name == "anythread_deprecated":
+            assert value == (model.anythread_deprecated and model.version >= 5)
+        elif hasattr(model, field.name):
             assert value == getattr(model, field.name), field.name
         else:
             assert value is (field.name in model.features), field.name

@@ -16,8 +16,9 @@ from typing import Any
 import attrs
 
 from vpmu_emu.errors import ConfigError
-from vpmu_emu.linux.hostevents import NAMES
+from vpmu_emu.linux.hostevents import event_codes
 from vpmu_emu.linux.state import KVM_PMU_EVENT_ALLOW, KVM_PMU_EVENT_DENY, N_FILTER
+from vpmu_emu.tables.events import LISTS
 
 ACTIONS = {"allow": KVM_PMU_EVENT_ALLOW, "deny": KVM_PMU_EVENT_DENY}
 KEYS = ("action", "fixed_counter_bitmap", "masked", "events")
@@ -99,13 +100,13 @@ def _unknown(table: dict[str, Any], allowed: tuple[str, ...], place: str) -> Non
             raise ConfigError(f"{place}.{key}", f"unknown key{hint}", " ".join(allowed))
 
 
-def _entry(item: Any, place: str, masked: bool) -> int:
+def _entry(item: Any, place: str, masked: bool, codes: dict[str, int]) -> int:
     if isinstance(item, str):
-        if item.lower() not in NAMES:
-            near = difflib.get_close_matches(item.lower(), NAMES, n=1)
+        if item.lower() not in codes:
+            near = difflib.get_close_matches(item.lower(), codes, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ConfigError(place, f"no event is named {item!r}{hint}", "a name, a number, a table")
-        item = NAMES[item.lower()]
+        item = codes[item.lower()]
         return masked_entry(item & 0xFF, 0xFF, item >> 8, False) if masked else item
     if isinstance(item, int) and not isinstance(item, bool):
         if not 0 <= item < 1 << 64:
@@ -131,8 +132,8 @@ def _entry(item: Any, place: str, masked: bool) -> int:
     raise ConfigError(place, f"{item!r} is not an event", "a name, a number, a table")
 
 
-def parse_filter(text: str, name: str = "filter") -> EventFilter:
-    """A filter from TOML text; `name` stands before every key in messages.
+def parse_filter(text: str, name: str = "filter", names: str = LISTS[0]) -> EventFilter:
+    """A filter from TOML text; `name` stands before every key in messages, `names` is an event list.
 
     Raises:
         ConfigError: broken TOML (with its line), an unknown key, a wrong value.
@@ -151,12 +152,13 @@ def parse_filter(text: str, name: str = "filter") -> EventFilter:
     events = table.get("events", [])
     if not isinstance(events, list):
         raise ConfigError(f"{name}.events", f"{events!r} is not a list", "[…]")
-    entries = [_entry(item, f"{name}.events[{k}]", masked) for k, item in enumerate(events)]
+    codes = event_codes(names)
+    entries = [_entry(item, f"{name}.events[{k}]", masked, codes) for k, item in enumerate(events)]
     return make_filter(ACTIONS[action], entries, bitmap, masked)
 
 
-def load_filter(path: str | Path) -> EventFilter:
-    """A filter from a TOML file.
+def load_filter(path: str | Path, names: str = LISTS[0]) -> EventFilter:
+    """A filter from a TOML file; names of events are those of event list `names`.
 
     Raises:
         ConfigError: the file cannot be read, or as `parse_filter`.
@@ -165,4 +167,4 @@ def load_filter(path: str | Path) -> EventFilter:
         text = Path(path).read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError("filter", f"cannot read {path}: {error}") from None
-    return parse_filter(text, str(path))
+    return parse_filter(text, str(path), names)

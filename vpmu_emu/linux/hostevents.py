@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import difflib
 import re
+from functools import cache
 
 import attrs
 
 from vpmu_emu.errors import ConfigError
-from vpmu_emu.tables.events import EVENTS
+from vpmu_emu.tables.events import LISTS, event_names
 
 KEY = "host-event"
 MAX_REPEAT = 32
@@ -63,20 +64,14 @@ class HostEvent:
     leader: int = -1
 
 
-def _names() -> dict[str, int]:
-    names = dict(_PSEUDO)
-    for event in EVENTS:
-        for name in (event.name, *event.aliases, event.perf):
-            if name:
-                names.setdefault(name.lower(), event.code)
+@cache
+def event_codes(events: str) -> dict[str, int]:
+    """Names of event list `events` in lower case, with bits 15:0 of the selector."""
+    names = {**event_names(events), **_PSEUDO}
     for new, old in _SYNONYMS.items():
         if old in names:
             names[new] = names[old]
     return names
-
-
-NAMES: dict[str, int] = _names()
-"""Event names in lower case with bits 15:0 of the selector; ref-cycles and slots are fixed-only."""
 
 
 def _number(text: str, spec: str, what: str) -> int:
@@ -106,7 +101,7 @@ def _terms(text: str, spec: str, config: int, own: bool) -> tuple[int, int]:
     return config, period
 
 
-def _one(text: str, spec: str) -> tuple[str, int, int]:
+def _one(text: str, spec: str, events: str) -> tuple[str, int, int]:
     """(name, config, period) of one event without modifiers."""
     name, slash, terms = text.partition("/")
     if slash:
@@ -116,16 +111,17 @@ def _one(text: str, spec: str) -> tuple[str, int, int]:
     if slash and name == "cpu":
         config, period = _terms(terms, spec, 0, own=True)
         return text, config, period
+    codes = event_codes(events)
     raw = re.fullmatch(r"r([0-9a-fA-F]{1,8})", name)
     if raw:
         config = int(raw[1], 16)
         if config & ~0xFF84FFFF:
             allowed = "EVENT, UMASK, edge, inv and cmask: mask 0xff84ffff"
             raise ConfigError(KEY, f"{spec!r}: bits outside the raw event mask", allowed)
-    elif name.lower() in NAMES:
-        config = NAMES[name.lower()]
+    elif name.lower() in codes:
+        config = codes[name.lower()]
     else:
-        near = difflib.get_close_matches(name.lower(), NAMES, n=1)
+        near = difflib.get_close_matches(name.lower(), codes, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         allowed = "cycles instructions branches … rNNNN cpu/event=…,umask=…/"
         raise ConfigError(KEY, f"{spec!r}: no event is named {name!r}{hint}", allowed)
@@ -145,8 +141,8 @@ def _split(text: str) -> list[str]:
     return parts
 
 
-def parse_host_event(spec: str) -> list[HostEvent]:
-    """The events of one SPEC; `leader` counts from its first event.
+def parse_host_event(spec: str, events: str = LISTS[0]) -> list[HostEvent]:
+    """The events of one SPEC, their names from list `events`; `leader` counts from its first event.
 
     Raises:
         ConfigError: with the spec, what is wrong in it, and what is allowed.
@@ -179,13 +175,13 @@ def parse_host_event(spec: str) -> list[HostEvent]:
     members = [m.strip() for m in (_split(body[1:-1]) if group else [body])]
     rings = bool(set(modifiers) & set("ukh"))
     sides = bool(set(modifiers) & set("GH"))
-    events: list[HostEvent] = []
+    found: list[HostEvent] = []
     for _ in range(repeat):
-        first = len(events)
+        first = len(found)
         for member in members:
-            name, config, period = _one(member, spec)
+            name, config, period = _one(member, spec, events)
             shown = name + (f":{modifiers}" if modifiers else "") + (f"@{context}" if context else "")
-            events.append(
+            found.append(
                 HostEvent(
                     name=shown,
                     config=config,
@@ -196,18 +192,20 @@ def parse_host_event(spec: str) -> list[HostEvent]:
                     exclude_host=sides and "H" not in modifiers,
                     exclude_guest=sides and "G" not in modifiers,
                     task=context == "task",
-                    leader=-1 if len(events) == first else first,
+                    leader=-1 if len(found) == first else first,
                 )
             )
-    return events
+    return found
 
 
-def parse_host_events(specs: list[str] | tuple[str, ...]) -> list[HostEvent]:
+def parse_host_events(
+    specs: list[str] | tuple[str, ...], events: str = LISTS[0]
+) -> list[HostEvent]:
     """The events of all SPECs, in order; `leader` is an index of the list."""
-    events: list[HostEvent] = []
+    found: list[HostEvent] = []
     for spec in specs:
-        base = len(events)
-        for event in parse_host_event(spec):
+        base = len(found)
+        for event in parse_host_event(spec, events):
             leader = event.leader + base if event.leader >= 0 else -1
-            events.append(attrs.evolve(event, leader=leader))
-    return events
+            found.append(attrs.evolve(event, leader=leader))
+    return found

@@ -15,7 +15,7 @@ import numpy as np
 
 from vpmu_emu.errors import ConfigError, HostError
 from vpmu_emu.linux.eventfilter import EventFilter, load_filter
-from vpmu_emu.linux.hostevents import NAMES, HostEvent, parse_host_events
+from vpmu_emu.linux.hostevents import HostEvent, event_codes, parse_host_events
 from vpmu_emu.linux.perf.x86 import MAX_PERIOD
 from vpmu_emu.linux.state import (
     CAUSE_NAMES,
@@ -51,8 +51,8 @@ from vpmu_emu.machine.lapic import (
 from vpmu_emu.machine.mutants import I_ABSENT_PERFCTR, I_RESET_TO_0
 from vpmu_emu.machine.state import N_CTR, NEVER
 from vpmu_emu.machine.u64 import U64
-from vpmu_emu.tables.cpus import COST_NAMES, CpuModel, cpuid_leaves
-from vpmu_emu.tables.events import EVENTS
+from vpmu_emu.tables.cpus import COST_NAMES, CpuModel, cpuid_leaves, cpuid_pmu
+from vpmu_emu.tables.events import EVENTS, LISTS
 from vpmu_emu.tables.msrs import MSRS, Shape, by_name, rules
 from vpmu_emu.tables.mutants import unchecked_msrs
 from vpmu_emu.tables.vmcs import control_bit, vmcs_field
@@ -63,6 +63,7 @@ PAGE = 4096
 HOST_PAGES = 3 * PAGE  # of physical memory that a VM needs above its guest's RAM
 CAP_FW_WRITES = 1 << 13
 GLOBAL_CTRL = 0x38F
+KVM_PMU_VERSION = 2
 HYPERVISOR = 1 << 31  # CPUID.1:ECX
 EXIT_LOAD_LIST, ENTRY_LOAD_LIST = 0x400, 0x800  # in the page of MSR lists
 COST_LEVELS = ("low", "typical", "high")
@@ -90,8 +91,10 @@ def chosen_bits(key: str, table: Mapping[str, str], names: Iterable[str]) -> U64
     return bits(dict(table), *names)
 
 
-def guest_shape(host: Shape, settings: Mapping[str, int], fixed_cap: int = 3) -> Shape:
-    """The PMU that KVM gives to a guest: what the VMM asks for, at most what host and KVM have.
+def guest_cpuid_shape(host: Shape, settings: Mapping[str, int], fixed_cap: int = 3) -> Shape:
+    """The PMU that a guest's CPUID shows: KVM_GET_SUPPORTED_CPUID, as the VMM changes it.
+
+    KVM stores what the VMM says and does not make it smaller; `guest_shape` is what the guest gets.
 
     Args:
         host: shape of the CPU.
@@ -112,20 +115,40 @@ def guest_shape(host: Shape, settings: Mapping[str, int], fixed_cap: int = 3) ->
         asked[short] = value
     if fixed_cap not in (3, 4):
         raise ConfigError("kvm fixed_cap", f"{fixed_cap} is not a cap that KVM has had", "3 4")
-    # kvm_init_pmu_capability(): version 2 at most.
-    version = min(host.version, 2, asked.get("version", 2))
-    fixed = min(host.fixed, fixed_cap, asked.get("fixed", fixed_cap)) if version > 1 else 0
     caps = asked.get("perf_caps", host.perf_capabilities & CAP_FW_WRITES)
     if caps & ~(host.perf_capabilities & CAP_FW_WRITES):
         raise ConfigError("guest pmu.perf_caps", f"{caps:#x} is not supported (EINVAL)", "0 0x2000")
+    # kvm_init_pmu_capability(): version 2 at most.
+    version = asked.get("version", min(host.version, KVM_PMU_VERSION))
     return attrs.evolve(
         host,
         version=version,
-        gp=min(host.gp, N_GP_PMC, asked.get("gp", host.gp)) if version else 0,
-        gp_width=min(host.gp_width, asked.get("width", host.gp_width)),
-        fixed=fixed,
-        fixed_width=min(host.fixed_width, asked.get("width", host.fixed_width)),
+        gp=asked.get("gp", min(host.gp, N_GP_PMC)),
+        gp_width=asked.get("width", host.gp_width),
+        fixed=asked.get("fixed", min(host.fixed, fixed_cap)),
+        fixed_width=asked.get("width", host.fixed_width),
         perf_capabilities=caps if version else 0,
+        # __do_cpuid_func() sets EDX[15] whatever the CPU says.
+        anythread_deprecated=version > 0,
+    )
+
+
+def guest_shape(host: Shape, settings: Mapping[str, int], fixed_cap: int = 3) -> Shape:
+    """The PMU that KVM gives to a guest: what its CPUID shows, at most what host and KVM have.
+
+    Arguments and errors are those of `guest_cpuid_shape`.
+    """
+    told = guest_cpuid_shape(host, settings, fixed_cap)
+    version = min(told.version, host.version, KVM_PMU_VERSION)
+    return attrs.evolve(
+        told,
+        version=version,
+        gp=min(told.gp, host.gp, N_GP_PMC) if version else 0,
+        gp_width=min(told.gp_width, host.gp_width),
+        fixed=min(told.fixed, host.fixed, fixed_cap) if version > 1 else 0,
+        fixed_width=min(told.fixed_width, host.fixed_width),
+        perf_capabilities=told.perf_capabilities if version else 0,
+        anythread_deprecated=version > 0,
     )
 
 
@@ -225,6 +248,7 @@ def kvm_pmu_refresh(S: Any, shape: Shape) -> None:
     """Give the vCPU a PMU of this shape and reset it (KVM_SET_CPUID2, kvm_pmu_reset)."""
     pmu = S.vcpus[0].pmu
     inject = int(S.cores[0].inject)
+    passthrough = int(S.config.mode) == MODE_PASSTHROUGH
     table = rules("kvm", shape, unchecked_msrs(inject))
     row = {r.name: k for k, r in enumerate(MSRS)}
     pmu.version = shape.version
@@ -239,8 +263,10 @@ def kvm_pmu_refresh(S: Any, shape: Shape) -> None:
     pmu.global_status_rsvd = table.reserved[row["IA32_PERF_GLOBAL_STATUS_RESET"]]
     gp_mask = (1 << shape.gp) - 1
     pmu.all_valid_pmc = gp_mask | ((1 << shape.fixed) - 1) << 32
-    # Both vendors enable all GP counters at RESET, so that software for version 1 works.
-    pmu.global_ctrl = gp_mask if shape.version > 1 and not inject & int(I_RESET_TO_0) else 0
+    # Both vendors enable all GP counters at RESET, so that software for version 1 works. A guest of
+    # version 1 has no GLOBAL_CTRL, but the hardware has, and it is loaded with this.
+    enabled = (shape.version > 1 or passthrough) and not inject & int(I_RESET_TO_0)
+    pmu.global_ctrl = gp_mask if enabled else 0
     for i, pmc in enumerate(pmu.pmcs):
         pmc.perf_event = -1
         pmc.eventsel = (0x00C0, 0x003C, 0x0300, 0x0400)[i - N_GP_PMC] if i >= N_GP_PMC else 0
@@ -290,11 +316,13 @@ def build_vm(
     model: CpuModel,
     ram_size: int,
     shape: Shape,
+    told: Shape,
     events: tuple[int, int],
 ) -> None:
     """Lay out VMCS, MSR bitmap and MSR lists above the guest's RAM, and the virtual APIC.
 
-    `shape` and `events` (`guest_shape`, `guest_events`) are what CPUID tells the guest.
+    `shape` is the guest's PMU (`guest_shape`), `told` and `events` what its CPUID says of it
+    (`guest_cpuid_shape`, `guest_events`).
     """
     vm, config, core = S.vm, S.config, S.cores[0]
     vm.ram_size = ram_size
@@ -344,21 +372,15 @@ def build_vm(
     _msr_bitmap(M[vm.msr_bitmap : vm.msr_bitmap + PAGE], S, shape, passthrough)
 
     guest = attrs.evolve(
-        model,
-        version=shape.version,
-        gp=shape.gp,
-        gp_width=shape.gp_width,
-        fixed=shape.fixed,
-        fixed_width=shape.fixed_width,
-        perf_capabilities=shape.perf_capabilities,
-        arch_events_length=events[0],
-        arch_events_absent=events[1],
-        features=model.features if shape.version else model.features - {"pdcm"},
+        model, features=model.features if shape.version else model.features - {"pdcm"}
     )
+    pmu_leaf = cpuid_pmu(told, events_length=events[0], events_absent=events[1])
     leaves = [
         (leaf, a, b, c | (HYPERVISOR if leaf == 1 else 0), d)
         for leaf, a, b, c, d in cpuid_leaves(guest)
+        if leaf != 0xA
     ]
+    leaves.append((0xA, *pmu_leaf))
     leaves.append((0x4000_0000, 0x4000_0001, *struct.unpack("<III", b"KVMKVMKVM\0\0\0")))
     leaves.append((0x4000_0001, 0, 0, 0, 0))
     for k, entry in enumerate(vm.cpuid):
@@ -438,6 +460,9 @@ def make_vm(
         raise ConfigError("all-passthrough", f"not in mode {mode}", "passthrough")
     if all_passthrough and filter is not None:
         raise ConfigError("filter", "needs the selectors intercepted", "without --all-passthrough")
+    if model.version == 1:
+        # core_pmu of the kernel would switch every selector at VM entry; no CPU with EPT is so old.
+        raise ConfigError("set pmu.version", "a host needs GLOBAL_CTRL for its guests", "0 2 3 4 5")
     init_config(
         S,
         model,
@@ -449,15 +474,19 @@ def make_vm(
         costs=costs,
     )
     settings = {"version": 0} if mode == "none" else dict(guest or {})
-    shape = guest_shape(model.shape(), settings, knobs.get("fixed_cap", 3))
+    cap = knobs.get("fixed_cap", 3)
+    shape = guest_shape(model.shape(), settings, cap)
+    told = guest_cpuid_shape(model.shape(), settings, cap)
     init_host(S, model)
     specs = [e if isinstance(e, HostEvent) else None for e in host_events]
-    parsed = parse_host_events([e for e in host_events if isinstance(e, str)])
+    parsed = parse_host_events([e for e in host_events if isinstance(e, str)], model.events)
     add_host_events(S, parsed + [e for e in specs if e is not None])
     kvm_pmu_refresh(S, shape)
-    build_vm(S, M, model, ram_size, shape, guest_events(model, settings))
+    build_vm(S, M, model, ram_size, shape, told, guest_events(model, settings))
     if filter is not None:
-        set_event_filter(S, filter if isinstance(filter, EventFilter) else load_filter(filter))
+        if not isinstance(filter, EventFilter):
+            filter = load_filter(filter, model.events)  # noqa: A001
+        set_event_filter(S, filter)
     if mode == "passthrough":
         from vpmu_emu.linux.kvm.vcpu_passthrough import vcpu_run_passthrough as run
     else:
@@ -519,7 +548,7 @@ def software_instructions(S: Any) -> int:
     return int(S.vcpus[0].emulated_insns)
 
 
-_PERF_NAMES = {code: name for name, code in reversed(NAMES.items())} | {
+_PERF_NAMES = {code: name for name, code in reversed(event_codes(LISTS[0]).items())} | {
     event.code: event.perf for event in EVENTS if event.perf
 }
 

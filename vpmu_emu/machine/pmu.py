@@ -45,8 +45,10 @@ from vpmu_emu.tables.events import EVENTS
 # --- the events table as arrays -------------------------------------------------------------------------
 N_EVENTS = len(EVENTS)
 N_TERMS = 4
-SCALE_PLAIN, SCALE_CYCLES, SCALE_REF, SCALE_SLOTS = range(4)
-_TIME_SOURCES = {"cycles": SCALE_CYCLES, "ref": SCALE_REF, "slots": SCALE_SLOTS}
+SCALE_PLAIN, SCALE_CYCLES, SCALE_REF, SCALE_XCLK, SCALE_SLOTS = range(5)
+_TIME_SOURCES = {
+    "cycles": SCALE_CYCLES, "ref": SCALE_REF, "xclk": SCALE_XCLK, "slots": SCALE_SLOTS,
+}  # fmt: skip
 
 
 def _terms(plus: tuple[str, ...], minus: tuple[str, ...]) -> list[tuple[int, int]]:
@@ -71,6 +73,7 @@ EV_GROWTH = np.array(
     [0 if isinstance(e.growth, str) else e.growth for e in EVENTS], dtype=np.uint64
 )
 EV_COUNTERS = np.array([e.counters for e in EVENTS], dtype=np.uint64)
+EV_FIXED = np.array([-1 if e.fixed is None else e.fixed for e in EVENTS], dtype=np.int64)
 FIXED_EVENT = np.array(
     [next((k for k, e in enumerate(EVENTS) if e.fixed == j and e.fixed_source), -1) for j in range(4)],
     dtype=np.int64,
@@ -132,6 +135,18 @@ def _miscounted(core, event, rings, s):
 
 
 @jit()
+def _scaled(core, scale, time):
+    """Unhalted time (uint64, 1/16 cycle) in the unit of a time event."""
+    if scale == SCALE_REF:
+        time = time * core.ref_num // core.ref_den
+    elif scale == SCALE_XCLK:
+        time = time * core.xclk_num // core.xclk_den
+    elif scale == SCALE_SLOTS:
+        return time // U64(core.latency[LAT_SLOT])
+    return time >> U4
+
+
+@jit()
 def event_total(core, event, rings):
     """Running total of an event, in its own unit, uint64 modulo 2**64."""
     if event < 0:
@@ -139,11 +154,7 @@ def event_total(core, event, rings):
     scale = EV_SCALE[event]
     if scale != SCALE_PLAIN:
         time = class_total(core, C_CYCLES, rings)
-        if scale == SCALE_REF:
-            time = time * core.ref_num // core.ref_den
-        elif scale == SCALE_SLOTS:
-            return time // U64(core.latency[LAT_SLOT])
-        return time >> U4
+        return _scaled(core, scale, time)
     s = ZERO
     for k in range(N_TERMS):
         c = EV_CLASS[event, k]
@@ -182,6 +193,10 @@ def counter_value(core, i):
 
 
 # --- per-cycle counting: CMASK, INV, EDGE ---------------------------------------------------------------
+# A counter's clock is the unhalted time of the rings that it counts, in whole cycles: so a condition and
+# its inverse always add up to the unhalted cycles of the same rings. Time that does not match (another
+# ring, HLT) is no cycle, and for EDGE the condition is not met in it: CPU_CLK_UNHALTED.RING0_TRANS is
+# cycles with OS, CMASK = 1 and EDGE.
 @jit()
 def _cycles_end(pmu, i, cycles, events):
     # `cycles` whole cycles end, each with `events` events in it.
@@ -199,16 +214,37 @@ def _cycles_end(pmu, i, cycles, events):
 
 
 @jit()
+def _time_cycles(core, i, scale, first, end):
+    # Time events happen in every cycle: cycles `first` to `end` - 1.
+    pmu = core.pmu
+    if scale == SCALE_CYCLES or scale == SCALE_SLOTS:
+        per_cycle = _scaled(core, scale, U64(16))
+        _cycles_end(pmu, i, end - first, per_cycle)
+        return
+    for k in range(first, end):
+        before = _scaled(core, scale, U64(k) << U4)
+        _cycles_end(pmu, i, 1, _scaled(core, scale, U64(k + 1) << U4) - before)
+
+
+@jit()
 def _step_cycles(core, i):
     """Evaluate counter i cycle by cycle up to now. Modifies core.pmu."""
     pmu = core.pmu
     rings = pmu.rings[i]
     now = np.int64(class_total(core, C_CYCLES, rings))
-    total = event_total(core, pmu.event[i], rings)
+    if core.t - pmu.cyc_at[i] != now - pmu.cyc_time[i]:
+        pmu.cyc_last[i] = 0
+    pmu.cyc_at[i] = core.t
     if now == pmu.cyc_time[i]:
         return
-    grown = total - pmu.cyc_snap[i]
     cycle = pmu.cyc_time[i] >> 4
+    pmu.cyc_time[i] = now
+    event = pmu.event[i]
+    if EV_SCALE[event] != SCALE_PLAIN:
+        _time_cycles(core, i, EV_SCALE[event], cycle, now >> 4)
+        return
+    total = event_total(core, event, rings)
+    grown = total - pmu.cyc_snap[i]
     # What retires at the very end of a cycle belongs to it.
     retire = (now - 1) >> 4
     if retire > cycle:
@@ -219,7 +255,6 @@ def _step_cycles(core, i):
     if now >> 4 > retire:
         _cycles_end(pmu, i, 1, pmu.cyc_sum[i])
         pmu.cyc_sum[i] = ZERO
-    pmu.cyc_time[i] = now
     pmu.cyc_snap[i] = total
 
 
@@ -309,12 +344,11 @@ def pmu_check(core, E):
 
 
 @jit()
-def _config_event(code, i):
+def event_row(pmu, code):
+    """The row of the events table with this EVENT and UMASK (uint64) on this CPU, -1 if it has none."""
     for k in range(N_EVENTS):
-        if EV_CODE[k] == code:
-            if (EV_COUNTERS[k] >> U64(i)) & ONE != ZERO:
-                return k
-            return -1
+        if EV_CODE[k] == code and (pmu.event_mask >> U64(k)) & ONE != ZERO:
+            return k
     return -1
 
 
@@ -333,7 +367,9 @@ def _configure(core, i):
             pmu.rings[i] |= 1
         pmu.event[i] = -1
         if i < pmu.gp and sel & EVENTSEL_ENABLE != ZERO:
-            pmu.event[i] = _config_event(sel & EVENTSEL_EVENT, i)
+            event = event_row(pmu, sel & EVENTSEL_EVENT)
+            if event >= 0 and (EV_COUNTERS[event] >> U64(i)) & ONE != ZERO:
+                pmu.event[i] = event
             if core.inject & I_CMASK == ZERO:
                 pmu.cmask[i] = np.int64((sel >> EVENTSEL_CMASK_SHIFT) & BYTE_)
             # SDM 3B 20.2.1.1: INV means something only beside a CMASK; EDGE alone counts 0 to 1
@@ -366,6 +402,7 @@ def _arm(core, i):
         pmu.snap[i] = ZERO
         pmu.cyc_snap[i] = total
         pmu.cyc_time[i] = np.int64(class_total(core, C_CYCLES, pmu.rings[i]))
+        pmu.cyc_at[i] = core.t
 
 
 @jit()
@@ -377,6 +414,7 @@ def _disarm(core, E, i):
     if pmu.cmask[i] != 0:
         pmu.stepping -= 1
         pmu.cyc_time[i] = 0
+        pmu.cyc_at[i] = 0
         pmu.cyc_snap[i] = ZERO
         pmu.cyc_sum[i] = ZERO
         pmu.cyc_last[i] = 0
@@ -448,9 +486,13 @@ def pmu_write_counter(core, i, value):
     pmu = core.pmu
     if core.inject & I_RUNNING_WRITE != ZERO and is_armed(core, i):
         return
+    if is_armed(core, i):
+        # what was counted until now ends with the old value
+        if pmu.cmask[i] != 0:
+            _step_cycles(core, i)
+        else:
+            pmu.snap[i] = event_total(core, pmu.event[i], pmu.rings[i])
     pmu.ctr_base[i] = value & counter_mask(core, i)
-    if is_armed(core, i) and pmu.cmask[i] == 0:
-        pmu.snap[i] = event_total(core, pmu.event[i], pmu.rings[i])
 
 
 @jit()
@@ -490,9 +532,14 @@ def pmu_horizon(core):
             at = core.t + np.int64((left + growth - ONE) // growth) * slot
         elif scale == SCALE_SLOTS:
             at = core.t + np.int64(left - ONE) * slot + 1
-        elif scale == SCALE_REF:
-            # ref = time * num / den / 16 is only bounded here: convergence is geometric
-            at = core.t + max(np.int64((left - ONE) * core.ref_den // core.ref_num) * 16, 1)
+        elif scale == SCALE_REF or scale == SCALE_XCLK:
+            # time * num / den / 16 is only bounded here: convergence is geometric
+            ticks = left - ONE
+            if scale == SCALE_REF:
+                ticks = ticks * core.ref_den // core.ref_num
+            else:
+                ticks = ticks * core.xclk_den // core.xclk_num
+            at = core.t + max(np.int64(ticks) * 16, 1)
         else:
             time = class_total(core, C_CYCLES, pmu.rings[i])
             at = core.t + np.int64((left << U4) - (time & U64(15)))

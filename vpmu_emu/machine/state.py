@@ -93,6 +93,7 @@ PMU = np.dtype(
         ("cyc_snap", "u8", (N_CTR,)),  # and the event's total then
         ("cyc_sum", "u8", (N_CTR,)),  # events in the cycle that is not over yet
         ("cyc_last", "i8", (N_CTR,)),  # whether the last whole cycle met the condition (EDGE)
+        ("cyc_at", "i8", (N_CTR,)),  # time of that evaluation: matched or not
         ("local", "u8"),  # bit i: the selector of counter i enables it
         ("armed", "u8"),  # bit i: counter i counts now
         ("stepping", "i8"),  # how many armed counters evaluate cycle by cycle
@@ -103,6 +104,7 @@ PMU = np.dtype(
         ("gp_mask", "u8"),  # (1 << counter width) - 1
         ("fixed_mask", "u8"),
         ("perf_capabilities", "u8"),
+        ("event_mask", "u8"),  # bit k: this CPU has row k of the events table
         ("events_absent", "u8"),  # CPUID.0AH:EBX
         ("events_length", "i8"),  # CPUID.0AH:EAX[31:24]
     ]
@@ -204,6 +206,8 @@ CORE = np.dtype(
         ("latency", "i8", (N_LATENCY,)),  # 1/16 cycle per cost class of the CPU model
         ("ref_num", "u8"),  # reference cycles per unhalted cycle = ref_num / ref_den
         ("ref_den", "u8"),
+        ("xclk_num", "u8"),  # cycles of the crystal per unhalted cycle = xclk_num / xclk_den
+        ("xclk_den", "u8"),
         ("msr_n", "i8", (N_MSR_ROWS,)),  # instances that exist on this silicon, by row of the table
         ("msr_reserved", "u8", (N_MSR_ROWS,)),  # writing any of these bits is #GP
         ("msr_access", "i8", (N_MSR_ROWS,)),  # 0 read-write, 1 read-only, 2 write-only, 3 dropped

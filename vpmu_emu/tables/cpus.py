@@ -12,6 +12,7 @@ import attrs
 
 from vpmu_emu.data import isa_dir
 from vpmu_emu.errors import ConfigError
+from vpmu_emu.tables.events import LISTS
 from vpmu_emu.tables.msrs import Shape
 
 
@@ -34,10 +35,12 @@ class CpuModel:
         name: of the file, such as "spr".
         family, model, stepping, vendor, brand, maxphyaddr: what CPUID tells.
         version, gp, gp_width, fixed, fixed_width, perf_capabilities, anythread_deprecated: the PMU.
+        events: name of its event list (`tables.events.LISTS`).
         arch_events_length, arch_events_absent: CPUID.0AH:EAX[31:24] and EBX.
         features: names of the CPUID features it has, and of VMX controls that not every model has.
         tsc_khz: rate of the TSC.
         ref_num, ref_den: reference cycles per core cycle, as a fraction.
+        crystal_khz: rate of the crystal, from which the TSC is multiplied.
         predictor, l1_lines, llc_lines: sizes of the predictor and cache model.
         latency: one element per name in `LATENCIES`.
         costs: one element per name in `COST_NAMES`.
@@ -59,10 +62,12 @@ class CpuModel:
     arch_events_absent: int
     perf_capabilities: int
     anythread_deprecated: bool
+    events: str = attrs.field(validator=attrs.validators.in_(LISTS))
     features: frozenset[str]
     tsc_khz: int
     ref_num: int
     ref_den: int
+    crystal_khz: int
     predictor: int
     l1_lines: int
     llc_lines: int
@@ -83,7 +88,8 @@ class CpuModel:
             fixed=self.fixed,
             fixed_width=self.fixed_width,
             perf_capabilities=self.perf_capabilities,
-            anythread_deprecated=self.anythread_deprecated,
+            # CPUID.0AH:EDX[15] came with version 5; an older PMU has AnyThread, or never had it.
+            anythread_deprecated=self.anythread_deprecated and self.version >= 5,
             maxphyaddr=self.maxphyaddr,
             **flags,
         )
@@ -119,7 +125,8 @@ def _on_its_base(table: dict[str, Any], tables: dict[str, dict[str, Any]]) -> di
     """A model with what it does not say itself taken from the model that its `base` names."""
     if "base" not in table:
         return table
-    merged = {key: dict(part) for key, part in tables[table["base"]].items()}
+    base = _on_its_base(tables[table["base"]], tables)
+    merged = {key: dict(part) for key, part in base.items()}
     for key, part in table.items():
         if key != "base":
             merged[key].update(part)
@@ -182,9 +189,8 @@ def cpuid_pmu(
         return (0, 0, 0, 0)
     eax = shape.version | shape.gp << 8 | shape.gp_width << 16 | events_length << 24
     fixed_bitmap = (1 << shape.fixed) - 1 if shape.version >= 5 else 0
-    edx = 0
-    if shape.version > 1:
-        edx = shape.fixed | shape.fixed_width << 5 | int(shape.anythread_deprecated) << 15
+    edx = shape.fixed | shape.fixed_width << 5 if shape.version > 1 else 0
+    edx |= int(shape.anythread_deprecated) << 15
     return (eax, events_absent, fixed_bitmap, edx)
 
 
@@ -220,14 +226,13 @@ def cpuid_leaves(model: CpuModel) -> tuple[tuple[int, int, int, int, int], ...]:
     )
     brand = model.brand.encode().ljust(48, b"\0")[:48]
     words = [int.from_bytes(brand[i : i + 4], "little") for i in range(0, 48, 4)]
-    # 15H: TSC = crystal (25 MHz) * EBX / EAX.
-    crystal_khz = 25_000
     return (
         (0x0, 0x16, ebx0, ecx0, edx0),
         (0x1, version, 8 << 8 | 1 << 16, ecx1, edx1),  # CLFLUSH line of 8 * 8 bytes, one thread
         (0x7, 0, leaf7_ebx, 0, has("ibpb") << 26),
         (0xA, *pmu),
-        (0x15, 1, model.tsc_khz // crystal_khz, crystal_khz * 1000, 0),
+        # TSC = crystal * EBX / EAX
+        (0x15, 1, model.tsc_khz // model.crystal_khz, model.crystal_khz * 1000, 0),
         (0x16, model.tsc_khz // 1000, model.tsc_khz // 1000, 100, 0),
         (0x80000000, 0x80000008, 0, 0, 0),
         # LAHF LZCNT; SYSCALL NX 1G-pages RDTSCP long mode

@@ -68,12 +68,13 @@ def msr_inc() -> str:
     blocks += [_fields(r, _FIELD_PREFIX[r.name]) for r in shown if r.name in _FIELD_PREFIX]
     modes = [_equ("LVT_FIXED", 0), _equ("LVT_NMI", 4 << 8)]
     blocks.append(["# Delivery modes of an LVT entry, to add to its vector.", *modes])
-    events = [
-        _equ("EVT_" + name.replace(".", "_"), event.code)
-        for event in EVENTS
-        for name in (event.name, *event.aliases)
-    ]
-    blocks.append(["# Events: UMASK and EVENT, bits 15:0 of a selector.", *events])
+    codes: dict[str, int] = {}
+    for event in EVENTS:
+        for name in (event.name, *event.aliases):
+            codes.setdefault(name, event.code)
+    events = [_equ("EVT_" + name.replace(".", "_"), code) for name, code in codes.items()]
+    head = "# Events: UMASK and EVENT, bits 15:0 of a selector. Where CPUs differ, of the newest."
+    blocks.append([head, *events])
     return "\n".join([_HEAD, *("\n".join(block) + "\n" for block in blocks)])
 
 

@@ -61,6 +61,7 @@ class Shape:
             fixed_any_mask=sum(0x4 << 4 * i for i in range(self.fixed)),
             fixed_adaptive_mask=sum(1 << 32 + 4 * i for i in range(self.fixed)),
             pebs_format=caps >> 8 & 0xF,
+            freeze_smm=caps >> 12 & 1,
             fw_writes=caps >> 13 & 1,
             pebs_baseline=caps >> 14 & 1,
             metrics=caps >> 15 & 1,

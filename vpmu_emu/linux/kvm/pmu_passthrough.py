@@ -89,7 +89,8 @@ def intel_restore_pmu_context(S, E):
     status = rdmsrl(S, E, MSR_GLOBAL_STATUS)
     if status != ZERO:
         wrmsrl(S, E, MSR_GLOBAL_OVF_CTRL, status)
-    if without & W_STATUS_SET == ZERO:
+    # GLOBAL_STATUS_SET came with version 4; on an older CPU the guest's status does not survive an exit.
+    if without & W_STATUS_SET == ZERO and core.pmu.version >= 4:
         wrmsrl(S, E, MSR_GLOBAL_STATUS_SET, pmu.global_status)
     for i in range(pmu.nr_arch_gp_counters):
         wrmsrl(S, E, MSR_IA32_PMC0 + U64(i), pmu.pmcs[i].counter)

@@ -13,7 +13,7 @@ from vpmu_emu.linux.native import MSR_TSC_DEADLINE, rdpmcl, wrmsrl
 from vpmu_emu.linux.state import PERF_EVENT_STATE_ACTIVE, PERF_EVENT_STATE_INACTIVE
 from vpmu_emu.linux.trace_kinds import TR_PERF_STATE
 from vpmu_emu.machine.bits import lowest_bit, popcount
-from vpmu_emu.machine.pmu import EV_CODE, EV_COUNTERS
+from vpmu_emu.machine.pmu import EV_COUNTERS, EV_FIXED, event_row
 from vpmu_emu.machine.ring import emit
 from vpmu_emu.machine.state import N_CTR, N_GP, NEVER
 from vpmu_emu.machine.u64 import ALL, ONE, U4, U15, U64, ZERO
@@ -38,10 +38,6 @@ FIXED_USER = U64(2)
 FIXED_KERNEL = U64(1)
 FIXED_BITS = U64(0xF)
 
-CONFIG_INSTRUCTIONS = U64(0x00C0)
-CONFIG_CYCLES = U64(0x003C)
-CONFIG_REF_CYCLES = U64(0x0300)  # pseudo-encodings that only a fixed counter can count
-CONFIG_SLOTS = U64(0x0400)
 
 GP_MASK = U64((1 << N_GP) - 1)
 MAX_PERIOD = np.int64((1 << 47) - 1)  # half of a 48-bit counter, as intel_pmu_init() sets it
@@ -251,22 +247,12 @@ def x86_get_event_constraints(core, config):
     """Counters that may count `config`, as bits by `idx`; 0 if this CPU has none."""
     gp = (ONE << U64(core.pmu.gp)) - ONE
     fixed = -1
-    raw = config & X86_RAW_EVENT_MASK
-    if raw == CONFIG_INSTRUCTIONS:
-        fixed = 0
-    elif raw == CONFIG_CYCLES:
-        fixed = 1
-    elif raw == CONFIG_REF_CYCLES:
-        fixed = 2
-        gp = ZERO
-    elif raw == CONFIG_SLOTS:
-        fixed = 3
-        gp = ZERO
-    else:
-        for k in range(EV_CODE.shape[0]):
-            if EV_CODE[k] == config & EVENTSEL_EVENT:
-                gp &= EV_COUNTERS[k]
-                break
+    row = event_row(core.pmu, config & EVENTSEL_EVENT)
+    if row >= 0:
+        gp &= EV_COUNTERS[row]
+        # EDGE, INV and CMASK need a general-purpose counter.
+        if config & X86_RAW_EVENT_MASK == config & EVENTSEL_EVENT:
+            fixed = EV_FIXED[row]
     if fixed >= 0 and fixed < core.pmu.fixed:
         gp |= ONE << U64(N_GP + fixed)
     return gp
