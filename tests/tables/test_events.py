@@ -1,4 +1,4 @@
-"""Every event list is whole and unambiguous, its codes are Intel's, and each event is made of known totals."""
+"""Event lists are whole and unambiguous, their codes Intel's, each event made of known totals."""
 
 from __future__ import annotations
 

@@ -265,6 +265,6 @@ def test_creation_while_a_guest_owns_the_pmu():
 
 
 def test_an_event_that_no_counter_can_count_is_refused():
-    machine = system("    EXIT 0\n", "emulated", cpu="skx")  # no fixed counter 3
+    machine = system("    EXIT 0\n", "emulated", settings={"pmu.fixed": 3})
     created = perf_event_create_kernel_counter(machine.S, machine.E, 0, 0, U64(SLOTS), U64(0), 0, -1)
     assert created == EINVAL
