@@ -19,6 +19,7 @@ PARTS = (
     ("vpmu_emu/", ""),
     ("vpmu_emu/tables/", ""),
     ("vpmu_emu/asm/", ""),
+    ("vpmu_emu/load/", ""),
     ("vpmu_emu/machine/", ""),
     ("vpmu_emu/linux/", ""),
     ("vpmu_emu/linux/perf/", ""),

@@ -19,12 +19,13 @@ BELOW: dict[str, set[str]] = {
     "_jit": {"data"},
     "tables": {"errors", "data"},
     "asm": {"errors", "data", "tables"},
+    "load": {"errors", "data", "asm"},
     "machine": {"errors", "data", "tables", "_jit"},
     "linux": {"errors", "data", "tables", "_jit", "machine"},
     "build": {"errors", "data", "_jit", "asm", "system"},
-    "system": {"errors", "data", "tables", "_jit", "asm", "machine", "linux", "build"},
+    "system": {"errors", "data", "tables", "_jit", "asm", "load", "machine", "linux", "build"},
     "options": {"errors"},
-    "check": {"errors", "data", "tables", "asm", "system", "options"},
+    "check": {"errors", "data", "tables", "asm", "load", "system", "options"},
 }
 CLIENTS = {"debug", "trace", "lab", "report", "bench", "explain"}
 for part in CLIENTS:

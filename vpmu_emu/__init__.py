@@ -72,7 +72,7 @@ def run(program: Program | str | Path, *, vpmu: str = "bare", **options: Any) ->
     The first run in a mode compiles it, in two processes, for up to a minute; later ones load it.
 
     Args:
-        program: an assembled program, or the path of a source file.
+        program: a program, or the path of a source file or an ELF executable.
         vpmu: bare, none, emulated or passthrough.
         options: as for `System`: cpu, ram (MiB), max_insns, filter, host_events, guest, …
 

@@ -86,7 +86,7 @@ from vpmu_emu.options import run_options  # noqa: E402  (the shared options need
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON (docs/schema.json).")
 @click.pass_context
 def run(ctx: click.Context, /, prog: str, as_json: bool, **options: Any) -> None:
-    """Run PROG (a .s file, or - for standard input) and report what it did."""
+    """Run PROG (a .s file, an ELF executable, or - for standard input) and report what it did."""
     from vpmu_emu.report import run_tables, show, summary
     from vpmu_emu.system import run as run_system
 
@@ -119,15 +119,19 @@ def exit_status(values: dict[str, Any]) -> int:
 
 def load(prog: str) -> Program:
     """The program called PROG on the command line."""
-    from vpmu_emu.asm import assemble, assemble_file
+    from vpmu_emu.load import load as load_file
+    from vpmu_emu.load import load_bytes
 
     if prog == "-":
-        return assemble(sys.stdin.read(), "<stdin>")
+        return load_bytes(sys.stdin.buffer.read(), "<stdin>")
     path = Path(prog)
     if not path.exists():
         near = _similar_guest(prog)
         raise VpmuError(f"{prog}: no such file" + (f"; did you mean {near}?" if near else ""))
-    return assemble_file(path)
+    program = load_file(path)
+    for note in program.notes:
+        click.echo(f"vpmu: {prog}: {note}", err=True)
+    return program
 
 
 def _similar_guest(prog: str) -> str:
@@ -266,11 +270,10 @@ def check(
 
 def load_plan(path: Path) -> tuple[Program, Plan]:
     """A guest and what its comments ask for."""
-    from vpmu_emu.asm import assemble_file
     from vpmu_emu.check import read_plan
     from vpmu_emu.system import MODES
 
-    program = assemble_file(path)
+    program = load(str(path))
     lines = [(e.line, e.text) for e in program.expectations if e.file == program.name]
     return program, read_plan(program.name, lines, program, MODES)
 

@@ -15,8 +15,9 @@ from typing import Any
 import attrs
 import numpy as np
 
-from vpmu_emu.asm import Program, assemble_file
+from vpmu_emu.asm import Program
 from vpmu_emu.errors import ConfigError, LoadError
+from vpmu_emu.load import load
 from vpmu_emu.tables.cpus import CpuModel, cpu, cpuid_leaves
 from vpmu_emu.tables.events import event_mask
 from vpmu_emu.tables.exits import exit_name
@@ -191,6 +192,7 @@ class System:
         vpmu: bare, none, emulated or passthrough.
         cpu: name of a CPU model.
         ram: guest memory in MiB, 2 to 240.
+        entry: where to begin instead of where the program says: a symbol or an address.
         max_insns: stop after so many instructions.
         filter: path of a TOML event filter, or an EventFilter.
         host_events: perf events of the host, in the perf tool's syntax.
@@ -212,6 +214,7 @@ class System:
         vpmu: str = "bare",
         cpu: str = "spr",
         ram: int = 64,
+        entry: int | str | None = None,
         max_insns: int | None = None,
         filter: Any = None,  # noqa: A002  (the option's name)
         host_events: Sequence[Any] = (),
@@ -241,6 +244,8 @@ class System:
         if vpmu == "bare" and (filter or host_events or _pairs("guest", guest)):
             what = "filter" if filter else "host-event" if host_events else "guest"
             raise ConfigError(what, "there is no hypervisor in mode bare", "emulated passthrough")
+        if entry is not None:
+            program = program.entered_at(entry)
         self.program = program
         self.mode = vpmu
         self.model = host_model(cpu, settings)
@@ -293,12 +298,20 @@ class System:
         """Put the image and the GDT into memory, the registers where a program finds them."""
         for segment in program.segments:
             end = segment.addr + len(segment.data)
-            if segment.addr < GDT_BASE + 8 * len(GDT) or end > self.ram_size:
+            what = f"{program.name}: section {segment.name} at {segment.addr:#x}..{end:#x}"
+            if segment.addr < GDT_BASE + 8 * len(GDT):
+                raise LoadError(f"{what} is where the machine's own tables are; link it at 0x1000 or above")
+            if end > self.ram_size:
                 raise LoadError(
-                    f"{program.name}: section {segment.name} at {segment.addr:#x}..{end:#x} is outside the "
-                    f"memory of {self.ram_size // MIB} MiB; give more with --ram"
+                    f"{what} is outside the memory of {self.ram_size // MIB} MiB; "
+                    f"give more with --ram, {MAX_RAM_MIB} at the most, or link it lower"
                 )
             self.M[segment.addr : end] = np.frombuffer(segment.data, dtype=np.uint8)
+        inside = (s.addr <= program.entry < s.addr + len(s.data) for s in program.segments)
+        if program.segments and not any(inside):
+            raise LoadError(
+                f"{program.name}: the entry {program.entry:#x} lies in no section; give one with --entry"
+            )
         table = np.array(GDT, dtype="<u8").view(np.uint8)
         self.M[GDT_BASE : GDT_BASE + len(table)] = table
         core = self.core
@@ -519,14 +532,14 @@ def run(program: Program | str | Path, **options: Any) -> Result:
     """Run a program to its end and say what it did.
 
     Args:
-        program: an assembled program, or the path of a source file.
+        program: a program, or the path of a source file or an ELF executable.
         options: as for `System`; with `trace` the result keeps the event ring.
 
     Raises:
         VpmuError: whatever is wrong with program or options.
     """
     if not isinstance(program, Program):
-        program = assemble_file(Path(program))
+        program = load(program)
     system = System(program, **options)
     try:
         stop = system.run()

@@ -1,4 +1,4 @@
-"""An assembled program: bytes at addresses, names, and the source line of every one of them."""
+"""A program: bytes at addresses, names, and the source line of every one of them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from bisect import bisect_left, bisect_right
 
 import attrs
 
-from vpmu_emu.errors import ConfigError
+from vpmu_emu.asm.errors import did_you_mean
+from vpmu_emu.errors import ConfigError, LoadError
 
 
 @attrs.frozen
@@ -14,10 +15,11 @@ class Segment:
     """Bytes to load.
 
     Attributes:
-        addr: physical and virtual address.
+        addr: physical address.
         data: the bytes; zeros for .bss.
         name: section name.
         exec, write: permissions.
+        vaddr: the address that symbols in it have; another one only where a linker said so.
     """
 
     addr: int
@@ -25,6 +27,7 @@ class Segment:
     name: str
     exec: bool
     write: bool
+    vaddr: int = attrs.field(default=attrs.Factory(lambda self: self.addr, takes_self=True))
 
 
 @attrs.frozen
@@ -34,8 +37,8 @@ class Line:
     Attributes:
         addr, size: bytes of the image; a size of 0 emits nothing.
         file, line: the source; inside a macro, the outermost call.
-        text: the statement, as a macro expanded it.
-        kind: "insn" or "data".
+        text: the statement, as a macro expanded it; of a compiler's code, the source line.
+        kind: "insn", "data", or "code" for all instructions in a row that one source line became.
     """
 
     addr: int
@@ -57,17 +60,18 @@ class Expectation:
 
 @attrs.frozen(eq=False)
 class Program:
-    """An assembled program.
+    """An assembled or loaded program.
 
     Attributes:
-        name: of the source.
-        entry: address of `_start`, else the first byte of .text.
-        segments: in address order, page-aligned.
+        name: of the source or the executable.
+        entry: address of `_start`, else the first byte of .text; what an executable says.
+        segments: in address order; page-aligned if assembled.
         symbols: labels and absolute equates.
         equates: absolute `.equ` names only.
-        lines: one per emitted instruction or datum, in address order.
+        lines: in address order; one per emitted instruction or datum if assembled.
         source: lines of every file that was read.
         expectations: `#:` lines in order.
+        notes: what a user should know of it, a sentence each.
     """
 
     name: str
@@ -78,6 +82,7 @@ class Program:
     lines: tuple[Line, ...] = attrs.field(repr=lambda lines: f"<{len(lines)} lines>")
     source: dict[str, list[str]] = attrs.field(repr=False)
     expectations: tuple[Expectation, ...] = ()
+    notes: tuple[str, ...] = ()
     _starts: tuple[int, ...] = attrs.field(init=False, repr=False)
     _insns: tuple[int, ...] = attrs.field(init=False, repr=False)
 
@@ -99,6 +104,31 @@ class Program:
             msg = f"{self.name} has no label {where!r}"
             raise ConfigError(key, msg, ", ".join(sorted(self.symbols)[:20]))
         return self.symbols[where]
+
+    def physical(self, addr: int) -> int:
+        """Where the byte lies that the program calls `addr`, before it turns paging on."""
+        for segment in self.segments:
+            if segment.vaddr <= addr < segment.vaddr + len(segment.data):
+                return addr - segment.vaddr + segment.addr
+        return addr
+
+    def entered_at(self, where: int | str) -> Program:
+        """The same program with another entry: an address, as a number or its text, or a symbol.
+
+        Raises:
+            LoadError: no such symbol.
+        """
+        try:
+            addr = int(where, 0) if isinstance(where, str) else where
+        except ValueError:
+            name = str(where)
+            if name not in self.symbols:
+                near = did_you_mean(name, self.symbols)
+                hint = near or ("" if self.symbols else "it has no symbol table; give an address")
+                msg = f"{self.name}: --entry: no symbol {name!r}" + (f"; {hint}" if hint else "")
+                raise LoadError(msg) from None
+            addr = self.symbols[name]
+        return attrs.evolve(self, entry=self.physical(addr))
 
     def insns(self, a: int | str, b: int | str) -> int:
         """Number of instructions assembled in [a, b).

@@ -12,6 +12,7 @@ import attrs
 from vpmu_emu.asm.program import Line, Program
 from vpmu_emu.check import CheckError, evaluate_text
 from vpmu_emu.errors import ConfigError
+from vpmu_emu.load import load
 from vpmu_emu.machine.ring import (
     TR_GUEST_RDMSR,
     TR_GUEST_RDPMC,
@@ -103,7 +104,7 @@ class Session:
     """One program under a debugger.
 
     Args:
-        program: assembled program, or the path of a source file.
+        program: a program, or the path of a source file or an ELF executable.
         options: as for `System`.
 
     Raises:
@@ -112,9 +113,7 @@ class Session:
 
     def __init__(self, program: Program | str | Path, **options: Any) -> None:
         if not isinstance(program, Program):
-            from vpmu_emu.asm import assemble_file
-
-            program = assemble_file(Path(program))
+            program = load(program)
         self.program = program
         self.system = System(program, **{**options, "trace": options.get("trace") or True})
         self._points: list[Point] = []
@@ -392,7 +391,7 @@ class Session:
         rows = [
             line
             for line in self.program.lines
-            if line.kind == "insn" and (line.file == file or Path(line.file).name == file)
+            if line.kind != "data" and (line.file == file or Path(line.file).name == file)
         ]
         if not rows:
             files = " ".join(sorted({line.file for line in self.program.lines}))
@@ -433,7 +432,9 @@ class Session:
         line = self.program.line_at(address)
         if line is None:
             raise ConfigError("list", f"no source at {address:#x}")
-        text = self.program.source[line.file]
+        text = self.program.source.get(line.file)
+        if text is None:
+            raise ConfigError("list", f"{line.file}:{line.line}: the source file is not here")
         first = max(1, line.line - context)
         return [
             f"{'=>' if n == line.line else '  '} {n:4}  {text[n - 1]}"

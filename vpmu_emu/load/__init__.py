@@ -1,0 +1,37 @@
+"""A file to a Program, whatever it is: text for the assembler or an ELF executable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vpmu_emu.asm import Program, assemble
+from vpmu_emu.errors import LoadError
+from vpmu_emu.load.elf import MAGIC, load_elf
+
+__all__ = ["load", "load_bytes", "load_elf"]
+
+MAX_FILE = 1 << 29
+
+
+def load(path: str | Path) -> Program:
+    """The program in a file: an ELF executable by its magic, else source text.
+
+    Raises:
+        AssemblyError: text with errors, all of them listed.
+        LoadError: a file that cannot be read, or an executable that cannot be run.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size > MAX_FILE:
+            raise LoadError(f"{path}: larger than {MAX_FILE >> 20} MiB")
+        data = path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise LoadError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+    return load_bytes(data, str(path))
+
+
+def load_bytes(data: bytes, name: str) -> Program:
+    """As `load`, for bytes that errors call `name`."""
+    if data.startswith(MAGIC):
+        return load_elf(data, name)
+    return assemble(data.decode("utf-8", "surrogateescape"), name)
