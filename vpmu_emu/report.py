@@ -91,11 +91,14 @@ def _show_rich(tables: Iterable[Table], stream: IO[str]) -> None:
 def summary(result: Mapping[str, Any], program: str) -> str:
     """The first line about a run."""
     mode, cpu, stop = result["vpmu"], result["cpu"], result["stop"]
+    missing = result["unsupported"]
+    note = f"\nnote: {missing['text']}" if missing else ""
     if result["exit_code"] is not None:
-        return f"{program}: {mode} on {cpu}, stopped by {stop}, exit code {result['exit_code']}"
+        return f"{program}: {mode} on {cpu}, stopped by {stop}, exit code {result['exit_code']}{note}"
     first = f" that began with exception {result['stop_info']}" if stop == "triple-fault" else ""
     line = f" ({result['stop_line']})" if result["stop_line"] else ""
-    return f"{program}: {mode} on {cpu}, stopped by {stop}{first} at rip {result['stop_rip']:#x}{line}"
+    at = f"at rip {result['stop_rip']:#x}{line}"
+    return f"{program}: {mode} on {cpu}, stopped by {stop}{first} {at}{note}"
 
 
 def run_tables(result: Mapping[str, Any]) -> list[Table]:

@@ -50,6 +50,7 @@ class Stop:
         line: its source line, None outside the program.
         file: its source file.
         info: exit value of debug-exit, vector that began a triple fault.
+        note: what the machine could not do for the program so far, in a sentence; else "".
     """
 
     reason: str
@@ -57,6 +58,7 @@ class Stop:
     file: str | None = None
     line: int | None = None
     info: int = 0
+    note: str = ""
 
     def __str__(self) -> str:
         place = f" ({self.file}:{self.line})" if self.line is not None else ""
@@ -64,7 +66,7 @@ class Stop:
             "triple-fault": f"triple fault, first exception vector {self.info}",
             "debug-exit": f"exit with code {self.info}",
         }.get(self.reason, self.reason)
-        return f"{words} at rip {self.rip:#x}{place}"
+        return f"{words} at rip {self.rip:#x}{place}" + (f"\nnote: {self.note}" if self.note else "")
 
 
 @attrs.frozen
@@ -391,7 +393,9 @@ class System:
         rip = int(self.core.rip)
         line = self.program.line_at(rip)
         info = int(self.core.stop_info) if code == RUN_STOPPED else 0
-        return Stop(reason, rip, line.file if line else None, line.line if line else None, info)
+        file, number = (line.file, line.line) if line else (None, None)
+        missing = self.unsupported()
+        return Stop(reason, rip, file, number, info, missing["text"] if missing else "")
 
     # --- looking ----------------------------------------------------------------------------------------
     @property
@@ -456,6 +460,26 @@ class System:
                     found[msr_name(row.index + n * row.stride)] = counts
         return found
 
+    def unsupported(self) -> dict[str, Any] | None:
+        """The first instruction outside of `isa/instructions.toml` that was executed: it got #UD.
+
+        UD2 and opcodes that no processor has are not meant.
+        """
+        E = self.E
+        count, rip = int(E.outside_n), int(E.outside_rip)
+        if not count:
+            return None
+        line = self.program.line_at(rip)
+        place = f"{line.file}:{line.line}" if line else None
+        code = bytes(E.outside[:8])
+        kind = _kind_of(code)
+        text = (
+            f"the instruction at {rip:#x}{f' ({place})' if place else ''}, bytes {code.hex(' ')} …, "
+            f"is outside of the emulated instruction set{kind and f' ({kind})'}; the program got #UD"
+            f"{f', {count} times in all' if count > 1 else ''}"
+        )
+        return {"rip": rip, "line": place, "bytes": code.hex(), "count": count, "text": text}
+
     def exits(self) -> dict[str, int]:
         """VM exits by reason, only those that happened."""
         return {exit_name(k): int(n) for k, n in enumerate(self.core.stats.exits) if n}
@@ -504,6 +528,7 @@ class System:
             "stop_info": stop.info,
             "stop_rip": stop.rip,
             "stop_line": f"{stop.file}:{stop.line}" if stop.line is not None else None,
+            "unsupported": self.unsupported(),
             "engine": "interpreter",
             "jit_s": round(self.jit_s, 6),
             "wall_s": round(self.wall_s, 6),
@@ -513,6 +538,24 @@ class System:
 
             values |= report(self.S)
         return Result(values, self.M[: self.ram_size], self.record(), self.events(), self.model)
+
+
+def _kind_of(code: bytes) -> str:
+    """Which extension the bytes belong to, with the compiler's switch against it; "" if unknown."""
+    code = code.lstrip(b"\x66\xf2\xf3\x2e\x36\x3e\x26\x64\x65\x67")
+    if code[:1] and code[0] & 0xF0 == 0x40:
+        code = code[1:]
+    if code[:1] in (b"\xc4", b"\xc5", b"\x62"):
+        kind = "AVX"
+    elif code[:1] and 0xD8 <= code[0] <= 0xDF:
+        kind = "x87"
+    elif code[:1] == b"\x0f" and code[1:2] and (
+        0x10 <= code[1] < 0x18 or 0x28 <= code[1] < 0x30 or 0x50 <= code[1] < 0x80 or code[1] >= 0xD0
+    ):
+        kind = "SSE"
+    else:
+        return ""
+    return f"{kind}: compile with -mgeneral-regs-only"
 
 
 def _counters(core: Any) -> list[int]:

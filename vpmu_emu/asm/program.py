@@ -112,6 +112,14 @@ class Program:
                 return addr - segment.vaddr + segment.addr
         return addr
 
+    def holds(self, addr: int) -> bool:
+        """Whether a byte of the program has this address, or lies there before paging is on."""
+        return any(
+            start <= addr < start + len(segment.data)
+            for segment in self.segments
+            for start in (segment.addr, segment.vaddr)
+        )
+
     def entered_at(self, where: int | str) -> Program:
         """The same program with another entry: an address, as a number or its text, or a symbol.
 

@@ -121,6 +121,7 @@ class Session:
         self._ended: Stop | None = None
         self._before = self.system.registers()
         self._seen = 0
+        self._note = ""
 
     # --- going on -------------------------------------------------------------------------------
 
@@ -179,7 +180,7 @@ class Session:
             if value != self._before[name] and name != "rip"
         }
         hits: tuple[Access, ...] = ()
-        text = str(stop)
+        text = str(attrs.evolve(stop, note=""))
         if stop.reason == "watch":
             hits = tuple(a for a in new[-1:] if self._watched(a))
             numbers = [p.number for p in self._points for a in hits if p.msr == a.index]
@@ -192,6 +193,9 @@ class Session:
             self._arm()
         elif stop.reason == "step":
             text = "step"
+        if stop.note != self._note:
+            self._note = stop.note
+            text += f"\nnote: {stop.note}"
         found = Stop(stop.reason, stop.rip, text, hits, tuple(new[-RECENT:]), changed)
         if found.ended:
             self._ended = found
@@ -411,7 +415,7 @@ class Session:
             if name not in self.program.equates and value <= address
         ]
         line = self.program.line_at(address)
-        if below and line is not None:
+        if below and self.program.holds(address):
             value, name = max(below)
             text += f" <{name}>" if value == address else f" <{name}+{address - value}>"
         if line is not None:

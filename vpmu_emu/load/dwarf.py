@@ -15,6 +15,10 @@ from vpmu_emu.asm.program import Line, Segment
 from vpmu_emu.errors import LoadError
 
 MAX_SOURCE = 1 << 23  # bytes of one source file that are read
+LINE_SECTIONS = (
+    ".debug_info", ".debug_abbrev", ".debug_line", ".debug_str", ".debug_line_str", ".debug_addr",
+    ".debug_str_offsets",
+)  # fmt: skip
 _NEEDED = (".debug_info", ".debug_abbrev", ".debug_line")
 _MAX_FILES = 4096
 # DWARF 5 file tables: forms whose values have no size would let a count run away (7.5.6).
@@ -46,7 +50,7 @@ def read_lines(
     """Lines of kind "code" in address order, the sources that are there, and notes for the user.
 
     Args:
-        sections: contents by name.
+        sections: contents by name, of LINE_SECTIONS those that there are.
         segments: what is loaded; lines elsewhere (of code that the linker dropped) are left out.
         name: of the executable; sources are also looked for beside it.
 
@@ -65,17 +69,16 @@ def read_lines(
     try:
         found = list(_rows(sections))
     # pyelftools trusts what it reads: a damaged table ends in any exception at all.
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         raise LoadError(f"{name}: DWARF: the line table is damaged ({_words(error)})") from None
     source: dict[str, list[str]] = {}
     absent = []
-    for file in dict.fromkeys(row[2] for row in found):
-        text = _source(file, name)
-        if text is None:
-            absent.append(file[0])
-        source.setdefault(file[0], text or [])
-    for file in absent:
-        del source[file]
+    for place in dict.fromkeys(row[2] for row in found):
+        read = _source(place, name)
+        if read is None:
+            absent.append(place[0])
+        else:
+            source.setdefault(place[0], read)
     notes = (f"sources not found: {' '.join(absent[:5])}",) if absent else ()
     spans = [(s.vaddr, s.vaddr + len(s.data)) for s in segments if s.exec]
     lines: list[Line] = []
@@ -109,13 +112,12 @@ def _rows(sections: Mapping[str, bytes]) -> Iterator[_Row]:
 
     names = ("aranges", "abbrev", "frame", "str", "loc", "ranges", "line", "pubtypes", "pubnames",
              "addr", "str_offsets", "line_str", "loclists", "rnglists", "sup", "types")  # fmt: skip
-    wanted = ("abbrev", "str", "line", "addr", "str_offsets", "line_str")
     info = DWARFInfo(
         config=DwarfConfig(little_endian=True, default_address_size=8, machine_arch="x64"),
         debug_info_sec=section(".debug_info"),
         eh_frame_sec=None,
         gnu_debugaltlink_sec=None,
-        **{f"debug_{n}_sec": section(f".debug_{n}") if n in wanted else None for n in names},
+        **{f"debug_{n}_sec": section(f".debug_{n}") for n in names},
     )
     known = _check_headers(sections[".debug_line"], info)
     for unit in info.iter_CUs():
@@ -227,7 +229,7 @@ def _check_tables(data: bytes, info: Any, offset_size: int) -> None:
                 raise _Damaged(f"a file table with values of form {number:#x}")
             kinds.append(known[number])
         count = uleb()
-        if not kinds and count or count > _MAX_FILES:
+        if (not kinds and count) or count > _MAX_FILES:
             raise _Damaged(f"a file table of {count} entries with {len(kinds)} values each")
         for kind in kinds * count:
             _skip(stream, kind, uleb, offset_size)

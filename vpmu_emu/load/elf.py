@@ -6,13 +6,16 @@ Only `struct` is needed here. Line numbers are DWARF and another module's work.
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import attrs
 
 from vpmu_emu.asm.program import Expectation, Line, Program, Segment
 from vpmu_emu.errors import LoadError
+from vpmu_emu.load.dwarf import LINE_SECTIONS, read_lines
 
 MAGIC = b"\x7fELF"
 TOP = 1 << 28  # nothing can be loaded at or above: the machine has less memory than that
@@ -36,7 +39,9 @@ _KINDS = {
 _PT_LOAD, _PT_DYNAMIC, _PT_INTERP = 1, 2, 3
 _SHT_SYMTAB, _SHT_NOBITS = 2, 8
 _SHN_UNDEF, _SHN_ABS, _SHN_XINDEX = 0, 0xFFF1, 0xFFFF
-_STT_NOTYPE, _STT_OBJECT, _STT_FUNC = 0, 1, 2
+_STT_FUNC = 2  # the last of the types that name code or data
+_SHF_COMPRESSED = 0x800
+_MAX_UNPACKED = 1 << 26
 _MAX_NAME = 4096
 _MAX_SEGMENTS = 256
 _MAX_SYMBOLS = 1 << 20
@@ -83,11 +88,10 @@ def load_elf(data: bytes, name: str) -> Program:
         named = {s.addr: s.name for s in sections if s.flags & 2 and s.size}
         segments = [attrs.evolve(s, name=named.get(s.vaddr, s.name)) for s in segments]
         symbols, equates = _symbols(sections)
+        tables = _debugging(sections)
     except _Bad as error:
         raise LoadError(f"{name}: {error}") from None
-    from vpmu_emu.load.dwarf import read_lines
-
-    rows, source, notes = read_lines({s.name: s.data for s in sections}, segments, name)
+    rows, source, notes = read_lines(tables, segments, name)
     program = Program(
         name=name,
         entry=header[0],
@@ -187,7 +191,7 @@ def _segments(data: bytes, offset: int, count: int) -> list[Segment]:
     if not found:
         raise _Bad("program headers", "none of them loads anything")
     found.sort(key=lambda segment: segment.addr)
-    for low, high in zip(found, found[1:]):
+    for low, high in pairwise(found):
         if low.addr + len(low.data) > high.addr:
             end = low.addr + len(low.data)
             raise _Bad("program headers", f"{low.name} ends at {end:#x}, {high.name} begins at "
@@ -213,6 +217,23 @@ def _sections(data: bytes, offset: int, count: int, names: int) -> list[Section]
         name = _string(table, label, f"section header {i}") if kind else ""
         found.append(Section(name, kind, flags, addr, content, size, link))
     return found
+
+
+def _debugging(sections: list[Section]) -> dict[str, bytes]:
+    """What the line tables are read from."""
+    wanted = {section.name: section for section in sections if section.name in LINE_SECTIONS}
+    return {name: _unpacked(section) for name, section in wanted.items()}
+
+
+def _unpacked(section: Section) -> bytes:
+    if not section.flags & _SHF_COMPRESSED:
+        return section.data
+    if len(section.data) < 24 or section.data[:4] != b"\1\0\0\0":
+        raise _Bad(section.name, "compressed, but not by zlib", "compile with -gz=none")
+    try:
+        return zlib.decompressobj().decompress(section.data[24:], _MAX_UNPACKED)
+    except zlib.error as error:
+        raise _Bad(section.name, f"damaged compressed data ({error})") from None
 
 
 def _string(table: bytes, offset: int, place: str) -> str:

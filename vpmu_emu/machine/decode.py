@@ -107,6 +107,15 @@ _SIGN = np.array([0, 1 << 7, 1 << 15, 0, 1 << 31, 0, 0, 0, 1 << 63], dtype=np.ui
 _EXTEND = np.array(
     [0, (1 << 64) - (1 << 8), (1 << 64) - (1 << 16), 0, (1 << 64) - (1 << 32), 0, 0, 0, 0], dtype=np.uint64
 )
+# Opcodes that are #UD on every processor in 64-bit mode (SDM 2, appendix A): nothing is missing here.
+# UD2 has a row of its own; the second half stands behind 0F, UD1 and UD0 among them.
+UNDEFINED = np.zeros(512, dtype=np.uint8)
+UNDEFINED[
+    [0x06, 0x07, 0x0E, 0x16, 0x17, 0x1E, 0x1F, 0x27, 0x2F, 0x37, 0x3F, 0x60, 0x61, 0x82, 0x9A, 0xCE, 0xD4,
+     0xD5, 0xD6, 0xEA, 0x104, 0x10A, 0x10C, 0x10E, 0x10F, 0x124, 0x125, 0x126, 0x127, 0x136, 0x139, 0x13B,
+     0x13C, 0x13D, 0x13E, 0x13F, 0x17A, 0x17B, 0x1A6, 0x1A7, 0x1B9, 0x1FF]
+] = 1  # fmt: skip
+OUTSIDE = 1  # in the condition field of OP_UD: outside of the table, not UD2
 
 DECODED, FETCH_FAULT = 0, 1
 
@@ -126,6 +135,17 @@ def _fetch(core, M, E, rip, have):
     for k in range(have, n):
         E.fetch[k] = M[p + U64(k - have)]
     return n
+
+
+@jit()
+def note_outside(core, M, E, rip):
+    """An instruction outside of the table is executed at rip: keep the first one for the report."""
+    if E.outside_n == 0:
+        E.outside_rip = rip
+        n = _fetch(core, M, E, rip)
+        for k in range(_MAX_LENGTH):
+            E.outside[k] = E.fetch[k] if k < n else np.uint8(0)
+    E.outside_n += 1
 
 
 @jit()
@@ -251,6 +271,7 @@ def _decode(core, E, rip, u, have):
         form = f
         break
     if form < 0 or addr32:
+        u.cc = OUTSIDE - np.int64(UNDEFINED[opcode])
         return DECODED  # outside the subset: #UD when it is executed
     reg = 0
     rm = 0

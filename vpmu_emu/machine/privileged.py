@@ -11,6 +11,7 @@ import numpy as np
 
 from vpmu_emu._jit import jit
 from vpmu_emu.machine.alu import address, fold_flags, push, put, put_register, spread_flags
+from vpmu_emu.machine.decode import note_outside
 from vpmu_emu.machine.interrupts import (
     KIND_SOFTWARE,
     RFLAGS_FIXED,
@@ -651,6 +652,8 @@ def execute_system(core, M, E, u):
     if op == S_RDTSC or op == S_RDTSCP:
         return _rdtsc(core, E, u, op)
     if op == S_UD2:
+        if u.cc != 0:
+            note_outside(core, M, E, u.rip)
         fault(E, VECTOR_UD, 0, ZERO)
         return CODE_FAULT
     if op == S_INT3:

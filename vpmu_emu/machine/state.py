@@ -306,6 +306,8 @@ ENGINE = np.dtype(
         ("stop_request", "i8"),  # a watchpoint matched: stop at the next edge
         ("n_break", "i8"),
         ("n_watch", "i8"),
+        ("outside_n", "i8"),  # how often an instruction outside of the table raised #UD
+        ("outside_rip", "u8"),  # where the first one stands
         ("trace_on", "i8"),
         ("ring_head", "i8"),  # events written so far; the ring keeps the last N_RING
         ("breaks", "u8", (N_BREAK,)),
@@ -314,6 +316,7 @@ ENGINE = np.dtype(
         ("map_key", "u8", (N_MAP,)),  # rip + 1, with the generation and the bank above
         ("map_uop", "i4", (N_MAP,)),
         ("page_flags", "u1", (N_PAGES,)),  # 1 holds decoded code (sticky), 2 dirty; belongs to RAM
+        ("outside", "u1", (16,)),  # 15 bytes from there on, as many as can be fetched, then zeros
         ("fetch", "u1", (16,)),  # bytes of the instruction being decoded
         ("serial", "u1", (N_SERIAL,)),
         ("uops", UOP, (N_UOPS,)),
