@@ -35,7 +35,7 @@ _OPTIONS = (
                  help="What the VMM exposes: pmu.version= gp= fixed= width= perf_caps= events_length= "
                  "events_absent=; repeatable."),
     click.option("--kvm", multiple=True, metavar="KEY=VALUE",
-                 help="KVM itself: fixed_cap=3; repeatable."),
+                 help="KVM itself: fixed_cap=3, force_emulation_prefix=0; repeatable."),
     click.option("--quirk", "quirks", multiple=True, metavar="NAME",
                  help="Bring back a known bug of the RFC; repeatable."),
     click.option("--inject", multiple=True, metavar="NAME",

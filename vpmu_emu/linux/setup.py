@@ -38,6 +38,7 @@ from vpmu_emu.linux.state import (
     WITHOUT,
     bits,
 )
+from vpmu_emu.machine.interrupts import VECTOR_UD
 from vpmu_emu.machine.lapic import (
     BASE_RESET,
     BASE_X2APIC,
@@ -67,6 +68,7 @@ KVM_PMU_VERSION = 2
 HYPERVISOR = 1 << 31  # CPUID.1:ECX
 EXIT_LOAD_LIST, ENTRY_LOAD_LIST = 0x400, 0x800  # in the page of MSR lists
 COST_LEVELS = ("low", "typical", "high")
+KVM_KEYS = ("fixed_cap", "force_emulation_prefix")
 GUEST_KEYS = {
     "version": 255, "gp": N_GP_PMC, "fixed": N_FIXED_PMC, "width": 48, "perf_caps": 1 << 18,
     "events_length": 255, "events_absent": (1 << 32) - 1,
@@ -357,6 +359,7 @@ def build_vm(
     field("CPU_BASED_VM_EXEC_CONTROL", controls(*proc))
     field("VM_EXIT_CONTROLS", controls(*exit_controls))
     field("VM_ENTRY_CONTROLS", controls(*entry_controls))
+    field("EXCEPTION_BITMAP", 1 << VECTOR_UD)  # vmx_update_exception_bitmap()
     field("MSR_BITMAP", vm.msr_bitmap)
     field("HOST_IA32_PERF_GLOBAL_CTRL", 0)  # all counters stop at VM exit
     lists = (
@@ -454,8 +457,10 @@ def make_vm(
     """
     knobs = dict(kvm or {})
     for key in knobs:
-        if key != "fixed_cap":
-            raise ConfigError(f"kvm {key}", "unknown key", "fixed_cap")
+        if key not in KVM_KEYS:
+            raise ConfigError(f"kvm {key}", "unknown key", " ".join(KVM_KEYS))
+    if knobs.get("force_emulation_prefix", 1) not in (0, 1):
+        raise ConfigError("kvm force_emulation_prefix", f"{knobs['force_emulation_prefix']}", "0 1")
     if all_passthrough and mode != "passthrough":
         raise ConfigError("all-passthrough", f"not in mode {mode}", "passthrough")
     if all_passthrough and filter is not None:
@@ -473,6 +478,9 @@ def make_vm(
         apicv=apicv,
         costs=costs,
     )
+    # Off in a kernel that nobody told otherwise; on here, because tests of KVM need it and nothing else
+    # executes UD2 followed by "kvm".
+    S.config.force_emulation_prefix = knobs.get("force_emulation_prefix", 1)
     settings = {"version": 0} if mode == "none" else dict(guest or {})
     cap = knobs.get("fixed_cap", 3)
     shape = guest_shape(model.shape(), settings, cap)

@@ -230,6 +230,7 @@ CONFIG = np.dtype(
         ("without", "u8"),  # WITHOUT bits: parts of the series left out
         ("all_passthrough", "i8"),  # selectors are not intercepted (no filter possible)
         ("apicv", "i8"),  # 1: APICv, interrupts reach the guest without exits
+        ("force_emulation_prefix", "i8"),  # kvm.force_emulation_prefix: `ud2; "kvm"` reaches the emulator
         ("load_global_ctrl", "i8"),  # VM entry and exit can load GLOBAL_CTRL; else MSR lists do
         ("save_global_ctrl", "i8"),  # VM exit can save it; else the MSR-store list does
         ("mux_interval", "i8"),  # PERF_CPU_HRTIMER in 1/16 cycle

@@ -16,6 +16,7 @@ TR_EMULATED = 74  # a counters that counted an emulated instruction (bits), b 1 
 TR_INJECT_NMI = 75
 TR_HOST_IRQ = 76  # a vector
 TR_PAUSE = 77  # a pmc, b value
+TR_EMULATE_INSN = 78  # a first eight bytes, b length, c 1 if the emulator gave up
 
 REPROGRAM_OFF = 0  # disabled or filtered: stays paused
 REPROGRAM_RESUME = 1  # the event is reused
@@ -38,4 +39,5 @@ LINUX_KINDS = {
     TR_INJECT_NMI: "kvm_inj_nmi",
     TR_HOST_IRQ: "host_irq",
     TR_PAUSE: "pmc_pause_counter",
+    TR_EMULATE_INSN: "kvm_emulate_insn",
 }

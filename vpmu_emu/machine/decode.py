@@ -33,6 +33,7 @@ from vpmu_emu.machine.ops import (
     FC_CC,
     FC_COST,
     FC_DIGIT,
+    FC_EMULATOR,
     FC_ENDS,
     FC_FIXED,
     FC_IMM,
@@ -121,7 +122,7 @@ DECODED, FETCH_FAULT = 0, 1
 
 
 @jit()
-def _fetch(core, M, E, rip, have):
+def fetch_code(core, M, E, rip, have):
     """Copy bytes at rip into E.fetch, of which `have` are there; how many there are now.
 
     First those of rip's page, then up to 15. No more than before: the fault is noted in E.
@@ -166,14 +167,14 @@ def _sign_extend(v, size):
 @jit()
 def decode(core, M, E, rip, u):
     """Decode the instruction at rip into micro-op u: DECODED, or FETCH_FAULT with the fault in E."""
-    have = _fetch(core, M, E, rip, 0)
+    have = fetch_code(core, M, E, rip, 0)
     if have == 0:
         return FETCH_FAULT
     result = _decode(core, E, rip, u, have)
     if result == DECODED or have == _MAX_LENGTH:
         return result
     # The instruction goes on in the next page: only now is that page looked at.
-    more = _fetch(core, M, E, rip, have)
+    more = fetch_code(core, M, E, rip, have)
     if more == have:
         return FETCH_FAULT
     return _decode(core, E, rip, u, more)
@@ -230,6 +231,7 @@ def _decode(core, E, rip, u, have):
     u.src = K_NONE
     u.cc = 0
     u.lock = 1 if lock else 0
+    u.emulator = 0
     u.len = 1
     u.cost = core.latency[0]
     u.op = OP_UD
@@ -393,6 +395,7 @@ def _decode(core, E, rip, u, have):
         return DECODED  # LOCK without a memory destination: #UD, u.op still says so
     u.op = op
     u.rmw = FORM_TABLE[form, FC_RMW] if u.dst == K_MEM else 0
+    u.emulator = FORM_TABLE[form, FC_EMULATOR]
     u.lanes1 = FORM_LANES1[form, m]
     cost = core.latency[FORM_TABLE[form, FC_COST]]
     if (u.lanes1 >> LOAD_LANE) & ONE != ZERO:

@@ -52,7 +52,7 @@ from vpmu_emu.machine.state import (
     STOP_HALTED,
     STOP_TRIPLE_FAULT,
 )
-from vpmu_emu.machine.u64 import ALL, U64, ZERO
+from vpmu_emu.machine.u64 import ALL, ONE, U64, ZERO
 from vpmu_emu.machine.vmx import (
     EXIT_INTERRUPT_WINDOW,
     EXIT_NMI_WINDOW,
@@ -62,6 +62,7 @@ from vpmu_emu.machine.vmx import (
     PIN_NMI,
     PROC_INTR_WINDOW,
     PROC_NMI_WINDOW,
+    note_exception_exit,
     note_exit,
     note_interrupt_exit,
     vm_exit,
@@ -236,13 +237,11 @@ def _idle(core, E):
 
 
 @jit()
-def _through_stack(E, rip):
-    # SDM 3A 6.15: a non-canonical address is #SS if it goes through the stack segment: RSP or RBP as
-    # base, and what pushes and pops.
-    k = find(E, rip)
-    if k < 0:
-        return False
-    u = E.uops[k]
+def uses_stack(u):
+    """Whether the memory access of micro-op u goes through the stack segment.
+
+    RSP or RBP as base, and what pushes and pops: a non-canonical address is #SS then (SDM 3A 6.15).
+    """
     if u.dst == K_MEM or u.src == K_MEM:
         return (u.b == RSP or u.b == RBP) and u.seg == REG_ZERO
     for op in STACK_OPS:
@@ -254,11 +253,18 @@ def _through_stack(E, rip):
 @jit()
 def _fault(core, M, E):
     """Deliver the exception noted in E to the program at core.rip."""
-    if E.fault_canonical == 0 and _through_stack(E, core.rip):
-        E.fault_vector = VECTOR_SS
+    if E.fault_canonical == 0:
+        k = find(E, core.rip)
+        if k >= 0 and uses_stack(E.uops[k]):
+            E.fault_vector = VECTOR_SS
     E.fault_canonical = 1
-    core.shadow = 0
     vector = E.fault_vector
+    if core.vmx.nonroot != 0 and (core.vmx.exceptions >> U64(vector)) & ONE != ZERO:
+        pmu_check(core, E)
+        note_exception_exit(core, E, vector)
+        vm_exit(core, M, E, NO_VECTOR)
+        return CODE_EXIT
+    core.shadow = 0
     cpl = core.cpl
     code = deliver(core, M, E, vector, KIND_FAULT, E.fault_has_error, E.fault_error, core.rip)
     after = core.cpl

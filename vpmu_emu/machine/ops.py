@@ -13,7 +13,7 @@ import numpy as np
 
 from vpmu_emu.machine.state import LANE_BITS, LANES1, LANES2, RCX, RDX, REG_FS, REG_GS
 from vpmu_emu.tables.cpus import LATENCIES
-from vpmu_emu.tables.instructions import FORMS, Form, is_memory, operand_width
+from vpmu_emu.tables.instructions import EMULATOR, FORMS, Form, is_memory, operand_width
 
 # --- operand kinds --------------------------------------------------------------------------------------
 K_NONE, K_REG, K_HIGH, K_MEM, K_IMM, K_CL = range(6)
@@ -93,6 +93,17 @@ def _general(sem: str) -> int:
     if sem in COLD_OP:
         return COLD_OP[sem]
     return SYSTEM_OP[sem]
+
+
+def _without_shape(name: str) -> int:
+    """The arm that does the same with operand kind and width as data; the hot arm itself if none does."""
+    sem = name.split("_")[0]
+    sem = {"imul3": "imul", "movsxd": "movsx", "cmov": "cmovcc"}.get(sem, sem)
+    return COLD_OP.get(sem, HOT_OP[name])
+
+
+# by arm of the loop: the arm for every shape and width
+GENERAL_OP = np.array([_without_shape(name) for name in HOT], dtype=np.int64)
 
 
 def _hot(form: Form, memory: bool) -> int:
@@ -182,9 +193,9 @@ def _signed(word: str) -> bool:
 (
     FC_MANDATORY, FC_DIGIT, FC_MOD, FC_FIXED, FC_OPSIZES, FC_WIDTH, FC_WIDTH2, FC_K0, FC_R0, FC_K1, FC_R1,
     FC_K2, FC_IMM, FC_IMM2, FC_IMM_SIGNED, FC_OP_REG, FC_OP_MEM, FC_CC, FC_COST, FC_LOCK, FC_REP, FC_MODRM,
-    FC_ENDS, FC_RMW,
-) = range(24)  # fmt: skip
-N_COLUMNS = 24
+    FC_ENDS, FC_RMW, FC_EMULATOR,
+) = range(25)  # fmt: skip
+N_COLUMNS = 25
 MOD_CLASS = {"": 0, "r": 1, "m": 2, "rm": 3}
 _IMM_SIZE = {"ib": 1, "iw": 2, "id": 4, "iq": 8, "cb": 1, "cd": 4, "moffs": 8}
 # After these, straight-line decoding has nothing to follow.
@@ -219,6 +230,7 @@ def _row(form: Form) -> list[int]:
         int(enc.has_modrm),
         int(row.sem in _ENDS),
         int(row.access == "rw"),
+        EMULATOR.index(row.emulator),
     ]  # fmt: skip
 
 

@@ -118,6 +118,7 @@ VMX = np.dtype(
         # what the processor caches of the VMCS between entry and exit
         ("pin", "u8"),
         ("proc", "u8"),
+        ("exceptions", "u8"),  # exception bitmap: vectors that leave the guest
         ("exit_ctl", "u8"),
         ("entry_ctl", "u8"),
         ("msr_bitmap", "i8"),  # physical address
@@ -269,7 +270,8 @@ UOP = np.dtype(
         ("cc", "u1"),  # condition, or REP kind
         ("lock", "u1"),
         ("rmw", "u1"),  # 1: operand 1 is memory that is read, then written
-        ("pad", "u1", (2,)),
+        ("emulator", "u1"),  # what a hypervisor's emulator does with it, see the instruction table
+        ("pad", "u1", (1,)),
     ]
 )
 
@@ -318,6 +320,7 @@ ENGINE = np.dtype(
         ("page_flags", "u1", (N_PAGES,)),  # 1 holds decoded code (sticky), 2 dirty; belongs to RAM
         ("outside", "u1", (16,)),  # 15 bytes from there on, as many as can be fetched, then zeros
         ("fetch", "u1", (16,)),  # bytes of the instruction being decoded
+        ("kept_total", "u8", (2, N_CLASSES)),  # core.total while an instruction is emulated
         ("serial", "u1", (N_SERIAL,)),
         ("uops", UOP, (N_UOPS,)),
         ("ring", EVENT, (N_RING,)),

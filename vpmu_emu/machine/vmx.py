@@ -19,7 +19,7 @@ from vpmu_emu.machine.interrupts import (
     deliver,
 )
 from vpmu_emu.machine.lapic import lapic_ack
-from vpmu_emu.machine.memory import drop_decoded, tlb_flush
+from vpmu_emu.machine.memory import VECTOR_PF, drop_decoded, tlb_flush
 from vpmu_emu.machine.msr import find_msr, msr_apply, msr_value
 from vpmu_emu.machine.physical import ld32, ld64, st64
 from vpmu_emu.machine.pmu import pmu_set_global_ctrl
@@ -43,6 +43,7 @@ def control(name: str) -> np.uint64:
 
 V_PIN = offset("PIN_BASED_VM_EXEC_CONTROL")
 V_PROC = offset("CPU_BASED_VM_EXEC_CONTROL")
+V_EXCEPTIONS = offset("EXCEPTION_BITMAP")
 V_EXIT_CTL = offset("VM_EXIT_CONTROLS")
 V_ENTRY_CTL = offset("VM_ENTRY_CONTROLS")
 V_MSR_BITMAP = offset("MSR_BITMAP")
@@ -133,6 +134,7 @@ ENTRY_FAILURE = U64(1 << 31)
 
 TYPE_EXTERNAL = U64(INTR_TYPES["INTR_TYPE_EXT_INTR"])
 TYPE_NMI = U64(INTR_TYPES["INTR_TYPE_NMI_INTR"])
+TYPE_HARD_EXCEPTION = U64(INTR_TYPES["INTR_TYPE_HARD_EXCEPTION"])
 TYPE_SOFT_INTR = U64(INTR_TYPES["INTR_TYPE_SOFT_INTR"])
 TYPE_SOFT_EXCEPTION = U64(INTR_TYPES["INTR_TYPE_SOFT_EXCEPTION"])
 GLOBAL_CTRL = U64(by_name("IA32_PERF_GLOBAL_CTRL"))
@@ -206,7 +208,8 @@ def _store_list(core, M, address_field, count_field):
 
 
 @jit()
-def _save_guest(core, M):
+def save_guest(core, M):
+    """The core's state becomes the guest-state area. Modifies memory."""
     vmwrite(core, M, V_RIP, core.rip)
     vmwrite(core, M, V_RSP, core.regs[RSP])
     vmwrite(core, M, V_RFLAGS, core.rflags)
@@ -297,6 +300,16 @@ def note_interrupt_exit(core, M):
 
 
 @jit()
+def note_exception_exit(core, E, vector):
+    """An exception of the bitmap ends the guest's run instead of being delivered."""
+    note_exit(core, EXIT_EXCEPTION_NMI, E.fault_address if vector == VECTOR_PF else ZERO, ZERO)
+    core.vmx.exit_intr_info = INTR_VALID | TYPE_HARD_EXCEPTION << U8 | U64(vector)
+    if E.fault_has_error != 0:
+        core.vmx.exit_intr_info |= INTR_HAS_ERROR
+        core.vmx.exit_intr_err = E.fault_error
+
+
+@jit()
 def vm_exit(core, M, E, vector):
     """Leave non-root mode for the reason in core.vmx.exit_*. Modifies core and memory.
 
@@ -306,7 +319,7 @@ def vm_exit(core, M, E, vector):
     if vector >= 0 and vmx.exit_ctl & EXIT_ACK_INTR != ZERO:
         lapic_ack(core.lapic, vector)
         vmx.exit_intr_info = INTR_VALID | U64(vector)
-    _save_guest(core, M)
+    save_guest(core, M)
     if vmx.exit_ctl & EXIT_SAVE_GLOBAL_CTRL != ZERO:
         vmwrite(core, M, V_GUEST_GLOBAL_CTRL, core.pmu.global_ctrl)
     # SDM 3C 28.4 and 28.5: guest MSRs are stored before host state is loaded
@@ -361,6 +374,7 @@ def vm_entry(core, M, E):
     vmx = core.vmx
     vmx.pin = vmread(core, M, V_PIN)
     vmx.proc = vmread(core, M, V_PROC)
+    vmx.exceptions = vmread(core, M, V_EXCEPTIONS)
     vmx.exit_ctl = vmread(core, M, V_EXIT_CTL)
     vmx.entry_ctl = vmread(core, M, V_ENTRY_CTL)
     vmx.msr_bitmap = np.int64(vmread(core, M, V_MSR_BITMAP))

@@ -19,6 +19,7 @@ COSTS = (
     "nop", "alu", "mul", "div", "branch", "string", "system", "msr", "fence", "io", "cpuid",
     "tsc", "pmc",
 )  # fmt: skip
+EMULATOR = ("", "unknown", "fails")
 
 # SDM Vol. 1 Appendix B: (suffix, synonyms, flags read), index = the low four opcode bits.
 CONDITIONS: tuple[tuple[str, tuple[str, ...], str], ...] = (
@@ -230,6 +231,7 @@ class Instruction:
     privilege: int
     iopl: bool
     vmexit: str
+    emulator: str
     lock: bool
     rep: str
     commutes: bool
@@ -248,7 +250,8 @@ class Instruction:
 
 _KEYS = {
     "mnemonic", "aliases", "sem", "forms", "written", "undefined", "read", "retires", "access",
-    "cost", "privilege", "iopl", "vmexit", "lock", "rep", "commutes", "widen", "width", "hot",
+    "cost", "privilege", "iopl", "vmexit", "emulator", "lock", "rep", "commutes", "widen", "width",
+    "hot",
 }  # fmt: skip
 
 
@@ -265,6 +268,7 @@ def _check(row: dict[str, Any]) -> None:
         ("access", ("-", "r", "w", "rw")),
         ("cost", COSTS),
         ("privilege", (0, 3)),
+        ("emulator", EMULATOR),
         ("rep", ("", "rep", "repz")),
         ("width", (0, 8, 16, 32, 64)),
     ):
@@ -297,6 +301,7 @@ def _rows(row: dict[str, Any]) -> list[Instruction]:
             privilege=row.get("privilege", 3),
             iopl=row.get("iopl", False),
             vmexit=row.get("vmexit", ""),
+            emulator=row.get("emulator", ""),
             lock=row.get("lock", False),
             rep=row.get("rep", ""),
             commutes=row.get("commutes", False),

@@ -93,7 +93,7 @@ def _machine(kind: int, rip: int, a: int, b: int, c: int) -> str:
     return f"event_{kind}: {a:x} {b:x} {c:x}"
 
 
-def _linux(kind: int, a: int, b: int, c: int) -> str:
+def _linux(kind: int, rip: int, a: int, b: int, c: int) -> str:
     name = lk.LINUX_KINDS.get(kind, f"event_{kind}")
     if kind == lk.TR_PERF_STATE:
         return f"{name}: event {a} {STATE_NAMES[b - 2]} -> {STATE_NAMES[c - 2]}"
@@ -118,6 +118,9 @@ def _linux(kind: int, a: int, b: int, c: int) -> str:
         return f"{name}: vector {a:#x}"
     if kind == lk.TR_PAUSE:
         return f"{name}: {_pmc_name(a)} counter {b:x}"
+    if kind == lk.TR_EMULATE_INSN:
+        code = a.to_bytes(8, "little")[:b].hex(" ")
+        return f"{name}: 0:{rip:x}: {code} (prot64)" + (" failed" if c else "")
     if kind == lk.TR_INJECT_NMI:
         return f"{name}: {a} pending"
     return f"{name}:"
@@ -144,7 +147,7 @@ def decode(events: Iterable[Any]) -> Iterator[tuple[int, str]]:
         elif kind < lk.TR_PERF_STATE:
             words = _machine(kind, rip, a, b, c)
         else:
-            words = _linux(kind, a, b, c)
+            words = _linux(kind, rip, a, b, c)
         yield int(event["t"]), words
 
 

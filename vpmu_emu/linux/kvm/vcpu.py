@@ -49,19 +49,18 @@ from vpmu_emu.machine.vmx import (
     PROC_INTR_WINDOW,
     PROC_NMI_WINDOW,
     STI_BLOCKING,
+    TYPE_HARD_EXCEPTION,
     V_ENTRY_ERROR,
     V_ENTRY_INTR,
     V_INTERRUPTIBILITY,
     V_PROC,
     V_RFLAGS,
     V_SS_AR,
+    save_guest,
     vm_entry,
     vmptrld,
     vmread,
     vmwrite,
-)
-from vpmu_emu.machine.vmx import (
-    _save_guest as vmx_save_guest,
 )
 from vpmu_emu.tables.msrs import by_name
 
@@ -82,7 +81,6 @@ LOCAL_TIMER_VECTOR = 0xEC
 MP_STATE_RUNNABLE, MP_STATE_HALTED, MP_STATE_ASLEEP = 0, 1, 2
 MSR_X2APIC_EOI = U64(0x80B)
 MSR_IA32_TSC_DEADLINE = U64(by_name("IA32_TSC_DEADLINE"))
-TYPE_HARD_EXCEPTION = U64(3)
 _NMI_BLOCKED = STI_BLOCKING | MOV_SS_BLOCKING | NMI_BLOCKING
 _SHADOWS = STI_BLOCKING | MOV_SS_BLOCKING
 _AR_DPL = U64(5)
@@ -96,7 +94,7 @@ def vcpu_load(S, M, E):
     if vcpu.launched == 0:
         vcpu.launched = 1
         vmptrld(core, S.vm.vmcs)
-        vmx_save_guest(core, M)
+        save_guest(core, M)
         core.vmx.apicv = S.config.apicv
         vmx_update_msr_bitmap_x2apic(S, M)
         core.cpl = 0
@@ -247,7 +245,7 @@ def vmx_vcpu_exit(S, M, E):
     vcpu.cpl = np.int64((vmread(core, M, V_SS_AR) >> _AR_DPL) & U3)
     vcpu.nmi_masked = 1 if vmread(core, M, V_INTERRUPTIBILITY) & NMI_BLOCKING != ZERO else 0
     # The transition is charged first: NMIs stay blocked until the handler below has returned.
-    nmi = core.vmx.exit_reason == EXIT_EXCEPTION_NMI
+    nmi = core.vmx.exit_reason == EXIT_EXCEPTION_NMI and core.vmx.exit_intr_info == NMI_INFO
     if nmi:
         S.host.in_nmi = 1
     charge(S, E, COST_VM_EXIT)

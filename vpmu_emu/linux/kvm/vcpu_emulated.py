@@ -7,6 +7,7 @@ the guest, guest events that exclude the host (atomic_switch_perf_msrs).
 from __future__ import annotations
 
 from vpmu_emu._jit import borrowed, jit
+from vpmu_emu.linux.kvm.emulate import handle_exception_nmi
 from vpmu_emu.linux.kvm.exits import (
     finish_rdmsr,
     finish_rdpmc,
@@ -51,6 +52,7 @@ from vpmu_emu.machine.state import CODE_EXIT, RAX, RCX, RDX, RUN_STOPPED, RUN_WA
 from vpmu_emu.machine.u64 import LOW32, ONE, U8, U32, U64, ZERO
 from vpmu_emu.machine.vmx import (
     ENTRY_LOAD_GLOBAL_CTRL,
+    EXIT_EXCEPTION_NMI,
     EXIT_LOAD_GLOBAL_CTRL,
     EXIT_MSR_READ,
     EXIT_MSR_WRITE,
@@ -206,7 +208,9 @@ def vcpu_run_emulated(S, M, E):
         handle_exit_irqoff(S, E)
         if not vmx_fastpath_done(core):
             charge(S, E, COST_HANDLE_EXIT)
-            reason = core.vmx.exit_reason
+            if core.vmx.exit_reason == EXIT_EXCEPTION_NMI:
+                handle_exception_nmi(S, M, E)
+            reason = core.vmx.exit_reason  # of the exit, or of what the emulator met
             if reason == EXIT_MSR_WRITE or reason == EXIT_MSR_READ or reason == EXIT_RDPMC:
                 handle_pmu_exit(S, M, E)
             else:

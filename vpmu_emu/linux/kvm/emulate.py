@@ -1,0 +1,224 @@
+"""x86_emulate_instruction(): KVM does one instruction of the guest, by the machine's own semantics.
+
+It retires nowhere: the running totals and the time of the core are put back, KVM counts the instruction in
+software, and the work is a cost row of the host. What has an exit handler of its own (MSRs, RDPMC, CPUID,
+HLT, ports) is left to it in `core.vmx.exit_*`. arch/x86/kvm/x86.c, emulate.c.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vpmu_emu._jit import jit
+from vpmu_emu.linux.kvm.exits import kvm_queue_exception
+from vpmu_emu.linux.kvm.pmu import kvm_pmu_trigger_event
+from vpmu_emu.linux.native import cost
+from vpmu_emu.linux.perf.pmi import charge
+from vpmu_emu.linux.trace_kinds import TR_EMULATE_INSN
+from vpmu_emu.machine.alu import execute_general, fold_flags, spread_flags
+from vpmu_emu.machine.decode import DECODED, decode, fetch_code
+from vpmu_emu.machine.engine import uses_stack
+from vpmu_emu.machine.interrupts import VECTOR_UD
+from vpmu_emu.machine.memory import VECTOR_PF, VECTOR_SS, fault
+from vpmu_emu.machine.ops import COLD_OP, GENERAL_OP, HOT_OP, SYSTEM_BASE
+from vpmu_emu.machine.privileged import execute_system
+from vpmu_emu.machine.ring import emit
+from vpmu_emu.machine.semantics import condition
+from vpmu_emu.machine.state import (
+    CODE_EXIT,
+    CODE_FAULT,
+    CODE_NEXT,
+    CODE_NOT_RETIRED,
+    CODE_REPEAT,
+    LANE_BITS,
+    LANES1,
+    N_CLASSES,
+    N_UOPS,
+    RCX,
+    STOP_SHUTDOWN,
+)
+from vpmu_emu.machine.u64 import ONE, U7, U8, U64, ZERO
+from vpmu_emu.machine.vmx import (
+    PROC_HLT,
+    PROC_IO,
+    PROC_RDPMC,
+    TYPE_HARD_EXCEPTION,
+    V_RIP,
+    load_guest,
+    save_guest,
+    vmread,
+    vmwrite,
+)
+from vpmu_emu.tables.instructions import EMULATOR
+
+COST_EMULATE = cost("kvm_emulate_instruction")
+
+KVM_EMULATE_PREFIX = np.frombuffer(b"\x0f\x0bkvm", dtype=np.uint8)
+PREFIX_LENGTH = len(KVM_EMULATE_PREFIX)
+UNKNOWN, FAILS = EMULATOR.index("unknown"), EMULATOR.index("fails")
+# With no MSR bitmap every RDMSR and WRMSR goes to KVM's handlers.
+EMULATOR_PROC = PROC_HLT | PROC_IO | PROC_RDPMC
+SCRATCH = N_UOPS - 1  # the block builder never gets so far
+N_HOT = len(GENERAL_OP)
+OP_NOP, OP_LOOP = HOT_OP["nop"], HOT_OP["loop"]
+OP_JZ, OP_JNZ, OP_JCC = HOT_OP["jz"], HOT_OP["jnz"], HOT_OP["jcc"]
+BRANCH_LANE = U64(LANE_BITS * LANES1.index("branch"))
+O_BSF, O_BSR, O_TZCNT, O_LZCNT = (COLD_OP[n] for n in ("bsf", "bsr", "tzcnt", "lzcnt"))
+
+
+@jit()
+def x86_emulate_insn(core, M, E, u):
+    """Execute micro-op u once: a CODE_*. If it is done core.rip is the next instruction."""
+    if u.op < N_HOT:
+        u.op = GENERAL_OP[u.op]
+    op = np.int64(u.op)
+    if op == O_TZCNT:
+        u.op = O_BSF  # the emulator's table has no F3 0F BC and BD: it takes them for BSF and BSR
+    elif op == O_LZCNT:
+        u.op = O_BSR
+    after = u.rip + U64(u.len)
+    code = CODE_NEXT
+    if op == OP_LOOP:
+        core.regs[RCX] -= ONE
+        if core.regs[RCX] != ZERO:
+            after = u.imm
+    elif op == OP_JZ or op == OP_JNZ or op == OP_JCC:
+        if condition(np.int64(u.cc), core.fz, core.fs, core.cv) != 0:
+            after = u.imm
+    elif op >= SYSTEM_BASE:
+        code = execute_system(core, M, E, u)
+    elif op != OP_NOP:
+        code = execute_general(core, M, E, u)
+    if code == CODE_NEXT:
+        core.rip = after
+    return code
+
+
+@jit()
+def _keep_totals(core, E, back):
+    # Hardware sees the host at work, not the guest's instruction.
+    for row in range(2):
+        for k in range(N_CLASSES):
+            if back != 0:
+                core.total[row, k] = E.kept_total[row, k]
+                E.kept_total[row, k] = ZERO
+            else:
+                E.kept_total[row, k] = core.total[row, k]
+
+
+@jit()
+def _decode_and_execute(core, M, E, u):
+    if decode(core, M, E, core.rip, u) != DECODED:
+        return CODE_FAULT
+    if u.emulator != 0:
+        fault(E, VECTOR_UD, 0, ZERO)
+        return CODE_FAULT
+    code = CODE_REPEAT
+    spread_flags(core)
+    while code == CODE_REPEAT:
+        code = x86_emulate_insn(core, M, E, u)
+    fold_flags(core)
+    core.fz = ZERO
+    core.fs = ZERO
+    core.cv = ZERO
+    return code
+
+
+@jit()
+def x86_emulate_instruction(S, M, E):
+    """Emulate the instruction at the guest's RIP; modifies the guest, or queues its exception.
+
+    `core.vmx.exit_*` may then name another exit, whose handler has to finish the instruction.
+    """
+    core = S.cores[0]
+    vcpu = S.vcpus[0]
+    charge(S, E, COST_EMULATE)
+    now = core.t
+    _keep_totals(core, E, 0)
+    load_guest(core, M, E)
+    core.shadow = 0
+    core.vmx.proc = EMULATOR_PROC
+    core.vmx.nonroot = 1
+    rip = core.rip
+    u = E.uops[SCRATCH]
+    u.emulator = 0
+    code = _decode_and_execute(core, M, E, u)
+    if code >= CODE_NOT_RETIRED:
+        core.rip = rip
+    save_guest(core, M)
+    vcpu.cpl = core.cpl  # SYSCALL counts at the privilege level where it arrives
+    core.vmx.nonroot = 0
+    core.cpl = 0
+    core.shadow = 0
+    core.nmi_blocked = 0
+    core.activity = 0
+    core.t = now
+    _keep_totals(core, E, 1)
+    failed = code == CODE_FAULT and u.emulator == FAILS and vcpu.cpl == 0
+    _trace(core, E, rip, U64(u.len), failed)
+    if code == CODE_EXIT:
+        return
+    if failed:  # handle_emulation_failure(): KVM_EXIT_INTERNAL_ERROR
+        core.stop = STOP_SHUTDOWN
+        core.stop_info = core.vmx.exit_reason
+    elif code == CODE_FAULT:
+        vector = E.fault_vector
+        if E.fault_canonical == 0 and uses_stack(u):
+            vector = VECTOR_SS
+        E.fault_canonical = 1
+        if vector == VECTOR_PF:
+            core.cr2 = E.fault_address
+        kvm_queue_exception(S, vector, E.fault_has_error, E.fault_error)
+    else:
+        vcpu.emulated_insns += ONE
+        kvm_pmu_trigger_event(S, E, vcpu.pmu.pmc_counting_instructions)
+        if (u.lanes1 >> BRANCH_LANE) & ONE != ZERO:
+            kvm_pmu_trigger_event(S, E, vcpu.pmu.pmc_counting_branches)
+
+
+@jit()
+def _trace(core, E, rip, length, failed):
+    if E.trace_on == 0:
+        return
+    text = ZERO
+    for k in range(8):
+        if U64(k) < length:
+            text |= U64(E.fetch[k]) << U64(8 * k)
+    emit(E, core.t, TR_EMULATE_INSN, rip, text, length, ONE if failed else ZERO)
+
+
+@jit()
+def _is_forced(core, M, E):
+    load_guest(core, M, E)
+    have = fetch_code(core, M, E, core.rip, 0)
+    if have < PREFIX_LENGTH:
+        have = fetch_code(core, M, E, core.rip, have)
+    core.cpl = 0
+    core.shadow = 0
+    core.nmi_blocked = 0
+    core.activity = 0
+    if have < PREFIX_LENGTH:
+        return False
+    for k in range(PREFIX_LENGTH):
+        if E.fetch[k] != KVM_EMULATE_PREFIX[k]:
+            return False
+    return True
+
+
+@jit()
+def handle_ud(S, M, E):
+    """#UD of the guest: behind the forced emulation prefix KVM does the next instruction."""
+    core = S.cores[0]
+    if S.config.force_emulation_prefix != 0 and _is_forced(core, M, E):
+        vmwrite(core, M, V_RIP, vmread(core, M, V_RIP) + U64(PREFIX_LENGTH))
+        x86_emulate_instruction(S, M, E)
+    else:
+        charge(S, E, COST_EMULATE)
+        kvm_queue_exception(S, VECTOR_UD, 0, ZERO)
+
+
+@jit()
+def handle_exception_nmi(S, M, E):
+    """An exception of the exception bitmap, which is #UD; an NMI has been handled in the entry path."""
+    if (S.cores[0].vmx.exit_intr_info >> U8) & U7 == TYPE_HARD_EXCEPTION:
+        handle_ud(S, M, E)
