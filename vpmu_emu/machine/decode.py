@@ -143,7 +143,9 @@ def note_outside(core, M, E, rip):
     """An instruction outside of the table is executed at rip: keep the first one for the report."""
     if E.outside_n == 0:
         E.outside_rip = rip
-        n = _fetch(core, M, E, rip)
+        n = fetch_code(core, M, E, rip, 0)
+        if n < _MAX_LENGTH:
+            n = fetch_code(core, M, E, rip, n)
         for k in range(_MAX_LENGTH):
             E.outside[k] = E.fetch[k] if k < n else np.uint8(0)
     E.outside_n += 1
