@@ -8,6 +8,7 @@ Here every module gets a cache folder whose name is a hash of all that its machi
 from __future__ import annotations
 
 import contextlib
+import dis
 import hashlib
 import importlib
 import os
@@ -349,14 +350,16 @@ def callees(name: str) -> frozenset[str]:
     called: set[str] = set()
     by_object = {id(function): other for other, function in functions.items()}
     function = python_function(functions[name])
-    names, scope = function.__code__.co_names, function.__globals__
-    owners = [scope]
-    owners += [vars(scope[n]) for n in names if isinstance(scope.get(n), type(sys))]
-    for used in names:
-        for owner in owners:
-            target = by_object.get(id(owner.get(used)))
-            if target is not None:
-                called.add(target)
+    owner: Any = None  # the module that was loaded last: only its attributes can be functions,
+    for step in dis.get_instructions(function):  # a record's field may have the name of one
+        loaded = None
+        if step.opname == "LOAD_GLOBAL":
+            loaded = function.__globals__.get(step.argval)
+        elif owner is not None and step.opname in ("LOAD_ATTR", "LOAD_METHOD"):
+            loaded = vars(owner).get(step.argval)
+        owner = loaded if isinstance(loaded, type(sys)) else None
+        if id(loaded) in by_object:
+            called.add(by_object[id(loaded)])
     return frozenset(called)
 
 
