@@ -32,6 +32,9 @@ pytestmark = pytest.mark.oracle
 FLAGS = alu.STATUS | alu.DF
 FORMS = [f for f in judged() if f.instruction.mnemonic not in ABSENT]
 ORACLE = "engine against Unicorn"
+# The long profile compares this many cases in all; one of its own profile's length would take hours.
+MOST = 60_000
+EXAMPLES = min(settings().max_examples, -(-MOST // len(FORMS)))
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +58,7 @@ def undefined(case: Case) -> tuple[int, bool]:
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda f: f"{f.index}-{f.text}")
 def test_form_against_unicorn(form, board, shared) -> None:
-    @settings(deadline=None)
+    @settings(deadline=None, max_examples=EXAMPLES)
     @given(cases(form))
     def check(case: Case) -> None:
         count_case(ORACLE, form.text, form.width)

@@ -38,6 +38,7 @@ from vpmu_emu.linux.state import (
     WITHOUT,
     bits,
 )
+from vpmu_emu.machine.engine import CR0_RESET, CR4_RESET
 from vpmu_emu.machine.interrupts import VECTOR_UD
 from vpmu_emu.machine.lapic import (
     BASE_RESET,
@@ -61,6 +62,8 @@ from vpmu_emu.tables.vmcs import control_bit, vmcs_field
 HZ = 250
 LOCAL_TIMER_VECTOR = 0xEC
 PAGE = 4096
+CR0_GUEST_BITS = 1 << 3 | 1 << 16  # TS WP
+CR4_GUEST_BITS = 0x78E | 1 << 16  # PVI TSD DE PGE PCE OSFXSR OSXMMEXCPT, FSGSBASE
 HOST_PAGES = 3 * PAGE  # of physical memory that a VM needs above its guest's RAM
 CAP_FW_WRITES = 1 << 13
 GLOBAL_CTRL = 0x38F
@@ -361,6 +364,11 @@ def build_vm(
     field("VM_ENTRY_CONTROLS", controls(*entry_controls))
     field("EXCEPTION_BITMAP", 1 << VECTOR_UD)  # vmx_update_exception_bitmap()
     field("MSR_BITMAP", vm.msr_bitmap)
+    # With EPT the guest owns what no longer concerns KVM's page tables (KVM_POSSIBLE_CR*_GUEST_BITS).
+    field("CR0_GUEST_HOST_MASK", ((1 << 64) - 1) & ~CR0_GUEST_BITS)
+    field("CR4_GUEST_HOST_MASK", ((1 << 64) - 1) & ~CR4_GUEST_BITS)
+    field("CR0_READ_SHADOW", int(CR0_RESET))
+    field("CR4_READ_SHADOW", int(CR4_RESET))
     field("HOST_IA32_PERF_GLOBAL_CTRL", 0)  # all counters stop at VM exit
     lists = (
         ("VM_EXIT_MSR_STORE", 0, own_switch and not config.save_global_ctrl),

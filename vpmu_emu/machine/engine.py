@@ -69,8 +69,8 @@ from vpmu_emu.machine.vmx import (
 )
 
 _LIMIT = U64(1 << 40)
-_CR0_RESET = U64(0x8000_0033)  # PG NE ET MP PE
-_CR4_RESET = U64(1 << 5)  # PAE
+CR0_RESET = U64(0x8000_0033)  # PG NE ET MP PE
+CR4_RESET = U64(1 << 5)  # PAE
 _EFER_RESET = U64(1 << 8 | 1 << 10)  # LME LMA
 _S7 = U64(7)
 _S13 = U64(13)
@@ -325,8 +325,8 @@ def reset_core(core, ident):
     The shape of the CPU is in the record already. 64-bit mode at CPL 0, identity-mapped.
     """
     core.rflags = RFLAGS_FIXED
-    core.cr0 = _CR0_RESET
-    core.cr4 = _CR4_RESET
+    core.cr0 = CR0_RESET
+    core.cr4 = CR4_RESET
     core.efer = _EFER_RESET
     core.vmx.vmcs = -1
     core.vmx.preempt_at = NEVER

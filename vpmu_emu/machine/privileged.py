@@ -85,8 +85,13 @@ from vpmu_emu.machine.vmx import (
     PROC_IO,
     PROC_RDPMC,
     PROC_RDTSC,
+    V_CR0_MASK,
+    V_CR0_SHADOW,
+    V_CR4_MASK,
+    V_CR4_SHADOW,
     msr_intercepted,
     note_exit,
+    vmread,
 )
 from vpmu_emu.tables.cpus import LATENCIES
 
@@ -119,7 +124,7 @@ N_LANES2 = len(LANES2)
 FIRST_LANE2 = len(LANES1)
 CR4_PCE = U64(1 << 8)
 CR4_TSD = U64(1 << 2)
-CR0_PE = ONE
+CR0_NEEDED = U64(0x8000_0001)  # PG PE
 CR0_ET = U64(1 << 4)
 CR0_NW = U64(1 << 29)
 CR0_CACHE = U64(3 << 29)  # CD NW
@@ -444,6 +449,49 @@ def _hlt(core, E, u):
 
 
 @jit()
+def cr0_is_valid(v):
+    """Whether 64-bit mode may load CR0 with `v`: it cannot be left by clearing PG or PE."""
+    if v & CR0_RESERVED != ZERO or v & CR0_NEEDED != CR0_NEEDED:
+        return False
+    return v & CR0_CACHE != CR0_NW  # not write-through without caches off
+
+
+@jit()
+def set_cr0(core, v):
+    """Load CR0. Modifies core."""
+    if (v ^ core.cr0) & CR0_WP != ZERO:
+        tlb_flush(core, 1)
+    core.cr0 = v | CR0_ET
+
+
+@jit()
+def cr4_is_valid(v):
+    """Whether 64-bit mode may load CR4 with `v`."""
+    return v & CR4_RESERVED == ZERO and v & CR4_PAE != ZERO
+
+
+@jit()
+def set_cr4(core, v):
+    """Load CR4. Modifies core."""
+    if (v ^ core.cr4) & CR4_PAGING != ZERO:
+        tlb_flush(core, 1)
+    core.cr4 = v
+
+
+@jit()
+def host_owns(core, M, v, mask, shadow):
+    """SDM 3C 26.1.3: a guest's write exits if it would change a bit that the host owns."""
+    return (v ^ vmread(core, M, shadow)) & vmread(core, M, mask) != ZERO
+
+
+@jit()
+def shadowed(core, M, v, mask, shadow):
+    """What a guest reads: of the host's bits the read shadow."""
+    owned = vmread(core, M, mask)
+    return (v & ~owned) | (vmread(core, M, shadow) & owned)
+
+
+@jit()
 def _control_registers(core, M, E, u, op):
     if core.cpl > 0:
         return _gp(E)
@@ -454,12 +502,16 @@ def _control_registers(core, M, E, u, op):
         v = ZERO
         if which == 0:
             v = core.cr0
+            if core.vmx.nonroot != 0:
+                v = shadowed(core, M, v, V_CR0_MASK, V_CR0_SHADOW)
         elif which == 2:
             v = core.cr2
         elif which == 3:
             v = core.cr3
         elif which == 4:
             v = core.cr4
+            if core.vmx.nonroot != 0:
+                v = shadowed(core, M, v, V_CR4_MASK, V_CR4_SHADOW)
         elif which == 8:
             v = (core.vapic.tpr if core.vmx.nonroot != 0 else core.lapic.tpr) >> _U4
         else:
@@ -471,14 +523,12 @@ def _control_registers(core, M, E, u, op):
     which = np.int64(u.a)
     v = core.regs[u.r]
     if which == 0:
-        if v & CR0_RESERVED != ZERO or v & CR0_PE == ZERO or (v >> U64(31)) & ONE == ZERO:
-            return _gp(E)  # 64-bit mode cannot be left by clearing PG or PE
-        if v & CR0_CACHE == CR0_NW:
-            return _gp(E)  # not write-through without caches off
+        if core.vmx.nonroot != 0 and host_owns(core, M, v, V_CR0_MASK, V_CR0_SHADOW):
+            return _exit(core, u, EXIT_CR_ACCESS, U64(u.r) << U8)
+        if not cr0_is_valid(v):
+            return _gp(E)
         retire(core, u)
-        if (v ^ core.cr0) & CR0_WP != ZERO:
-            tlb_flush(core, 1)
-        core.cr0 = v | CR0_ET
+        set_cr0(core, v)
     elif which == 2:
         retire(core, u)
         core.cr2 = v
@@ -492,12 +542,12 @@ def _control_registers(core, M, E, u, op):
         tlb_flush(core, 0)
         drop_decoded(E)
     elif which == 4:
-        if v & CR4_RESERVED != ZERO or v & CR4_PAE == ZERO:
+        if core.vmx.nonroot != 0 and host_owns(core, M, v, V_CR4_MASK, V_CR4_SHADOW):
+            return _exit(core, u, EXIT_CR_ACCESS, _U4 | (U64(u.r) << U8))
+        if not cr4_is_valid(v):
             return _gp(E)
         retire(core, u)
-        if (v ^ core.cr4) & CR4_PAGING != ZERO:
-            tlb_flush(core, 1)
-        core.cr4 = v
+        set_cr4(core, v)
     elif which == 8:
         if v > CR8_MAX:
             return _gp(E)

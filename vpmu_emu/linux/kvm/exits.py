@@ -6,6 +6,8 @@ exits does not retire in hardware. arch/x86/kvm/vmx/vmx.c, x86.c.
 
 from __future__ import annotations
 
+import numpy as np
+
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.kvm.lapic import (
     kvm_set_apic_base,
@@ -33,7 +35,7 @@ from vpmu_emu.machine.msr import (
 )
 from vpmu_emu.machine.mutants import I_CPUID, I_NO_WRMSR, rdpmc_result
 from vpmu_emu.machine.platform import port_in, port_out
-from vpmu_emu.machine.privileged import cpuid_entry
+from vpmu_emu.machine.privileged import cpuid_entry, cr0_is_valid, cr4_is_valid, set_cr0, set_cr4
 from vpmu_emu.machine.ring import TR_GUEST_RDPMC, emit
 from vpmu_emu.machine.state import (
     RAX,
@@ -48,6 +50,7 @@ from vpmu_emu.machine.state import (
 from vpmu_emu.machine.u64 import ALL, LOW32, ONE, U8, U16, U32, U64, WORD, ZERO
 from vpmu_emu.machine.vmx import (
     EXIT_CPUID,
+    EXIT_CR_ACCESS,
     EXIT_EXCEPTION_NMI,
     EXIT_EXTERNAL_INTERRUPT,
     EXIT_HLT,
@@ -62,6 +65,10 @@ from vpmu_emu.machine.vmx import (
     EXIT_WBINVD,
     MOV_SS_BLOCKING,
     STI_BLOCKING,
+    V_CR0,
+    V_CR0_SHADOW,
+    V_CR4,
+    V_CR4_SHADOW,
     V_DEBUGCTL,
     V_EFER,
     V_FS_BASE,
@@ -73,6 +80,7 @@ from vpmu_emu.machine.vmx import (
     vmwrite,
 )
 
+COST_CR = cost("handle_cr")
 COST_CPUID = cost("kvm_emulate_cpuid")
 COST_HYPERCALL = cost("kvm_emulate_hypercall")
 COST_PIO = cost("kvm_fast_pio")
@@ -269,6 +277,31 @@ def handle_io(S, M, E):
 
 
 @jit()
+def handle_cr(S, M, E):
+    """MOV to CR0 or CR4 that changes a bit of the host's: kvm_set_cr0() and kvm_set_cr4()."""
+    core = S.cores[0]
+    charge(S, E, COST_CR)
+    qualification = core.vmx.exit_qual
+    value = core.regs[np.int64((qualification >> U8) & U64(15))]
+    if qualification & U64(15) == ZERO:
+        valid = cr0_is_valid(value)
+        if valid:
+            set_cr0(core, value)
+            vmwrite(core, M, V_CR0, core.cr0)
+            vmwrite(core, M, V_CR0_SHADOW, core.cr0)
+    else:
+        valid = cr4_is_valid(value)
+        if valid:
+            set_cr4(core, value)
+            vmwrite(core, M, V_CR4, core.cr4)
+            vmwrite(core, M, V_CR4_SHADOW, core.cr4)
+    if valid:
+        kvm_skip_emulated_instruction(S, M, E)
+    else:
+        kvm_inject_gp(S)
+
+
+@jit()
 def vmx_handle_exit(S, M, E):
     """Every exit reason that needs no vPMU; an unknown one ends the run (KVM_EXIT_INTERNAL_ERROR)."""
     core = S.cores[0]
@@ -278,6 +311,8 @@ def vmx_handle_exit(S, M, E):
         kvm_emulate_cpuid(S, M, E)
     elif reason == EXIT_IO_INSTRUCTION:
         handle_io(S, M, E)
+    elif reason == EXIT_CR_ACCESS:
+        handle_cr(S, M, E)
     elif reason == EXIT_HLT:
         kvm_skip_emulated_instruction(S, M, E)
         vcpu.mp_state = 1
