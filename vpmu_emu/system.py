@@ -161,6 +161,9 @@ def fill_core(core: Any, model: CpuModel) -> None:
     pmu.fixed_mask = (1 << model.fixed_width) - 1
     pmu.perf_capabilities = model.perf_capabilities
     pmu.event_mask = event_mask(model.events)
+    names = model.shape().names()
+    # LBR_NONE, LBR_LEGACY, LBR_ARCHITECTURAL
+    core.lbr.kind = 2 if names["arch_lbr"] else names["lbr_legacy"]
     pmu.events_absent = model.arch_events_absent
     pmu.events_length = model.arch_events_length
     table = rules("hw", model.shape(), unchecked_msrs(int(core.inject)))

@@ -24,7 +24,8 @@ WRMSR, RDMSR = b"\x0f\x30", b"\x0f\x32"
 HW = rules("hw", cpu("spr").shape())
 X2APIC = range(0x800, 0x900)
 BASES = ("IA32_FS_BASE", "IA32_GS_BASE", "IA32_KERNEL_GS_BASE", "IA32_DS_AREA")
-CANONICAL = ("IA32_LSTAR", "IA32_CSTAR", *BASES)
+RECORDS = ("IA32_LBR_{}_FROM_IP", "IA32_LBR_{}_TO_IP")
+CANONICAL = ("IA32_LSTAR", "IA32_CSTAR", *BASES, *RECORDS)
 # Reading back gives something else than what was written; `read_back` knows the first three.
 OWN_VALUE = ("IA32_TIME_STAMP_COUNTER", "IA32_APIC_BASE", "IA32_TSC_DEADLINE", "IA32_PRED_CMD")
 
@@ -66,6 +67,8 @@ def silicon_faults(row, n: int, value: int | None, x2apic: bool) -> bool:
     if row.name == "IA32_APIC_BASE":
         # reset state: enabled, xAPIC mode; x2APIC without the enable bit is no mode
         return value & 0xC00 == 0x400 or (x2apic and value & 0xC00 == 0x800)
+    if row.name == "IA32_LBR_DEPTH":
+        return value not in (8, 16, 32)
     if row.name == "IA32_EFER":
         return not value & 1 << 8  # LME cannot change while paging is on
     return False
@@ -80,6 +83,8 @@ def read_back(row, value: int) -> int | None:
         return low | (0xFFFF_0000_0000 if low >> 31 else 0)
     if row.name.startswith("IA32_PERF_GLOBAL_STATUS_"):
         return 0
+    if row.name == "IA32_DEBUGCTL":
+        return value & ~1  # architectural LBRs: bit 0 means nothing
     if row.name == "IA32_EFER":
         return value & ~(1 << 10) | 1 << 10
     if row.name == "IA32_MISC_ENABLE":

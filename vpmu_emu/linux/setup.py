@@ -66,6 +66,7 @@ CR0_GUEST_BITS = 1 << 3 | 1 << 16  # TS WP
 CR4_GUEST_BITS = 0x78E | 1 << 16  # PVI TSD DE PGE PCE OSFXSR OSXMMEXCPT, FSGSBASE
 HOST_PAGES = 3 * PAGE  # of physical memory that a VM needs above its guest's RAM
 CAP_FW_WRITES = 1 << 13
+NOT_FOR_GUESTS = {"arch_lbr", "ds"}  # CPUID features: no branch records and no PEBS
 GLOBAL_CTRL = 0x38F
 KVM_PMU_VERSION = 2
 HYPERVISOR = 1 << 31  # CPUID.1:ECX
@@ -133,6 +134,8 @@ def guest_cpuid_shape(host: Shape, settings: Mapping[str, int], fixed_cap: int =
         fixed=asked.get("fixed", min(host.fixed, fixed_cap)),
         fixed_width=asked.get("width", host.fixed_width),
         perf_capabilities=caps if version else 0,
+        arch_lbr=False,
+        ds=False,
         # __do_cpuid_func() sets EDX[15] whatever the CPU says.
         anythread_deprecated=version > 0,
     )
@@ -383,7 +386,8 @@ def build_vm(
     _msr_bitmap(M[vm.msr_bitmap : vm.msr_bitmap + PAGE], S, shape, passthrough)
 
     guest = attrs.evolve(
-        model, features=model.features if shape.version else model.features - {"pdcm"}
+        model,
+        features=model.features - NOT_FOR_GUESTS - (frozenset() if shape.version else {"pdcm"}),
     )
     pmu_leaf = cpuid_pmu(told, events_length=events[0], events_absent=events[1])
     leaves = [

@@ -28,6 +28,7 @@ from vpmu_emu.machine.lapic import (
     lapic_reset,
     lapic_timer_expire,
 )
+from vpmu_emu.machine.lbr import BR_OTHER, lbr_on, lbr_record, lbr_reset, lbr_retired, step_begins
 from vpmu_emu.machine.memory import VECTOR_SS, tlb_flush
 from vpmu_emu.machine.ops import K_MEM, OPS
 from vpmu_emu.machine.pmu import C_INST, LAT_SLOT, counter_value, pmu_check, pmu_horizon, pmu_reset
@@ -100,7 +101,7 @@ def _horizon(core, E):
         left = E.insn_limit - guest_instructions(core)
         if left < _LIMIT:
             limit = min(limit, t + np.int64(left) * slot)
-    if core.shadow != 0 or E.stop_request != 0:
+    if core.shadow != 0 or E.stop_request != 0 or lbr_on(core):
         limit = t + 1
     if E.horizon > 0:
         steps = E.horizon
@@ -151,15 +152,24 @@ def _guest_event(core, M, E):
 
 
 @jit()
-def _take(core, M, E, vector, kind):
-    """Deliver an interrupt; a triple fault on the way ends the run or the guest's turn."""
-    core.activity = 0
-    cpl = core.cpl
-    code = deliver(core, M, E, vector, kind, 0, ZERO, core.rip)
+def _delivered(core, cpl, rip):
+    """An event was delivered to code at `rip` in ring `cpl`: its time, and its branch record."""
     after = core.cpl
     core.cpl = cpl
     spend(core, core.latency[LAT_INTERRUPT])
     core.cpl = after
+    if lbr_on(core):
+        lbr_record(core, rip, BR_OTHER, ZERO, ZERO)
+
+
+@jit()
+def _take(core, M, E, vector, kind):
+    """Deliver an interrupt; a triple fault on the way ends the run or the guest's turn."""
+    core.activity = 0
+    cpl = core.cpl
+    rip = core.rip
+    code = deliver(core, M, E, vector, kind, 0, ZERO, rip)
+    _delivered(core, cpl, rip)
     return code
 
 
@@ -266,11 +276,9 @@ def _fault(core, M, E):
         return CODE_EXIT
     core.shadow = 0
     cpl = core.cpl
-    code = deliver(core, M, E, vector, KIND_FAULT, E.fault_has_error, E.fault_error, core.rip)
-    after = core.cpl
-    core.cpl = cpl
-    spend(core, core.latency[LAT_INTERRUPT])
-    core.cpl = after
+    rip = core.rip
+    code = deliver(core, M, E, vector, KIND_FAULT, E.fault_has_error, E.fault_error, rip)
+    _delivered(core, cpl, rip)
     if code != CODE_NEXT:
         return _shutdown(core, M, E, vector)
     return CODE_NEXT
@@ -297,12 +305,17 @@ def run_core(core, M, E):
         tlim = _horizon(core, E)
         if shadow != 0:
             core.shadow = 0
+        recording = lbr_on(core)
+        if recording:
+            step_begins(core, M, E)
         spread_flags(core)
         code = run_slice(core, M, E, tlim)
         fold_flags(core)
         core.fz = ZERO
         core.fs = ZERO
         core.cv = ZERO
+        if recording and code < CODE_NOT_RETIRED:
+            lbr_retired(core, E)
         if code >= CODE_NOT_RETIRED:
             core.shadow = shadow  # the instruction in the shadow is still to come
             if code == CODE_FAULT:
@@ -333,6 +346,7 @@ def reset_core(core, ident):
     lapic_reset(core.lapic, ident)
     lapic_reset(core.vapic, ident)
     pmu_reset(core)
+    lbr_reset(core)
     tlb_flush(core, 1)
     for i in range(N_PREDICTOR):
         core.predictor[i] = np.uint8(1)  # weakly not taken

@@ -17,6 +17,20 @@ from vpmu_emu.machine.lapic import (
     lapic_set_deadline,
     lapic_write,
 )
+from vpmu_emu.machine.lbr import (
+    LBR_ARCHITECTURAL,
+    R_LASTBRANCH_FROM,
+    R_LASTBRANCH_TO,
+    R_LBR_DEPTH,
+    R_LBR_FIRST,
+    R_LBR_FROM,
+    R_LBR_LAST,
+    R_LBR_TO,
+    lbr_depth_exists,
+    lbr_started,
+    lbr_value,
+    lbr_write,
+)
 from vpmu_emu.machine.memory import drop_decoded, tlb_flush
 from vpmu_emu.machine.mutants import (
     I_FIXED_32,
@@ -27,6 +41,7 @@ from vpmu_emu.machine.mutants import (
 )
 from vpmu_emu.machine.paging import EFER_NXE
 from vpmu_emu.machine.pmu import (
+    DEBUGCTL_LBR,
     counter_value,
     pmu_set_global_ctrl,
     pmu_update,
@@ -227,6 +242,9 @@ def check_write(core, index, value):
         # SDM 3A 4.1.1: LME cannot change while paging is on, and here it always is
         if (value ^ core.efer) & _EFER_LME != ZERO:
             return NO_MSR
+    elif row == R_LBR_DEPTH:
+        if not lbr_depth_exists(value):
+            return NO_MSR
     elif (
         row == R_LSTAR
         or row == R_CSTAR
@@ -234,6 +252,10 @@ def check_write(core, index, value):
         or row == R_GS_BASE
         or row == R_KERNEL_GS_BASE
         or row == R_DS_AREA
+        or row == R_LASTBRANCH_FROM
+        or row == R_LASTBRANCH_TO
+        or row == R_LBR_FROM
+        or row == R_LBR_TO
     ) and not is_canonical(value):
         return NO_MSR
     return rn
@@ -319,6 +341,8 @@ def msr_value(core, rn, index):
         return core.kernel_gs_base
     if row == R_TSC_AUX:
         return core.tsc_aux
+    if row >= R_LBR_FIRST and row <= R_LBR_LAST:
+        return lbr_value(core, row, n)
     if index >= _X2APIC_FIRST and index <= _X2APIC_LAST:
         if core.vmx.nonroot != 0:
             return lapic_read(core, core.vapic, index)
@@ -372,6 +396,10 @@ def msr_apply(core, E, rn, index, value):
     elif row == R_DS_AREA:
         pmu.ds_area = value
     elif row == R_DEBUGCTL:
+        if core.lbr.kind == LBR_ARCHITECTURAL:
+            value &= ~DEBUGCTL_LBR  # means nothing beside IA32_LBR_CTL and reads 0
+        if value & ~pmu.debugctl & DEBUGCTL_LBR != ZERO:
+            lbr_started(core)
         pmu.debugctl = value
     elif row == R_TSC:
         core.tsc_adjust = value - U64(core.t >> 4)
@@ -405,6 +433,8 @@ def msr_apply(core, E, rn, index, value):
         core.kernel_gs_base = value
     elif row == R_TSC_AUX:
         core.tsc_aux = value
+    elif row >= R_LBR_FIRST and row <= R_LBR_LAST:
+        lbr_write(core, row, n, value)
     elif index >= _X2APIC_FIRST and index <= _X2APIC_LAST:
         if core.vmx.nonroot != 0:
             if lapic_write(core, core.vapic, index, value) == 2:

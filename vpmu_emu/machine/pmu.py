@@ -98,7 +98,10 @@ EVENTSEL_INV = U64(1 << 23)
 EVENTSEL_CMASK_SHIFT = U64(24)
 BYTE_ = U64(0xFF)
 FIXED_PMI = U64(8)
+STATUS_LBR_FRZ = U64(1 << 58)
 STATUS_CTR_FRZ = U64(1 << 59)
+DEBUGCTL_LBR = ONE
+DEBUGCTL_FREEZE_LBRS_ON_PMI = U64(1 << 11)
 DEBUGCTL_FREEZE_PERFMON_ON_PMI = U64(1 << 12)
 FIXED_SHIFT = U64(32)
 FIXED_FIELD = U64(15)
@@ -260,8 +263,14 @@ def _step_cycles(core, i):
 
 # --- overflow -------------------------------------------------------------------------------------------
 @jit()
-def _raise_pmi(core, E):
+def raise_pmi(core, E):
+    """Ask for a PMI: what DEBUGCTL freezes stops, and the local APIC raises what LVTPC says."""
     pmu = core.pmu
+    if pmu.debugctl & DEBUGCTL_FREEZE_LBRS_ON_PMI != ZERO and core.lbr.kind != 0:
+        if pmu.version >= 4:
+            pmu.global_status |= STATUS_LBR_FRZ  # SDM 3B 20.2.4.1
+        else:
+            pmu.debugctl &= ~DEBUGCTL_LBR  # SDM 3B 17.4.7
     if pmu.debugctl & DEBUGCTL_FREEZE_PERFMON_ON_PMI != ZERO:
         if pmu.version >= 4:
             pmu.global_status |= STATUS_CTR_FRZ  # SDM 3B 20.2.4.1: streamlined freeze
@@ -298,7 +307,7 @@ def _overflow(core, E, i):
     else:
         wants = (pmu.fixed_ctr_ctrl >> U64(4 * (i - N_GP))) & FIXED_PMI != ZERO
     if raises_pmi(core, i, wants):
-        _raise_pmi(core, E)
+        raise_pmi(core, E)
 
 
 @jit()

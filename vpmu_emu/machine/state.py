@@ -24,6 +24,7 @@ N_L1 = 512  # direct-mapped 64-byte lines
 N_LLC = 8192
 N_CPUID = 16  # entries of the CPUID table
 N_SLOTS = 4  # pieces of physical memory
+N_LBR = 32  # last branch records
 N_EXITS = max(row.number for row in EXITS) + 1
 N_MSR_ROWS = len(MSRS)
 N_LATENCY = len(LATENCIES)
@@ -49,6 +50,9 @@ LANES2 = CLASSES[6:11]
 LANE_BITS = 10
 CLASS = {name: i for i, name in enumerate(CLASSES)}
 N_CLASSES = len(CLASSES)
+# What tells branches apart, one after another: from `far` to `brmiss`.
+FIRST_BRANCH_CLASS = CLASS["far"]
+N_BRANCH_CLASSES = CLASS["brmiss"] + 1 - FIRST_BRANCH_CLASS
 
 LAPIC = np.dtype(
     [
@@ -107,6 +111,19 @@ PMU = np.dtype(
         ("event_mask", "u8"),  # bit k: this CPU has row k of the events table
         ("events_absent", "u8"),  # CPUID.0AH:EBX
         ("events_length", "i8"),  # CPUID.0AH:EAX[31:24]
+    ]
+)
+
+LBR = np.dtype(
+    [
+        ("kind", "i8"),  # LBR_* of machine/lbr.py: none, legacy, architectural
+        ("ctl", "u8"),  # IA32_LBR_CTL, or MSR_LBR_SELECT
+        ("depth", "i8"),  # records in use
+        ("tos", "i8"),  # MSR_LASTBRANCH_TOS: the newest record; architectural: always 0
+        ("since", "u8"),  # unhalted cycles when the last record was written, or recording began
+        ("source", "u8", (N_LBR,)),  # FROM_IP
+        ("target", "u8", (N_LBR,)),  # TO_IP
+        ("info", "u8", (N_LBR,)),
     ]
 )
 
@@ -216,6 +233,7 @@ CORE = np.dtype(
         ("ignore_msrs", "i8"),  # 1: unknown MSRs read 0 and drop writes instead of #GP
         ("inject", "u8"),  # bits of isa/mutants.toml: bugs that tests must find
         ("pmu", PMU),
+        ("lbr", LBR),
         ("lapic", LAPIC),  # the core's own local APIC
         ("vapic", LAPIC),  # the running guest's virtual-APIC page
         ("vmx", VMX),
@@ -305,6 +323,10 @@ ENGINE = np.dtype(
         ("bank", "i8"),  # 0 while the slice runs at CPL 0, else 1: decoded code is kept apart
         ("fault_canonical", "i8"),  # 0: it is a #GP for a non-canonical address
         ("retired", "i8"),  # set by a system instruction that retired itself
+        # of the instruction that is stepped over while somebody records: what was before it
+        ("step_rip", "u8"),
+        ("step_end", "u8"),  # address of the next one in memory
+        ("step_totals", "u8", (N_BRANCH_CLASSES,)),  # running totals of both rings
         ("stop_request", "i8"),  # a watchpoint matched: stop at the next edge
         ("n_break", "i8"),
         ("n_watch", "i8"),

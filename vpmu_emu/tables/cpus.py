@@ -226,14 +226,17 @@ def cpuid_leaves(model: CpuModel) -> tuple[tuple[int, int, int, int, int], ...]:
     )
     brand = model.brand.encode().ljust(48, b"\0")[:48]
     words = [int.from_bytes(brand[i : i + 4], "little") for i in range(0, 48, 4)]
+    # 1CH: depths 8, 16 and 32; filters by ring and type, call stack; misprediction, cycles, types
+    arch_lbr = ((0x1C, _bits(0, 1, 3), _bits(0, 1, 2), _bits(0, 1, 2), 0),) if has("arch_lbr") else ()
     return (
-        (0x0, 0x16, ebx0, ecx0, edx0),
+        (0x0, 0x1C if arch_lbr else 0x16, ebx0, ecx0, edx0),
         (0x1, version, 8 << 8 | 1 << 16, ecx1, edx1),  # CLFLUSH line of 8 * 8 bytes, one thread
-        (0x7, 0, leaf7_ebx, 0, has("ibpb") << 26),
+        (0x7, 0, leaf7_ebx, 0, has("ibpb") << 26 | has("arch_lbr") << 19),
         (0xA, *pmu),
         # TSC = crystal * EBX / EAX
         (0x15, 1, model.tsc_khz // model.crystal_khz, model.crystal_khz * 1000, 0),
         (0x16, model.tsc_khz // 1000, model.tsc_khz // 1000, 100, 0),
+        *arch_lbr,
         (0x80000000, 0x80000008, 0, 0, 0),
         # LAHF LZCNT; SYSCALL NX 1G-pages RDTSCP long mode
         (0x80000001, 0, 0, _bits(0, 5), _bits(11, 20, 26, 27, 29)),

@@ -21,6 +21,8 @@ _FIELD_PREFIX = {
     "IA32_PERF_GLOBAL_STATUS": "GLOBAL",
     "IA32_PERF_CAPABILITIES": "PERF_CAP",
     "IA32_DEBUGCTL": "DEBUGCTL",
+    "MSR_LBR_SELECT": "LBR_SELECT",
+    "IA32_LBR_CTL": "LBR_CTL",
     "IA32_MISC_ENABLE": "MISC_ENABLE",
     "IA32_APIC_BASE": "APIC_BASE",
     "IA32_X2APIC_SIVR": "SIVR",
@@ -34,10 +36,12 @@ def _equ(name: str, value: int) -> str:
 
 
 def _registers(row: MsrRow) -> list[str]:
+    # Of a branch record only the first one: three hundred symbols otherwise.
+    shown = 1 if "{}" in row.name else row.count
     names = [
         _equ(row.instance_name(n, family), row.index + n * row.stride)
         for family in (row.name, *row.aliases, *row.kernel)
-        for n in range(row.count)
+        for n in range(shown)
     ]
     return [f"# {row.doc}", *names]
 
@@ -62,10 +66,8 @@ def _fields(row: MsrRow, prefix: str) -> list[str]:
 
 def msr_inc() -> str:
     """The text of guests/include/msr.inc."""
-    # The LBR families are a hundred symbols for registers that no model has.
-    shown = [row for row in MSRS if "{}" not in row.name]
-    blocks = [_registers(row) for row in shown]
-    blocks += [_fields(r, _FIELD_PREFIX[r.name]) for r in shown if r.name in _FIELD_PREFIX]
+    blocks = [_registers(row) for row in MSRS]
+    blocks += [_fields(r, _FIELD_PREFIX[r.name]) for r in MSRS if r.name in _FIELD_PREFIX]
     modes = [_equ("LVT_FIXED", 0), _equ("LVT_NMI", 4 << 8)]
     blocks.append(["# Delivery modes of an LVT entry, to add to its vector.", *modes])
     codes: dict[str, int] = {}

@@ -47,6 +47,7 @@ class Shape:
     rtm: bool = False
     ibpb: bool = True
     intel_pt: bool = False
+    arch_lbr: bool = False
     anythread_deprecated: bool = True
     maxphyaddr: int = 46
 
@@ -60,6 +61,7 @@ class Shape:
             fixed_ctrl_mask=sum(0xB << 4 * i for i in range(self.fixed)),
             fixed_any_mask=sum(0x4 << 4 * i for i in range(self.fixed)),
             fixed_adaptive_mask=sum(1 << 32 + 4 * i for i in range(self.fixed)),
+            lbr_legacy=int(caps & 0x3F == 5),
             pebs_format=caps >> 8 & 0xF,
             freeze_smm=caps >> 12 & 1,
             fw_writes=caps >> 13 & 1,
