@@ -1,0 +1,81 @@
+# Freeze on PMI, versions 2 and 3: the overflow that interrupts clears IA32_PERF_GLOBAL_CTRL.
+#
+# With bit 12 of IA32_DEBUGCTL set, a PMI leaves GLOBAL_CTRL at 0, so every counter stands still until
+# software writes the register again. There is no CTR_FRZ yet.
+#
+#: row X-freeze-legacy
+#: args --set pmu.version=3
+#: modes bare emulated
+#: expect all: exit_code == 0
+#: expect bare: mem64(faults) == 0
+#: expect emulated: mem64(faults) == 1
+#: expect all: pmis == 1
+#: expect bare: mem64(beside) == PERIOD
+#: expect emulated: mem64(beside) == PERIOD + insns(handler, looking)
+#: expect all: mem64(status) == GLOBAL_PMC0
+#: expect bare: mem64(enables) == 0
+#: expect emulated: mem64(enables) == GLOBAL_PMC0 + GLOBAL_PMC1
+# Enabled again in the handler, closed behind the nops.
+#: expect bare: pmc1 == PERIOD + insns(enabled, handled) + insns(thirtieth, closed)
+
+        .intel_syntax noprefix
+        .include "msr.inc"
+        .include "macros.inc"
+        .include "conformance.inc"
+
+        .equ PERIOD, 30
+
+        .text
+        .globl _start
+_start:
+        safe_setup
+        lapic_enable_x2apic
+        set_gate PMI_VECTOR, handler
+        wrmsr_const IA32_X2APIC_LVT_PMI, PMI_VECTOR
+        mov ecx, IA32_DEBUGCTL
+        mov eax, DEBUGCTL_FREEZE_PERFMON_ON_PMI
+        xor edx, edx
+        safely wrmsr
+        count_gp faults
+        wrmsr_const IA32_PERF_GLOBAL_CTRL, 0
+        wrmsr_const IA32_PERFEVTSEL0, EVT_INST_RETIRED_ANY_P | EVTSEL_OS | EVTSEL_INT | EVTSEL_EN
+        wrmsr_const IA32_PERFEVTSEL1, EVT_INST_RETIRED_ANY_P | EVTSEL_OS | EVTSEL_EN
+        wrmsr_const IA32_PMC0, -PERIOD & 0xffffffff
+        sti
+        wrmsr_const IA32_PERF_GLOBAL_CTRL, GLOBAL_PMC0 | GLOBAL_PMC1
+        .rept PERIOD
+        nop
+        .endr
+thirtieth:
+        .rept 10
+        nop
+        .endr
+        wrmsr_const IA32_PERF_GLOBAL_CTRL, 0
+closed:
+        cli
+        debug_exit 0
+
+handler:
+        mov ecx, 1
+looking:
+        rdpmc
+        mov [rip + beside], eax
+        rdmsr_rax IA32_PERF_GLOBAL_STATUS
+        mov [rip + status], rax
+        rdmsr_rax IA32_PERF_GLOBAL_CTRL
+        mov [rip + enables], rax
+        lapic_eoi
+        mov rax, [rip + status]
+        wrmsr_rax IA32_PERF_GLOBAL_STATUS_RESET
+        wrmsr_const IA32_PERF_GLOBAL_CTRL, GLOBAL_PMC0 | GLOBAL_PMC1
+enabled:
+        iretq
+handled:
+
+        .bss
+        .balign 8
+faults: .zero 8
+beside: .zero 8
+status: .zero 8
+enables: .zero 8
+        conformance_kit
