@@ -1,9 +1,9 @@
 # IA32_PERF_GLOBAL_STATUS_SET: bits can be set by software, without a PMI.
 #
-# From version 4 on. Each of the 64 bits is written alone: the counters' bits and the flags of version 4 are
-# accepted and then found in GLOBAL_STATUS, although no counter has overflowed; bit 63 cannot be set. No
-# interrupt comes, not even for a counter that has INT. Setting CTR_FRZ freezes as the real freeze does:
-# a counter stands still until GLOBAL_STATUS_RESET clears the bit.
+# From version 4 on. Each bit but that of Intel PT (55) is written alone: the counters' bits and the flags of
+# version 4 are accepted and then found in GLOBAL_STATUS, although no counter has overflowed; bit 63 cannot
+# be set. No interrupt comes, not even for a counter that has INT. Setting CTR_FRZ freezes as the real freeze
+# does: a counter stands still until GLOBAL_STATUS_RESET clears the bit.
 #
 # KVM shows version 2: the register does not exist.
 #
@@ -13,8 +13,8 @@
 #: expect all: exit_code == 0
 #: expect bare: mem64(accepted) == 0x7c00000f000000ff
 #: expect emulated passthrough: mem64(accepted) == 0
-#: expect bare: mem64(faults) == 64 - 17
-#: expect emulated passthrough: mem64(faults) == 64
+#: expect bare: mem64(faults) == 63 - 17
+#: expect emulated passthrough: mem64(faults) == 63
 #: expect bare: mem64(status) == 0x7c00000f000000ff
 #: expect emulated passthrough: mem64(status) == 0
 #: expect bare: mem64(itself) == 0
@@ -47,6 +47,8 @@ _start:
         mov r13d, 1
         xor ebx, ebx
 next:
+        cmp ebx, 55
+        je skip
         mov eax, r13d
         mov rdx, r13
         shr rdx, 32
@@ -54,6 +56,7 @@ next:
         safely wrmsr
         count_gp faults
         bit_if_ok accepted
+skip:
         add r13, r13
         inc ebx
         cmp ebx, 64
