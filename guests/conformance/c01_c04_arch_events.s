@@ -45,16 +45,24 @@
 _start:
         # The full-width address, if there is one.
         mov r13d, IA32_PMC0
+        mov eax, 1
+        xor ecx, ecx
+        cpuid
+        bt ecx, 15                      # PDCM: IA32_PERF_CAPABILITIES exists
+        jnc narrow
         rdmsr_rax IA32_PERF_CAPABILITIES
         test eax, PERF_CAP_FW_WRITES
         jz narrow
         mov r13d, IA32_A_PMC0
 narrow:
-        mov eax, 0xa                    # how many counters there are: EAX[15:8]
+        mov eax, 0xa                    # the version: EAX[7:0]; how many counters there are: EAX[15:8]
         xor ecx, ecx
         cpuid
+        movzx r14d, al
         movzx eax, ah
         mov r12d, eax
+        test eax, eax
+        jz none
         xor r8d, r8d                    # the event
 next_event:
         mov rax, -1
@@ -66,12 +74,14 @@ next_counter:
         xor eax, eax
         xor edx, edx
         wrmsr
+        cmp r14d, 2                     # version 1 has no GLOBAL_CTRL
+        jb 1f
         mov eax, 1
         mov ecx, ebx
         shl eax, cl
         mov ecx, IA32_PERF_GLOBAL_CTRL
         wrmsr
-        lea ecx, [r13 + rbx]
+1:      lea ecx, [r13 + rbx]
         xor eax, eax
         wrmsr
 
@@ -132,6 +142,7 @@ not_written:
         inc r8d
         cmp r8d, EVENTS
         jb next_event
+none:
         debug_exit 0
 
         .data

@@ -34,6 +34,7 @@ _start:
         xor ecx, ecx
         cpuid
         and edx, 31
+        jz none
         mov r12d, edx
         mov r8d, FIXED0_OS
         mov r10d, 1
@@ -94,6 +95,7 @@ not_written:
         inc ebx
         cmp ebx, r12d
         jb next
+none:
         debug_exit 0
 
         .bss

@@ -40,6 +40,8 @@ _start:
         mov [rip + at_reset], rax
         test r9d, r9d
         jnz no_pmu
+        test rax, rax
+        jz no_counter
 
         wrmsr_const IA32_PERFEVTSEL0, EVT_INST_RETIRED_ANY_P | EVTSEL_OS | EVTSEL_EN
 opened:
@@ -47,6 +49,7 @@ opened:
         wrmsr_const IA32_PERFEVTSEL0, 0
 closed:
         rdpmc_to counted, 0
+no_counter:
         debug_exit 0
 
 no_pmu:

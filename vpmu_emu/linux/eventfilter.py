@@ -49,22 +49,28 @@ def masked_entry(select: int, mask: int, match: int, exclude: bool) -> int:
 
 
 def make_filter(
-    action: int, events: list[int], fixed_counter_bitmap: int = 0, masked: bool = False
+    action: int,
+    events: list[int],
+    fixed_counter_bitmap: int = 0,
+    masked: bool = False,
+    name: str = "filter",
 ) -> EventFilter:
     """What the ioctl does with a filter: legacy entries become masked ones, then all are sorted.
+
+    `name` stands before every key in messages.
 
     Raises:
         ConfigError: where the ioctl fails (EINVAL, E2BIG).
     """
     if action not in (KVM_PMU_EVENT_ALLOW, KVM_PMU_EVENT_DENY):
-        raise ConfigError("filter.action", f"{action} (EINVAL)", "0 allow, 1 deny")
+        raise ConfigError(f"{name}.action", f"{action} (EINVAL)", "0 allow, 1 deny")
     if len(events) > N_FILTER:
-        raise ConfigError("filter.events", f"{len(events)} events (E2BIG)", f"at most {N_FILTER}")
+        raise ConfigError(f"{name}.events", f"{len(events)} events (E2BIG)", f"at most {N_FILTER}")
     entries = []
     for k, event in enumerate(events):
         if masked:
             if event & ~MASKED_VALID:
-                place = f"filter.events[{k}]"
+                place = f"{name}.events[{k}]"
                 raise ConfigError(place, f"{event:#x} has reserved bits (EINVAL)", f"{MASKED_VALID:#x}")
             entries.append(event)
         elif not event & ~EVENT_MASK:  # the others can never match and are dropped without a word
@@ -154,7 +160,7 @@ def parse_filter(text: str, name: str = "filter", names: str = LISTS[0]) -> Even
         raise ConfigError(f"{name}.events", f"{events!r} is not a list", "[…]")
     codes = event_codes(names)
     entries = [_entry(item, f"{name}.events[{k}]", masked, codes) for k, item in enumerate(events)]
-    return make_filter(ACTIONS[action], entries, bitmap, masked)
+    return make_filter(ACTIONS[action], entries, bitmap, masked, name)
 
 
 def load_filter(path: str | Path, names: str = LISTS[0]) -> EventFilter:
