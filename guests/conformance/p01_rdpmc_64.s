@@ -6,6 +6,8 @@
 #: expect all: exit_code == 0
 #: expect all: mem64(vector) == 13
 #: expect all: mem64(answer) == UNTOUCHED_EDX << 32 | UNTOUCHED_EAX
+#: expect all: mem64(checks) == 1
+#: expect all: mem64(failures) == 0
 #: expect emulated: exits.RDPMC == 1
 #: expect bare passthrough: exits.RDPMC == 0
 
@@ -27,6 +29,8 @@ _start:
         mov [rip + answer], eax
         mov [rip + answer + 4], edx
         mov [rip + vector], r9
+        case 1
+        judge_vector GENERAL_PROTECTION
         debug_exit 0
 
         .bss

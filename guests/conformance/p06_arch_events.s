@@ -5,6 +5,7 @@
 # 1) << 8 | counter.
 #
 #: row P6 P5
+#: cpu spr
 #: upstream x86/pmu.c warm_up, check_gp_counters
 #: modes bare emulated passthrough
 #: expect all: exit_code == 0

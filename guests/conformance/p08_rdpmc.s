@@ -36,6 +36,7 @@ value:
         xor r12d, r12d
 counter:
         mov rax, r13
+        and rax, [rip + gp_mask]
         wrmsr_at r15 + r12
         rdpmc_at r12
         movsxd rdx, r13d                # what the first address makes of it

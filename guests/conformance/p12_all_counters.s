@@ -3,6 +3,7 @@
 # Cases: 1 << 8 | general-purpose counter, 2 << 8 | fixed counter.
 #
 #: row P12
+#: cpu spr
 #: upstream x86/pmu.c check_counters_many
 #: modes bare emulated passthrough
 #: expect all: exit_code == 0

@@ -41,9 +41,12 @@ by_legacy:
         cmp ebp, 4
         jbe by_legacy
 
+        cmp qword ptr [rip + full_writes], 0
+        je next
         mov r15d, IA32_A_PMC0
 by_full:
         mov rax, [rbx]
+        and rax, [rip + gp_mask]
         wrmsr_at r15 + r12
         call read_both
         add rbx, 16
@@ -58,6 +61,7 @@ by_full:
         sub rbx, 16
         mov ebp, 9
         call read_both
+next:
         next_counter counter
         debug_exit 0
 
@@ -68,9 +72,11 @@ read_both:
         case ebp
         rdmsr_at r12 + IA32_PMC0
         judge r13
+        cmp qword ptr [rip + full_writes], 0
+        je 1f
         rdmsr_at r12 + IA32_A_PMC0
         judge r13
-        ret
+1:      ret
 
         .data
         .balign 8

@@ -70,11 +70,12 @@ kept:
         next_counter clear_one
         global_bit fixed
         call clear
-        mov eax, 1 << LAST
-        not rax
-        mov ecx, 0xff                   # of the bits that exist
-        bts rcx, 32
-        and rax, rcx
+        mov ecx, [rip + gp]             # every bit but the last one that is set
+        mov eax, 1
+        shl rax, cl
+        dec rax
+        bts rax, 32
+        btr rax, LAST
         wrmsr_at IA32_PERF_GLOBAL_STATUS_RESET
         rdmsr_at IA32_PERF_GLOBAL_STATUS
         case 4
