@@ -45,7 +45,8 @@ class Stop:
     """Why a run came back.
 
     Attributes:
-        reason: debug-exit, halted, triple-fault, shutdown, max-insns, break, watch, step or interrupted.
+        reason: debug-exit, halted, triple-fault, shutdown, reset, max-insns, break, watch, step or
+            interrupted.
         rip: address of the next instruction, or of the one that faulted.
         line: its source line, None outside the program.
         file: its source file.

@@ -78,7 +78,7 @@ class Stop:
     @property
     def ended(self) -> bool:
         """Whether the program cannot go on."""
-        return self.reason in ("debug-exit", "halted", "triple-fault", "shutdown", "max-insns")
+        return self.reason in ("debug-exit", "halted", "triple-fault", "shutdown", "reset", "max-insns")
 
 
 @attrs.frozen

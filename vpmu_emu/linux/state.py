@@ -194,6 +194,7 @@ VCPU = np.dtype(
         ("hypercall_nr", "u8"),  # of the last VMCALL
         ("emulated_insns", "u8"),  # instructions that KVM did for the guest: they retire nowhere
         ("entries", "u8"),  # VM entries
+        ("exit_fastpath", "i8"),  # EXIT_FASTPATH_* of the last exit
         ("fastpaths", "u8"),  # re-entries inside the inner loop
         ("pmu", KVM_PMU),  # its virtual PMU
     ]

@@ -1,7 +1,8 @@
 """The local APIC, the same for silicon and for a guest's virtual-APIC page: functions on one record.
 
-SDM volume 3, chapter 11. Registers are named by their x2APIC MSR index. The timer counts TSC cycles
-divided by the divide configuration; its deadlines are absolute times, so nothing ticks.
+SDM volume 3, chapter 11. Registers are named by their x2APIC MSR index, which is 0x800 + offset / 16 of
+the xAPIC page. The timer counts TSC cycles divided by the divide configuration; its deadlines are absolute
+times, so nothing ticks. There is one core: messages to others go nowhere, which no sender can see.
 """
 
 from __future__ import annotations
@@ -11,8 +12,25 @@ import numpy as np
 from vpmu_emu._jit import jit
 from vpmu_emu.machine.bits import highest_bit
 from vpmu_emu.machine.state import NEVER
-from vpmu_emu.machine.u64 import BYTE, LOW32, ONE, U4, U8, U16, U32, U64, ZERO
-from vpmu_emu.tables.msrs import by_name
+from vpmu_emu.machine.u64 import (
+    ALL,
+    BYTE,
+    LOW32,
+    ONE,
+    U3,
+    U4,
+    U7,
+    U8,
+    U16,
+    U24,
+    U32,
+    U56,
+    U64,
+    U64_BITS,
+    WORD,
+    ZERO,
+)
+from vpmu_emu.tables.msrs import MSRS, by_name
 
 X2_ID = U64(by_name("IA32_X2APIC_APICID"))
 X2_VERSION = U64(by_name("IA32_X2APIC_VERSION"))
@@ -39,7 +57,9 @@ LVT_CMCI, LVT_TIMER, LVT_THERMAL, LVT_PMI, LVT_LINT0, LVT_LINT1, LVT_ERROR = ran
 LVT_MASKED = U64(1 << 16)
 DELIVERY_MODE = U64(7 << 8)
 MODE_FIXED = U64(0)
+MODE_LOWEST = U64(1 << 8)
 MODE_NMI = U64(4 << 8)
+MODE_INIT = U64(5 << 8)
 TIMER_MODE = U64(3 << 17)
 TIMER_ONE_SHOT = U64(0)
 TIMER_PERIODIC = U64(1 << 17)
@@ -48,14 +68,40 @@ SPIV_ENABLE = U64(1 << 8)
 BASE_RESET = U64(0xFEE0_0000 | 1 << 11 | 1 << 8)  # enabled, bootstrap processor, xAPIC
 BASE_ENABLE = U64(1 << 11)
 BASE_X2APIC = U64(1 << 10)
+BASE_ADDRESS = U64(0x000F_FFFF_FFFF_F000)
 VERSION = U64(0x0006_0015)  # 7 LVT entries, version 0x15
 _SPIV_RESET = U64(0xFF)
-_SHORTHAND_SELF = U64(1 << 18)
-_SHORTHAND_ALL = U64(2 << 18)
 _SHORTHAND = U64(3 << 18)
+_SHORTHAND_OTHERS = _SHORTHAND
+_LOGICAL = U64(1 << 11)
+_ASSERT = U64(1 << 14)
+_LEVEL = U64(1 << 15)
+_HIGH32 = U64(0xFFFF_FFFF_0000_0000)
+_LDR = U64(0xFF00_0000)
+_DFR_FLAT = U64(0xF000_0000)
+_DFR_ONES = U64(0x0FFF_FFFF)
+_NIBBLE = U64(15)
+_SLOT = U64(15)  # a register of the page has 16 bytes, of which 4 are used
 _INDEX = U64(63)
 _CLASS = U64(0xF0)
 _FIRST_LVT = U64(0x831)  # LVT_TIMER is entry 1
+# row of the MSR table by index - 0x800: reserved bits and direction hold for the page too
+_ROWS = np.full(64, -1, dtype=np.int64)
+for _k, _row in enumerate(MSRS):
+    for _n in range(_row.count):
+        if 0x800 <= _row.index + _n * _row.stride < 0x840:
+            _ROWS[_row.index + _n * _row.stride - 0x800] = _k
+_FIRST = U64(0x800)
+_DFR = U64(0x80E)
+_ICR2 = U64(0x831)
+_X2_ONLY = U64(0x83F)  # SELF_IPI
+_ACCESS_READ_ONLY, _ACCESS_WRITE_ONLY = 1, 2
+
+# results of a write
+WRITTEN = 0
+WRITE_FAULT = 1  # #GP
+NMI_TO_SELF = 2
+INIT_TO_SELF = 3
 
 # results of delivering an LVT entry
 LVT_DROPPED = 0
@@ -72,6 +118,8 @@ def lapic_reset(lapic, ident):
     lapic.spiv = _SPIV_RESET
     lapic.esr = ZERO
     lapic.icr = ZERO
+    lapic.ldr = ZERO
+    lapic.dfr = LOW32
     for i in range(4):
         lapic.irr[i] = ZERO
         lapic.isr[i] = ZERO
@@ -162,12 +210,8 @@ def lapic_deliver_lvt(lapic, which):
 @jit()
 def _divisor_shift(lapic):
     # bits 3,1,0 of the register: 0 by 2, 1 by 4 ... 6 by 128, 7 by 1
-    code = (lapic.divide & U64_3) | ((lapic.divide & U8) >> ONE)
-    return np.int64((code + ONE) & U64_7)
-
-
-U64_3 = U64(3)
-U64_7 = U64(7)
+    code = (lapic.divide & U3) | ((lapic.divide & U8) >> ONE)
+    return np.int64((code + ONE) & U7)
 
 
 @jit()
@@ -193,13 +237,10 @@ def lapic_set_deadline(core, lapic, deadline, offset):
         lapic.timer_at = core.t
     else:
         wait = deadline - (now + offset)
-        if wait >> U56_ == ZERO:
+        if wait >> U56 == ZERO:
             lapic.timer_at = ((core.t >> 4) + np.int64(wait)) << 4
         else:
             lapic.timer_at = NEVER
-
-
-U56_ = U64(56)
 
 
 @jit()
@@ -219,6 +260,56 @@ def lapic_timer_expire(core, lapic):
 
 
 @jit()
+def _x2apic_ldr(lapic):
+    return ((lapic.id >> U4) << U16) | (ONE << (lapic.id & _NIBBLE))
+
+
+@jit()
+def _is_destination(lapic, icr):
+    """Whether a message without shorthand names this APIC (SDM 3A 11.6.2, 11.12.10)."""
+    if lapic.apic_base & BASE_X2APIC != ZERO:
+        dest = icr >> U32
+        if dest == LOW32:
+            return True
+        if icr & _LOGICAL == ZERO:
+            return dest == lapic.id
+        ldr = _x2apic_ldr(lapic)
+        return dest >> U16 == ldr >> U16 and dest & ldr & WORD != ZERO
+    dest = icr >> U56
+    if dest == BYTE:
+        return True
+    if icr & _LOGICAL == ZERO:
+        return dest == lapic.id
+    ldr = lapic.ldr >> U24
+    if lapic.dfr & _DFR_FLAT == _DFR_FLAT:
+        return dest & ldr != ZERO
+    return dest >> U4 == ldr >> U4 and dest & ldr & _NIBBLE != ZERO
+
+
+@jit()
+def _accept(lapic, vector):
+    # A software-disabled APIC takes no fixed interrupt (SDM 3A 11.4.7.2); vectors below 16 are illegal.
+    if vector >= U16 and lapic.spiv & SPIV_ENABLE != ZERO:
+        lapic_set_irr(lapic, np.int64(vector))
+
+
+@jit()
+def _send(lapic, icr):
+    """Send the message in ICR: WRITTEN, or what it does to this core."""
+    shorthand = icr & _SHORTHAND
+    if shorthand == _SHORTHAND_OTHERS or (shorthand == ZERO and not _is_destination(lapic, icr)):
+        return WRITTEN
+    mode = icr & DELIVERY_MODE
+    if mode == MODE_NMI:
+        return NMI_TO_SELF
+    if mode == MODE_INIT and icr & (_LEVEL | _ASSERT) != _LEVEL:  # level de-assert is for old buses
+        return INIT_TO_SELF
+    if mode == MODE_FIXED or mode == MODE_LOWEST:
+        _accept(lapic, icr & BYTE)
+    return WRITTEN  # SMI, and SIPI of a core that does not wait for it
+
+
+@jit()
 def lapic_read(core, lapic, index):
     """RDMSR of an x2APIC register that exists and may be read."""
     if index == X2_ID:
@@ -230,7 +321,7 @@ def lapic_read(core, lapic, index):
     if index == X2_PPR:
         return lapic_ppr(lapic)
     if index == X2_LDR:
-        return ((lapic.id >> U4) << U16) | (ONE << (lapic.id & U64(15)))
+        return _x2apic_ldr(lapic)
     if index == X2_SIVR:
         return lapic.spiv
     if index >= X2_ISR0 and index < X2_ISR0 + U8:
@@ -261,12 +352,12 @@ def lapic_read(core, lapic, index):
 
 @jit()
 def lapic_write(core, lapic, index, value):
-    """WRMSR to an x2APIC register: 0 done, 1 #GP, 2 done and an NMI was sent to this core itself."""
+    """WRMSR to an x2APIC register: WRITTEN, WRITE_FAULT, NMI_TO_SELF or INIT_TO_SELF."""
     if index == X2_TPR:
         lapic.tpr = value & BYTE
     elif index == X2_EOI:
         if value != ZERO:
-            return 1
+            return WRITE_FAULT
         lapic_eoi(lapic)
     elif index == X2_SIVR:
         lapic.spiv = value
@@ -275,21 +366,13 @@ def lapic_write(core, lapic, index, value):
                 lapic.lvt[i] |= LVT_MASKED
     elif index == X2_ESR:
         if value != ZERO:
-            return 1
+            return WRITE_FAULT
         lapic.esr = ZERO
     elif index == X2_LVT_CMCI:
         lapic.lvt[LVT_CMCI] = value if lapic.spiv & SPIV_ENABLE != ZERO else value | LVT_MASKED
     elif index == X2_ICR:
         lapic.icr = value
-        shorthand = value & _SHORTHAND
-        to_self = shorthand == _SHORTHAND_SELF or shorthand == _SHORTHAND_ALL
-        if shorthand == ZERO and value >> U32 == lapic.id:
-            to_self = True
-        if to_self:
-            if value & DELIVERY_MODE == MODE_NMI:
-                return 2
-            if value & DELIVERY_MODE == MODE_FIXED and value & BYTE >= U16:
-                lapic_set_irr(lapic, np.int64(value & BYTE))
+        return _send(lapic, value)
     elif index >= X2_LVT_TIMER and index <= X2_LVT_ERROR:
         if lapic.spiv & SPIV_ENABLE == ZERO:
             value = value | LVT_MASKED
@@ -309,8 +392,61 @@ def lapic_write(core, lapic, index, value):
         if lapic.timer_at != NEVER and lapic.lvt[LVT_TIMER] & TIMER_MODE != TIMER_TSC_DEADLINE:
             _start_count(core, lapic)
     elif index == X2_SELF_IPI:
-        if value & BYTE >= U16:
-            lapic_set_irr(lapic, np.int64(value & BYTE))
+        _accept(lapic, value & BYTE)
     else:
-        return 1
-    return 0
+        return WRITE_FAULT
+    return WRITTEN
+
+
+# --- the xAPIC page ---------------------------------------------------------------------------------------
+@jit()
+def lapic_mmio_read(core, lapic, offset, size):
+    """Read `size` bytes at `offset` of the page.
+
+    The manual leaves open what other than an aligned 32-bit access does: parts of the four bytes of a
+    register read as such, everything else as 0, which is what KVM does.
+    """
+    if (offset & _SLOT) + size > U4:
+        return ZERO
+    index = _FIRST + (offset >> U4)
+    value = ZERO
+    if index == X2_ID:
+        value = lapic.id << U24
+    elif index == X2_LDR:
+        value = lapic.ldr
+    elif index == _DFR:
+        value = lapic.dfr
+    elif index == _ICR2:
+        value = lapic.icr >> U32
+    elif index <= _X2_ONLY:
+        row = _ROWS[index - _FIRST]
+        if row >= 0 and core.msr_access[row] != _ACCESS_WRITE_ONLY:
+            value = lapic_read(core, lapic, index) & LOW32
+    return (value >> ((offset & U3) << U3)) & (ALL >> (U64_BITS - (size << U3)))
+
+
+@jit()
+def lapic_mmio_write(core, lapic, offset, size, value):
+    """Write to the page: as lapic_write, but nothing faults. Reserved bits are dropped.
+
+    Anything but an aligned 32-bit access is dropped as KVM does; the manual leaves it open.
+    """
+    index = _FIRST + (offset >> U4)
+    if size != U4 or offset & _SLOT != ZERO or index >= _X2_ONLY:
+        return WRITTEN
+    if index == X2_LDR:
+        lapic.ldr = value & _LDR
+    elif index == _DFR:
+        lapic.dfr = (value & _DFR_FLAT) | _DFR_ONES
+    elif index == _ICR2:
+        lapic.icr = (lapic.icr & LOW32) | ((value & _LDR) << U32)
+    elif index == X2_EOI or index == X2_ESR:
+        return lapic_write(core, lapic, index, ZERO)
+    else:
+        row = _ROWS[index - _FIRST]
+        if row >= 0 and core.msr_access[row] != _ACCESS_READ_ONLY:
+            value &= ~core.msr_reserved[row] & LOW32
+            if index == X2_ICR:
+                value |= lapic.icr & _HIGH32
+            return lapic_write(core, lapic, index, value)
+    return WRITTEN

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
+from vpmu_emu.machine.bus import OFF_RAM, bus_read, bus_write, is_mapped, locate
 from vpmu_emu.machine.paging import (
     ACCESS_FETCH,
     ACCESS_READ,
@@ -27,7 +28,6 @@ from vpmu_emu.machine.physical import (
     ld16,
     ld32,
     ld64,
-    physical,
     st8,
     st16,
     st32,
@@ -52,7 +52,6 @@ VECTOR_UD = 6
 VECTOR_SS = 12
 VECTOR_GP = 13
 VECTOR_PF = 14
-OFF_RAM = U64((1 << 64) - 2)  # translated, but no memory lies there
 _U47 = U64(47)
 _CANONICAL_HIGH = U64(0x1FFFF)
 
@@ -138,21 +137,18 @@ def translate(core, M, E, va, access):
         E.fault_canonical = 0
         return NOWHERE
     if identity(core):
-        p = physical(core, va)
+        p = locate(core, E, va)
         E.page_global = 0
-        if p == NOWHERE:
+        if p == OFF_RAM and not is_mapped(core, va):
             _page_fault(core, E, va, access_error(core, access))
+            return NOWHERE
         return p
     gpa, error, shared = walk(core, M, E, va, access)
     if error != NO_ERROR:
         _page_fault(core, E, va, error)
         return NOWHERE
     E.page_global = 0 if shared == ZERO else 1
-    p = physical(core, gpa)
-    if p == NOWHERE:
-        E.bus_address = gpa
-        return OFF_RAM
-    return p
+    return locate(core, E, gpa)
 
 
 @jit()
@@ -163,7 +159,11 @@ def fetch_address(core, M, E, va):
     away, which is no event of the machine, must not make it walk again.
     """
     if identity(core):
-        return translate(core, M, E, va, ACCESS_FETCH)
+        p = translate(core, M, E, va, ACCESS_FETCH)
+        if p == OFF_RAM:
+            fault(E, VECTOR_UD, 0, ZERO)
+            return NOWHERE
+        return p
     page = va & PAGE_BASE
     key = page | (U2 if core.cpl > 0 else ONE)
     for k in range(core.itlb_n):
@@ -196,18 +196,6 @@ def drop_decoded(E):
         if E.generation & 0x7FFF == 0:
             for i in range(N_MAP):
                 E.map_key[i] = ZERO
-
-
-@jit()
-def bus_read(core, E, size):
-    """(code, value) of `size` bytes at E.bus_address, where no memory is: nobody drives the bus."""
-    return 0, ALL >> (U64(64) - (size << U3))
-
-
-@jit()
-def bus_write(core, E, size, value):
-    """code of storing `size` bytes at E.bus_address, where no memory is: nobody listens."""
-    return 0
 
 
 @jit()

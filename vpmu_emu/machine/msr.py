@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
+from vpmu_emu.machine.bus import note_ipi
 from vpmu_emu.machine.lapic import (
     BASE_ENABLE,
     BASE_X2APIC,
@@ -410,6 +411,7 @@ def msr_apply(core, E, rn, index, value):
         if value & BASE_ENABLE == ZERO:
             lapic_reset(core.lapic, ident)
         core.lapic.apic_base = value
+        tlb_flush(core, 1)  # its page may have moved
     elif row == R_MISC_ENABLE:
         core.misc_enable = (value & ~_MISC_READ_ONLY) | (core.misc_enable & _MISC_READ_ONLY)
     elif row == R_EFER:
@@ -437,10 +439,9 @@ def msr_apply(core, E, rn, index, value):
         lbr_write(core, row, n, value)
     elif index >= _X2APIC_FIRST and index <= _X2APIC_LAST:
         if core.vmx.nonroot != 0:
-            if lapic_write(core, core.vapic, index, value) == 2:
-                core.nmi_pending = 1
-        elif lapic_write(core, core.lapic, index, value) == 2:
-            core.nmi_pending = 1
+            lapic_write(core, core.vapic, index, value)  # TPR, EOI and SELF_IPI: the others exit
+        else:
+            note_ipi(core, lapic_write(core, core.lapic, index, value))
 
 
 # --- RDPMC ----------------------------------------------------------------------------------------------

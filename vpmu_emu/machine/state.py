@@ -61,7 +61,9 @@ LAPIC = np.dtype(
         ("tpr", "u8"),
         ("spiv", "u8"),  # bit 8: software enable
         ("esr", "u8"),
-        ("icr", "u8"),
+        ("icr", "u8"),  # bits 63:32 of xAPIC mode are ICR2
+        ("ldr", "u8"),  # logical destination of xAPIC mode; x2APIC derives its own from the id
+        ("dfr", "u8"),  # destination format: flat or cluster
         ("irr", "u8", (4,)),  # 256 request bits
         ("isr", "u8", (4,)),  # 256 in-service bits
         ("lvt", "u8", (7,)),  # CMCI, timer, thermal, PMI, LINT0, LINT1, error
@@ -342,6 +344,8 @@ ENGINE = np.dtype(
         ("page_flags", "u1", (N_PAGES,)),  # 1 holds decoded code (sticky), 2 dirty; belongs to RAM
         ("outside", "u1", (16,)),  # 15 bytes from there on, as many as can be fetched, then zeros
         ("fetch", "u1", (16,)),  # bytes of the instruction being decoded
+        ("emulating", "i8"),  # 1: a hypervisor executes an instruction of its guest
+        ("apic_effect", "i8"),  # what that instruction did to its guest through the xAPIC page
         ("kept_total", "u8", (2, N_CLASSES)),  # core.total while an instruction is emulated
         ("serial", "u1", (N_SERIAL,)),
         ("uops", UOP, (N_UOPS,)),
@@ -368,12 +372,14 @@ STOP_DEBUG_EXIT = 1
 STOP_HALTED = 2
 STOP_TRIPLE_FAULT = 3
 STOP_SHUTDOWN = 4  # KVM gave up: internal error, reported with stop_info
+STOP_RESET = 5  # the program reset the machine
 STOP_NAMES = {
     STOP_NONE: "running",
     STOP_DEBUG_EXIT: "debug-exit",
     STOP_HALTED: "halted",
     STOP_TRIPLE_FAULT: "triple-fault",
     STOP_SHUTDOWN: "shutdown",
+    STOP_RESET: "reset",
 }
 # codes with which run functions return to Python without the run being over
 RUN_SLICE = 100

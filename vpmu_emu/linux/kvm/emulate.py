@@ -11,14 +11,17 @@ import numpy as np
 
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.kvm.exits import kvm_queue_exception
+from vpmu_emu.linux.kvm.lapic import kvm_apic_note_ipi
 from vpmu_emu.linux.kvm.pmu import kvm_pmu_trigger_event
 from vpmu_emu.linux.native import cost
 from vpmu_emu.linux.perf.pmi import charge
 from vpmu_emu.linux.trace_kinds import TR_EMULATE_INSN
 from vpmu_emu.machine.alu import execute_general, fold_flags, spread_flags
+from vpmu_emu.machine.bus import EXIT_APIC_ACCESS, EXIT_EPT_MISCONFIG
 from vpmu_emu.machine.decode import DECODED, decode, fetch_code
 from vpmu_emu.machine.engine import uses_stack
 from vpmu_emu.machine.interrupts import VECTOR_UD
+from vpmu_emu.machine.lapic import WRITTEN
 from vpmu_emu.machine.memory import VECTOR_PF, VECTOR_SS, fault
 from vpmu_emu.machine.ops import COLD_OP, GENERAL_OP, HOT_OP, SYSTEM_BASE
 from vpmu_emu.machine.privileged import execute_system
@@ -39,6 +42,7 @@ from vpmu_emu.machine.state import (
 )
 from vpmu_emu.machine.u64 import ONE, U7, U8, U64, ZERO
 from vpmu_emu.machine.vmx import (
+    EXIT_EXCEPTION_NMI,
     PROC_HLT,
     PROC_IO,
     PROC_RDPMC,
@@ -142,11 +146,14 @@ def x86_emulate_instruction(S, M, E):
     rip = core.rip
     u = E.uops[SCRATCH]
     u.emulator = 0
+    E.emulating = 1
+    E.apic_effect = WRITTEN
     code = _decode_and_execute(core, M, E, u)
     if code >= CODE_NOT_RETIRED:
         core.rip = rip
     save_guest(core, M)
     vcpu.cpl = core.cpl  # SYSCALL counts at the privilege level where it arrives
+    E.emulating = 0
     core.vmx.nonroot = 0
     core.cpl = 0
     core.shadow = 0
@@ -170,6 +177,7 @@ def x86_emulate_instruction(S, M, E):
             core.cr2 = E.fault_address
         kvm_queue_exception(S, vector, E.fault_has_error, E.fault_error)
     else:
+        kvm_apic_note_ipi(S, E.apic_effect)
         vcpu.emulated_insns += ONE
         kvm_pmu_trigger_event(S, E, vcpu.pmu.pmc_counting_instructions)
         if (u.lanes1 >> BRANCH_LANE) & ONE != ZERO:
@@ -218,7 +226,15 @@ def handle_ud(S, M, E):
 
 
 @jit()
-def handle_exception_nmi(S, M, E):
-    """An exception of the exception bitmap, which is #UD; an NMI has been handled in the entry path."""
-    if (S.cores[0].vmx.exit_intr_info >> U8) & U7 == TYPE_HARD_EXCEPTION:
-        handle_ud(S, M, E)
+def handle_emulated_exit(S, M, E):
+    """The exits that are left to the emulator; core.vmx.exit_reason may then be that of another one.
+
+    An NMI has been handled in the entry path; the exception bitmap has #UD alone.
+    """
+    vmx = S.cores[0].vmx
+    if vmx.exit_reason == EXIT_EXCEPTION_NMI:
+        if (vmx.exit_intr_info >> U8) & U7 == TYPE_HARD_EXCEPTION:
+            handle_ud(S, M, E)
+    elif vmx.exit_reason == EXIT_APIC_ACCESS or vmx.exit_reason == EXIT_EPT_MISCONFIG:
+        # handle_apic_access(), handle_ept_misconfig()
+        x86_emulate_instruction(S, M, E)

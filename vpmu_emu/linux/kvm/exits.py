@@ -18,6 +18,7 @@ from vpmu_emu.linux.kvm.lapic import (
 from vpmu_emu.linux.kvm.pmu import kvm_pmu_trigger_event
 from vpmu_emu.linux.native import cost
 from vpmu_emu.linux.perf.pmi import charge
+from vpmu_emu.machine.bus import EXIT_APIC_ACCESS, EXIT_EPT_MISCONFIG
 from vpmu_emu.machine.lapic import BASE_X2APIC
 from vpmu_emu.machine.memory import VECTOR_GP
 from vpmu_emu.machine.msr import (
@@ -329,6 +330,8 @@ def vmx_handle_exit(S, M, E):
         core.stop = STOP_TRIPLE_FAULT
     elif (
         reason != EXIT_EXCEPTION_NMI
+        and reason != EXIT_APIC_ACCESS
+        and reason != EXIT_EPT_MISCONFIG
         and reason != EXIT_EXTERNAL_INTERRUPT
         and reason != EXIT_PREEMPTION_TIMER
     ):  # those are done with before

@@ -14,15 +14,19 @@ from vpmu_emu.linux.state import KVM_REQ_EVENT
 from vpmu_emu.machine.lapic import (
     BASE_ENABLE,
     BASE_X2APIC,
+    INIT_TO_SELF,
     LVT_NMI,
+    NMI_TO_SELF,
+    WRITE_FAULT,
     lapic_read,
     lapic_reset,
     lapic_set_deadline,
     lapic_timer_expire,
     lapic_write,
 )
+from vpmu_emu.machine.memory import tlb_flush
 from vpmu_emu.machine.physical import st8
-from vpmu_emu.machine.state import NEVER
+from vpmu_emu.machine.state import NEVER, STOP_RESET
 from vpmu_emu.machine.u64 import BYTE, ONE, U3, U7, U64, ZERO
 from vpmu_emu.machine.vmx import (
     PIN_PREEMPTION,
@@ -86,6 +90,7 @@ def kvm_set_apic_base(S, M, value):
         if new == ZERO:
             lapic_reset(vapic, vapic.id)
     vapic.apic_base = value
+    tlb_flush(S.cores[0], 1)
     vmx_update_msr_bitmap_x2apic(S, M)
     return 0
 
@@ -98,10 +103,19 @@ def kvm_x2apic_msr_write(S, E, index, value):
         return 1
     charge(S, E, COST_REG_WRITE)
     done = lapic_write(core, core.vapic, index, value)
-    if done == 2:  # an NMI to itself
+    if done == WRITE_FAULT:
+        return 1
+    kvm_apic_note_ipi(S, done)
+    return 0
+
+
+@jit()
+def kvm_apic_note_ipi(S, effect):
+    """What the guest's APIC did to its own vCPU: __apic_accept_irq() of an NMI or INIT."""
+    if effect == NMI_TO_SELF:
         S.vcpus[0].nmi_pending = min(S.vcpus[0].nmi_pending + 1, NMI_LIMIT)
-        return 0
-    return done
+    elif effect == INIT_TO_SELF:
+        S.cores[0].stop = STOP_RESET  # the VMM has no firmware to start
 
 
 @jit()

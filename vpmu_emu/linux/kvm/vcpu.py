@@ -29,10 +29,18 @@ from vpmu_emu.linux.perf.pmi import (
     sysvec_apic_timer_interrupt,
 )
 from vpmu_emu.linux.perf.sched import perf_event_task_sched
-from vpmu_emu.linux.state import KVM_REQ_EVENT, KVM_REQ_PMI, KVM_REQ_PMU
+from vpmu_emu.linux.state import KVM_REQ_EVENT, KVM_REQ_PMI, KVM_REQ_PMU, MODE_PASSTHROUGH
 from vpmu_emu.linux.trace_kinds import TR_HOST_IRQ, TR_INJECT_NMI
 from vpmu_emu.machine.interrupts import RFLAGS_IF
-from vpmu_emu.machine.lapic import lapic_ack, lapic_pending, lapic_timer_expire
+from vpmu_emu.machine.lapic import (
+    BASE_X2APIC,
+    X2_ICR,
+    lapic_ack,
+    lapic_pending,
+    lapic_timer_expire,
+    lapic_write,
+)
+from vpmu_emu.machine.msr import ROW
 from vpmu_emu.machine.ring import emit
 from vpmu_emu.machine.state import NEVER, RAX, RCX, RDX, RUN_SLICE, STOP_HALTED, STOP_SHUTDOWN
 from vpmu_emu.machine.u64 import BYTE, LOW32, ONE, U3, U8, U32, U64, ZERO
@@ -78,6 +86,9 @@ COST_CONTEXT_SWITCH = cost("context_switch")
 COST_FASTPATH_WRMSR = cost("kvm_lapic_reg_write")
 
 LOCAL_TIMER_VECTOR = 0xEC
+EXIT_FASTPATH_NONE, EXIT_FASTPATH_REENTER_GUEST, EXIT_FASTPATH_EXIT_HANDLED = 0, 1, 2
+ICR_NOT_FAST = U64(0xC_0F00)  # a shorthand, a logical destination, another mode than fixed
+R_X2APIC_ICR = ROW["IA32_X2APIC_ICR"]
 MP_STATE_RUNNABLE, MP_STATE_HALTED, MP_STATE_ASLEEP = 0, 1, 2
 MSR_X2APIC_EOI = U64(0x80B)
 MSR_IA32_TSC_DEADLINE = U64(by_name("IA32_TSC_DEADLINE"))
@@ -257,36 +268,53 @@ def vmx_vcpu_exit(S, M, E):
 
 
 @jit()
+def handle_fastpath_set_x2apic_icr_irqoff(S, M, E, data):
+    """A fixed interrupt to one vCPU by its number; False if that is not what ICR asks for."""
+    core = S.cores[0]
+    reserved = S.vm.msr_reserved[R_X2APIC_ICR] | ICR_NOT_FAST
+    if core.vapic.apic_base & BASE_X2APIC == ZERO or data & reserved != ZERO or data >> U32 == LOW32:
+        return False
+    charge(S, E, COST_FASTPATH_WRMSR)
+    old = core.vapic.icr
+    lapic_write(core, core.vapic, X2_ICR, data)
+    if S.config.apicv == 0 and lapic_pending(core.vapic) >= 0:
+        kvm_make_request(S, E, KVM_REQ_EVENT)  # without APICv software injects it
+    finish_wrmsr(S, M, E, X2_ICR, data, old, 0)
+    return True
+
+
+@jit()
 def vmx_exit_handlers_fastpath(S, M, E):
-    """1: EXIT_FASTPATH_REENTER_GUEST, the guest goes on within the inner loop."""
+    """What needs no slow path; vcpu.exit_fastpath says so. 1: the guest goes on within the inner loop."""
     core = S.cores[0]
     vcpu = S.vcpus[0]
     reason = core.vmx.exit_reason
-    again = 0
+    done = EXIT_FASTPATH_NONE
     if reason == EXIT_PREEMPTION_TIMER:
         kvm_lapic_expired_hv_timer(S, E)
-        again = 1
-    elif reason == EXIT_MSR_WRITE and core.regs[RCX] & LOW32 == MSR_IA32_TSC_DEADLINE:
-        charge(S, E, COST_FASTPATH_WRMSR)
+        done = EXIT_FASTPATH_REENTER_GUEST
+    elif reason == EXIT_MSR_WRITE:
+        index = core.regs[RCX] & LOW32
         value = (core.regs[RAX] & LOW32) | (core.regs[RDX] << U32)
-        old = core.vapic.tsc_deadline
-        kvm_set_lapic_tscdeadline_msr(S, M, value)
-        finish_wrmsr(S, M, E, MSR_IA32_TSC_DEADLINE, value, old, 0)
-        again = 1
+        if index == MSR_IA32_TSC_DEADLINE:
+            charge(S, E, COST_FASTPATH_WRMSR)
+            old = core.vapic.tsc_deadline
+            kvm_set_lapic_tscdeadline_msr(S, M, value)
+            finish_wrmsr(S, M, E, MSR_IA32_TSC_DEADLINE, value, old, 0)
+            done = EXIT_FASTPATH_REENTER_GUEST
+        elif index == X2_ICR and handle_fastpath_set_x2apic_icr_irqoff(S, M, E, value):
+            # The kernel of the passthrough series still leaves the inner loop after an ICR write.
+            old_kernel = S.config.mode == MODE_PASSTHROUGH
+            done = EXIT_FASTPATH_EXIT_HANDLED if old_kernel else EXIT_FASTPATH_REENTER_GUEST
     # kvm_vcpu_exit_request(): work that waits needs the slow path.
-    if again != 0 and vcpu.requests & (KVM_REQ_PMU | KVM_REQ_PMI | KVM_REQ_EVENT) == ZERO:
+    waits = vcpu.requests & (KVM_REQ_PMU | KVM_REQ_PMI | KVM_REQ_EVENT) != ZERO
+    if done == EXIT_FASTPATH_REENTER_GUEST and waits:
+        done = EXIT_FASTPATH_EXIT_HANDLED
+    vcpu.exit_fastpath = done
+    if done == EXIT_FASTPATH_REENTER_GUEST:
         vcpu.fastpaths += ONE
         return 1
     return 0
-
-
-@jit(inline=True)
-def vmx_fastpath_done(core):
-    """Whether the fast path has handled this exit already."""
-    reason = core.vmx.exit_reason
-    return reason == EXIT_PREEMPTION_TIMER or (
-        reason == EXIT_MSR_WRITE and core.regs[RCX] & LOW32 == MSR_IA32_TSC_DEADLINE
-    )
 
 
 @jit()

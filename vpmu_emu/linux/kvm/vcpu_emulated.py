@@ -7,7 +7,7 @@ the guest, guest events that exclude the host (atomic_switch_perf_msrs).
 from __future__ import annotations
 
 from vpmu_emu._jit import borrowed, jit
-from vpmu_emu.linux.kvm.emulate import handle_exception_nmi
+from vpmu_emu.linux.kvm.emulate import handle_emulated_exit
 from vpmu_emu.linux.kvm.exits import (
     finish_rdmsr,
     finish_rdpmc,
@@ -33,12 +33,12 @@ from vpmu_emu.linux.kvm.pmu_emulated import (
     pmc_read_counter,
 )
 from vpmu_emu.linux.kvm.vcpu import (
+    EXIT_FASTPATH_NONE,
     handle_exit_irqoff,
     kvm_check_and_inject_events,
     vcpu_block,
     vcpu_load,
     vmx_exit_handlers_fastpath,
-    vmx_fastpath_done,
     vmx_vcpu_enter,
     vmx_vcpu_exit,
 )
@@ -52,7 +52,6 @@ from vpmu_emu.machine.state import CODE_EXIT, RAX, RCX, RDX, RUN_STOPPED, RUN_WA
 from vpmu_emu.machine.u64 import LOW32, ONE, U8, U32, U64, ZERO
 from vpmu_emu.machine.vmx import (
     ENTRY_LOAD_GLOBAL_CTRL,
-    EXIT_EXCEPTION_NMI,
     EXIT_LOAD_GLOBAL_CTRL,
     EXIT_MSR_READ,
     EXIT_MSR_WRITE,
@@ -206,10 +205,9 @@ def vcpu_run_emulated(S, M, E):
             atomic_switch_perf_msrs(S, M, E)
             vmx_vcpu_enter(S, M, E)
         handle_exit_irqoff(S, E)
-        if not vmx_fastpath_done(core):
+        if vcpu.exit_fastpath == EXIT_FASTPATH_NONE:
             charge(S, E, COST_HANDLE_EXIT)
-            if core.vmx.exit_reason == EXIT_EXCEPTION_NMI:
-                handle_exception_nmi(S, M, E)
+            handle_emulated_exit(S, M, E)
             reason = core.vmx.exit_reason  # of the exit, or of what the emulator met
             if reason == EXIT_MSR_WRITE or reason == EXIT_MSR_READ or reason == EXIT_RDPMC:
                 handle_pmu_exit(S, M, E)

@@ -1,0 +1,112 @@
+"""Physical addresses where no memory lies: the page of the local APIC, and a bus that nobody drives.
+
+SDM volume 3, section 11.4.1. These pages are never in the TLB. In a guest every access to them leaves it:
+an emulator, which sets `E.emulating`, makes the access to the guest's own APIC instead.
+"""
+
+from __future__ import annotations
+
+from vpmu_emu._jit import jit
+from vpmu_emu.machine.lapic import (
+    BASE_ADDRESS,
+    BASE_ENABLE,
+    BASE_RESET,
+    BASE_X2APIC,
+    INIT_TO_SELF,
+    NMI_TO_SELF,
+    lapic_mmio_read,
+    lapic_mmio_write,
+)
+from vpmu_emu.machine.physical import NOWHERE, physical
+from vpmu_emu.machine.state import CODE_EDGE, CODE_EXIT, CODE_NEXT, STOP_RESET
+from vpmu_emu.machine.u64 import ALL, ONE, PAGE_BASE, PAGE_MASK, U3, U12, U64, ZERO
+from vpmu_emu.tables.cpus import LATENCIES
+from vpmu_emu.tables.exits import exit_number
+
+OFF_RAM = U64((1 << 64) - 2)  # translated, but no memory lies there
+LAT_MSR = LATENCIES.index("msr")
+EXIT_APIC_ACCESS = U64(exit_number("APIC_ACCESS"))
+EXIT_EPT_MISCONFIG = U64(exit_number("EPT_MISCONFIG"))
+_DEFAULT_PAGE = BASE_RESET & BASE_ADDRESS
+_BITS = U64(64)
+
+
+@jit()
+def is_apic_page(core, gpa):
+    """Whether the running program's local APIC answers at a physical address: xAPIC mode, its page."""
+    base = core.vapic.apic_base if core.vmx.nonroot != 0 else core.lapic.apic_base
+    return base & (BASE_ENABLE | BASE_X2APIC) == BASE_ENABLE and gpa & PAGE_BASE == base & BASE_ADDRESS
+
+
+@jit()
+def is_mapped(core, gpa):
+    """Whether the identity map without page tables has this page, though no memory lies there."""
+    return gpa & PAGE_BASE == _DEFAULT_PAGE or is_apic_page(core, gpa)
+
+
+@jit()
+def locate(core, E, gpa):
+    """Host offset of a physical address, OFF_RAM with E.bus_address set where no memory answers."""
+    p = physical(core, gpa)
+    if p == NOWHERE or is_apic_page(core, gpa):
+        E.bus_address = gpa
+        return OFF_RAM
+    return p
+
+
+@jit()
+def _leaves(core, E, writes):
+    """Whether this access is one of a guest, which a hypervisor has to make: then the exit is noted."""
+    if core.vmx.nonroot == 0 or E.emulating != 0:
+        return False
+    vmx = core.vmx
+    vmx.exit_reason = EXIT_EPT_MISCONFIG
+    vmx.exit_qual = ZERO
+    if vmx.apicv != 0 and is_apic_page(core, E.bus_address):
+        # SDM 3C table 28-6: offset, and a linear access that reads or writes
+        vmx.exit_reason = EXIT_APIC_ACCESS
+        vmx.exit_qual = (E.bus_address & PAGE_MASK) | (writes << U12)
+    vmx.exit_intr_info = ZERO
+    vmx.exit_intr_err = ZERO
+    vmx.exit_insn_len = ZERO
+    return True
+
+
+@jit()
+def bus_read(core, E, size):
+    """(code, value) of `size` bytes at E.bus_address; where nobody drives the bus all bits are 1."""
+    if _leaves(core, E, ZERO):
+        return CODE_EXIT, ZERO
+    if is_apic_page(core, E.bus_address):
+        core.t += core.latency[LAT_MSR]
+        offset = E.bus_address & PAGE_MASK
+        if core.vmx.nonroot != 0:
+            return CODE_NEXT, lapic_mmio_read(core, core.vapic, offset, size)
+        return CODE_NEXT, lapic_mmio_read(core, core.lapic, offset, size)
+    return CODE_NEXT, ALL >> (_BITS - (size << U3))
+
+
+@jit()
+def bus_write(core, E, size, value):
+    """code of storing `size` bytes at E.bus_address: what an APIC is told may change what comes next."""
+    if _leaves(core, E, ONE):
+        return CODE_EXIT
+    if is_apic_page(core, E.bus_address):
+        core.t += core.latency[LAT_MSR]
+        offset = E.bus_address & PAGE_MASK
+        if core.vmx.nonroot != 0:
+            E.apic_effect = lapic_mmio_write(core, core.vapic, offset, size, value)
+        else:
+            note_ipi(core, lapic_mmio_write(core, core.lapic, offset, size, value))
+        return CODE_EDGE
+    return CODE_NEXT
+
+
+@jit()
+def note_ipi(core, effect):
+    """What a write to the core's own APIC did to the core itself. Modifies core."""
+    if effect == NMI_TO_SELF:
+        core.nmi_pending = 1
+    elif effect == INIT_TO_SELF:
+        # INIT starts the firmware, and there is none.
+        core.stop = STOP_RESET
