@@ -28,7 +28,7 @@ EN_USR, EN_OS, EN_EDGE, EN_INT, EN_ANY, EN_EN, EN_INV = (
     1 << 22,
     1 << 23,
 )
-CTR_FRZ, COND_CHG = 1 << 59, 1 << 63
+CTR_FRZ = 1 << 59
 FREEZE_PERFMON_ON_PMI = 1 << 12
 
 
@@ -194,20 +194,29 @@ class Pmu:
             if value & ~self._global_bits():
                 raise Gp
             self.global_ctrl = value
-        elif msr in (0x390, 0x391):
-            allowed = self._global_bits() | (0b11 << 61) | (1 << 55)
+        elif msr == 0x390:
+            # SDM volume 4, table 2-2: uncore overflow since version 3; freezes and ASCI since 4.
+            allowed = self._global_bits() | 0b11 << 62
+            if s.version >= 3:
+                allowed |= 1 << 61
             if s.version >= 4:
                 allowed |= 0b111 << 58
-            if msr == 0x390:
-                allowed |= COND_CHG
             if value & ~allowed:
                 raise Gp
-            if msr == 0x390:
-                self.status &= ~value
-            else:
-                self.status |= value
+            self.status &= ~value
+        elif msr == 0x391:
+            if value & ~(self._global_bits() | 0b11 << 61 | 0b111 << 58 | 1 << 55):
+                raise Gp
+            self.status |= value
         elif msr == 0x1D9:
-            if value & ~0xFFC7:
+            allowed = 0x7C7
+            if s.version >= 2:
+                allowed |= 0b11 << 11  # freeze the LBRs, freeze the counters
+            if s.perf_caps & (1 << 12):
+                allowed |= 1 << 14  # freeze in SMM
+            if s.rtm:
+                allowed |= 1 << 15
+            if value & ~allowed:
                 raise Gp
             self.debugctl = value
         else:

@@ -156,6 +156,7 @@ def guest_shape(host: Shape, settings: Mapping[str, int], fixed_cap: int = 3) ->
         fixed=min(told.fixed, host.fixed, fixed_cap) if version > 1 else 0,
         fixed_width=min(told.fixed_width, host.fixed_width),
         perf_capabilities=told.perf_capabilities if version else 0,
+        pdcm=told.pdcm and version > 0,
         anythread_deprecated=version > 0,
     )
 
@@ -387,7 +388,7 @@ def build_vm(
 
     guest = attrs.evolve(
         model,
-        features=model.features - NOT_FOR_GUESTS - (frozenset() if shape.version else {"pdcm"}),
+        features=model.features - NOT_FOR_GUESTS - (frozenset() if shape.pdcm else {"pdcm"}),
     )
     pmu_leaf = cpuid_pmu(told, events_length=events[0], events_absent=events[1])
     leaves = [
