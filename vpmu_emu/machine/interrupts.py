@@ -12,9 +12,10 @@ from vpmu_emu._jit import jit
 from vpmu_emu.machine.alu import spread_flags
 from vpmu_emu.machine.memory import VECTOR_GP, VECTOR_PF, VECTOR_SS, fault, read, write
 from vpmu_emu.machine.ring import TR_EXCEPTION, TR_IRQ, TR_NMI, emit
-from vpmu_emu.machine.state import CODE_FAULT, CODE_NEXT, CODE_NOT_RETIRED, RSP
+from vpmu_emu.machine.state import CLASS, CODE_FAULT, CODE_NEXT, CODE_NOT_RETIRED, RSP
 from vpmu_emu.machine.u64 import ONE, U2, U3, U4, U7, U8, U15, U16, U32, U48, U64, WORD, ZERO
 
+C_CYCLES = CLASS["cycles"]
 VECTOR_DF = 8
 VECTOR_NP = 11
 VECTOR_TS = 10
@@ -172,8 +173,18 @@ def _contributory(vector):
 def deliver(core, M, E, vector, kind, has_error, error, return_rip):
     """Deliver an event whatever it takes: CODE_NEXT, or CODE_FAULT for a triple fault.
 
-    `return_rip` is what the handler returns to. Status flags must be folded. Modifies core and memory.
+    `return_rip` is what the handler returns to. Status flags must be folded. The time of the memory
+    accesses is of the ring that was interrupted. Modifies core and memory.
     """
+    row = 0 if core.cpl == 0 else 1
+    t = core.t
+    code = _deliver(core, M, E, vector, kind, has_error, error, return_rip)
+    core.total[row, C_CYCLES] += U64(core.t - t)
+    return code
+
+
+@jit()
+def _deliver(core, M, E, vector, kind, has_error, error, return_rip):
     if kind == KIND_NMI:
         emit(E, core.t, TR_NMI, core.rip, U64(vector), ZERO, ZERO)
     elif kind == KIND_EXTERNAL:

@@ -686,11 +686,22 @@ def _task_register(core, M, E, u, op):
 
 @jit()
 def execute_system(core, M, E, u):
-    """Execute micro-op u of the SYSTEM group.
+    """Execute micro-op u of the SYSTEM group; the time of its memory accesses is of the ring it began in.
 
     core.total and core.t are up to date without this instruction when it is called. Returns a CODE_*; below
     CODE_NOT_RETIRED the instruction has retired itself. core.rip is set unless CODE_NEXT or CODE_FAULT.
     """
+    row = 0 if core.cpl == 0 else 1
+    t = core.t
+    counted = core.total[0, C_CYCLES] + core.total[1, C_CYCLES]
+    code = _execute(core, M, E, u)
+    counted = core.total[0, C_CYCLES] + core.total[1, C_CYCLES] - counted
+    core.total[row, C_CYCLES] += U64(core.t - t) - counted
+    return code
+
+
+@jit()
+def _execute(core, M, E, u):
     op = np.int64(u.op)
     core.rip = u.rip
     if op == S_WRMSR:
