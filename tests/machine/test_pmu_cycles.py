@@ -88,7 +88,7 @@ def finished(system):
 
 
 def steps(system):
-    """The totals at the start, and what single steps did while counters were on: (time by ring, all time, growth of totals by ring)."""
+    """Totals when counters went on, then step by step: (all time, growth of the totals by ring)."""
     core = system.core
     classes = {name: CLASS[name] for name in ("inst", "branch", "load", "store", "cycles")}
 

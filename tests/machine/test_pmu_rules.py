@@ -1,4 +1,4 @@
-"""Which PMU register exists and which bit faults: the manual's rules and KVM's, each written down again here.
+"""Which PMU register exists and which bit faults: the manual's rules and KVM's, each said once more here.
 
 The machine takes its rules from isa/msrs.toml; silicon is compared with the independent reference PMU,
 KVM with the rules of arch/x86/kvm as `kvm_faults` says them. Every instance of every register, every bit.
