@@ -3,6 +3,7 @@
 # The kernel goes to ring 3 and user code comes back with INT, again and again within one window. An
 # instruction belongs to the ring in which it starts: IRETQ is the kernel's, INT the user's. OS alone counts
 # the one, USR alone the other, both count all, none counts nothing; fixed counters know the same two bits.
+# CPUID in ring 3 exits under KVM, and KVM, which counts it in software, asks for the ring as well.
 #
 #: row X-rings
 #: modes bare emulated passthrough
@@ -10,6 +11,8 @@
 #: expect all: pmc0 == ROUNDS * (insns(again, leaving) + insns(back, done)) + insns(opened, again) + insns(done, closed)
 #: expect all: pmc1 == ROUNDS * insns(user, user_end)
 #: expect all: pmc2 == pmc0 + pmc1
+#: expect bare: exits.CPUID == 0
+#: expect emulated passthrough: exits.CPUID == ROUNDS
 #: expect all: pmc3 == 0
 # Branches: IRETQ and the kernel's JNZ; in ring 3 the JMP and INT.
 #: expect all: pmc4 == ROUNDS * 2
@@ -46,7 +49,7 @@ _start:
         wrmsr_const IA32_FIXED_CTR_CTRL, FIXED0_USR | FIXED1_USR | FIXED2_OS
         wrmsr_const IA32_PERF_GLOBAL_CTRL, 0xff | GLOBAL_FIXED0 | GLOBAL_FIXED1 | GLOBAL_FIXED2
 opened:
-        mov ebx, ROUNDS
+        mov r12d, ROUNDS
 again:
         push_user_frame user
         iretq
@@ -54,6 +57,8 @@ leaving:
 
 user:
         nop
+        xor eax, eax
+        cpuid
         mfence
         jmp 1f
 1:      int BACK
@@ -61,7 +66,7 @@ user_end:
 
 back:
         lea rsp, [rsp + 40]             # what INT pushed
-        dec ebx
+        dec r12d
         jnz again
 done:
         wrmsr_const IA32_PERF_GLOBAL_CTRL, 0
