@@ -159,7 +159,16 @@ def _link_by_name() -> None:
             identity.unique_name = f"{identity.func_qualname}${stable}"
         return identity
 
+    @cache
+    def number(record: Any) -> int:
+        return int.from_bytes(hashlib.sha256(repr(record).encode()).digest()[:6], "little")
+
+    def mangling_args(record: Any) -> Any:
+        # So does what a function's symbol says of its arguments.
+        return type(record).__name__, (number(record),)
+
     codegen.CPUCodeLibrary.add_linking_library = add_linking_library
+    types.Record.mangling_args = property(mangling_args)
     bytecode.FunctionIdentity.from_function = classmethod(from_function)
 
 
