@@ -5,7 +5,7 @@ STAMP := .venv/.stamp
 # Compiled code of the tests, apart from the user's own.
 CHECKED := NUMBA_BOUNDSCHECK=1
 
-.PHONY: setup build demo test lint bench nightly coverage clean
+.PHONY: setup build demo test lint bench mutants nightly coverage clean
 
 setup: $(STAMP)
 
@@ -48,7 +48,12 @@ bench: setup
 	$(BIN)/vpmu bench
 	$(BIN)/python -m pytest benchmarks --benchmark-only -o addopts=--import-mode=importlib
 
-nightly: lint
+# Each deliberate bug of isa/mutants.toml must be found by a guest.
+mutants: setup
+	$(BIN)/vpmu build
+	$(BIN)/python -m tests.mutants
+
+nightly: lint mutants
 	$(CHECKED) $(BIN)/vpmu build
 	VPMU_HYPOTHESIS=nightly $(CHECKED) $(BIN)/python -m pytest -n 2 --dist worksteal -o timeout=7200
 

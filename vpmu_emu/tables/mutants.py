@@ -21,6 +21,7 @@ class Mutant:
         group: conformance, selftest or kernel.
         doc: what is wrong, one sentence.
         unchecked: name of the MSR row whose reserved bits are accepted, "" for a bug in code.
+        killer: the cheapest thing that finds it: a guest, below guests/, or a module of tests.
         bit: its bit in `core.inject`.
     """
 
@@ -28,6 +29,7 @@ class Mutant:
     group: str
     doc: str
     unchecked: str = ""
+    killer: str = ""
     bit: np.uint64
 
 
