@@ -23,6 +23,7 @@ from vpmu_emu.machine.engine import uses_stack
 from vpmu_emu.machine.interrupts import VECTOR_UD
 from vpmu_emu.machine.lapic import WRITTEN
 from vpmu_emu.machine.memory import VECTOR_PF, VECTOR_SS, fault
+from vpmu_emu.machine.mutants import I_FEP
 from vpmu_emu.machine.ops import COLD_OP, GENERAL_OP, HOT_OP, SYSTEM_BASE
 from vpmu_emu.machine.privileged import execute_system
 from vpmu_emu.machine.ring import emit
@@ -179,6 +180,8 @@ def x86_emulate_instruction(S, M, E):
     else:
         kvm_apic_note_ipi(S, E.apic_effect)
         vcpu.emulated_insns += ONE
+        if core.inject & I_FEP != ZERO:
+            return
         kvm_pmu_trigger_event(S, E, vcpu.pmu.pmc_counting_instructions)
         if (u.lanes1 >> BRANCH_LANE) & ONE != ZERO:
             kvm_pmu_trigger_event(S, E, vcpu.pmu.pmc_counting_branches)
