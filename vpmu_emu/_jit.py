@@ -168,7 +168,8 @@ def _link_by_name() -> None:
         return type(record).__name__, (number(record),)
 
     codegen.CPUCodeLibrary.add_linking_library = add_linking_library
-    types.Record.mangling_args = property(mangling_args)
+    record_type: Any = types.Record
+    record_type.mangling_args = property(mangling_args)
     bytecode.FunctionIdentity.from_function = classmethod(from_function)
 
 
