@@ -17,7 +17,7 @@ SECTIONS {
   . = ALIGN(4096);
   .data : { *(.data) *(.rodata) *(.rodata.*) *(.data.*) }
   . = ALIGN(4096);
-  .bss : { *(.bss) *(COMMON) }
+  .bss : { *(.bss) *(.bss.*) *(COMMON) }
   /DISCARD/ : { *(.note.*) *(.comment) *(.eh_frame) }
 }
 """
@@ -53,6 +53,9 @@ def gnu(source: str, folder: Path, include: Path | None = None) -> dict[str, tup
     (folder / "gnu.ld").write_text(_SCRIPT)
     paths = ["-I", str(include)] if include else []
     _run("as", "--64", *paths, "-o", "gnu.o", "gnu.s", folder=folder)
+    # Our assembler does not merge strings.
+    _run("objcopy", "-w", "--set-section-flags", ".rodata*.str*=alloc,readonly,data", "gnu.o",
+         folder=folder)  # fmt: skip
     _run("ld", "-e", "0", "-z", "max-page-size=4096", "-T", "gnu.ld", "-o", "gnu.elf", "gnu.o",
          folder=folder)  # fmt: skip
     return sections((folder / "gnu.elf").read_bytes())

@@ -70,7 +70,7 @@ def test_every_name_and_alias_is_known_to_gnu_as(tmp_path):
     for name, forms in BY_NAME.items():
         form = forms[0]
         words = {"r/m8": "al", "r/m16": "ax", "r16": "ax", "rel8": ".", "rel32": "_start"}
-        words |= {"r8": "al", "r32": "eax", "r64": "rax", "r/m64": "rax", "m80": "[rax]"}
+        words |= {"r8": "al", "r32": "eax", "r64": "rax", "r/m64": "rax", "m80": "[rax]", "m8": "[rax]"}
         words |= {"imm8": "1", "imm16": "1", "m": "[rax]", "imm64": "1", "r/m32": "eax"}
         operands = [words.get(word, word) for word in form.operands]
         if not any(word.startswith(("moffs", "imm8s")) for word in operands):
@@ -170,6 +170,34 @@ mov eax, 'a'+1
 mov eax, 1+2<<3|1
 enter 16, 0
 nop word ptr cs:[rax+rax*1+0]
+cs nop word ptr [rax+rax*1]
+cs nop
+ds mov eax, [rsi]
+fs mov eax, [rsi]
+cs jne 2f
+rep stosd dword ptr es:[rdi], eax
+rep stos dword ptr es:[rdi], eax
+rep stos qword ptr [rdi], rax
+stos byte ptr [rdi]
+rep movs dword ptr es:[rdi], dword ptr ds:[rsi]
+rep movsq [rdi], [rsi]
+movsd dword ptr [rdi], [rsi]
+lods al, byte ptr ds:[rsi]
+lodsw ax, [rsi]
+scas al, byte ptr es:[rdi]
+repnz scas byte ptr es:[rdi]
+repz cmps byte ptr ds:[rsi], byte ptr es:[rdi]
+prefetcht0 [rax]
+prefetchnta byte ptr 64[rax+rcx]
+call x@PLT
+jmp x@PLT
+jne x@plt
+lock xadd dword ptr [rax], ecx
+notrack jmp qword ptr [rax*8+x]
+movzx eax, byte ptr x[rax]
+.globl x; jmp x@PLT
+.weak x; jmp x
+.weak x; jne x
 data_here: mov rax, [rip+data_here]
 """.strip().split("\n")
 

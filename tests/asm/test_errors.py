@@ -73,7 +73,16 @@ CASES = [
     ("mov eax ebx", 1, "ebx", "not expected", "comma is missing"),
     ("mov eax,", 1, "", "operand is missing", ""),
     ("jmp short x\nx:", 1, "short", "not needed", "short as they can be"),
-    ("call puts@plt", 1, "@", "not expected", "no linker"),
+    ("call puts@plt", 1, "puts", "'puts' is not defined", ""),
+    ("mov rax, x@gotpcrel[rip]", 1, "@", "not expected", "-fno-pic"),
+    ("stos dword ptr [rdi], ax", 1, "s", "differ in size", "stosw"),
+    ("stos [rdi]", 1, "s", "have no size", "stosb"),
+    ("stos dword ptr [rdx], eax", 1, "dword ptr [rdx]", "[rdi] here and nothing else", ""),
+    ("movsb [rdi], fs:[rsi]", 1, "fs:[rsi]", "[rsi] here and nothing else", ""),
+    ("lods ecx, [rsi]", 1, "ecx", "al, ax, eax or rax here", ""),
+    ("stosb [rdi], al, al", 1, "s", "takes 2 operands or none", ""),
+    ("gs add eax, ebx", 1, "g", "does not go with 'add'", "memory"),
+    (".uleb128 x\nx:", 1, "x", "", ""),
     ("mov eax, 'ab'", 1, "b", "not expected", ""),
     ("mov eax, 1/0", 1, "/", "division by zero", ""),
     ("mov eax, 1 << 64", 1, "<", "shift count", ""),
@@ -221,7 +230,7 @@ def test_the_image_cannot_grow_without_end():
     for source in (
         ".rept 100\n.skip 1 << 20\n.endr\n",
         ".rept 100\n.align 1 << 20\n.byte 1\n.endr\n",
-        ".section .comment\n.rept 100\n.align 1 << 20\n.byte 1\n.endr\n",
+        ".section .comment\n.rept 100\n.align 1 << 20\n.skip 1\n.endr\n",
         ".data\n.skip 1 << 25\n.bss\n.skip (1 << 25) + 1\n",
     ):
         (found,) = errors(source)

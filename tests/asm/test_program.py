@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.asm.gnu import gnu, require, sections
+from tests.conftest import ROOT
 from vpmu_emu.asm import assemble, assemble_file, listing, write_elf
 from vpmu_emu.errors import ConfigError, LoadError
 
@@ -31,17 +32,60 @@ def test_a_whole_program_is_the_image_of_gnu_as_and_ld(tmp_path):
         assert len(mine) == len(other)
 
 
+def _compiled(source, folder, *flags):
+    require("gcc")
+    always = ["-masm=intel", "-mgeneral-regs-only", "-ffreestanding", "-mno-red-zone"]
+    command = ["gcc", "-S", *always, *flags, "-o", "c.s", str(source)]
+    subprocess.run(command, cwd=folder, check=True)
+    return (folder / "c.s").read_text()
+
+
+BODIES = [SOURCE.with_name("compiled.c"), SOURCE.with_name("body.c"), ROOT / "guests" / "c" / "report.c"]
+
+
 @pytest.mark.parametrize("level", ["-O0", "-O1", "-O2", "-O3", "-Os"])
 @pytest.mark.parametrize("endbr", ["none", "full"])
-def test_compiler_output_is_the_image_of_gnu_as_and_ld(level, endbr, tmp_path):
-    require("gcc")
-    source = SOURCE.with_name("compiled.c")
-    flags = ["-masm=intel", "-mgeneral-regs-only", "-ffreestanding", "-fno-pic", "-mno-red-zone"]
-    flags += ["-fno-asynchronous-unwind-tables", f"-fcf-protection={endbr}", level]
-    command = ["gcc", "-S", *flags, "-o", "c.s", str(source)]
-    subprocess.run(command, cwd=tmp_path, check=True)
-    text = (tmp_path / "c.s").read_text()
+@pytest.mark.parametrize("source", BODIES, ids=lambda path: path.stem)
+def test_compiler_output_is_the_image_of_gnu_as_and_ld(source, level, endbr, tmp_path):
+    flags = ["-fno-pic", "-fno-asynchronous-unwind-tables", f"-fcf-protection={endbr}", level]
+    text = _compiled(source, tmp_path, *flags)
     assert _image(assemble(text)) == gnu(text, tmp_path)
+
+
+STYLES = {
+    "defaults": ["-fno-stack-protector"],  # position-independent and with .cfi where gcc says so
+    "pie": ["-fpie"],
+    "debugging": ["-fno-pic", "-g3"],
+    "debugging 4": ["-fno-pic", "-gdwarf-4"],
+    "comments": ["-fno-pic", "-fverbose-asm"],
+    "kernel": ["-mcmodel=kernel", "-fno-pic"],
+    "large": ["-mcmodel=large", "-fno-pic"],
+    "no jump tables": ["-fno-pic", "-fno-jump-tables"],
+    "frames": ["-fno-pic", "-fno-omit-frame-pointer", "-fno-plt"],
+}
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("level", ["-O0", "-O2"])
+def test_every_style_of_compiler_output_assembles_to_the_same(style, level, tmp_path):
+    for source in BODIES[1:]:
+        text = _compiled(source, tmp_path, level, *STYLES[style])
+        assert _image(assemble(text)) == gnu(text, tmp_path)
+
+
+def test_sections_of_their_own_lie_as_ld_lays_them(tmp_path):
+    flags = ["-fno-pic", "-ffunction-sections", "-fdata-sections", "-O2"]
+    text = _compiled(BODIES[1], tmp_path, *flags)
+    ours, theirs = _image(assemble(text)), gnu(text, tmp_path)
+    bss = {name: theirs.pop(name) for name in list(theirs) if name.startswith(".bss")}
+    assert ours.pop(".bss")[0] == min(at for at, _ in bss.values())
+    assert ours == theirs
+
+
+def test_numbers_of_varying_length_are_those_of_gnu_as(tmp_path):
+    numbers = "0, 1, 63, 64, 127, 128, 300, 0x7fffffff, 0x7fffffffffffffff"
+    source = f".data\n.uleb128 {numbers}\n.sleb128 {numbers}, -1, -64, -65, -300, -1 << 62\n"
+    assert assemble(source).segments[-1].data.hex() == gnu(source, tmp_path)[".data"][1].hex()
 
 
 def _random_program(seed: int) -> str:

@@ -754,6 +754,11 @@ class Instructions:
     def op_pause(self: Reference, ins: Any) -> None:
         pass
 
+    def op_prefetcht0(self: Reference, ins: Any) -> None:
+        self.classes.add(LOAD)  # no access and no fault
+
+    op_prefetcht1 = op_prefetcht2 = op_prefetchnta = op_prefetch = op_prefetchw = op_prefetcht0
+
     op_lfence = op_mfence = op_sfence = op_pause
 
     def op_clflush(self: Reference, ins: Any) -> None:

@@ -135,6 +135,7 @@ def _form(name: str, operands: str) -> Form:
         ("lea", "r64, m", True, {"inst"}),
         ("nop", "r/m32", True, {"inst", "nop"}),
         ("clflush", "m", True, {"inst"}),
+        ("prefetchw", "m8", True, {"inst", "load"}),
         ("push", "r/m64", True, {"inst", "load", "store"}),
         ("pop", "r/m64", True, {"inst", "load", "store"}),
         ("call", "r/m64", True, {"inst", "branch", "taken", "call", "indirect", "load", "store"}),

@@ -21,9 +21,13 @@ _LABEL = re.compile(r"\s*(?:([A-Za-z_.$][A-Za-z0-9_.$]*)|([0-9]+))\s*:(?!:)")
 _ASSIGN = re.compile(r"([A-Za-z_.$][A-Za-z0-9_.$]*)\s*(==?)(?!=)\s*")
 _WORD = re.compile(r"\S+")
 _IGNORED = {
-    ".globl", ".global", ".local", ".type", ".size", ".weak", ".hidden", ".protected", ".internal",
+    ".local", ".type", ".size", ".hidden", ".protected", ".internal",
     ".ident", ".file", ".loc", ".extern", ".code64", ".title", ".sbttl", ".print", ".warning",
     ".att_mnemonic", ".intel_mnemonic", ".addrsig", ".addrsig_sym", ".arch",
+}  # fmt: skip
+# Nothing of these is kept in notes and debugging tables, so nothing in them needs to have a value.
+_DROPPED = {
+    *DATA_SIZES, ".uleb128", ".sleb128", ".ascii", ".asciz", ".string", ".string8",
 }  # fmt: skip
 _CONDITIONALS = {
     ".if", ".ifdef", ".ifndef", ".ifnotdef", ".ifeq", ".ifne", ".ifgt", ".ifge", ".iflt", ".ifle",
@@ -146,6 +150,8 @@ class Assembler(Instructions, Directives, Blocks, Image):
                 raise Fault(msg, hint, 0, len(word))
             if self.pending:
                 self._flush_prefixes()
+            if self.section.role == "none" and word in _DROPPED:
+                return
             try:
                 handler(stripped, statement)
             except UndefinedFault:
@@ -183,6 +189,11 @@ class Assembler(Instructions, Directives, Blocks, Image):
         for name in (".comm", ".lcomm"):
             table[name] = self._comm
         table |= {
+            ".globl": self._binding(self.globals),
+            ".global": self._binding(self.globals),
+            ".weak": self._binding(self.weak),
+            ".uleb128": self._leb128(False),
+            ".sleb128": self._leb128(True),
             ".section": self._section_directive,
             ".pushsection": self._pushsection,
             ".popsection": self._popsection,

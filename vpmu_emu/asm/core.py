@@ -100,6 +100,8 @@ class Core:
         self.fragment = self.section.fragments[-1]
         self.macros: dict[str, Macro] = {}
         self.macro_calls = 0
+        self.globals: set[str] = set()
+        self.weak: set[str] = set()
         self.shadowed = False
         self.frames: list[Frame] = []
         self.conditions: list[Condition] = []

@@ -49,6 +49,28 @@ class Directives(Core):
 
         return handler
 
+    def _binding(self, names: set[str]) -> Callable[[str, Statement], None]:
+        def handler(text: str, statement: Statement) -> None:
+            names.update(name.strip() for name in text.split(","))
+
+        return handler
+
+    def _leb128(self, signed: bool) -> Callable[[str, Statement], None]:
+        def handler(text: str, statement: Statement) -> None:
+            for _, piece in split_operands(text):
+                value = self._number(piece, "a number of .uleb128 or .sleb128")
+                value = value if signed else value & (1 << 64) - 1
+                out = bytearray()
+                while True:
+                    out.append(value & 0x7F | 0x80)
+                    value >>= 7
+                    if value == (-1 if signed and out[-1] & 0x40 else 0):
+                        break
+                out[-1] &= 0x7F
+                self._emit(bytes(out), "data", statement)
+
+        return handler
+
     def _ascii(self, terminated: bool) -> Callable[[str, Statement], None]:
         def handler(text: str, statement: Statement) -> None:
             position, out, fresh = 0, bytearray(), True

@@ -25,7 +25,25 @@ PREFIXES = {
     "repne": 0xF2,
     "repnz": 0xF2,
     "notrack": 0x3E,
+    "es": 0x26,
+    "cs": 0x2E,
+    "ss": 0x36,
+    "ds": 0x3E,
+    "fs": 0x64,
+    "gs": 0x65,
 }
+_SEGMENT_WORDS = ("es", "cs", "ss", "ds", "fs", "gs")
+
+#: String instructions with their operands spelt out: which of them are [rdi], [rsi], the accumulator.
+STRINGS = {
+    "movs": ("rdi", "rsi"),
+    "cmps": ("rsi", "rdi"),
+    "stos": ("rdi", "a"),
+    "lods": ("a", "rsi"),
+    "scas": ("a", "rdi"),
+}
+_STRING_SIZES = {"b": 8, "w": 16, "d": 32, "q": 64}
+_STRING_NAMES = {stem + size for stem in STRINGS for size in ("", *_STRING_SIZES)}
 
 
 @attrs.frozen(eq=False)
@@ -213,6 +231,36 @@ def _special(name: str, operands: Sequence[Resolved]) -> tuple[str, tuple[Resolv
     return name, tuple(operands)
 
 
+def _string(name: str, operands: Sequence[Resolved]) -> str:
+    """The mnemonic without operands of a string instruction that has them, `stos dword ptr [rdi], eax`."""
+    stem = name if name in STRINGS else name[:-1]
+    roles = STRINGS[stem]
+    widths = {_STRING_SIZES[name[-1]]} if stem != name else set()
+    if len(operands) == 1:
+        roles = tuple(role for role in roles if role != "a")
+    if len(roles) != len(operands):
+        raise Fault(f"'{stem}' takes {len(STRINGS[stem])} operands or none")
+    for position, (role, operand) in enumerate(zip(roles, operands, strict=True), 1):
+        if isinstance(operand, Address) and role != "a":
+            memory = operand.memory
+            plain = memory.base is not None and memory.index is None and operand.disp == 0
+            # rdi is always in ES; another segment for rsi would be a prefix.
+            if plain and memory.base.name == role and memory.segment in (-1, 0 if role == "rdi" else 3):
+                widths |= {memory.size} - {0}
+                continue
+        elif role == "a" and isinstance(operand, Register) and operand.number == 0 and not operand.high:
+            if operand.kind == "r":
+                widths.add(operand.width)
+                continue
+        what = "al, ax, eax or rax" if role == "a" else f"[{role}]"
+        raise Fault(f"'{stem}' has {what} here and nothing else", "", -position)
+    if len(widths) != 1:
+        what = "differ in size" if widths else "have no size"
+        raise Fault(f"the operands of '{name}' {what}", f"write {stem}b, {stem}w, {stem}d or {stem}q")
+    size = widths.pop()
+    return stem + next(letter for letter, width in _STRING_SIZES.items() if width == size)
+
+
 def encode(
     name: str, prefixes: Sequence[str], operands: Sequence[Resolved]
 ) -> Encoded | Branch:
@@ -227,6 +275,8 @@ def encode(
         Fault: no form takes these operands, or a value does not fit; `at` is the index of the
             operand at fault plus one, negated, or 0 for the mnemonic.
     """
+    if operands and name in _STRING_NAMES:
+        name, operands = _string(name, operands), ()
     name, operands = _special(name, operands)
     choices = candidates(name, tuple(operand.key for operand in operands))
     for form, swapped in choices:
@@ -247,6 +297,11 @@ def encode(
         elif prefix == "notrack":
             if not ("branch" in row.retires and form.mod == "rm"):
                 raise Fault(f"'notrack' does not go with '{name}'")
+            head.append(byte)
+        elif prefix in _SEGMENT_WORDS:
+            named = next((o for o in operands if isinstance(o, Address)), None)
+            if not (row.sem in ("nop", "jcc") or (named and named.memory.segment < 0)):
+                raise Fault(f"'{prefix}' does not go with '{name}' here", "it is for memory operands")
             head.append(byte)
         elif not (row.rep or row.sem in ("ret", "nop", "pause", "bsf")):
             raise Fault(f"'{prefix}' does not go with '{name}'", "it repeats string instructions")

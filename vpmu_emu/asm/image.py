@@ -28,6 +28,12 @@ from vpmu_emu.asm.sections import (
 from vpmu_emu.errors import AssemblyError
 
 
+def _code_gap(size: int) -> bytes:
+    """What GNU ld puts between sections of code: no-operations of at most ten bytes."""
+    full, rest = divmod(size, 10)
+    return b"".join([*nops(10)] * full + [*nops(rest)])
+
+
 class Image(Core):
     """From everything read to the Program."""
 
@@ -60,6 +66,8 @@ class Image(Core):
                 tail = fragment.tail
                 if tail is None:
                     continue
+                # Another file might define a weak symbol, and a linker might bend a PLT: GNU as leaves room.
+                tail.far = tail.symbol in self.weak or (tail.plt and tail.symbol in self.globals)
                 try:
                     tail.target = settle(tail.target)
                     if tail.kind == "org":
@@ -205,7 +213,8 @@ class Image(Core):
             base = sections[0].address
             data = bytearray()
             for section in sections:
-                data += bytes(section.address - base - len(data))
+                gap = section.address - base - len(data)
+                data += _code_gap(gap) if role == "text" else bytes(gap)
                 for fragment in section.fragments:
                     data += fragment.data
             segments.append(

@@ -9,6 +9,7 @@ from functools import lru_cache
 from vpmu_emu.asm.core import Core, moved
 from vpmu_emu.asm.encode import (
     PREFIXES,
+    STRINGS,
     Address,
     Branch,
     Encoded,
@@ -25,6 +26,8 @@ from vpmu_emu.asm.sections import Tail, UndefinedFault
 from vpmu_emu.tables.instructions import BY_NAME
 
 _WORD = re.compile(r"\S+")
+# Through the procedure linkage table, which a static image does not have: the function itself.
+_PLT = re.compile(r"@plt\Z", re.IGNORECASE)
 _FIXED_LIMIT = 100_000
 #: Bytes of statements that came out the same wherever they stood.
 FIXED: dict[str, bytes] = {}
@@ -49,7 +52,7 @@ def _split_instruction(text: str) -> tuple[tuple[str, ...], str, tuple[tuple[int
         position = match.end()
         while position < len(text) and text[position].isspace():
             position += 1
-    if word not in BY_NAME:
+    if word not in BY_NAME and not (word in STRINGS and text[match.end() :].strip()):
         raise unknown_mnemonic(word).moved(position)
     operands: list[tuple[int, Operand]] = []
     rest = text[match.end() :]
@@ -58,6 +61,8 @@ def _split_instruction(text: str) -> tuple[tuple[str, ...], str, tuple[tuple[int
         begin = match.end() + len(rest) - len(stripped)
         for offset, piece in split_operands(stripped):
             at = begin + offset
+            if _PLT.search(piece) and "branch" in BY_NAME[word][0].instruction.retires:
+                piece = _PLT.sub("", piece)
             try:
                 operands.append((at, parse_operand(piece)))
             except Fault as fault:
@@ -112,11 +117,15 @@ class Instructions(Core):
         if self.section.role == "bss":
             raise Fault("only zeros can be in .bss", "instructions go in .text")
         if isinstance(encoded, Branch):
+            target = operands[0][1]
+            named = target.value if isinstance(target, Expression) else None
             tail = Tail(
                 "jump",
                 target=encoded.target,
                 short=encoded.short,
                 long=encoded.long,
+                symbol=named.name if isinstance(named, Name) else "",
+                plt=bool(_PLT.search(text)),
             )
             if self.pending:
                 self._flush_prefixes()

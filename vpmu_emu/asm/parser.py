@@ -253,7 +253,7 @@ def _syntax_fault(text: str, at: int) -> Fault:
     if text[at] == '"':
         hint = "a character is written 'a'"
     elif text[at] == "@":
-        hint = "there is no linker here: @plt and @gotpcrel have no meaning"
+        hint = "there is no linker here: compile with -fno-pic"
     elif re.search(r"[\w\])]\s*$", text[:at]) and text[at].isalnum():
         hint = "an operator or a comma is missing"
     return Fault(f"'{text[at : at + length]}' is not expected here", hint, at, length)

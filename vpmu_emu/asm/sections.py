@@ -81,6 +81,8 @@ class Tail:
         target: branch target, .org address or .skip length.
         short, long: opcode bytes of a branch.
         grown: the branch uses `long`.
+        symbol: what the branch names, if it is a symbol alone; plt: with `@PLT` behind it.
+        far: it must use `long`.
         alignment, limit: of an alignment; limit 0 is none.
         fill: byte, or None for no-operations.
         where: the statement, for errors.
@@ -92,6 +94,9 @@ class Tail:
     short: bytes = b""
     long: bytes = b""
     grown: bool = False
+    symbol: str = ""
+    plt: bool = False
+    far: bool = False
     alignment: int = 1
     limit: int = 0
     fill: int | None = 0
@@ -315,7 +320,8 @@ def relax(section: Section, faults: list[tuple[Any, Fault]]) -> None:
         if tail.kind == "jump":
             target = tail.target
             near = (
-                isinstance(target, Linear)
+                not tail.far
+                and isinstance(target, Linear)
                 and len(target.terms) == 1
                 and target.terms[0][1] == 1
                 and isinstance(target.terms[0][0], Fragment)

@@ -88,6 +88,8 @@ from vpmu_emu.machine.u64 import ONE, PAGE_BASE, PAGE_MASK, U12, U16, U48, U63, 
 from vpmu_emu.tables.cpus import LATENCIES
 
 OP_NOP = HOT_OP["nop"]
+OP_LOOP = HOT_OP["loop"]
+LOOPE, JRCXZ = COLD_OP["loope"], COLD_OP["jrcxz"]  # with LOOPNE between them
 LAT_LOAD = LATENCIES.index("load")
 LAT_STORE = LATENCIES.index("store")
 LOAD_LANE = U64(LANE_BITS * LANES1.index("load"))
@@ -274,7 +276,7 @@ def _decode(core, E, rip, u, have):
                 continue
         form = f
         break
-    if form < 0 or addr32:
+    if form < 0:
         u.cc = OUTSIDE - np.int64(UNDEFINED[opcode])
         return DECODED  # outside the subset: #UD when it is executed
     reg = 0
@@ -393,6 +395,12 @@ def _decode(core, E, rip, u, have):
         u.imm = U64(n)
         if n == 0:  # changes nothing but the upper half of a 32-bit register
             op = FIRST_COLD_SHIFT + ((op - FIRST_SHIFT) >> 1)
+    if addr32 and op != OP_NOP:
+        # 67 changes only addresses: linkers pad calls with it, but nobody computes with it here.
+        ecx = op == OP_LOOP or (op >= LOOPE and op <= JRCXZ)
+        if memory or ecx or FORM_TABLE[form, FC_REP] != 0:
+            u.cc = OUTSIDE
+            return DECODED
     if lock and (FORM_TABLE[form, FC_LOCK] == 0 or u.dst != K_MEM):
         return DECODED  # LOCK without a memory destination: #UD, u.op still says so
     u.op = op
