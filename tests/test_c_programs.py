@@ -1,4 +1,4 @@
-"""C from end to end: gcc's executable and gcc's assembly print in every mode what the same code prints natively."""
+"""C from end to end: what gcc made prints in every mode what the same code prints natively."""
 
 from __future__ import annotations
 

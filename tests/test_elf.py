@@ -453,6 +453,14 @@ def test_what_no_processor_has_is_not_missing(code):
     assert system.unsupported() is None
 
 
+def test_only_bytes_of_the_page_of_an_instruction_are_looked_at():
+    source = ".org 4093\n_start: .byte 0x0f, 0x58, 0xc1\n"
+    system = System(assemble(source), ram=2)
+    system.run()
+    found = system.unsupported()
+    assert (found["rip"], found["bytes"]) == (0x100FFD, "0f58c1")
+
+
 def test_instructions_are_missed_only_if_they_are_executed():
     source = """
     _start: lea rax, [rip + idt]; lidt [rip + idtr]

@@ -475,7 +475,7 @@ class System:
             return None
         line = self.program.line_at(rip)
         place = f"{line.file}:{line.line}" if line else None
-        code = bytes(E.outside[:8])
+        code = bytes(E.outside[: min(8, int(E.outside_size))])
         kind = _kind_of(code)
         text = (
             f"the instruction at {rip:#x}{f' ({place})' if place else ''}, bytes {code.hex(' ')} …, "

@@ -234,7 +234,7 @@ def _special(name: str, operands: Sequence[Resolved]) -> tuple[str, tuple[Resolv
 def _string(name: str, operands: Sequence[Resolved]) -> str:
     """The mnemonic without operands of a string instruction that has them, `stos dword ptr [rdi], eax`."""
     stem = name if name in STRINGS else name[:-1]
-    roles = STRINGS[stem]
+    roles: tuple[str, ...] = STRINGS[stem]
     widths = {_STRING_SIZES[name[-1]]} if stem != name else set()
     if len(operands) == 1:
         roles = tuple(role for role in roles if role != "a")
@@ -243,9 +243,10 @@ def _string(name: str, operands: Sequence[Resolved]) -> str:
     for position, (role, operand) in enumerate(zip(roles, operands, strict=True), 1):
         if isinstance(operand, Address) and role != "a":
             memory = operand.memory
-            plain = memory.base is not None and memory.index is None and operand.disp == 0
+            based = memory.base is not None and memory.base.name == role and memory.index is None
             # rdi is always in ES; another segment for rsi would be a prefix.
-            if plain and memory.base.name == role and memory.segment in (-1, 0 if role == "rdi" else 3):
+            segment = 0 if role == "rdi" else 3
+            if based and operand.disp == 0 and memory.segment in (-1, segment):
                 widths |= {memory.size} - {0}
                 continue
         elif role == "a" and isinstance(operand, Register) and operand.number == 0 and not operand.high:

@@ -66,7 +66,7 @@ class Image(Core):
                 tail = fragment.tail
                 if tail is None:
                     continue
-                # Another file might define a weak symbol, and a linker might bend a PLT: GNU as leaves room.
+                # Another file might define a weak symbol, a linker bend a PLT: GNU as leaves room.
                 tail.far = tail.symbol in self.weak or (tail.plt and tail.symbol in self.globals)
                 try:
                     tail.target = settle(tail.target)

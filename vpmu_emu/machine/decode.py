@@ -145,11 +145,11 @@ def note_outside(core, M, E, rip):
     """An instruction outside of the table is executed at rip: keep the first one for the report."""
     if E.outside_n == 0:
         E.outside_rip = rip
+        # Only from the page that it begins in: that one is translated, another would have to be walked.
         n = fetch_code(core, M, E, rip, 0)
-        if n < _MAX_LENGTH:
-            n = fetch_code(core, M, E, rip, n)
-        for k in range(_MAX_LENGTH):
-            E.outside[k] = E.fetch[k] if k < n else np.uint8(0)
+        for k in range(n):
+            E.outside[k] = E.fetch[k]
+        E.outside_size = n
     E.outside_n += 1
 
 

@@ -334,6 +334,7 @@ ENGINE = np.dtype(
         ("n_watch", "i8"),
         ("outside_n", "i8"),  # how often an instruction outside of the table raised #UD
         ("outside_rip", "u8"),  # where the first one stands
+        ("outside_size", "i8"),  # bytes of it that were seen
         ("trace_on", "i8"),
         ("ring_head", "i8"),  # events written so far; the ring keeps the last N_RING
         ("breaks", "u8", (N_BREAK,)),
@@ -342,7 +343,7 @@ ENGINE = np.dtype(
         ("map_key", "u8", (N_MAP,)),  # rip + 1, with the generation and the bank above
         ("map_uop", "i4", (N_MAP,)),
         ("page_flags", "u1", (N_PAGES,)),  # 1 holds decoded code (sticky), 2 dirty; belongs to RAM
-        ("outside", "u1", (16,)),  # 15 bytes from there on, as many as can be fetched, then zeros
+        ("outside", "u1", (16,)),  # its bytes and what follows
         ("fetch", "u1", (16,)),  # bytes of the instruction being decoded
         ("emulating", "i8"),  # 1: a hypervisor executes an instruction of its guest
         ("apic_effect", "i8"),  # what that instruction did to its guest through the xAPIC page
