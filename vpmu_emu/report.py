@@ -10,6 +10,15 @@ from typing import IO, Any
 import attrs
 
 Cell = str | int | float | None
+PARTS = {
+    "guest": "guest",
+    "exits": "VM-exits and their handlers",
+    "perf": "perf: API and scheduling",
+    "pmu_switch": "PMU context switches",
+    "interrupts": "NMIs and interrupts",
+    "tasks": "tasks and system calls",
+    "idle": "halted",
+}
 
 
 @attrs.frozen
@@ -132,6 +141,9 @@ def comparison(results: Mapping[str, Mapping[str, Any]], head: str = "") -> list
             + (("VM-exits", *(sum(run["exits"].values()) for run in runs)),),
         )
     ]
+    if any(run["vpmu"] != "bare" for run in runs):
+        shown = tuple((PARTS[str(key)], *cells) for key, *cells in rows("cycles_by"))
+        tables.append(Table("Where the cycles went", ("", *names), shown))
     if counters := rows("counters"):
         status = ("global_status", *(run["global_status"] for run in runs))
         tables.append(Table("Counters, as the guest sees them", ("", *names), (*counters, status)))

@@ -18,7 +18,7 @@ import numpy as np
 from vpmu_emu.asm import Program
 from vpmu_emu.errors import ConfigError, LoadError
 from vpmu_emu.load import load
-from vpmu_emu.tables.cpus import CpuModel, cpu, cpuid_leaves
+from vpmu_emu.tables.cpus import PARTS, CpuModel, cpu, cpuid_leaves
 from vpmu_emu.tables.events import event_mask
 from vpmu_emu.tables.exits import exit_name
 from vpmu_emu.tables.msrs import MSRS, msr_name, rules
@@ -448,6 +448,16 @@ class System:
         found: dict[str, Any] = guest_pmu(self.S, self.E)
         return found
 
+    def cycles_by(self) -> dict[str, int]:
+        """Where the time went, in cycles: guest, each part of the host's work, idle; it adds up to all."""
+        from vpmu_emu.machine.state import CLASS
+
+        core, cycles = self.core, CLASS["cycles"]
+        found = dict(zip(PARTS, map(int, self.S.host.spent), strict=True))
+        unhalted = (int(core.total[0, cycles]) + int(core.total[1, cycles])) >> 4
+        guest = unhalted - sum(found.values())
+        return {"guest": guest, **found, "idle": (int(core.t) >> 4) - unhalted}
+
     def msr_statistics(self) -> dict[str, dict[str, int]]:
         """Reads, writes and exits of every MSR that the guest touched."""
         stats = self.core.stats
@@ -518,6 +528,7 @@ class System:
             "cpu": self.model.name,
             "instructions": self.instructions,
             "cycles": int(core.t) >> 4,
+            "cycles_by": self.cycles_by(),
             "exits": self.exits(),
             "msr": self.msr_statistics(),
             "pmis": int(core.stats.pmis),

@@ -398,3 +398,13 @@ def test_random_branches_cost_their_mispredictions():
     extra = (random_misses - steady_misses) * LATENCY["mispredict"] / 16
     # the NOP is skipped in half of the cases, a quarter of a cycle each
     assert random_cycles - steady_cycles == pytest.approx(extra, abs=120)
+
+
+def test_without_hlt_all_time_is_unhalted():
+    """Interrupts, IRETQ and what else reads memory on its own take cycles like everything."""
+    text = "load_idt\nset_gate 0x40, service\nmov r12d, 50\nagain: int 0x40\npush 2\npopfq\n"
+    text += "sidt [rsp - 32]\ndec r12\njnz again\n"
+    system = run(text, "service: iretq\nidt_storage\n")
+    where = system.cycles_by()
+    assert where["idle"] == 0
+    assert where["guest"] == int(system.core.t) >> 4

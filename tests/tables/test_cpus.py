@@ -9,7 +9,15 @@ import pytest
 
 from vpmu_emu.data import isa_dir
 from vpmu_emu.errors import ConfigError
-from vpmu_emu.tables.cpus import COST_NAMES, CPU_NAMES, LATENCIES, cpu, cpuid_leaves, cpuid_pmu
+from vpmu_emu.tables.cpus import (
+    COST_NAMES,
+    CPU_NAMES,
+    LATENCIES,
+    PARTS,
+    cpu,
+    cpuid_leaves,
+    cpuid_pmu,
+)
 from vpmu_emu.tables.instructions import COSTS
 from vpmu_emu.tables.msrs import Shape
 
@@ -29,7 +37,7 @@ def test_every_model_has_the_same_rows(model):
     for own, names in ((table.get("cost", {}), COST_NAMES), (table.get("latency", {}), LATENCIES)):
         assert set(own) == set(names) if whole else set(own) <= set(names)
     for own in table.get("cost", {}).values():
-        assert set(own) == {"cycles", "instructions", "branches", "source"}
+        assert set(own) == {"part", "cycles", "instructions", "branches", "source"}
     assert [cost.name for cost in model.costs] == list(COST_NAMES) == sorted(COST_NAMES)
 
 
@@ -48,7 +56,10 @@ def test_a_model_differs_from_its_base_where_it_says_so():
 
 
 def test_costs_are_ordered_and_sourced(model):
-    for cost in model.costs:
+    for cost, first in zip(model.costs, cpu("spr").costs, strict=True):
+        assert cost.part == first.part, cost.name
+        assert cost.part in (*PARTS, ""), cost.name
+        assert (cost.part == "") == (cost.name in ("wrmsr", "rdmsr", "rdpmc")), cost.name
         low, typical, high = cost.cycles
         assert 0 < low <= typical <= high, cost.name
         assert 0 <= cost.branches <= cost.instructions, cost.name

@@ -6,11 +6,13 @@ retired, a read is taken before, so that a counter never counts the very instruc
 
 from __future__ import annotations
 
+import numpy as np
+
 from vpmu_emu._jit import jit
 from vpmu_emu.machine.msr import host_rdmsr, host_rdpmc, host_wrmsr
 from vpmu_emu.machine.pmu import pmu_charge
 from vpmu_emu.machine.u64 import U64
-from vpmu_emu.tables.cpus import COST_NAMES
+from vpmu_emu.tables.cpus import COST_NAMES, CPU_NAMES, PARTS, cpu
 from vpmu_emu.tables.msrs import by_name
 
 
@@ -29,10 +31,19 @@ APIC_DM_NMI = U64(4 << 8)
 APIC_LVT_MASKED = U64(1 << 16)
 
 
+COST_PART = np.array(
+    [PARTS.index(c.part) if c.part else -1 for c in cpu(CPU_NAMES[0]).costs], dtype=np.int64
+)
+
+
 @jit()
 def retire(S, E, row):
     """Retire one row of work without looking for NMIs: the caller is in NMI context or ends in charge()."""
     costs = S.config.costs
+    host = S.host
+    if COST_PART[row] >= 0:
+        host.part = COST_PART[row]
+    host.spent[host.part] += costs[row, 0]
     pmu_charge(S.cores[0], E, costs[row, 0], U64(costs[row, 1]), U64(costs[row, 2]))
 
 

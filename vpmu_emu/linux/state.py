@@ -11,7 +11,7 @@ import numpy as np
 
 from vpmu_emu.machine.state import CORE, CPUID, N_CPUID, N_CTR, N_MSR_ROWS
 from vpmu_emu.machine.u64 import U64
-from vpmu_emu.tables.cpus import COST_NAMES
+from vpmu_emu.tables.cpus import COST_NAMES, PARTS
 
 # --- sizes ----------------------------------------------------------------------------------------------
 N_CORES = 1
@@ -21,6 +21,7 @@ N_FIXED_PMC = 4  # KVM_MAX_NR_INTEL_FIXED_COUNTERS after it was raised from 3
 N_PMC = N_GP_PMC + N_FIXED_PMC  # pmc i < 8 is GP i, 8 + j is fixed j
 N_FILTER = 300  # KVM_PMU_EVENT_FILTER_MAX_EVENTS
 N_COSTS = len(COST_NAMES)
+N_PARTS = len(PARTS)
 
 # --- perf -----------------------------------------------------------------------------------------------
 # enum perf_event_state
@@ -106,6 +107,8 @@ HOST = np.dtype(
         ("timer_at", "i8"),  # what the TSC-deadline timer is armed for
         ("in_nmi", "i8"),  # an NMI handler runs: NMIs wait
         # numbers for reports
+        ("part", "i8"),  # row of PARTS that the work at hand belongs to
+        ("spent", "i8", (N_PARTS,)),  # cycles of host work by part
         ("nmis", "u8"),  # calls of perf_event_nmi_handler()
         ("timer_irqs", "u8"),  # local timer interrupts taken by the host
         ("vpmi_irqs", "u8"),  # guest PMIs taken through vector 0xf5 (VPMI of /proc/interrupts)

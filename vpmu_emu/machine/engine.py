@@ -152,24 +152,29 @@ def _guest_event(core, M, E):
 
 
 @jit()
-def _delivered(core, cpl, rip):
-    """An event was delivered to code at `rip` in ring `cpl`: its time, and its branch record."""
+def _deliver(core, M, E, vector, kind, has_error, error):
+    """deliver() with its time, the latency and what memory took, and its branch record."""
+    t = core.t
+    cpl = core.cpl
+    rip = core.rip
+    code = deliver(core, M, E, vector, kind, has_error, error, rip)
+    memory = core.t - t
     after = core.cpl
+    core.t = t
     core.cpl = cpl
-    spend(core, core.latency[LAT_INTERRUPT])
+    spend(core, core.latency[LAT_INTERRUPT] + memory)
     core.cpl = after
     if lbr_on(core):
         lbr_record(core, rip, BR_OTHER, ZERO, ZERO)
+    return code
 
 
 @jit()
 def _take(core, M, E, vector, kind):
     """Deliver an interrupt; a triple fault on the way ends the run or the guest's turn."""
     core.activity = 0
-    cpl = core.cpl
-    rip = core.rip
-    code = deliver(core, M, E, vector, kind, 0, ZERO, rip)
-    _delivered(core, cpl, rip)
+    code = _deliver(core, M, E, vector, kind, 0, ZERO)
+    pmu_check(core, E)  # time has passed: a counter of cycles may have overflowed
     return code
 
 
@@ -275,10 +280,7 @@ def _fault(core, M, E):
         vm_exit(core, M, E, NO_VECTOR)
         return CODE_EXIT
     core.shadow = 0
-    cpl = core.cpl
-    rip = core.rip
-    code = deliver(core, M, E, vector, KIND_FAULT, E.fault_has_error, E.fault_error, rip)
-    _delivered(core, cpl, rip)
+    code = _deliver(core, M, E, vector, KIND_FAULT, E.fault_has_error, E.fault_error)
     if code != CODE_NEXT:
         return _shutdown(core, M, E, vector)
     return CODE_NEXT

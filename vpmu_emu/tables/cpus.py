@@ -18,9 +18,14 @@ from vpmu_emu.tables.msrs import Shape
 
 @attrs.frozen
 class Cost:
-    """What one piece of host work costs: cycles (low, typical, high), and what retires with it."""
+    """What one piece of host work costs: cycles (low, typical, high), and what retires with it.
+
+    `part` is one of `PARTS`: what the report books it under. An MSR access has none: it belongs to the
+    work that it is part of.
+    """
 
     name: str
+    part: str
     cycles: tuple[int, int, int]
     instructions: int
     branches: int
@@ -145,6 +150,10 @@ LATENCIES: tuple[str, ...] = tuple(_FIRST["latency"])
 COST_NAMES: tuple[str, ...] = tuple(sorted(_FIRST["cost"]))
 """Names of the cost rows, the same in every model; `CpuModel.costs` is in this order."""
 
+PARTS: tuple[str, ...] = ("exits", "perf", "pmu_switch", "interrupts", "tasks")
+"""What host work is for: VM exits and their handlers, perf's API and scheduling, PMU context switches,
+NMIs and interrupts, tasks and system calls."""
+
 
 @cache
 def cpu(name: str) -> CpuModel:
@@ -168,6 +177,7 @@ def cpu(name: str) -> CpuModel:
         costs=tuple(
             Cost(
                 name=key,
+                part=costs[key]["part"],
                 cycles=tuple(costs[key]["cycles"]),
                 instructions=costs[key]["instructions"],
                 branches=costs[key]["branches"],
