@@ -9,8 +9,9 @@
 #: modes bare emulated passthrough
 #: expect all: exit_code == 0
 #: expect all: mem64(faults) == 66
-#: expect all: mem64(before) == PERF_CAP_FW_WRITES
-#: expect all: mem64(after) == PERF_CAP_FW_WRITES
+#: expect bare: mem64(before) == PERF_CAP_FW_WRITES + LBR_FORMAT_ARCH
+#: expect emulated passthrough: mem64(before) == PERF_CAP_FW_WRITES
+#: expect all: mem64(after) == mem64(before)
 #: expect all: msr.IA32_PERF_CAPABILITIES.reads == 2
 #: expect all: msr.IA32_PERF_CAPABILITIES.writes == 0
 #: expect bare: msr.IA32_PERF_CAPABILITIES.exits == 0
@@ -20,6 +21,8 @@
         .include "msr.inc"
         .include "macros.inc"
         .include "conformance.inc"
+
+        .equ LBR_FORMAT_ARCH, 0x3f
 
         .text
         .globl _start
