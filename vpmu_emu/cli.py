@@ -303,6 +303,7 @@ def _show_report(report: Any, perturb: bool, verbose: bool) -> None:
 def asm(prog: str, listing: bool, output: str | None, as_json: bool) -> None:
     """Assemble PROG; without options, say what became of it."""
     from vpmu_emu.asm.elf import write_elf
+    from vpmu_emu.asm.listing import instructions
     from vpmu_emu.asm.listing import listing as listing_of
 
     program = load(prog)
@@ -320,7 +321,7 @@ def asm(prog: str, listing: bool, output: str | None, as_json: bool) -> None:
     elif listing:
         click.echo(listing_of(program), nl=False)
     else:
-        count = sum(1 for line in program.lines if line.kind == "insn")
+        count = sum(1 for _ in instructions(program))
         parts = ", ".join(f"{s.name} {s.addr:#x}+{len(s.data):#x}" for s in program.segments)
         click.echo(f"{program.name}: {count} instructions, entry {program.entry:#x}; {parts}")
 

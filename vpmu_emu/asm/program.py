@@ -6,6 +6,7 @@ from bisect import bisect_left, bisect_right
 
 import attrs
 
+from vpmu_emu.asm.disassemble import disassemble_one
 from vpmu_emu.asm.errors import did_you_mean
 from vpmu_emu.errors import ConfigError, LoadError
 
@@ -139,13 +140,29 @@ class Program:
         return attrs.evolve(self, entry=self.physical(addr))
 
     def insns(self, a: int | str, b: int | str) -> int:
-        """Number of instructions assembled in [a, b).
+        """Number of instructions in [a, b).
 
         Raises:
-            ConfigError: no such label.
+            ConfigError: no such label, or bytes that are no instruction of the table.
         """
         first, last = self.address(a), self.address(b)
+        if not self._insns and last > first:
+            return self._decoded(first, last)
         return max(0, bisect_left(self._insns, last) - bisect_left(self._insns, first))
+
+    def _decoded(self, first: int, last: int) -> int:
+        # Of an executable only the bytes say where instructions begin.
+        count, at = 0, first
+        code = self.read(self.physical(first), last - first)
+        while at < last:
+            found = disassemble_one(code[at - first :][:15], at)
+            if found is None:
+                key = "insns"
+                msg = f"{self.name}: no instruction of the emulated set at {at:#x}"
+                raise ConfigError(key, msg)
+            at += found.size
+            count += 1
+        return count
 
     def line_at(self, addr: int) -> Line | None:
         """The statement whose bytes hold `addr`."""

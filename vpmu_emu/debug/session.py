@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 
+from vpmu_emu.asm.disassemble import disassemble_one
 from vpmu_emu.asm.program import Line, Program
 from vpmu_emu.check import CheckError, evaluate_text
 from vpmu_emu.errors import ConfigError
@@ -408,18 +409,22 @@ class Session:
 
     def describe_place(self, address: int) -> str:
         """`0x100010 <loop+4> file.s:12: add rax, rbx`."""
+        text = self._named(address)
+        line = self.program.line_at(address)
+        if line is not None:
+            text += f" {line.file}:{line.line}: {_statement(line)}"
+        return text
+
+    def _named(self, address: int) -> str:
         text = f"{address:#x}"
         below = [
             (value, name)
             for name, value in self.program.symbols.items()
             if name not in self.program.equates and value <= address
         ]
-        line = self.program.line_at(address)
         if below and self.program.holds(address):
             value, name = max(below)
             text += f" <{name}>" if value == address else f" <{name}+{address - value}>"
-        if line is not None:
-            text += f" {line.file}:{line.line}: {_statement(line)}"
         return text
 
     def instructions(self, address: int, count: int) -> list[str]:
@@ -429,6 +434,19 @@ class Session:
             if line.addr >= address and line.kind == "insn" and len(found) < count:
                 raw = self.read(line.addr, line.size).hex(" ")
                 found.append(f"{line.addr:#x}: {raw:24} {_statement(line)}")
+        if found or any(line.kind == "insn" for line in self.program.lines):
+            return found
+        # Of an executable there are only bytes.
+        at = address
+        for _ in range(count):
+            code = self.system.read(self.program.physical(at), 15)
+            insn = disassemble_one(code, at)
+            if insn is None:
+                found.append(f"{at:#x}: {code[:8].hex(' '):24} … (not in the emulated instruction set)")
+                break
+            target = "" if insn.target is None else f"  # {self._named(insn.target)}"
+            found.append(f"{at:#x}: {code[: insn.size].hex(' '):24} {insn.text}{target}")
+            at += insn.size
         return found
 
     def source_around(self, address: int, context: int = 5) -> list[str]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from vpmu_emu.machine.state import LANE_BITS, LANES1, LANES2, RCX, RDX, REG_FS, REG_GS
 from vpmu_emu.tables.cpus import LATENCIES
-from vpmu_emu.tables.instructions import EMULATOR, FORMS, Form, is_memory, operand_width
+from vpmu_emu.tables.instructions import BY_OPCODE, EMULATOR, FORMS, Form, is_memory, operand_width
 
 # --- operand kinds --------------------------------------------------------------------------------------
 K_NONE, K_REG, K_HIGH, K_MEM, K_IMM, K_CL = range(6)
@@ -246,22 +246,11 @@ FORM_LANES2 = np.array(
 
 def _index() -> tuple[np.ndarray, np.ndarray]:
     """Candidate forms by opcode, as slices of one list: (start and length, list)."""
-    buckets: dict[tuple[int, int], list[int]] = {}
-    for form in FORMS:
-        opcode = form.encoding.opcode
-        escape = 1 if opcode[0] == 0x0F and len(opcode) > 1 else 0
-        if len(opcode) > 2:
-            raise ValueError(f"{form!r}: three-byte opcode maps are not decoded")
-        byte = opcode[escape]
-        for low in range(8 if form.encoding.plus_r else 1):
-            buckets.setdefault((escape, byte + low), []).append(form.index)
     start = np.zeros((512, 2), dtype=np.int64)
     flat: list[int] = []
-    for (escape, byte), members in sorted(buckets.items()):
-        # A form that demands F2/F3 or a fixed ModRM is tried before those that do not care.
-        members.sort(key=lambda i: (not FORMS[i].encoding.mandatory, FORMS[i].encoding.modrm_fixed is None))
+    for (escape, byte), members in BY_OPCODE.items():
         start[escape * 256 + byte] = (len(flat), len(members))
-        flat += members
+        flat += [form.index for form in members]
     return start, np.array(flat, dtype=np.int64)
 
 

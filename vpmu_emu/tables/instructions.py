@@ -417,3 +417,23 @@ def _by_name() -> dict[str, tuple[Form, ...]]:
 
 #: Every name the assembler accepts, with the forms it stands for in order of preference.
 BY_NAME: dict[str, tuple[Form, ...]] = _by_name()
+
+
+def _by_opcode() -> dict[tuple[bool, int], tuple[Form, ...]]:
+    buckets: dict[tuple[bool, int], list[Form]] = defaultdict(list)
+    for form in FORMS:
+        opcode = form.encoding.opcode
+        escape = opcode[0] == 0x0F and len(opcode) > 1
+        if len(opcode) > 2:
+            msg = f"{form!r}: three-byte opcode maps are not decoded"
+            raise ValueError(msg)
+        for low in range(8 if form.encoding.plus_r else 1):
+            buckets[escape, opcode[escape] + low].append(form)
+    for members in buckets.values():
+        # A form that demands F2/F3 or a fixed ModRM is tried before those that do not care.
+        members.sort(key=lambda f: (not f.encoding.mandatory, f.encoding.modrm_fixed is None))
+    return {key: tuple(members) for key, members in sorted(buckets.items())}
+
+
+#: What a decoder tries for (0F escape, opcode byte), in this order.
+BY_OPCODE: dict[tuple[bool, int], tuple[Form, ...]] = _by_opcode()
