@@ -327,11 +327,11 @@ def _ports(core, E, u, op):
             qual |= U64(1 << 6)
         return _exit(core, u, EXIT_IO_INSTRUCTION, qual)
     if incoming:
-        put_register(core, RAX, size, port_in(core, port))
+        put_register(core, RAX, size, port_in(core, port, size))
         retire(core, u)
         return CODE_NEXT
     retire(core, u)
-    port_out(core, E, port, core.regs[RAX] & (ALL >> (U64(64) - U64(u.width))))
+    port_out(core, E, port, size, core.regs[RAX] & (ALL >> (U64(64) - U64(u.width))))
     return _edge(core, u)
 
 

@@ -129,6 +129,23 @@ LBR = np.dtype(
     ]
 )
 
+BOARD = np.dtype(
+    [
+        ("ier", "u8"),  # COM1, a 16550: interrupt enable
+        ("lcr", "u8"),  # line control; bit 7: the first two ports are the divisor
+        ("mcr", "u8"),  # modem control; bit 4: loop
+        ("divisor", "u8"),
+        ("scratch", "u8"),
+        ("fifo", "u8"),  # FIFO control, bit 0
+        ("received", "u8"),  # the byte that the loop sent back
+        ("ready", "u8"),  # 1: it was not read yet
+        ("pic_mask", "u8", (2,)),  # interrupt mask of the two 8259
+        ("pic_words", "u8", (2,)),  # initialisation words that they still expect
+        ("port_b", "u8"),  # port 0x61: gate and speaker
+        ("rtc_index", "u8"),  # port 0x70
+    ]
+)
+
 VMX = np.dtype(
     [
         ("root", "i8"),  # 1 after VMXON
@@ -238,6 +255,7 @@ CORE = np.dtype(
         ("lbr", LBR),
         ("lapic", LAPIC),  # the core's own local APIC
         ("vapic", LAPIC),  # the running guest's virtual-APIC page
+        ("board", BOARD),  # serial port and the old devices of a PC
         ("vmx", VMX),
         ("stats", STATS),
         ("pa_reserved", "u8"),  # address bits of a paging entry above MAXPHYADDR

@@ -267,13 +267,13 @@ def handle_io(S, M, E):
     size = (qualification & _SIZE) + ONE
     mask = ALL >> (U64(64) - size * U8)
     if qualification & _IN != ZERO:
-        value = port_in(core, port) & mask
+        value = port_in(core, port, size)
         if size == _SIZE_4:
             core.regs[RAX] = value
         else:
             core.regs[RAX] = (core.regs[RAX] & ~mask) | value
     else:
-        port_out(core, E, port, core.regs[RAX] & mask)
+        port_out(core, E, port, size, core.regs[RAX] & mask)
     kvm_skip_emulated_instruction(S, M, E)
 
 
