@@ -6,7 +6,7 @@
 #
 #: row M1
 #: upstream vmx_pmu_caps_test.c guest_wrmsr_perf_capabilities
-#: args --set pmu.perf_caps=0x2000
+#: args --set pmu.perf_caps=0x203f
 #: modes bare emulated passthrough
 #: expect all: exit_code == 0
 #: expect all: mem64(faults) == 66
