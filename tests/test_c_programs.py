@@ -92,6 +92,22 @@ def test_the_compilers_assembly_prints_it_too(level, built, native):
 
 
 @pytest.mark.uncompiled
+def test_a_trace_has_the_lines_of_the_source(built, tmp_path):
+    out = tmp_path / "t.txt"
+    result = CliRunner().invoke(main, ["run", str(built("-O1")), "--trace", str(out)])
+    assert result.exit_code == 0
+    source = SOURCE.read_text().splitlines()
+    written = next(row for row in out.read_text().splitlines() if "guest_wrmsr: c1 = " in row)
+    place = written.rpartition("  # ")[2]
+    # The access itself is an inline function of machine.h or the call of it.
+    assert place.startswith("report.c:") or "machine.h:" in place
+    raised = next(row for row in out.read_text().splitlines() if "irq_handler: vector 0x42" in row)
+    file, _, line = raised.rpartition("  # ")[2].rpartition(":")
+    assert file.endswith("report.c")
+    assert "pmis" in source[int(line) - 1] or "nop" in source[int(line) - 1]
+
+
+@pytest.mark.uncompiled
 def test_a_debugger_stops_in_the_handler_of_the_pmi(built):
     session = Session(load(built("-O1")))
     session.break_at("on_pmi")

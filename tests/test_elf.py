@@ -281,6 +281,21 @@ def test_an_executable_may_come_through_a_pipe():
     assert "entry 0x100000" in result.output
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.c", "int x;\n", "a.c: C has to be compiled; docs/programs.md"),
+        ("a.S", "#include <x>\n", "a.S: it has to go through the C preprocessor"),
+        ("a.bin", "MZ\0\0", "a.bin: neither source text nor an ELF executable"),
+    ],
+)
+def test_other_files_are_turned_away(name, text, message, tmp_path):
+    (tmp_path / name).write_text(text)
+    result = CliRunner().invoke(main, ["run", str(tmp_path / name)])
+    assert result.exit_code == 2
+    assert message in result.output.replace(str(tmp_path) + "/", "")
+
+
 # --- compiled ones ------------------------------------------------------------------------------
 
 SOURCE = """\
@@ -459,6 +474,16 @@ def test_only_bytes_of_the_page_of_an_instruction_are_looked_at():
     system.run()
     found = system.unsupported()
     assert (found["rip"], found["bytes"]) == (0x100FFD, "0f58c1")
+
+
+def test_check_names_what_is_missing(tmp_path):
+    path = tmp_path / "x.s"
+    path.write_text("#: modes bare\n#: expect all: stop == halted\n_start: .byte 0xd9, 0xee\nhlt\n")
+    result = CliRunner().invoke(main, ["check", str(path)])
+    assert result.exit_code == 1
+    assert "note: [bare] the instruction at 0x100000" in result.output
+    assert "x.s:3), bytes d9 ee f4" in result.output
+    assert "x87" in result.output
 
 
 def test_instructions_are_missed_only_if_they_are_executed():

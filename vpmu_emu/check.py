@@ -615,6 +615,7 @@ class FileReport:
     verdicts: tuple[Verdict, ...] = ()
     blind: tuple[str, ...] = ()  # under --perturb: expectations that noticed nothing
     error: str = ""  # why it could not be checked at all
+    notes: tuple[str, ...] = ()  # what the machine could not do for the guest
 
     @property
     def ok(self) -> bool:
@@ -625,6 +626,7 @@ class FileReport:
         """The report as plain data."""
         return {
             "file": self.file, "ok": self.ok, "error": self.error, "blind": list(self.blind),
+            "notes": list(self.notes),
             "expectations": [v.to_json() for v in self.verdicts],
         }  # fmt: skip
 
@@ -691,11 +693,14 @@ def check_program(
         return FileReport(plan.file, error=f"{plan.file}: no `#: expect` line, so nothing can fail")
     verdicts = []
     blind = []
+    notes = []
     for mode in plan.modes:
         asked = [e for e in plan.expectations if mode in e.modes]
         if not asked:
             continue
         outcome = runner(program, mode, plan.cpu, plan.args)
+        if missing := outcome.values.get("unsupported"):
+            notes.append(f"[{mode}] {missing['text']}")
         for expectation in asked:
             verdict = judge(expectation, mode, program, outcome)
             verdicts.append(verdict)
@@ -707,4 +712,4 @@ def check_program(
                         f"{expectation.file}:{expectation.line}: [{mode}] {expectation.text}\n"
                         f"    stays green whatever {what} is"
                     )
-    return FileReport(plan.file, tuple(verdicts), tuple(blind))
+    return FileReport(plan.file, tuple(verdicts), tuple(blind), notes=tuple(notes))

@@ -286,6 +286,8 @@ def _show_report(report: Any, perturb: bool, verbose: bool) -> None:
     for verdict in report.verdicts:
         if verbose or not verdict.ok:
             click.echo(f"  {'  ' if verdict.ok else '! '}{verdict}")
+    for note in report.notes:
+        click.echo(f"  note: {note}")
     for line in report.blind:
         click.echo(f"  blind: {line}")
     if report.error:

@@ -79,6 +79,7 @@ class Result:
     record: bytes = attrs.field(repr=False)
     ring: Any = attrs.field(repr=False)
     model: CpuModel = attrs.field(repr=False)
+    program: Program = attrs.field(repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """The result as plain data (docs/schema.json)."""
@@ -483,8 +484,7 @@ class System:
         count, rip = int(E.outside_n), int(E.outside_rip)
         if not count:
             return None
-        line = self.program.line_at(rip)
-        place = f"{line.file}:{line.line}" if line else None
+        place = self.program.place(rip)
         code = bytes(E.outside[: min(8, int(E.outside_size))])
         kind = _kind_of(code)
         text = (
@@ -492,7 +492,7 @@ class System:
             f"is outside of the emulated instruction set{kind and f' ({kind})'}; the program got #UD"
             f"{f', {count} times in all' if count > 1 else ''}"
         )
-        return {"rip": rip, "line": place, "bytes": code.hex(), "count": count, "text": text}
+        return {"rip": rip, "line": place or None, "bytes": code.hex(), "count": count, "text": text}
 
     def exits(self) -> dict[str, int]:
         """VM exits by reason, only those that happened."""
@@ -552,7 +552,8 @@ class System:
             from vpmu_emu.linux.setup import report
 
             values |= report(self.S)
-        return Result(values, self.M[: self.ram_size], self.record(), self.events(), self.model)
+        memory = self.M[: self.ram_size]
+        return Result(values, memory, self.record(), self.events(), self.model, self.program)
 
 
 def _kind_of(code: bytes) -> str:

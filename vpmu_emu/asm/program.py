@@ -172,6 +172,11 @@ class Program:
         line = self.lines[index]
         return line if line.addr <= addr < line.addr + line.size else None
 
+    def place(self, addr: int) -> str:
+        """`file:line` of the statement there, or ""."""
+        line = self.line_at(addr)
+        return f"{line.file}:{line.line}" if line else ""
+
     def read(self, addr: int, size: int) -> bytes:
         """Bytes of the image; fewer at the end of a segment."""
         for segment in self.segments:

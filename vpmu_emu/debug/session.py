@@ -324,7 +324,7 @@ class Session:
         """The last lines of the event trace."""
         from vpmu_emu.trace.text import lines
 
-        return list(lines(self.system.events()[-count:]))
+        return list(lines(self.system.events()[-count:], place=self.program.place))
 
     def _accesses(self, since: int) -> list[Access]:
         events = self.system.events()

@@ -11,6 +11,10 @@ from vpmu_emu.load.elf import MAGIC, load_elf
 __all__ = ["load", "load_bytes", "load_elf"]
 
 MAX_FILE = 1 << 29
+_LANGUAGES = {
+    ".c": "C has to be compiled", ".h": "C has to be compiled", ".cc": "C++ has to be compiled",
+    ".cpp": "C++ has to be compiled", ".S": "it has to go through the C preprocessor",
+}  # fmt: skip
 
 
 def load(path: str | Path) -> Program:
@@ -34,4 +38,9 @@ def load_bytes(data: bytes, name: str) -> Program:
     """As `load`, for bytes that errors call `name`."""
     if data.startswith(MAGIC):
         return load_elf(data, name)
+    suffix = Path(name).suffix
+    if suffix in _LANGUAGES:
+        raise LoadError(f"{name}: {_LANGUAGES[suffix]}; docs/programs.md has the line of gcc for it")
+    if b"\0" in data[:4096]:
+        raise LoadError(f"{name}: neither source text nor an ELF executable")
     return assemble(data.decode("utf-8", "surrogateescape"), name)

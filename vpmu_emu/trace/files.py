@@ -10,15 +10,16 @@ from vpmu_emu.errors import ConfigError, LoadError
 from vpmu_emu.trace.text import lines
 
 
-def _text(system: Any) -> str:
-    return "".join(f"{line}\n" for line in lines(system.events(), system.model.tsc_khz))
+def _text(run: Any) -> str:
+    found = lines(run.events(), run.model.tsc_khz, run.program.place)
+    return "".join(f"{line}\n" for line in found)
 
 
 FORMATS: dict[str, Callable[[Any], str]] = {".txt": _text, ".trace": _text}
 
 
-def write_trace(system: Any, path: Path) -> None:
-    """Write the event ring of a System to `path`.
+def write_trace(run: Any, path: Path) -> None:
+    """Write the event ring of a System or a Result to `path`.
 
     Raises:
         ConfigError: a suffix with no format.
@@ -28,6 +29,6 @@ def write_trace(system: Any, path: Path) -> None:
     if suffix not in FORMATS:
         raise ConfigError("trace", f"no trace format is named {suffix!r}", " ".join(FORMATS))
     try:
-        path.write_text(FORMATS[suffix](system))
+        path.write_text(FORMATS[suffix](run))
     except OSError as error:
         raise LoadError(f"cannot write {path}: {error}") from None

@@ -6,12 +6,12 @@
     0.000003580: rdpmc: 0, value 1c
 
 `kvm_*` and `perf_*` are what the host kernel does, `read_msr write_msr rdpmc` its own accesses to the
-hardware, `guest_*` what a guest does with no exit.
+hardware, `guest_*` what a guest does with no exit. A `# file:line` behind a line is where the program is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from vpmu_emu.linux import trace_kinds as lk
@@ -129,10 +129,18 @@ def _linux(kind: int, rip: int, a: int, b: int, c: int) -> str:
 _GUEST_KINDS = (mk.TR_GUEST_RDMSR, mk.TR_GUEST_WRMSR, mk.TR_GUEST_RDPMC, mk.TR_MSR_FAULT)
 
 
-def decode(events: Iterable[Any]) -> Iterator[tuple[int, str]]:
+# Events that an instruction of the program caused or interrupted, so that rip has a line of its source.
+_OF_PROGRAM = {*_GUEST_KINDS, mk.TR_VM_EXIT, mk.TR_EXCEPTION, mk.TR_IRQ, mk.TR_NMI}
+
+
+def decode(
+    events: Iterable[Any], place: Callable[[int], str] | None = None
+) -> Iterator[tuple[int, str]]:
     """(time in 1/16 cycle, words) of each event of the ring, in order.
 
-    `events` have the fields t kind rip a b c, as `System.events()` gives them.
+    Args:
+        events: with the fields t kind rip a b c, as `System.events()` gives them.
+        place: gives `file:line` of an address, or "".
     """
     inside = True  # until the first exit the program runs: as a guest or alone
     for event in events:
@@ -148,12 +156,18 @@ def decode(events: Iterable[Any]) -> Iterator[tuple[int, str]]:
             words = _machine(kind, rip, a, b, c)
         else:
             words = _linux(kind, rip, a, b, c)
-        yield int(event["t"]), words
+        at = place(rip) if place and kind in _OF_PROGRAM else ""
+        yield int(event["t"]), words + (f"  # {at}" if at else "")
 
 
-def lines(events: Iterable[Any], tsc_khz: int = 0) -> Iterator[str]:
-    """The ring as lines; times in seconds if the rate of the TSC is given, else in cycles."""
-    for t, words in decode(events):
+def lines(
+    events: Iterable[Any], tsc_khz: int = 0, place: Callable[[int], str] | None = None
+) -> Iterator[str]:
+    """The ring as lines; times in seconds if the rate of the TSC is given, else in cycles.
+
+    With `place`, as for `decode`, a line of the source follows what the program did, behind `#`.
+    """
+    for t, words in decode(events, place):
         if tsc_khz:
             nanoseconds = t * 1_000_000 // (16 * tsc_khz)
             yield f"{nanoseconds // 10**9}.{nanoseconds % 10**9:09}: {words}"
