@@ -51,7 +51,9 @@ def counting(body: str, *selectors: int, presets=(), fixed: int = 0, tail: str =
         text += write(0x186 + n, selector | EN | rings)
     for n, preset in enumerate(presets):
         text += write(0x4C1 + n, preset % WIDTH)
-    text += write(0x38D, fixed) + write(0x38F, 0xFF | 0xF << 32) + body + write(0x38F, 0)
+    model = cpu(options.get("cpu", "spr"))
+    everything = (1 << model.gp) - 1 | ((1 << model.fixed) - 1) << 32
+    text += write(0x38D, fixed) + write(0x38F, everything) + body + write(0x38F, 0)
     system = run(text, tail, **options)
     return system.guest_pmu()
 
@@ -341,10 +343,10 @@ def test_rdpmc(index, cpl, pce):
 
 
 # --- the time model -------------------------------------------------------------------------------------
-def per_instruction(text: str, n: int, setup: str = "") -> float:
+def per_instruction(text: str, n: int, setup: str = "", **options) -> float:
     """Cycles of one of `n` equal instructions, the window's own taken off."""
     def cycles(body):
-        return counting(setup + body, CYCLES)["pmc"][0]
+        return counting(setup + body, CYCLES, **options)["pmc"][0]
 
     return (cycles(text * n) - cycles(text * (n // 2))) / (n - n // 2)
 

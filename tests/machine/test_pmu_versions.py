@@ -105,7 +105,7 @@ def leaf_a(**options) -> tuple[int, ...]:
         ({}, (0x08300805, 0, 0xF, 0x8604)),
         ({"cpu": "emr"}, (0x08300805, 0, 0xF, 0x8604)),
         ({"cpu": "skx"}, (0x07300404, 0, 0, 0x603)),
-        ({"cpu": "generic"}, (0x07300402, 0, 0, 0x603)),
+        ({"cpu": "generic"}, (0x08300805, 0, 0xF, 0x8604)),
         (version(0), (0, 0, 0, 0)),
         (version(1), (0x08300801, 0, 0, 0)),
         (version(3), (0x08300803, 0, 0, 0x604)),
@@ -124,7 +124,7 @@ def test_leaf_0a_of_silicon(options, leaf):
         ({}, (0x08300802, 0, 0, 0x8603)),
         ({"kvm": {"fixed_cap": 4}}, (0x08300802, 0, 0, 0x8604)),
         ({"cpu": "skx"}, (0x07300402, 0, 0, 0x8603)),
-        ({"cpu": "generic"}, (0x07300402, 0, 0, 0x8603)),
+        ({"cpu": "generic"}, (0x08300802, 0, 0, 0x8603)),
         # What the VMM says stands, even if KVM does not do it.
         ({"guest": {"version": 5, "fixed": 4}}, (0x08300805, 0, 0xF, 0x8604)),
         ({"guest": {"version": 1, "gp": 2}}, (0x08300201, 0, 0, 0x8000)),

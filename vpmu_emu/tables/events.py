@@ -19,7 +19,7 @@ SOURCES = (
 
 TIME_SOURCES = SOURCES[-4:]
 N_ARCH = 8
-LISTS = ("spr", "icx", "skx", "arch")
+LISTS = ("spr", "icx", "skx")
 """The event lists; a CPU model names its own. The first is what a name means where no CPU is at hand."""
 
 
