@@ -5,8 +5,24 @@ from __future__ import annotations
 import pytest
 
 from tests.machine.test_pmu import (
-    BRANCH, CYCLES, EN, FIXED_VECTOR, HANDLERS, HEAD, INST, INT, NMI, OS, RING_TAIL, RINGS, TAIL,
-    USR, WIDTH, armed, taken, write,
+    BRANCH,
+    CYCLES,
+    EN,
+    FIXED_VECTOR,
+    HANDLERS,
+    HEAD,
+    INST,
+    INT,
+    NMI,
+    OS,
+    RING_TAIL,
+    RINGS,
+    TAIL,
+    USR,
+    WIDTH,
+    armed,
+    taken,
+    write,
 )  # fmt: skip
 from tests.whole import machine
 from vpmu_emu.asm import assemble

@@ -135,7 +135,8 @@ def test_encodings_are_those_of_intels_lists(lists, event, code):
     ("name", "event"),
     [
         ("skx", "BR_INST_RETIRED.COND_TAKEN"), ("skx", "BR_INST_RETIRED.INDIRECT"),
-        ("skx", "TOPDOWN.SLOTS"), ("spr", "CPU_CLK_UNHALTED.REF_XCLK"), ("icx", "CPU_CLK_UNHALTED.REF_TSC_P"),
+        ("skx", "TOPDOWN.SLOTS"), ("spr", "CPU_CLK_UNHALTED.REF_XCLK"),
+        ("icx", "CPU_CLK_UNHALTED.REF_TSC_P"),
     ],
 )  # fmt: skip
 def test_what_a_cpu_does_not_have_has_no_name_there(name, event):
