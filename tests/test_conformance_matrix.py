@@ -22,6 +22,7 @@ from vpmu_emu.linux.eventfilter import parse_filter
 from vpmu_emu.system import run
 
 MODES = ("bare", "emulated", "passthrough")
+ALL = "all-passthrough"  # passthrough with the selectors let through, too
 VERSIONS = range(6)
 FULL_WRITES = 0x2000
 CAPABILITIES = (0, FULL_WRITES)
@@ -42,7 +43,10 @@ class Run:
         key = "settings" if mode == "bare" else "guest"
         words = [f"pmu.{name}={value}" for name, value in shape.items()]
         with np.errstate(over="ignore"):
-            self.result = run(self.program, vpmu=mode, cpu="spr", ram=4, **{key: words})
+            self.result = run(
+                self.program, vpmu="passthrough" if mode == ALL else mode, cpu="spr", ram=4,
+                all_passthrough=mode == ALL, **{key: words},
+            )  # fmt: skip
         self.exit_code = self.result.values["exit_code"]
 
     def __getitem__(self, name: str) -> int:
@@ -219,7 +223,7 @@ def test_events_count_whatever_cpuid_lists(mode):
     assert wrong == {}
 
 
-@modes
+@pytest.mark.parametrize("mode", [*MODES, ALL])
 def test_events_on_every_counter(mode):
     wrong = {}
     for version, caps, gp in gp_shapes():
@@ -231,7 +235,7 @@ def test_events_on_every_counter(mode):
 
 
 @pytest.mark.uncompiled
-@modes
+@pytest.mark.parametrize("mode", [*MODES, ALL])
 def test_events_on_fixed_counters(mode):
     wrong = {}
     for version, caps, fixed in fixed_shapes():
