@@ -132,6 +132,26 @@ def test_asm_writes_an_elf_that_objdump_reads(tmp_path, require_oracle):
 
 
 @pytest.mark.uncompiled
+def test_info_of_a_cpu():
+    result = vpmu("info", "--cpu", "skx", "--json")
+    assert result.exit_code == 0
+    found = json.loads(result.output)
+    assert (found["signature"], found["version"], found["gp"], found["fixed"]) == (0x50657, 4, 4, 3)
+    assert found["leaf_0a"] == [0x07300404, 0, 0, 0x603]
+    events = {event["name"]: event for event in found["events"]}
+    assert events["BR_INST_RETIRED.COND"]["code"] == 0x01C4
+    assert events["INST_RETIRED.PREC_DIST"]["counters"] == [1]
+    assert events["INST_RETIRED.ANY_P"]["fixed"] == 0
+    assert "TOPDOWN.SLOTS" not in events
+    words = vpmu("info", "--cpu", "spr").output
+    for word in ("0x806f8", "TOPDOWN.SLOTS", "0x0400", "fixed3", "0-3", "0-7"):
+        assert word in words
+    wrong = vpmu("info", "--cpu", "sprr")
+    assert wrong.exit_code == 2
+    assert "did you mean spr" in wrong.output
+
+
+@pytest.mark.uncompiled
 def test_guests_lists_what_ships():
     result = vpmu("guests", "--json")
     assert result.exit_code == 0

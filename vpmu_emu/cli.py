@@ -350,10 +350,14 @@ def guests(as_json: bool) -> None:
 
 
 @main.command()
+@click.option("--cpu", metavar="MODEL", help="One CPU model: its PMU and the events that it counts.")
 @click.option("--jit", is_flag=True, help="Compiled functions and lines per mode.")
 @click.option("--json", "as_json", is_flag=True)
-def info(jit: bool, as_json: bool) -> None:
-    """Versions, CPU models, modes, folders; with --jit, what each mode compiles."""
+def info(cpu: str | None, jit: bool, as_json: bool) -> None:
+    """Versions, CPU models, modes, folders; with --cpu, one model; with --jit, what each mode compiles."""
+    if cpu is not None:
+        _info_cpu(cpu, as_json)
+        return
     import platform
     from importlib.metadata import version
 
@@ -389,6 +393,31 @@ def info(jit: bool, as_json: bool) -> None:
     if weights:
         heads = ("mode", "functions", "inlined", "lines", "on disk")
         show([Table("Compiled code", heads, tuple((m, *w.values()) for m, w in weights.items()))])
+
+
+def _info_cpu(name: str, as_json: bool) -> None:
+    from vpmu_emu.report import Table, show
+    from vpmu_emu.tables.cpus import cpu, describe
+
+    facts = describe(cpu(name))
+    if as_json:
+        _json({"schema": 1, **facts})
+        return
+    events = facts.pop("events")
+    for key in ("signature", "perf_capabilities"):
+        facts[key] = f"{facts[key]:#x}"
+    facts["leaf_0a"] = " ".join(f"{register:#x}" for register in facts["leaf_0a"])
+    facts["features"] = " ".join(facts["features"])
+    show([Table("", ("", ""), tuple(facts.items()))])
+    rows = []
+    for event in events:
+        where = [str(n) for n in event["counters"]]
+        if len(where) > 2:
+            where = [f"{where[0]}-{where[-1]}"]
+        where += [] if event["fixed"] is None else [f"fixed{event['fixed']}"]
+        rows.append((event["name"], f"{event['code']:#06x}", " ".join(where), event["doc"]))
+    heads = ("event", "UMASK EVENT", "counters", "what it counts")
+    show([Table("Events", heads, tuple(rows))])
 
 
 @main.command()

@@ -12,7 +12,7 @@ import attrs
 
 from vpmu_emu.data import isa_dir
 from vpmu_emu.errors import ConfigError
-from vpmu_emu.tables.events import LISTS
+from vpmu_emu.tables.events import EVENTS, LISTS
 from vpmu_emu.tables.msrs import Shape
 
 
@@ -202,6 +202,34 @@ def cpuid_pmu(
     edx = shape.fixed | shape.fixed_width << 5 if shape.version > 1 else 0
     edx |= int(shape.anythread_deprecated) << 15
     return (eax, events_absent, fixed_bitmap, edx)
+
+
+def describe(model: CpuModel) -> dict[str, Any]:
+    """A model as plain data: what CPUID says of it, its PMU, and the events that it counts."""
+    leaves = {leaf: registers for leaf, *registers in cpuid_leaves(model)}
+    pmu = ("version", "gp", "gp_width", "fixed", "fixed_width", "perf_capabilities")
+    return {
+        "name": model.name,
+        "brand": model.brand,
+        "signature": leaves[1][0],
+        "leaf_0a": leaves[0xA],
+        "tsc_khz": model.tsc_khz,
+        "features": sorted(model.features),
+        **{key: getattr(model, key) for key in pmu},
+        "events": [
+            {
+                "name": event.name,
+                "aliases": [*event.aliases, *([event.perf] if event.perf else [])],
+                "code": event.code,
+                "arch": event.arch,
+                "counters": [n for n in range(model.gp) if event.counters >> n & 1],
+                "fixed": event.fixed if (event.fixed or 0) < model.fixed else None,
+                "doc": event.doc,
+            }
+            for event in EVENTS
+            if model.events in event.lists
+        ],
+    }
 
 
 def _bits(*numbers: int) -> int:
