@@ -1,4 +1,4 @@
-"""Rows C11, E5, E6, E8: guests of the selftests' rows over shapes of the PMU, and over event filters.
+"""Rows C11, E5, E6, E8, M2 to M4: guests of the selftests' rows over PMU shapes and event filters.
 
 What must come out is computed here from the rules of the rows, not from the tables: the version that
 counts is the smaller of CPUID's and the vPMU's, which is 2. The nightly profile runs every configuration,
@@ -19,7 +19,9 @@ from tests.conformance import FOLDER, guest
 from vpmu_emu.asm import Program
 from vpmu_emu.errors import ConfigError
 from vpmu_emu.linux.eventfilter import parse_filter
+from vpmu_emu.linux.setup import guest_shape
 from vpmu_emu.system import run
+from vpmu_emu.tables.cpus import cpu
 
 MODES = ("bare", "emulated", "passthrough")
 ALL = "all-passthrough"  # passthrough with the selectors let through, too
@@ -352,3 +354,22 @@ def test_what_a_filter_may_say(text, key):
     with pytest.raises(ConfigError) as error:
         parse_filter(text, "f")
     assert error.value.key == key
+
+
+# --- what the VMM may say of PERF_CAPABILITIES: rows M2, M3, M4 -----------------------------------------
+@pytest.mark.uncompiled
+@pytest.mark.parametrize("mode", ["emulated", "passthrough"])
+@pytest.mark.parametrize("caps", CAPABILITIES)
+def test_capabilities_that_the_vmm_may_set(mode, caps):
+    found = Run("m01_perf_capabilities_ro", mode, perf_caps=caps)
+    assert (found.exit_code, found["before"], found["after"], found["faults"]) == (0, caps, caps, 66)
+
+
+@pytest.mark.uncompiled
+def test_capabilities_that_the_vmm_may_not_set():
+    bits = [1 << b for b in range(64) if 1 << b != FULL_WRITES]
+    lbr_formats, pebs_formats = range(1, 64), range(0x100, 0x1000, 0x100)
+    for caps in (*bits, *lbr_formats, *pebs_formats, FULL_WRITES | 1, FULL_WRITES << 1 | FULL_WRITES):
+        with pytest.raises(ConfigError) as error:
+            guest_shape(cpu("spr").shape(), {"perf_caps": caps})
+        assert error.value.key == "guest pmu.perf_caps", hex(caps)

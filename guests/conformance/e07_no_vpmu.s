@@ -21,6 +21,9 @@
 #: expect none: mem32(version) == 0
 #: expect bare emulated passthrough: mem32(pdcm) == 1
 #: expect none: mem32(pdcm) == 0
+# Nor can that register be read then.
+#: expect bare emulated passthrough: mem64(capabilities) == 1
+#: expect none: mem64(capabilities) == 0
 
         .intel_syntax noprefix
         .include "msr.inc"
@@ -64,6 +67,10 @@ _start:
         shr ecx, 15
         and ecx, 1
         mov [rip + pdcm], ecx
+        xor ebx, ebx
+        mov ecx, IA32_PERF_CAPABILITIES
+        safely rdmsr
+        bit_if_ok capabilities
         debug_exit 0
 
         .bss
@@ -71,6 +78,7 @@ _start:
 global_ctrl: .zero 8
 selector: .zero 8
 counter: .zero 8
+capabilities: .zero 8
 version: .zero 4
 pdcm: .zero 4
         conformance_kit
