@@ -371,5 +371,5 @@ def test_capabilities_that_the_vmm_may_not_set():
     lbr_formats, pebs_formats = range(1, 64), range(0x100, 0x1000, 0x100)
     for caps in (*bits, *lbr_formats, *pebs_formats, FULL_WRITES | 1, FULL_WRITES << 1 | FULL_WRITES):
         with pytest.raises(ConfigError) as error:
-            guest_shape(cpu("spr").shape(), {"perf_caps": caps})
+            guest_shape(cpu("spr").shape(), {"pmu.perf_caps": caps})
         assert error.value.key == "guest pmu.perf_caps", hex(caps)
