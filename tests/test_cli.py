@@ -152,6 +152,13 @@ def test_info_of_a_cpu():
 
 
 @pytest.mark.uncompiled
+@pytest.mark.parametrize(("cpu", "event"), [("skx", "COND "), ("icx", "COND_TAKEN ")])
+def test_explain_names_the_event_of_the_cpu(cpu, event):
+    found = vpmu("explain", "wrmsr", "IA32_PERFEVTSEL0", "0x4301c4", "--vpmu", "bare", "--cpu", cpu)
+    assert f"= BR_INST_RETIRED.{event}usr os en" in found.output
+
+
+@pytest.mark.uncompiled
 def test_guests_lists_what_ships():
     result = vpmu("guests", "--json")
     assert result.exit_code == 0

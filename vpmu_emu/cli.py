@@ -434,11 +434,12 @@ def explain(
     from vpmu_emu.explain import explain as steps_of
     from vpmu_emu.explain import parse_number
     from vpmu_emu.report import Table, show
-    from vpmu_emu.system import msr_bitmap, msr_rules
+    from vpmu_emu.system import host_model, msr_bitmap, msr_rules
 
     number = None if value is None else parse_number(value, "VALUE")
     bitmap = None if vpmu == "bare" else lambda: msr_bitmap(vpmu, cpu)
-    steps = steps_of(action, what, number, bitmap, lambda side: msr_rules(side, vpmu, cpu))
+    events = host_model(cpu).events
+    steps = steps_of(action, what, number, bitmap, lambda side: msr_rules(side, vpmu, cpu), events)
     if as_json:
         _json([{"what": step.what, "verdict": step.verdict} for step in steps])
     else:

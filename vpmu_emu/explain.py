@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 
 from vpmu_emu.errors import ConfigError
+from vpmu_emu.tables.events import LISTS
 from vpmu_emu.tables.msrs import by_name, decode_value, msr_name, row_of, value_words
 
 ACTIONS = ("rdmsr", "wrmsr", "rdpmc")
@@ -54,6 +55,7 @@ def explain(
     value: int | None,
     bitmap: Callable[[], bytes] | None,
     rules: Callable[[str], Any],
+    events: str = LISTS[0],
 ) -> list[Step]:
     """The decision path of one access.
 
@@ -63,6 +65,7 @@ def explain(
         value: what is written, or what a read would find, or None.
         bitmap: gives the 4 KiB MSR bitmap of the guest; None where there is no hypervisor.
         rules: `rules("hw")` and `rules("kvm")` as in `tables.msrs.rules` for the CPU at hand.
+        events: the CPU's list of events.
 
     Raises:
         UnknownNameError: no such MSR.
@@ -73,7 +76,7 @@ def explain(
         index = int(what, 0) & 0xFFFF_FFFF
     except ValueError:
         index = by_name(what)
-    return list(_msr(action, index, value, bitmap, rules))
+    return list(_msr(action, index, value, bitmap, rules, events))
 
 
 def _msr(
@@ -82,6 +85,7 @@ def _msr(
     value: int | None,
     bitmap: Callable[[], bytes] | None,
     rules: Callable[[str], Any],
+    events: str,
 ) -> Iterable[Step]:
     write = action == "wrmsr"
     found = row_of(index)
@@ -90,8 +94,8 @@ def _msr(
         names = [found[0].instance_name(found[1], n) for n in (*found[0].aliases, *found[0].kernel)]
         yield Step("also called", ", ".join(names))
     if value is not None:
-        yield Step("value", f"{value:#x} = {value_words(index, value)}")
-        for name, bits, words in decode_value(index, value):
+        yield Step("value", f"{value:#x} = {value_words(index, value, events)}")
+        for name, bits, words in decode_value(index, value, events):
             if bits:
                 yield Step(f"  {name}", f"{bits:#x}" + (f" {words}" if words else ""))
     yield Step("privilege", "CPL must be 0, else #GP before anything else")

@@ -145,8 +145,32 @@ def test_names_of_host_events_and_filters_are_the_models():
     assert parse_host_event("BR_INST_RETIRED.COND", "icx")[0].config == 0x11C4
     with pytest.raises(ConfigError, match="COND_TAKEN"):
         parse_host_event("BR_INST_RETIRED.COND_TAKEN", "skx")
+    for name in ("slots", "topdown-slots"):  # no fixed counter 3, no such event
+        assert parse_host_event(name, "icx")[0].config == 0x0400
+        with pytest.raises(ConfigError, match="no event is named"):
+            parse_host_event(name, "skx")
     text = 'action = "deny"\nevents = ["BR_INST_RETIRED.COND"]\n'
     assert parse_filter(text, names="skx").includes != parse_filter(text, names="icx").includes
+
+
+def clocks(name):
+    """Counters of every clock of the model and of instructions, all near their overflows."""
+    slow = cpu(name).events in ("skx", "icx")  # a crystal's tick is eighty cycles
+    text = write(0x38F, 0)
+    for n, code in enumerate((0x13C, 0x3C, 0xC0, 0xC4)):
+        left = 4 if slow and n == 0 else 40
+        text += write(0x186 + n, code | 0x430000) + write(0x4C1 + n, (1 << 48) - left)
+    text += write(0x38D, 0x333) + write(0x30B, (1 << 48) - 900) + write(0x38F, 0xF | 7 << 32)
+    text += "mov r8d, 90\n1: imul rax, rbx\nmov ecx, 0x38e\nrdmsr\nor r10, rax\nadd r11, r10\n"
+    return text + "dec r8d\njnz 1b\n" + write(0x38F, 0)
+
+
+@models
+def test_no_horizon_shows_on_any_model(name):
+    plain = run(clocks(name), cpu=name)
+    assert plain.guest_pmu()["global_status"] & 0x4_0000_000F == 0x4_0000_000F
+    for options in ({"horizon": 1}, {"horizon": 9, "horizon_seed": 3}):
+        assert run(clocks(name), cpu=name, **options).record() == plain.record()
 
 
 LOST = """
@@ -172,3 +196,10 @@ def test_a_pmu_without_status_set_loses_a_guests_status(version, status):
     system = run(LOST, mode="passthrough", settings={"pmu.version": version})
     assert int(system.core.regs[8]) == status
     assert int(run(LOST, mode="emulated", settings={"pmu.version": version}).core.regs[8]) == 1
+
+
+@pytest.mark.parametrize(("mode", "status"), [("emulated", 1), ("passthrough", 0)])
+def test_silicon_knows_its_own_width(mode, status):
+    """A guest with narrower counters than the host: passed through, they wrap where the hardware's do."""
+    text = LOST.replace("0xfffffffffffb", "0xfffffffffb")
+    assert int(run(text, mode=mode, guest={"width": 40}).core.regs[8]) == status

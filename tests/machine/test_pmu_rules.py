@@ -140,13 +140,15 @@ class Guest:
 
 GUESTS = {
     "default": ({}, Guest()),
-    "v0": ({"version": 0}, Guest(0, 0, 0, 48, False)),
-    "v1": ({"version": 1}, Guest(1, 8, 0)),
-    "v5 asked": ({"version": 5, "fixed": 4}, Guest()),
-    "4 + 2 counters": ({"gp": 4, "fixed": 2}, Guest(2, 4, 2)),
-    "1 + 0 counters": ({"gp": 1, "fixed": 0}, Guest(2, 1, 0)),
-    "40 bits": ({"width": 40}, Guest(2, 8, 3, 40)),
-    "no full-width writes": ({"perf_caps": 0}, Guest(2, 8, 3, 48, False)),
+    "v0": ({"guest": {"version": 0}}, Guest(0, 0, 0, 48, False)),
+    "v1": ({"guest": {"version": 1}}, Guest(1, 8, 0)),
+    "v5 asked": ({"guest": {"version": 5, "fixed": 4}}, Guest()),
+    "cap of 4": ({"kvm": {"fixed_cap": 4}}, Guest(2, 8, 4)),
+    "4 + 2 counters": ({"guest": {"gp": 4, "fixed": 2}}, Guest(2, 4, 2)),
+    "1 + 0 counters": ({"guest": {"gp": 1, "fixed": 0}}, Guest(2, 1, 0)),
+    "8 on a host with 4": ({"guest": {"gp": 8, "fixed": 4}, "cpu": "skx"}, Guest(2, 4, 3)),
+    "40 bits": ({"guest": {"width": 40}}, Guest(2, 8, 3, 40)),
+    "no full-width writes": ({"guest": {"perf_caps": 0}}, Guest(2, 8, 3, 48, False)),
 }
 FAULT, DROP, DONE = "fault", "drop", "done"
 
@@ -194,8 +196,8 @@ def kvm(guest: Guest, index: int, value: int | None) -> str:
 def test_kvm_faults_as_its_code_says(mode, name):
     from tests.linux.uncompiled.test_msrs import kvm_rdmsr, kvm_wrmsr
 
-    asked, guest = GUESTS[name]
-    system = System(EMPTY, vpmu=mode, ram=2, guest=asked)
+    options, guest = GUESTS[name]
+    system = System(EMPTY, vpmu=mode, ram=2, **options)
     wrong = []
     for index in COUNTERS + CONTROL + K7:
         fault, _ = kvm_rdmsr(system, mode, index)
@@ -215,9 +217,9 @@ def test_kvm_faults_as_its_code_says(mode, name):
 @pytest.mark.parametrize("all_passthrough", [False, True])
 def test_what_reaches_silicon_in_passthrough(name, all_passthrough):
     """Every bit of the MSR bitmap: the guest's own counters and GLOBAL_*, and nothing else of the PMU."""
-    asked, guest = GUESTS[name]
-    options = {"all_passthrough": all_passthrough}
-    system = System(EMPTY, vpmu="passthrough", ram=2, guest=asked, **options)
+    options, guest = GUESTS[name]
+    everything = {"all_passthrough": all_passthrough}
+    system = System(EMPTY, vpmu="passthrough", ram=2, **everything, **options)
     at = int(system.S.vm.msr_bitmap)
     page = bytes(system.M[at : at + 4096])
     passed = {0xC1 + i for i in range(guest.gp)}
@@ -231,7 +233,7 @@ def test_what_reaches_silicon_in_passthrough(name, all_passthrough):
     for base in (0, 2048):  # reads, writes
         found = {m for m in pmu if not page[base + m // 8] >> m % 8 & 1}
         assert found == passed
-    emulated = System(EMPTY, vpmu="emulated", ram=2, guest=asked)
+    emulated = System(EMPTY, vpmu="emulated", ram=2, **options)
     at = int(emulated.S.vm.msr_bitmap)
     page = bytes(emulated.M[at : at + 4096])
     assert all(page[base + m // 8] >> m % 8 & 1 for m in pmu for base in (0, 2048))

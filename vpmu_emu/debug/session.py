@@ -310,7 +310,9 @@ class Session:
 
     def pmu_words(self, name: str, value: int) -> str:
         """What a control register of `pmu` says, in words; empty for counters."""
-        return value_words(by_name(name), value) if name.startswith("IA32") and value else ""
+        if not name.startswith("IA32") or not value:
+            return ""
+        return value_words(by_name(name), value, self.system.model.events)
 
     def exits(self) -> dict[str, int]:
         """VM-exits by reason so far."""

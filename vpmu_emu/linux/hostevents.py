@@ -23,10 +23,10 @@ from vpmu_emu.tables.events import LISTS, event_names
 
 KEY = "host-event"
 MAX_REPEAT = 32
-_PSEUDO = {"ref-cycles": 0x0300, "slots": 0x0400, "topdown-slots": 0x0400}
 _SYNONYMS = {
     "cpu-cycles": "cycles",
     "branch-instructions": "branches",
+    "topdown-slots": "slots",
 }
 _TERMS = {
     # term of cpu/…/: (lowest bit, number of bits) of the selector
@@ -67,7 +67,7 @@ class HostEvent:
 @cache
 def event_codes(events: str) -> dict[str, int]:
     """Names of event list `events` in lower case, with bits 15:0 of the selector."""
-    names = {**event_names(events), **_PSEUDO}
+    names = event_names(events)
     for new, old in _SYNONYMS.items():
         if old in names:
             names[new] = names[old]

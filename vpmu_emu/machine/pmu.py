@@ -495,13 +495,9 @@ def pmu_write_counter(core, i, value):
     pmu = core.pmu
     if core.inject & I_RUNNING_WRITE != ZERO and is_armed(core, i):
         return
-    if is_armed(core, i):
-        # what was counted until now ends with the old value
-        if pmu.cmask[i] != 0:
-            _step_cycles(core, i)
-        else:
-            pmu.snap[i] = event_total(core, pmu.event[i], pmu.rings[i])
     pmu.ctr_base[i] = value & counter_mask(core, i)
+    if is_armed(core, i) and pmu.cmask[i] == 0:
+        pmu.snap[i] = event_total(core, pmu.event[i], pmu.rings[i])
 
 
 @jit()

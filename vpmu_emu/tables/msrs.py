@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import attrs
 
 from vpmu_emu.data import isa_dir
-from vpmu_emu.tables.events import event_by_code
+from vpmu_emu.tables.events import LISTS, event_by_code
 from vpmu_emu.tables.expressions import MASK64, evaluate
 from vpmu_emu.tables.names import Names
 
@@ -257,11 +257,11 @@ def slot_of(index: int) -> int | None:
     return found[0].slot + found[1] if found else None
 
 
-def decode_value(index: int, value: int) -> list[tuple[str, int, str]]:
+def decode_value(index: int, value: int, events: str = LISTS[0]) -> list[tuple[str, int, str]]:
     """What `value` says in MSR `index`: (field, its value, words), low bits first.
 
     Bits that no field covers come last as the field "reserved". For a selector the words of the
-    field "event" name the event of EVENT and UMASK.
+    field "event" name the event of EVENT and UMASK in event list `events`.
     """
     value &= MASK64
     found = row_of(index)
@@ -273,15 +273,15 @@ def decode_value(index: int, value: int) -> list[tuple[str, int, str]]:
     for field in sorted(row.fields, key=lambda f: f.low):
         covered |= field.mask
         bits = (value & field.mask) >> field.low
-        parts.append((field.name, bits, _words(row, field, bits, value)))
+        parts.append((field.name, bits, _words(row, field, bits, value, events)))
     if value & ~covered:
         parts.append(("reserved", value & ~covered, "no field has these bits"))
     return parts
 
 
-def _words(row: MsrRow, field: Field, bits: int, value: int) -> str:
+def _words(row: MsrRow, field: Field, bits: int, value: int, events: str) -> str:
     if row.name == "IA32_PERFEVTSEL" and field.name == "event":
-        event = event_by_code(value)
+        event = event_by_code(value, events)
         return event.name if event else ""
     if field.each:
         width = range(field.high - field.low + 1)
@@ -291,14 +291,17 @@ def _words(row: MsrRow, field: Field, bits: int, value: int) -> str:
     return ""
 
 
-def value_words(index: int, value: int) -> str:
-    """`value` of MSR `index` in one line, such as "INST_RETIRED.ANY_P usr os en cmask=1"."""
+def value_words(index: int, value: int, events: str = LISTS[0]) -> str:
+    """`value` of MSR `index` in one line, such as "INST_RETIRED.ANY_P usr os en cmask=1".
+
+    `events` is the list that names the event of a selector.
+    """
     found = row_of(index)
     if found is None:
         return f"{value:#x}"
     row = found[0]
     wide = {field.name: field.high > field.low for field in row.fields}
-    parts = decode_value(index, value)
+    parts = decode_value(index, value, events)
     selector = row.name == "IA32_PERFEVTSEL"
     known = selector and any(name == "event" and words for name, _, words in parts)
     out: list[str] = []
