@@ -39,7 +39,7 @@ from vpmu_emu.linux.state import (
     bits,
 )
 from vpmu_emu.machine.engine import CR0_RESET, CR4_RESET
-from vpmu_emu.machine.interrupts import VECTOR_UD
+from vpmu_emu.machine.interrupts import VECTOR_DB, VECTOR_UD
 from vpmu_emu.machine.lapic import (
     BASE_RESET,
     BASE_X2APIC,
@@ -283,6 +283,7 @@ def kvm_pmu_refresh(S: Any, shape: Shape) -> None:
     vm.msr_n[:] = table.exists_count
     vm.msr_reserved[:] = table.reserved
     vm.msr_access[:] = table.access
+    S.vcpus[0].ia32_misc_enable_msr = table.reset[row["IA32_MISC_ENABLE"]]
     vm.msr_dropped[:] = [0 if inject & int(I_ABSENT_PERFCTR) else r.kvm.drop_absent for r in MSRS]
 
 
@@ -366,7 +367,7 @@ def build_vm(
     field("CPU_BASED_VM_EXEC_CONTROL", controls(*proc))
     field("VM_EXIT_CONTROLS", controls(*exit_controls))
     field("VM_ENTRY_CONTROLS", controls(*entry_controls))
-    field("EXCEPTION_BITMAP", 1 << VECTOR_UD)  # vmx_update_exception_bitmap()
+    field("EXCEPTION_BITMAP", 1 << VECTOR_DB | 1 << VECTOR_UD)  # vmx_update_exception_bitmap()
     field("MSR_BITMAP", vm.msr_bitmap)
     # With EPT the guest owns what no longer concerns KVM's page tables (KVM_POSSIBLE_CR*_GUEST_BITS).
     field("CR0_GUEST_HOST_MASK", ((1 << 64) - 1) & ~CR0_GUEST_BITS)

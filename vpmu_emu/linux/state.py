@@ -194,6 +194,7 @@ VCPU = np.dtype(
         ("cpl", "i8"),  # of the guest at the last exit
         ("nmi_masked", "i8"),  # the guest was blocking NMIs then
         ("entry_intr_info", "u8"),  # event injected at the last entry
+        ("ia32_misc_enable_msr", "u8"),  # IA32_MISC_ENABLE of the guest
         ("hypercall_nr", "u8"),  # of the last VMCALL
         ("emulated_insns", "u8"),  # instructions that KVM did for the guest: they retire nowhere
         ("entries", "u8"),  # VM entries

@@ -16,8 +16,11 @@ from vpmu_emu.machine.interrupts import (
     KIND_EXTERNAL,
     KIND_FAULT,
     KIND_NMI,
+    KIND_TRAP,
     RFLAGS_FIXED,
     RFLAGS_IF,
+    RFLAGS_TF,
+    VECTOR_DB,
     VECTOR_NMI,
     deliver,
 )
@@ -29,10 +32,10 @@ from vpmu_emu.machine.lapic import (
     lapic_timer_expire,
 )
 from vpmu_emu.machine.lbr import BR_OTHER, lbr_on, lbr_record, lbr_reset, lbr_retired, step_begins
-from vpmu_emu.machine.memory import VECTOR_SS, tlb_flush
+from vpmu_emu.machine.memory import VECTOR_SS, fault, tlb_flush
 from vpmu_emu.machine.ops import K_MEM, OPS
 from vpmu_emu.machine.pmu import C_INST, LAT_SLOT, counter_value, pmu_check, pmu_horizon, pmu_reset
-from vpmu_emu.machine.privileged import LAT_INTERRUPT, spend
+from vpmu_emu.machine.privileged import LAT_INTERRUPT, S_INT, S_INT3, S_SYSCALL, spend
 from vpmu_emu.machine.state import (
     CODE_BREAK,
     CODE_EXIT,
@@ -101,7 +104,8 @@ def _horizon(core, E):
         left = E.insn_limit - guest_instructions(core)
         if left < _LIMIT:
             limit = min(limit, t + np.int64(left) * slot)
-    if core.shadow != 0 or E.stop_request != 0 or lbr_on(core):
+    single = core.shadow != 0 or core.rflags & RFLAGS_TF != ZERO
+    if single or E.stop_request != 0 or lbr_on(core):
         limit = t + 1
     if E.horizon > 0:
         steps = E.horizon
@@ -273,6 +277,11 @@ def _fault(core, M, E):
         if k >= 0 and uses_stack(E.uops[k]):
             E.fault_vector = VECTOR_SS
     E.fault_canonical = 1
+    return _raise(core, M, E, KIND_FAULT)
+
+
+@jit()
+def _raise(core, M, E, kind):
     vector = E.fault_vector
     if core.vmx.nonroot != 0 and (core.vmx.exceptions >> U64(vector)) & ONE != ZERO:
         pmu_check(core, E)
@@ -280,10 +289,25 @@ def _fault(core, M, E):
         vm_exit(core, M, E, NO_VECTOR)
         return CODE_EXIT
     core.shadow = 0
-    code = _deliver(core, M, E, vector, KIND_FAULT, E.fault_has_error, E.fault_error)
+    code = _deliver(core, M, E, vector, kind, E.fault_has_error, E.fault_error)
     if code != CODE_NEXT:
         return _shutdown(core, M, E, vector)
     return CODE_NEXT
+
+
+@jit()
+def _single_step(core, M, E, rip):
+    """#DB after the instruction at rip, which began with TF set (SDM 3B 18.3.1.4)."""
+    if core.stop != 0 or core.shadow == 2:
+        return CODE_NEXT  # the trap after MOV SS waits for the next instruction
+    k = find(E, rip)
+    if k >= 0 and core.rflags & RFLAGS_TF == ZERO:
+        op = np.int64(E.uops[k].op)
+        if op == S_INT or op == S_INT3 or op == S_SYSCALL:
+            return CODE_NEXT  # entering a handler took the flag away, and the trap with it
+    core.activity = 0
+    fault(E, VECTOR_DB, 0, ZERO)
+    return _raise(core, M, E, KIND_TRAP)
 
 
 @jit(entry=True)
@@ -310,6 +334,8 @@ def run_core(core, M, E):
         recording = lbr_on(core)
         if recording:
             step_begins(core, M, E)
+        rip = core.rip
+        stepping = core.rflags & RFLAGS_TF != ZERO
         spread_flags(core)
         code = run_slice(core, M, E, tlim)
         fold_flags(core)
@@ -331,6 +357,10 @@ def run_core(core, M, E):
                 return CODE_EXIT
             elif code == CODE_BREAK:
                 return RUN_BREAK
+        elif stepping:
+            code = _single_step(core, M, E, rip)
+            if code != CODE_NEXT:
+                return code
 
 
 @jit(entry=True)

@@ -21,6 +21,7 @@ VECTOR_NP = 11
 VECTOR_TS = 10
 VECTOR_UD = 6
 VECTOR_BP = 3
+VECTOR_DB = 1
 VECTOR_NMI = 2
 RFLAGS_FIXED = U64(1 << 1)
 RFLAGS_TF = U64(1 << 8)
@@ -43,7 +44,8 @@ _DESC_L = U64(1 << 53)
 _DESC_CONFORMING = U64(1 << 42)
 _LOW32 = U64(0xFFFF_FFFF)
 
-KIND_FAULT, KIND_SOFTWARE, KIND_EXTERNAL, KIND_NMI = 0, 1, 2, 3
+# A trap's frame has RF clear: the instruction before it is done (SDM 3B 18.3.1.1).
+KIND_FAULT, KIND_SOFTWARE, KIND_EXTERNAL, KIND_NMI, KIND_TRAP = range(5)
 
 
 @jit()
@@ -190,7 +192,7 @@ def _deliver(core, M, E, vector, kind, has_error, error, return_rip):
     elif kind == KIND_EXTERNAL:
         emit(E, core.t, TR_IRQ, core.rip, U64(vector), ZERO, ZERO)
     for _ in range(4):
-        if kind == KIND_FAULT or kind == KIND_SOFTWARE:
+        if kind == KIND_FAULT or kind == KIND_SOFTWARE or kind == KIND_TRAP:
             if vector == VECTOR_PF and kind == KIND_FAULT:
                 core.cr2 = E.fault_address
             if vector < 32:

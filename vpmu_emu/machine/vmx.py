@@ -15,6 +15,8 @@ from vpmu_emu.machine.interrupts import (
     KIND_FAULT,
     KIND_NMI,
     KIND_SOFTWARE,
+    KIND_TRAP,
+    VECTOR_DB,
     VECTOR_NMI,
     deliver,
 )
@@ -363,6 +365,8 @@ def _inject(core, M, E, info):
     elif kind_bits == TYPE_SOFT_INTR or kind_bits == TYPE_SOFT_EXCEPTION:
         kind = KIND_SOFTWARE
         rip += vmread(core, M, V_ENTRY_LEN)
+    elif vector == VECTOR_DB:
+        kind = KIND_TRAP
     E.fault_address = core.cr2
     core.activity = 0
     t = core.t

@@ -20,7 +20,7 @@ from vpmu_emu.machine.alu import execute_general, fold_flags, spread_flags
 from vpmu_emu.machine.bus import EXIT_APIC_ACCESS, EXIT_EPT_MISCONFIG
 from vpmu_emu.machine.decode import DECODED, decode, fetch_code
 from vpmu_emu.machine.engine import uses_stack
-from vpmu_emu.machine.interrupts import VECTOR_UD
+from vpmu_emu.machine.interrupts import RFLAGS_TF, VECTOR_DB, VECTOR_UD
 from vpmu_emu.machine.lapic import WRITTEN
 from vpmu_emu.machine.memory import VECTOR_PF, VECTOR_SS, fault
 from vpmu_emu.machine.mutants import I_FEP
@@ -41,9 +41,10 @@ from vpmu_emu.machine.state import (
     RCX,
     STOP_SHUTDOWN,
 )
-from vpmu_emu.machine.u64 import ONE, U7, U8, U64, ZERO
+from vpmu_emu.machine.u64 import ONE, U8, U64, ZERO
 from vpmu_emu.machine.vmx import (
     EXIT_EXCEPTION_NMI,
+    INTR_VALID,
     PROC_HLT,
     PROC_IO,
     PROC_RDPMC,
@@ -59,6 +60,8 @@ from vpmu_emu.tables.instructions import EMULATOR
 COST_EMULATE = cost("kvm_emulate_instruction")
 
 KVM_EMULATE_PREFIX = np.frombuffer(b"\x0f\x0bkvm", dtype=np.uint8)
+UD_INFO = INTR_VALID | TYPE_HARD_EXCEPTION << U8 | U64(VECTOR_UD)
+DB_INFO = INTR_VALID | TYPE_HARD_EXCEPTION << U8 | U64(VECTOR_DB)
 PREFIX_LENGTH = len(KVM_EMULATE_PREFIX)
 UNKNOWN, FAILS = EMULATOR.index("unknown"), EMULATOR.index("fails")
 # With no MSR bitmap every RDMSR and WRMSR goes to KVM's handlers.
@@ -145,6 +148,7 @@ def x86_emulate_instruction(S, M, E):
     core.vmx.proc = EMULATOR_PROC
     core.vmx.nonroot = 1
     rip = core.rip
+    stepping = core.rflags & RFLAGS_TF != ZERO
     u = E.uops[SCRATCH]
     u.emulator = 0
     E.emulating = 1
@@ -178,6 +182,8 @@ def x86_emulate_instruction(S, M, E):
             core.cr2 = E.fault_address
         kvm_queue_exception(S, vector, E.fault_has_error, E.fault_error)
     else:
+        if stepping:
+            kvm_queue_exception(S, VECTOR_DB, 0, ZERO)  # kvm_vcpu_do_singlestep()
         kvm_apic_note_ipi(S, E.apic_effect)
         vcpu.emulated_insns += ONE
         if core.inject & I_FEP != ZERO:
@@ -232,12 +238,14 @@ def handle_ud(S, M, E):
 def handle_emulated_exit(S, M, E):
     """The exits that are left to the emulator; core.vmx.exit_reason may then be that of another one.
 
-    An NMI has been handled in the entry path; the exception bitmap has #UD alone.
+    An NMI has been handled in the entry path. #DB is the guest's own and goes back to it.
     """
     vmx = S.cores[0].vmx
     if vmx.exit_reason == EXIT_EXCEPTION_NMI:
-        if (vmx.exit_intr_info >> U8) & U7 == TYPE_HARD_EXCEPTION:
+        if vmx.exit_intr_info == UD_INFO:
             handle_ud(S, M, E)
+        elif vmx.exit_intr_info == DB_INFO:
+            kvm_queue_exception(S, VECTOR_DB, 0, ZERO)
     elif vmx.exit_reason == EXIT_APIC_ACCESS or vmx.exit_reason == EXIT_EPT_MISCONFIG:
         # handle_apic_access(), handle_ept_misconfig()
         x86_emulate_instruction(S, M, E)

@@ -19,10 +19,12 @@ from vpmu_emu.linux.kvm.pmu import kvm_pmu_trigger_event
 from vpmu_emu.linux.native import cost
 from vpmu_emu.linux.perf.pmi import charge
 from vpmu_emu.machine.bus import EXIT_APIC_ACCESS, EXIT_EPT_MISCONFIG
+from vpmu_emu.machine.interrupts import RFLAGS_TF, VECTOR_DB
 from vpmu_emu.machine.lapic import BASE_X2APIC
 from vpmu_emu.machine.memory import VECTOR_GP
 from vpmu_emu.machine.msr import (
     R_APIC_BASE,
+    R_MISC_ENABLE,
     R_PERF_CAPABILITIES,
     R_TSC,
     R_TSC_DEADLINE,
@@ -75,6 +77,7 @@ from vpmu_emu.machine.vmx import (
     V_FS_BASE,
     V_GS_BASE,
     V_INTERRUPTIBILITY,
+    V_RFLAGS,
     V_RIP,
     V_TSC_OFFSET,
     vmread,
@@ -88,6 +91,8 @@ COST_PIO = cost("kvm_fast_pio")
 COST_WINDOW = cost("handle_interrupt_window")
 
 KVM_ENOSYS = U64((1 << 64) - 1000)
+MISC_ENABLE_PMU_RO_MASK = U64(1 << 12 | 1 << 11)  # PEBS and BTS unavailable
+MISC_ENABLE_EMON = U64(1 << 7)
 ACCESS_RO, ACCESS_WO, ACCESS_DROP = 1, 2, 3
 _X2APIC_FIRST = U64(0x800)
 _X2APIC_LAST = U64(0x8FF)
@@ -124,6 +129,8 @@ def _uncounted(core):
 def kvm_skip_emulated_instruction(S, M, E):
     """Go past the instruction that was emulated, and count it."""
     core = S.cores[0]
+    if vmread(core, M, V_RFLAGS) & RFLAGS_TF != ZERO:
+        kvm_queue_exception(S, VECTOR_DB, 0, ZERO)  # kvm_vcpu_do_singlestep()
     core.rip = vmread(core, M, V_RIP) + core.vmx.exit_insn_len
     vmwrite(core, M, V_RIP, core.rip)
     S.vcpus[0].emulated_insns += ONE
@@ -159,6 +166,12 @@ def kvm_set_msr_common(S, M, E, index, value):
         return 0
     if row == R_TSC_DEADLINE:
         kvm_set_lapic_tscdeadline_msr(S, M, value)
+        return 0
+    if row == R_MISC_ENABLE:
+        old = S.vcpus[0].ia32_misc_enable_msr
+        if (old ^ value) & MISC_ENABLE_PMU_RO_MASK != ZERO:
+            return 1
+        S.vcpus[0].ia32_misc_enable_msr = (value & ~MISC_ENABLE_EMON) | (old & MISC_ENABLE_EMON)
         return 0
     rn = check_write(core, index, value)
     if rn < 0:
@@ -198,6 +211,8 @@ def kvm_get_msr_common(S, M, E, index):
         return 0, U64(core.t >> 4) + core.tsc_adjust + vmread(core, M, V_TSC_OFFSET)
     if row == R_TSC_DEADLINE:
         return 0, core.vapic.tsc_deadline
+    if row == R_MISC_ENABLE:
+        return 0, S.vcpus[0].ia32_misc_enable_msr
     if row == R_PERF_CAPABILITIES:
         return 0, S.vcpus[0].pmu.perf_capabilities
     rn = check_read(core, index)

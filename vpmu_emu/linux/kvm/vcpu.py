@@ -150,6 +150,8 @@ def kvm_vcpu_has_events(S, M):
     """Is there anything that wakes a halted guest?"""
     core = S.cores[0]
     blocking = vmread(core, M, V_INTERRUPTIBILITY)
+    if S.vcpus[0].exception >= 0:
+        return True
     if S.vcpus[0].nmi_pending > 0 and blocking & _NMI_BLOCKED == ZERO:
         return True
     open_ = vmread(core, M, V_RFLAGS) & RFLAGS_IF != ZERO and blocking & _SHADOWS == ZERO
