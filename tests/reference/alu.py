@@ -189,6 +189,32 @@ def ror(a: int, count: int, width: int) -> Out:
     return Out(value, bits, CF | OF, 0 if n == 1 else OF)
 
 
+def rcl(a: int, carry: int, count: int, width: int) -> Out:
+    return _through_carry(a, carry, count, width, left=True)
+
+
+def rcr(a: int, carry: int, count: int, width: int) -> Out:
+    return _through_carry(a, carry, count, width, left=False)
+
+
+def _through_carry(a: int, carry: int, count: int, width: int, *, left: bool) -> Out:
+    n = _count(count, width)
+    if n == 0:
+        return Out(a, 0, 0)
+    for _ in range(n):
+        if left:
+            a = a << 1 | carry
+            carry, a = a >> width, a & mask(width)
+        else:
+            a |= carry << width
+            carry, a = a & 1, a >> 1
+    top = a >> (width - 1)
+    bits = CF if carry else 0
+    if top ^ (carry if left else a >> (width - 2) & 1):
+        bits |= OF
+    return Out(a, bits, CF | OF, 0 if n == 1 else OF)
+
+
 def shld(a: int, b: int, count: int, width: int) -> Out:
     n = _count(count, width)
     if n == 0:

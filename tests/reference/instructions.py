@@ -86,7 +86,7 @@ def undefined_flags(ins: iced.Instruction) -> int:
         return alu.AF | alu.OF | alu.CF
     if name == "sar":
         return alu.AF | alu.OF
-    if name in ("rol", "ror"):
+    if name in ("rol", "ror", "rcl", "rcr"):
         return alu.OF
     if name in ("shld", "shrd"):
         return STATUS
@@ -488,6 +488,17 @@ class Instructions:
 
     def op_ror(self: Reference, ins: Any) -> None:
         self._shift(ins, alu.ror)
+
+    def op_rcl(self: Reference, ins: Any) -> None:
+        self._through_carry(ins, alu.rcl)
+
+    def op_rcr(self: Reference, ins: Any) -> None:
+        self._through_carry(ins, alu.rcr)
+
+    def _through_carry(self: Reference, ins: Any, operation: Any) -> None:
+        self.reads(CF)
+        carry = int(bool(self.rflags & CF))
+        self._shift(ins, lambda a, count, width: operation(a, carry, count, width))
 
     def _double_shift(self: Reference, ins: Any, operation: Any) -> None:
         width = self.width(ins)

@@ -214,7 +214,7 @@ _REL = ("rel8", "rel32")
 
 def _special(name: str, operands: Sequence[Resolved]) -> tuple[str, tuple[Resolved, ...]]:
     """Spellings GNU as takes for another: implied operands and the shorter twin."""
-    if len(operands) == 1 and name in ("shl", "sal", "shr", "sar", "rol", "ror"):
+    if len(operands) == 1 and name in ("shl", "sal", "shr", "sar", "rol", "ror", "rcl", "rcr"):
         return name, (*operands, Immediate(1, "1"))
     if len(operands) == 2:
         first, second = operands

@@ -56,6 +56,7 @@ OP = COLD_OP
 )  # fmt: skip
 O_INC, O_DEC, O_NOT, O_NEG = OP["inc"], OP["dec"], OP["not"], OP["neg"]
 O_SHL, O_SHR, O_SAR, O_ROL, O_ROR = OP["shl"], OP["shr"], OP["sar"], OP["rol"], OP["ror"]
+O_RCL, O_RCR = OP["rcl"], OP["rcr"]
 O_SHLD, O_SHRD = OP["shld"], OP["shrd"]
 O_IMUL, O_IMUL1, O_MUL, O_DIV, O_IDIV = OP["imul"], OP["imul1"], OP["mul"], OP["div"], OP["idiv"]
 O_MOVZX, O_MOVSX, O_LEA, O_XCHG, O_CMPXCHG, O_XADD = (
@@ -266,11 +267,15 @@ def _shift(core, M, E, u, op, size, sh):
         z, cv = sem.sar(x, n, cv, sh)
     elif op == O_ROL:
         z, cv = sem.rol(x, n, cv, sh)
-    else:
+    elif op == O_ROR:
         z, cv = sem.ror(x, n, cv, sh)
+    elif op == O_RCL:
+        z, cv = sem.rcl(x, n, cv, sh)
+    else:
+        z, cv = sem.rcr(x, n, cv, sh)
     code = put(core, M, E, u, np.int64(u.dst), np.int64(u.a), size, z)
     if code < CODE_NOT_RETIRED:
-        if op == O_ROL or op == O_ROR:
+        if op >= O_ROL and op <= O_RCR:
             core.cv = cv
         else:
             set_flags(core, z, cv, sh)
@@ -640,7 +645,7 @@ def _execute(core, M, E, u):
         return _next(core, u, _binary(core, M, E, u, op, size, sh))
     if op <= O_NEG:
         return _next(core, u, _unary(core, M, E, u, op, size, sh))
-    if op <= O_ROR:
+    if op <= O_RCR:
         return _next(core, u, _shift(core, M, E, u, op, size, sh))
     if op <= O_SHRD:
         return _next(core, u, _double_shift(core, M, E, u, op, size, sh))

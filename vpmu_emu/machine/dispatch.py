@@ -135,7 +135,7 @@ OP_LOOP = 65
 OP_LINK = 66
 OP_BREAK = 67
 OP_FETCH = 68
-OP_SYSTEM = 138
+OP_SYSTEM = 140
 
 @jit()
 def fold_lanes(core, row, lanes1, lanes2):

@@ -56,7 +56,7 @@ HOT += [
 # Semantics that touch nothing but registers, flags and memory: the callee for the general case.
 COLD = [
     "mov", "add", "or", "adc", "sbb", "and", "sub", "xor", "cmp", "test", "inc", "dec", "not", "neg",
-    "shl", "shr", "sar", "rol", "ror", "shld", "shrd", "imul", "imul1", "mul", "div", "idiv",
+    "shl", "shr", "sar", "rol", "ror", "rcl", "rcr", "shld", "shrd", "imul", "imul1", "mul", "div", "idiv",
     "movzx", "movsx", "lea", "xchg", "cmpxchg", "xadd", "bt", "bts", "btr", "btc", "bsf", "bsr",
     "tzcnt", "lzcnt", "popcnt", "bswap", "cdqe", "cqo", "push", "pop", "jmp", "call", "ret",
     "loope", "loopne", "jrcxz", "enter", "leave", "setcc", "cmovcc", "movs", "stos", "lods", "scas", "cmps",

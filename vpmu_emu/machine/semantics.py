@@ -249,6 +249,38 @@ def ror(x, n, cv, sh):
 
 
 @jit()
+def rcl(x, n, cv, sh):
+    """Rotate left through CF; only CF and OF change."""
+    bits = U64_64 - sh
+    k = n % (bits + ONE)
+    cf = cv >> U63
+    z = x
+    if k != ZERO:
+        z = (x << k) | (cf << (k - ONE))
+        if k > ONE:
+            z |= x >> (bits + ONE - k)
+        z &= ALL >> sh
+        cf = (x >> (bits - k)) & ONE
+    return z, cf_of(cf, cf ^ ((z << sh) >> U63)) | (cv & U8)
+
+
+@jit()
+def rcr(x, n, cv, sh):
+    """Rotate right through CF; only CF and OF change."""
+    bits = U64_64 - sh
+    k = n % (bits + ONE)
+    cf = cv >> U63
+    z = x
+    if k != ZERO:
+        z = (x >> k) | (cf << (bits - k))
+        if k > ONE:
+            z |= x << (bits + ONE - k)
+        z &= ALL >> sh
+        cf = (x >> (k - ONE)) & ONE
+    return z, cf_of(cf, ((z << sh) >> U63) ^ (((z << sh) >> U62) & ONE)) | (cv & U8)
+
+
+@jit()
 def shld(x, y, n, sh):
     """Shift x left by n, filling from the top of y. A 16-bit count above 16 is undefined."""
     bits = U64_64 - sh
