@@ -29,6 +29,8 @@ REGISTERS = (
     "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
     "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
 )  # fmt: skip
+QUANTUM = 16  # a cycle: how far, in 1/16 of it, one core may be ahead of another
+WAIT_FOR_SIPI = 2
 GDT_BASE = 0x500
 # null, kernel code, kernel data, null, user data, user code: what SYSCALL and SYSRET expect around STAR
 GDT = (
@@ -221,6 +223,7 @@ class System:
         vpmu: str = "bare",
         cpu: str = "spr",
         ram: int = 64,
+        cores: int = 1,
         entry: int | str | None = None,
         max_insns: int | None = None,
         filter: Any = None,  # noqa: A002  (the option's name)
@@ -238,7 +241,7 @@ class System:
         horizon: int = 0,
         horizon_seed: int = 0,
     ) -> None:
-        from vpmu_emu.linux.state import SYSTEM
+        from vpmu_emu.linux.state import N_CORES, SYSTEM
         from vpmu_emu.machine import engine as compiled
         from vpmu_emu.machine.state import ENGINE, NEVER
 
@@ -251,6 +254,10 @@ class System:
         if vpmu == "bare" and (filter or host_events or _pairs("guest", guest)):
             what = "filter" if filter else "host-event" if host_events else "guest"
             raise ConfigError(what, "there is no hypervisor in mode bare", "emulated passthrough")
+        if not 1 <= cores <= N_CORES:
+            raise ConfigError("cores", f"{cores} cores", f"1 to {N_CORES}")
+        if cores > 1 and vpmu != "bare":
+            raise ConfigError("cores", "a virtual machine has one vCPU", "--cores with --vpmu bare")
         if entry is not None:
             program = program.entered_at(entry)
         self.program = program
@@ -274,11 +281,14 @@ class System:
             host_pages = setup.HOST_PAGES
         self.M = np.zeros(self.ram_size + host_pages, dtype=np.uint8)
 
-        core, E = self.core, self.E
-        core.inject = inject_bits(inject)
-        fill_core(core, self.model)
-        engine.reset_core(core, np.uint64(0))
-        core.slot_size[0] = self.ram_size
+        self.cores: list[Any] = [self.S.cores[k] for k in range(cores)]
+        E = self.E
+        for k, core in enumerate(self.cores):
+            core.inject = inject_bits(inject)
+            fill_core(core, self.model)
+            core.cores, core.number = cores, k
+            engine.reset_core(core, np.uint64(k))
+            core.slot_size[0] = self.ram_size
         self._load(program)
         E.n_uops = 1
         E.insn_limit = (1 << 64) - 1 if max_insns is None else max_insns
@@ -298,8 +308,14 @@ class System:
                 apicv=apicv,
                 costs=costs,
             )
+        elif cores == 1:
+            self._run = lambda: int(engine.run_core(self.core, self.M, E))
         else:
-            self._run = lambda: int(engine.run_core(core, self.M, E))
+            from vpmu_emu.machine import smp as compiled_smp
+
+            smp: Any = compiled_smp
+            together = self.S.cores
+            self._run = lambda: int(smp.run_cores(together, cores, QUANTUM, self.M, E))
 
     def _load(self, program: Program) -> None:
         """Put the image and the GDT into memory, the registers where a program finds them."""
@@ -321,12 +337,14 @@ class System:
             )
         table = np.array(GDT, dtype="<u8").view(np.uint8)
         self.M[GDT_BASE : GDT_BASE + len(table)] = table
-        core = self.core
-        core.rip = program.entry
-        core.regs[4] = self.ram_size - 8
-        core.gdt_base = GDT_BASE
-        core.gdt_limit = len(table) - 1
-        core.selectors[:] = (0x10, 0x08, 0x10, 0x10, 0x10, 0x10)
+        for core in self.cores:
+            core.gdt_base = GDT_BASE
+            core.gdt_limit = len(table) - 1
+            core.selectors[:] = (0x10, 0x08, 0x10, 0x10, 0x10, 0x10)
+            core.activity = WAIT_FOR_SIPI
+        self.core.activity = 0
+        self.core.rip = program.entry
+        self.core.regs[4] = self.ram_size - 8
 
     def _make_vm(self, **settings: Any) -> Any:
         from vpmu_emu.linux.setup import make_vm
@@ -345,7 +363,7 @@ class System:
             self.jit_s, self.wall_s = self.wall_s, 0.0
             if self.instructions or code != RUN_SLICE:
                 return code
-        self.E.t_slice = int(self.core.t) + ticks
+        self.E.t_slice = max(int(core.t) for core in self.cores) + ticks
         start = time.perf_counter()
         with np.errstate(over="ignore"):
             code = int(self._run())
@@ -406,8 +424,7 @@ class System:
     @property
     def instructions(self) -> int:
         """Instructions that the program retired, those that KVM emulated included."""
-        core = self.core
-        hardware = int(core.total[0, 0]) + int(core.total[1, 0]) - int(core.stats.host_insns)
+        hardware = sum(map(_retired, self.cores))
         return hardware + (self._software_instructions() if self.mode != "bare" else 0)
 
     def _software_instructions(self) -> int:
@@ -427,10 +444,10 @@ class System:
         found = {name: int(core.regs[i]) for i, name in enumerate(REGISTERS)}
         return {**found, "rip": int(core.rip), "rflags": int(core.rflags)}
 
-    def hardware_pmu(self) -> dict[str, Any]:
-        """What the silicon's PMU holds now."""
-        pmu = self.core.pmu
-        values = _counters(self.core)
+    def hardware_pmu(self, core: int = 0) -> dict[str, Any]:
+        """What the PMU of one core's silicon holds now."""
+        pmu = self.cores[core].pmu
+        values = _counters(self.cores[core])
         return {
             "eventsel": [int(v) for v in pmu.eventsel[: int(pmu.gp)]],
             "pmc": values[: int(pmu.gp)],
@@ -461,15 +478,15 @@ class System:
 
     def msr_statistics(self) -> dict[str, dict[str, int]]:
         """Reads, writes and exits of every MSR that the guest touched."""
-        stats = self.core.stats
+        stats = [core.stats for core in self.cores]
         found: dict[str, dict[str, int]] = {}
         for row in MSRS:
             for n in range(row.count):
                 slot = row.slot + n
                 counts = {
-                    "reads": int(stats.msr_reads[slot]),
-                    "writes": int(stats.msr_writes[slot]),
-                    "exits": int(stats.msr_exits[slot]),
+                    "reads": sum(int(s.msr_reads[slot]) for s in stats),
+                    "writes": sum(int(s.msr_writes[slot]) for s in stats),
+                    "exits": sum(int(s.msr_exits[slot]) for s in stats),
                 }
                 if any(counts.values()):
                     found[msr_name(row.index + n * row.stride)] = counts
@@ -548,6 +565,16 @@ class System:
             "jit_s": round(self.jit_s, 6),
             "wall_s": round(self.wall_s, 6),
         }
+        if len(self.cores) > 1:
+            values["cores"] = [
+                {
+                    "instructions": _retired(each),
+                    "cycles": int(each.t) >> 4,
+                    "rip": int(each.rip),
+                    "hw": self.hardware_pmu(k),
+                }
+                for k, each in enumerate(self.cores)
+            ]
         if self.mode != "bare":
             from vpmu_emu.linux.setup import report
 
@@ -572,6 +599,11 @@ def _kind_of(code: bytes) -> str:
     else:
         return ""
     return f"{kind}: compile with -mgeneral-regs-only"
+
+
+def _retired(core: Any) -> int:
+    """Instructions of the program, not the host kernel's, that a core retired."""
+    return int(core.total[0, 0]) + int(core.total[1, 0]) - int(core.stats.host_insns)
 
 
 def _counters(core: Any) -> list[int]:

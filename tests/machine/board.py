@@ -23,7 +23,7 @@ class Board:
         self.system._array.view(np.uint8)[:] = np.frombuffer(self.clean, np.uint8)
         self.E.n_uops = 1
         self.E.generation += 1
-        if self.E.generation & 0x7FFF == 0:
+        if self.E.generation & 0xFFF == 0:
             self.E.map_key[:] = 0
         self.M[at : at + len(code)] = np.frombuffer(code, np.uint8)
         self.core.regs[:16] = np.array(regs, dtype=np.uint64)

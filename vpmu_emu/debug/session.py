@@ -281,7 +281,7 @@ class Session:
         # A breakpoint is part of decoded code: throw that away.
         E.generation += 1
         E.n_uops = 1
-        if E.generation & 0x7FFF == 0:  # keys hold that much of it
+        if E.generation & 0xFFF == 0:  # keys hold that much of it
             E.map_key[:] = 0
 
     # --- looking --------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from vpmu_emu.machine.u64 import U64
 from vpmu_emu.tables.cpus import COST_NAMES, PARTS
 
 # --- sizes ----------------------------------------------------------------------------------------------
-N_CORES = 1
+N_CORES = 2
 N_EVENTS = 64  # perf events that may exist at one time
 N_GP_PMC = 8  # KVM_MAX_NR_INTEL_GP_COUNTERS
 N_FIXED_PMC = 4  # KVM_MAX_NR_INTEL_FIXED_COUNTERS after it was raised from 3

@@ -84,7 +84,7 @@ from vpmu_emu.machine.state import (
     REG_ZERO,
     RSP,
 )
-from vpmu_emu.machine.u64 import ONE, PAGE_BASE, PAGE_MASK, U12, U16, U48, U63, U64, ZERO
+from vpmu_emu.machine.u64 import ONE, PAGE_BASE, PAGE_MASK, U12, U16, U48, U64, ZERO
 from vpmu_emu.tables.cpus import LATENCIES
 
 OP_NOP = HOT_OP["nop"]
@@ -100,8 +100,9 @@ LAST_SHIFT = HOT_OP["ror_rr32"]
 FIRST_COLD_SHIFT = COLD_OP["shl"]
 _MAP_MASK = U64(N_MAP - 1)
 _BP_MASK = U64(N_PREDICTOR - 1)
+_U60 = U64(60)
 _LOW48 = U64((1 << 48) - 1)
-_GENERATION = U64(0x7FFF)
+_GENERATION = U64(0xFFF)
 _U10 = U64(10)
 _MAX_BLOCK = 64
 _MAX_LENGTH = 15
@@ -447,11 +448,11 @@ def map_slot(rip):
 
 @jit(inline=True)
 def map_key(E, rip):
-    """What it keeps there: the address under the present generation of decoded code and ring.
+    """What it keeps there: the address under the present generation of decoded code, core and ring.
 
     A page may be executable at CPL 0 and not at CPL 3: neither finds what the other has decoded.
     """
-    return ((rip & _LOW48) + ONE) ^ ((U64(E.generation) & _GENERATION) << U48) ^ (U64(E.bank) << U63)
+    return ((rip & _LOW48) + ONE) ^ ((U64(E.generation) & _GENERATION) << U48) ^ (U64(E.bank) << _U60)
 
 
 @jit()

@@ -239,7 +239,7 @@ def _edge(core, M, E):
     code = _interrupts(core, M, E)
     if code != CODE_NEXT:
         return code
-    if core.t >= E.t_slice:
+    if core.t >= E.t_slice or core.lapic.ipi_out != 0:
         return RUN_SLICE
     return CODE_NEXT
 
@@ -251,7 +251,7 @@ def _idle(core, E):
     if wake == NEVER:
         core.stop = STOP_HALTED
         return RUN_STOPPED
-    core.t = max(core.t, wake)
+    core.t = max(core.t, min(wake, E.t_slice))
     return CODE_NEXT
 
 

@@ -60,6 +60,7 @@ MODE_FIXED = U64(0)
 MODE_LOWEST = U64(1 << 8)
 MODE_NMI = U64(4 << 8)
 MODE_INIT = U64(5 << 8)
+MODE_SIPI = U64(6 << 8)
 TIMER_MODE = U64(3 << 17)
 TIMER_ONE_SHOT = U64(0)
 TIMER_PERIODIC = U64(1 << 17)
@@ -71,8 +72,10 @@ BASE_X2APIC = U64(1 << 10)
 BASE_ADDRESS = U64(0x000F_FFFF_FFFF_F000)
 VERSION = U64(0x0006_0015)  # 7 LVT entries, version 0x15
 _SPIV_RESET = U64(0xFF)
-_SHORTHAND = U64(3 << 18)
-_SHORTHAND_OTHERS = _SHORTHAND
+SHORTHAND = U64(3 << 18)
+SHORTHAND_NONE = ZERO
+SHORTHAND_SELF = U64(1 << 18)
+SHORTHAND_OTHERS = SHORTHAND
 _LOGICAL = U64(1 << 11)
 _ASSERT = U64(1 << 14)
 _LEVEL = U64(1 << 15)
@@ -265,21 +268,20 @@ def _x2apic_ldr(lapic):
 
 
 @jit()
-def _is_destination(lapic, icr):
-    """Whether a message without shorthand names this APIC (SDM 3A 11.6.2, 11.12.10)."""
-    if lapic.apic_base & BASE_X2APIC != ZERO:
-        dest = icr >> U32
-        if dest == LOW32:
-            return True
-        if icr & _LOGICAL == ZERO:
-            return dest == lapic.id
-        ldr = _x2apic_ldr(lapic)
-        return dest >> U16 == ldr >> U16 and dest & ldr & WORD != ZERO
-    dest = icr >> U56
-    if dest == BYTE:
+def is_destination(source, lapic, icr):
+    """Whether a message without shorthand that `source` sends names `lapic` (SDM 3A 11.6.2, 11.12.10).
+
+    The sender's mode says how wide the destination is, the receiver's what its logical name is.
+    """
+    wide = source.apic_base & BASE_X2APIC != ZERO
+    dest = icr >> U32 if wide else icr >> U56
+    if dest == (LOW32 if wide else BYTE):
         return True
     if icr & _LOGICAL == ZERO:
         return dest == lapic.id
+    if lapic.apic_base & BASE_X2APIC != ZERO:
+        ldr = _x2apic_ldr(lapic)
+        return dest >> U16 == ldr >> U16 and dest & ldr & WORD != ZERO
     ldr = lapic.ldr >> U24
     if lapic.dfr & _DFR_FLAT == _DFR_FLAT:
         return dest & ldr != ZERO
@@ -287,25 +289,34 @@ def _is_destination(lapic, icr):
 
 
 @jit()
-def _accept(lapic, vector):
-    # A software-disabled APIC takes no fixed interrupt (SDM 3A 11.4.7.2); vectors below 16 are illegal.
+def lapic_accept(lapic, vector):
+    """A message asks for `vector`: a software-disabled APIC takes no fixed interrupt (SDM 3A 11.4.7.2).
+
+    Vectors below 16 are illegal.
+    """
     if vector >= U16 and lapic.spiv & SPIV_ENABLE != ZERO:
         lapic_set_irr(lapic, np.int64(vector))
 
 
 @jit()
+def is_deassert(icr):
+    """Whether an INIT message is the level de-assert of old buses, which does nothing."""
+    return icr & (_LEVEL | _ASSERT) == _LEVEL
+
+
+@jit()
 def _send(lapic, icr):
     """Send the message in ICR: WRITTEN, or what it does to this core."""
-    shorthand = icr & _SHORTHAND
-    if shorthand == _SHORTHAND_OTHERS or (shorthand == ZERO and not _is_destination(lapic, icr)):
+    shorthand = icr & SHORTHAND
+    if shorthand == SHORTHAND_OTHERS or (shorthand == ZERO and not is_destination(lapic, lapic, icr)):
         return WRITTEN
     mode = icr & DELIVERY_MODE
     if mode == MODE_NMI:
         return NMI_TO_SELF
-    if mode == MODE_INIT and icr & (_LEVEL | _ASSERT) != _LEVEL:  # level de-assert is for old buses
+    if mode == MODE_INIT and not is_deassert(icr):
         return INIT_TO_SELF
     if mode == MODE_FIXED or mode == MODE_LOWEST:
-        _accept(lapic, icr & BYTE)
+        lapic_accept(lapic, icr & BYTE)
     return WRITTEN  # SMI, and SIPI of a core that does not wait for it
 
 
@@ -372,6 +383,8 @@ def lapic_write(core, lapic, index, value):
         lapic.lvt[LVT_CMCI] = value if lapic.spiv & SPIV_ENABLE != ZERO else value | LVT_MASKED
     elif index == X2_ICR:
         lapic.icr = value
+        if core.cores > 1 and value & SHORTHAND != SHORTHAND_SELF:
+            lapic.ipi_out = 1
         return _send(lapic, value)
     elif index >= X2_LVT_TIMER and index <= X2_LVT_ERROR:
         if lapic.spiv & SPIV_ENABLE == ZERO:
@@ -392,7 +405,7 @@ def lapic_write(core, lapic, index, value):
         if lapic.timer_at != NEVER and lapic.lvt[LVT_TIMER] & TIMER_MODE != TIMER_TSC_DEADLINE:
             _start_count(core, lapic)
     elif index == X2_SELF_IPI:
-        _accept(lapic, value & BYTE)
+        lapic_accept(lapic, value & BYTE)
     else:
         return WRITE_FAULT
     return WRITTEN

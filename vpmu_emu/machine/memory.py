@@ -193,7 +193,7 @@ def drop_decoded(E):
     if E.n_uops > 1:
         E.n_uops = 1
         E.generation += 1
-        if E.generation & 0x7FFF == 0:
+        if E.generation & 0xFFF == 0:
             for i in range(N_MAP):
                 E.map_key[i] = ZERO
 

@@ -64,6 +64,7 @@ LAPIC = np.dtype(
         ("icr", "u8"),  # bits 63:32 of xAPIC mode are ICR2
         ("ldr", "u8"),  # logical destination of xAPIC mode; x2APIC derives its own from the id
         ("dfr", "u8"),  # destination format: flat or cluster
+        ("ipi_out", "i8"),  # 1: the message in `icr` is still to reach the other cores
         ("irr", "u8", (4,)),  # 256 request bits
         ("isr", "u8", (4,)),  # 256 in-service bits
         ("lvt", "u8", (7,)),  # CMCI, timer, thermal, PMI, LINT0, LINT1, error
@@ -232,7 +233,9 @@ CORE = np.dtype(
         ("shadow", "i8"),  # 1 STI, 2 MOV SS: interrupts wait for one more instruction
         ("nmi_blocked", "i8"),  # until IRET
         ("nmi_pending", "i8"),
-        ("activity", "i8"),  # 0 active, 1 halted
+        ("activity", "i8"),  # 0 active, 1 halted, 2 waiting for a startup message
+        ("cores", "i8"),  # cores on the board
+        ("number", "i8"),  # which of them this is
         ("stop", "i8"),  # why the run ended (STOP_*), 0 while it goes on
         ("stop_info", "u8"),  # debug-exit value, vector of a triple fault
         ("serial_len", "i8"),  # bytes written to COM1
@@ -340,7 +343,7 @@ ENGINE = np.dtype(
         ("intent", "i8"),  # 1: what is read will be written back
         ("page_global", "i8"),  # the last translation met a global page
         ("bus_address", "u8"),  # physical address of an access that no memory answers
-        ("bank", "i8"),  # 0 while the slice runs at CPL 0, else 1: decoded code is kept apart
+        ("bank", "i8"),  # core << 1 | (CPL > 0) of the slice: decoded code is kept apart
         ("fault_canonical", "i8"),  # 0: it is a #GP for a non-canonical address
         ("retired", "i8"),  # set by a system instruction that retired itself
         # of the instruction that is stepped over while somebody records: what was before it

@@ -1,0 +1,198 @@
+"""Several cores on one board: the one that is behind in time runs, and messages pass between turns.
+
+A turn lasts until the core is a quantum ahead of the next one, or has sent a message. The quantum is a
+parameter of the model: with one core there are no turns, and no policy of the engine moves them.
+SDM volume 3, 11.6 for messages, 9.4 for how the other cores are started.
+"""
+
+from __future__ import annotations
+
+from vpmu_emu._jit import borrowed, jit
+from vpmu_emu.machine.engine import CR0_RESET, CR4_RESET, run_core
+from vpmu_emu.machine.interrupts import RFLAGS_FIXED, RFLAGS_IF
+from vpmu_emu.machine.lapic import (
+    DELIVERY_MODE,
+    MODE_FIXED,
+    MODE_INIT,
+    MODE_LOWEST,
+    MODE_NMI,
+    MODE_SIPI,
+    SHORTHAND,
+    SHORTHAND_NONE,
+    is_deassert,
+    is_destination,
+    lapic_accept,
+    lapic_pending,
+    lapic_reset,
+)
+from vpmu_emu.machine.memory import TLB_NONE, drop_decoded, tlb_flush
+from vpmu_emu.machine.physical import PAGE_CODE
+from vpmu_emu.machine.state import (
+    N_TLB,
+    NEVER,
+    RUN_SLICE,
+    RUN_STOPPED,
+    STOP_HALTED,
+)
+from vpmu_emu.machine.u64 import BYTE, U12, U64, ZERO
+
+ACTIVE, HALTED, WAIT_FOR_SIPI = 0, 1, 2
+
+
+@jit()
+def wait_for_sipi(core):
+    """INIT of a core that is not the first: it waits, nothing but a startup message moves it on."""
+    for i in range(len(core.regs)):
+        core.regs[i] = ZERO
+    core.rip = ZERO
+    core.rflags = RFLAGS_FIXED
+    core.cr0 = CR0_RESET
+    core.cr2 = ZERO
+    core.cr3 = ZERO
+    core.cr4 = CR4_RESET
+    core.cpl = 0
+    core.idt_limit = ZERO
+    core.shadow = 0
+    core.nmi_pending = 0
+    core.nmi_blocked = 0
+    base = core.lapic.apic_base
+    lapic_reset(core.lapic, core.lapic.id)
+    core.lapic.apic_base = base
+    tlb_flush(core, 1)
+    core.activity = WAIT_FOR_SIPI
+
+
+@jit()
+def _accept(core, E, icr):
+    mode = icr & DELIVERY_MODE
+    if mode == MODE_INIT:
+        if not is_deassert(icr):
+            wait_for_sipi(core)
+            drop_decoded(E)
+    elif mode == MODE_SIPI:
+        # Real mode is outside of the subset: the core starts in 64-bit mode, at the page of the vector.
+        if core.activity == WAIT_FOR_SIPI:
+            core.rip = (icr & BYTE) << U12
+            core.activity = ACTIVE
+    elif core.activity != WAIT_FOR_SIPI:
+        if mode == MODE_NMI:
+            core.nmi_pending = 1
+        elif mode == MODE_FIXED or mode == MODE_LOWEST:
+            lapic_accept(core.lapic, icr & BYTE)
+
+
+@jit()
+def _same_board(mine, other):
+    mine.ier = other.ier
+    mine.lcr = other.lcr
+    mine.mcr = other.mcr
+    mine.divisor = other.divisor
+    mine.scratch = other.scratch
+    mine.fifo = other.fifo
+    mine.received = other.received
+    mine.ready = other.ready
+    mine.port_b = other.port_b
+    mine.rtc_index = other.rtc_index
+    for k in range(2):
+        mine.pic_mask[k] = other.pic_mask[k]
+        mine.pic_words[k] = other.pic_words[k]
+
+
+@jit()
+def _due(core):
+    """When the core can go on: now, at its next timer, or NEVER."""
+    if core.activity == ACTIVE:
+        return core.t
+    if core.activity == WAIT_FOR_SIPI:
+        return NEVER
+    if core.nmi_pending != 0 and core.nmi_blocked == 0:
+        return core.t
+    if core.rflags & RFLAGS_IF == ZERO:
+        return NEVER
+    if lapic_pending(core.lapic) >= 0:
+        return core.t
+    return core.lapic.timer_at
+
+
+@jit()
+def _route(cores, n, sender, E):
+    """Deliver the message that core `sender` has in its ICR to the others. Modifies them."""
+    source = cores[sender].lapic
+    source.ipi_out = 0
+    icr = source.icr
+    shorthand = icr & SHORTHAND
+    lowest = icr & DELIVERY_MODE == MODE_LOWEST
+    if lowest and shorthand == SHORTHAND_NONE and is_destination(source, source, icr):
+        return  # one processor takes it, and the sender already has
+    for i in range(n):
+        if i == sender:
+            continue
+        if shorthand != SHORTHAND_NONE or is_destination(source, cores[i].lapic, icr):
+            core = cores[i]
+            asleep = _due(core) > core.t
+            _accept(core, E, icr)
+            if asleep and _due(core) == core.t:
+                core.t = max(core.t, cores[sender].t)  # it slept until the message came
+            if lowest:
+                return
+
+
+@jit()
+def _see_new_code(core, E):
+    # Another core has decoded pages that this one may write to without being asked.
+    for ring in range(2):
+        for i in range(N_TLB):
+            tag = core.tlb_write[ring, i]
+            if tag != TLB_NONE:
+                page = (tag + core.add_write[ring, i]) >> U12
+                if U64(E.page_flags[page]) & PAGE_CODE != ZERO:
+                    core.tlb_write[ring, i] = TLB_NONE
+
+
+@jit(entry=True)
+def run_cores(cores, n, quantum, M, E):
+    """Run the first `n` cores until a stop or Python's turn: a RUN_* code.
+
+    `quantum` is in 1/16 cycle. The stop of any core is reported in the first one. Modifies everything.
+    """
+    M = borrowed(M)
+    end = E.t_slice
+    while True:
+        turn = -1
+        first = NEVER
+        second = NEVER
+        for i in range(n):
+            due = _due(cores[i])
+            if due < first:
+                second = first
+                first = due
+                turn = i
+            elif due < second:
+                second = due
+        if turn < 0:
+            cores[0].stop = STOP_HALTED
+            return RUN_STOPPED
+        if first >= end:
+            return RUN_SLICE
+        core = cores[turn]
+        _see_new_code(core, E)
+        E.t_slice = end
+        if second < end - quantum:
+            E.t_slice = second + quantum
+        code = run_core(core, M, E)
+        E.t_slice = end
+        for i in range(n):  # there is one board
+            if i != turn:
+                cores[i].serial_len = core.serial_len
+                _same_board(cores[i].board, core.board)
+        if core.lapic.ipi_out != 0:
+            _route(cores, n, turn, E)
+        if code == RUN_STOPPED:
+            if core.stop == STOP_HALTED:
+                core.stop = 0
+                continue
+            cores[0].stop = core.stop
+            cores[0].stop_info = core.stop_info
+            return code
+        if code != RUN_SLICE:
+            return code
