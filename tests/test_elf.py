@@ -439,6 +439,56 @@ def test_without_debugging_information_the_extra_is_not_imported(compiled):
     assert out.stdout.strip() == "False"
 
 
+HIGH = """
+.intel_syntax noprefix
+.globl _start
+_start: mov qword ptr ds:0x10000, 0x11003
+        mov qword ptr ds:0x10000 + 511 * 8, 0x12003
+        mov qword ptr ds:0x11000, 0x83
+        mov qword ptr ds:0x12000 + 510 * 8, 0x83
+        mov eax, 0x10000
+        mov cr3, rax
+        movabs rax, OFFSET high
+        jmp rax
+high:   mov al, value[rip]
+        out 0xf4, al
+        hlt
+.data
+value:  .byte 9
+"""
+HIGH_SCRIPT = """
+ENTRY(_start)
+SECTIONS {
+  . = 0xffffffff80200000;
+  .text : AT(ADDR(.text) - 0xffffffff80000000) { *(.text) }
+  . = ALIGN(4096);
+  .data : AT(ADDR(.data) - 0xffffffff80000000) { *(.data) }
+}
+"""
+
+
+def test_a_program_of_the_higher_half_maps_itself_and_keeps_its_lines(tmp_path):
+    require("as", "ld")
+    (tmp_path / "h.s").write_text(HIGH)
+    (tmp_path / "h.ld").write_text(HIGH_SCRIPT)
+    subprocess.run(["as", "-g", "-o", "h.o", "h.s"], cwd=tmp_path, check=True)
+    command = ["ld", "-z", "max-page-size=4096", "-T", "h.ld", "-o", "h.elf", "h.o"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    program = load(tmp_path / "h.elf")
+    assert program.entry == 0x200000
+    high = program.symbols["high"]
+    assert high > 1 << 63
+    session = Session(program, ram=4)
+    assert "h.s:4: _start:" in session.describe_place(session.rip)
+    session.break_at("high")
+    assert (session.cont().reason, session.rip) == ("break", high)
+    assert session.describe_place(high).endswith("<high> h.s:12: high: mov al, value[rip]")
+    value = program.symbols["value"]
+    assert session.instructions(high, 2)[0].endswith(f"]  # {value:#x} <value>")
+    stop = System(program, ram=4).run()
+    assert (stop.reason, stop.info, stop.line) == ("debug-exit", 9, 14)
+
+
 # --- what the machine cannot do ------------------------------------------------------------------
 
 

@@ -73,6 +73,11 @@ def test_every_style_of_compiler_output_assembles_to_the_same(style, level, tmp_
         assert _image(assemble(text)) == gnu(text, tmp_path)
 
 
+def test_the_style_of_another_compiler_assembles_too(tmp_path):
+    text = SOURCE.with_name("clang.s").read_text()
+    assert _image(assemble(text)) == gnu(text, tmp_path)
+
+
 def test_sections_of_their_own_lie_as_ld_lays_them(tmp_path):
     flags = ["-fno-pic", "-ffunction-sections", "-fdata-sections", "-O2"]
     text = _compiled(BODIES[1], tmp_path, *flags)
