@@ -164,6 +164,7 @@ def fill_core(core: Any, model: CpuModel) -> None:
     pmu.gp_mask = (1 << model.gp_width) - 1
     pmu.fixed_mask = (1 << model.fixed_width) - 1
     pmu.perf_capabilities = model.perf_capabilities
+    pmu.masks_lvtpc = int(model.masks_lvtpc)
     pmu.event_mask = event_mask(model.events)
     names = model.shape().names()
     # LBR_NONE, LBR_LEGACY, LBR_ARCHITECTURAL

@@ -416,3 +416,16 @@ def test_rings_across_every_kind_of_change():
     assert far == far_os + far_usr
     assert pmu["fixed"][0] == os
     assert pmu["fixed"][1] == pmu["pmc"][6]
+
+
+@pytest.mark.parametrize("mode", ["bare", "emulated", "passthrough"])
+@pytest.mark.parametrize("masks", [1, 0])
+def test_whether_a_pmi_masks_its_entry_is_the_models(mode, masks):
+    text = armed(-3) + "nop\n" * 5 + write(0x38F, 0) + write(0x4C1, -3 % WIDTH) + write(0x38F, 1)
+    text += "nop\n" * 9 + write(0x38F, 0) + "mov ecx, 0x834\nrdmsr\nmov r8d, eax\n"
+    code = assemble(HEAD + text + TAIL + HANDLERS, "masks")
+    system = machine(code, mode, max_insns=20_000)
+    system.core.pmu.masks_lvtpc = masks
+    assert system.run().reason == "debug-exit"
+    assert len(taken(system)) == (1 if masks else 2)
+    assert int(system.core.regs[8]) == NMI | masks << 16

@@ -280,7 +280,7 @@ def raise_pmi(core, E):
     sent = lapic_deliver_lvt(core.lapic, LVT_PMI)
     emit(E, core.t, TR_PMI_RAISE, core.rip, lvt, pmu.global_status, U64(sent))
     if sent != LVT_DROPPED:
-        if core.inject & I_NO_LVTPC_MASK != ZERO:
+        if core.inject & I_NO_LVTPC_MASK != ZERO or pmu.masks_lvtpc == 0:
             core.lapic.lvt[LVT_PMI] &= ~LVT_MASKED
         core.stats.pmis_hw += ONE
         if core.vmx.root == 0:

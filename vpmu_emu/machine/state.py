@@ -111,6 +111,7 @@ PMU = np.dtype(
         ("gp_mask", "u8"),  # (1 << counter width) - 1
         ("fixed_mask", "u8"),
         ("perf_capabilities", "u8"),
+        ("masks_lvtpc", "i8"),  # 1: delivering a PMI masks its LVT entry
         ("event_mask", "u8"),  # bit k: this CPU has row k of the events table
         ("events_absent", "u8"),  # CPUID.0AH:EBX
         ("events_length", "i8"),  # CPUID.0AH:EAX[31:24]

@@ -40,6 +40,7 @@ class CpuModel:
         name: of the file, such as "spr".
         family, model, stepping, vendor, brand, maxphyaddr: what CPUID tells.
         version, gp, gp_width, fixed, fixed_width, perf_capabilities, anythread_deprecated: the PMU.
+        masks_lvtpc: delivering a PMI masks its LVT entry.
         events: name of its event list (`tables.events.LISTS`).
         arch_events_length, arch_events_absent: CPUID.0AH:EAX[31:24] and EBX.
         features: names of the CPUID features it has, and of VMX controls that not every model has.
@@ -67,6 +68,7 @@ class CpuModel:
     arch_events_absent: int
     perf_capabilities: int
     anythread_deprecated: bool
+    masks_lvtpc: bool
     events: str = attrs.field(validator=attrs.validators.in_(LISTS))
     features: frozenset[str]
     tsc_khz: int

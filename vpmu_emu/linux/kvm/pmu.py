@@ -226,7 +226,8 @@ def kvm_pmu_deliver_pmi(S, E):
     sent = kvm_apic_local_deliver(S, LVT_PMI)
     if sent != LVT_DROPPED:
         core.stats.pmis += ONE
-        if core.inject & I_NO_LVTPC_MASK != ZERO:
+        # a guest has the vendor of its host: guest_cpuid_is_intel_compatible()
+        if core.inject & I_NO_LVTPC_MASK != ZERO or core.pmu.masks_lvtpc == 0:
             core.vapic.lvt[LVT_PMI] &= ~LVT_MASKED
     emit(E, core.t, TR_PMI_INJECT, ZERO, lvtpc, U64(sent), ZERO)
 
