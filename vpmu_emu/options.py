@@ -15,7 +15,7 @@ _OPTIONS = (
     click.option("--vpmu", default="bare", show_default=True, metavar="MODE",
                  help="bare, none, emulated, passthrough."),
     click.option("--cpu", default="spr", show_default=True, metavar="MODEL",
-                 help="A file of isa/cpus."),
+                 help="spr, emr, icx, skx or generic (isa/cpus)."),
     click.option("--ram", type=click.IntRange(2, 4096), default=64, show_default=True,
                  metavar="MIB", help="Memory of the guest."),
     click.option("--cores", type=click.IntRange(1), default=1, show_default=True, metavar="N",

@@ -181,6 +181,16 @@ def test_a_condition_and_its_inverse_are_all_unhalted_cycles(pieces, ring, thres
     assert never == 0
 
 
+@pytest.mark.parametrize(("mode", "more"), [("passthrough", 0), ("emulated", 2)])
+@pytest.mark.parametrize("pieces", [["nops", "long"], ["loop", "user", "string"]])
+def test_the_law_holds_in_a_guest(mode, more, pieces):
+    """Emulated, the WRMSR that opens the window counts once in either counter, by software."""
+    kinds = (INST | cmask(1), INST | cmask(1) | INV, CYCLES)
+    code = program(pieces, [kind | OS | USR for kind in kinds])
+    met, other, cycles = finished(machine(code, mode, max_insns=20_000))[:3]
+    assert met + other == cycles + more > 15
+
+
 @PHASES
 @given(bodies)
 def test_time_is_unhalted_but_for_hlt(pieces):
