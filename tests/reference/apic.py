@@ -5,7 +5,7 @@ from __future__ import annotations
 from .pmu import Gp
 
 MASKED = 1 << 16
-FIXED, NMI = 0, 4
+FIXED, LOWEST, NMI = 0, 1, 4
 LVT_TIMER, LVT_THERMAL, LVT_PC, LVT_LINT0, LVT_LINT1, LVT_ERROR, LVT_CMCI = (
     0x32,
     0x33,
@@ -237,4 +237,6 @@ class Apic:
             and (dest == 0xFFFFFFFF or (dest == 0 if physical else bool(dest & 1))))
         )
         if to_self:
-            self._accept((value >> 8) & 7, value & 0xFF)
+            mode = (value >> 8) & 7
+            # The one processor there is has the lowest priority.
+            self._accept(FIXED if mode == LOWEST else mode, value & 0xFF)

@@ -7,6 +7,7 @@ from functools import cache
 import pytest
 
 from tests.linux.guests import positions, run
+from tests.reference.generator import from_seed
 from vpmu_emu.asm import assemble
 from vpmu_emu.errors import ConfigError
 from vpmu_emu.linux.trace_kinds import TR_EMULATE_INSN
@@ -328,3 +329,88 @@ def test_trace():
     (at,) = positions(machine, TR_EMULATE_INSN)
     text = list(lines(machine.events()))[at]
     assert text.endswith("kvm_emulate_insn: 0:100005: 0f a2 (prot64)")
+
+
+@pytest.mark.parametrize("mode", ["none", *KVM])
+@pytest.mark.parametrize(("body", "register", "expect"), [
+    # a device: the prefix or the page, KVM's emulator makes the access either way, and makes it once
+    ("mov esi, 0xfee00080\n FEP; mov dword ptr [rsi], 0x20\n mov r10, cr8", "r10", 2),
+    ("mov esi, 0xfee00030\n FEP; mov r10d, [rsi]", "r10", 0x60015),
+    ("mov dx, 0x3ff\n mov al, 0x5a\n FEP; out dx, al\n xor eax, eax\n FEP; in al, dx\n mov r10, rax",
+     "r10", 0x5A),
+    # into code that is decoded already, and executed again
+    ("lea rsi, [rip + 4f + 2]\n mov ecx, 2\n4: mov r10b, 1\n FEP; mov byte ptr [rsi], 9\n loop 4b",
+     "r10", 9),
+    # prefix and instruction in two pages
+    ("jmp 5f\n .balign 4096\n .skip 4092\n5: FEP; mov r10d, 0x12345678", "r10", 0x12345678),
+    ("jmp 5f\n .balign 4096\n .skip 4088\n5: FEP; mov r10d, 0x12345678", "r10", 0x12345678),
+    ("FEP; mov rax, cr0\n FEP; mov cr0, rax\n mov r10, rax", "r10", 0x80000033),
+    ("FEP; mov rax, cr4\n or eax, 0x100\n FEP; mov cr4, rax\n mov r10, cr4", "r10", 0x120),
+])  # fmt: skip
+def test_devices_code_pages_and_control_registers(mode, body, register, expect):
+    result = go(body, mode, counting=mode != "none")[1]
+    assert (result["exit_code"], result["registers"][register]) == (0, expect)
+
+
+@pytest.mark.parametrize("mode", KVM)
+def test_forced_hlt_halts(mode):
+    machine, result = go("cli\n FEP; hlt\nafter: nop", mode)
+    assert result["stop"] == "halted"
+    assert machine.registers()["rip"] == int(machine.program.symbols["after"])
+
+
+@pytest.mark.parametrize("mode", KVM)
+def test_forced_sti_keeps_its_shadow(mode):
+    """The instruction behind STI runs before the interrupt, forced or not."""
+    body = """lapic_enable_x2apic
+        set_gate 0x21, irq
+        wrmsr_const IA32_X2APIC_ICR, 0x40021
+        xor r10d, r10d
+        {sti}
+        inc r10
+        nop
+        jmp 6f
+irq:    mov r11, r10
+        iretq
+6:      cli"""
+    for sti in ("sti", "FEP; sti"):
+        assert go(body.format(sti=sti), mode)[1]["registers"]["r11"] == 1
+
+
+@pytest.mark.parametrize("mode", KVM)
+def test_the_record_does_not_depend_on_the_engine(mode):
+    body = forced("mov rsi, rbp; lea rdi, [rbp + 8]; mov ecx, 8; rep movsb; push rax; pop rbx; jmp 1f; 1:")
+    records = {go(body, mode, **options)[0].record() for options in ({}, {"horizon": 1}, {"trace": True})}
+    assert len(records) == 1
+
+
+NOT_EMULATED = ("popcnt", "lfence", "mfence", "sfence", "tzcnt", "lzcnt")
+FEP_BYTES = ".byte 0x0f, 0x0b, 'k', 'v', 'm'"
+NOP_BYTES = ".byte 0x0f, 0x1f, 0x44, 0, 0"  # as long, so that every address is the same
+
+
+def prefixed(text: str, prefix: str) -> str:
+    """A generated program with `prefix` before every instruction of its body."""
+    start, end = text.index("movabs r12"), text.index(".bss")
+    body = []
+    for line in text[start:end].splitlines():
+        word = line.split(" ")[0]
+        plain = word.endswith(":") or word.startswith(".") or word in NOT_EMULATED or line == "out 0xF4, al"
+        body += [line] if plain else [prefix, line]
+    return text[:start] + "\n".join(body) + "\n" + text[end:]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_programs(seed):
+    text = from_seed("integer", seed)
+    systems = []
+    for mode, prefix in (("bare", NOP_BYTES), ("emulated", FEP_BYTES)):
+        machine = System(assemble(prefixed(text, prefix), "random.s"), vpmu=mode, ram=2, max_insns=50_000)
+        assert machine.run().reason == "debug-exit"
+        systems.append(machine)
+    silicon, kvm = systems
+    assert kvm.registers() == silicon.registers()
+    at = int(silicon.program.symbols["scratch"])
+    assert kvm.read(at, kvm.ram_size - at) == silicon.read(at, silicon.ram_size - at)
+    # every no-operation on the one side is an exit on the other
+    assert kvm.instructions == silicon.instructions - kvm.exits()["EXCEPTION_NMI"]
