@@ -168,6 +168,7 @@ def fill_core(core: Any, model: CpuModel) -> None:
     pmu.event_mask = event_mask(model.events)
     names = model.shape().names()
     # LBR_NONE, LBR_LEGACY, LBR_ARCHITECTURAL
+    core.metrics.count = 8 if names["metrics_level2"] else 4
     core.lbr.kind = 2 if names["arch_lbr"] else names["lbr_legacy"]
     pmu.events_absent = model.arch_events_absent
     pmu.events_length = model.arch_events_length

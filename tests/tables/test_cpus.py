@@ -47,7 +47,7 @@ def test_a_model_differs_from_its_base_where_it_says_so():
     assert (skx.version, skx.gp, skx.fixed, skx.anythread_deprecated) == (4, 4, 3, False)
     # the format of branch records: architectural ones came with Sapphire Rapids
     assert [m.perf_capabilities & 0x3F for m in (spr, icx, skx)] == [0x3F, 5, 5]
-    new = {"save_perf_global_ctrl", "arch_lbr"}
+    new = {"save_perf_global_ctrl", "arch_lbr", "metrics_level2"}
     assert spr.features - icx.features == spr.features - skx.features == new
     assert skx.latency_of("div") > icx.latency_of("div") > spr.latency_of("div")
     assert skx.latency_of("alu") == spr.latency_of("alu")

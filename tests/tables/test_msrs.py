@@ -36,7 +36,7 @@ pytestmark = pytest.mark.uncompiled
 # Everything a row can talk about: each documented bit is writable here.
 FULL = Shape(
     version=5, gp=8, fixed=4, perf_capabilities=0xF400, pdcm=True, ds=True, rtm=True, intel_pt=True,
-    maxphyaddr=52,
+    metrics_level2=True, maxphyaddr=52,
 )  # fmt: skip
 SPR = cpu("spr").shape()
 GUEST = Shape(version=2, gp=8, fixed=3, perf_capabilities=0x2000, pdcm=True)
@@ -172,7 +172,7 @@ def test_what_silicon_of_version_5_accepts():
     assert rule("hw", SPR, "IA32_FIXED_CTR3") == {
         "exists": True, "reserved": 0xFFFF_0000_0000_0000, "access": "rw", "reset": 0,
     }  # fmt: skip
-    assert rule("hw", SPR, "IA32_PERF_GLOBAL_CTRL")["reserved"] == MASK64 ^ 0xF_0000_00FF
+    assert rule("hw", SPR, "IA32_PERF_GLOBAL_CTRL")["reserved"] == MASK64 ^ (1 << 48 | 0xF_0000_00FF)
     assert rule("hw", SPR, "IA32_PERF_GLOBAL_CTRL")["reset"] == 0xFF
     assert rule("hw", SPR, "IA32_PERF_GLOBAL_STATUS")["access"] == "ro"
     assert rule("hw", SPR, "IA32_PERF_GLOBAL_STATUS_SET")["exists"]
@@ -230,7 +230,7 @@ def test_without_the_features_their_registers_are_gone():
         ):  # fmt: skip
             assert not rule(side, bare, name)["exists"], (side, name)
     for name in ("IA32_PEBS_ENABLE", "IA32_DS_AREA", "MSR_PEBS_DATA_CFG", "MSR_PERF_METRICS"):
-        assert not rule("hw", SPR, name)["exists"]
+        assert not rule("hw", cpu("skx").shape(), name)["exists"]
         assert rule("hw", FULL, name)["exists"]
 
 

@@ -33,6 +33,7 @@ from vpmu_emu.machine.lbr import (
     lbr_write,
 )
 from vpmu_emu.machine.memory import drop_decoded, tlb_flush
+from vpmu_emu.machine.metrics import metrics_value, metrics_write
 from vpmu_emu.machine.mutants import (
     I_FIXED_32,
     I_RDMSR_32,
@@ -43,6 +44,7 @@ from vpmu_emu.machine.mutants import (
 from vpmu_emu.machine.paging import EFER_NXE
 from vpmu_emu.machine.pmu import (
     DEBUGCTL_LBR,
+    SLOTS_COUNTER,
     counter_value,
     pmu_set_global_ctrl,
     pmu_update,
@@ -307,7 +309,7 @@ def msr_value(core, rn, index):
     if row == R_PERF_CAPABILITIES:
         return pmu.perf_capabilities
     if row == R_PERF_METRICS:
-        return pmu.perf_metrics
+        return metrics_value(core)
     if row == R_PEBS_ENABLE:
         return pmu.pebs_enable
     if row == R_PEBS_DATA_CFG:
@@ -374,6 +376,8 @@ def msr_apply(core, E, rn, index, value):
         if core.inject & I_FIXED_32 != ZERO:
             value &= _LOW32
         pmu_write_counter(core, N_GP + n, value)
+        if N_GP + n == SLOTS_COUNTER:
+            metrics_write(core, ZERO, ZERO)
     elif row == R_PERFEVTSEL:
         pmu_write_eventsel(core, E, n, value)
     elif row == R_GLOBAL_CTRL:
@@ -389,7 +393,7 @@ def msr_apply(core, E, rn, index, value):
         pmu.global_status |= value
         pmu_update(core, E)
     elif row == R_PERF_METRICS:
-        pmu.perf_metrics = value
+        metrics_write(core, value, counter_value(core, SLOTS_COUNTER))
     elif row == R_PEBS_ENABLE:
         pmu.pebs_enable = value
     elif row == R_PEBS_DATA_CFG:
@@ -462,7 +466,7 @@ def rdpmc_counter(core, ecx):
         return np.int64(index) if index < U64(pmu.gp) else PMC_INVALID
     if kind == _FIXED_FLAG and pmu.version >= 2:
         return N_GP + np.int64(index) if index < U64(pmu.fixed) else PMC_INVALID
-    if kind == _METRICS_FLAG and (pmu.perf_capabilities >> U64(15)) & ONE != ZERO and index == ZERO:
+    if kind == _METRICS_FLAG and core.msr_n[R_PERF_METRICS] != 0 and index == ZERO:
         return PMC_METRICS
     return PMC_INVALID
 
@@ -471,7 +475,7 @@ def rdpmc_counter(core, ecx):
 def rdpmc_value(core, which):
     """The value of what rdpmc_counter named."""
     if which == PMC_METRICS:
-        return core.pmu.perf_metrics
+        return metrics_value(core)
     return counter_value(core, which)
 
 

@@ -19,6 +19,7 @@ from vpmu_emu.machine.lapic import (
     LVT_PMI,
     lapic_deliver_lvt,
 )
+from vpmu_emu.machine.metrics import metrics_start, metrics_stop
 from vpmu_emu.machine.mutants import (
     I_CALL,
     I_CMASK,
@@ -98,6 +99,7 @@ EVENTSEL_INV = U64(1 << 23)
 EVENTSEL_CMASK_SHIFT = U64(24)
 BYTE_ = U64(0xFF)
 FIXED_PMI = U64(8)
+EN_PERF_METRICS = U64(1 << 48)  # in GLOBAL_STATUS: OvfPerfMetrics
 STATUS_LBR_FRZ = U64(1 << 58)
 STATUS_CTR_FRZ = U64(1 << 59)
 DEBUGCTL_LBR = ONE
@@ -110,6 +112,8 @@ GP_BITS = U64((1 << N_GP) - 1)
 FIXED_BITS = U64((1 << N_FIXED) - 1)
 _LIMIT = U64(1 << 40)
 _U50 = U64(50)
+SLOTS_COUNTER = N_GP + 3
+_BOTH = 3  # rings
 _DOUBLED = 4  # of `rings`: the injected bug of fixed counter 0
 
 
@@ -301,6 +305,8 @@ def _overflow(core, E, i):
     core.stats.overflows += ONE
     if pmu.version >= 2 and sets_status(core, i):
         pmu.global_status |= ONE << index
+        if i == SLOTS_COUNTER and core.metrics.rings != 0:
+            pmu.global_status |= EN_PERF_METRICS  # its own counters have overflowed too
     emit(E, core.t, TR_OVERFLOW, core.rip, index, pmu.global_status, ZERO)
     if i < N_GP:
         wants = pmu.eventsel[i] & EVENTSEL_INT != ZERO
@@ -401,6 +407,16 @@ def _configure(core, i):
 
 
 @jit()
+def _metrics_follow(core):
+    # PERF_METRICS runs while fixed counter 3 and its own enable do.
+    pmu = core.pmu
+    if is_armed(core, SLOTS_COUNTER) and pmu.global_ctrl & EN_PERF_METRICS != ZERO:
+        metrics_start(core, pmu.rings[SLOTS_COUNTER] & _BOTH)
+    else:
+        metrics_stop(core)
+
+
+@jit()
 def _arm(core, i):
     pmu = core.pmu
     pmu.armed |= ONE << U64(i)
@@ -412,6 +428,8 @@ def _arm(core, i):
         pmu.cyc_snap[i] = total
         pmu.cyc_time[i] = np.int64(class_total(core, C_CYCLES, pmu.rings[i]))
         pmu.cyc_at[i] = core.t
+    if i == SLOTS_COUNTER:
+        _metrics_follow(core)
 
 
 @jit()
@@ -429,6 +447,8 @@ def _disarm(core, E, i):
         pmu.cyc_last[i] = 0
     if passed:
         _overflow(core, E, i)
+    if i == SLOTS_COUNTER:
+        _metrics_follow(core)
 
 
 @jit()
@@ -506,6 +526,7 @@ def pmu_set_global_ctrl(core, E, value):
     if core.pmu.global_ctrl != value:
         core.pmu.global_ctrl = value
         pmu_update(core, E)
+        _metrics_follow(core)
 
 
 @jit()

@@ -25,6 +25,7 @@ N_LLC = 8192
 N_CPUID = 16  # entries of the CPUID table
 N_SLOTS = 4  # pieces of physical memory
 N_LBR = 32  # last branch records
+N_METRICS = 8  # fields of PERF_METRICS
 N_EXITS = max(row.number for row in EXITS) + 1
 N_MSR_ROWS = len(MSRS)
 N_LATENCY = len(LATENCIES)
@@ -83,7 +84,6 @@ PMU = np.dtype(
         ("global_ctrl", "u8"),
         ("global_status", "u8"),
         ("debugctl", "u8"),  # IA32_DEBUGCTL (bit 12: freeze on PMI)
-        ("perf_metrics", "u8"),
         ("pebs_enable", "u8"),
         ("pebs_data_cfg", "u8"),
         ("ds_area", "u8"),
@@ -115,6 +115,19 @@ PMU = np.dtype(
         ("event_mask", "u8"),  # bit k: this CPU has row k of the events table
         ("events_absent", "u8"),  # CPUID.0AH:EBX
         ("events_length", "i8"),  # CPUID.0AH:EAX[31:24]
+    ]
+)
+
+METRICS_TOTALS = ("cycles", "inst", "brmiss", "llcref", "llcmiss")  # that PERF_METRICS is made of
+
+METRICS = np.dtype(
+    [
+        ("count", "i8"),  # fields that this silicon has: 4, with level 2 all 8
+        ("written", "u8"),  # what was written last; it is read as long as there are no slots
+        ("time", "u8"),  # all slots behind the shares, in 1/16 cycle
+        ("share", "u8", (N_METRICS,)),  # of each field, in 1/255 of 1/16 cycle
+        ("rings", "i8"),  # of fixed counter 3 while both count (1 CPL 0, 2 CPL > 0, 3 both), else 0
+        ("snap", "u8", (len(METRICS_TOTALS),)),  # running totals up to which the shares are settled
     ]
 )
 
@@ -256,6 +269,7 @@ CORE = np.dtype(
         ("ignore_msrs", "i8"),  # 1: unknown MSRs read 0 and drop writes instead of #GP
         ("inject", "u8"),  # bits of isa/mutants.toml: bugs that tests must find
         ("pmu", PMU),
+        ("metrics", METRICS),
         ("lbr", LBR),
         ("lapic", LAPIC),  # the core's own local APIC
         ("vapic", LAPIC),  # the running guest's virtual-APIC page

@@ -48,6 +48,7 @@ class Shape:
     ibpb: bool = True
     intel_pt: bool = False
     arch_lbr: bool = False
+    metrics_level2: bool = False
     anythread_deprecated: bool = True
     maxphyaddr: int = 46
 

@@ -32,7 +32,7 @@ def load_sequence(machine, counters, selectors, fixed, fixed_ctrl, status, hw_st
         expected += [("wrmsr", 0x4C1 + i, counters[i]), ("wrmsr", 0x186 + i, selectors[i])]
     expected += [("wrmsr", FIXED_CTR_CTRL, fixed_ctrl)]
     expected += [("wrmsr", 0x309 + i, fixed[i]) for i in range(3)]
-    return [*expected, ("wrmsr", 0x30C, 0)]
+    return [*expected, ("wrmsr", 0x30C, 0), ("wrmsr", 0x329, 0)]
 
 
 def put_sequence(counters, selectors, fixed, fixed_ctrl, status):
@@ -100,8 +100,9 @@ def test_idle_guest_costs_22_writes_to_load():
     loads, puts = positions(machine, TR_PMU_LOAD), positions(machine, TR_PMU_PUT)
     load = host_accesses(machine, loads[0], puts[0])
     writes = [index for what, index, _ in load if what == "wrmsr"]
-    # GLOBAL_CTRL, STATUS_SET, 16, FIXED_CTR_CTRL, 3; the fourth fixed counter; the LVTPC; put's LVTPC
-    assert len(writes) == 22 + 1 + 1 + 1
+    # GLOBAL_CTRL, STATUS_SET, 16, FIXED_CTR_CTRL, 3; the fourth fixed counter; PERF_METRICS; the LVTPC;
+    # put's LVTPC
+    assert len(writes) == 22 + 1 + 1 + 1 + 1
 
 
 def test_hardware_is_clean_after_put():
