@@ -320,8 +320,8 @@ def test_the_legacy_address_takes_32_bits_and_extends_them(n, value):
 
 INDICES = {
     0: "pmc", 7: "pmc", 8: "none", 0xFFFF: "none", 0x10000: "none", 0x8000_0000: "none",
-    0x4000_0000: "fixed", 0x4000_0003: "fixed", 0x4000_0004: "none", 0x2000_0000: "metrics", 0x2000_0001: "none",
-    0x4001_0000: "none",
+    0x4000_0000: "fixed", 0x4000_0003: "fixed", 0x4000_0004: "none", 0x2000_0000: "metrics",
+    0x2000_0001: "none", 0x4001_0000: "none",
 }  # fmt: skip
 
 
