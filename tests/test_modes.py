@@ -545,6 +545,7 @@ ROWS: dict[str, Callable[..., None] | str] = {
     "absent 0xC1, 0xC2, 0x186, 0x187, K7 0xC0010000–7": absence_that_kvm_hides,
     "freeze on PMI (DEBUGCTL bit 12)": freeze_is_not_offered,
     "last branch records": "tests/machine/test_lbr.py::test_guests_of_kvm_have_none",
+    "PEBS": "tests/machine/test_pebs.py::test_guests_of_kvm_have_none",
     "VMCALL": hypercall,
     "host event without `exclude_guest`": host_event_that_includes_the_guest,
     "host event with `exclude_guest`": host_event_that_excludes_the_guest,

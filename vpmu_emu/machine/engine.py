@@ -34,6 +34,7 @@ from vpmu_emu.machine.lapic import (
 from vpmu_emu.machine.lbr import BR_OTHER, lbr_on, lbr_record, lbr_reset, lbr_retired, step_begins
 from vpmu_emu.machine.memory import VECTOR_SS, fault, tlb_flush
 from vpmu_emu.machine.ops import K_MEM, OPS
+from vpmu_emu.machine.pebs import pebs_begins, pebs_counting, pebs_retired
 from vpmu_emu.machine.pmu import C_INST, LAT_SLOT, counter_value, pmu_check, pmu_horizon, pmu_reset
 from vpmu_emu.machine.privileged import LAT_INTERRUPT, S_INT, S_INT3, S_SYSCALL, spend
 from vpmu_emu.machine.state import (
@@ -105,7 +106,8 @@ def _horizon(core, E):
         if left < _LIMIT:
             limit = min(limit, t + np.int64(left) * slot)
     single = core.shadow != 0 or core.rflags & RFLAGS_TF != ZERO
-    if single or E.stop_request != 0 or lbr_on(core):
+    single = single or lbr_on(core) or pebs_counting(core) != ZERO
+    if single or E.stop_request != 0:
         limit = t + 1
     if E.horizon > 0:
         steps = E.horizon
@@ -332,8 +334,10 @@ def run_core(core, M, E):
         if shadow != 0:
             core.shadow = 0
         recording = lbr_on(core)
-        if recording:
+        counting = pebs_counting(core)
+        if recording or counting != ZERO:
             step_begins(core, M, E)
+            pebs_begins(core, E, counting)
         rip = core.rip
         stepping = core.rflags & RFLAGS_TF != ZERO
         spread_flags(core)
@@ -344,6 +348,8 @@ def run_core(core, M, E):
         core.cv = ZERO
         if recording and code < CODE_NOT_RETIRED:
             lbr_retired(core, E)
+        if counting != ZERO and code < CODE_NOT_RETIRED:
+            pebs_retired(core, M, E)
         if code >= CODE_NOT_RETIRED:
             core.shadow = shadow  # the instruction in the shadow is still to come
             if code == CODE_FAULT:

@@ -396,6 +396,7 @@ def msr_apply(core, E, rn, index, value):
         metrics_write(core, value, counter_value(core, SLOTS_COUNTER))
     elif row == R_PEBS_ENABLE:
         pmu.pebs_enable = value
+        pmu.pebs_armed &= value
     elif row == R_PEBS_DATA_CFG:
         pmu.pebs_data_cfg = value
     elif row == R_DS_AREA:

@@ -294,15 +294,20 @@ def raise_pmi(core, E):
 
 
 @jit(inline=True)
-def _status_index(i):
+def status_index(i):
+    """The bit of counter i in GLOBAL_STATUS, GLOBAL_CTRL and PEBS_ENABLE."""
     return U64(i) if i < N_GP else U64(i - N_GP) + FIXED_SHIFT
 
 
 @jit()
 def _overflow(core, E, i):
     pmu = core.pmu
-    index = _status_index(i)
+    index = status_index(i)
     core.stats.overflows += ONE
+    if (pmu.pebs_enable >> index) & ONE != ZERO:
+        pmu.pebs_armed |= ONE << index
+        emit(E, core.t, TR_OVERFLOW, core.rip, index, pmu.global_status, ZERO)
+        return
     if pmu.version >= 2 and sets_status(core, i):
         pmu.global_status |= ONE << index
         if i == SLOTS_COUNTER and core.metrics.rings != 0:
@@ -353,7 +358,7 @@ def pmu_check(core, E):
                 _settle(core, E, i)
                 _overflow(core, E, i)
             elif v == mask and core.inject & I_EARLY != ZERO:
-                pmu.global_status |= ONE << _status_index(i)
+                pmu.global_status |= ONE << status_index(i)
     if pmu.global_status & STATUS_CTR_FRZ != frozen or pmu.global_ctrl != enables:
         pmu_update(core, E)
 

@@ -26,6 +26,7 @@ N_CPUID = 16  # entries of the CPUID table
 N_SLOTS = 4  # pieces of physical memory
 N_LBR = 32  # last branch records
 N_METRICS = 8  # fields of PERF_METRICS
+PEBS_WORDS = 4 + 4 + 18 + 32 + 3 * N_LBR  # the largest PEBS record
 N_EXITS = max(row.number for row in EXITS) + 1
 N_MSR_ROWS = len(MSRS)
 N_LATENCY = len(LATENCIES)
@@ -87,6 +88,7 @@ PMU = np.dtype(
         ("pebs_enable", "u8"),
         ("pebs_data_cfg", "u8"),
         ("ds_area", "u8"),
+        ("pebs_armed", "u8"),  # bits of pebs_enable whose counters overflowed: their next event is recorded
         # A counter's value is ctr_base + (running total of its event - snap) while armed, else ctr_base.
         # Both change only on architectural events, so that no engine policy can be seen in them.
         ("ctr_base", "u8", (N_CTR,)),
@@ -365,6 +367,12 @@ ENGINE = np.dtype(
         ("step_rip", "u8"),
         ("step_end", "u8"),  # address of the next one in memory
         ("step_totals", "u8", (N_BRANCH_CLASSES,)),  # running totals of both rings
+        ("step_address", "u8"),  # that it loads from or stores to, 0 none
+        ("step_pebs", "u8"),  # the counters that wait for an event,
+        ("step_event", "i8", (N_CTR,)),  # what and where they count,
+        ("step_rings", "i8", (N_CTR,)),
+        ("step_events", "u8", (N_CTR,)),  # and its total
+        ("pebs", "u8", (PEBS_WORDS,)),  # the record in the making
         ("stop_request", "i8"),  # a watchpoint matched: stop at the next edge
         ("n_break", "i8"),
         ("n_watch", "i8"),

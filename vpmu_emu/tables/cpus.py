@@ -258,6 +258,7 @@ def cpuid_leaves(model: CpuModel) -> tuple[tuple[int, int, int, int, int], ...]:
     edx1 = _bits(3, 4, 5, 6, 8, 9, 13, 15, 19) | has("ds") << 21
     # POPCNT
     ecx1 = _bits(23) | has("pdcm") << 15 | has("x2apic") << 21 | has("tsc_deadline") << 24
+    ecx1 |= has("ds") << 2  # DTES64: the 64-bit layout of the debug store
     leaf7_ebx = _bits(9, 23) | has("rtm") << 11  # ERMS CLFLUSHOPT
     pmu = cpuid_pmu(
         model.shape(),
