@@ -77,7 +77,7 @@ class Shape:
     fixed: int = 4
     width: int = 48
     fixed_width: int = 48
-    perf_caps: int = 1 << 13
+    perf_caps: int = 0xE4FF
     rtm: bool = False
 
 
@@ -101,8 +101,13 @@ class Pmu:
 
     # --- MSRs -------------------------------------------------------------------------------
 
+    def _has_metrics(self) -> bool:
+        # PERF_METRICS divides the slots of fixed counter 3.
+        return bool(self.shape.perf_caps & (1 << 15)) and self.shape.fixed > 3
+
     def _global_bits(self) -> int:
-        return ((1 << self.shape.gp) - 1) | (((1 << self.shape.fixed) - 1) << 32)
+        counters = ((1 << self.shape.gp) - 1) | (((1 << self.shape.fixed) - 1) << 32)
+        return counters | self._has_metrics() << 48
 
     def _evtsel_allowed(self) -> int:
         allowed = 0xFFFFFFFF
@@ -244,6 +249,8 @@ class Pmu:
             return self.gp[index]
         if self.shape.version >= 2 and kind == 0x4000 and index < self.shape.fixed:
             return self.fixed[index]
+        if kind == 0x2000 and index == 0 and self._has_metrics():
+            return 0  # nobody sets it in motion here
         raise Gp
 
     # --- counting ---------------------------------------------------------------------------

@@ -67,7 +67,7 @@ class Shape:
             freeze_smm=caps >> 12 & 1,
             fw_writes=caps >> 13 & 1,
             pebs_baseline=caps >> 14 & 1,
-            metrics=caps >> 15 & 1,
+            metrics=int(caps >> 15 & 1 and self.fixed > 3 and self.version > 1),
         )
         return values
 
