@@ -14,7 +14,7 @@ from vpmu_emu.check import check_program, run_as_asked
 
 # Too long for an engine that is not compiled.
 LONG = {
-    "p02_ref_crystal.s", "p03_emulated_instr.s", "p06_arch_events.s", "p07_fixed.s",
+    "b01_b05_pebs.s", "p02_ref_crystal.s", "p03_emulated_instr.s", "p06_arch_events.s", "p07_fixed.s",
     "p12_all_counters.s", "p13_overflow.s", "p17_cmask.s", "p18_running_write.s", "p21_width.s",
     "x_lvtpc_mask.s", "x_os_bit.s", "x_overflow_boundary.s",
 }  # fmt: skip

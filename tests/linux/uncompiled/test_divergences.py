@@ -65,7 +65,8 @@ def rdmsr(index: int) -> str:
     (wrmsr(0x1D9, 1 << 12), (0, GP, GP)),
     (rdmsr(0x834), (GP, GP, GP)),  # xAPIC mode
     ("mov ecx, 0x40000003\n rdpmc\n", (0, GP, 0)),
-    ("mov ecx, 0x20000000\n rdpmc\n", (GP, GP, GP)),
+    ("mov ecx, 0x20000000\n rdpmc\n", (0, GP, 0)),  # PERF_METRICS
+    ("mov ecx, 0x20000001\n rdpmc\n", (GP, GP, GP)),
     ("mov ecx, 8\n rdpmc\n", (GP, GP, GP)),
     ("vmcall\n", (UD, 0, 0)),
 ])  # fmt: skip
