@@ -53,7 +53,8 @@ def first_value(program: Any, red: Sequence[Verdict], outcome: Any) -> str:
     # That a guest did not come to its end says less than a value does.
     verdict = next((v for v in red if v.expectation.text.split()[0] not in ("exit_code", "stop")), red[0])
     e = verdict.expectation
-    return f"line {e.line}: expected {e.text}, got {verdict.message or show(verdict.left)}"
+    wanted = f"{'' if e.op == '==' else e.op + ' '}{show(verdict.right)}"
+    return f"line {e.line}: {e.text}: {verdict.message or f'expected {wanted}, got {show(verdict.left)}'}"
 
 
 @cache
