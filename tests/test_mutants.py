@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 
 import attrs
@@ -89,15 +90,16 @@ def test_no_bug_is_found_by_nobody():
 def test_the_report(monkeypatch, capsys):
     few = [ROOT / "guests" / "lessons" / "01_count.s", ROOT / "guests" / "conformance" / "p01_rdpmc_64.s"]
     monkeypatch.setattr(mutants, "guests", lambda: few)
-    assert mutants.main(["rdpmc-64-accepted", "no-lvtpc-mask"]) == 1
+    assert mutants.main(["rdpmc-64-accepted", "fixed0-counts-double", "no-lvtpc-mask"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "green     2 guests without a bug"
     assert lines[1] == "found     rdpmc-64-accepted: p01_rdpmc_64"
-    assert "p01_rdpmc_64.s [bare]" in lines[2]
-    assert "mem64(vector) == 13: expected 13, got 0" in lines[2]
-    assert lines[3] == "survived  no-lvtpc-mask"
-    assert lines[4] == "survived  none"
-    assert lines[-1] == "found 1 of 2"
+    assert lines[2].strip() == "conformance/p01_rdpmc_64.s [bare] case 0x100: expected 13, got 0"
+    assert lines[3] == "found     fixed0-counts-double: 01_count"
+    assert re.search(r"01_count\.s \[bare\] line \d+: fixed0 == .*: expected \d+, got \d+", lines[4])
+    assert lines[5] == "survived  no-lvtpc-mask"
+    assert lines[6] == "survived  none"
+    assert lines[-1] == "found 2 of 3"
     assert mutants.main(["rdpmc-64-accepted"]) == 0
     # A guest that fails without a bug proves nothing, and is itself a reason to fail.
     broken = attrs.evolve(mutants.guest(few[1])[1], args=("--inject", "rdpmc-64-accepted"))

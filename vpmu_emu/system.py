@@ -480,18 +480,16 @@ class System:
 
     def msr_statistics(self) -> dict[str, dict[str, int]]:
         """Reads, writes and exits of every MSR that the guest touched."""
-        stats = [core.stats for core in self.cores]
+        counts = {
+            key: sum(np.array(core.stats[f"msr_{key}"]) for core in self.cores).tolist()
+            for key in ("reads", "writes", "exits")
+        }
         found: dict[str, dict[str, int]] = {}
         for row in MSRS:
             for n in range(row.count):
-                slot = row.slot + n
-                counts = {
-                    "reads": sum(int(s.msr_reads[slot]) for s in stats),
-                    "writes": sum(int(s.msr_writes[slot]) for s in stats),
-                    "exits": sum(int(s.msr_exits[slot]) for s in stats),
-                }
-                if any(counts.values()):
-                    found[msr_name(row.index + n * row.stride)] = counts
+                here = {key: values[row.slot + n] for key, values in counts.items()}
+                if any(here.values()):
+                    found[msr_name(row.index + n * row.stride)] = here
         return found
 
     def unsupported(self) -> dict[str, Any] | None:

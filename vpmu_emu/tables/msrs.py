@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from bisect import bisect_right
-from collections.abc import Sequence
+from functools import cache
 from typing import Any, Literal, NamedTuple
 
 import attrs
@@ -318,8 +318,9 @@ def value_words(index: int, value: int, events: str = LISTS[0]) -> str:
     return " ".join(out) or "0"
 
 
-def rules(side: Side, shape: Shape, unchecked: Sequence[str] = ()) -> Rules:
-    """What `side` does with every row of `MSRS` on a CPU of this shape.
+@cache
+def rules(side: Side, shape: Shape, unchecked: tuple[str, ...] = ()) -> Rules:
+    """What `side` does with every row of `MSRS` on a CPU of this shape; worked out once, so read only.
 
     `unchecked` names rows whose reserved bits a deliberate bug accepts.
     """
