@@ -481,7 +481,7 @@ class System:
     def msr_statistics(self) -> dict[str, dict[str, int]]:
         """Reads, writes and exits of every MSR that the guest touched."""
         counts = {
-            key: sum(np.array(core.stats[f"msr_{key}"]) for core in self.cores).tolist()
+            key: np.sum([core.stats[f"msr_{key}"] for core in self.cores], axis=0).tolist()
             for key in ("reads", "writes", "exits")
         }
         found: dict[str, dict[str, int]] = {}
