@@ -105,7 +105,7 @@ handler:
 def test_cycles_that_overflow_while_an_interrupt_is_delivered():
     """Delivery takes time: the overflow belongs to it, whenever the interpreter looks next."""
     seen = set()
-    for left in range(150, 1100, 40):
+    for left in range(200, 5000, 160):
         program = assemble(DELIVERY.format(left=left), "delivery")
         plain = finish(program, "bare")
         for policy in POLICIES:
