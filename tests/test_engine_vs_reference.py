@@ -54,6 +54,12 @@ def test_programs_of_interrupts_rings_and_system_calls(text: str) -> None:
 
 
 @settings(deadline=None)
+@given(generator_system.xapic())
+def test_programs_that_use_the_page_of_the_apic(text: str) -> None:
+    agree(text)
+
+
+@settings(deadline=None)
 @given(generator_system.paging())
 def test_programs_with_page_tables(text: str) -> None:
     agree(text)

@@ -16,6 +16,19 @@ LVT_TIMER, LVT_THERMAL, LVT_PC, LVT_LINT0, LVT_LINT1, LVT_ERROR, LVT_CMCI = (
     0x2F,
 )
 LVTS = (LVT_TIMER, LVT_THERMAL, LVT_PC, LVT_LINT0, LVT_LINT1, LVT_ERROR, LVT_CMCI)
+PAGE_MASKS = {
+    0x08: 0xFF,
+    0x0B: 0,
+    0x0F: 0x1FF,
+    0x28: 0,
+    0x38: 0xFFFFFFFF,
+    0x3E: 0xB,
+    **dict.fromkeys(LVTS, 0x117FF),
+    LVT_TIMER: 0x710FF,
+    LVT_ERROR: 0x110FF,
+    LVT_LINT0: 0x1F7FF,
+    LVT_LINT1: 0x1F7FF,
+}
 ONE_SHOT, PERIODIC, TSC_DEADLINE = 0, 1, 2
 _DIVIDE = {0: 2, 1: 4, 2: 8, 3: 16, 8: 32, 9: 64, 10: 128, 11: 1}
 
@@ -30,7 +43,9 @@ class Apic:
         self.irr: set[int] = set()
         self.isr: set[int] = set()
         self.lvt = dict.fromkeys(LVTS, MASKED)
-        self.icr = 0
+        self.icr = 0  # bits 63:32 are ICR2 in xAPIC mode
+        self.ldr = 0  # of the page; an x2APIC derives its own
+        self.dfr = 0xFFFFFFFF
         self.divide = 0
         self.initial = 0
         self.esr = 0
@@ -215,7 +230,7 @@ class Apic:
         }.get(reg, 0x117FF)
         if value & ~allowed:
             raise Gp
-        value &= ~(1 << 12)
+        value &= ~(1 << 12 | 1 << 14)  # delivery status and remote IRR are read-only
         if not self.software_enabled:
             value |= MASKED
         was = self._timer_mode()
@@ -228,15 +243,54 @@ class Apic:
     def _ipi(self, value: int) -> None:
         if value & ~(0xFFFFFFFF << 32 | 0xCCFFF):
             raise Gp
-        self.icr = value
-        shorthand, dest = (value >> 18) & 3, value >> 32
-        physical = not value & 1 << 11
-        to_self = (
-            shorthand in (1, 2)
-            or (shorthand == 0
-            and (dest == 0xFFFFFFFF or (dest == 0 if physical else bool(dest & 1))))
-        )
-        if to_self:
+        self.icr = value & ~(1 << 12)  # never busy
+        shorthand, logical = (value >> 18) & 3, bool(value & 1 << 11)
+        if self.x2apic:
+            dest = value >> 32
+            named = dest == 0xFFFFFFFF or (bool(dest & 1) and dest >> 16 == 0 if logical else dest == 0)
+        else:
+            dest = value >> 56
+            named = dest == 0xFF or (self._is_member(dest) if logical else dest == 0)
+        if shorthand in (1, 2) or (shorthand == 0 and named):
             mode = (value >> 8) & 7
             # The one processor there is has the lowest priority.
             self._accept(FIXED if mode == LOWEST else mode, value & 0xFF)
+
+    def _is_member(self, dest: int) -> bool:
+        """Whether a logical destination of xAPIC mode includes this processor."""
+        mine = self.ldr >> 24
+        if self.dfr >> 28 == 15:  # flat
+            return bool(dest & mine)
+        return dest >> 4 == mine >> 4 and bool(dest & mine & 15)
+
+    # --- the page of xAPIC mode ---------------------------------------------------------------
+
+    def page_read(self, reg: int, tsc: int) -> int:
+        """A register as a 32-bit word; what is not there, or cannot be read, is 0."""
+        own = {0x0B: 0, 0x0D: self.ldr, 0x0E: self.dfr, 0x30: self.icr & 0xFFFFFFFF, 0x31: self.icr >> 32}
+        if reg in own:
+            return own[reg]
+        base, self.base = self.base, self.base | 1 << 10
+        try:
+            return self.read(reg, tsc) & 0xFFFFFFFF
+        except Gp:
+            return 0
+        finally:
+            self.base = base
+
+    def page_write(self, reg: int, value: int, tsc: int) -> None:
+        """Write a 32-bit word: bits that do not exist are dropped, and so is what cannot be written."""
+        if reg == 0x0D:
+            self.ldr = value & 0xFF000000
+        elif reg == 0x0E:
+            self.dfr = value | 0x0FFFFFFF
+        elif reg == 0x31:
+            self.icr = self.icr & 0xFFFFFFFF | (value & 0xFF000000) << 32
+        elif reg == 0x30:
+            self._ipi(value & 0xCCFFF | self.icr >> 32 << 32)
+        elif reg in PAGE_MASKS:
+            base, self.base = self.base, self.base | 1 << 10
+            try:
+                self.write(reg, value & PAGE_MASKS[reg], tsc)
+            finally:
+                self.base = base

@@ -1,6 +1,6 @@
 """Random guests of the system side: interrupts, priorities, rings, SYSCALL, segments, paging.
 
-Importing this adds `events` and `paging` to `generator.MAKERS`.
+Importing this adds `events`, `xapic` and `paging` to `generator.MAKERS`.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def _gates() -> tuple[list[str], int]:
     return lines, len(rows)
 
 
-def _frame(w: Writer, extra_data: list[str] | None = None) -> str:
+def _frame(w: Writer, extra_data: list[str] | None = None, eoi: list[str] | None = None) -> str:
     gates, count = _gates()
     start, end = TABLES.index("gates:") + 1, TABLES.index(".bss")
     tables = [*TABLES[:start], *gates, *TABLES[end:]]
@@ -156,7 +156,11 @@ def _frame(w: Writer, extra_data: list[str] | None = None) -> str:
     # IST1, for the double fault.
     prologue += ["lea rax, [rip + ist_stack]", "mov qword ptr [rip + tss + 0x24], rax"]
     tables += [".zero 1024", "ist_stack:", ".zero 64", *(extra_data or [])]
-    return w.text(prologue, [*_interrupt_handlers(), *tables])
+    handlers = _interrupt_handlers()
+    if eoi is not None:
+        at = handlers.index("irq_eoi:") + 1
+        handlers[at : at + 4] = eoi
+    return w.text(prologue, [*handlers, *tables])
 
 
 def _ring3(w: Writer, body: list[str]) -> None:
@@ -280,6 +284,71 @@ def _event(w: Writer) -> None:
         w.nops()
 
 
+# Registers of the xAPIC page that a program may read, and of them those it may write. The timer is not
+# among them: the two interpreters have clocks of their own.
+PAGE_READ = (0x20, 0x80, 0xA0, 0xB0, 0xD0, 0xE0, 0xF0, 0x110, 0x130, 0x190, 0x210, 0x220, 0x230, 0x280,
+             0x300, 0x310, 0x330, 0x340, 0x350, 0x370, 0x3F0, 0x400)  # fmt: skip
+PAGE_WRITE = (0x20, 0x80, 0xA0, 0xB0, 0xD0, 0xE0, 0x210, 0x280, 0x310, 0x330, 0x340, 0x350, 0x370, 0x3F0)
+
+
+def xapic_program(s: Source) -> str:
+    """The page of the local APIC: every register, width and kind of message, priorities, interrupts."""
+    w = Writer(s)
+    w.emit("mov r12d, 0xFEE00000")
+    w.emit("mov dword ptr [r12 + 0xF0], 0x1FF")
+    for _ in range(s.number(4, 20)):
+        _page_event(w)
+    w.emit("mov dword ptr [r12 + 0x80], 0", "sti", "nop", "nop", "cli")
+    for register in PAGE_READ:
+        w.emit(f"mov eax, dword ptr [r12 + {register:#x}]")
+        w.save("rax")
+    eoi = ["mov eax, 0xFEE000B0", "mov dword ptr [rax], 0", "nop", "nop"]
+    return _frame(w, eoi=eoi)
+
+
+def _page_event(w: Writer) -> None:
+    s = w.s
+    kind = s.number(0, 9)
+    if kind <= 2:
+        destination = s.pick((0, 0, 0xFF000000, 0x01000000, 0x21000000, 0x80000000))
+        mode = s.pick((0, 0, 0x100, 0x400, 0x600, 0x800, 0x900))
+        shorthand = s.pick((0, 0, 0x40000, 0x80000, 0xC0000)) if mode == 0 else 0
+        vector = s.pick((*VECTORS, 5))
+        w.emit(f"mov dword ptr [r12 + 0x310], {destination:#x}")
+        w.emit(f"mov dword ptr [r12 + 0x300], {mode | shorthand | vector:#x}")
+    elif kind == 3:
+        w.emit(f"mov dword ptr [r12 + 0xD0], {s.pick((0, 0x01000000, 0x21000000, 0xFFFFFFFF)):#x}")
+        w.emit(f"mov dword ptr [r12 + 0xE0], {s.pick((0xFFFFFFFF, 0x0FFFFFFF, 0)):#x}")
+    elif kind == 4:
+        value = s.pick((0, 0xFFFFFFFF, 0x10045, 0x400, 0x55555555))
+        w.emit(f"mov eax, {value:#x}", f"mov dword ptr [r12 + {s.pick(PAGE_WRITE):#x}], eax")
+    elif kind == 5:
+        at = s.pick(PAGE_READ) + s.pick((0, 0, 1, 2, 4, 8))
+        w.emit("xor eax, eax", s.pick((
+            f"mov al, byte ptr [r12 + {at:#x}]", f"mov ax, word ptr [r12 + {at:#x}]",
+            f"mov rax, qword ptr [r12 + {at:#x}]", f"movzx eax, byte ptr [r12 + {at:#x}]",
+            f"mov eax, dword ptr [r12 + {at:#x}]", f"add eax, dword ptr [r12 + {at:#x}]",
+        )))  # fmt: skip
+        w.save("rax")
+    elif kind == 6:
+        at = s.pick((0x80, 0xD0, 0x340, 0x370))
+        w.emit(s.pick((
+            f"or dword ptr [r12 + {at:#x}], 0x30", f"xchg dword ptr [r12 + {at:#x}], eax",
+            f"mov qword ptr [r12 + {at:#x}], rax", f"mov byte ptr [r12 + {at:#x}], 0x30",
+            f"lea rdi, [r12 + {at:#x}]\nmov eax, 0x30\nstosd", f"push 0x30\npop qword ptr [r12 + {at:#x}]",
+            f"push qword ptr [r12 + {at:#x}]\npop rax",
+        )))  # fmt: skip
+        w.save("rax")
+    elif kind == 7:
+        w.emit(s.pick(("sti", "cli", "sti\nnop", "mov dword ptr [r12 + 0xB0], 0")))
+    elif kind == 8:
+        w.emit(f"mov eax, {s.pick((0, 3, 4, 6))}", "mov cr8, rax", "mov eax, dword ptr [r12 + 0x80]")
+        w.save("rax")
+    else:
+        w.emit(f"mov dword ptr [r12 + 0xF0], {s.pick((0x1FF, 0x1FF, 0xFF, 0x130)):#x}")
+    w.dirty = True
+
+
 def _segments(w: Writer) -> None:
     s = w.s
     offset = s.number(0, 400)
@@ -379,6 +448,8 @@ def _page_step(w: Writer) -> None:
 
 
 MAKERS["events"] = events_program
+MAKERS["xapic"] = xapic_program
 MAKERS["paging"] = paging_program
 events = _strategy(events_program)
+xapic = _strategy(xapic_program)
 paging = _strategy(paging_program)

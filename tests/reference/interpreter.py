@@ -598,39 +598,14 @@ class Reference(Instructions):
         )
 
     def apic_page_read(self, pa: int, size: int) -> int:
-        if pa & 15 or size != 4:
+        if (pa & 15) + size > 4:
             return 0
-        reg = (pa & 0xFF0) >> 4
-        if reg == 0x31:
-            return self.apic.icr >> 32 << 24
-        base, self.apic.base = self.apic.base, self.apic.base | 1 << 10
-        try:
-            return self.apic.read(reg, self.tsc) & 0xFFFFFFFF
-        except Gp:
-            return 0
-        finally:
-            self.apic.base = base
+        word = self.apic.page_read((pa & 0xFF0) >> 4, self.tsc)
+        return word >> 8 * (pa & 15) & (1 << 8 * size) - 1
 
     def apic_page_write(self, pa: int, size: int, value: int) -> None:
-        if pa & 15 or size != 4:
-            return
-        reg = (pa & 0xFF0) >> 4
-        if reg == 0x31:
-            self.apic.icr = self.apic.icr & 0xFFFFFFFF | (value >> 24) << 32
-            return
-        if reg == 0x30:
-            value |= self.apic.icr >> 32 << 32
-        if reg == 0x0B:
-            value = 0
-        if reg == 0x3F:
-            return  # self-IPI exists only in x2APIC mode
-        base, self.apic.base = self.apic.base, self.apic.base | 1 << 10
-        try:
-            self.apic.write(reg, value, self.tsc)
-        except Gp:
-            pass
-        finally:
-            self.apic.base = base
+        if pa & 15 == 0 and size == 4:
+            self.apic.page_write((pa & 0xFF0) >> 4, value, self.tsc)
 
     def port_in(self, port: int, width: int) -> int:
         if port == COM1 + 5:

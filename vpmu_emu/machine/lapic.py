@@ -77,6 +77,8 @@ SHORTHAND_NONE = ZERO
 SHORTHAND_SELF = U64(1 << 18)
 SHORTHAND_OTHERS = SHORTHAND
 _LOGICAL = U64(1 << 11)
+_BUSY = U64(1 << 12)  # delivery status: read-only, and nothing is ever under way
+_REMOTE_IRR = U64(1 << 14)
 _ASSERT = U64(1 << 14)
 _LEVEL = U64(1 << 15)
 _HIGH32 = U64(0xFFFF_FFFF_0000_0000)
@@ -164,9 +166,12 @@ def lapic_ppr(lapic):
 
 @jit()
 def lapic_pending(lapic):
-    """The vector that the core would take now, -1 if none is above the processor priority."""
+    """The vector that the core would take now, -1 if none is above the processor priority.
+
+    What was requested before a software disable is still taken (SDM 3A 11.4.7.2).
+    """
     vector = _highest(lapic.irr)
-    if vector < 0 or lapic.spiv & SPIV_ENABLE == ZERO:
+    if vector < 0:
         return -1
     if U64(vector) & _CLASS > lapic_ppr(lapic) & _CLASS:
         return vector
@@ -380,6 +385,7 @@ def lapic_write(core, lapic, index, value):
             return WRITE_FAULT
         lapic.esr = ZERO
     elif index == X2_LVT_CMCI:
+        value &= ~_BUSY
         lapic.lvt[LVT_CMCI] = value if lapic.spiv & SPIV_ENABLE != ZERO else value | LVT_MASKED
     elif index == X2_ICR:
         lapic.icr = value
@@ -387,6 +393,7 @@ def lapic_write(core, lapic, index, value):
             lapic.ipi_out = 1
         return _send(lapic, value)
     elif index >= X2_LVT_TIMER and index <= X2_LVT_ERROR:
+        value &= ~(_BUSY | _REMOTE_IRR)
         if lapic.spiv & SPIV_ENABLE == ZERO:
             value = value | LVT_MASKED
         if index == X2_LVT_TIMER:
