@@ -60,6 +60,24 @@ def root() -> Path:
     return ROOT
 
 
+def pytest_collection_modifyitems(config, items):
+    """With VPMU_THIN=N at most N parametrisations of each test stay, spread evenly over all of them."""
+    most = int(os.environ.get("VPMU_THIN", "0"))
+    if not most:
+        return
+    families: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        families.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    kept = {
+        id(family[k * len(family) // min(most, len(family))])
+        for family in families.values()
+        for k in range(min(most, len(family)))
+    }
+    gone = [item for item in items if id(item) not in kept]
+    items[:] = [item for item in items if id(item) in kept]
+    config.hook.pytest_deselected(items=gone)
+
+
 # Differential tests are spread over several processes; their counts come together here.
 def pytest_sessionfinish(session):
     """Hand the counts of a worker to the process that started it."""
