@@ -451,6 +451,18 @@ def test_guests_of_kvm_have_none(mode, cpu, index):
     assert not int(system.core.regs[14]) >> 19 & 1
 
 
+@pytest.mark.parametrize("mode", ["none", "emulated", "passthrough"])
+@pytest.mark.parametrize("cpu", ["icx", "skx"])
+def test_a_guest_cannot_start_them(mode, cpu):
+    """KVM drops DEBUGCTL.LBR with a message instead of a fault (vmx_set_msr)."""
+    body = "wrmsr_const 0x1d9, 1\njmp 1f\n1: nop\nmov ecx, 0x1d9\nrdmsr\nmov r14d, eax\ndebug_exit 0\n"
+    system = machine(assemble(HEAD + body, "lbr"), mode, cpu=cpu)
+    stop = system.run()
+    assert (stop.reason, stop.info) == ("debug-exit", 0)
+    assert int(system.core.regs[14]) == 0
+    assert records(system) == [(0, 0, 0)] * 32
+
+
 # --- the law --------------------------------------------------------------------------------------------
 POLICIES = ({"horizon": 1}, {"horizon": 3, "horizon_seed": 11}, {"horizon": 40, "horizon_seed": 7})
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.machine.test_lbr import branch_at
 from tests.machine.test_lbr import records as lbr_records
-from tests.machine.test_pmu import HEAD, TAIL, write
+from tests.machine.test_pmu import HEAD, RING3, RING_TAIL, RINGS, TAIL, write
 from tests.reference import generator
 from tests.whole import assert_same, machine, state
 from vpmu_emu._jit import COMPILES
@@ -241,6 +241,23 @@ def test_the_memory_group_has_the_address_of_loads_and_stores():
     assert [r.words[0] for r in found[:4]] == [0, 0, 0, 0]
     found, _ = checked("nop\n" + body, [Counter(0, False, WIDTH - 1, -1, adaptive=True)], MEMORY)
     assert [r.words[0] for r in found[:4]] == [0, 0x90018, 0x90028, 0]
+
+
+def test_a_ring_of_legacy_records_is_read_from_its_newest():
+    body = write(0x1D9, 1) + WORK * 3
+    counters = [Counter(0, False, WIDTH - 5, -7, adaptive=True)]
+    found, _ = checked(body, counters, LBRS | 31 << 24, cpu="icx")
+    assert all(found[-1].words)  # more branches than records: the ring has turned
+
+
+def test_instructions_of_ring_3_are_recorded():
+    counters = [Counter(0, False, WIDTH - 3, -1, adaptive=True)]
+    text = HEAD + RINGS + setup(counters, GPRS) + RING3 + write(CTRL, 0) + TAIL + RING_TAIL
+    system = machine(assemble(text, "pebs"), "bare")
+    store(system, counters)
+    found = compare(system, walk(system, counters), GPRS)
+    user, back = (system.program.symbols[name] for name in ("user", "back"))
+    assert sum(user <= r.ip < back for r in found) == 2  # of nop nop int nop int
 
 
 def test_fixed_seeds_of_random_programs():
