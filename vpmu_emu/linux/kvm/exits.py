@@ -24,6 +24,7 @@ from vpmu_emu.machine.lapic import BASE_X2APIC
 from vpmu_emu.machine.memory import VECTOR_GP
 from vpmu_emu.machine.msr import (
     R_APIC_BASE,
+    R_DEBUGCTL,
     R_MISC_ENABLE,
     R_PERF_CAPABILITIES,
     R_TSC,
@@ -93,6 +94,7 @@ COST_WINDOW = cost("handle_interrupt_window")
 KVM_ENOSYS = U64((1 << 64) - 1000)
 MISC_ENABLE_PMU_RO_MASK = U64(1 << 12 | 1 << 11)  # PEBS and BTS unavailable
 MISC_ENABLE_EMON = U64(1 << 7)
+_DEBUGCTL_DROPPED = U64(1 << 0 | 1 << 1)  # LBR, BTF
 ACCESS_RO, ACCESS_WO, ACCESS_DROP = 1, 2, 3
 _X2APIC_FIRST = U64(0x800)
 _X2APIC_LAST = U64(0x8FF)
@@ -173,6 +175,8 @@ def kvm_set_msr_common(S, M, E, index, value):
             return 1
         S.vcpus[0].ia32_misc_enable_msr = (value & ~MISC_ENABLE_EMON) | (old & MISC_ENABLE_EMON)
         return 0
+    if row == R_DEBUGCTL:
+        value &= ~_DEBUGCTL_DROPPED  # vmx_set_msr: with a message and without a fault
     rn = check_write(core, index, value)
     if rn < 0:
         return 1 if rn == -1 else 0
