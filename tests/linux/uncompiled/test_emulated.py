@@ -346,3 +346,11 @@ def test_without_apicv_everything_exits_and_the_result_is_the_same(mode):
     slow = run(guest, mode, apicv=False)[1]
     assert (slow["pmis"], slow["counters"]) == (fast["pmis"], fast["counters"])
     assert slow["exits"]["MSR_WRITE"] >= fast["exits"]["MSR_WRITE"]
+
+
+def test_a_status_that_does_not_clear_does_not_keep_the_host_in_its_handler():
+    # "perfevents: irq loop stuck!": after 100 rounds the selectors are turned off.
+    body = "WRMSR32 0xc1, -50\n" + window(".rept 100\nnop\n.endr")
+    machine, values = run(body, "emulated", inject=["status-reset-ignored"])
+    assert values["stop"] == "debug-exit"
+    assert machine.S.host.nmis >= 1

@@ -13,6 +13,7 @@ from vpmu_emu.linux.perf.x86 import (
     MSR_CORE_PERF_GLOBAL_CTRL,
     MSR_CORE_PERF_GLOBAL_OVF_CTRL,
     MSR_CORE_PERF_GLOBAL_STATUS,
+    MSR_P6_EVNTSEL0,
     THROTTLED,
     counter_bit,
     host_timer_program,
@@ -27,14 +28,16 @@ from vpmu_emu.linux.perf.x86 import (
 from vpmu_emu.linux.state import OWNER_KVM, PERF_EVENT_STATE_ACTIVE, W_FORBID_NMI
 from vpmu_emu.linux.trace_kinds import TR_NMI_HANDLER
 from vpmu_emu.machine.ring import emit
-from vpmu_emu.machine.state import N_CTR, NEVER
-from vpmu_emu.machine.u64 import ONE, ZERO
+from vpmu_emu.machine.state import N_CTR, N_GP, NEVER
+from vpmu_emu.machine.u64 import ONE, U64, ZERO
 
 COST_NMI_ENTRY = cost("nmi_entry")
 COST_NMI_HANDLER = cost("perf_event_nmi_handler")
 COST_KVM_OVERFLOW = cost("kvm_perf_overflow")
 COST_IRQ_ENTRY = cost("irq_entry")
 COST_TIMER = cost("timer_interrupt")
+
+MOST_LOOPS = 100
 
 
 @jit()
@@ -80,7 +83,15 @@ def perf_event_nmi_handler(S, E):
     wrmsrl(S, E, MSR_CORE_PERF_GLOBAL_CTRL, ZERO)
     status = rdmsrl(S, E, MSR_CORE_PERF_GLOBAL_STATUS)
     emit(E, S.cores[0].t, TR_NMI_HANDLER, ZERO, status, ZERO, ZERO)
+    loops = 0
     while status != ZERO:
+        loops += 1
+        if loops > MOST_LOOPS:
+            # "perfevents: irq loop stuck!", by a status that does not clear: intel_pmu_reset().
+            for idx in range(N_GP):
+                if host.events[idx] >= 0:
+                    wrmsrl(S, E, MSR_P6_EVNTSEL0 + U64(idx), ZERO)
+            break
         wrmsrl(S, E, MSR_CORE_PERF_GLOBAL_OVF_CTRL, status)
         for idx in range(N_CTR):
             i = host.events[idx]
