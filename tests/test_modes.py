@@ -450,6 +450,30 @@ def fixed_counter_beyond_its_width():
     assert end(text, "emulated")[1]["counters"]["fixed0"] == 5
 
 
+def narrower_counters():
+    # all ones of 40 bits, and one more
+    wide = {"guest": {"width": 40}}
+    text = write_text(A_PMC0, (1 << 40) - 1) + write_text(CTRL, 0) + write_text(EVTSEL0, INST)
+    text += write_text(CTRL, 1) + write_text(CTRL, 0) + "xor ecx, ecx\nrdpmc\nmov rsi, rdx\n"
+    for mode, wraps in (("emulated", True), ("passthrough", False)):
+        assert end(text, mode, **wide)[1]["registers"]["rsi"] == (0 if wraps else 1 << 8)
+        assert faults(write_text(A_PMC0, 1 << 40), mode, **wide) == wraps
+
+
+def host_below_version_4():
+    text = overflow_text()
+    for version, status in ((3, 0), (4, 1)):
+        options = {"settings": {"pmu.version": version}}
+        read = text + "cpuid\nmov ecx, 0x38e\nrdmsr\nmov rsi, rax\n"
+        assert end(read, "passthrough", **options)[1]["registers"]["rsi"] == status
+        assert end(read, "emulated", **options)[1]["registers"]["rsi"] == 1
+
+
+def overflow_text():
+    text = write_text(CTRL, 0) + write_text(EVTSEL0, INST) + write_text(A_PMC0, TOP - 5)
+    return text + write_text(CTRL, 1) + "nop\n" * 8 + write_text(CTRL, 0)
+
+
 def any_thread():
     assert faulting(write_text(EVTSEL0, 1 << 21)) == [False, True, True]
     assert faulting(write_text(0x38D, 1 << 2)) == [False, True, True]
@@ -542,6 +566,14 @@ ROWS: dict[str, Callable[..., None] | str] = {
     "FIXED_CTRn written with bits beyond the width": fixed_counter_beyond_its_width,
     "IA32_PERFEVTSELn.ANY (bit 21), FIXED_CTR_CTRL AnyThread bits": any_thread,
     "MSRs 0x391, 0x392": status_set_and_inuse,
+    "a host PMU below version 4": host_below_version_4,
+    "counters narrower than the hardware's (`--guest pmu.width`)": narrower_counters,
+    "CPUID leaf 0AH says more than KVM does": "tests/machine/test_pmu_versions.py::test_leaf_0a_of_guests",
+    "an instruction behind the forced emulation prefix":
+        f"{LINUX}/test_emulate.py::test_the_row_of_the_kernels_own_test",
+    "POPCNT, LFENCE, MFENCE, SFENCE, SWAPGS, SYSRET behind it":
+        f"{LINUX}/test_emulate.py::test_what_the_emulator_gives_up_on",
+    "IA32_MISC_ENABLE with bit 11 or 12 changed": "tests/machine/test_privileged.py::test_misc_enable",
     "absent 0xC1, 0xC2, 0x186, 0x187, K7 0xC0010000–7": absence_that_kvm_hides,
     "freeze on PMI (DEBUGCTL bit 12)": freeze_is_not_offered,
     "last branch records": "tests/machine/test_lbr.py::test_guests_of_kvm_have_none",
