@@ -278,7 +278,7 @@ static void count(void)
 	uint64_t late = rdpmc(0);
 	print("pmi %d, in here %d, counter %s, overflow %s\n", pmis,
 	      pmi_rip >= (uint64_t)count && pmi_rip < (uint64_t)count + 4096,
-	      late < 16 && width >= 32 ? "past zero" : "elsewhere",
+	      late < 256 && width >= 32 ? "past zero" : "elsewhere",
 	      rdmsr(0x38e) & 1 ? "still set" : "cleared");
 }
 

@@ -344,7 +344,8 @@ def test_a_write_that_retires_over_the_edge_overflows_first():
     ("ecx", "since"),
     [
         (0, 1), (7, 1), (8, None), (0x100, None), (0x4000_0000, 2), (0x4000_0003, 2), (0x4000_0004, None),
-        (0x2000_0000, None), (0x8000_0000, None), (0xC000_0000, None), (0x4000_0100, None),
+        (0x2000_0000, 2), (0x2000_0001, None), (0x8000_0000, None), (0xC000_0000, None),
+        (0x4000_0100, None),
     ],
 )  # fmt: skip
 def test_rdpmc_by_version(n, ecx, since):

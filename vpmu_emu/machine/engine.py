@@ -159,16 +159,13 @@ def _guest_event(core, M, E):
 
 @jit()
 def _deliver(core, M, E, vector, kind, has_error, error):
-    """deliver() with its time, the latency and what memory took, and its branch record."""
-    t = core.t
+    """deliver() with the latency that it has besides memory's, and its branch record."""
     cpl = core.cpl
     rip = core.rip
     code = deliver(core, M, E, vector, kind, has_error, error, rip)
-    memory = core.t - t
     after = core.cpl
-    core.t = t
     core.cpl = cpl
-    spend(core, core.latency[LAT_INTERRUPT] + memory)
+    spend(core, core.latency[LAT_INTERRUPT])
     core.cpl = after
     if lbr_on(core):
         lbr_record(core, rip, BR_OTHER, ZERO, ZERO)

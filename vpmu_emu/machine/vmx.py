@@ -24,7 +24,7 @@ from vpmu_emu.machine.lapic import lapic_ack
 from vpmu_emu.machine.memory import VECTOR_PF, drop_decoded, tlb_flush
 from vpmu_emu.machine.msr import find_msr, msr_apply, msr_value
 from vpmu_emu.machine.physical import ld32, ld64, st64
-from vpmu_emu.machine.pmu import C_CYCLES, pmu_set_global_ctrl
+from vpmu_emu.machine.pmu import pmu_set_global_ctrl
 from vpmu_emu.machine.ring import TR_VM_ENTRY, TR_VM_EXIT, emit
 from vpmu_emu.machine.state import CODE_NEXT, NEVER, REG_FS, REG_GS, RSP
 from vpmu_emu.machine.u64 import BYTE, ONE, U3, U8, U64, ZERO
@@ -369,10 +369,7 @@ def _inject(core, M, E, info):
         kind = KIND_TRAP
     E.fault_address = core.cr2
     core.activity = 0
-    t = core.t
-    code = deliver(core, M, E, vector, kind, has_error, error, rip)
-    core.total[0, C_CYCLES] += U64(core.t - t)
-    return code
+    return deliver(core, M, E, vector, kind, has_error, error, rip)
 
 
 @jit()
