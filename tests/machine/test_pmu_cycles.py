@@ -131,7 +131,8 @@ def recounted(start, trace, selector):
     threshold = max(selector >> 24 & 0xFF, 1)
     inverted = bool(selector & INV) and selector >> 24 & 0xFF != 0
     if not selector & (EDGE | 0xFF << 24):
-        return clock // 16 - first // 16 if event.plus[0] == "cycles" else sum(events.values())
+        unit = {"cycles": 16, "slots": 4}.get(event.plus[0])
+        return clock // unit - first // unit if unit else sum(events.values())
     met = {
         k: (events.get(k, always) >= threshold) != inverted
         for k in range(first // 16, clock // 16)

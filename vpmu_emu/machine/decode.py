@@ -70,6 +70,7 @@ from vpmu_emu.machine.ops import (
     OP_LINK,
     OP_UD,
     OPCODE_START,
+    SYSTEM_OP,
 )
 from vpmu_emu.machine.physical import NOWHERE, PAGE_CODE
 from vpmu_emu.machine.state import (
@@ -88,6 +89,8 @@ from vpmu_emu.machine.u64 import ONE, PAGE_BASE, PAGE_MASK, U12, U16, U48, U64, 
 from vpmu_emu.tables.cpus import LATENCIES
 
 OP_NOP = HOT_OP["nop"]
+OP_FROM_SREG = SYSTEM_OP["mov_from_sreg"]
+OP_TO_SREG = SYSTEM_OP["mov_to_sreg"]
 OP_LOOP = HOT_OP["loop"]
 LOOPE, JRCXZ = COLD_OP["loope"], COLD_OP["jrcxz"]  # with LOOPNE between them
 LAT_LOAD = LATENCIES.index("load")
@@ -404,6 +407,10 @@ def _decode(core, E, rip, u, have):
             return DECODED
     if lock and (FORM_TABLE[form, FC_LOCK] == 0 or u.dst != K_MEM):
         return DECODED  # LOCK without a memory destination: #UD, u.op still says so
+    if op == OP_FROM_SREG and u.r & 7 > 5:
+        return DECODED  # there are six segment registers
+    if op == OP_TO_SREG and (u.a & 7 > 5 or u.a & 7 == 1):
+        return DECODED  # nor does MOV load CS
     u.op = op
     u.rmw = FORM_TABLE[form, FC_RMW] if u.dst == K_MEM else 0
     u.emulator = FORM_TABLE[form, FC_EMULATOR]
