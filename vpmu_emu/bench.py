@@ -8,7 +8,8 @@ import platform
 import re
 import struct
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -67,9 +68,9 @@ def program(workload: str, **equates: int) -> Program:
     return assemble(source(workload, **equates), f"{workload}.s")
 
 
-def best(run: Callable[[], tuple[int, float]], times: int) -> tuple[int, float]:
-    """(instructions, seconds) of the fastest of `times` runs."""
-    return min((run() for _ in range(times)), key=lambda pair: pair[1])
+def best(runs: Iterable[tuple[int, float]]) -> tuple[int, float]:
+    """(instructions, seconds) of the fastest run."""
+    return min(runs, key=itemgetter(1))
 
 
 def compare(workload: str, sizes: Mapping[str, int], times: int = 5) -> list[Timing]:
@@ -81,23 +82,25 @@ def compare(workload: str, sizes: Mapping[str, int], times: int = 5) -> list[Tim
         workload, COUNTERS=0, **{k: max(1, v // HOOK_SHARE) for k, v in _shrunk(sizes).items()},
         **{k: v for k, v in sizes.items() if k not in _shrunk(sizes)},
     )  # fmt: skip
-    found = [
-        Timing("vpmu, all counters", *best(lambda: _ours(counted), times)),
-        Timing("vpmu, no counter", *best(lambda: _ours(bare), times)),
-    ]
-    if paged is not None:
-        found.insert(1, Timing("vpmu, all counters, page tables", *best(lambda: _ours(paged), times)))
+    ours = {
+        "vpmu, all counters": counted,
+        "vpmu, all counters, page tables": paged,
+        "vpmu, no counter": bare,
+    }
+    # In turns: what is compared shares the machine's good and bad moments.
+    rounds = [{name: _ours(guest) for name, guest in ours.items() if guest} for _ in range(times)]
+    found = [Timing(name, *best(map(itemgetter(name), rounds))) for name in rounds[0]]
     work = found[-1].instructions
     try:
         import unicorn  # noqa: F401
     except ImportError:
         found.append(Timing("unicorn", 0, float("inf"), "not installed (extra `oracle`)"))
     else:
-        found.append(Timing("unicorn", work, best(lambda: _unicorn(bare), times)[1]))
-        count, seconds = best(lambda: _unicorn(small, hook=True), min(times, 2))
+        found.append(Timing("unicorn", work, best(_unicorn(bare) for _ in range(times))[1]))
+        count, seconds = best(_unicorn(small, hook=True) for _ in range(min(times, 2)))
         found.append(Timing("unicorn, Python hook", count, seconds))
     if platform.machine() in ("x86_64", "AMD64"):
-        found.append(Timing("native", work, best(lambda: _native(bare), times)[1]))
+        found.append(Timing("native", work, best(_native(bare) for _ in range(times))[1]))
     return found
 
 
