@@ -473,7 +473,7 @@ class System:
         from vpmu_emu.machine.state import CLASS
 
         core, cycles = self.core, CLASS["cycles"]
-        found = dict(zip(PARTS, map(int, self.S.host.spent), strict=True))
+        found = dict(zip(PARTS, map(int, self.S.percpu[0].spent), strict=True))
         unhalted = (int(core.total[0, cycles]) + int(core.total[1, cycles])) >> 4
         guest = unhalted - sum(found.values())
         return {"guest": guest, **found, "idle": (int(core.t) >> 4) - unhalted}
@@ -644,7 +644,7 @@ def msr_bitmap(vpmu: str, cpu: str = "spr") -> bytes:
     from vpmu_emu.asm import assemble
 
     system = System(assemble("hlt", "<empty>"), vpmu=vpmu, cpu=cpu, ram=2)
-    at = int(system.S.vm.msr_bitmap)
+    at = int(system.S.vcpus[0].msr_bitmap)
     return bytes(system.M[at : at + 4096])
 
 

@@ -220,7 +220,7 @@ def test_what_reaches_silicon_in_passthrough(name, all_passthrough):
     options, guest = GUESTS[name]
     everything = {"all_passthrough": all_passthrough}
     system = System(EMPTY, vpmu="passthrough", ram=2, **everything, **options)
-    at = int(system.S.vm.msr_bitmap)
+    at = int(system.S.vcpus[0].msr_bitmap)
     page = bytes(system.M[at : at + 4096])
     passed = {0xC1 + i for i in range(guest.gp)}
     if guest.fw_writes:
@@ -234,7 +234,7 @@ def test_what_reaches_silicon_in_passthrough(name, all_passthrough):
         found = {m for m in pmu if not page[base + m // 8] >> m % 8 & 1}
         assert found == passed
     emulated = System(EMPTY, vpmu="emulated", ram=2, **options)
-    at = int(emulated.S.vm.msr_bitmap)
+    at = int(emulated.S.vcpus[0].msr_bitmap)
     page = bytes(emulated.M[at : at + 4096])
     assert all(page[base + m // 8] >> m % 8 & 1 for m in pmu for base in (0, 2048))
 

@@ -40,24 +40,24 @@ COST_PART = np.array(
 def retire(S, E, row):
     """Retire one row of work without looking for NMIs: the caller is in NMI context or ends in charge()."""
     costs = S.config.costs
-    host = S.host
+    host = S.percpu[S.this_cpu]
     if COST_PART[row] >= 0:
         host.part = COST_PART[row]
     host.spent[host.part] += costs[row, 0]
-    pmu_charge(S.cores[0], E, costs[row, 0], U64(costs[row, 1]), U64(costs[row, 2]))
+    pmu_charge(S.cores[S.this_cpu], E, costs[row, 0], U64(costs[row, 1]), U64(costs[row, 2]))
 
 
 @jit()
 def wrmsrl(S, E, index, value):
     """WRMSR by the host."""
     retire(S, E, COST_WRMSR)
-    host_wrmsr(S.cores[0], E, index, value)
+    host_wrmsr(S.cores[S.this_cpu], E, index, value)
 
 
 @jit()
 def rdmsrl(S, E, index):
     """RDMSR by the host."""
-    value = host_rdmsr(S.cores[0], E, index)
+    value = host_rdmsr(S.cores[S.this_cpu], E, index)
     retire(S, E, COST_RDMSR)
     return value
 
@@ -65,6 +65,6 @@ def rdmsrl(S, E, index):
 @jit()
 def rdpmcl(S, E, counter):
     """RDPMC by the host; `counter` is ECX."""
-    value = host_rdpmc(S.cores[0], E, counter)
+    value = host_rdpmc(S.cores[S.this_cpu], E, counter)
     retire(S, E, COST_RDPMC)
     return value

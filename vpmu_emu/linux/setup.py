@@ -19,7 +19,6 @@ from vpmu_emu.linux.hostevents import HostEvent, event_codes, parse_host_events
 from vpmu_emu.linux.perf.x86 import MAX_PERIOD
 from vpmu_emu.linux.state import (
     CAUSE_NAMES,
-    CTX_CPU,
     CTX_TASK,
     KVM_REQ_PMU,
     MODE_NAMES,
@@ -31,6 +30,7 @@ from vpmu_emu.linux.state import (
     OWNER_HOST,
     PERF_EVENT_STATE_ACTIVE,
     PERF_EVENT_STATE_INACTIVE,
+    PERF_TYPE_RAW,
     QUIRKS,
     STATE_NAMES,
     SYSTEM,
@@ -200,25 +200,35 @@ def init_config(
 
 
 def init_host(S: Any, model: CpuModel) -> None:
-    """Fill `S.host` and the core's local APIC as a booted Linux has them."""
-    host = S.host
-    core = S.cores[0]
-    for field in ("event_list", "assign", "events", "last_event"):
-        host[field][:] = -1
-    host.intel_ctrl = (1 << model.gp) - 1 | ((1 << model.fixed) - 1) << 32
-    host.enabled = 1
-    host.task_in = 1
-    host.mux_at = host.tick_at = host.timer_at = NEVER
-    for event in host.perf_events:
-        event.idx = event.leader = event.pmc = event.spec = -1
-    lapic = core.lapic
-    lapic.apic_base = BASE_RESET | BASE_X2APIC
-    lapic.spiv = SPIV_ENABLE | U64(0xFF)
-    lapic.lvt[LVT_TIMER] = U64(LOCAL_TIMER_VECTOR) | TIMER_TSC_DEADLINE
-    lapic.lvt[LVT_PMI] = MODE_NMI
-    lapic.timer_at = NEVER
-    core.pmu.global_ctrl = host.intel_ctrl
-    core.vmx.root = 1  # KVM is loaded: VMXON
+    """Fill `S.percpu` and the cores' local APICs as a booted Linux has them."""
+    for core, host in zip(S.cores, S.percpu, strict=True):
+        for field in ("event_list", "assign", "events", "last_event"):
+            host[field][:] = -1
+        host.intel_ctrl = (1 << model.gp) - 1 | ((1 << model.fixed) - 1) << 32
+        host.enabled = 1
+        host.curr = host.vcpu = host.task_ctx = -1
+        host.mux_at = host.tick_at = host.timer_at = NEVER
+        host.sched_at = host.wake_at = host.watchdog_at = NEVER
+        lapic = core.lapic
+        lapic.apic_base = BASE_RESET | BASE_X2APIC
+        lapic.spiv = SPIV_ENABLE | U64(0xFF)
+        lapic.lvt[LVT_TIMER] = U64(LOCAL_TIMER_VECTOR) | TIMER_TSC_DEADLINE
+        lapic.lvt[LVT_PMI] = MODE_NMI
+        lapic.timer_at = NEVER
+        core.pmu.global_ctrl = host.intel_ctrl
+        core.vmx.root = 1  # KVM is loaded: VMXON
+    for event in S.perf_events:
+        event.idx = event.leader = event.pmc = event.spec = event.parent = event.vcpu = event.cpu = -1
+    for task in S.tasks:
+        task.on_cpu = task.vcpu = -1
+        task.wake_at = NEVER
+    for vcpu in S.vcpus:
+        vcpu.task = vcpu.cpu = vcpu.user_exit = vcpu.exception = -1
+    S.percpu[0].online = 1
+    S.percpu[0].task_ctx = CTX_TASK
+    vcpu = S.vcpus[0]
+    vcpu.used = 1
+    vcpu.task = 0
 
 
 def add_host_events(S: Any, events: Sequence[HostEvent]) -> None:
@@ -227,14 +237,15 @@ def add_host_events(S: Any, events: Sequence[HostEvent]) -> None:
     Raises:
         HostError: ENOSPC, more than the record has room for.
     """
-    host = S.host
     if len(events) > N_EVENTS - N_PMC:
         raise HostError(28, f"{len(events)} host events; there is room for {N_EVENTS - N_PMC}")
     for i, attr in enumerate(events):
-        event = host.perf_events[i]
+        event = S.perf_events[i]
         event.used = 1
         event.state = PERF_EVENT_STATE_INACTIVE
-        event.ctx = CTX_TASK if attr.task else CTX_CPU
+        event.pmu_type = PERF_TYPE_RAW
+        event.ctx = CTX_TASK if attr.task else 0
+        event.cpu = -1 if attr.task else 0
         event.owner = OWNER_HOST
         event.pmc = -1
         event.spec = i
@@ -250,7 +261,7 @@ def add_host_events(S: Any, events: Sequence[HostEvent]) -> None:
         event.period = attr.period or int(MAX_PERIOD)
         event.period_left = event.period
         event.stopped = 1
-    host.list_end = host.rows = len(events)
+    S.list_end = S.perf_rows = len(events)
 
 
 def kvm_pmu_refresh(S: Any, shape: Shape) -> None:
@@ -279,12 +290,12 @@ def kvm_pmu_refresh(S: Any, shape: Shape) -> None:
     for i, pmc in enumerate(pmu.pmcs):
         pmc.perf_event = -1
         pmc.eventsel = (0x00C0, 0x003C, 0x0300, 0x0400)[i - N_GP_PMC] if i >= N_GP_PMC else 0
-    vm = S.vm
-    vm.msr_n[:] = table.exists_count
-    vm.msr_reserved[:] = table.reserved
-    vm.msr_access[:] = table.access
+    vcpu = S.vcpus[0]
+    vcpu.msr_n[:] = table.exists_count
+    vcpu.msr_reserved[:] = table.reserved
+    vcpu.msr_access[:] = table.access
     S.vcpus[0].ia32_misc_enable_msr = table.reset[row["IA32_MISC_ENABLE"]]
-    vm.msr_dropped[:] = [0 if inject & int(I_ABSENT_PERFCTR) else r.kvm.drop_absent for r in MSRS]
+    vcpu.msr_dropped[:] = [0 if inject & int(I_ABSENT_PERFCTR) else r.kvm.drop_absent for r in MSRS]
 
 
 def set_event_filter(S: Any, event_filter: EventFilter | None) -> None:
@@ -292,7 +303,7 @@ def set_event_filter(S: Any, event_filter: EventFilter | None) -> None:
 
     (The kernel also kicks the vCPU out of its guest; here it leaves when it does.)
     """
-    vm = S.vm
+    vm = S.vms[0]
     vm.events[:] = 0
     vm.filter_on = int(event_filter is not None)
     vm.nr_includes = vm.nr_excludes = vm.action = 0
@@ -334,14 +345,14 @@ def build_vm(
     `shape` is the guest's PMU (`guest_shape`), `told` and `events` what its CPUID says of it
     (`guest_cpuid_shape`, `guest_events`).
     """
-    vm, config, core = S.vm, S.config, S.cores[0]
-    vm.ram_size = ram_size
-    vm.vmcs, vm.msr_bitmap, vm.msr_lists = (ram_size + k * PAGE for k in range(3))
+    vcpu, config, core = S.vcpus[0], S.config, S.cores[0]
+    S.vms[0].ram_size = ram_size
+    vcpu.vmcs, vcpu.msr_bitmap, vcpu.msr_lists = (ram_size + k * PAGE for k in range(3))
     passthrough = int(config.mode) == MODE_PASSTHROUGH and shape.version > 0
     own_switch = passthrough and not int(config.without) & int(W_GLOBAL_CTRL_SWITCH)
 
     def field(name: str, value: int) -> None:
-        at = vm.vmcs + vmcs_field(name).offset
+        at = vcpu.vmcs + vmcs_field(name).offset
         M[at : at + 8] = np.frombuffer(int(value).to_bytes(8, "little"), dtype=np.uint8)
 
     def controls(*names: str) -> int:
@@ -368,7 +379,7 @@ def build_vm(
     field("VM_EXIT_CONTROLS", controls(*exit_controls))
     field("VM_ENTRY_CONTROLS", controls(*entry_controls))
     field("EXCEPTION_BITMAP", 1 << VECTOR_DB | 1 << VECTOR_UD)  # vmx_update_exception_bitmap()
-    field("MSR_BITMAP", vm.msr_bitmap)
+    field("MSR_BITMAP", vcpu.msr_bitmap)
     # With EPT the guest owns what no longer concerns KVM's page tables (KVM_POSSIBLE_CR*_GUEST_BITS).
     field("CR0_GUEST_HOST_MASK", ((1 << 64) - 1) & ~CR0_GUEST_BITS)
     field("CR4_GUEST_HOST_MASK", ((1 << 64) - 1) & ~CR4_GUEST_BITS)
@@ -381,11 +392,11 @@ def build_vm(
         ("VM_ENTRY_MSR_LOAD", ENTRY_LOAD_LIST, own_switch and not config.load_global_ctrl),
     )
     for name, offset, used in lists:
-        at = vm.msr_lists + offset
+        at = vcpu.msr_lists + offset
         M[at : at + 4] = np.frombuffer(GLOBAL_CTRL.to_bytes(4, "little"), dtype=np.uint8)
         field(f"{name}_ADDR", at)
         field(f"{name}_COUNT", int(used))
-    _msr_bitmap(M[vm.msr_bitmap : vm.msr_bitmap + PAGE], S, shape, passthrough)
+    _msr_bitmap(M[vcpu.msr_bitmap : vcpu.msr_bitmap + PAGE], S, shape, passthrough)
 
     guest = attrs.evolve(
         model,
@@ -400,7 +411,7 @@ def build_vm(
     leaves.append((0xA, *pmu_leaf))
     leaves.append((0x4000_0000, 0x4000_0001, *struct.unpack("<III", b"KVMKVMKVM\0\0\0")))
     leaves.append((0x4000_0001, 0, 0, 0, 0))
-    for k, entry in enumerate(vm.cpuid):
+    for k, entry in enumerate(vcpu.cpuid):
         entry.subleaf = entry.leaf = (1 << 64) - 1
         if k < len(leaves):
             entry.leaf, entry.eax, entry.ebx, entry.ecx, entry.edx = leaves[k]
@@ -549,7 +560,7 @@ def guest_pmu(S: Any, E: Any) -> dict[str, Any]:
         value = hardware[i] if loaded else int(pmc.counter)
         value += int(pmc.emulated_counter)
         if int(pmc.perf_event) >= 0 and not int(pmc.is_paused):
-            value += _event_count(S, S.host.perf_events[int(pmc.perf_event)], hardware)
+            value += _event_count(S, S.perf_events[int(pmc.perf_event)], hardware)
         values.append(value & mask)
     gp, fixed = int(pmu.nr_arch_gp_counters), int(pmu.nr_arch_fixed_counters)
     through = loaded and bool(S.config.all_passthrough)
@@ -594,14 +605,15 @@ def perf_report(S: Any) -> list[dict[str, Any]]:
     Times are in cycles. Changes nothing.
     """
     hardware = _hardware(S)
-    core, host = S.cores[0], S.host
+    core = S.cores[0]
+    active = (0, int(S.percpu[0].task_ctx))
     found = []
-    for event in host.perf_events[: int(host.rows)]:
+    for event in S.perf_events[: int(S.perf_rows)]:
         if not event.used:
             continue
         state = int(event.state)
         delta = 0
-        if int(event.ctx) == CTX_CPU or int(host.task_in):
+        if int(event.ctx) in active:
             delta = int(core.t) - int(event.tstamp)
         enabled = int(event.total_time_enabled)
         running = int(event.total_time_running)
@@ -614,7 +626,7 @@ def perf_report(S: Any) -> list[dict[str, Any]]:
             {
                 "name": event_name(event),
                 "owner": "host" if int(event.owner) == OWNER_HOST else "kvm",
-                "context": "cpu" if int(event.ctx) == CTX_CPU else "task",
+                "context": "cpu" if int(event.ctx) < CTX_TASK else "task",
                 "pmc": None if pmc < 0 else _counter_name(pmc),
                 "type": "pinned" if event.pinned else "flexible",
                 "state": STATE_NAMES[state],
@@ -651,7 +663,7 @@ def _after_put(S: Any) -> dict[str, Any]:
 
 def report(S: Any) -> dict[str, Any]:
     """The host kernel's part of a result."""
-    host, vcpu = S.host, S.vcpus[0]
+    host, vcpu = S.percpu[0], S.vcpus[0]
     pmu = vcpu.pmu
     numbers = ("nmis", "timer_irqs", "vpmi_irqs", "rotations", "throttles")
     kvm = ("created", "released", "resumed", "paused", "loads", "puts", "dirty_puts", "loaded_insns")

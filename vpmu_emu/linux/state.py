@@ -9,13 +9,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from vpmu_emu.machine.state import CORE, CPUID, N_CPUID, N_CTR, N_MSR_ROWS
+from vpmu_emu.machine.state import CORE, CPUID, LAPIC, N_CPUID, N_CTR, N_MSR_ROWS, N_REGS, N_SLOTS
 from vpmu_emu.machine.u64 import U64
 from vpmu_emu.tables.cpus import COST_NAMES, PARTS
 
 # --- sizes ----------------------------------------------------------------------------------------------
 N_CORES = 2
 N_EVENTS = 64  # perf events that may exist at one time
+N_TASKS = 8  # threads of host programs
+N_MMS = 6  # their address spaces
+N_VMAS = 16  # mappings of each
+N_FILES = 96  # open files of all processes
+N_VMS = 2
+N_VCPUS = 4
+N_CONTEXTS = N_CORES + N_TASKS  # perf contexts: those of the CPUs, then those of the tasks
 N_GP_PMC = 8  # KVM_MAX_NR_INTEL_GP_COUNTERS
 N_FIXED_PMC = 4  # KVM_MAX_NR_INTEL_FIXED_COUNTERS after it was raised from 3
 N_PMC = N_GP_PMC + N_FIXED_PMC  # pmc i < 8 is GP i, 8 + j is fixed j
@@ -31,8 +38,15 @@ PERF_EVENT_STATE_INACTIVE = 0
 PERF_EVENT_STATE_ACTIVE = 1
 STATE_NAMES = {-2: "ERROR", -1: "OFF", 0: "INACTIVE", 1: "ACTIVE"}
 
-CTX_CPU = 0  # the CPU's own context: system-wide events
-CTX_TASK = 1  # the context of the vCPU's thread
+CTX_NONE = -1
+CTX_TASK = N_CORES  # context c < CTX_TASK is that of CPU c: system-wide events; CTX_TASK + k of task k
+
+# enum perf_type_id; a number above these is a PMU that registered itself
+PERF_TYPE_HARDWARE = 0
+PERF_TYPE_SOFTWARE = 1
+PERF_TYPE_HW_CACHE = 3
+PERF_TYPE_RAW = 4
+PERF_TYPE_UNCORE = 8
 
 OWNER_HOST = 0
 OWNER_KVM = 1
@@ -46,7 +60,11 @@ PERF_EVENT = np.dtype(
     [
         ("used", "i8"),  # 1: this row is an event
         ("state", "i8"),  # PERF_EVENT_STATE_*
-        ("ctx", "i8"),  # CTX_CPU, CTX_TASK
+        ("pmu_type", "i8"),  # attr.type of its PMU: PERF_TYPE_RAW for all of the core PMU, else as given
+        ("ctx", "i8"),  # its context
+        ("cpu", "i8"),  # the CPU that it is bound to, -1 any
+        ("vcpu", "i8"),  # KVM's vCPU behind it, -1 for host events
+        ("parent", "i8"),  # event that it was inherited from, -1 none
         ("owner", "i8"),  # OWNER_HOST, OWNER_KVM
         ("pmc", "i8"),  # KVM's counter behind it, -1 for host events
         ("spec", "i8"),  # which --host-event it came from, -1 for KVM's
@@ -58,6 +76,13 @@ PERF_EVENT = np.dtype(
         ("exclude_kernel", "i8"),  # does not count at CPL 0
         ("exclude_host", "i8"),  # counts in the guest only
         ("exclude_guest", "i8"),  # counts in the host only
+        ("exclude_idle", "i8"),  # does not count while its CPU idles
+        ("inherit", "i8"),  # attr.inherit: children of its task get one of their own
+        ("precise_ip", "i8"),  # attr.precise_ip: PEBS
+        ("sample_freq", "i8"),  # attr.sample_freq with attr.freq, else 0
+        ("sample_type", "u8"),  # attr.sample_type: PERF_SAMPLE_*
+        ("read_format", "u8"),  # attr.read_format: PERF_FORMAT_*
+        ("watchdog", "i8"),  # 1: the NMI watchdog's
         ("sample_period", "u8"),  # attr.sample_period; 0 counts without sampling
         ("count", "u8"),  # event->count: events up to the last update
         ("tstamp", "i8"),  # time at which its times were last brought forward
@@ -66,6 +91,14 @@ PERF_EVENT = np.dtype(
         ("error_cause", "i8"),  # ERR_*: why it last went to ERROR
         ("error_time", "i8"),  # and when
         ("samples", "u8"),  # overflows reported to its handler
+        ("child_count", "u8"),  # counts of inherited events that are gone
+        ("child_enabled", "i8"),  # and their times
+        ("child_running", "i8"),
+        # struct perf_buffer: 0 until it is mapped
+        ("buffer", "i8"),  # index of the control page in the array of physical memory; data follows it
+        ("buffer_pages", "i8"),  # pages of data, a power of 2
+        ("head", "u8"),  # data_head: bytes written so far
+        ("lost", "u8"),  # records that found no room
         # struct hw_perf_event
         ("idx", "i8"),  # counter it is (or was last) on, -1 none; fixed counter j is 8 + j
         ("stopped", "i8"),  # PERF_HES_STOPPED: not counting although scheduled
@@ -75,10 +108,12 @@ PERF_EVENT = np.dtype(
         ("period_left", "i8"),  # events up to the next overflow to report
         ("interrupts", "i8"),  # overflows within the present tick, -1 throttled
         ("interrupts_seq", "i8"),  # tick that `interrupts` counts
+        ("freq_time", "i8"),  # frequency mode: time of the last overflow,
+        ("freq_count", "u8"),  # and count at the last tick
     ]
 )
 
-HOST = np.dtype(
+PERCPU = np.dtype(
     [
         # struct cpu_hw_events of the Intel driver
         ("enabled", "i8"),  # the PMU as a whole is on (x86_pmu_enable)
@@ -95,12 +130,26 @@ HOST = np.dtype(
         ("intel_ctrl_host_mask", "u8"),  # those of exclude_guest events
         ("fixed_ctrl_val", "u8"),  # wanted FIXED_CTR_CTRL
         ("active_fixed_ctrl_val", "u8"),  # as last written
-        # contexts
-        ("rotate_necessary", "i8", (2,)),  # a flexible event of CTX_CPU, CTX_TASK waits
-        ("task_in", "i8"),  # the vCPU's thread is scheduled in
+        ("task_ctx", "i8"),  # context of the task whose events are scheduled in, CTX_NONE
         ("force_exclude_guest", "i8"),  # __perf_force_exclude_guest: a guest owns the PMU
-        ("list_end", "i8"),  # next value of `order`
-        ("rows", "i8"),  # 1 + the highest row of `perf_events` that is in use
+        # scheduler
+        ("online", "i8"),  # the host uses this core
+        ("curr", "i8"),  # the task that runs, -1 idle
+        ("need_resched", "i8"),  # TIF_NEED_RESCHED of it
+        ("slice_end", "i8"),  # time at which its slice is over
+        ("min_vruntime", "i8"),  # what a task that wakes begins with
+        ("sched_at", "i8"),  # next tick that the scheduler needs, NEVER when off (nohz_full)
+        ("wake_at", "i8"),  # next task that sleeps here wants to wake, NEVER
+        ("vcpu", "i8"),  # vCPU whose state is on this core (vcpu_load), -1 none
+        ("space", "i8"),  # address space that the core's TLB and decoded code belong to, see SPACE_*
+        ("lockup", "i8"),  # 1: spins with interrupts off for ever (lkdtm HARDLOCKUP)
+        # watchdog
+        ("watchdog_at", "i8"),  # next watchdog_timer_fn(), NEVER when off
+        ("hrtimer_interrupts", "i8"),  # its calls
+        ("hrtimer_saved", "i8"),  # as the detector saw them last
+        ("watchdog_touched", "i8"),  # 1: the next check is skipped
+        ("watchdog_reported", "i8"),  # time of the report of a lockup, 0 none
+        ("watchdog_by", "i8"),  # which detector made it
         # time
         ("mux_at", "i8"),  # perf_mux_hrtimer: next rotation, NEVER when off
         ("tick_at", "i8"),  # next tick with something to unthrottle, NEVER when off
@@ -114,7 +163,11 @@ HOST = np.dtype(
         ("vpmi_irqs", "u8"),  # guest PMIs taken through vector 0xf5 (VPMI of /proc/interrupts)
         ("rotations", "u8"),  # turns of the multiplexing timer
         ("throttles", "u8"),  # events stopped until the next tick
-        ("perf_events", PERF_EVENT, (N_EVENTS,)),  # every perf event
+        ("context_switches", "u8"),
+        ("user_insns", "u8"),  # instructions that host programs retired on this core at CPL 3
+        ("user_cycles", "u8"),  # unhalted time of theirs, in 1/16 cycle
+        ("mark_insns", "u8"),  # running totals when the present stretch of a host program began
+        ("mark_cycles", "u8"),
     ]
 )
 
@@ -199,6 +252,33 @@ VCPU = np.dtype(
         ("emulated_insns", "u8"),  # instructions that KVM did for the guest: they retire nowhere
         ("entries", "u8"),  # VM entries
         ("exit_fastpath", "i8"),  # EXIT_FASTPATH_* of the last exit
+        ("used", "i8"),  # KVM_CREATE_VCPU made it
+        ("vm", "i8"),  # whose it is
+        ("task", "i8"),  # the thread that is in KVM_RUN with it, -1 none
+        ("cpu", "i8"),  # core that it was loaded on last, -1 never
+        ("run_page", "i8"),  # struct kvm_run: index into the array of physical memory
+        ("user_exit", "i8"),  # KVM_EXIT_* that waits for the VMM, -1 none
+        ("complete", "i8"),  # 1: complete_userspace_io() is due at the next KVM_RUN
+        # pages of host memory: index into the array of physical memory
+        ("vmcs", "i8"),  # the VMCS page
+        ("msr_bitmap", "i8"),  # the page of the MSR bitmap
+        ("msr_lists", "i8"),  # exit-store at +0, exit-load at +0x400, entry-load at +0x800
+        ("cpuid", CPUID, (N_CPUID,)),  # KVM_SET_CPUID2; leaf ALL: unused entry
+        # what KVM's handlers do with each row of the MSR table, for the shape that the guest sees
+        ("msr_n", "i8", (N_MSR_ROWS,)),  # instances that exist
+        ("msr_reserved", "u8", (N_MSR_ROWS,)),  # writing any of these bits is #GP
+        ("msr_access", "i8", (N_MSR_ROWS,)),  # 0 read-write, 1 read-only, 2 write-only, 3 dropped
+        ("msr_dropped", "i8", (N_MSR_ROWS,)),  # first instances that never fault although absent
+        # of the guest while the vCPU is not loaded on a core
+        ("regs", "u8", (N_REGS,)),
+        ("cr2", "u8"),
+        ("star", "u8"),
+        ("lstar", "u8"),
+        ("cstar", "u8"),
+        ("fmask", "u8"),
+        ("kernel_gs_base", "u8"),
+        ("tsc_aux", "u8"),
+        ("vapic", LAPIC),  # its virtual-APIC page
         ("fastpaths", "u8"),  # re-entries inside the inner loop
         ("pmu", KVM_PMU),  # its virtual PMU
     ]
@@ -213,17 +293,15 @@ VM = np.dtype(
         ("nr_includes", "i8"),  # entries that include
         ("nr_excludes", "i8"),  # entries behind them that exclude
         ("events", "u8", (N_FILTER,)),  # masked entries: includes sorted by select, then excludes
-        # pages of host memory beside the guest's RAM: index into the array of physical memory
-        ("vmcs", "i8"),  # the VMCS page
-        ("msr_bitmap", "i8"),  # the page of the MSR bitmap
-        ("msr_lists", "i8"),  # exit-store at +0, exit-load at +0x400, entry-load at +0x800
-        ("ram_size", "u8"),  # bytes of guest RAM below them
-        ("cpuid", CPUID, (N_CPUID,)),  # KVM_SET_CPUID2; leaf ALL: unused entry
-        # what KVM's handlers do with each row of the MSR table, for the shape that the guest sees
-        ("msr_n", "i8", (N_MSR_ROWS,)),  # instances that exist
-        ("msr_reserved", "u8", (N_MSR_ROWS,)),  # writing any of these bits is #GP
-        ("msr_access", "i8", (N_MSR_ROWS,)),  # 0 read-write, 1 read-only, 2 write-only, 3 dropped
-        ("msr_dropped", "i8", (N_MSR_ROWS,)),  # first instances that never fault although absent
+        ("used", "i8"),  # KVM_CREATE_VM made it
+        ("mm", "i8"),  # address space of the process that made it
+        ("irqchip", "i8"),  # KVM_CREATE_IRQCHIP
+        ("pmu_off", "i8"),  # KVM_CAP_PMU_CAPABILITY with KVM_PMU_CAP_DISABLE
+        ("ram_size", "u8"),  # bytes of the memory slot at guest address 0
+        # memory slots: guest-physical base, size in bytes, index into the array of physical memory
+        ("slot_gpa", "u8", (N_SLOTS,)),
+        ("slot_size", "u8", (N_SLOTS,)),
+        ("slot_hpa", "u8", (N_SLOTS,)),
     ]
 )
 
@@ -242,17 +320,110 @@ CONFIG = np.dtype(
         ("tick_interval", "i8"),  # 1/HZ in 1/16 cycle
         ("max_samples_per_tick", "i8"),  # 100000 / HZ
         ("tsc_khz", "i8"),  # rate of the TSC
+        ("n_cores", "i8"),  # cores that the host uses
+        ("sched_slice", "i8"),  # sysctl_sched_base_slice in 1/16 cycle
+        ("quantum", "i8"),  # how far one core may be ahead of another, in 1/16 cycle
+        ("watchdog", "i8"),  # WATCHDOG_*: which hard-lockup detector is on
+        ("watchdog_period", "i8"),  # watchdog_thresh in 1/16 cycle
         ("costs", "i8", (N_COSTS, 3)),  # by row of COST_NAMES: cycles, instructions, branches
+    ]
+)
+
+# --- tasks ----------------------------------------------------------------------------------------------
+TASK_RUNNING = 0
+TASK_INTERRUPTIBLE = 1  # sleeps until `wake_at`, or until somebody wakes it
+TASK_DEAD = 2
+
+TASK = np.dtype(
+    [
+        ("used", "i8"),  # 1: this row is a task
+        ("pid", "i8"),  # thread id; the first task is 1
+        ("tgid", "i8"),  # process id
+        ("mm", "i8"),  # its address space
+        ("program", "i8"),  # which host program it runs, 0 the VMM
+        ("state", "i8"),  # TASK_*
+        ("on_cpu", "i8"),  # core that it runs on, -1 none
+        ("cpu", "i8"),  # core that it belongs to while it waits
+        ("allowed", "u8"),  # sched_setaffinity(): bit per core
+        ("vruntime", "i8"),  # time that it ran, for fairness
+        ("exec_start", "i8"),  # time at which it was switched to
+        ("last_t", "i8"),  # time at which it last left a core: the next one is not behind it
+        ("wake_at", "i8"),  # end of its sleep, NEVER
+        ("syscall_at", "i8"),  # 1: it is in a system call that Python finishes
+        ("vcpu", "i8"),  # vCPU that it is in KVM_RUN with, -1 none
+        ("exit_code", "i8"),  # what exit() gave; -signal when it was killed
+        ("switches", "u8"),  # times it was switched to
+        ("migrations", "u8"),  # times that it changed cores
+        ("sum_exec", "i8"),  # time that it ran in all
+        # at CPL 3, while it does not run
+        ("regs", "u8", (N_REGS,)),
+        ("rip", "u8"),
+        ("rflags", "u8"),
+    ]
+)
+
+# what a mapping shows
+VMA_ANON, VMA_PERF, VMA_KVM_RUN = range(3)
+
+VMA = np.dtype(
+    [
+        ("start", "u8"),  # first virtual address
+        ("length", "u8"),  # bytes, whole pages; 0: unused
+        ("hpa", "i8"),  # where it lies in the array of physical memory
+        ("prot", "i8"),  # PROT_*
+        ("kind", "i8"),  # VMA_*
+        ("obj", "i8"),  # perf event or vCPU that it shows
+    ]
+)
+
+MM = np.dtype(
+    [
+        ("users", "i8"),  # threads that use it, 0: free
+        ("cr3", "u8"),  # its page tables
+        ("mmap_next", "u8"),  # where the next mapping goes
+        ("vmas", VMA, (N_VMAS,)),
+    ]
+)
+
+FILE_NONE, FILE_STDOUT, FILE_PERF, FILE_KVM, FILE_VM, FILE_VCPU = range(6)
+FILE_TEXT, FILE_LKDTM, FILE_GUEST = range(6, 9)
+
+FILE = np.dtype(
+    [
+        ("kind", "i8"),  # FILE_*; 0: free
+        ("mm", "i8"),  # process that has it open
+        ("fd", "i8"),  # under this number
+        ("obj", "i8"),  # perf event, VM, vCPU, or row of the texts
+        ("pos", "i8"),  # next byte to read
+        ("mode", "i8"),  # O_*
+    ]
+)
+
+CONTEXT = np.dtype(
+    [
+        ("rotate_necessary", "i8"),  # a flexible event waits
     ]
 )
 
 SYSTEM = np.dtype(
     [
         ("config", CONFIG),  # settings
+        ("this_cpu", "i8"),  # core that compiled code works for: index of cores and percpu
+        ("this_vcpu", "i8"),  # vCPU that it works for: index of vcpus
+        ("this_vm", "i8"),  # and the VM of it
         ("cores", CORE, (N_CORES,)),  # the silicon
-        ("host", HOST),  # perf and the interrupts of the host
-        ("vm", VM),  # the one virtual machine
-        ("vcpus", VCPU, (1,)),  # its virtual CPUs
+        ("percpu", PERCPU, (N_CORES,)),  # perf, scheduler and interrupts of each core
+        ("list_end", "i8"),  # next value of an event's `order`
+        ("perf_rows", "i8"),  # 1 + the highest row of `perf_events` that is in use
+        ("perf_events", PERF_EVENT, (N_EVENTS,)),  # every perf event
+        ("contexts", CONTEXT, (N_CONTEXTS,)),  # every perf context
+        ("next_pid", "i8"),
+        ("free_page", "i8"),  # physical memory from here on is free: index into the array
+        ("tasks", TASK, (N_TASKS,)),
+        ("mms", MM, (N_MMS,)),
+        ("files", FILE, (N_FILES,)),
+        ("vms", VM, (N_VMS,)),
+        ("vcpus", VCPU, (N_VCPUS,)),
     ]
 )
 

@@ -353,4 +353,4 @@ def test_a_status_that_does_not_clear_does_not_keep_the_host_in_its_handler():
     body = "WRMSR32 0xc1, -50\n" + window(".rept 100\nnop\n.endr")
     machine, values = run(body, "emulated", inject=["status-reset-ignored"])
     assert values["stop"] == "debug-exit"
-    assert machine.S.host.nmis >= 1
+    assert machine.S.percpu[0].nmis >= 1

@@ -78,9 +78,9 @@ def fits(choices: list[int]) -> bool:
 def test_schedules_whatever_fits(configs, cpu):
     S = system("    EXIT 0\n", "emulated", cpu=cpu).S
     for i, config in enumerate(configs):
-        S.host.perf_events[i].config = config
-        S.host.perf_events[i].idx = -1
-        S.host.event_list[i] = i
+        S.perf_events[i].config = config
+        S.perf_events[i].idx = -1
+        S.percpu[0].event_list[i] = i
     choices = [int(x86_get_event_constraints(S.cores[0], U64(c))) for c in configs]
     with np.errstate(over="ignore"):
         packed = x86_schedule_events(S, len(configs))
@@ -166,7 +166,7 @@ def test_an_event_counts_the_charged_instructions(rows):
 @pytest.mark.parametrize("left", [1, 2, 3, 1000])
 def test_period_is_at_least_two(left):
     machine = host({"config": BRANCHES, "pinned": True, "period": 5000})
-    event = machine.S.host.perf_events[0]
+    event = machine.S.perf_events[0]
     event.period_left = left
     with np.errstate(over="ignore"):
         x86_perf_event_set_period(machine.S, machine.E, 0)

@@ -138,8 +138,8 @@ def x86_emulate_instruction(S, M, E):
 
     `core.vmx.exit_*` may then name another exit, whose handler has to finish the instruction.
     """
-    core = S.cores[0]
-    vcpu = S.vcpus[0]
+    core = S.cores[S.this_cpu]
+    vcpu = S.vcpus[S.this_vcpu]
     charge(S, E, COST_EMULATE)
     now = core.t
     _keep_totals(core, E, 0)
@@ -225,7 +225,7 @@ def _is_forced(core, M, E):
 @jit()
 def handle_ud(S, M, E):
     """#UD of the guest: behind the forced emulation prefix KVM does the next instruction."""
-    core = S.cores[0]
+    core = S.cores[S.this_cpu]
     if S.config.force_emulation_prefix != 0 and _is_forced(core, M, E):
         vmwrite(core, M, V_RIP, vmread(core, M, V_RIP) + U64(PREFIX_LENGTH))
         x86_emulate_instruction(S, M, E)
@@ -240,7 +240,7 @@ def handle_emulated_exit(S, M, E):
 
     An NMI has been handled in the entry path. #DB is the guest's own and goes back to it.
     """
-    vmx = S.cores[0].vmx
+    vmx = S.cores[S.this_cpu].vmx
     if vmx.exit_reason == EXIT_EXCEPTION_NMI:
         if vmx.exit_intr_info == UD_INFO:
             handle_ud(S, M, E)

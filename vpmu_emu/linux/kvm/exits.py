@@ -107,7 +107,7 @@ _SIZE_4 = U64(4)
 @jit()
 def kvm_queue_exception(S, vector, has_error, error):
     """Inject an exception at the next entry; the instruction is not skipped."""
-    vcpu = S.vcpus[0]
+    vcpu = S.vcpus[S.this_vcpu]
     vcpu.exception = vector
     vcpu.exception_has_error = has_error
     vcpu.exception_error = error
@@ -130,33 +130,33 @@ def _uncounted(core):
 @jit()
 def kvm_skip_emulated_instruction(S, M, E):
     """Go past the instruction that was emulated, and count it."""
-    core = S.cores[0]
+    core = S.cores[S.this_cpu]
     if vmread(core, M, V_RFLAGS) & RFLAGS_TF != ZERO:
         kvm_queue_exception(S, VECTOR_DB, 0, ZERO)  # kvm_vcpu_do_singlestep()
     core.rip = vmread(core, M, V_RIP) + core.vmx.exit_insn_len
     vmwrite(core, M, V_RIP, core.rip)
-    S.vcpus[0].emulated_insns += ONE
+    S.vcpus[S.this_vcpu].emulated_insns += ONE
     vmwrite(core, M, V_INTERRUPTIBILITY, vmread(core, M, V_INTERRUPTIBILITY) & ~_SHADOWS)
     if core.inject == ZERO or not _uncounted(core):
-        kvm_pmu_trigger_event(S, E, S.vcpus[0].pmu.pmc_counting_instructions)
+        kvm_pmu_trigger_event(S, E, S.vcpus[S.this_vcpu].pmu.pmc_counting_instructions)
 
 
 @jit()
 def kvm_set_msr_common(S, M, E, index, value):
     """WRMSR of the guest to anything but its PMU; 1 means #GP."""
-    core = S.cores[0]
-    vm = S.vm
+    core = S.cores[S.this_cpu]
+    vcpu = S.vcpus[S.this_vcpu]
     rn = find_msr(index)
     if rn < 0:
         return 0 if core.ignore_msrs != 0 else 1
     row = rn >> 6
     n = rn & 63
-    if n >= vm.msr_n[row]:
+    if n >= vcpu.msr_n[row]:
         # The selectors and counters of the P6 and K7 are accepted silently even if absent.
-        return 0 if n < vm.msr_dropped[row] or core.ignore_msrs != 0 else 1
-    if vm.msr_access[row] == ACCESS_DROP:
+        return 0 if n < vcpu.msr_dropped[row] or core.ignore_msrs != 0 else 1
+    if vcpu.msr_access[row] == ACCESS_DROP:
         return 0
-    if vm.msr_access[row] == ACCESS_RO or value & vm.msr_reserved[row] != ZERO:
+    if vcpu.msr_access[row] == ACCESS_RO or value & vcpu.msr_reserved[row] != ZERO:
         return 1
     if index >= _X2APIC_FIRST and index <= _X2APIC_LAST:
         return kvm_x2apic_msr_write(S, E, index, value)
@@ -170,10 +170,10 @@ def kvm_set_msr_common(S, M, E, index, value):
         kvm_set_lapic_tscdeadline_msr(S, M, value)
         return 0
     if row == R_MISC_ENABLE:
-        old = S.vcpus[0].ia32_misc_enable_msr
+        old = S.vcpus[S.this_vcpu].ia32_misc_enable_msr
         if (old ^ value) & MISC_ENABLE_PMU_RO_MASK != ZERO:
             return 1
-        S.vcpus[0].ia32_misc_enable_msr = (value & ~MISC_ENABLE_EMON) | (old & MISC_ENABLE_EMON)
+        S.vcpus[S.this_vcpu].ia32_misc_enable_msr = (value & ~MISC_ENABLE_EMON) | (old & MISC_ENABLE_EMON)
         return 0
     if row == R_DEBUGCTL:
         value &= ~_DEBUGCTL_DROPPED  # vmx_set_msr: with a message and without a fault
@@ -192,18 +192,18 @@ def kvm_set_msr_common(S, M, E, index, value):
 @jit()
 def kvm_get_msr_common(S, M, E, index):
     """RDMSR of the guest of anything but its PMU: (1 for #GP, value)."""
-    core = S.cores[0]
-    vm = S.vm
+    core = S.cores[S.this_cpu]
+    vcpu = S.vcpus[S.this_vcpu]
     rn = find_msr(index)
     if rn < 0:
         return 0 if core.ignore_msrs != 0 else 1, ZERO
     row = rn >> 6
     n = rn & 63
-    if n >= vm.msr_n[row]:
-        return 0 if n < vm.msr_dropped[row] or core.ignore_msrs != 0 else 1, ZERO
-    if vm.msr_access[row] == ACCESS_DROP:
+    if n >= vcpu.msr_n[row]:
+        return 0 if n < vcpu.msr_dropped[row] or core.ignore_msrs != 0 else 1, ZERO
+    if vcpu.msr_access[row] == ACCESS_DROP:
         return 0, ZERO
-    if vm.msr_access[row] == ACCESS_WO:
+    if vcpu.msr_access[row] == ACCESS_WO:
         return 1, ZERO
     if index >= _X2APIC_FIRST and index <= _X2APIC_LAST:
         if core.vapic.apic_base & BASE_X2APIC == ZERO:
@@ -216,9 +216,9 @@ def kvm_get_msr_common(S, M, E, index):
     if row == R_TSC_DEADLINE:
         return 0, core.vapic.tsc_deadline
     if row == R_MISC_ENABLE:
-        return 0, S.vcpus[0].ia32_misc_enable_msr
+        return 0, S.vcpus[S.this_vcpu].ia32_misc_enable_msr
     if row == R_PERF_CAPABILITIES:
-        return 0, S.vcpus[0].pmu.perf_capabilities
+        return 0, S.vcpus[S.this_vcpu].pmu.perf_capabilities
     rn = check_read(core, index)
     if rn < 0:
         return 1 if rn == -1 else 0, ZERO
@@ -228,7 +228,7 @@ def kvm_get_msr_common(S, M, E, index):
 @jit()
 def finish_wrmsr(S, M, E, index, value, old, fault):
     """The end of every WRMSR exit: #GP, or note it and skip it."""
-    core = S.cores[0]
+    core = S.cores[S.this_cpu]
     if fault != 0:
         note_msr_fault(core, E, index, value, 1)
         kvm_inject_gp(S)
@@ -240,7 +240,7 @@ def finish_wrmsr(S, M, E, index, value, old, fault):
 @jit()
 def finish_rdmsr(S, M, E, index, value, fault):
     """The end of every RDMSR exit: #GP, or give the value and skip it."""
-    core = S.cores[0]
+    core = S.cores[S.this_cpu]
     if fault != 0:
         note_msr_fault(core, E, index, ZERO, 0)
         kvm_inject_gp(S)
@@ -254,7 +254,7 @@ def finish_rdmsr(S, M, E, index, value, fault):
 @jit()
 def finish_rdpmc(S, M, E, ecx, value):
     """The end of an RDPMC exit that did not fault."""
-    core = S.cores[0]
+    core = S.cores[S.this_cpu]
     value = rdpmc_result(core, ecx, value)
     core.regs[RAX] = value & LOW32
     core.regs[RDX] = value >> U32
@@ -266,20 +266,20 @@ def finish_rdpmc(S, M, E, ecx, value):
 @jit()
 def kvm_emulate_cpuid(S, M, E):
     """CPUID from the table that the VMM gave (KVM_SET_CPUID2)."""
-    core = S.cores[0]
+    core = S.cores[S.this_cpu]
     charge(S, E, COST_CPUID)
-    entry = cpuid_entry(S.vm.cpuid, core.regs[RAX] & LOW32, core.regs[RCX] & LOW32)
-    core.regs[RAX] = S.vm.cpuid[entry].eax if entry >= 0 else ZERO
-    core.regs[RBX] = S.vm.cpuid[entry].ebx if entry >= 0 else ZERO
-    core.regs[RCX] = S.vm.cpuid[entry].ecx if entry >= 0 else ZERO
-    core.regs[RDX] = S.vm.cpuid[entry].edx if entry >= 0 else ZERO
+    entry = cpuid_entry(S.vcpus[S.this_vcpu].cpuid, core.regs[RAX] & LOW32, core.regs[RCX] & LOW32)
+    core.regs[RAX] = S.vcpus[S.this_vcpu].cpuid[entry].eax if entry >= 0 else ZERO
+    core.regs[RBX] = S.vcpus[S.this_vcpu].cpuid[entry].ebx if entry >= 0 else ZERO
+    core.regs[RCX] = S.vcpus[S.this_vcpu].cpuid[entry].ecx if entry >= 0 else ZERO
+    core.regs[RDX] = S.vcpus[S.this_vcpu].cpuid[entry].edx if entry >= 0 else ZERO
     kvm_skip_emulated_instruction(S, M, E)
 
 
 @jit()
 def handle_io(S, M, E):
     """IN and OUT: out to the VMM, which is the machine's platform."""
-    core = S.cores[0]
+    core = S.cores[S.this_cpu]
     charge(S, E, COST_PIO)
     qualification = core.vmx.exit_qual
     port = (qualification >> U16) & WORD
@@ -299,7 +299,7 @@ def handle_io(S, M, E):
 @jit()
 def handle_cr(S, M, E):
     """MOV to CR0 or CR4 that changes a bit of the host's: kvm_set_cr0() and kvm_set_cr4()."""
-    core = S.cores[0]
+    core = S.cores[S.this_cpu]
     charge(S, E, COST_CR)
     qualification = core.vmx.exit_qual
     value = core.regs[np.int64((qualification >> U8) & U64(15))]
@@ -324,8 +324,8 @@ def handle_cr(S, M, E):
 @jit()
 def vmx_handle_exit(S, M, E):
     """Every exit reason that needs no vPMU; an unknown one ends the run (KVM_EXIT_INTERNAL_ERROR)."""
-    core = S.cores[0]
-    vcpu = S.vcpus[0]
+    core = S.cores[S.this_cpu]
+    vcpu = S.vcpus[S.this_vcpu]
     reason = core.vmx.exit_reason
     if reason == EXIT_CPUID:
         kvm_emulate_cpuid(S, M, E)

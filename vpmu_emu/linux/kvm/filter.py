@@ -26,14 +26,14 @@ def _filter_contains(vm, first, last, eventsel):
 @jit()
 def check_pmu_event_filter(S, i):
     """May pmc i count what its selector says? True if there is no filter."""
-    vm = S.vm
-    if vm.filter_on == 0 or S.cores[0].inject & I_FILTER_IGNORED != ZERO:
+    vm = S.vms[S.this_vm]
+    if vm.filter_on == 0 or S.cores[S.this_cpu].inject & I_FILTER_IGNORED != ZERO:
         return True
     allow = vm.action == KVM_PMU_EVENT_ALLOW
     if i >= N_GP_PMC:
         listed = (vm.fixed_counter_bitmap >> U64(i - N_GP_PMC)) & ONE != ZERO
     else:
-        eventsel = S.vcpus[0].pmu.pmcs[i].eventsel
+        eventsel = S.vcpus[S.this_vcpu].pmu.pmcs[i].eventsel
         n = vm.nr_includes
         listed = _filter_contains(vm, 0, n, eventsel)
         if listed and _filter_contains(vm, n, n + vm.nr_excludes, eventsel):

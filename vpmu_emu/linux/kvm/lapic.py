@@ -61,8 +61,8 @@ def _bitmap_bit(M, bitmap, index, set_it):
 @jit()
 def vmx_update_msr_bitmap_x2apic(S, M):
     """With APICv and x2APIC mode all reads but TMCCT pass, and writes of TPR, EOI and SELF_IPI."""
-    bitmap = S.vm.msr_bitmap
-    passing = S.config.apicv != 0 and S.cores[0].vapic.apic_base & BASE_X2APIC != ZERO
+    bitmap = S.vcpus[S.this_vcpu].msr_bitmap
+    passing = S.config.apicv != 0 and S.cores[S.this_cpu].vapic.apic_base & BASE_X2APIC != ZERO
     for k in range(_FIRST_BYTE, _LAST_BYTE + 1):
         st8(M, U64(bitmap + k), ZERO if passing else BYTE)
         st8(M, U64(bitmap + _WRITE + k), BYTE)
@@ -76,7 +76,7 @@ def vmx_update_msr_bitmap_x2apic(S, M):
 @jit()
 def kvm_set_apic_base(S, M, value):
     """WRMSR to IA32_APIC_BASE by the guest; 1 for a transition that is not allowed."""
-    vapic = S.cores[0].vapic
+    vapic = S.cores[S.this_cpu].vapic
     old = vapic.apic_base & (BASE_ENABLE | BASE_X2APIC)
     new = value & (BASE_ENABLE | BASE_X2APIC)
     if new == BASE_X2APIC:
@@ -90,7 +90,7 @@ def kvm_set_apic_base(S, M, value):
         if new == ZERO:
             lapic_reset(vapic, vapic.id)
     vapic.apic_base = value
-    tlb_flush(S.cores[0], 1)
+    tlb_flush(S.cores[S.this_cpu], 1)
     vmx_update_msr_bitmap_x2apic(S, M)
     return 0
 
@@ -98,7 +98,7 @@ def kvm_set_apic_base(S, M, value):
 @jit()
 def kvm_x2apic_msr_write(S, E, index, value):
     """An x2APIC register written through an exit; 1 for #GP."""
-    core = S.cores[0]
+    core = S.cores[S.this_cpu]
     if core.vapic.apic_base & BASE_X2APIC == ZERO:
         return 1
     charge(S, E, COST_REG_WRITE)
@@ -113,15 +113,15 @@ def kvm_x2apic_msr_write(S, E, index, value):
 def kvm_apic_note_ipi(S, effect):
     """What the guest's APIC did to its own vCPU: __apic_accept_irq() of an NMI or INIT."""
     if effect == NMI_TO_SELF:
-        S.vcpus[0].nmi_pending = min(S.vcpus[0].nmi_pending + 1, NMI_LIMIT)
+        S.vcpus[S.this_vcpu].nmi_pending = min(S.vcpus[S.this_vcpu].nmi_pending + 1, NMI_LIMIT)
     elif effect == INIT_TO_SELF:
-        S.cores[0].stop = STOP_RESET  # the VMM has no firmware to start
+        S.cores[S.this_cpu].stop = STOP_RESET  # the VMM has no firmware to start
 
 
 @jit()
 def kvm_x2apic_msr_read(S, E, index):
     """An x2APIC register read through an exit, in x2APIC mode."""
-    core = S.cores[0]
+    core = S.cores[S.this_cpu]
     charge(S, E, COST_REG_READ)
     return lapic_read(core, core.vapic, index)
 
@@ -129,14 +129,14 @@ def kvm_x2apic_msr_read(S, E, index):
 @jit()
 def kvm_set_lapic_tscdeadline_msr(S, M, data):
     """The guest's TSC deadline, in the guest's TSC; the hypervisor timer follows at the next entry."""
-    core = S.cores[0]
+    core = S.cores[S.this_cpu]
     lapic_set_deadline(core, core.vapic, data, vmread(core, M, V_TSC_OFFSET) + core.tsc_adjust)
 
 
 @jit()
 def vmx_update_hv_timer(S, M):
     """Arm the preemption timer for the guest's own timer. The last thing before VM entry."""
-    core = S.cores[0]
+    core = S.cores[S.this_cpu]
     pin = vmread(core, M, V_PIN) & ~PIN_PREEMPTION
     at = core.vapic.timer_at
     if at != NEVER:
@@ -150,8 +150,8 @@ def vmx_update_hv_timer(S, M):
 @jit()
 def kvm_lapic_expired_hv_timer(S, E):
     """The guest's timer has run out: deliver it through the virtual LVTT."""
-    core = S.cores[0]
-    vcpu = S.vcpus[0]
+    core = S.cores[S.this_cpu]
+    vcpu = S.vcpus[S.this_vcpu]
     if core.t < core.vapic.timer_at:
         return
     sent = lapic_timer_expire(core, core.vapic)

@@ -22,15 +22,15 @@ def pmc_bit(i):
 @jit()
 def kvm_make_request(S, E, request):
     """Ask for work at the next entry."""
-    vcpu = S.vcpus[0]
-    emit(E, S.cores[0].t, TR_REQUEST, ZERO, request, vcpu.requests, ZERO)
+    vcpu = S.vcpus[S.this_vcpu]
+    emit(E, S.cores[S.this_cpu].t, TR_REQUEST, ZERO, request, vcpu.requests, ZERO)
     vcpu.requests |= request
 
 
 @jit()
 def __kvm_perf_overflow(S, E, i):
-    pmu = S.vcpus[0].pmu
-    core = S.cores[0]
+    pmu = S.vcpus[S.this_vcpu].pmu
+    core = S.cores[S.this_cpu]
     if sets_status(core, i):
         pmu.global_status |= pmc_bit(i)
     if raises_pmi(core, i, pmu.pmcs[i].intr != 0):
@@ -40,7 +40,7 @@ def __kvm_perf_overflow(S, E, i):
 @jit()
 def kvm_perf_overflow(S, E, i):
     """The event behind pmc i has ended a period."""
-    pmu = S.vcpus[0].pmu
+    pmu = S.vcpus[S.this_vcpu].pmu
     # A bit that is set already means that the guest is changing this counter: the overflow is stale.
     if pmu.reprogram_pmi & pmc_bit(i) != ZERO:
         return

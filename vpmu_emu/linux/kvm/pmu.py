@@ -107,8 +107,8 @@ def fixed_ctrl_field(ctrl, i):
 @jit()
 def pmc_is_globally_enabled(S, i):
     """Without GLOBAL_CTRL (version 1) every counter is."""
-    pmu = S.vcpus[0].pmu
-    if pmu.version < 2 or S.cores[0].inject & I_GLOBAL_CTRL != ZERO:
+    pmu = S.vcpus[S.this_vcpu].pmu
+    if pmu.version < 2 or S.cores[S.this_cpu].inject & I_GLOBAL_CTRL != ZERO:
         return True
     return pmu.global_ctrl & pmc_bit(i) != ZERO
 
@@ -124,12 +124,12 @@ def pmc_is_locally_enabled(pmu, i):
 @jit()
 def pmc_wants_pmi(S, i):
     """The PMI enable bit of pmc i as the guest set it."""
-    pmu = S.vcpus[0].pmu
+    pmu = S.vcpus[S.this_vcpu].pmu
     if i < N_GP_PMC:
         asked = pmu.pmcs[i].eventsel & EVENTSEL_INT != ZERO
     else:
         asked = fixed_ctrl_field(pmu.fixed_ctr_ctrl, i) & FIXED_PMI != ZERO
-    return raises_pmi(S.cores[0], i, asked)
+    return raises_pmi(S.cores[S.this_cpu], i, asked)
 
 
 @jit()
@@ -150,16 +150,16 @@ def kvm_pmu_recalc_pmc_emulation(pmu, i):
 @jit()
 def kvm_pmu_request_counter_reprogram(S, E, i):
     """Have pmc i reprogrammed before the next entry."""
-    S.vcpus[0].pmu.reprogram_pmi |= pmc_bit(i)
+    S.vcpus[S.this_vcpu].pmu.reprogram_pmi |= pmc_bit(i)
     kvm_make_request(S, E, KVM_REQ_PMU)
 
 
 @jit()
 def cpl_is_matched(S, i):
     """Does pmc i count at the privilege level that the guest is at?"""
-    pmu = S.vcpus[0].pmu
+    pmu = S.vcpus[S.this_vcpu].pmu
     if i < N_GP_PMC:
-        os = pmu.pmcs[i].eventsel & EVENTSEL_OS != ZERO or S.cores[0].inject & I_OS != ZERO
+        os = pmu.pmcs[i].eventsel & EVENTSEL_OS != ZERO or S.cores[S.this_cpu].inject & I_OS != ZERO
         usr = pmu.pmcs[i].eventsel & EVENTSEL_USR != ZERO
     else:
         field = fixed_ctrl_field(pmu.fixed_ctr_ctrl, i)
@@ -167,7 +167,7 @@ def cpl_is_matched(S, i):
         usr = field & U2 != ZERO
     if os == usr:
         return os
-    return os if S.vcpus[0].cpl == 0 else usr
+    return os if S.vcpus[S.this_vcpu].cpl == 0 else usr
 
 
 
@@ -178,10 +178,10 @@ def kvm_pmu_trigger_event(S, E, counting):
     if counting == ZERO or S.config.without & W_EMULATED_INSTRUCTIONS != ZERO:
         return
     retire(S, E, COST_TRIGGER)
-    pmu = S.vcpus[0].pmu
+    pmu = S.vcpus[S.this_vcpu].pmu
     passthrough = S.config.mode == MODE_PASSTHROUGH
     unchecked = passthrough and S.config.quirks & Q_NO_GLOBAL_CHECK != ZERO
-    if S.cores[0].inject & I_GLOBAL_CTRL != ZERO:
+    if S.cores[S.this_cpu].inject & I_GLOBAL_CTRL != ZERO:
         unchecked = True
     if not unchecked and pmu.version > 1:
         counting &= pmu.global_ctrl
@@ -201,14 +201,14 @@ def kvm_pmu_trigger_event(S, E, counting):
         else:
             kvm_pmu_request_counter_reprogram(S, E, i)
     if counted != ZERO:
-        emit(E, S.cores[0].t, TR_EMULATED, ZERO, counted, ZERO, ZERO)
+        emit(E, S.cores[S.this_cpu].t, TR_EMULATED, ZERO, counted, ZERO, ZERO)
 
 
 @jit()
 def kvm_apic_local_deliver(S, which):
     """Deliver an entry of the guest's LVT; a PMI masks its entry, as hardware does."""
-    core = S.cores[0]
-    vcpu = S.vcpus[0]
+    core = S.cores[S.this_cpu]
+    vcpu = S.vcpus[S.this_vcpu]
     sent = lapic_deliver_lvt(core.vapic, which)
     if sent == LVT_NMI:
         # process_nmi(): one that is in progress and one that waits
@@ -220,7 +220,7 @@ def kvm_apic_local_deliver(S, which):
 @jit()
 def kvm_pmu_deliver_pmi(S, E):
     """KVM_REQ_PMI: the guest's PMI through its virtual LVTPC."""
-    core = S.cores[0]
+    core = S.cores[S.this_cpu]
     charge(S, E, COST_DELIVER_PMI)
     lvtpc = core.vapic.lvt[LVT_PMI]
     sent = kvm_apic_local_deliver(S, LVT_PMI)
@@ -235,10 +235,10 @@ def kvm_pmu_deliver_pmi(S, E):
 @jit()
 def kvm_pmu_rdpmc_idx(S, ecx):
     """The pmc that RDPMC with this ECX reads, -1 for #GP (kvm_pmu_rdpmc; only types 0 and 0x4000)."""
-    pmu = S.vcpus[0].pmu
+    pmu = S.vcpus[S.this_vcpu].pmu
     if pmu.version == 0:
         return -1
-    ecx = rdpmc_ecx(S.cores[0], ecx)
+    ecx = rdpmc_ecx(S.cores[S.this_cpu], ecx)
     kind = ecx & RDPMC_TYPE
     index = ecx & RDPMC_INDEX
     if kind == ZERO:

@@ -83,7 +83,7 @@ _KIND = ~15
 @jit()
 def pmc_read_counter(S, E, i):
     """The counter's value now: what KVM holds, what it counted in software, what perf counted."""
-    pmu = S.vcpus[0].pmu
+    pmu = S.vcpus[S.this_vcpu].pmu
     pmc = pmu.pmcs[i]
     counter = pmc.counter + pmc.emulated_counter
     if pmc.perf_event >= 0 and pmc.is_paused == 0:
@@ -104,9 +104,9 @@ def get_sample_period(pmu, counter):
 @jit()
 def pmc_write_counter(S, E, i, value):
     """Make the counter read `value` from now on."""
-    pmu = S.vcpus[0].pmu
+    pmu = S.vcpus[S.this_vcpu].pmu
     pmc = pmu.pmcs[i]
-    if S.cores[0].inject & I_RUNNING_WRITE != ZERO and pmc.is_paused == 0 and pmc.perf_event >= 0:
+    if S.cores[S.this_cpu].inject & I_RUNNING_WRITE != ZERO and pmc.is_paused == 0 and pmc.perf_event >= 0:
         return
     # A write drops software counts. The value becomes relative to perf's count, which goes on.
     pmc.emulated_counter = ZERO
@@ -121,7 +121,7 @@ def pmc_write_counter(S, E, i, value):
 @jit()
 def pmc_pause_counter(S, E, i):
     """Stop the event and take its count in; 1 if software counts made the counter wrap."""
-    pmu = S.vcpus[0].pmu
+    pmu = S.vcpus[S.this_vcpu].pmu
     pmc = pmu.pmcs[i]
     counter = pmc.counter
     if pmc.perf_event >= 0 and pmc.is_paused == 0:
@@ -133,16 +133,16 @@ def pmc_pause_counter(S, E, i):
     pmc.counter = (counter + pmc.emulated_counter) & pmu.counter_bitmask
     pmc.emulated_counter = ZERO
     pmc.is_paused = 1
-    if S.cores[0].inject & I_EARLY != ZERO and pmc.counter == pmu.counter_bitmask:
+    if S.cores[S.this_cpu].inject & I_EARLY != ZERO and pmc.counter == pmu.counter_bitmask:
         pmu.global_status |= pmc_bit(i)
-    emit(E, S.cores[0].t, TR_PAUSE, ZERO, U64(i), pmc.counter, ZERO)
+    emit(E, S.cores[S.this_cpu].t, TR_PAUSE, ZERO, U64(i), pmc.counter, ZERO)
     return 1 if pmc.counter < before else 0
 
 
 @jit()
 def pmc_resume_counter(S, E, i):
     """Let the paused event go on with a new period; False if there is none to reuse."""
-    pmu = S.vcpus[0].pmu
+    pmu = S.vcpus[S.this_vcpu].pmu
     pmc = pmu.pmcs[i]
     if pmc.perf_event < 0:
         return False
@@ -159,7 +159,7 @@ def pmc_resume_counter(S, E, i):
 @jit()
 def pmc_release_perf_event(S, E, i):
     """Give the event back."""
-    pmu = S.vcpus[0].pmu
+    pmu = S.vcpus[S.this_vcpu].pmu
     pmc = pmu.pmcs[i]
     if pmc.perf_event >= 0:
         perf_event_release_kernel(S, E, pmc.perf_event)
@@ -173,7 +173,7 @@ def pmc_release_perf_event(S, E, i):
 @jit()
 def pmc_reprogram_counter(S, E, i, eventsel):
     """Make a new event for pmc i from a selector; 0 or a negative errno."""
-    pmu = S.vcpus[0].pmu
+    pmu = S.vcpus[S.this_vcpu].pmu
     pmc = pmu.pmcs[i]
     flags = ATTR_PINNED | ATTR_EXCLUDE_HOST
     if eventsel & EVENTSEL_USR == ZERO:
@@ -183,7 +183,7 @@ def pmc_reprogram_counter(S, E, i, eventsel):
     event = perf_event_create_kernel_counter(
         S,
         E,
-        CTX_TASK,
+        CTX_TASK + S.vcpus[S.this_vcpu].task,
         flags,
         eventsel & X86_RAW_EVENT_MASK,
         get_sample_period(pmu, pmc.counter),
@@ -204,7 +204,7 @@ def pmc_reprogram_counter(S, E, i, eventsel):
 @jit()
 def reprogram_counter(S, E, i):
     """Bring the event behind pmc i in line with the guest's registers; 0 or a negative errno."""
-    pmu = S.vcpus[0].pmu
+    pmu = S.vcpus[S.this_vcpu].pmu
     pmc = pmu.pmcs[i]
     charge(S, E, COST_REPROGRAM)
     emulate_overflow = pmc_pause_counter(S, E, i)
@@ -213,7 +213,7 @@ def reprogram_counter(S, E, i):
         or not pmc_is_locally_enabled(pmu, i)
         or not check_pmu_event_filter(S, i)
     ):
-        emit(E, S.cores[0].t, TR_REPROGRAM, ZERO, U64(i), ZERO, U64(REPROGRAM_OFF))
+        emit(E, S.cores[S.this_cpu].t, TR_REPROGRAM, ZERO, U64(i), ZERO, U64(REPROGRAM_OFF))
         return 0
     if emulate_overflow != 0:
         kvm_perf_overflow_noted(S, E, i)
@@ -229,20 +229,20 @@ def reprogram_counter(S, E, i):
             eventsel |= EVENTSEL_INT
         new_config = field
     if pmc.current_config == new_config and pmc_resume_counter(S, E, i):
-        emit(E, S.cores[0].t, TR_REPROGRAM, ZERO, U64(i), new_config, U64(REPROGRAM_RESUME))
+        emit(E, S.cores[S.this_cpu].t, TR_REPROGRAM, ZERO, U64(i), new_config, U64(REPROGRAM_RESUME))
         return 0
     pmc_release_perf_event(S, E, i)
     pmc.current_config = new_config
     errno = pmc_reprogram_counter(S, E, i, eventsel)
     how = REPROGRAM_CREATE if errno == 0 else REPROGRAM_FAILED
-    emit(E, S.cores[0].t, TR_REPROGRAM, ZERO, U64(i), new_config, U64(how))
+    emit(E, S.cores[S.this_cpu].t, TR_REPROGRAM, ZERO, U64(i), new_config, U64(how))
     return errno
 
 
 @jit()
 def kvm_pmu_cleanup(S, E):
     """Release events of counters that the guest left alone and off for a whole time slice."""
-    pmu = S.vcpus[0].pmu
+    pmu = S.vcpus[S.this_vcpu].pmu
     pmu.need_cleanup = 0
     idle = pmu.all_valid_pmc & ~pmu.pmc_in_use
     for i in range(N_PMC):
@@ -257,7 +257,7 @@ def kvm_pmu_cleanup(S, E):
 @jit()
 def kvm_pmu_handle_event(S, E):
     """KVM_REQ_PMU: reprogram what was asked for. What fails is retried with the next request."""
-    pmu = S.vcpus[0].pmu
+    pmu = S.vcpus[S.this_vcpu].pmu
     charge(S, E, COST_HANDLE_EVENT)
     bitmap = pmu.reprogram_pmi
     pmu.reprogram_pmi &= ~bitmap
@@ -274,18 +274,18 @@ def kvm_pmu_handle_event(S, E):
 @jit()
 def reprogram_counters(S, E, diff):
     """Request all counters of a bit set (a GLOBAL_CTRL write)."""
-    valid = S.vcpus[0].pmu.all_valid_pmc
+    valid = S.vcpus[S.this_vcpu].pmu.all_valid_pmc
     for i in range(N_PMC):
         if diff & valid & pmc_bit(i) != ZERO:
             kvm_pmu_request_counter_reprogram(S, E, i)
-            if S.cores[0].inject & I_LOSE_REPROGRAM != ZERO:
+            if S.cores[S.this_cpu].inject & I_LOSE_REPROGRAM != ZERO:
                 return
 
 
 @jit()
 def kvm_pmu_set_msr(S, E, which, data, host_initiated):
     """Write a PMU register of the guest; `which` is from kvm_pmu_is_valid_msr(). 1 means #GP."""
-    pmu = S.vcpus[0].pmu
+    pmu = S.vcpus[S.this_vcpu].pmu
     kind = which & _KIND
     i = which & 15
     if kind == PMU_GLOBAL_STATUS:
@@ -303,7 +303,7 @@ def kvm_pmu_set_msr(S, E, which, data, host_initiated):
         if data & pmu.global_status_rsvd != ZERO:
             return 1
         if host_initiated == 0:
-            pmu.global_status = status_after_reset(S.cores[0], pmu.global_status, data)
+            pmu.global_status = status_after_reset(S.cores[S.this_cpu], pmu.global_status, data)
     elif kind == PMU_FIXED_CTR_CTRL:
         if data & pmu.fixed_ctr_ctrl_rsvd != ZERO:
             return 1
@@ -321,7 +321,7 @@ def kvm_pmu_set_msr(S, E, which, data, host_initiated):
         if kind == PMU_EVNTSEL:
             if data & pmu.eventsel_rsvd != ZERO:
                 return 1
-            if S.cores[0].inject & I_OFF_CLEARS != ZERO and data & EVENTSEL_ENABLE == ZERO:
+            if S.cores[S.this_cpu].inject & I_OFF_CLEARS != ZERO and data & EVENTSEL_ENABLE == ZERO:
                 pmc_write_counter(S, E, i, ZERO)
             if data != pmc.eventsel:
                 pmc.eventsel = data
@@ -329,15 +329,15 @@ def kvm_pmu_set_msr(S, E, which, data, host_initiated):
                 kvm_pmu_request_counter_reprogram(S, E, i)
         elif kind == PMU_PMC:
             wide = data & ~pmu.counter_bitmask
-            if wide != ZERO and S.cores[0].inject & I_PMC_WIDTH == ZERO:
+            if wide != ZERO and S.cores[S.this_cpu].inject & I_PMC_WIDTH == ZERO:
                 return 1
             pmc_write_counter(S, E, i, data)
         elif kind == PMU_PERFCTR:
             if host_initiated == 0:
-                data = perfctr_value(S.cores[0], data)
+                data = perfctr_value(S.cores[S.this_cpu], data)
             pmc_write_counter(S, E, i, data)
         elif kind == PMU_FIXED_CTR:
-            if S.cores[0].inject & I_FIXED_32 != ZERO:
+            if S.cores[S.this_cpu].inject & I_FIXED_32 != ZERO:
                 data &= LOW32
             pmc_write_counter(S, E, i, data)
     return 0
@@ -346,7 +346,7 @@ def kvm_pmu_set_msr(S, E, which, data, host_initiated):
 @jit()
 def kvm_pmu_get_msr(S, E, which):
     """Read a PMU register of the guest."""
-    pmu = S.vcpus[0].pmu
+    pmu = S.vcpus[S.this_vcpu].pmu
     kind = which & _KIND
     i = which & 15
     if kind == PMU_GLOBAL_STATUS:
@@ -360,6 +360,6 @@ def kvm_pmu_get_msr(S, E, which):
     if kind == PMU_EVNTSEL:
         return pmu.pmcs[i].eventsel
     value = pmc_read_counter(S, E, i)
-    if kind == PMU_PERFCTR and S.cores[0].inject & I_RDMSR_32 != ZERO:
+    if kind == PMU_PERFCTR and S.cores[S.this_cpu].inject & I_RDMSR_32 != ZERO:
         value &= LOW32
     return value

@@ -82,8 +82,8 @@ _KIND = ~15
 @jit()
 def intel_restore_pmu_context(S, E):
     """Guest values into the hardware; GLOBAL_CTRL itself follows at VM entry (patch 23)."""
-    core = S.cores[0]
-    pmu = S.vcpus[0].pmu
+    core = S.cores[S.this_cpu]
+    pmu = S.vcpus[S.this_vcpu].pmu
     without = S.config.without
     wrmsrl(S, E, MSR_GLOBAL_CTRL, ZERO)
     status = rdmsrl(S, E, MSR_GLOBAL_STATUS)
@@ -116,8 +116,8 @@ def intel_save_pmu_context(S, E):
 
     Reads by RDPMC, which is faster than RDMSR. GLOBAL_CTRL is off since the VM exit.
     """
-    core = S.cores[0]
-    pmu = S.vcpus[0].pmu
+    core = S.cores[S.this_cpu]
+    pmu = S.vcpus[S.this_vcpu].pmu
     keep = core.inject & I_KEEP_SELECTORS != ZERO
     pmu.global_status = rdmsrl(S, E, MSR_GLOBAL_STATUS)
     if pmu.global_status != ZERO:
@@ -153,8 +153,8 @@ def intel_save_pmu_context(S, E):
 @jit()
 def note_put(S):
     """Keep what the hardware PMU holds now, for reports: nothing of the guest may be left in it."""
-    core = S.cores[0]
-    pmu = S.vcpus[0].pmu
+    core = S.cores[S.this_cpu]
+    pmu = S.vcpus[S.this_vcpu].pmu
     left = core.pmu.fixed_ctr_ctrl | core.pmu.global_ctrl | core.pmu.global_status
     for i in range(N_GP_PMC):
         pmu.put_eventsel[i] = core.pmu.eventsel[i]
@@ -172,8 +172,8 @@ def note_put(S):
 @jit()
 def kvm_pmu_restore_pmu_context(S, E):
     """Before the inner run loop, interrupts off: the host's events out, the guest's context in."""
-    core = S.cores[0]
-    pmu = S.vcpus[0].pmu
+    core = S.cores[S.this_cpu]
+    pmu = S.vcpus[S.this_vcpu].pmu
     emit(E, core.t, TR_PMU_LOAD, ZERO, pmu.global_ctrl, pmu.global_status, ZERO)
     if S.config.without & W_PERF_GUEST_ENTER == ZERO:
         retire(S, E, COST_GUEST_ENTER)
@@ -196,8 +196,8 @@ def kvm_pmu_restore_pmu_context(S, E):
 @jit()
 def kvm_pmu_save_pmu_context(S, E):
     """After the inner run loop, interrupts still off: the guest's context out, the host's events in."""
-    core = S.cores[0]
-    pmu = S.vcpus[0].pmu
+    core = S.cores[S.this_cpu]
+    pmu = S.vcpus[S.this_vcpu].pmu
     if S.config.without & W_GLOBAL_CTRL_SWITCH != ZERO:
         pmu.global_ctrl = rdmsrl(S, E, MSR_GLOBAL_CTRL)
     intel_save_pmu_context(S, E)
@@ -216,7 +216,7 @@ def kvm_pmu_save_pmu_context(S, E):
 @jit()
 def _refresh_selector(S, i):
     # Patches 35 and 37: a filtered event leaves nothing in the hardware.
-    pmu = S.vcpus[0].pmu
+    pmu = S.vcpus[S.this_vcpu].pmu
     pmc = pmu.pmcs[i]
     allowed = check_pmu_event_filter(S, i)
     if i < N_GP_PMC:
@@ -234,7 +234,7 @@ def _refresh_selector(S, i):
 @jit()
 def kvm_passthrough_pmu_handle_event(S, E):
     """KVM_REQ_PMU: add the software counts, apply a new filter (patch 39)."""
-    pmu = S.vcpus[0].pmu
+    pmu = S.vcpus[S.this_vcpu].pmu
     charge(S, E, COST_HANDLE_EVENT)
     incremented = pmu.incremented_pmc_idx
     refresh = pmu.reprogram_pmi & pmu.all_valid_pmc
@@ -251,7 +251,7 @@ def kvm_passthrough_pmu_handle_event(S, E):
         pmc.counter = (pmc.counter + pmc.emulated_counter) & pmu.counter_bitmask
         pmc.emulated_counter = ZERO
         if pmc.counter < before:
-            if sets_status(S.cores[0], i):
+            if sets_status(S.cores[S.this_cpu], i):
                 pmu.global_status |= bit
             # Version 1 looked at the selector's INT bit, which a fixed counter does not have.
             blind = i >= N_GP_PMC and S.config.quirks & Q_FIXED_NO_PMI != ZERO
@@ -262,13 +262,13 @@ def kvm_passthrough_pmu_handle_event(S, E):
 @jit()
 def kvm_pmu_set_msr(S, E, which, data, host_initiated):
     """Write a PMU register of the guest while its context is out; 1 means #GP."""
-    pmu = S.vcpus[0].pmu
+    pmu = S.vcpus[S.this_vcpu].pmu
     kind = which & _KIND
     i = which & 15
     if kind == PMU_EVNTSEL:
         if data & pmu.eventsel_rsvd != ZERO:
             return 1
-        if S.cores[0].inject & I_OFF_CLEARS != ZERO and data & EVENTSEL_ENABLE == ZERO:
+        if S.cores[S.this_cpu].inject & I_OFF_CLEARS != ZERO and data & EVENTSEL_ENABLE == ZERO:
             pmu.pmcs[i].counter = ZERO
         if data != pmu.pmcs[i].eventsel:
             pmu.pmcs[i].eventsel = data
@@ -291,10 +291,10 @@ def kvm_pmu_set_msr(S, E, which, data, host_initiated):
         if data & pmu.global_status_rsvd != ZERO:
             return 1
         if host_initiated == 0:
-            pmu.global_status = status_after_reset(S.cores[0], pmu.global_status, data)
+            pmu.global_status = status_after_reset(S.cores[S.this_cpu], pmu.global_status, data)
     elif kind == PMU_PERFCTR:
         if host_initiated == 0:
-            data = perfctr_value(S.cores[0], data)
+            data = perfctr_value(S.cores[S.this_cpu], data)
         pmu.pmcs[i].counter = data & pmu.counter_bitmask
     elif kind == PMU_PMC or kind == PMU_FIXED_CTR:
         if kind == PMU_PMC and data & ~pmu.counter_bitmask != ZERO:
@@ -306,7 +306,7 @@ def kvm_pmu_set_msr(S, E, which, data, host_initiated):
 @jit()
 def kvm_pmu_get_msr(S, E, which):
     """Read a PMU register of the guest while its context is out."""
-    pmu = S.vcpus[0].pmu
+    pmu = S.vcpus[S.this_vcpu].pmu
     kind = which & _KIND
     i = which & 15
     if kind == PMU_EVNTSEL:

@@ -29,7 +29,14 @@ from vpmu_emu.linux.perf.pmi import (
     sysvec_apic_timer_interrupt,
 )
 from vpmu_emu.linux.perf.sched import perf_event_task_sched
-from vpmu_emu.linux.state import KVM_REQ_EVENT, KVM_REQ_PMI, KVM_REQ_PMU, MODE_PASSTHROUGH
+from vpmu_emu.linux.state import (
+    CTX_NONE,
+    CTX_TASK,
+    KVM_REQ_EVENT,
+    KVM_REQ_PMI,
+    KVM_REQ_PMU,
+    MODE_PASSTHROUGH,
+)
 from vpmu_emu.linux.trace_kinds import TR_HOST_IRQ, TR_INJECT_NMI
 from vpmu_emu.machine.interrupts import RFLAGS_IF
 from vpmu_emu.machine.lapic import (
@@ -100,11 +107,11 @@ _AR_DPL = U64(5)
 @jit()
 def vcpu_load(S, M, E):
     """KVM_RUN for the first time: what the core holds becomes the guest's state in the VMCS."""
-    core = S.cores[0]
-    vcpu = S.vcpus[0]
+    core = S.cores[S.this_cpu]
+    vcpu = S.vcpus[S.this_vcpu]
     if vcpu.launched == 0:
         vcpu.launched = 1
-        vmptrld(core, S.vm.vmcs)
+        vmptrld(core, S.vcpus[S.this_vcpu].vmcs)
         save_guest(core, M)
         core.vmx.apicv = S.config.apicv
         vmx_update_msr_bitmap_x2apic(S, M)
@@ -116,8 +123,8 @@ def vcpu_load(S, M, E):
 @jit()
 def host_irq(S, E, vector):
     """One maskable interrupt of the host, acknowledged already."""
-    core = S.cores[0]
-    host = S.host
+    core = S.cores[S.this_cpu]
+    host = S.percpu[S.this_cpu]
     emit(E, core.t, TR_HOST_IRQ, ZERO, U64(vector), ZERO, ZERO)
     retire(S, E, COST_IRQ_ENTRY)
     wrmsrl(S, E, MSR_X2APIC_EOI, ZERO)
@@ -134,7 +141,7 @@ def host_irq(S, E, vector):
 @jit()
 def host_irqs_enable(S, E):
     """local_irq_enable(): take every interrupt that is due."""
-    core = S.cores[0]
+    core = S.cores[S.this_cpu]
     while True:
         if core.lapic.timer_at <= core.t:
             lapic_timer_expire(core, core.lapic)
@@ -148,11 +155,11 @@ def host_irqs_enable(S, E):
 @jit()
 def kvm_vcpu_has_events(S, M):
     """Is there anything that wakes a halted guest?"""
-    core = S.cores[0]
+    core = S.cores[S.this_cpu]
     blocking = vmread(core, M, V_INTERRUPTIBILITY)
-    if S.vcpus[0].exception >= 0:
+    if S.vcpus[S.this_vcpu].exception >= 0:
         return True
-    if S.vcpus[0].nmi_pending > 0 and blocking & _NMI_BLOCKED == ZERO:
+    if S.vcpus[S.this_vcpu].nmi_pending > 0 and blocking & _NMI_BLOCKED == ZERO:
         return True
     open_ = vmread(core, M, V_RFLAGS) & RFLAGS_IF != ZERO and blocking & _SHADOWS == ZERO
     return open_ and lapic_pending(core.vapic) >= 0
@@ -164,8 +171,8 @@ def vcpu_block(S, M, E):
 
     Returns 0, or RUN_SLICE when it is Python's turn and the guest still sleeps.
     """
-    core = S.cores[0]
-    vcpu = S.vcpus[0]
+    core = S.cores[S.this_cpu]
+    vcpu = S.vcpus[S.this_vcpu]
     while not kvm_vcpu_has_events(S, M) and vcpu.requests & KVM_REQ_PMI == ZERO:
         # Only its own timer can wake it, and only with interrupts on.
         if core.vapic.timer_at == NEVER or vmread(core, M, V_RFLAGS) & RFLAGS_IF == ZERO:
@@ -176,14 +183,14 @@ def vcpu_block(S, M, E):
         if vcpu.mp_state == MP_STATE_HALTED:
             vcpu.mp_state = MP_STATE_ASLEEP
             charge(S, E, COST_HALT)
-            perf_event_task_sched(S, E, 0)
+            perf_event_task_sched(S, E, CTX_NONE)
             charge(S, E, COST_CONTEXT_SWITCH)
         # The idle core jumps to its next timer; nothing unhalted counts.
         core.t = max(core.t, min(core.vapic.timer_at, core.lapic.timer_at))
         host_irqs_enable(S, E)
         kvm_lapic_expired_hv_timer(S, E)
     if vcpu.mp_state == MP_STATE_ASLEEP:
-        perf_event_task_sched(S, E, 1)
+        perf_event_task_sched(S, E, CTX_TASK + vcpu.task)
         charge(S, E, COST_CONTEXT_SWITCH)
         # kvm_arch_sched_in(): events of counters that nobody uses are released
         if vcpu.pmu.version != 0 and vcpu.pmu.event_count != 0:
@@ -196,8 +203,8 @@ def vcpu_block(S, M, E):
 @jit()
 def kvm_check_and_inject_events(S, M, E):
     """At most one event for the next entry: exception, NMI, or without APICv an interrupt."""
-    core = S.cores[0]
-    vcpu = S.vcpus[0]
+    core = S.cores[S.this_cpu]
+    vcpu = S.vcpus[S.this_vcpu]
     vcpu.requests &= ~KVM_REQ_EVENT
     info = ZERO
     blocking = vmread(core, M, V_INTERRUPTIBILITY)
@@ -237,43 +244,43 @@ def kvm_check_and_inject_events(S, M, E):
 @jit()
 def vmx_vcpu_enter(S, M, E):
     """VM entry. Modifies core.stop if the VMCS is refused."""
-    core = S.cores[0]
+    core = S.cores[S.this_cpu]
     charge(S, E, COST_VCPU_RUN)
     charge(S, E, COST_VM_ENTRY)
     vmx_update_hv_timer(S, M)
-    S.vcpus[0].entries += ONE
+    S.vcpus[S.this_vcpu].entries += ONE
     reason = vm_entry(core, M, E)
     if reason != 0:
         core.stop = STOP_SHUTDOWN
         core.stop_info = U64(reason)
     elif core.vmx.nonroot == 0:  # a triple fault while injecting
-        core.stop_info = S.vcpus[0].entry_intr_info & BYTE
+        core.stop_info = S.vcpus[S.this_vcpu].entry_intr_info & BYTE
 
 
 @jit()
 def vmx_vcpu_exit(S, M, E):
     """From the VM exit to the end of the assembly: an NMI that caused it is handled right here."""
-    core = S.cores[0]
-    vcpu = S.vcpus[0]
+    core = S.cores[S.this_cpu]
+    vcpu = S.vcpus[S.this_vcpu]
     vcpu.cpl = np.int64((vmread(core, M, V_SS_AR) >> _AR_DPL) & U3)
     vcpu.nmi_masked = 1 if vmread(core, M, V_INTERRUPTIBILITY) & NMI_BLOCKING != ZERO else 0
     # The transition is charged first: NMIs stay blocked until the handler below has returned.
     nmi = core.vmx.exit_reason == EXIT_EXCEPTION_NMI and core.vmx.exit_intr_info == NMI_INFO
     if nmi:
-        S.host.in_nmi = 1
+        S.percpu[S.this_cpu].in_nmi = 1
     charge(S, E, COST_VM_EXIT)
     if nmi:
         retire(S, E, COST_NMI_IRQOFF)
         perf_event_nmi_handler(S, E)
-        S.host.in_nmi = 0
+        S.percpu[S.this_cpu].in_nmi = 0
         handle_nmis(S, E)
 
 
 @jit()
 def handle_fastpath_set_x2apic_icr_irqoff(S, M, E, data):
     """A fixed interrupt to one vCPU by its number; False if that is not what ICR asks for."""
-    core = S.cores[0]
-    reserved = S.vm.msr_reserved[R_X2APIC_ICR] | ICR_NOT_FAST
+    core = S.cores[S.this_cpu]
+    reserved = S.vcpus[S.this_vcpu].msr_reserved[R_X2APIC_ICR] | ICR_NOT_FAST
     if core.vapic.apic_base & BASE_X2APIC == ZERO or data & reserved != ZERO or data >> U32 == LOW32:
         return False
     charge(S, E, COST_FASTPATH_WRMSR)
@@ -288,8 +295,8 @@ def handle_fastpath_set_x2apic_icr_irqoff(S, M, E, data):
 @jit()
 def vmx_exit_handlers_fastpath(S, M, E):
     """What needs no slow path; vcpu.exit_fastpath says so. 1: the guest goes on within the inner loop."""
-    core = S.cores[0]
-    vcpu = S.vcpus[0]
+    core = S.cores[S.this_cpu]
+    vcpu = S.vcpus[S.this_vcpu]
     reason = core.vmx.exit_reason
     done = EXIT_FASTPATH_NONE
     if reason == EXIT_PREEMPTION_TIMER:
@@ -322,7 +329,7 @@ def vmx_exit_handlers_fastpath(S, M, E):
 @jit()
 def handle_exit_irqoff(S, E):
     """The external interrupt that ended the guest's turn is dispatched here, then interrupts are on."""
-    core = S.cores[0]
+    core = S.cores[S.this_cpu]
     if core.vmx.exit_reason == EXIT_EXTERNAL_INTERRUPT:
         charge(S, E, COST_IRQ_IRQOFF)
         host_irq(S, E, np.int64(core.vmx.exit_intr_info & BYTE))

@@ -82,8 +82,8 @@ _KIND = ~15
 @jit()
 def atomic_switch_perf_msrs(S, M, E):
     """Let VM entry and exit switch GLOBAL_CTRL as perf_guest_get_msrs() says."""
-    core = S.cores[0]
-    host = S.host
+    core = S.cores[S.this_cpu]
+    host = S.percpu[S.this_cpu]
     charge(S, E, COST_SWITCH_MSRS)
     host_value = host.intel_ctrl & ~host.intel_ctrl_guest_mask
     guest_value = host.intel_ctrl & ~host.intel_ctrl_host_mask
@@ -102,8 +102,8 @@ def atomic_switch_perf_msrs(S, M, E):
         count = ZERO
         if differ:
             count = ONE
-            st64(M, U64(S.vm.msr_lists + EXIT_LOAD_LIST) + U8, host_value)
-            st64(M, U64(S.vm.msr_lists + ENTRY_LOAD_LIST) + U8, guest_value)
+            st64(M, U64(S.vcpus[S.this_vcpu].msr_lists + EXIT_LOAD_LIST) + U8, host_value)
+            st64(M, U64(S.vcpus[S.this_vcpu].msr_lists + ENTRY_LOAD_LIST) + U8, guest_value)
         vmwrite(core, M, V_EXIT_LOAD_COUNT, count)
         vmwrite(core, M, V_ENTRY_LOAD_COUNT, count)
 
@@ -111,8 +111,8 @@ def atomic_switch_perf_msrs(S, M, E):
 @jit()
 def handle_pmu_exit(S, M, E):
     """MSR_READ, MSR_WRITE and RDPMC; every PMU register is among them."""
-    core = S.cores[0]
-    pmu = S.vcpus[0].pmu
+    core = S.cores[S.this_cpu]
+    pmu = S.vcpus[S.this_vcpu].pmu
     index = core.regs[RCX] & LOW32
     if core.vmx.exit_reason == EXIT_RDPMC:
         charge(S, E, COST_RDPMC_EXIT)
@@ -152,8 +152,8 @@ def handle_pmu_exit(S, M, E):
 @jit()
 def vcpu_requests(S, E):
     """The vPMU's requests, KVM_REQ_PMU first: it may ask for KVM_REQ_PMI."""
-    vcpu = S.vcpus[0]
-    early = S.cores[0].inject & I_PMI_BEFORE_PMU != ZERO
+    vcpu = S.vcpus[S.this_vcpu]
+    early = S.cores[S.this_cpu].inject & I_PMI_BEFORE_PMU != ZERO
     if early and vcpu.requests & KVM_REQ_PMI != ZERO:
         vcpu.requests &= ~KVM_REQ_PMI
         kvm_pmu_deliver_pmi(S, E)
@@ -169,8 +169,8 @@ def vcpu_requests(S, E):
 def vcpu_run_emulated(S, M, E):
     """KVM_RUN until the run is over (RUN_STOPPED) or Python's turn (another RUN_* code)."""
     M = borrowed(M)
-    core = S.cores[0]
-    vcpu = S.vcpus[0]
+    core = S.cores[S.this_cpu]
+    vcpu = S.vcpus[S.this_vcpu]
     vcpu_load(S, M, E)
     outside = core.vmx.nonroot == 0
     while True:

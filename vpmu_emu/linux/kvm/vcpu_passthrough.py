@@ -75,36 +75,36 @@ ENTRY_LOAD_LIST = 0x800
 @jit()
 def pmu_entry_global_ctrl(S, M, E):
     """GLOBAL_CTRL for VM entry (patch 28), by the VMCS field or the MSR-load list."""
-    core = S.cores[0]
-    pmu = S.vcpus[0].pmu
+    core = S.cores[S.this_cpu]
+    pmu = S.vcpus[S.this_vcpu].pmu
     if S.config.without & W_GLOBAL_CTRL_SWITCH != ZERO or pmu.version == 0:
         return
     if S.config.load_global_ctrl != 0:
         charge(S, E, COST_VMWRITE)
         vmwrite(core, M, V_GUEST_GLOBAL_CTRL, pmu.global_ctrl)
     else:
-        st64(M, U64(S.vm.msr_lists + ENTRY_LOAD_LIST) + U8, pmu.global_ctrl)
+        st64(M, U64(S.vcpus[S.this_vcpu].msr_lists + ENTRY_LOAD_LIST) + U8, pmu.global_ctrl)
 
 
 @jit()
 def pmu_exit_global_ctrl(S, M, E):
     """What VM exit saved of the guest's GLOBAL_CTRL (patch 28)."""
-    core = S.cores[0]
-    pmu = S.vcpus[0].pmu
+    core = S.cores[S.this_cpu]
+    pmu = S.vcpus[S.this_vcpu].pmu
     if S.config.without & W_GLOBAL_CTRL_SWITCH != ZERO or pmu.version == 0:
         return
     if S.config.save_global_ctrl != 0:
         pmu.global_ctrl = vmread(core, M, V_GUEST_GLOBAL_CTRL)
         charge(S, E, COST_VMREAD)
     else:
-        pmu.global_ctrl = ld64(M, U64(S.vm.msr_lists) + U8)
+        pmu.global_ctrl = ld64(M, U64(S.vcpus[S.this_vcpu].msr_lists) + U8)
 
 
 @jit()
 def handle_pmu_exit(S, M, E):
     """MSR_READ, MSR_WRITE and RDPMC; of the PMU only selectors and what the guest does not have."""
-    core = S.cores[0]
-    pmu = S.vcpus[0].pmu
+    core = S.cores[S.this_cpu]
+    pmu = S.vcpus[S.this_vcpu].pmu
     index = core.regs[RCX] & LOW32
     if core.vmx.exit_reason == EXIT_RDPMC:
         charge(S, E, COST_RDPMC_EXIT)
@@ -140,8 +140,8 @@ def handle_pmu_exit(S, M, E):
 @jit()
 def vcpu_requests(S, E):
     """The vPMU's requests, KVM_REQ_PMU first: it may ask for KVM_REQ_PMI."""
-    vcpu = S.vcpus[0]
-    early = S.cores[0].inject & I_PMI_BEFORE_PMU != ZERO
+    vcpu = S.vcpus[S.this_vcpu]
+    early = S.cores[S.this_cpu].inject & I_PMI_BEFORE_PMU != ZERO
     if early and vcpu.requests & KVM_REQ_PMI != ZERO:
         vcpu.requests &= ~KVM_REQ_PMI
         kvm_pmu_deliver_pmi(S, E)
@@ -157,8 +157,8 @@ def vcpu_requests(S, E):
 def vcpu_run_passthrough(S, M, E):
     """KVM_RUN until the run is over (RUN_STOPPED) or Python's turn (another RUN_* code)."""
     M = borrowed(M)
-    core = S.cores[0]
-    vcpu = S.vcpus[0]
+    core = S.cores[S.this_cpu]
+    vcpu = S.vcpus[S.this_vcpu]
     vcpu_load(S, M, E)
     outside = core.vmx.nonroot == 0
     while True:

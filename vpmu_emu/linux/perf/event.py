@@ -23,13 +23,14 @@ from vpmu_emu.linux.perf.x86 import (
     x86_pmu_stop,
 )
 from vpmu_emu.linux.state import (
-    CTX_CPU,
     ERR_NONE,
     N_EVENTS,
+    OWNER_KVM,
     PERF_EVENT_STATE_ACTIVE,
     PERF_EVENT_STATE_ERROR,
     PERF_EVENT_STATE_INACTIVE,
     PERF_EVENT_STATE_OFF,
+    PERF_TYPE_RAW,
 )
 from vpmu_emu.linux.trace_kinds import TR_PERF_CREATE, TR_PERF_RELEASE
 from vpmu_emu.machine.ring import emit
@@ -48,7 +49,7 @@ ENOMEM = -12
 @jit()
 def perf_event_alloc_errno(S, flags):
     """Patch 02: an event that includes the guest cannot be made while a guest owns the PMU."""
-    if S.host.force_exclude_guest != 0 and flags & ATTR_EXCLUDE_GUEST == 0:
+    if S.percpu[S.this_cpu].force_exclude_guest != 0 and flags & ATTR_EXCLUDE_GUEST == 0:
         return EBUSY
     return 0
 
@@ -59,51 +60,71 @@ def perf_event_create_kernel_counter(S, E, ctx, flags, config, period, owner, pm
 
     `flags` are ATTR_*, `config` selector bits, `period` a sample period or 0.
     """
-    host = S.host
+    S.percpu[S.this_cpu]
     errno = perf_event_alloc_errno(S, flags)
     if errno != 0:
         return errno
-    if x86_get_event_constraints(S.cores[0], config) == ZERO:
+    if x86_get_event_constraints(S.cores[S.this_cpu], config) == ZERO:
         return EINVAL  # validate_event(): no counter of this CPU can count it
     i = 0
-    while i < N_EVENTS and host.perf_events[i].used != 0:
+    while i < N_EVENTS and S.perf_events[i].used != 0:
         i += 1
     if i == N_EVENTS:
         return ENOMEM
-    event = host.perf_events[i]
+    event = S.perf_events[i]
     event.used = 1
     event.state = PERF_EVENT_STATE_INACTIVE
+    event.pmu_type = PERF_TYPE_RAW
     event.ctx = ctx
+    event.cpu = -1
+    event.vcpu = S.this_vcpu if owner == OWNER_KVM else -1
+    event.parent = -1
     event.owner = owner
     event.pmc = pmc
     event.spec = -1
     event.leader = i
-    event.order = host.list_end
-    host.list_end += 1
-    host.rows = max(host.rows, i + 1)
+    event.order = S.list_end
+    S.list_end += 1
+    S.perf_rows = max(S.perf_rows, i + 1)
     event.config = config
     event.pinned = 1 if flags & ATTR_PINNED != 0 else 0
     event.exclude_user = 1 if flags & ATTR_EXCLUDE_USER != 0 else 0
     event.exclude_kernel = 1 if flags & ATTR_EXCLUDE_KERNEL != 0 else 0
     event.exclude_host = 1 if flags & ATTR_EXCLUDE_HOST != 0 else 0
     event.exclude_guest = 1 if flags & ATTR_EXCLUDE_GUEST != 0 else 0
+    event.exclude_idle = 1 if owner == OWNER_KVM else 0
+    event.inherit = 0
+    event.precise_ip = 0
+    event.sample_freq = 0
+    event.sample_type = ZERO
+    event.read_format = ZERO
+    event.watchdog = 0
     event.sample_period = period
     event.period = period if period != ZERO else U64(MAX_PERIOD)
     event.period_left = np.int64(event.period)
     event.count = ZERO
-    event.tstamp = S.cores[0].t
+    event.tstamp = S.cores[S.this_cpu].t
     event.total_time_enabled = 0
     event.total_time_running = 0
     event.error_cause = ERR_NONE
     event.error_time = 0
     event.samples = ZERO
+    event.child_count = ZERO
+    event.child_enabled = 0
+    event.child_running = 0
+    event.buffer = 0
+    event.buffer_pages = 0
+    event.head = ZERO
+    event.lost = ZERO
+    event.freq_time = S.cores[S.this_cpu].t
+    event.freq_count = ZERO
     event.idx = -1
     event.stopped = 1
     event.arch_stopped = 0
     event.prev_count = ZERO
     event.interrupts = 0
     event.interrupts_seq = 0
-    emit(E, S.cores[0].t, TR_PERF_CREATE, ZERO, U64(i), config, period)
+    emit(E, S.cores[S.this_cpu].t, TR_PERF_CREATE, ZERO, U64(i), config, period)
     ctx_resched(S, E, ctx, event.pinned)
     return i
 
@@ -111,23 +132,23 @@ def perf_event_create_kernel_counter(S, E, ctx, flags, config, period, owner, pm
 @jit()
 def perf_event_release_kernel(S, E, i):
     """Remove event i; its counter stays free until the next time that its context is scheduled."""
-    host = S.host
+    host = S.percpu[S.this_cpu]
     perf_pmu_disable(S, E)
     group_sched_out(S, E, i)
     perf_pmu_enable(S, E)
-    emit(E, S.cores[0].t, TR_PERF_RELEASE, ZERO, U64(i), ZERO, ZERO)
+    emit(E, S.cores[S.this_cpu].t, TR_PERF_RELEASE, ZERO, U64(i), ZERO, ZERO)
     for k in range(host.last_event.shape[0]):
         if host.last_event[k] == i:
             host.last_event[k] = -1
-    host.perf_events[i].used = 0
-    while host.rows > 0 and host.perf_events[host.rows - 1].used == 0:
-        host.rows -= 1
+    S.perf_events[i].used = 0
+    while S.perf_rows > 0 and S.perf_events[S.perf_rows - 1].used == 0:
+        S.perf_rows -= 1
 
 
 @jit()
 def perf_event_enable(S, E, i):
     """Let event i be scheduled; an event in ERROR gets another chance."""
-    event = S.host.perf_events[i]
+    event = S.perf_events[i]
     if event.state >= PERF_EVENT_STATE_INACTIVE:
         return
     if event.state == PERF_EVENT_STATE_ERROR:
@@ -139,7 +160,7 @@ def perf_event_enable(S, E, i):
 @jit()
 def perf_event_disable(S, E, i):
     """Stop event i and keep it; one in ERROR stays in ERROR."""
-    if S.host.perf_events[i].state < PERF_EVENT_STATE_INACTIVE:
+    if S.perf_events[i].state < PERF_EVENT_STATE_INACTIVE:
         return
     perf_pmu_disable(S, E)
     group_sched_out(S, E, i)
@@ -151,7 +172,7 @@ def perf_event_disable(S, E, i):
 def perf_event_pause(S, E, i, reset):
     """Disable event i and return its count; `reset` 1 starts it again from 0."""
     perf_event_disable(S, E, i)
-    event = S.host.perf_events[i]
+    event = S.perf_events[i]
     count = event.count
     if reset != 0:
         event.count = ZERO
@@ -161,7 +182,7 @@ def perf_event_pause(S, E, i, reset):
 @jit()
 def perf_event_period(S, E, i, value):
     """Give a sampling event a new period, from now on; 0 or a negative errno."""
-    event = S.host.perf_events[i]
+    event = S.perf_events[i]
     if event.sample_period == ZERO or value == ZERO or value & TOP != ZERO:
         return EINVAL
     event.sample_period = value
@@ -182,7 +203,7 @@ def perf_event_period(S, E, i, value):
 @jit()
 def perf_event_read_value(S, E, i):
     """The event's count, brought up to date if it is on the hardware."""
-    event = S.host.perf_events[i]
+    event = S.perf_events[i]
     perf_event_update_time(S, i)
     if event.state == PERF_EVENT_STATE_ACTIVE and event.stopped == 0:
         x86_perf_event_update(S, E, i)
@@ -192,6 +213,6 @@ def perf_event_read_value(S, E, i):
 @jit()
 def perf_init(S, E):
     """Schedule the events that exist before the run starts."""
-    host = S.host
-    if host.rows > 0:
-        ctx_resched(S, E, CTX_CPU, 1)
+    S.percpu[S.this_cpu]
+    if S.perf_rows > 0:
+        ctx_resched(S, E, S.this_cpu, 1)

@@ -11,8 +11,6 @@ from vpmu_emu.linux.native import APIC_DM_NMI, APIC_LVT_MASKED, MSR_APIC_LVTPC, 
 from vpmu_emu.linux.perf.sched import event_sched_out, next_group, perf_event_sched_in
 from vpmu_emu.linux.perf.x86 import perf_event_set_state, perf_pmu_disable, perf_pmu_enable
 from vpmu_emu.linux.state import (
-    CTX_CPU,
-    CTX_TASK,
     ERR_GUEST_ENTER,
     PERF_EVENT_STATE_ACTIVE,
     PERF_EVENT_STATE_ERROR,
@@ -27,16 +25,16 @@ _VECTOR = U64(KVM_VPMU_VECTOR)
 
 @jit()
 def _force_out(S, E, leader):
-    host = S.host
+    S.percpu[S.this_cpu]
     sibling_error = False
-    for i in range(host.rows):
-        event = host.perf_events[i]
+    for i in range(S.perf_rows):
+        event = S.perf_events[i]
         if event.used == 0 or event.leader != leader or event.state != PERF_EVENT_STATE_ACTIVE:
             continue
         event_sched_out(S, E, i)
         if event.exclude_guest == 0:
             event.error_cause = ERR_GUEST_ENTER
-            event.error_time = S.cores[0].t
+            event.error_time = S.cores[S.this_cpu].t
             if i != leader and S.config.quirks & Q_SIBLING_ERROR != ZERO:
                 sibling_error = True
             else:
@@ -48,10 +46,13 @@ def _force_out(S, E, leader):
 @jit()
 def perf_guest_enter(S, E):
     """Stop all events of the PMU; those that do not exclude the guest go to ERROR for good."""
-    host = S.host
+    host = S.percpu[S.this_cpu]
     if host.force_exclude_guest != 0:
         return
-    for ctx in range(CTX_TASK + 1):
+    for which in range(2):
+        ctx = S.this_cpu if which == 0 else host.task_ctx
+        if ctx < 0:
+            continue
         if next_group(S, ctx, 1, -1) < 0 and next_group(S, ctx, 0, -1) < 0:
             continue
         perf_pmu_disable(S, E)
@@ -59,8 +60,8 @@ def perf_guest_enter(S, E):
             i = next_group(S, ctx, pinned, -1)
             while i >= 0:
                 _force_out(S, E, i)
-                i = next_group(S, ctx, pinned, host.perf_events[i].order)
-        host.rotate_necessary[ctx] = 0
+                i = next_group(S, ctx, pinned, S.perf_events[i].order)
+        S.contexts[ctx].rotate_necessary = 0
         perf_pmu_enable(S, E)
     host.force_exclude_guest = 1
 
@@ -68,13 +69,14 @@ def perf_guest_enter(S, E):
 @jit()
 def perf_guest_exit(S, E):
     """Schedule the host's events again, pinned ones first."""
-    host = S.host
+    host = S.percpu[S.this_cpu]
     if host.force_exclude_guest == 0:
         return
     host.force_exclude_guest = 0
     empty = True
-    for ctx in range(CTX_CPU, CTX_TASK + 1):
-        if next_group(S, ctx, 1, -1) >= 0 or next_group(S, ctx, 0, -1) >= 0:
+    for which in range(2):
+        ctx = S.this_cpu if which == 0 else host.task_ctx
+        if ctx >= 0 and (next_group(S, ctx, 1, -1) >= 0 or next_group(S, ctx, 0, -1) >= 0):
             empty = False
     if empty:
         return

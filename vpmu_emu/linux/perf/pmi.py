@@ -43,13 +43,13 @@ MOST_LOOPS = 100
 @jit()
 def perf_event_overflow(S, E, i):
     """Event i has ended a period: 1 if it fires too often and must stop until the next tick."""
-    host = S.host
-    event = host.perf_events[i]
+    host = S.percpu[S.this_cpu]
+    event = S.perf_events[i]
     if event.sample_period == ZERO:
         return 0
     throttle = 0
     # perf_throttled_seq: the number of ticks so far
-    seq = S.cores[0].t // S.config.tick_interval
+    seq = S.cores[S.this_cpu].t // S.config.tick_interval
     if seq != event.interrupts_seq:
         event.interrupts_seq = seq
         event.interrupts = 1
@@ -70,19 +70,19 @@ def perf_event_overflow(S, E, i):
 @jit()
 def perf_event_nmi_handler(S, E):
     """intel_pmu_handle_irq(): acknowledge every overflow, restart its period, tell its owner."""
-    host = S.host
+    host = S.percpu[S.this_cpu]
     host.nmis += ONE
     retire(S, E, COST_NMI_ENTRY)
     if host.force_exclude_guest != 0 and S.config.without & W_FORBID_NMI == ZERO:
         # Patch 09: what overflowed is the guest's.
-        emit(E, S.cores[0].t, TR_NMI_HANDLER, ZERO, ZERO, ONE, ZERO)
+        emit(E, S.cores[S.this_cpu].t, TR_NMI_HANDLER, ZERO, ZERO, ONE, ZERO)
         return
     retire(S, E, COST_NMI_HANDLER)
     was_enabled = host.enabled
     host.enabled = 0
     wrmsrl(S, E, MSR_CORE_PERF_GLOBAL_CTRL, ZERO)
     status = rdmsrl(S, E, MSR_CORE_PERF_GLOBAL_STATUS)
-    emit(E, S.cores[0].t, TR_NMI_HANDLER, ZERO, status, ZERO, ZERO)
+    emit(E, S.cores[S.this_cpu].t, TR_NMI_HANDLER, ZERO, status, ZERO, ZERO)
     loops = 0
     while status != ZERO:
         loops += 1
@@ -112,8 +112,8 @@ def perf_event_nmi_handler(S, E):
 @jit()
 def handle_nmis(S, E):
     """Take the NMIs that are due; inside a handler further ones wait for its end."""
-    core = S.cores[0]
-    host = S.host
+    core = S.cores[S.this_cpu]
+    host = S.percpu[S.this_cpu]
     while core.nmi_pending != 0 and host.in_nmi == 0:
         core.nmi_pending = 0
         host.in_nmi = 1
@@ -131,20 +131,20 @@ def charge(S, E, row):
 @jit()
 def sysvec_apic_timer_interrupt(S, E):
     """The host's local timer: rotation of flexible events, and at a tick the end of throttling."""
-    host = S.host
-    now = S.cores[0].t
+    host = S.percpu[S.this_cpu]
+    now = S.cores[S.this_cpu].t
     host.timer_irqs += ONE
     host.timer_at = NEVER
     retire(S, E, COST_TIMER)
     if host.mux_at <= now:
         host.mux_at = NEVER
         if perf_rotate_context(S, E) != 0:
-            host.mux_at = S.cores[0].t + S.config.mux_interval
+            host.mux_at = S.cores[S.this_cpu].t + S.config.mux_interval
     if host.tick_at <= now:
         host.tick_at = NEVER
         perf_pmu_disable(S, E)
-        for i in range(host.rows):  # perf_adjust_freq_unthr_context()
-            event = host.perf_events[i]
+        for i in range(S.perf_rows):  # perf_adjust_freq_unthr_context()
+            event = S.perf_events[i]
             if event.used != 0 and event.interrupts == THROTTLED:
                 event.interrupts = 0
                 if event.state == PERF_EVENT_STATE_ACTIVE:

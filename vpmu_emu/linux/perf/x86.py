@@ -10,7 +10,7 @@ import numpy as np
 
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.native import MSR_TSC_DEADLINE, rdpmcl, wrmsrl
-from vpmu_emu.linux.state import PERF_EVENT_STATE_ACTIVE, PERF_EVENT_STATE_INACTIVE
+from vpmu_emu.linux.state import CTX_TASK, PERF_EVENT_STATE_ACTIVE, PERF_EVENT_STATE_INACTIVE
 from vpmu_emu.linux.trace_kinds import TR_PERF_STATE
 from vpmu_emu.machine.bits import lowest_bit, popcount
 from vpmu_emu.machine.pmu import EV_COUNTERS, EV_FIXED, event_row
@@ -52,12 +52,18 @@ def counter_bit(idx):
     return ONE << U64(idx if idx < N_GP else idx + 24)
 
 
+@jit(inline=True)
+def ctx_is_active(S, ctx):
+    """Whether time passes for the events of a context: a CPU's always, a task's while it runs."""
+    return ctx < CTX_TASK or S.percpu[S.this_cpu].task_ctx == ctx
+
+
 @jit()
 def perf_event_update_time(S, i):
     """Bring total_time_enabled and total_time_running up to now. Modifies the event."""
-    event = S.host.perf_events[i]
-    now = S.cores[0].t
-    if event.ctx == 0 or S.host.task_in != 0:
+    event = S.perf_events[i]
+    now = S.cores[S.this_cpu].t
+    if ctx_is_active(S, event.ctx):
         delta = now - event.tstamp
         if event.state >= PERF_EVENT_STATE_INACTIVE:
             event.total_time_enabled += delta
@@ -69,19 +75,19 @@ def perf_event_update_time(S, i):
 @jit()
 def perf_event_set_state(S, E, i, state):
     """Change the state of event i; its times follow."""
-    event = S.host.perf_events[i]
+    event = S.perf_events[i]
     if event.state == state:
         return
     perf_event_update_time(S, i)
-    emit(E, S.cores[0].t, TR_PERF_STATE, ZERO, U64(i), U64(event.state + 2), U64(state + 2))
+    emit(E, S.cores[S.this_cpu].t, TR_PERF_STATE, ZERO, U64(i), U64(event.state + 2), U64(state + 2))
     event.state = state
 
 
 @jit()
 def x86_perf_event_update(S, E, i):
     """Add what the counter grew by to event->count, with one RDPMC."""
-    event = S.host.perf_events[i]
-    core = S.cores[0]
+    event = S.perf_events[i]
+    core = S.cores[S.this_cpu]
     idx = event.idx
     if idx < N_GP:
         raw = rdpmcl(S, E, U64(idx))
@@ -98,8 +104,8 @@ def x86_perf_event_update(S, E, i):
 @jit()
 def x86_perf_event_set_period(S, E, i):
     """Load the counter so that it overflows after period_left events; 1 if a period has just ended."""
-    event = S.host.perf_events[i]
-    core = S.cores[0]
+    event = S.perf_events[i]
+    core = S.cores[S.this_cpu]
     left = event.period_left
     period = np.int64(event.period)
     ended = 0
@@ -126,8 +132,8 @@ def x86_perf_event_set_period(S, E, i):
 @jit()
 def _program(S, E, i, on):
     # intel_pmu_enable_event(), intel_pmu_disable_event()
-    host = S.host
-    event = host.perf_events[i]
+    host = S.percpu[S.this_cpu]
+    event = S.perf_events[i]
     idx = event.idx
     bit = counter_bit(idx)
     host.intel_ctrl_guest_mask &= ~bit
@@ -162,8 +168,8 @@ def _program(S, E, i, on):
 @jit()
 def x86_pmu_start(S, E, i, reload):
     """Let a scheduled event count; `reload` 1 loads its period first (PERF_EF_RELOAD)."""
-    host = S.host
-    event = host.perf_events[i]
+    host = S.percpu[S.this_cpu]
+    event = S.perf_events[i]
     if reload != 0:
         x86_perf_event_set_period(S, E, i)
     event.stopped = 0
@@ -176,8 +182,8 @@ def x86_pmu_start(S, E, i, reload):
 @jit()
 def x86_pmu_stop(S, E, i, update):
     """Stop an event that counts; `update` 1 brings its count up to date (PERF_EF_UPDATE)."""
-    host = S.host
-    event = host.perf_events[i]
+    host = S.percpu[S.this_cpu]
+    event = S.perf_events[i]
     idx = event.idx
     if idx < 0 or host.events[idx] != i:
         return
@@ -192,7 +198,7 @@ def x86_pmu_stop(S, E, i, update):
 @jit()
 def perf_pmu_disable(S, E):
     """Stop the PMU as a whole; calls nest."""
-    host = S.host
+    host = S.percpu[S.this_cpu]
     host.disable_count += 1
     if host.disable_count == 1 and host.enabled != 0:
         host.enabled = 0
@@ -202,7 +208,7 @@ def perf_pmu_disable(S, E):
 @jit()
 def intel_pmu_enable_all(S, E):
     """Write FIXED_CTR_CTRL if it changed, then GLOBAL_CTRL without the counters of exclude_host events."""
-    host = S.host
+    host = S.percpu[S.this_cpu]
     if host.fixed_ctrl_val != host.active_fixed_ctrl_val:
         wrmsrl(S, E, MSR_CORE_PERF_FIXED_CTR_CTRL, host.fixed_ctrl_val)
         host.active_fixed_ctrl_val = host.fixed_ctrl_val
@@ -212,7 +218,7 @@ def intel_pmu_enable_all(S, E):
 @jit()
 def perf_pmu_enable(S, E):
     """Undo one perf_pmu_disable(); the last one programs what was scheduled meanwhile (x86_pmu_enable)."""
-    host = S.host
+    host = S.percpu[S.this_cpu]
     host.disable_count -= 1
     if host.disable_count != 0 or host.enabled != 0:
         return
@@ -220,7 +226,7 @@ def perf_pmu_enable(S, E):
         running = host.n_events - host.n_added
         for k in range(running):  # first stop what moves to another counter
             i = host.event_list[k]
-            event = host.perf_events[i]
+            event = S.perf_events[i]
             if event.idx < 0 or (event.idx == host.assign[k] and host.last_event[event.idx] == i):
                 continue
             if event.stopped != 0:
@@ -228,7 +234,7 @@ def perf_pmu_enable(S, E):
             x86_pmu_stop(S, E, i, 1)
         for k in range(host.n_events):
             i = host.event_list[k]
-            event = host.perf_events[i]
+            event = S.perf_events[i]
             idx = host.assign[k]
             if event.idx != idx or host.last_event[idx] != i:
                 event.idx = idx
@@ -264,13 +270,13 @@ def x86_schedule_events(S, n):
 
     Returns 4 bits of `idx` per row, lowest row first, or NO_ASSIGNMENT.
     """
-    host = S.host
-    core = S.cores[0]
+    host = S.percpu[S.this_cpu]
+    core = S.cores[S.this_cpu]
     packed = ZERO
     used = ZERO
     k = 0
     while k < n:  # everybody keeps the counter that it had, if that works
-        event = host.perf_events[host.event_list[k]]
+        event = S.perf_events[host.event_list[k]]
         if event.idx < 0:
             break
         bit = ONE << U64(event.idx)
@@ -287,7 +293,7 @@ def x86_schedule_events(S, n):
     placed = 0
     for weight in range(1, N_CTR + 1):
         for j in range(n):
-            event = host.perf_events[host.event_list[j]]
+            event = S.perf_events[host.event_list[j]]
             choice = x86_get_event_constraints(core, event.config)
             if popcount(choice) != U64(weight):
                 continue
@@ -308,7 +314,7 @@ def x86_schedule_events(S, n):
 @jit()
 def x86_pmu_add(S, i):
     """Take event i into the set that is scheduled; 0, or EINVAL if the counters do not suffice."""
-    host = S.host
+    host = S.percpu[S.this_cpu]
     n = host.n_events
     if n == N_CTR:
         return EINVAL
@@ -319,7 +325,7 @@ def x86_pmu_add(S, i):
         return EINVAL
     for k in range(n + 1):
         host.assign[k] = np.int64((packed >> (U64(k) * U4)) & U15)
-    event = host.perf_events[i]
+    event = S.perf_events[i]
     event.stopped = 1
     event.arch_stopped = 0
     host.n_events = n + 1
@@ -330,7 +336,7 @@ def x86_pmu_add(S, i):
 @jit()
 def x86_pmu_del(S, E, i):
     """Take event i off the hardware, its count brought up to date."""
-    host = S.host
+    host = S.percpu[S.this_cpu]
     x86_pmu_stop(S, E, i, 1)
     for k in range(host.n_events):
         if host.event_list[k] == i:
@@ -348,7 +354,7 @@ def x86_pmu_del(S, E, i):
 @jit()
 def host_timer_program(S, E):
     """Arm the local APIC's TSC deadline for the next timer of the host (tick_program_event)."""
-    host = S.host
+    host = S.percpu[S.this_cpu]
     at = min(host.mux_at, host.tick_at)
     if at != host.timer_at:
         host.timer_at = at
