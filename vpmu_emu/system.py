@@ -288,7 +288,7 @@ class System:
         for k, core in enumerate(self.cores):
             core.inject = inject_bits(inject)
             fill_core(core, self.model)
-            core.cores, core.number = cores, k
+            core.cores, core.number, core.space = cores, k, k
             engine.reset_core(core, np.uint64(k))
             core.slot_size[0] = self.ram_size
         self._load(program)
@@ -603,7 +603,7 @@ def _kind_of(code: bytes) -> str:
 
 def _retired(core: Any) -> int:
     """Instructions of the program, not the host kernel's, that a core retired."""
-    return int(core.total[0, 0]) + int(core.total[1, 0]) - int(core.stats.host_insns)
+    return int(core.total[0, 0]) + int(core.total[1, 0]) - int(core.stats.host_insns) - int(core.stats.task_insns)
 
 
 def _counters(core: Any) -> list[int]:

@@ -20,7 +20,7 @@ from vpmu_emu.machine.ring import (
     TR_GUEST_WRMSR,
     TR_MSR_FAULT,
 )
-from vpmu_emu.machine.state import N_BREAK, N_WATCH
+from vpmu_emu.machine.state import GENERATIONS, N_BREAK, N_WATCH
 from vpmu_emu.system import System
 from vpmu_emu.tables.msrs import by_name, msr_name, value_words
 
@@ -281,7 +281,7 @@ class Session:
         # A breakpoint is part of decoded code: throw that away.
         E.generation += 1
         E.n_uops = 1
-        if E.generation & 0xFFF == 0:  # keys hold that much of it
+        if E.generation & (GENERATIONS - 1) == 0:  # keys hold that much of it
             E.map_key[:] = 0
 
     # --- looking --------------------------------------------------------------------------------

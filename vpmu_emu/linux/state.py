@@ -93,7 +93,7 @@ PERF_EVENT = np.dtype(
         ("samples", "u8"),  # overflows reported to its handler
         ("child_count", "u8"),  # counts of inherited events that are gone
         ("child_enabled", "i8"),  # and their times
-        ("child_running", "i8"),
+        ("child_running", "i8"),  # on counters
         # struct perf_buffer: 0 until it is mapped
         ("buffer", "i8"),  # index of the control page in the array of physical memory; data follows it
         ("buffer_pages", "i8"),  # pages of data, a power of 2
@@ -163,11 +163,11 @@ PERCPU = np.dtype(
         ("vpmi_irqs", "u8"),  # guest PMIs taken through vector 0xf5 (VPMI of /proc/interrupts)
         ("rotations", "u8"),  # turns of the multiplexing timer
         ("throttles", "u8"),  # events stopped until the next tick
-        ("context_switches", "u8"),
+        ("context_switches", "u8"),  # times that a task was switched to
         ("user_insns", "u8"),  # instructions that host programs retired on this core at CPL 3
         ("user_cycles", "u8"),  # unhalted time of theirs, in 1/16 cycle
         ("mark_insns", "u8"),  # running totals when the present stretch of a host program began
-        ("mark_cycles", "u8"),
+        ("mark_cycles", "u8"),  # and their time
     ]
 )
 
@@ -270,14 +270,14 @@ VCPU = np.dtype(
         ("msr_access", "i8", (N_MSR_ROWS,)),  # 0 read-write, 1 read-only, 2 write-only, 3 dropped
         ("msr_dropped", "i8", (N_MSR_ROWS,)),  # first instances that never fault although absent
         # of the guest while the vCPU is not loaded on a core
-        ("regs", "u8", (N_REGS,)),
-        ("cr2", "u8"),
-        ("star", "u8"),
-        ("lstar", "u8"),
-        ("cstar", "u8"),
-        ("fmask", "u8"),
-        ("kernel_gs_base", "u8"),
-        ("tsc_aux", "u8"),
+        ("regs", "u8", (N_REGS,)),  # general registers and segment bases
+        ("cr2", "u8"),  # address of the last page fault
+        ("star", "u8"),  # SYSCALL and SYSRET
+        ("lstar", "u8"),  # entry of SYSCALL
+        ("cstar", "u8"),  # entry of SYSCALL in compatibility mode
+        ("fmask", "u8"),  # flags that SYSCALL clears
+        ("kernel_gs_base", "u8"),  # SWAPGS
+        ("tsc_aux", "u8"),  # RDTSCP
         ("vapic", LAPIC),  # its virtual-APIC page
         ("fastpaths", "u8"),  # re-entries inside the inner loop
         ("pmu", KVM_PMU),  # its virtual PMU
@@ -299,9 +299,9 @@ VM = np.dtype(
         ("pmu_off", "i8"),  # KVM_CAP_PMU_CAPABILITY with KVM_PMU_CAP_DISABLE
         ("ram_size", "u8"),  # bytes of the memory slot at guest address 0
         # memory slots: guest-physical base, size in bytes, index into the array of physical memory
-        ("slot_gpa", "u8", (N_SLOTS,)),
-        ("slot_size", "u8", (N_SLOTS,)),
-        ("slot_hpa", "u8", (N_SLOTS,)),
+        ("slot_gpa", "u8", (N_SLOTS,)),  # guest-physical
+        ("slot_size", "u8", (N_SLOTS,)),  # length 0: unused
+        ("slot_hpa", "u8", (N_SLOTS,)),  # where it lies
     ]
 )
 
@@ -356,9 +356,9 @@ TASK = np.dtype(
         ("migrations", "u8"),  # times that it changed cores
         ("sum_exec", "i8"),  # time that it ran in all
         # at CPL 3, while it does not run
-        ("regs", "u8", (N_REGS,)),
-        ("rip", "u8"),
-        ("rflags", "u8"),
+        ("regs", "u8", (N_REGS,)),  # general registers and segment bases
+        ("rip", "u8"),  # next instruction
+        ("rflags", "u8"),  # status and interrupt flags
     ]
 )
 
@@ -381,7 +381,7 @@ MM = np.dtype(
         ("users", "i8"),  # threads that use it, 0: free
         ("cr3", "u8"),  # its page tables
         ("mmap_next", "u8"),  # where the next mapping goes
-        ("vmas", VMA, (N_VMAS,)),
+        ("vmas", VMA, (N_VMAS,)),  # its mappings
     ]
 )
 
@@ -417,13 +417,13 @@ SYSTEM = np.dtype(
         ("perf_rows", "i8"),  # 1 + the highest row of `perf_events` that is in use
         ("perf_events", PERF_EVENT, (N_EVENTS,)),  # every perf event
         ("contexts", CONTEXT, (N_CONTEXTS,)),  # every perf context
-        ("next_pid", "i8"),
+        ("next_pid", "i8"),  # number of the next task
         ("free_page", "i8"),  # physical memory from here on is free: index into the array
-        ("tasks", TASK, (N_TASKS,)),
-        ("mms", MM, (N_MMS,)),
-        ("files", FILE, (N_FILES,)),
-        ("vms", VM, (N_VMS,)),
-        ("vcpus", VCPU, (N_VCPUS,)),
+        ("tasks", TASK, (N_TASKS,)),  # threads of the host programs
+        ("mms", MM, (N_MMS,)),  # their address spaces
+        ("files", FILE, (N_FILES,)),  # what they have open
+        ("vms", VM, (N_VMS,)),  # virtual machines
+        ("vcpus", VCPU, (N_VCPUS,)),  # their virtual CPUs
     ]
 )
 

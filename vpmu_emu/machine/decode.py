@@ -74,6 +74,7 @@ from vpmu_emu.machine.ops import (
 )
 from vpmu_emu.machine.physical import NOWHERE, PAGE_CODE
 from vpmu_emu.machine.state import (
+    GENERATIONS,
     LANE_BITS,
     LANES1,
     N_MAP,
@@ -103,9 +104,9 @@ LAST_SHIFT = HOT_OP["ror_rr32"]
 FIRST_COLD_SHIFT = COLD_OP["shl"]
 _MAP_MASK = U64(N_MAP - 1)
 _BP_MASK = U64(N_PREDICTOR - 1)
-_U60 = U64(60)
+_U58 = U64(58)
 _LOW48 = U64((1 << 48) - 1)
-_GENERATION = U64(0xFFF)
+_GENERATION = U64(GENERATIONS - 1)
 _U10 = U64(10)
 _MAX_BLOCK = 64
 _MAX_LENGTH = 15
@@ -455,11 +456,11 @@ def map_slot(rip):
 
 @jit(inline=True)
 def map_key(E, rip):
-    """What it keeps there: the address under the present generation of decoded code, core and ring.
+    """What it keeps there: the address under the present generation of decoded code, space and ring.
 
     A page may be executable at CPL 0 and not at CPL 3: neither finds what the other has decoded.
     """
-    return ((rip & _LOW48) + ONE) ^ ((U64(E.generation) & _GENERATION) << U48) ^ (U64(E.bank) << _U60)
+    return ((rip & _LOW48) + ONE) ^ ((U64(E.generation) & _GENERATION) << U48) ^ (U64(E.bank) << _U58)
 
 
 @jit()

@@ -163,7 +163,7 @@ def run_slice(core, M, E, tlim):
     tlb_write = core.tlb_write[row]
     add_read = core.add_read[row]
     add_write = core.add_write[row]
-    E.bank = row | core.number << 1
+    E.bank = row | core.space << 1
     slots = CHUNK * core.latency[LAT_SLOT]
     miss = core.latency[LAT_MISPREDICT]
     fz = core.fz

@@ -53,9 +53,12 @@ from vpmu_emu.machine.state import (
     RUN_LIMIT,
     RUN_SLICE,
     RUN_STOPPED,
+    RUN_TRAP,
     RUN_WATCH,
     STOP_HALTED,
     STOP_TRIPLE_FAULT,
+    TRAP_EXCEPTION,
+    TRAP_INTERRUPT,
 )
 from vpmu_emu.machine.u64 import ALL, ONE, U64, ZERO
 from vpmu_emu.machine.vmx import (
@@ -88,8 +91,8 @@ STACK_OPS = tuple(
 
 @jit()
 def guest_instructions(core):
-    """Instructions that programs retired, as uint64: all that retired less the host kernel's own."""
-    return core.total[0, C_INST] + core.total[1, C_INST] - core.stats.host_insns
+    """Instructions that the guest retired, as uint64: all that retired less the host's own."""
+    return core.total[0, C_INST] + core.total[1, C_INST] - core.stats.host_insns - core.stats.task_insns
 
 
 @jit()
@@ -194,8 +197,13 @@ def _shutdown(core, M, E, vector):
 
 @jit()
 def _interrupts(core, M, E):
-    """Take at most one interrupt: CODE_NEXT, CODE_EXIT or RUN_STOPPED."""
+    """Take at most one interrupt: CODE_NEXT, CODE_EXIT, RUN_STOPPED or RUN_TRAP."""
     virtual = core.vmx.nonroot != 0
+    if core.kernel != 0 and not virtual:
+        # The kernel of this program is compiled code: it takes what is due itself.
+        if core.trap == 0 and (core.nmi_pending != 0 or lapic_pending(core.lapic) >= 0):
+            core.trap = TRAP_INTERRUPT
+        return RUN_TRAP if core.trap != 0 else CODE_NEXT
     if not virtual and core.nmi_pending != 0 and core.nmi_blocked == 0 and core.shadow != 2:
         core.nmi_pending = 0
         core.nmi_blocked = 1
@@ -288,6 +296,11 @@ def _raise(core, M, E, kind):
         vm_exit(core, M, E, NO_VECTOR)
         return CODE_EXIT
     core.shadow = 0
+    if core.kernel != 0 and core.vmx.nonroot == 0:
+        core.trap = TRAP_EXCEPTION | vector
+        core.trap_error = E.fault_error
+        core.cr2 = E.fault_address
+        return RUN_TRAP
     code = _deliver(core, M, E, vector, kind, E.fault_has_error, E.fault_error)
     if code != CODE_NEXT:
         return _shutdown(core, M, E, vector)

@@ -33,7 +33,7 @@ from vpmu_emu.machine.physical import (
     st32,
     st64,
 )
-from vpmu_emu.machine.state import CLASS, N_ITLB, N_L1, N_LLC, N_MAP, N_TLB
+from vpmu_emu.machine.state import CLASS, GENERATIONS, N_ITLB, N_L1, N_LLC, N_MAP, N_TLB
 from vpmu_emu.machine.u64 import ALL, BYTE, ONE, PAGE_BASE, U2, U3, U4, U8, U12, U64, ZERO
 from vpmu_emu.tables.cpus import LATENCIES
 
@@ -193,7 +193,7 @@ def drop_decoded(E):
     if E.n_uops > 1:
         E.n_uops = 1
         E.generation += 1
-        if E.generation & 0xFFF == 0:
+        if E.generation & (GENERATIONS - 1) == 0:  # keys hold that much of it
             for i in range(N_MAP):
                 E.map_key[i] = ZERO
 

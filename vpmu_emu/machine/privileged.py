@@ -64,6 +64,7 @@ from vpmu_emu.machine.state import (
     RDX,
     REG_GS,
     RSP,
+    TRAP_SYSCALL,
 )
 from vpmu_emu.machine.u64 import ALL, BYTE, LOW32, ONE, U3, U8, U15, U16, U32, U48, U64, WORD, ZERO
 from vpmu_emu.machine.vmx import (
@@ -378,6 +379,11 @@ def _syscall(core, E, u):
     fold_flags(core)
     core.regs[RCX] = u.rip + U64(u.len)
     core.regs[11] = core.rflags
+    if core.kernel != 0 and core.vmx.nonroot == 0:
+        core.rip = core.regs[RCX]
+        core.trap = TRAP_SYSCALL
+        spread_flags(core)
+        return CODE_EDGE
     core.rip = core.lstar
     core.rflags = (core.rflags & ~core.fmask) | RFLAGS_FIXED
     spread_flags(core)

@@ -18,6 +18,8 @@ N_GP = 8  # general-purpose counters that the record has room for
 N_FIXED = 4  # fixed counters
 N_CTR = N_GP + N_FIXED  # counter i < N_GP is IA32_PMCi, N_GP + j is IA32_FIXED_CTRj
 N_TLB = 256  # direct-mapped entries for reads, and as many for writes, at CPL 0 and at CPL > 0
+N_SPACES = 32  # address spaces, see core.space
+GENERATIONS = 1 << 10  # of decoded code that its keys tell apart: 48 bits address, 10 these, 6 space, ring
 N_ITLB = 64  # pages that instructions were fetched from since the last flush
 N_PREDICTOR = 1024  # 2-bit counters
 N_L1 = 512  # direct-mapped 64-byte lines
@@ -198,6 +200,7 @@ STATS = np.dtype(
         ("overflows", "u8"),  # hardware counter overflows
         ("host_insns", "u8"),  # instructions that host work retired
         ("host_branches", "u8"),
+        ("task_insns", "u8"),  # instructions of host programs at CPL 3 in root mode
         ("host_time", "i8"),  # time that host work took
         ("exceptions", "u8", (32,)),  # delivered, by vector
     ]
@@ -252,6 +255,10 @@ CORE = np.dtype(
         ("activity", "i8"),  # 0 active, 1 halted, 2 waiting for a startup message
         ("cores", "i8"),  # cores on the board
         ("number", "i8"),  # which of them this is
+        ("space", "i8"),  # address space that runs: decoded code of two is kept apart; below N_SPACES
+        ("kernel", "i8"),  # 1: CPL 0 of root mode is compiled code: a program at CPL 3 traps to it
+        ("trap", "i8"),  # why it did, until that is dealt with: TRAP_*, 0 none
+        ("trap_error", "u8"),  # error code of the exception
         ("stop", "i8"),  # why the run ended (STOP_*), 0 while it goes on
         ("stop_info", "u8"),  # debug-exit value, vector of a triple fault
         ("serial_len", "i8"),  # bytes written to COM1
@@ -360,7 +367,7 @@ ENGINE = np.dtype(
         ("intent", "i8"),  # 1: what is read will be written back
         ("page_global", "i8"),  # the last translation met a global page
         ("bus_address", "u8"),  # physical address of an access that no memory answers
-        ("bank", "i8"),  # core << 1 | (CPL > 0) of the slice: decoded code is kept apart
+        ("bank", "i8"),  # core.space << 1 | (CPL > 0) of the slice: decoded code is kept apart
         ("fault_canonical", "i8"),  # 0: it is a #GP for a non-canonical address
         ("retired", "i8"),  # set by a system instruction that retired itself
         # of the instruction that is stepped over while somebody records: what was before it
@@ -432,3 +439,8 @@ RUN_BREAK = 101
 RUN_WATCH = 102
 RUN_STOPPED = 103  # core.stop says why
 RUN_LIMIT = 104  # E.insn_limit is reached
+RUN_TRAP = 105  # a program in root mode needs its kernel: core.trap
+RUN_SYSCALL = 106  # a host program has a system call for Python
+TRAP_SYSCALL = 256  # values of core.trap
+TRAP_INTERRUPT = 257
+TRAP_EXCEPTION = 512  # and the vector

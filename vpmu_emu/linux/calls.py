@@ -1,0 +1,47 @@
+"""The one door by which plain Python calls the compiled kernel: an operation and its numbers.
+
+Each compiled function that Python may call needs a wrapper, which takes long to compile; this is the only
+one besides the run loops. Works for `S.this_cpu`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vpmu_emu._jit import borrowed, jit
+from vpmu_emu.linux.perf.event import (
+    perf_event_disable,
+    perf_event_enable,
+    perf_event_period,
+    perf_event_read_value,
+    perf_event_release_kernel,
+)
+from vpmu_emu.linux.perf.pmi import charge
+from vpmu_emu.machine.u64 import U64
+
+CALL_CHARGE = 0  # a: row of the costs
+CALL_PERF_ENABLE = 1  # a: event
+CALL_PERF_DISABLE = 2  # a: event
+CALL_PERF_READ = 3  # a: event; answers its count
+CALL_PERF_PERIOD = 4  # a: event, b: the new period
+CALL_PERF_RELEASE = 5  # a: event
+
+
+@jit(entry=True)
+def kernel_call(S, M, E, op, a, b):
+    """Do operation `op` (CALL_*) with numbers a and b, int64; what it answers, or a negative errno."""
+    M = borrowed(M)
+    answer = 0
+    if op == CALL_CHARGE:
+        charge(S, E, a)
+    elif op == CALL_PERF_ENABLE:
+        perf_event_enable(S, E, a)
+    elif op == CALL_PERF_DISABLE:
+        perf_event_disable(S, E, a)
+    elif op == CALL_PERF_READ:
+        answer = np.int64(perf_event_read_value(S, E, a))
+    elif op == CALL_PERF_PERIOD:
+        answer = perf_event_period(S, E, a, U64(b))
+    elif op == CALL_PERF_RELEASE:
+        perf_event_release_kernel(S, E, a)
+    return answer
