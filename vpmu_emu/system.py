@@ -602,8 +602,9 @@ def _kind_of(code: bytes) -> str:
 
 
 def _retired(core: Any) -> int:
-    """Instructions of the program, not the host kernel's, that a core retired."""
-    return int(core.total[0, 0]) + int(core.total[1, 0]) - int(core.stats.host_insns) - int(core.stats.task_insns)
+    """Instructions of the program, not the host's, that a core retired."""
+    own = int(core.stats.host_insns) + int(core.stats.task_insns)
+    return int(core.total[0, 0]) + int(core.total[1, 0]) - own
 
 
 def _counters(core: Any) -> list[int]:
