@@ -1,1 +1,1 @@
-"""System calls of host programs: rare, so plain Python over the same record, with nothing kept beside it."""
+"""System calls of host programs: rare, so plain Python over the same record, nothing kept beside it."""
