@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.linux.guests import run, system, window
+from tests.linux.guests import INSTRUCTIONS, run, system, window
+from vpmu_emu.linux.perf.event import perf_event_release_kernel
+from vpmu_emu.linux.setup import perf_report
 from vpmu_emu.linux.trace_kinds import (
     REPROGRAM_NAMES,
     TR_INJECT_NMI,
@@ -301,9 +303,8 @@ def test_cpuid_shows_the_guests_pmu():
     assert run(body, "none")[1]["registers"]["rsi"] == 0
 
 
-def test_unused_events_are_released_after_a_sleep():
-    """kvm_pmu_cleanup() at the sched-in after the next: the selector is off and was not touched."""
-    sleep = """
+# sleeps 50000 cycles
+SLEEP = """
     rdtsc
     shl rdx, 32
     or rax, rdx
@@ -315,8 +316,9 @@ def test_unused_events_are_released_after_a_sleep():
     sti
     hlt
     cli
-    """
-    body = """
+"""
+# an event of PMC0 that has counted; its selector is off
+USED = """
     WRMSR32 0x38f, 0
     WRMSR32 0x186, 0x4300c0
     WRMSR32 0x38f, 1
@@ -324,13 +326,98 @@ def test_unused_events_are_released_after_a_sleep():
     WRMSR32 0x38f, 0
     WRMSR32 0x186, 0
     WRMSR32 0x832, 0x40020
-    """ + sleep * 2
-    guest = PMI_GUEST.format(
-        vector=0x20, lvtpc=1 << 16, handler="WRMSR32 0x80b, 0", body=body
-    )
+"""
+
+
+def sleeper(body):
+    return PMI_GUEST.format(vector=0x20, lvtpc=1 << 16, handler="WRMSR32 0x80b, 0", body=body)
+
+
+def test_unused_events_are_released_after_a_sleep():
+    """kvm_pmu_cleanup() at the sched-in after the next: the selector is off and was not touched."""
+    guest = sleeper(USED + SLEEP * 2)
     _, result = run(guest, "emulated")
     assert (result["kvm"]["created"], result["kvm"]["released"]) == (1, 1)
     assert result["counters"]["pmc0"] == run(guest, "bare")[1]["counters"]["pmc0"]
+
+
+@pytest.mark.parametrize(
+    ("touch", "released"),
+    [
+        ("WRMSR32 0xc1, 5\n", 0),
+        ("WRMSR32 0x186, 0\n", 0),  # even if it changes nothing
+        ("WRMSR32 0x4c1, 5\n", 1),  # intel_msr_idx_to_pmc() does not know the full-width address
+        ("WRMSR32 0xc2, 5\n", 1),  # another counter
+        ("WRMSR32 0x38f, 0\n", 1),
+        ("RDMSR32 0xc1\n", 1),
+    ],
+)
+def test_only_writes_to_its_own_registers_keep_an_event_for_another_slice(touch, released):
+    guest = sleeper(USED + SLEEP + touch + SLEEP)
+    assert run(guest, "emulated")[1]["kvm"]["released"] == released
+
+
+def test_an_event_whose_selector_is_on_outlives_every_sleep():
+    guest = sleeper(USED.replace("WRMSR32 0x186, 0\n", "") + SLEEP * 4)
+    assert run(guest, "emulated")[1]["kvm"]["released"] == 0
+
+
+def test_a_reprogram_that_fails_is_tried_again_with_the_next_request_and_makes_none():
+    """No room for another event: the bit is set again and the guest goes on."""
+    body = """
+    WRMSR32 0x38f, 0
+    WRMSR32 0x186, 0x4300c4
+    WRMSR32 0x38f, 1
+    jmp 1f
+1:  mov ebx, 1
+    cpuid
+    in al, 0x61
+    jmp 2f
+2:  WRMSR32 0x186, 0x4300c4
+    WRMSR32 0x187, 0x4300c4
+    jmp 3f
+3:  WRMSR32 0x38f, 0
+    EXIT 0
+    """
+    full = ["instructions:H"] * 52
+    machine = system(body, "emulated", trace=True, host_events=full)
+    for k in range(52, 64):  # rows that nobody looks at: an order that no list has
+        machine.S.perf_events[k].used = 1
+        machine.S.perf_events[k].ctx = -2
+    result = machine.result(machine.run()).to_json()
+    assert result["stop"] == "debug-exit"
+    # at the request that the write to the other selector brings, and to no end
+    assert [how for i, how in reprograms(machine) if i == 0] == ["off", "off", "failed", "failed", "off"]
+    assert result["counters"]["pmc0"] == 0
+
+
+def test_a_counter_in_error_comes_back_at_the_next_toggle_and_not_before():
+    """Pinned events hold every counter and go; the guest's own, in ERROR, does not notice."""
+    half = "jmp 1f\n 1: jmp 2f\n 2: nop\n in al, 0x61\n"
+    body = "WRMSR32 0x38f, 0\n WRMSR32 0x186, 0x4300c4\n WRMSR32 0x38f, 1\n" + half
+    body += "here: nop\n" + half + "WRMSR32 0x38f, 0\n WRMSR32 0x38f, 1\n" + half
+    body += "WRMSR32 0x38f, 0\n EXIT 0\n"
+    machine = system(body, "emulated", host_events=["branches:DH*8"])
+    while int(machine.core.rip) != machine.program.symbols["here"]:
+        machine.step()
+    states = [e["state"] for e in perf_report(machine.S)]
+    assert states == ["ACTIVE"] * 8 + ["ERROR"]
+    for i in range(8):
+        perf_event_release_kernel(machine.S, machine.E, i)
+    result = machine.result(machine.run()).to_json()
+    assert result["counters"]["pmc0"] == 2  # the last half's
+    assert result["kvm"]["created"] == 1
+    assert run(body, "emulated")[1]["counters"]["pmc0"] == 6
+
+
+def test_pin_control_is_ignored():
+    """Bit 19 reaches neither the event nor the hardware; another value of it is another selector."""
+    jump = "jmp 1f\n 1: nop\n"
+    plain, pin = (run(window(jump, INSTRUCTIONS | bit), "emulated")[1] for bit in (0, 1 << 19))
+    assert plain["counters"] == pin["counters"]
+    assert plain["perf"]["events"][0]["name"] == pin["perf"]["events"][0]["name"]
+    body = "WRMSR32 0x186, 0x4b00c0\n WRMSR32 0x186, 0x4300c0\n"
+    assert run(window(body), "emulated")[1]["kvm"]["created"] == 3
 
 
 def test_halt_without_a_wake_up_ends_the_run():

@@ -315,8 +315,9 @@ def kvm_pmu_set_msr(S, E, which, data, host_initiated):
                 kvm_pmu_recalc_pmc_emulation(pmu, k)
                 kvm_pmu_request_counter_reprogram(S, E, k)
     else:
-        # kvm_pmu_mark_pmc_in_use(), before any check
-        pmu.pmc_in_use |= pmc_bit(i)
+        # kvm_pmu_mark_pmc_in_use(), before any check; intel_msr_idx_to_pmc() knows no full-width address
+        if kind != PMU_PMC:
+            pmu.pmc_in_use |= pmc_bit(i)
         pmc = pmu.pmcs[i]
         if kind == PMU_EVNTSEL:
             if data & pmu.eventsel_rsvd != ZERO:
