@@ -60,6 +60,8 @@ from vpmu_emu.tables.mutants import unchecked_msrs
 from vpmu_emu.tables.vmcs import control_bit, vmcs_field
 
 HZ = 250
+SLICE_US = 2800  # sysctl_sched_base_slice of a machine with 8 CPUs or more, in microseconds
+QUANTUM = 1000 * 16  # how far one core may be ahead of another, in 1/16 cycle
 LOCAL_TIMER_VECTOR = 0xEC
 PAGE = 4096
 CR0_GUEST_BITS = 1 << 3 | 1 << 16  # TS WP
@@ -193,6 +195,9 @@ def init_config(
     config.tick_interval = model.tsc_khz * 1000 // HZ * 16
     config.mux_interval = config.tick_interval  # PERF_CPU_HRTIMER: 1000 / HZ ms
     config.max_samples_per_tick = 100_000 // HZ
+    config.n_cores = 1
+    config.quantum = QUANTUM
+    config.sched_slice = model.tsc_khz * SLICE_US // 1000 * 16
     level = COST_LEVELS.index(costs)
     for k, name in enumerate(COST_NAMES):
         cost = model.cost(name)
@@ -208,7 +213,7 @@ def init_host(S: Any, model: CpuModel) -> None:
         host.enabled = 1
         host.curr = host.vcpu = host.task_ctx = -1
         host.mux_at = host.tick_at = host.timer_at = NEVER
-        host.sched_at = host.wake_at = host.watchdog_at = NEVER
+        host.watchdog_at = NEVER
         lapic = core.lapic
         lapic.apic_base = BASE_RESET | BASE_X2APIC
         lapic.spiv = SPIV_ENABLE | U64(0xFF)
@@ -224,11 +229,7 @@ def init_host(S: Any, model: CpuModel) -> None:
         task.wake_at = NEVER
     for vcpu in S.vcpus:
         vcpu.task = vcpu.cpu = vcpu.user_exit = vcpu.exception = -1
-    S.percpu[0].online = 1
-    S.percpu[0].task_ctx = CTX_TASK
-    vcpu = S.vcpus[0]
-    vcpu.used = 1
-    vcpu.task = 0
+    S.this_vcpu = S.this_vm = 0
 
 
 def add_host_events(S: Any, events: Sequence[HostEvent]) -> None:
@@ -345,8 +346,11 @@ def build_vm(
     `shape` is the guest's PMU (`guest_shape`), `told` and `events` what its CPUID says of it
     (`guest_cpuid_shape`, `guest_events`).
     """
-    vcpu, config, core = S.vcpus[0], S.config, S.cores[0]
-    S.vms[0].ram_size = ram_size
+    vcpu, config = S.vcpus[0], S.config
+    vm = S.vms[0]
+    vm.used = 1
+    vm.ram_size = vm.slot_size[0] = ram_size
+    config.memory = len(M)
     vcpu.vmcs, vcpu.msr_bitmap, vcpu.msr_lists = (ram_size + k * PAGE for k in range(3))
     passthrough = int(config.mode) == MODE_PASSTHROUGH and shape.version > 0
     own_switch = passthrough and not int(config.without) & int(W_GLOBAL_CTRL_SWITCH)
@@ -416,7 +420,7 @@ def build_vm(
         if k < len(leaves):
             entry.leaf, entry.eax, entry.ebx, entry.ecx, entry.edx = leaves[k]
 
-    vapic = core.vapic
+    vapic = vcpu.vapic
     vapic.apic_base, vapic.spiv, vapic.timer_at = BASE_RESET, 0xFF, NEVER
     vapic.lvt[:] = LVT_MASKED
     S.vcpus[0].exception = -1
@@ -452,6 +456,45 @@ def _msr_bitmap(page: np.ndarray[Any, Any], S: Any, shape: Shape, passthrough: b
             passes(index)
         if S.config.all_passthrough:
             passes(0x38D)
+
+
+def _save_guest(S: Any, M: np.ndarray[Any, Any]) -> None:
+    """What core 0 holds becomes the state of vCPU 0: the guest begins where the program would."""
+    core, vcpu = S.cores[0], S.vcpus[0]
+    values = {
+        "GUEST_RIP": core.rip, "GUEST_RSP": core.regs[4], "GUEST_RFLAGS": core.rflags,
+        "GUEST_CR0": core.cr0, "GUEST_CR3": core.cr3, "GUEST_CR4": core.cr4,
+        "GUEST_IA32_EFER": core.efer, "GUEST_IA32_DEBUGCTL": core.pmu.debugctl,
+        "GUEST_SS_AR_BYTES": 0, "GUEST_TR_SELECTOR": core.tr, "GUEST_TR_BASE": core.tr_base,
+        "GUEST_TR_LIMIT": core.tr_limit, "GUEST_GDTR_BASE": core.gdt_base,
+        "GUEST_GDTR_LIMIT": core.gdt_limit, "GUEST_IDTR_BASE": core.idt_base,
+        "GUEST_IDTR_LIMIT": core.idt_limit, "GUEST_FS_BASE": core.regs[17],
+        "GUEST_GS_BASE": core.regs[18], "GUEST_INTERRUPTIBILITY_INFO": 0, "GUEST_ACTIVITY_STATE": 0,
+    }  # fmt: skip
+    for k, name in enumerate(("ES", "CS", "SS", "DS", "FS", "GS")):
+        values[f"GUEST_{name}_SELECTOR"] = core.selectors[k]
+    for name, value in values.items():
+        at = vcpu.vmcs + vmcs_field(name).offset
+        M[at : at + 8] = np.frombuffer(int(value).to_bytes(8, "little"), dtype=np.uint8)
+    vcpu.regs[:] = core.regs
+    for name in ("star", "lstar", "cstar", "fmask", "kernel_gs_base", "tsc_aux"):
+        vcpu[name] = core[name]
+
+
+def boot(S: Any, M: np.ndarray[Any, Any]) -> None:
+    """The host runs, and its first task is in KVM_RUN with vCPU 0."""
+    _save_guest(S, M)
+    for core in S.cores:
+        core.kernel = 1
+    task, vcpu, host = S.tasks[0], S.vcpus[0], S.percpu[0]
+    task.used = task.pid = task.tgid = 1
+    S.next_pid = 2
+    task.allowed = (1 << int(S.config.n_cores)) - 1
+    task.vcpu = 0
+    host.curr = 0
+    host.task_ctx = CTX_TASK
+    vcpu.used = 1
+    vcpu.task = 0
 
 
 def make_vm(
@@ -520,10 +563,11 @@ def make_vm(
         if not isinstance(filter, EventFilter):
             filter = load_filter(filter, model.events)  # noqa: A001
         set_event_filter(S, filter)
+    boot(S, M)
     if mode == "passthrough":
-        from vpmu_emu.linux.kvm.vcpu_passthrough import vcpu_run_passthrough as run
+        from vpmu_emu.linux.run_passthrough import run_host_passthrough as run
     else:
-        from vpmu_emu.linux.kvm.vcpu_emulated import vcpu_run_emulated as run
+        from vpmu_emu.linux.run_emulated import run_host_emulated as run
     return lambda: int(run(S, M, E))
 
 

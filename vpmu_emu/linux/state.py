@@ -138,8 +138,7 @@ PERCPU = np.dtype(
         ("need_resched", "i8"),  # TIF_NEED_RESCHED of it
         ("slice_end", "i8"),  # time at which its slice is over
         ("min_vruntime", "i8"),  # what a task that wakes begins with
-        ("sched_at", "i8"),  # next tick that the scheduler needs, NEVER when off (nohz_full)
-        ("wake_at", "i8"),  # next task that sleeps here wants to wake, NEVER
+        ("call", "i8"),  # 1: another core wants this one out of its guest, 2: it is and waits (csd_lock)
         ("vcpu", "i8"),  # vCPU whose state is on this core (vcpu_load), -1 none
         ("space", "i8"),  # address space that the core's TLB and decoded code belong to, see SPACE_*
         ("lockup", "i8"),  # 1: spins with interrupts off for ever (lkdtm HARDLOCKUP)
@@ -319,6 +318,7 @@ CONFIG = np.dtype(
         ("mux_interval", "i8"),  # PERF_CPU_HRTIMER in 1/16 cycle
         ("tick_interval", "i8"),  # 1/HZ in 1/16 cycle
         ("max_samples_per_tick", "i8"),  # 100000 / HZ
+        ("memory", "u8"),  # bytes of physical memory
         ("tsc_khz", "i8"),  # rate of the TSC
         ("n_cores", "i8"),  # cores that the host uses
         ("sched_slice", "i8"),  # sysctl_sched_base_slice in 1/16 cycle
@@ -333,6 +333,11 @@ CONFIG = np.dtype(
 TASK_RUNNING = 0
 TASK_INTERRUPTIBLE = 1  # sleeps until `wake_at`, or until somebody wakes it
 TASK_DEAD = 2
+
+ENTERED_NOT = 0  # it is at CPL 3 or in KVM_RUN
+ENTERED_SYSCALL = 1  # a system call that Python finishes
+ENTERED_FAULT = 2  # an exception: a signal
+ENTERED_KVM_RUN = 3  # KVM_RUN comes back: vcpu.user_exit
 
 TASK = np.dtype(
     [
@@ -349,7 +354,8 @@ TASK = np.dtype(
         ("exec_start", "i8"),  # time at which it was switched to
         ("last_t", "i8"),  # time at which it last left a core: the next one is not behind it
         ("wake_at", "i8"),  # end of its sleep, NEVER
-        ("syscall_at", "i8"),  # 1: it is in a system call that Python finishes
+        ("entered", "i8"),  # why it is in the kernel: ENTERED_*
+        ("fault", "i8"),  # vector of the exception then
         ("vcpu", "i8"),  # vCPU that it is in KVM_RUN with, -1 none
         ("exit_code", "i8"),  # what exit() gave; -signal when it was killed
         ("switches", "u8"),  # times it was switched to
@@ -409,6 +415,7 @@ SYSTEM = np.dtype(
     [
         ("config", CONFIG),  # settings
         ("this_cpu", "i8"),  # core that compiled code works for: index of cores and percpu
+        ("turn_end", "i8"),  # time at which its turn is over
         ("this_vcpu", "i8"),  # vCPU that it works for: index of vcpus
         ("this_vm", "i8"),  # and the VM of it
         ("cores", CORE, (N_CORES,)),  # the silicon

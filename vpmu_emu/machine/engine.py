@@ -79,7 +79,7 @@ from vpmu_emu.machine.vmx import (
 _LIMIT = U64(1 << 40)
 CR0_RESET = U64(0x8000_0033)  # PG NE ET MP PE
 CR4_RESET = U64(1 << 5)  # PAE
-_EFER_RESET = U64(1 << 8 | 1 << 10)  # LME LMA
+EFER_RESET = U64(1 << 8 | 1 << 10)  # LME LMA
 _S7 = U64(7)
 _S13 = U64(13)
 NO_VECTOR = -1
@@ -388,7 +388,7 @@ def reset_core(core, ident):
     core.rflags = RFLAGS_FIXED
     core.cr0 = CR0_RESET
     core.cr4 = CR4_RESET
-    core.efer = _EFER_RESET
+    core.efer = EFER_RESET
     core.vmx.vmcs = -1
     core.vmx.preempt_at = NEVER
     lapic_reset(core.lapic, ident)

@@ -441,6 +441,9 @@ RUN_STOPPED = 103  # core.stop says why
 RUN_LIMIT = 104  # E.insn_limit is reached
 RUN_TRAP = 105  # a program in root mode needs its kernel: core.trap
 RUN_SYSCALL = 106  # a host program has a system call for Python
+# between the host's own loops
+RUN_RESCHED = 107  # the host has something else to do on this core
+RUN_USER = 108  # KVM_RUN returns to the VMM
 TRAP_SYSCALL = 256  # values of core.trap
 TRAP_INTERRUPT = 257
 TRAP_EXCEPTION = 512  # and the vector

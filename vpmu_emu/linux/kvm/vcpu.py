@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
+from vpmu_emu.linux.hrtimer import host_timer_program
 from vpmu_emu.linux.kvm.exits import finish_wrmsr
 from vpmu_emu.linux.kvm.lapic import (
     kvm_lapic_expired_hv_timer,
@@ -22,21 +23,16 @@ from vpmu_emu.linux.kvm.overflow import kvm_make_request
 from vpmu_emu.linux.native import cost, retire, wrmsrl
 from vpmu_emu.linux.perf.event import perf_init
 from vpmu_emu.linux.perf.guest import KVM_VPMU_VECTOR
-from vpmu_emu.linux.perf.pmi import (
-    charge,
-    handle_nmis,
-    perf_event_nmi_handler,
-    sysvec_apic_timer_interrupt,
-)
-from vpmu_emu.linux.perf.sched import perf_event_task_sched
+from vpmu_emu.linux.perf.pmi import charge, handle_nmis, perf_event_nmi_handler
+from vpmu_emu.linux.space import guest_space
 from vpmu_emu.linux.state import (
-    CTX_NONE,
-    CTX_TASK,
     KVM_REQ_EVENT,
     KVM_REQ_PMI,
     KVM_REQ_PMU,
     MODE_PASSTHROUGH,
+    TASK_INTERRUPTIBLE,
 )
+from vpmu_emu.linux.time import sysvec_apic_timer_interrupt
 from vpmu_emu.linux.trace_kinds import TR_HOST_IRQ, TR_INJECT_NMI
 from vpmu_emu.machine.interrupts import RFLAGS_IF
 from vpmu_emu.machine.lapic import (
@@ -49,7 +45,7 @@ from vpmu_emu.machine.lapic import (
 )
 from vpmu_emu.machine.msr import ROW
 from vpmu_emu.machine.ring import emit
-from vpmu_emu.machine.state import NEVER, RAX, RCX, RDX, RUN_SLICE, STOP_HALTED, STOP_SHUTDOWN
+from vpmu_emu.machine.state import N_REGS, NEVER, RAX, RCX, RDX, STOP_SHUTDOWN
 from vpmu_emu.machine.u64 import BYTE, LOW32, ONE, U3, U8, U32, U64, ZERO
 from vpmu_emu.machine.vmx import (
     EXIT_EXCEPTION_NMI,
@@ -65,13 +61,13 @@ from vpmu_emu.machine.vmx import (
     PROC_NMI_WINDOW,
     STI_BLOCKING,
     TYPE_HARD_EXCEPTION,
+    V_CR3,
     V_ENTRY_ERROR,
     V_ENTRY_INTR,
     V_INTERRUPTIBILITY,
     V_PROC,
     V_RFLAGS,
     V_SS_AR,
-    save_guest,
     vm_entry,
     vmptrld,
     vmread,
@@ -89,10 +85,10 @@ COST_IRQ_IRQOFF = cost("handle_external_interrupt_irqoff")
 COST_IRQ_ENTRY = cost("irq_entry")
 COST_VPMI = cost("sysvec_perf_guest_mediated_pmi_handler")
 COST_HALT = cost("kvm_vcpu_halt")
-COST_CONTEXT_SWITCH = cost("context_switch")
 COST_FASTPATH_WRMSR = cost("kvm_lapic_reg_write")
 
 LOCAL_TIMER_VECTOR = 0xEC
+CALL_FUNCTION_VECTOR = 0xFB
 EXIT_FASTPATH_NONE, EXIT_FASTPATH_REENTER_GUEST, EXIT_FASTPATH_EXIT_HANDLED = 0, 1, 2
 ICR_NOT_FAST = U64(0xC_0F00)  # a shorthand, a logical destination, another mode than fixed
 R_X2APIC_ICR = ROW["IA32_X2APIC_ICR"]
@@ -105,19 +101,77 @@ _AR_DPL = U64(5)
 
 
 @jit()
-def vcpu_load(S, M, E):
-    """KVM_RUN for the first time: what the core holds becomes the guest's state in the VMCS."""
+def _copy_lapic(to, source):
+    to.apic_base = source.apic_base
+    to.id = source.id
+    to.tpr = source.tpr
+    to.spiv = source.spiv
+    to.esr = source.esr
+    to.icr = source.icr
+    to.ldr = source.ldr
+    to.dfr = source.dfr
+    to.ipi_out = source.ipi_out
+    for i in range(4):
+        to.irr[i] = source.irr[i]
+        to.isr[i] = source.isr[i]
+    for i in range(7):
+        to.lvt[i] = source.lvt[i]
+    to.divide = source.divide
+    to.init_count = source.init_count
+    to.tsc_deadline = source.tsc_deadline
+    to.timer_start = source.timer_start
+    to.timer_at = source.timer_at
+
+
+@jit()
+def vcpu_load(S, M, E, k):
+    """vCPU k comes to this core: its VMCS, and what of the guest lies elsewhere (kvm_arch_vcpu_load)."""
     core = S.cores[S.this_cpu]
-    vcpu = S.vcpus[S.this_vcpu]
+    vcpu = S.vcpus[k]
+    S.this_vcpu = k
+    S.this_vm = vcpu.vm
+    S.percpu[S.this_cpu].vcpu = k
+    vmptrld(core, vcpu.vmcs)
+    core.vmx.apicv = S.config.apicv
+    _copy_lapic(core.vapic, vcpu.vapic)
+    for i in range(N_REGS):
+        core.regs[i] = vcpu.regs[i]
+    core.cr2 = vcpu.cr2
+    core.star = vcpu.star
+    core.lstar = vcpu.lstar
+    core.cstar = vcpu.cstar
+    core.fmask = vcpu.fmask
+    core.kernel_gs_base = vcpu.kernel_gs_base
+    core.tsc_aux = vcpu.tsc_aux
+    guest_space(S, k, vmread(core, M, V_CR3))
+    vcpu.cpu = S.this_cpu
     if vcpu.launched == 0:
         vcpu.launched = 1
-        vmptrld(core, S.vcpus[S.this_vcpu].vmcs)
-        save_guest(core, M)
-        core.vmx.apicv = S.config.apicv
         vmx_update_msr_bitmap_x2apic(S, M)
-        core.cpl = 0
         perf_init(S, E)
-        charge(S, E, COST_IOCTL)
+    # kvm_arch_sched_in(): events of counters that nobody uses are released
+    if vcpu.pmu.version != 0 and vcpu.pmu.event_count != 0:
+        vcpu.pmu.need_cleanup = 1
+        kvm_make_request(S, E, KVM_REQ_PMU)
+
+
+@jit()
+def vcpu_put(S, M):
+    """The reverse: the core's vCPU is in the record and its VMCS alone (kvm_arch_vcpu_put)."""
+    core = S.cores[S.this_cpu]
+    host = S.percpu[S.this_cpu]
+    vcpu = S.vcpus[host.vcpu]
+    host.vcpu = -1
+    _copy_lapic(vcpu.vapic, core.vapic)
+    for i in range(N_REGS):
+        vcpu.regs[i] = core.regs[i]
+    vcpu.cr2 = core.cr2
+    vcpu.star = core.star
+    vcpu.lstar = core.lstar
+    vcpu.cstar = core.cstar
+    vcpu.fmask = core.fmask
+    vcpu.kernel_gs_base = core.kernel_gs_base
+    vcpu.tsc_aux = core.tsc_aux
 
 
 @jit()
@@ -130,6 +184,8 @@ def host_irq(S, E, vector):
     wrmsrl(S, E, MSR_X2APIC_EOI, ZERO)
     if vector == LOCAL_TIMER_VECTOR:
         sysvec_apic_timer_interrupt(S, E)
+    elif vector == CALL_FUNCTION_VECTOR:
+        S.percpu[S.this_cpu].need_resched = 1
     elif vector == KVM_VPMU_VECTOR:
         # A PMI with this vector belongs to the guest, even if it comes late.
         host.vpmi_irqs += ONE
@@ -166,38 +222,25 @@ def kvm_vcpu_has_events(S, M):
 
 
 @jit()
-def vcpu_block(S, M, E):
-    """The guest has halted: its thread sleeps until an event; core.stop if none can come.
-
-    Returns 0, or RUN_SLICE when it is Python's turn and the guest still sleeps.
-    """
+def kvm_vcpu_block(S, M, E):
+    """The guest has halted: its thread sleeps until an event. 0 if one is there already, else 1."""
     core = S.cores[S.this_cpu]
     vcpu = S.vcpus[S.this_vcpu]
-    while not kvm_vcpu_has_events(S, M) and vcpu.requests & KVM_REQ_PMI == ZERO:
-        # Only its own timer can wake it, and only with interrupts on.
-        if core.vapic.timer_at == NEVER or vmread(core, M, V_RFLAGS) & RFLAGS_IF == ZERO:
-            core.stop = STOP_HALTED
-            break
-        if core.t >= E.t_slice:
-            return RUN_SLICE
-        if vcpu.mp_state == MP_STATE_HALTED:
-            vcpu.mp_state = MP_STATE_ASLEEP
-            charge(S, E, COST_HALT)
-            perf_event_task_sched(S, E, CTX_NONE)
-            charge(S, E, COST_CONTEXT_SWITCH)
-        # The idle core jumps to its next timer; nothing unhalted counts.
-        core.t = max(core.t, min(core.vapic.timer_at, core.lapic.timer_at))
-        host_irqs_enable(S, E)
-        kvm_lapic_expired_hv_timer(S, E)
-    if vcpu.mp_state == MP_STATE_ASLEEP:
-        perf_event_task_sched(S, E, CTX_TASK + vcpu.task)
-        charge(S, E, COST_CONTEXT_SWITCH)
-        # kvm_arch_sched_in(): events of counters that nobody uses are released
-        if vcpu.pmu.version != 0 and vcpu.pmu.event_count != 0:
-            vcpu.pmu.need_cleanup = 1
-            kvm_make_request(S, E, KVM_REQ_PMU)
-    vcpu.mp_state = MP_STATE_HALTED if core.stop != 0 else MP_STATE_RUNNABLE
-    return 0
+    kvm_lapic_expired_hv_timer(S, E)
+    if kvm_vcpu_has_events(S, M) or vcpu.requests & KVM_REQ_PMI != ZERO:
+        vcpu.mp_state = MP_STATE_RUNNABLE
+        return 0
+    if vcpu.mp_state == MP_STATE_HALTED:
+        vcpu.mp_state = MP_STATE_ASLEEP
+        charge(S, E, COST_HALT)
+    task = S.tasks[vcpu.task]
+    task.state = TASK_INTERRUPTIBLE
+    # Its own timer can wake it only with interrupts on.
+    task.wake_at = NEVER
+    if vmread(core, M, V_RFLAGS) & RFLAGS_IF != ZERO:
+        task.wake_at = core.vapic.timer_at
+    host_timer_program(S, E)
+    return 1
 
 
 @jit()

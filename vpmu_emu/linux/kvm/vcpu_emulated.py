@@ -6,7 +6,7 @@ the guest, guest events that exclude the host (atomic_switch_perf_msrs).
 
 from __future__ import annotations
 
-from vpmu_emu._jit import borrowed, jit
+from vpmu_emu._jit import jit
 from vpmu_emu.linux.kvm.emulate import handle_emulated_exit
 from vpmu_emu.linux.kvm.exits import (
     finish_rdmsr,
@@ -36,8 +36,7 @@ from vpmu_emu.linux.kvm.vcpu import (
     EXIT_FASTPATH_NONE,
     handle_exit_irqoff,
     kvm_check_and_inject_events,
-    vcpu_block,
-    vcpu_load,
+    kvm_vcpu_block,
     vmx_exit_handlers_fastpath,
     vmx_vcpu_enter,
     vmx_vcpu_exit,
@@ -48,7 +47,16 @@ from vpmu_emu.linux.state import KVM_REQ_PMI, KVM_REQ_PMU
 from vpmu_emu.machine.engine import run_core
 from vpmu_emu.machine.mutants import I_BOTH_WRMSRS, I_PMI_BEFORE_PMU
 from vpmu_emu.machine.physical import st64
-from vpmu_emu.machine.state import CODE_EXIT, RAX, RCX, RDX, RUN_STOPPED, RUN_WATCH
+from vpmu_emu.machine.state import (
+    CODE_EXIT,
+    RAX,
+    RCX,
+    RDX,
+    RUN_RESCHED,
+    RUN_STOPPED,
+    RUN_USER,
+    RUN_WATCH,
+)
 from vpmu_emu.machine.u64 import LOW32, ONE, U8, U32, U64, ZERO
 from vpmu_emu.machine.vmx import (
     ENTRY_LOAD_GLOBAL_CTRL,
@@ -165,22 +173,24 @@ def vcpu_requests(S, E):
         kvm_pmu_deliver_pmi(S, E)
 
 
-@jit(entry=True)
+@jit()
 def vcpu_run_emulated(S, M, E):
-    """KVM_RUN until the run is over (RUN_STOPPED) or Python's turn (another RUN_* code)."""
-    M = borrowed(M)
+    """KVM_RUN of the loaded vCPU.
+
+    Until it goes back to the VMM (RUN_USER), the core is wanted for something else (RUN_RESCHED), the
+    turn is over (RUN_SLICE), or the run is (RUN_STOPPED).
+    """
     core = S.cores[S.this_cpu]
     vcpu = S.vcpus[S.this_vcpu]
-    vcpu_load(S, M, E)
     outside = core.vmx.nonroot == 0
     while True:
         if core.vmx.nonroot == 0:
-            if vcpu.mp_state != 0 and core.stop == 0:
-                code = vcpu_block(S, M, E)
-                if code != 0:
-                    return code
             if core.stop != 0:
                 return RUN_STOPPED
+            if vcpu.mp_state != 0 and kvm_vcpu_block(S, M, E) != 0:
+                return RUN_RESCHED
+            if S.percpu[S.this_cpu].need_resched != 0:  # xfer_to_guest_mode_handle_work()
+                return RUN_RESCHED
             if E.stop_request != 0:  # a watchpoint on an access that KVM has just emulated
                 return RUN_WATCH
             charge(S, E, COST_ENTER_GUEST)
@@ -213,3 +223,5 @@ def vcpu_run_emulated(S, M, E):
                 handle_pmu_exit(S, M, E)
             else:
                 vmx_handle_exit(S, M, E)
+        if vcpu.user_exit >= 0:
+            return RUN_USER

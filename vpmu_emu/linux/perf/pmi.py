@@ -6,6 +6,7 @@ arch/x86/events/core.c, intel/core.c; throttling in kernel/events/core.c.
 from __future__ import annotations
 
 from vpmu_emu._jit import jit
+from vpmu_emu.linux.hrtimer import host_timer_program
 from vpmu_emu.linux.kvm.overflow import kvm_perf_overflow
 from vpmu_emu.linux.native import APIC_DM_NMI, MSR_APIC_LVTPC, cost, rdmsrl, retire, wrmsrl
 from vpmu_emu.linux.perf.sched import perf_rotate_context
@@ -16,7 +17,7 @@ from vpmu_emu.linux.perf.x86 import (
     MSR_P6_EVNTSEL0,
     THROTTLED,
     counter_bit,
-    host_timer_program,
+    ctx_is_active,
     intel_pmu_enable_all,
     perf_pmu_disable,
     perf_pmu_enable,
@@ -35,7 +36,6 @@ COST_NMI_ENTRY = cost("nmi_entry")
 COST_NMI_HANDLER = cost("perf_event_nmi_handler")
 COST_KVM_OVERFLOW = cost("kvm_perf_overflow")
 COST_IRQ_ENTRY = cost("irq_entry")
-COST_TIMER = cost("timer_interrupt")
 
 MOST_LOOPS = 100
 
@@ -129,26 +129,22 @@ def charge(S, E, row):
 
 
 @jit()
-def sysvec_apic_timer_interrupt(S, E):
-    """The host's local timer: rotation of flexible events, and at a tick the end of throttling."""
+def perf_mux_hrtimer_handler(S, E):
+    """The multiplexing timer: rotate, and come again as long as somebody waits."""
     host = S.percpu[S.this_cpu]
-    now = S.cores[S.this_cpu].t
-    host.timer_irqs += ONE
-    host.timer_at = NEVER
-    retire(S, E, COST_TIMER)
-    if host.mux_at <= now:
-        host.mux_at = NEVER
-        if perf_rotate_context(S, E) != 0:
-            host.mux_at = S.cores[S.this_cpu].t + S.config.mux_interval
-    if host.tick_at <= now:
-        host.tick_at = NEVER
-        perf_pmu_disable(S, E)
-        for i in range(S.perf_rows):  # perf_adjust_freq_unthr_context()
-            event = S.perf_events[i]
-            if event.used != 0 and event.interrupts == THROTTLED:
-                event.interrupts = 0
-                if event.state == PERF_EVENT_STATE_ACTIVE:
-                    x86_pmu_start(S, E, i, 0)
-        perf_pmu_enable(S, E)
-    host_timer_program(S, E)
-    handle_nmis(S, E)
+    host.mux_at = NEVER
+    if perf_rotate_context(S, E) != 0:
+        host.mux_at = S.cores[S.this_cpu].t + S.config.mux_interval
+
+
+@jit()
+def perf_event_task_tick(S, E):
+    """perf_adjust_freq_unthr_context(): the end of throttling."""
+    perf_pmu_disable(S, E)
+    for i in range(S.perf_rows):
+        event = S.perf_events[i]
+        if event.used != 0 and event.interrupts == THROTTLED and ctx_is_active(S, event.ctx):
+            event.interrupts = 0
+            if event.state == PERF_EVENT_STATE_ACTIVE:
+                x86_pmu_start(S, E, i, 0)
+    perf_pmu_enable(S, E)

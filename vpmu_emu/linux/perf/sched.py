@@ -7,10 +7,10 @@ kernel/events/core.c.
 from __future__ import annotations
 
 from vpmu_emu._jit import jit
+from vpmu_emu.linux.hrtimer import host_timer_program
 from vpmu_emu.linux.native import cost, retire
 from vpmu_emu.linux.perf.x86 import (
     THROTTLED,
-    host_timer_program,
     perf_event_set_state,
     perf_event_update_time,
     perf_pmu_disable,

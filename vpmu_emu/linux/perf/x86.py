@@ -9,13 +9,13 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
-from vpmu_emu.linux.native import MSR_TSC_DEADLINE, rdpmcl, wrmsrl
+from vpmu_emu.linux.native import rdpmcl, wrmsrl
 from vpmu_emu.linux.state import CTX_TASK, PERF_EVENT_STATE_ACTIVE, PERF_EVENT_STATE_INACTIVE
 from vpmu_emu.linux.trace_kinds import TR_PERF_STATE
 from vpmu_emu.machine.bits import lowest_bit, popcount
 from vpmu_emu.machine.pmu import EV_COUNTERS, EV_FIXED, event_row
 from vpmu_emu.machine.ring import emit
-from vpmu_emu.machine.state import N_CTR, N_GP, NEVER
+from vpmu_emu.machine.state import N_CTR, N_GP
 from vpmu_emu.machine.u64 import ALL, ONE, U4, U15, U64, ZERO
 
 MSR_IA32_PMC0 = U64(0x4C1)
@@ -349,16 +349,3 @@ def x86_pmu_del(S, E, i):
             host.event_list[host.n_events] = -1
             host.assign[host.n_events] = -1
             return
-
-
-@jit()
-def host_timer_program(S, E):
-    """Arm the local APIC's TSC deadline for the next timer of the host (tick_program_event)."""
-    host = S.percpu[S.this_cpu]
-    at = min(host.mux_at, host.tick_at)
-    if at != host.timer_at:
-        host.timer_at = at
-        deadline = ZERO
-        if at != NEVER:
-            deadline = U64((at + 15) >> 4)
-        wrmsrl(S, E, MSR_TSC_DEADLINE, deadline)

@@ -1,0 +1,283 @@
+"""What a core of the host does next: the core that is behind in time gets a turn, its current task runs.
+
+A turn ends when the core is a quantum ahead of the next one, or has given another one something to do.
+The quantum is a parameter of the model; no policy of the engine moves turns.
+kernel/sched/core.c, arch/x86/entry.
+"""
+
+from __future__ import annotations
+
+from vpmu_emu._jit import jit
+from vpmu_emu.linux.kvm.vcpu import (
+    COST_IOCTL,
+    host_irqs_enable,
+    vcpu_load,
+    vcpu_put,
+)
+from vpmu_emu.linux.native import cost
+from vpmu_emu.linux.perf.pmi import charge, handle_nmis
+from vpmu_emu.linux.perf.sched import perf_event_task_sched
+from vpmu_emu.linux.sched import pick_next_task, pull_task, update_curr
+from vpmu_emu.linux.space import task_space
+from vpmu_emu.linux.state import (
+    CTX_NONE,
+    CTX_TASK,
+    ENTERED_FAULT,
+    ENTERED_KVM_RUN,
+    ENTERED_NOT,
+    ENTERED_SYSCALL,
+    TASK_RUNNING,
+)
+from vpmu_emu.linux.trace_kinds import TR_SCHED_SWITCH
+from vpmu_emu.machine.engine import run_core
+from vpmu_emu.machine.lapic import lapic_pending
+from vpmu_emu.machine.pmu import C_CYCLES, C_INST
+from vpmu_emu.machine.ring import emit
+from vpmu_emu.machine.state import (
+    CODE_NEXT,
+    N_REGS,
+    NEVER,
+    RUN_RESCHED,
+    RUN_SLICE,
+    RUN_STOPPED,
+    RUN_SYSCALL,
+    RUN_TRAP,
+    RUN_USER,
+    STOP_HALTED,
+    TRAP_INTERRUPT,
+    TRAP_SYSCALL,
+)
+from vpmu_emu.machine.u64 import ALL, ONE, U64, ZERO
+
+COST_CONTEXT_SWITCH = cost("context_switch")
+COST_SYSCALL = cost("syscall")
+COST_EXCEPTION = cost("exc_page_fault")
+
+HOST_GUEST = 120  # the current task is in KVM_RUN: its vCPU's turn
+_VECTOR = 0xFF
+
+
+@jit()
+def save_user(S):
+    """What the core holds of the current task at CPL 3 goes to its record."""
+    core = S.cores[S.this_cpu]
+    task = S.tasks[S.percpu[S.this_cpu].curr]
+    for i in range(N_REGS):
+        task.regs[i] = core.regs[i]
+    task.rip = core.rip
+    task.rflags = core.rflags
+
+
+@jit()
+def load_user(S, M):
+    """The reverse, with its address space."""
+    core = S.cores[S.this_cpu]
+    task = S.tasks[S.percpu[S.this_cpu].curr]
+    task_space(S, task.mm)
+    for i in range(N_REGS):
+        core.regs[i] = task.regs[i]
+    core.rip = task.rip
+    core.rflags = task.rflags
+
+
+@jit()
+def schedule(S, M, E):
+    """Give the core to the task that has run least, or to nobody."""
+    host = S.percpu[S.this_cpu]
+    core = S.cores[S.this_cpu]
+    host.need_resched = 0
+    update_curr(S)
+    left = host.curr
+    follows = pick_next_task(S, S.this_cpu)
+    if follows < 0 and pull_task(S):
+        follows = pick_next_task(S, S.this_cpu)
+    if follows == left:
+        return
+    if left >= 0:
+        task = S.tasks[left]
+        if host.vcpu >= 0:
+            vcpu_put(S, M)
+        else:
+            save_user(S)
+        task.on_cpu = -1
+    if follows >= 0:
+        core.t = max(core.t, S.tasks[follows].last_t)
+    perf_event_task_sched(S, E, CTX_TASK + follows if follows >= 0 else CTX_NONE)
+    host.curr = follows
+    charge(S, E, COST_CONTEXT_SWITCH)
+    emit(E, core.t, TR_SCHED_SWITCH, ZERO, U64(left + 1), U64(follows + 1), ZERO)
+    if left >= 0:
+        S.tasks[left].last_t = core.t
+    if follows < 0:
+        return
+    task = S.tasks[follows]
+    host.context_switches += ONE
+    task.switches += ONE
+    task.on_cpu = S.this_cpu
+    task.exec_start = core.t
+    host.slice_end = core.t + S.config.sched_slice
+    host.min_vruntime = max(host.min_vruntime, task.vruntime)
+    if task.vcpu >= 0:
+        vcpu_load(S, M, E, task.vcpu)
+    else:
+        load_user(S, M)
+
+
+@jit()
+def _due(S, cpu):
+    """When core `cpu` can go on: now, at its next timer, or NEVER."""
+    host = S.percpu[cpu]
+    core = S.cores[cpu]
+    if host.call == 2:
+        return NEVER
+    if host.curr >= 0 or host.lockup != 0 or core.nmi_pending != 0:
+        return core.t
+    if lapic_pending(core.lapic) >= 0:
+        return core.t
+    k = pick_next_task(S, cpu)
+    if k >= 0:
+        return max(core.t, S.tasks[k].last_t)
+    return max(core.t, core.lapic.timer_at)
+
+
+@jit()
+def _next_turn(S, end):
+    """Choose the core that is behind: CODE_NEXT, RUN_SLICE at Python's turn, RUN_STOPPED if all sleep."""
+    turn = -1
+    first = NEVER
+    second = NEVER
+    for cpu in range(S.config.n_cores):
+        due = _due(S, cpu)
+        if due < first:
+            second = first
+            first = due
+            turn = cpu
+        elif due < second:
+            second = due
+    if turn < 0:
+        S.cores[0].stop = STOP_HALTED
+        return RUN_STOPPED
+    if first >= end:
+        return RUN_SLICE
+    S.this_cpu = turn
+    S.turn_end = NEVER
+    if second < NEVER - S.config.quantum:
+        S.turn_end = second + S.config.quantum
+    S.cores[turn].t = max(S.cores[turn].t, first)  # an idle core jumps to its next timer
+    host = S.percpu[turn]
+    if host.vcpu >= 0:
+        S.this_vcpu = host.vcpu
+        S.this_vm = S.vcpus[host.vcpu].vm
+    return CODE_NEXT
+
+
+@jit()
+def _stopped(S):
+    # The stop of any core is reported in the first one.
+    for cpu in range(S.config.n_cores):
+        core = S.cores[cpu]
+        if core.stop != 0:
+            S.cores[0].stop = core.stop
+            S.cores[0].stop_info = core.stop_info
+            return True
+    return False
+
+
+@jit()
+def _user_trap(S, M, E):
+    """Why a program at CPL 3 came to its kernel."""
+    core = S.cores[S.this_cpu]
+    task = S.tasks[S.percpu[S.this_cpu].curr]
+    trap = core.trap
+    core.trap = 0
+    if trap == TRAP_INTERRUPT:
+        handle_nmis(S, E)
+        host_irqs_enable(S, E)
+        return CODE_NEXT
+    if trap == TRAP_SYSCALL:
+        task.entered = ENTERED_SYSCALL
+        charge(S, E, COST_SYSCALL)
+    else:
+        task.entered = ENTERED_FAULT
+        task.fault = trap & _VECTOR
+        charge(S, E, COST_EXCEPTION)
+    return RUN_SYSCALL
+
+
+@jit()
+def run_user(S, M, E):
+    """The current task at CPL 3 until it traps or the turn is over."""
+    core = S.cores[S.this_cpu]
+    host = S.percpu[S.this_cpu]
+    # Limits and breakpoints are the guest's.
+    limit = E.insn_limit
+    breaks = E.n_break
+    E.insn_limit = ALL
+    E.n_break = 0
+    insns = core.total[1, C_INST]
+    cycles = core.total[1, C_CYCLES]
+    core.cpl = 3
+    code = run_core(core, M, E)
+    core.cpl = 0
+    core.stats.task_insns += core.total[1, C_INST] - insns
+    host.user_insns += core.total[1, C_INST] - insns
+    host.user_cycles += core.total[1, C_CYCLES] - cycles
+    E.insn_limit = limit
+    E.n_break = breaks
+    if code == RUN_TRAP:
+        return _user_trap(S, M, E)
+    return CODE_NEXT if code == RUN_SLICE else code
+
+
+@jit()
+def host_turn(S, M, E, end):
+    """Do a piece of the host's work: CODE_NEXT, HOST_GUEST for the mode's own loop, or a RUN_* code.
+
+    `end` is Python's next turn.
+    """
+    if _stopped(S):
+        return RUN_STOPPED
+    core = S.cores[S.this_cpu]
+    if core.t >= S.turn_end or core.t >= end or _due(S, S.this_cpu) > core.t:
+        code = _next_turn(S, end)
+        if code != CODE_NEXT:
+            return code
+        core = S.cores[S.this_cpu]
+    E.t_slice = min(end, S.turn_end)
+    if core.vmx.nonroot != 0:
+        return HOST_GUEST
+    host = S.percpu[S.this_cpu]
+    handle_nmis(S, E)
+    host_irqs_enable(S, E)
+    if host.call != 0:
+        host.call = 2
+        S.turn_end = 0
+        return CODE_NEXT
+    if host.curr < 0 or host.need_resched != 0 or S.tasks[host.curr].state != TASK_RUNNING:
+        schedule(S, M, E)
+        if host.curr < 0:
+            S.turn_end = 0
+            return CODE_NEXT
+    task = S.tasks[host.curr]
+    if task.entered != ENTERED_NOT:
+        return RUN_SYSCALL
+    if task.vcpu < 0:
+        return run_user(S, M, E)
+    if host.vcpu < 0:  # ioctl(KVM_RUN)
+        save_user(S)
+        vcpu_load(S, M, E, task.vcpu)
+        charge(S, E, COST_IOCTL)
+    return HOST_GUEST
+
+
+@jit()
+def guest_turn_ended(S, M, E, code):
+    """After the mode's own loop came back with `code`: what the host's loop goes on with."""
+    if code == RUN_SLICE or code == RUN_RESCHED:
+        return CODE_NEXT
+    if code == RUN_USER:
+        vcpu_put(S, M)
+        load_user(S, M)
+        S.tasks[S.percpu[S.this_cpu].curr].entered = ENTERED_KVM_RUN
+        return RUN_SYSCALL
+    return code

@@ -1,0 +1,25 @@
+"""The timer hardware of a CPU is armed for the first of its kernel's timers, and for nothing else.
+
+kernel/time/hrtimer.c, tick_program_event().
+"""
+
+from __future__ import annotations
+
+from vpmu_emu._jit import jit
+from vpmu_emu.linux.native import MSR_TSC_DEADLINE, wrmsrl
+from vpmu_emu.linux.sched import next_wakeup
+from vpmu_emu.machine.state import NEVER
+from vpmu_emu.machine.u64 import U64, ZERO
+
+
+@jit()
+def host_timer_program(S, E):
+    """Arm the local APIC's TSC deadline for the next timer of this CPU (tick_program_event)."""
+    host = S.percpu[S.this_cpu]
+    at = min(min(host.mux_at, host.tick_at), min(next_wakeup(S), host.watchdog_at))
+    if at != host.timer_at:
+        host.timer_at = at
+        deadline = ZERO
+        if at != NEVER:
+            deadline = U64((at + 15) >> 4)
+        wrmsrl(S, E, MSR_TSC_DEADLINE, deadline)

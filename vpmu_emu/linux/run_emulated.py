@@ -1,0 +1,22 @@
+"""The host's loop for VMs of modes `emulated` and `none`: an entry that compiles only their handlers."""
+
+from __future__ import annotations
+
+from vpmu_emu._jit import borrowed, jit
+from vpmu_emu.linux.host import HOST_GUEST, guest_turn_ended, host_turn
+from vpmu_emu.linux.kvm.vcpu_emulated import vcpu_run_emulated
+from vpmu_emu.machine.state import CODE_NEXT
+
+
+@jit(entry=True)
+def run_host_emulated(S, M, E):
+    """Run all cores of the host until a RUN_* code: a stop, a system call, Python's turn."""
+    M = borrowed(M)
+    end = E.t_slice
+    code = CODE_NEXT
+    while code == CODE_NEXT:
+        code = host_turn(S, M, E, end)
+        if code == HOST_GUEST:
+            code = vcpu_run_emulated(S, M, E)
+            code = guest_turn_ended(S, M, E, code)
+    return code

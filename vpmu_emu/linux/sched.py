@@ -1,0 +1,162 @@
+"""Which task runs: the one of this CPU that has run least; who waits too long gets a tick.
+
+A fair scheduler reduced to what matters here: virtual runtime, slices, wake-ups, affinity. The tick runs
+only while somebody needs it (nohz_full). kernel/sched/core.c, fair.c.
+"""
+
+from __future__ import annotations
+
+from vpmu_emu._jit import jit
+from vpmu_emu.linux.state import N_TASKS, TASK_INTERRUPTIBLE, TASK_RUNNING
+from vpmu_emu.machine.lapic import lapic_accept
+from vpmu_emu.machine.state import NEVER
+from vpmu_emu.machine.u64 import ONE, U64, ZERO
+
+RESCHEDULE_VECTOR = U64(0xFD)
+CALL_FUNCTION_VECTOR = U64(0xFB)
+
+
+@jit(inline=True)
+def may_run_on(task, cpu):
+    """Whether its affinity allows core `cpu`."""
+    return (task.allowed >> U64(cpu)) & ONE != ZERO
+
+
+@jit()
+def update_curr(S):
+    """Book the time of the task that runs on this CPU."""
+    host = S.percpu[S.this_cpu]
+    if host.curr < 0:
+        return
+    task = S.tasks[host.curr]
+    now = S.cores[S.this_cpu].t
+    task.sum_exec += now - task.exec_start
+    task.vruntime += now - task.exec_start
+    task.exec_start = now
+
+
+@jit()
+def pick_next_task(S, cpu):
+    """The runnable task of core `cpu` that has run least; -1 if there is none."""
+    best = -1
+    for k in range(N_TASKS):
+        task = S.tasks[k]
+        if task.used == 0 or task.state != TASK_RUNNING or task.cpu != cpu:
+            continue
+        if task.on_cpu >= 0 and task.on_cpu != cpu:
+            continue
+        if best < 0 or task.vruntime < S.tasks[best].vruntime:
+            best = k
+    return best
+
+
+@jit()
+def nr_running(S, cpu):
+    """Runnable tasks of a core, the one that runs included."""
+    n = 0
+    for k in range(N_TASKS):
+        if S.tasks[k].used != 0 and S.tasks[k].state == TASK_RUNNING and S.tasks[k].cpu == cpu:
+            n += 1
+    return n
+
+
+@jit()
+def tick_start(S):
+    """Have the next tick of this CPU: a multiple of 1/HZ."""
+    host = S.percpu[S.this_cpu]
+    interval = S.config.tick_interval
+    host.tick_at = min(host.tick_at, (S.cores[S.this_cpu].t // interval + 1) * interval)
+
+
+@jit()
+def resched_cpu(S, cpu):
+    """Have core `cpu` look for a better task; another core is told by an interrupt."""
+    S.percpu[cpu].need_resched = 1
+    if cpu != S.this_cpu:
+        lapic_accept(S.cores[cpu].lapic, RESCHEDULE_VECTOR)
+        S.turn_end = 0  # it may be its turn now
+
+
+@jit()
+def select_task_rq(S, task):
+    """Where a task that becomes runnable goes: where it was, or to an allowed core that idles."""
+    if may_run_on(task, task.cpu) and nr_running(S, task.cpu) == 0:
+        return task.cpu
+    for cpu in range(S.config.n_cores):
+        if may_run_on(task, cpu) and nr_running(S, cpu) == 0:
+            return cpu
+    if may_run_on(task, task.cpu):
+        return task.cpu
+    for cpu in range(S.config.n_cores):
+        if may_run_on(task, cpu):
+            return cpu
+    return task.cpu
+
+
+@jit()
+def wake_up_task(S, k):
+    """Make task k runnable (try_to_wake_up)."""
+    task = S.tasks[k]
+    if task.used == 0 or task.state != TASK_INTERRUPTIBLE:
+        return
+    if task.on_cpu < 0:
+        cpu = select_task_rq(S, task)
+        if cpu != task.cpu:
+            task.cpu = cpu
+            task.migrations += ONE
+    cpu = task.cpu
+    task.state = TASK_RUNNING
+    task.wake_at = NEVER
+    task.last_t = max(task.last_t, S.cores[S.this_cpu].t)
+    host = S.percpu[cpu]
+    # Who slept does not get all of that time back, only the benefit of a slice.
+    task.vruntime = max(task.vruntime, host.min_vruntime - S.config.sched_slice)
+    if host.curr < 0 or task.vruntime < S.tasks[host.curr].vruntime:
+        resched_cpu(S, cpu)
+    if nr_running(S, cpu) > 1 and cpu == S.this_cpu:
+        tick_start(S)
+
+
+@jit()
+def next_wakeup(S):
+    """When the first task that sleeps on this CPU wants to wake, or NEVER."""
+    at = NEVER
+    for k in range(N_TASKS):
+        task = S.tasks[k]
+        if task.used != 0 and task.state == TASK_INTERRUPTIBLE and task.cpu == S.this_cpu:
+            at = min(at, task.wake_at)
+    return at
+
+
+@jit()
+def wake_sleepers(S):
+    """hrtimer_wakeup() of every task whose sleep is over."""
+    now = S.cores[S.this_cpu].t
+    for k in range(N_TASKS):
+        if S.tasks[k].wake_at <= now:
+            wake_up_task(S, k)
+
+
+@jit()
+def scheduler_tick(S):
+    """A slice is over when somebody else has run less."""
+    host = S.percpu[S.this_cpu]
+    update_curr(S)
+    if host.curr < 0 or nr_running(S, S.this_cpu) < 2:
+        return
+    tick_start(S)
+    if S.cores[S.this_cpu].t >= host.slice_end and pick_next_task(S, S.this_cpu) != host.curr:
+        host.need_resched = 1
+
+
+@jit()
+def pull_task(S):
+    """An idle core takes a waiting task of another one (sched_balance_newidle); False if none can."""
+    for k in range(N_TASKS):
+        task = S.tasks[k]
+        waits = task.used != 0 and task.state == TASK_RUNNING and task.on_cpu < 0
+        if waits and task.cpu != S.this_cpu and may_run_on(task, S.this_cpu):
+            task.cpu = S.this_cpu
+            task.migrations += ONE
+            return True
+    return False

@@ -1,0 +1,70 @@
+"""Whose memory a core sees: an address space of the host, or a guest; TLB and decoded code follow it.
+
+arch/x86/mm/tlb.c switch_mm(), and what VMX calls VPID.
+"""
+
+from __future__ import annotations
+
+from vpmu_emu._jit import jit
+from vpmu_emu.linux.state import N_CORES, N_MMS, N_VCPUS
+from vpmu_emu.machine.engine import CR0_RESET, CR4_RESET, EFER_RESET
+from vpmu_emu.machine.memory import tlb_flush
+from vpmu_emu.machine.state import N_SLOTS, N_SPACES
+from vpmu_emu.machine.u64 import ONE, U64, ZERO
+
+SPACES_OF_A_CORE = 1 + N_MMS + N_VCPUS  # none, host address spaces, guests
+assert N_CORES * SPACES_OF_A_CORE <= N_SPACES
+EFER_SCE = ONE
+USER_CS = U64(0x33)
+USER_SS = U64(0x2B)
+
+
+@jit()
+def _enter(S, space):
+    host = S.percpu[S.this_cpu]
+    core = S.cores[S.this_cpu]
+    space += S.this_cpu * SPACES_OF_A_CORE
+    if host.space == space:
+        return False
+    host.space = space
+    core.space = space
+    tlb_flush(core, 1)
+    return True
+
+
+@jit()
+def task_space(S, mm):
+    """The core sees address space `mm` of the host, as a program at CPL 3 does."""
+    core = S.cores[S.this_cpu]
+    if not _enter(S, 1 + mm):
+        return
+    core.cr3 = S.mms[mm].cr3
+    core.cr0 = CR0_RESET
+    core.cr4 = CR4_RESET
+    core.efer = EFER_RESET | EFER_SCE
+    core.idt_limit = ZERO
+    core.shadow = 0
+    core.nmi_blocked = 0
+    core.activity = 0
+    for i in range(6):
+        core.selectors[i] = USER_SS
+    core.selectors[1] = USER_CS
+    for i in range(N_SLOTS):
+        core.slot_size[i] = ZERO
+    core.slot_gpa[0] = ZERO
+    core.slot_hpa[0] = ZERO
+    core.slot_size[0] = S.config.memory
+
+
+@jit()
+def guest_space(S, k, cr3):
+    """The core sees the memory of vCPU k's guest; `cr3` is what VM entry will load."""
+    core = S.cores[S.this_cpu]
+    if not _enter(S, 1 + N_MMS + k):
+        return
+    core.cr3 = cr3
+    vm = S.vms[S.vcpus[k].vm]
+    for i in range(N_SLOTS):
+        core.slot_gpa[i] = vm.slot_gpa[i]
+        core.slot_size[i] = vm.slot_size[i]
+        core.slot_hpa[i] = vm.slot_hpa[i]

@@ -1,0 +1,35 @@
+"""The interrupt of the local timer serves every timer of this CPU that has run out, then arms the next.
+
+kernel/time/hrtimer.c, tick-sched.c.
+"""
+
+from __future__ import annotations
+
+from vpmu_emu._jit import jit
+from vpmu_emu.linux.hrtimer import host_timer_program
+from vpmu_emu.linux.native import cost, retire
+from vpmu_emu.linux.perf.pmi import handle_nmis, perf_event_task_tick, perf_mux_hrtimer_handler
+from vpmu_emu.linux.sched import scheduler_tick, wake_sleepers
+from vpmu_emu.machine.state import NEVER
+from vpmu_emu.machine.u64 import ONE
+
+COST_TIMER = cost("timer_interrupt")
+
+
+@jit()
+def sysvec_apic_timer_interrupt(S, E):
+    """Rotation of flexible events, the tick, sleepers to wake; then the timer is armed again."""
+    host = S.percpu[S.this_cpu]
+    now = S.cores[S.this_cpu].t
+    host.timer_irqs += ONE
+    host.timer_at = NEVER
+    retire(S, E, COST_TIMER)
+    if host.mux_at <= now:
+        perf_mux_hrtimer_handler(S, E)
+    if host.tick_at <= now:
+        host.tick_at = NEVER
+        perf_event_task_tick(S, E)
+        scheduler_tick(S)
+    wake_sleepers(S)
+    host_timer_program(S, E)
+    handle_nmis(S, E)
