@@ -258,8 +258,6 @@ class System:
             raise ConfigError(what, "there is no hypervisor in mode bare", "emulated passthrough")
         if not 1 <= cores <= N_CORES:
             raise ConfigError("cores", f"{cores} cores", f"1 to {N_CORES}")
-        if cores > 1 and vpmu != "bare":
-            raise ConfigError("cores", "a virtual machine has one vCPU", "--cores with --vpmu bare")
         if entry is not None:
             program = program.entered_at(entry)
         self.program = program
@@ -299,7 +297,8 @@ class System:
         E.horizon_seed = horizon_seed
         E.trace_on = int(bool(trace))
         if vpmu != "bare":
-            self._run = self._make_vm(
+            self._run, self._host = self._make_vm(
+                n_cores=cores,
                 filter=filter,
                 host_events=host_events,
                 guest=_pairs("guest", guest),
@@ -368,7 +367,7 @@ class System:
         self.E.t_slice = max(int(core.t) for core in self.cores) + ticks
         start = time.perf_counter()
         with np.errstate(over="ignore"):
-            code = int(self._run())
+            code = self._run_host(self.E.t_slice) if self.mode != "bare" else int(self._run())
         took = time.perf_counter() - start
         self.wall_s += took
         # Slices follow the speed of the machine, so that Ctrl-C is heard; results do not depend on them.
@@ -377,6 +376,18 @@ class System:
         elif took > SLICE_SECONDS * 1.5:
             self._slice = max(self._slice // 2, 1 << 10)
         return code
+
+    def _run_host(self, end: int) -> int:
+        """Compiled code until `end`, and the system calls that host programs make on the way."""
+        from vpmu_emu.linux import syscalls
+        from vpmu_emu.machine.state import RUN_SYSCALL
+
+        while True:
+            self.E.t_slice = end
+            code = int(self._run())
+            if code != RUN_SYSCALL:
+                return code
+            syscalls.handle(self._host)
 
     def run(self) -> Stop:
         """Run until the program ends, a breakpoint, a watchpoint, or the instruction limit.
@@ -397,9 +408,15 @@ class System:
 
         for _ in range(count):
             code = self._turn(1)
+            while code == RUN_SLICE and self._host_is_busy():
+                code = self._turn(1)
             if code != RUN_SLICE:
                 return self.stop(code)
         return self.stop(RUN_SLICE)
+
+    def _host_is_busy(self) -> bool:
+        # A step is the guest's: what the VMM and other programs do between is gone through.
+        return self.mode != "bare" and not any(int(core.vmx.nonroot) for core in self.cores)
 
     def stop(self, code: int, reason: str = "") -> Stop:
         """A RUN_* code as words."""
@@ -415,7 +432,7 @@ class System:
         names = {RUN_BREAK: "break", RUN_WATCH: "watch", RUN_SLICE: "step", RUN_LIMIT: "max-insns"}
         if not reason:
             reason = STOP_NAMES[int(self.core.stop)] if code == RUN_STOPPED else names[code]
-        rip = int(self.core.rip)
+        rip = self.rip
         line = self.program.line_at(rip)
         info = int(self.core.stop_info) if code == RUN_STOPPED else 0
         file, number = (line.file, line.line) if line else (None, None)
@@ -442,9 +459,19 @@ class System:
 
     def registers(self) -> dict[str, int]:
         """The sixteen registers, rip and rflags."""
-        core = self.core
-        found = {name: int(core.regs[i]) for i, name in enumerate(REGISTERS)}
-        return {**found, "rip": int(core.rip), "rflags": int(core.rflags)}
+        if self.mode == "bare":
+            core = self.core
+            values = [*map(int, core.regs[:16]), int(core.rip), int(core.rflags)]
+        else:
+            from vpmu_emu.linux.guestview import registers
+
+            values = registers(self.S, self.M)
+        return dict(zip((*REGISTERS, "rip", "rflags"), values, strict=True))
+
+    @property
+    def rip(self) -> int:
+        """Address of the program's next instruction."""
+        return self.registers()["rip"]
 
     def hardware_pmu(self, core: int = 0) -> dict[str, Any]:
         """What the PMU of one core's silicon holds now."""
@@ -513,7 +540,8 @@ class System:
 
     def exits(self) -> dict[str, int]:
         """VM exits by reason, only those that happened."""
-        return {exit_name(k): int(n) for k, n in enumerate(self.core.stats.exits) if n}
+        counts = np.sum([core.stats.exits for core in self.cores], axis=0)
+        return {exit_name(k): int(n) for k, n in enumerate(counts) if n}
 
     def record(self) -> bytes:
         """The whole record; equal bytes mean equal runs."""

@@ -289,7 +289,7 @@ class Session:
     @property
     def rip(self) -> int:
         """Address of the next instruction."""
-        return int(self.system.core.rip)
+        return self.system.rip
 
     def registers(self) -> dict[str, int]:
         """rax … r15, rip, rflags."""

@@ -173,6 +173,7 @@ def init_config(
     all_passthrough: bool = False,
     apicv: bool = True,
     costs: str = "typical",
+    n_cores: int = 1,
 ) -> None:
     """Fill `S.config`.
 
@@ -195,7 +196,7 @@ def init_config(
     config.tick_interval = model.tsc_khz * 1000 // HZ * 16
     config.mux_interval = config.tick_interval  # PERF_CPU_HRTIMER: 1000 / HZ ms
     config.max_samples_per_tick = 100_000 // HZ
-    config.n_cores = 1
+    config.n_cores = n_cores
     config.quantum = QUANTUM
     config.sched_slice = model.tsc_khz * SLICE_US // 1000 * 16
     level = COST_LEVELS.index(costs)
@@ -206,12 +207,13 @@ def init_config(
 
 def init_host(S: Any, model: CpuModel) -> None:
     """Fill `S.percpu` and the cores' local APICs as a booted Linux has them."""
-    for core, host in zip(S.cores, S.percpu, strict=True):
+    for cpu, (core, host) in enumerate(zip(S.cores, S.percpu, strict=True)):
         for field in ("event_list", "assign", "events", "last_event"):
             host[field][:] = -1
         host.intel_ctrl = (1 << model.gp) - 1 | ((1 << model.fixed) - 1) << 32
         host.enabled = 1
         host.curr = host.vcpu = host.task_ctx = -1
+        host.online = int(cpu < S.config.n_cores)
         host.mux_at = host.tick_at = host.timer_at = NEVER
         host.watchdog_at = NEVER
         lapic = core.lapic
@@ -486,6 +488,7 @@ def boot(S: Any, M: np.ndarray[Any, Any]) -> None:
     _save_guest(S, M)
     for core in S.cores:
         core.kernel = 1
+        core.activity = 0
     task, vcpu, host = S.tasks[0], S.vcpus[0], S.percpu[0]
     task.used = task.pid = task.tgid = 1
     S.next_pid = 2
@@ -514,11 +517,12 @@ def make_vm(
     all_passthrough: bool = False,
     apicv: bool = True,
     costs: str = "typical",
-) -> Callable[[], int]:
+    n_cores: int = 1,
+) -> tuple[Callable[[], int], Any]:
     """A host kernel with one VM whose guest is what core 0 holds.
 
     `M` has `ram_size` bytes of guest RAM and `HOST_PAGES` above it. Returns the function that runs the
-    vCPU until a RUN_* code.
+    host until a RUN_* code, and what answers its system calls.
 
     Raises:
         ConfigError, HostError: settings that the kernel would refuse.
@@ -545,6 +549,7 @@ def make_vm(
         all_passthrough=all_passthrough,
         apicv=apicv,
         costs=costs,
+        n_cores=n_cores,
     )
     # Off in a kernel that nobody told otherwise; on here, because tests of KVM need it and nothing else
     # executes UD2 followed by "kvm".
@@ -568,7 +573,7 @@ def make_vm(
         from vpmu_emu.linux.run_passthrough import run_host_passthrough as run
     else:
         from vpmu_emu.linux.run_emulated import run_host_emulated as run
-    return lambda: int(run(S, M, E))
+    return (lambda: int(run(S, M, E))), None
 
 
 # --- reports --------------------------------------------------------------------------------------------

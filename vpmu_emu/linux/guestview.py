@@ -1,0 +1,35 @@
+"""A guest's registers wherever they are: on a core, in the VMCS, or in its vCPU's record. Only looks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from vpmu_emu.tables.vmcs import vmcs_field
+
+FIRST = 0  # the vCPU that a run is about
+
+
+def core_of(S: Any, k: int = FIRST) -> int:
+    """The core that vCPU k is loaded on, -1 if it is on none."""
+    for cpu in range(int(S.config.n_cores)):
+        if int(S.percpu[cpu].vcpu) == k:
+            return cpu
+    return -1
+
+
+def _vmread(S: Any, M: np.ndarray[Any, Any], k: int, name: str) -> int:
+    at = int(S.vcpus[k].vmcs) + vmcs_field(name).offset
+    return int.from_bytes(M[at : at + 8].tobytes(), "little")
+
+
+def registers(S: Any, M: np.ndarray[Any, Any], k: int = FIRST) -> list[int]:
+    """rax … r15 of vCPU k by number, then rip and rflags."""
+    cpu = core_of(S, k)
+    held = S.cores[cpu].regs if cpu >= 0 else S.vcpus[k].regs
+    found = [int(v) for v in held[:16]]
+    if cpu >= 0 and int(S.cores[cpu].vmx.nonroot):
+        return [*found, int(S.cores[cpu].rip), int(S.cores[cpu].rflags)]
+    found[4] = _vmread(S, M, k, "GUEST_RSP")
+    return [*found, _vmread(S, M, k, "GUEST_RIP"), _vmread(S, M, k, "GUEST_RFLAGS")]
