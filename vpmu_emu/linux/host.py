@@ -8,6 +8,8 @@ kernel/sched/core.c, arch/x86/entry.
 from __future__ import annotations
 
 from vpmu_emu._jit import jit
+from vpmu_emu.linux.kvm.exits import complete_userspace_io
+from vpmu_emu.linux.kvm.run import KVM_EXIT_INTR, exit_to_user, immediate_exit
 from vpmu_emu.linux.kvm.vcpu import (
     COST_IOCTL,
     host_irqs_enable,
@@ -27,6 +29,7 @@ from vpmu_emu.linux.state import (
     ENTERED_NOT,
     ENTERED_SYSCALL,
     TASK_RUNNING,
+    USER_IO_NONE,
 )
 from vpmu_emu.linux.trace_kinds import TR_SCHED_SWITCH
 from vpmu_emu.machine.engine import run_core
@@ -230,6 +233,15 @@ def run_user(S, M, E):
 
 
 @jit()
+def _to_vmm(S, M):
+    """KVM_RUN returns: the core is the VMM's again, and Python finishes the system call."""
+    vcpu_put(S, M)
+    load_user(S, M)
+    S.tasks[S.percpu[S.this_cpu].curr].entered = ENTERED_KVM_RUN
+    return RUN_SYSCALL
+
+
+@jit()
 def host_turn(S, M, E, end):
     """Do a piece of the host's work: CODE_NEXT, HOST_GUEST for the mode's own loop, or a RUN_* code.
 
@@ -267,6 +279,12 @@ def host_turn(S, M, E, end):
         save_user(S)
         vcpu_load(S, M, E, task.vcpu)
         charge(S, E, COST_IOCTL)
+        vcpu = S.vcpus[task.vcpu]
+        if vcpu.complete != USER_IO_NONE:
+            complete_userspace_io(S, M, E)
+        if immediate_exit(S, M):
+            exit_to_user(S, M, KVM_EXIT_INTR)
+            return _to_vmm(S, M)
     return HOST_GUEST
 
 
@@ -275,9 +293,4 @@ def guest_turn_ended(S, M, E, code):
     """After the mode's own loop came back with `code`: what the host's loop goes on with."""
     if code == RUN_SLICE or code == RUN_RESCHED:
         return CODE_NEXT
-    if code == RUN_USER:
-        vcpu_put(S, M)
-        load_user(S, M)
-        S.tasks[S.percpu[S.this_cpu].curr].entered = ENTERED_KVM_RUN
-        return RUN_SYSCALL
-    return code
+    return _to_vmm(S, M) if code == RUN_USER else code

@@ -234,6 +234,8 @@ KVM_PMU = np.dtype(
     ]
 )
 
+USER_IO_NONE, USER_IO_OUT, USER_IO_IN = range(3)
+
 VCPU = np.dtype(
     [
         ("requests", "u8"),  # KVM_REQ_* bits
@@ -257,7 +259,9 @@ VCPU = np.dtype(
         ("cpu", "i8"),  # core that it was loaded on last, -1 never
         ("run_page", "i8"),  # struct kvm_run: index into the array of physical memory
         ("user_exit", "i8"),  # KVM_EXIT_* that waits for the VMM, -1 none
-        ("complete", "i8"),  # 1: complete_userspace_io() is due at the next KVM_RUN
+        ("complete", "i8"),  # USER_IO_*: what the next KVM_RUN finishes (complete_userspace_io)
+        ("ended", "i8"),  # STOP_*: why the guest cannot go on, 0
+        ("ended_info", "u8"),  # and its number
         # pages of host memory: index into the array of physical memory
         ("vmcs", "i8"),  # the VMCS page
         ("msr_bitmap", "i8"),  # the page of the MSR bitmap

@@ -16,8 +16,17 @@ from vpmu_emu.linux.kvm.lapic import (
     kvm_x2apic_msr_write,
 )
 from vpmu_emu.linux.kvm.pmu import kvm_pmu_trigger_event
+from vpmu_emu.linux.kvm.run import (
+    KVM_EXIT_SHUTDOWN,
+    exit_for_bug,
+    exit_for_port,
+    exit_to_user,
+    has_vmm,
+    port_data,
+)
 from vpmu_emu.linux.native import cost
 from vpmu_emu.linux.perf.pmi import charge
+from vpmu_emu.linux.state import USER_IO_IN, USER_IO_NONE
 from vpmu_emu.machine.bus import EXIT_APIC_ACCESS, EXIT_EPT_MISCONFIG
 from vpmu_emu.machine.interrupts import RFLAGS_TF, VECTOR_DB
 from vpmu_emu.machine.lapic import BASE_X2APIC
@@ -75,6 +84,8 @@ from vpmu_emu.machine.vmx import (
     V_CR4_SHADOW,
     V_DEBUGCTL,
     V_EFER,
+    V_EXIT_LEN,
+    V_EXIT_QUAL,
     V_FS_BASE,
     V_GS_BASE,
     V_INTERRUPTIBILITY,
@@ -285,14 +296,35 @@ def handle_io(S, M, E):
     port = (qualification >> U16) & WORD
     size = (qualification & _SIZE) + ONE
     mask = ALL >> (U64(64) - size * U8)
-    if qualification & _IN != ZERO:
-        value = port_in(core, port, size)
-        if size == _SIZE_4:
-            core.regs[RAX] = value
-        else:
-            core.regs[RAX] = (core.regs[RAX] & ~mask) | value
+    incoming = qualification & _IN != ZERO
+    if has_vmm(S):
+        exit_for_port(S, M, 1 if incoming else 0, port, size, core.regs[RAX] & mask)
+        return
+    if incoming:
+        _set_accumulator(core, size, port_in(core, port, size))
     else:
         port_out(core, E, port, size, core.regs[RAX] & mask)
+    kvm_skip_emulated_instruction(S, M, E)
+
+
+@jit()
+def _set_accumulator(core, size, value):
+    if size == _SIZE_4:
+        core.regs[RAX] = value & LOW32
+    else:
+        mask = ALL >> (U64(64) - size * U8)
+        core.regs[RAX] = (core.regs[RAX] & ~mask) | (value & mask)
+
+
+@jit()
+def complete_userspace_io(S, M, E):
+    """KVM_RUN again after KVM_EXIT_IO: only now the instruction is skipped, and counted."""
+    core = S.cores[S.this_cpu]
+    vcpu = S.vcpus[S.this_vcpu]
+    core.vmx.exit_insn_len = vmread(core, M, V_EXIT_LEN)
+    if vcpu.complete == USER_IO_IN:
+        _set_accumulator(core, (vmread(core, M, V_EXIT_QUAL) & _SIZE) + ONE, port_data(S, M))
+    vcpu.complete = USER_IO_NONE
     kvm_skip_emulated_instruction(S, M, E)
 
 
@@ -322,6 +354,21 @@ def handle_cr(S, M, E):
 
 
 @jit()
+def _end(S, M, stop, info):
+    # The guest cannot go on. Its VMM hears of it, or the run is over.
+    vcpu = S.vcpus[S.this_vcpu]
+    vcpu.ended = stop
+    vcpu.ended_info = info
+    if not has_vmm(S):
+        S.cores[S.this_cpu].stop = stop
+        S.cores[S.this_cpu].stop_info = info
+    elif stop == STOP_TRIPLE_FAULT:
+        exit_to_user(S, M, KVM_EXIT_SHUTDOWN)
+    else:
+        exit_for_bug(S, M, info)
+
+
+@jit()
 def vmx_handle_exit(S, M, E):
     """Every exit reason that needs no vPMU; an unknown one ends the run (KVM_EXIT_INTERNAL_ERROR)."""
     core = S.cores[S.this_cpu]
@@ -346,7 +393,7 @@ def vmx_handle_exit(S, M, E):
     elif reason == EXIT_NMI_WINDOW or reason == EXIT_INTERRUPT_WINDOW:
         charge(S, E, COST_WINDOW)
     elif reason == EXIT_TRIPLE_FAULT:
-        core.stop = STOP_TRIPLE_FAULT
+        _end(S, M, STOP_TRIPLE_FAULT, core.stop_info)
     elif (
         reason != EXIT_EXCEPTION_NMI
         and reason != EXIT_APIC_ACCESS
@@ -354,6 +401,5 @@ def vmx_handle_exit(S, M, E):
         and reason != EXIT_EXTERNAL_INTERRUPT
         and reason != EXIT_PREEMPTION_TIMER
     ):  # those are done with before
-        core.stop = STOP_SHUTDOWN
-        core.stop_info = reason
+        _end(S, M, STOP_SHUTDOWN, reason)
 

@@ -1,0 +1,82 @@
+"""struct kvm_run, the page that KVM and the VMM share: why KVM_RUN returns is written here.
+
+The layout is that of the table; port data lie in the page behind it. uapi/linux/kvm.h.
+"""
+
+from __future__ import annotations
+
+from vpmu_emu._jit import jit
+from vpmu_emu.linux.state import USER_IO_IN, USER_IO_OUT
+from vpmu_emu.machine.physical import ld8, ld32, st8, st16, st32, st64
+from vpmu_emu.machine.u64 import ONE, U64, ZERO
+from vpmu_emu.tables.linux import STRUCTS, constant
+
+KVM_EXIT_IO = constant("KVM_EXIT_IO")
+KVM_EXIT_INTR = constant("KVM_EXIT_INTR")
+KVM_EXIT_SHUTDOWN = constant("KVM_EXIT_SHUTDOWN")
+KVM_EXIT_INTERNAL_ERROR = constant("KVM_EXIT_INTERNAL_ERROR")
+_RUN = STRUCTS["kvm_run"]
+_IMMEDIATE_EXIT = U64(_RUN.offset("immediate_exit"))
+_EXIT_REASON = U64(_RUN.offset("exit_reason"))
+_DIRECTION = U64(_RUN.offset("io.direction"))
+_SIZE = U64(_RUN.offset("io.size"))
+_PORT = U64(_RUN.offset("io.port"))
+_COUNT = U64(_RUN.offset("io.count"))
+_DATA_OFFSET = U64(_RUN.offset("io.data_offset"))
+_SUBERROR = U64(_RUN.offset("internal.suberror"))
+_NDATA = U64(_RUN.offset("internal.ndata"))
+_DATA = U64(_RUN.offset("internal.data"))
+_UNEXPECTED_EXIT_REASON = U64(4)  # KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON
+PIO_PAGE = U64(4096)
+
+
+@jit()
+def has_vmm(S):
+    """Whether a program has this vCPU: else ports and the end are dealt with here."""
+    return S.vcpus[S.this_vcpu].run_page != 0
+
+
+@jit()
+def exit_to_user(S, M, reason):
+    """Have KVM_RUN return with KVM_EXIT_* `reason`. Modifies the page."""
+    vcpu = S.vcpus[S.this_vcpu]
+    vcpu.user_exit = reason
+    st32(M, U64(vcpu.run_page) + _EXIT_REASON, U64(reason))
+
+
+@jit()
+def exit_for_port(S, M, incoming, port, size, value):
+    """KVM_EXIT_IO for one access; `incoming` 1 is IN. `port`, `size` and `value` are uint64."""
+    vcpu = S.vcpus[S.this_vcpu]
+    page = U64(vcpu.run_page)
+    vcpu.complete = USER_IO_IN if incoming != 0 else USER_IO_OUT
+    st8(M, page + _DIRECTION, ZERO if incoming != 0 else ONE)
+    st8(M, page + _SIZE, size)
+    st16(M, page + _PORT, port)
+    st32(M, page + _COUNT, ONE)
+    st64(M, page + _DATA_OFFSET, PIO_PAGE)
+    st32(M, page + PIO_PAGE, value)
+    exit_to_user(S, M, KVM_EXIT_IO)
+
+
+@jit()
+def port_data(S, M):
+    """What the VMM answered to an IN, as uint64."""
+    return ld32(M, U64(S.vcpus[S.this_vcpu].run_page) + PIO_PAGE)
+
+
+@jit()
+def exit_for_bug(S, M, reason):
+    """KVM_EXIT_INTERNAL_ERROR: an exit of the guest that nobody handles."""
+    page = U64(S.vcpus[S.this_vcpu].run_page)
+    st32(M, page + _SUBERROR, _UNEXPECTED_EXIT_REASON)
+    st32(M, page + _NDATA, ONE)
+    st64(M, page + _DATA, reason)
+    exit_to_user(S, M, KVM_EXIT_INTERNAL_ERROR)
+
+
+@jit()
+def immediate_exit(S, M):
+    """Whether the VMM wants nothing but the completion."""
+    vcpu = S.vcpus[S.this_vcpu]
+    return vcpu.run_page != 0 and ld8(M, U64(vcpu.run_page) + _IMMEDIATE_EXIT) != ZERO
