@@ -553,7 +553,7 @@ class System:
         return part + bytes(size - len(part))
 
     def events(self) -> np.ndarray[Any, Any]:
-        """The trace ring in order, oldest first (fields t kind rip a b c)."""
+        """The trace ring in order, oldest first (fields t kind cpu rip a b c)."""
         head = int(self.E.ring_head)
         size = len(self.E.ring)
         if head <= size:

@@ -144,7 +144,7 @@ def _due(S, cpu):
 
 
 @jit()
-def _next_turn(S, end):
+def _next_turn(S, E, end):
     """Choose the core that is behind: CODE_NEXT, RUN_SLICE at Python's turn, RUN_STOPPED if all sleep."""
     turn = -1
     first = NEVER
@@ -163,6 +163,7 @@ def _next_turn(S, end):
     if first >= end:
         return RUN_SLICE
     S.this_cpu = turn
+    E.cpu = turn
     S.turn_end = NEVER
     if second < NEVER - S.config.quantum:
         S.turn_end = second + S.config.quantum
@@ -251,7 +252,7 @@ def host_turn(S, M, E, end):
         return RUN_STOPPED
     core = S.cores[S.this_cpu]
     if core.t >= S.turn_end or core.t >= end or _due(S, S.this_cpu) > core.t:
-        code = _next_turn(S, end)
+        code = _next_turn(S, E, end)
         if code != CODE_NEXT:
             return code
         core = S.cores[S.this_cpu]

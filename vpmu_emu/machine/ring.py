@@ -47,6 +47,7 @@ def emit(E, t, kind, rip, a, b, c):
         slot = E.ring[E.ring_head & _MASK]
         slot.t = t
         slot.kind = kind
+        slot.cpu = E.cpu
         slot.rip = rip
         slot.a = a
         slot.b = b

@@ -176,6 +176,7 @@ def run_cores(cores, n, quantum, M, E):
             return RUN_SLICE
         core = cores[turn]
         _see_new_code(core, E)
+        E.cpu = turn
         E.t_slice = end
         if second < end - quantum:
             E.t_slice = second + quantum

@@ -343,7 +343,8 @@ UOP = np.dtype(
 EVENT = np.dtype(
     [
         ("t", "i8"),  # time in 1/16 cycle
-        ("kind", "i8"),  # TR_* of machine/ring.py and linux/trace kinds
+        ("kind", "i4"),  # TR_* of machine/ring.py and linux/trace kinds
+        ("cpu", "i4"),  # core on which it happened
         ("rip", "u8"),
         ("a", "u8"),
         ("b", "u8"),
@@ -387,6 +388,7 @@ ENGINE = np.dtype(
         ("outside_rip", "u8"),  # where the first one stands
         ("outside_size", "i8"),  # bytes of it that were seen
         ("trace_on", "i8"),
+        ("cpu", "i8"),  # core that runs: for the trace
         ("ring_head", "i8"),  # events written so far; the ring keeps the last N_RING
         ("breaks", "u8", (N_BREAK,)),
         ("watch_msr", "u8", (N_WATCH,)),

@@ -136,28 +136,32 @@ _OF_PROGRAM = {*_GUEST_KINDS, mk.TR_VM_EXIT, mk.TR_EXCEPTION, mk.TR_IRQ, mk.TR_N
 def decode(
     events: Iterable[Any], place: Callable[[int], str] | None = None
 ) -> Iterator[tuple[int, str]]:
-    """(time in 1/16 cycle, words) of each event of the ring, in order.
+    """(time in 1/16 cycle, words) of each event of the ring, in order; the core first if there are several.
 
     Args:
-        events: with the fields t kind rip a b c, as `System.events()` gives them.
+        events: with the fields t kind cpu rip a b c, as `System.events()` gives them.
         place: gives `file:line` of an address, or "".
     """
-    inside = True  # until the first exit the program runs: as a guest or alone
+    events = list(events)
+    several = any(int(event["cpu"]) for event in events)
+    outside: set[int] = set()  # until its first exit a core runs the program: as a guest or alone
     for event in events:
+        cpu = int(event["cpu"])
         kind, rip = int(event["kind"]), int(event["rip"])
         a, b, c = int(event["a"]), int(event["b"]), int(event["c"])
         if kind == mk.TR_VM_EXIT:
-            inside = False
+            outside.add(cpu)
         elif kind == mk.TR_VM_ENTRY:
-            inside = True
+            outside.discard(cpu)
         if kind in _GUEST_KINDS:
-            words = _guest_msr(kind, a, b, c, exited=not inside)
+            words = _guest_msr(kind, a, b, c, exited=cpu in outside)
         elif kind < lk.TR_PERF_STATE:
             words = _machine(kind, rip, a, b, c)
         else:
             words = _linux(kind, rip, a, b, c)
         at = place(rip) if place and kind in _OF_PROGRAM else ""
-        yield int(event["t"]), words + (f"  # {at}" if at else "")
+        where = f"[{cpu:03}] " if several else ""
+        yield int(event["t"]), where + words + (f"  # {at}" if at else "")
 
 
 def lines(
