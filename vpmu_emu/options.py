@@ -19,7 +19,7 @@ _OPTIONS = (
     click.option("--ram", type=click.IntRange(2, 4096), default=64, show_default=True,
                  metavar="MIB", help="Memory of the guest."),
     click.option("--cores", type=click.IntRange(1), default=1, show_default=True, metavar="N",
-                 help="Processors on the board, with --vpmu bare."),
+                 help="Processors of the machine: of the program with bare, else of the host."),
     click.option("--entry", metavar="SYMBOL|ADDRESS",
                  help="Begin there instead of at the program's own entry."),
     click.option("--max-insns", type=click.IntRange(1), metavar="N",

@@ -233,7 +233,7 @@ def test_slices_are_not_seen():
     assert whole.record() == sliced.record()
 
 
-@pytest.mark.parametrize(("cores", "mode"), [(0, "bare"), (9, "bare"), (2, "emulated")])
+@pytest.mark.parametrize(("cores", "mode"), [(0, "bare"), (9, "bare"), (9, "emulated")])
 def test_what_cannot_be_had_is_said(cores, mode):
     with pytest.raises(ConfigError, match="cores"):
         System(assemble("hlt"), vpmu=mode, cores=cores)
