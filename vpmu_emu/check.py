@@ -672,7 +672,8 @@ def run_as_asked(
         options["filter"] = str(beside if beside.exists() else options["filter"])
     if mode == "bare":
         # The oracle takes the same line: what only a hypervisor can do is left out.
-        options |= {"filter": None, "host_events": (), "guest": (), "kvm": (), "quirks": ()}
+        options |= {"filter": None, "host_events": (), "guest": (), "kvm": (), "quirks": (),
+                    "watchdog": "off"}
     options["vpmu"] = mode
     options["inject"] = (*options["inject"], *inject)
     return run(program, **options)

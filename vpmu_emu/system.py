@@ -47,12 +47,12 @@ class Stop:
     """Why a run came back.
 
     Attributes:
-        reason: debug-exit, halted, triple-fault, shutdown, reset, max-insns, break, watch, step or
-            interrupted.
+        reason: debug-exit, halted, triple-fault, shutdown, reset, hard-lockup, max-insns, break, watch,
+            step or interrupted.
         rip: address of the next instruction, or of the one that faulted.
         line: its source line, None outside the program.
         file: its source file.
-        info: exit value of debug-exit, vector that began a triple fault.
+        info: exit value of debug-exit, vector that began a triple fault, CPU of a hard lockup.
         note: what the machine could not do for the program so far, in a sentence; else "".
     """
 
@@ -68,6 +68,7 @@ class Stop:
         words = {
             "triple-fault": f"triple fault, first exception vector {self.info}",
             "debug-exit": f"exit with code {self.info}",
+            "hard-lockup": f"hard lockup of CPU {self.info}",
         }.get(self.reason, self.reason)
         return f"{words} at rip {self.rip:#x}{place}" + (f"\nnote: {self.note}" if self.note else "")
 
@@ -210,6 +211,8 @@ class System:
         settings, guest, kvm: KEY=VALUE words (or mappings): the host CPU's PMU, what the VMM exposes, KVM.
         quirks, without, inject: names of known bugs, parts left out, rows of isa/mutants.toml.
         all_passthrough: passthrough without intercepting the selectors.
+        watchdog: detector of hard lockups: off, nmi, buddy or hpet.
+        watchdog_thresh: its threshold in seconds.
         trace: keep the event ring (anything true).
         horizon, horizon_seed: at most so many instructions between two looks (random ones from a seed);
             the result does not depend on it.
@@ -239,6 +242,8 @@ class System:
         all_passthrough: bool = False,
         apicv: bool = True,
         costs: str = "typical",
+        watchdog: str = "off",
+        watchdog_thresh: float = 10.0,
         trace: Any = None,
         horizon: int = 0,
         horizon_seed: int = 0,
@@ -253,8 +258,10 @@ class System:
             raise ConfigError("vpmu", f"no mode is named {vpmu!r}", " ".join(MODES))
         if not 2 <= ram <= MAX_RAM_MIB:
             raise ConfigError("ram", f"{ram} MiB", f"2 to {MAX_RAM_MIB}")
-        if vpmu == "bare" and (filter or host_events or _pairs("guest", guest)):
+        watched = watchdog != "off"
+        if vpmu == "bare" and (filter or host_events or _pairs("guest", guest) or watched):
             what = "filter" if filter else "host-event" if host_events else "guest"
+            what = "watchdog" if watched else what
             raise ConfigError(what, "there is no hypervisor in mode bare", "emulated passthrough")
         if not 1 <= cores <= N_CORES:
             raise ConfigError("cores", f"{cores} cores", f"1 to {N_CORES}")
@@ -308,6 +315,8 @@ class System:
                 all_passthrough=all_passthrough,
                 apicv=apicv,
                 costs=costs,
+                watchdog=watchdog,
+                watchdog_thresh=watchdog_thresh,
             )
         elif cores == 1:
             self._run = lambda: int(engine.run_core(self.core, self.M, E))

@@ -79,7 +79,9 @@ class Stop:
     @property
     def ended(self) -> bool:
         """Whether the program cannot go on."""
-        return self.reason in ("debug-exit", "halted", "triple-fault", "shutdown", "reset", "max-insns")
+        return self.reason in (
+            "debug-exit", "halted", "triple-fault", "shutdown", "reset", "hard-lockup", "max-insns",
+        )  # fmt: skip
 
 
 @attrs.frozen

@@ -38,6 +38,7 @@ from vpmu_emu.linux.state import (
     WITHOUT,
     bits,
 )
+from vpmu_emu.linux.watchdog import lockup_detector_init, lockup_report
 from vpmu_emu.machine.engine import CR0_RESET, CR4_RESET
 from vpmu_emu.machine.interrupts import VECTOR_DB, VECTOR_UD
 from vpmu_emu.machine.lapic import (
@@ -242,7 +243,9 @@ def add_host_events(S: Any, events: Sequence[HostEvent]) -> None:
     """
     if len(events) > N_EVENTS - N_PMC:
         raise HostError(28, f"{len(events)} host events; there is room for {N_EVENTS - N_PMC}")
-    for i, attr in enumerate(events):
+    first = int(S.perf_rows)
+    for k, attr in enumerate(events):
+        i = first + k
         event = S.perf_events[i]
         event.used = 1
         event.state = PERF_EVENT_STATE_INACTIVE
@@ -251,8 +254,8 @@ def add_host_events(S: Any, events: Sequence[HostEvent]) -> None:
         event.cpu = -1 if attr.task else 0
         event.owner = OWNER_HOST
         event.pmc = -1
-        event.spec = i
-        event.leader = attr.leader if attr.leader >= 0 else i
+        event.spec = k
+        event.leader = first + attr.leader if attr.leader >= 0 else i
         event.order = i
         event.config = attr.config
         event.pinned = int(attr.pinned)
@@ -264,7 +267,7 @@ def add_host_events(S: Any, events: Sequence[HostEvent]) -> None:
         event.period = attr.period or int(MAX_PERIOD)
         event.period_left = event.period
         event.stopped = 1
-    S.list_end = S.perf_rows = len(events)
+    S.list_end = S.perf_rows = first + len(events)
 
 
 def kvm_pmu_refresh(S: Any, shape: Shape) -> None:
@@ -518,6 +521,8 @@ def make_vm(
     apicv: bool = True,
     costs: str = "typical",
     n_cores: int = 1,
+    watchdog: str = "off",
+    watchdog_thresh: float = 10.0,
 ) -> tuple[Callable[[], int], Any]:
     """A host kernel with one VM whose guest is what core 0 holds.
 
@@ -559,6 +564,7 @@ def make_vm(
     shape = guest_shape(model.shape(), settings, cap)
     told = guest_cpuid_shape(model.shape(), settings, cap)
     init_host(S, model)
+    lockup_detector_init(S, watchdog, watchdog_thresh)
     specs = [e if isinstance(e, HostEvent) else None for e in host_events]
     parsed = parse_host_events([e for e in host_events if isinstance(e, str)], model.events)
     add_host_events(S, parsed + [e for e in specs if e is not None])
@@ -728,4 +734,5 @@ def report(S: Any) -> dict[str, Any]:
             "eventsel_hw": [int(p.eventsel_hw) for p in pmu.pmcs[: int(pmu.nr_arch_gp_counters)]],
             "fixed_ctr_ctrl_hw": int(pmu.fixed_ctr_ctrl_hw),
         },
+        "watchdog": lockup_report(S),
     }

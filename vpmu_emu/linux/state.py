@@ -142,13 +142,14 @@ PERCPU = np.dtype(
         ("vcpu", "i8"),  # vCPU whose state is on this core (vcpu_load), -1 none
         ("space", "i8"),  # address space that the core's TLB and decoded code belong to, see SPACE_*
         ("lockup", "i8"),  # 1: spins with interrupts off for ever (lkdtm HARDLOCKUP)
+        ("lockup_at", "i8"),  # time at which it began to
         # watchdog
         ("watchdog_at", "i8"),  # next watchdog_timer_fn(), NEVER when off
         ("hrtimer_interrupts", "i8"),  # its calls
-        ("hrtimer_saved", "i8"),  # as the detector saw them last
+        ("hrtimer_saved", "i8"),  # as the detector saw them last (hrtimer_interrupts_saved)
         ("watchdog_touched", "i8"),  # 1: the next check is skipped
         ("watchdog_reported", "i8"),  # time of the report of a lockup, 0 none
-        ("watchdog_by", "i8"),  # which detector made it
+        ("watchdog_by", "i8"),  # which CPU made it
         # time
         ("mux_at", "i8"),  # perf_mux_hrtimer: next rotation, NEVER when off
         ("tick_at", "i8"),  # next tick with something to unthrottle, NEVER when off
@@ -438,6 +439,9 @@ SYSTEM = np.dtype(
     ]
 )
 
+WATCHDOG_OFF, WATCHDOG_NMI, WATCHDOG_BUDDY, WATCHDOG_HPET = range(4)
+WATCHDOG_NAMES = ("off", "nmi", "buddy", "hpet")
+
 MODE_NONE = 0  # KVM with the PMU off
 MODE_EMULATED = 1
 MODE_PASSTHROUGH = 2
@@ -466,6 +470,7 @@ WITHOUT = {
     "lvtpc-mask": "the hardware LVTPC does not mirror the guest's mask bit (patch 07)",
     "pmi-vector": "the guest's PMI stays an NMI (patch 06)",
     "forbid-nmi-handler": "the host's NMI handler also runs while the guest owns the PMU (patch 09)",
+    "watchdog-exclude-guest": "the NMI watchdog's event does not exclude guests (patch 03)",
     "perf-guest-enter": "host events are not stopped at VM entry (patch 31)",
     "status-set": "a pending GLOBAL_STATUS is not restored (patch 22)",
 }
@@ -489,4 +494,5 @@ W_LVTPC_MASK = bits(WITHOUT, "lvtpc-mask")
 W_PMI_VECTOR = bits(WITHOUT, "pmi-vector")
 W_FORBID_NMI = bits(WITHOUT, "forbid-nmi-handler")
 W_PERF_GUEST_ENTER = bits(WITHOUT, "perf-guest-enter")
+W_WATCHDOG_EXCLUDE_GUEST = bits(WITHOUT, "watchdog-exclude-guest")
 W_STATUS_SET = bits(WITHOUT, "status-set")

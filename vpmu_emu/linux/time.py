@@ -10,6 +10,7 @@ from vpmu_emu.linux.hrtimer import host_timer_program
 from vpmu_emu.linux.native import cost, retire
 from vpmu_emu.linux.perf.pmi import handle_nmis, perf_event_task_tick, perf_mux_hrtimer_handler
 from vpmu_emu.linux.sched import scheduler_tick, wake_sleepers
+from vpmu_emu.linux.watchdog import watchdog_timer_fn
 from vpmu_emu.machine.state import NEVER
 from vpmu_emu.machine.u64 import ONE
 
@@ -30,6 +31,8 @@ def sysvec_apic_timer_interrupt(S, E):
         host.tick_at = NEVER
         perf_event_task_tick(S, E)
         scheduler_tick(S)
+    if host.watchdog_at <= now:
+        watchdog_timer_fn(S, E)
     wake_sleepers(S)
     host_timer_program(S, E)
     handle_nmis(S, E)

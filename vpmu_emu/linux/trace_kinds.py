@@ -18,6 +18,7 @@ TR_HOST_IRQ = 76  # a vector
 TR_PAUSE = 77  # a pmc, b value
 TR_EMULATE_INSN = 78  # a first eight bytes, b length, c 1 if the emulator gave up
 TR_SCHED_SWITCH = 79  # a task that leaves + 1, b task that comes + 1; 0 is the idle task
+TR_LOCKUP = 80  # a the CPU that is locked up
 
 REPROGRAM_OFF = 0  # disabled or filtered: stays paused
 REPROGRAM_RESUME = 1  # the event is reused
@@ -42,4 +43,5 @@ LINUX_KINDS = {
     TR_PAUSE: "pmc_pause_counter",
     TR_EMULATE_INSN: "kvm_emulate_insn",
     TR_SCHED_SWITCH: "sched_switch",
+    TR_LOCKUP: "watchdog_hardlockup_check",
 }

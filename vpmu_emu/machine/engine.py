@@ -103,6 +103,7 @@ def _horizon(core, E):
     limit = pmu_horizon(core)
     limit = min(limit, core.lapic.timer_at)
     limit = min(limit, core.vmx.preempt_at)
+    limit = min(limit, core.nmi_at)
     limit = min(limit, E.t_slice)
     if E.insn_limit != ALL:
         left = E.insn_limit - guest_instructions(core)
@@ -128,6 +129,8 @@ def _horizon(core, E):
 @jit()
 def _timers(core):
     if core.lapic.timer_at <= core.t and lapic_timer_expire(core, core.lapic) == LVT_NMI:
+        core.nmi_pending = 1
+    if core.nmi_at <= core.t:
         core.nmi_pending = 1
 
 
@@ -255,6 +258,7 @@ def _edge(core, M, E):
 def _idle(core, E):
     """Halted: time jumps to the next timer, the TSC goes on, nothing unhalted counts."""
     wake = min(core.lapic.timer_at, core.vmx.preempt_at)
+    wake = min(wake, core.nmi_at)
     if wake == NEVER:
         core.stop = STOP_HALTED
         return RUN_STOPPED
@@ -391,6 +395,7 @@ def reset_core(core, ident):
     core.efer = EFER_RESET
     core.vmx.vmcs = -1
     core.vmx.preempt_at = NEVER
+    core.nmi_at = NEVER
     lapic_reset(core.lapic, ident)
     lapic_reset(core.vapic, ident)
     pmu_reset(core)

@@ -252,6 +252,7 @@ CORE = np.dtype(
         ("shadow", "i8"),  # 1 STI, 2 MOV SS: interrupts wait for one more instruction
         ("nmi_blocked", "i8"),  # until IRET
         ("nmi_pending", "i8"),
+        ("nmi_at", "i8"),  # time at which the board raises an NMI, until somebody sets another; NEVER
         ("activity", "i8"),  # 0 active, 1 halted, 2 waiting for a startup message
         ("cores", "i8"),  # cores on the board
         ("number", "i8"),  # which of them this is
@@ -427,6 +428,7 @@ STOP_HALTED = 2
 STOP_TRIPLE_FAULT = 3
 STOP_SHUTDOWN = 4  # KVM gave up: internal error, reported with stop_info
 STOP_RESET = 5  # the program reset the machine
+STOP_HARD_LOCKUP = 6  # the host kernel panicked: a CPU does not serve its interrupts, see stop_info
 STOP_NAMES = {
     STOP_NONE: "running",
     STOP_DEBUG_EXIT: "debug-exit",
@@ -434,6 +436,7 @@ STOP_NAMES = {
     STOP_TRIPLE_FAULT: "triple-fault",
     STOP_SHUTDOWN: "shutdown",
     STOP_RESET: "reset",
+    STOP_HARD_LOCKUP: "hard-lockup",
 }
 # codes with which run functions return to Python without the run being over
 RUN_SLICE = 100

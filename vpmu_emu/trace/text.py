@@ -121,6 +121,8 @@ def _linux(kind: int, rip: int, a: int, b: int, c: int) -> str:
     if kind == lk.TR_EMULATE_INSN:
         code = a.to_bytes(8, "little")[:b].hex(" ")
         return f"{name}: 0:{rip:x}: {code} (prot64)" + (" failed" if c else "")
+    if kind == lk.TR_LOCKUP:
+        return f"{name}: hard LOCKUP on cpu {a}"
     if kind == lk.TR_INJECT_NMI:
         return f"{name}: {a} pending"
     return f"{name}:"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
+from vpmu_emu.linux.hrtimer import host_timer_program
 from vpmu_emu.linux.perf.sched import ctx_resched, group_sched_out
 from vpmu_emu.linux.perf.x86 import (
     EINVAL,
@@ -216,3 +217,4 @@ def perf_init(S, E):
     S.percpu[S.this_cpu]
     if S.perf_rows > 0:
         ctx_resched(S, E, S.this_cpu, 1)
+    host_timer_program(S, E)

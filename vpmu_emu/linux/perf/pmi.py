@@ -28,6 +28,10 @@ from vpmu_emu.linux.perf.x86 import (
 )
 from vpmu_emu.linux.state import OWNER_KVM, PERF_EVENT_STATE_ACTIVE, W_FORBID_NMI
 from vpmu_emu.linux.trace_kinds import TR_NMI_HANDLER
+from vpmu_emu.linux.watchdog import (
+    hardlockup_detector_nmi_handler,
+    watchdog_overflow_callback,
+)
 from vpmu_emu.machine.ring import emit
 from vpmu_emu.machine.state import N_CTR, N_GP, NEVER
 from vpmu_emu.machine.u64 import ONE, U64, ZERO
@@ -46,6 +50,10 @@ def perf_event_overflow(S, E, i):
     host = S.percpu[S.this_cpu]
     event = S.perf_events[i]
     if event.sample_period == ZERO:
+        return 0
+    if event.watchdog != 0:  # never throttled
+        event.samples += ONE
+        watchdog_overflow_callback(S, E)
         return 0
     throttle = 0
     # perf_throttled_seq: the number of ticks so far
@@ -73,6 +81,7 @@ def perf_event_nmi_handler(S, E):
     host = S.percpu[S.this_cpu]
     host.nmis += ONE
     retire(S, E, COST_NMI_ENTRY)
+    hardlockup_detector_nmi_handler(S, E)
     if host.force_exclude_guest != 0 and S.config.without & W_FORBID_NMI == ZERO:
         # Patch 09: what overflowed is the guest's.
         emit(E, S.cores[S.this_cpu].t, TR_NMI_HANDLER, ZERO, ZERO, ONE, ZERO)
@@ -114,7 +123,7 @@ def handle_nmis(S, E):
     """Take the NMIs that are due; inside a handler further ones wait for its end."""
     core = S.cores[S.this_cpu]
     host = S.percpu[S.this_cpu]
-    while core.nmi_pending != 0 and host.in_nmi == 0:
+    while (core.nmi_pending != 0 or core.nmi_at <= core.t) and host.in_nmi == 0:
         core.nmi_pending = 0
         host.in_nmi = 1
         perf_event_nmi_handler(S, E)

@@ -1,0 +1,112 @@
+"""A CPU that locks up hard spins with interrupts off for ever: only NMIs reach it, and only they end it.
+
+drivers/misc/lkdtm: HARDLOCKUP is a loop of cpu_relax(). Its turns are not run one by one: as many as can
+surely pass without an overflow retire at once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from vpmu_emu._jit import jit
+from vpmu_emu.linux.native import cost
+from vpmu_emu.linux.perf.pmi import handle_nmis
+from vpmu_emu.linux.state import N_CORES
+from vpmu_emu.linux.watchdog import lockup_will_be_seen
+from vpmu_emu.machine.pmu import (
+    EV_CLASS,
+    EV_SCALE,
+    EV_SIGN,
+    N_TERMS,
+    SCALE_PLAIN,
+    SCALE_SLOTS,
+    counter_mask,
+    counter_value,
+    is_armed,
+    pmu_charge,
+)
+from vpmu_emu.machine.state import CLASS, N_CTR, STOP_HARD_LOCKUP
+from vpmu_emu.machine.u64 import ONE, U64, ZERO
+from vpmu_emu.tables.cpus import LATENCIES, PARTS
+
+COST_TURN = cost("lkdtm_HARDLOCKUP")
+LAT_SLOT = LATENCIES.index("slot")
+C_INST = CLASS["inst"]
+C_BRANCH = CLASS["branch"]
+PART_TASKS = PARTS.index("tasks")
+MOST_TURNS = U64(1 << 32)
+
+
+@jit()
+def _turns_to_overflow(core, cycles, insns, branches):
+    """Turns of the loop in which surely no counter overflows, at least 1; the counts are those of one."""
+    pmu = core.pmu
+    if pmu.stepping != 0:
+        return ONE
+    turns = MOST_TURNS
+    for i in range(N_CTR):
+        if not is_armed(core, i) or pmu.rings[i] & 1 == 0:
+            continue
+        event = pmu.event[i]
+        grows = ZERO
+        if EV_SCALE[event] == SCALE_SLOTS:
+            grows = U64(cycles * 16 // core.latency[LAT_SLOT])
+        elif EV_SCALE[event] != SCALE_PLAIN:
+            grows = U64(cycles)  # no other clock is faster
+        else:
+            for k in range(N_TERMS):
+                part = ZERO
+                if EV_CLASS[event, k] == C_INST:
+                    part = insns
+                elif EV_CLASS[event, k] == C_BRANCH:
+                    part = branches
+                if EV_SIGN[event, k] > 0:
+                    grows += part
+                else:
+                    grows -= part
+        if grows != ZERO:
+            turns = min(turns, (counter_mask(core, i) - counter_value(core, i)) // grows)
+    return max(turns, ONE)
+
+
+@jit()
+def _nobody_sees(S):
+    # Every CPU is locked up, and no detector can find it.
+    for cpu in range(N_CORES):
+        host = S.percpu[cpu]
+        if host.online != 0 and (host.lockup == 0 or lockup_will_be_seen(S, cpu)):
+            return False
+    return True
+
+
+@jit()
+def lockup_spin(S, E, until):
+    """Spin on this CPU up to the time `until` (int64), or its first turn after that; NMIs are taken.
+
+    Sets core.stop when a detector finds the lockup, or at once when none ever can. Modifies core, percpu.
+    """
+    core = S.cores[S.this_cpu]
+    host = S.percpu[S.this_cpu]
+    cycles = S.config.costs[COST_TURN, 0]
+    insns = U64(S.config.costs[COST_TURN, 1])
+    branches = U64(S.config.costs[COST_TURN, 2])
+    if _nobody_sees(S):
+        core.stop = STOP_HARD_LOCKUP
+        core.stop_info = U64(S.this_cpu)
+    turn = cycles * 16
+    while core.t < until and core.stop == 0:
+        turns = _turns_to_overflow(core, cycles, insns, branches)
+        left = (min(until, core.nmi_at) - core.t + turn - 1) // turn
+        turns = max(min(turns, U64(max(left, 1))), ONE)
+        host.spent[PART_TASKS] += cycles * np.int64(turns)
+        pmu_charge(core, E, cycles * np.int64(turns), insns * turns, branches * turns)
+        handle_nmis(S, E)
+
+
+def lkdtm_HARDLOCKUP(S: Any) -> None:
+    """The task of this CPU wrote HARDLOCKUP: `lockup_spin` is all that this CPU does from now on."""
+    host = S.percpu[int(S.this_cpu)]
+    host.lockup = 1
+    host.lockup_at = S.cores[int(S.this_cpu)].t

@@ -1,0 +1,228 @@
+"""A CPU that no longer serves its timer is locked up; who finds out depends on the detector.
+
+kernel/watchdog.c, watchdog_perf.c, watchdog_buddy.c; the HPET detector is the series of 2021 that was never
+merged (one channel, an NMI to each CPU in turn). On every CPU `watchdog_timer_fn` counts its own calls; a
+detector looks whether that number has grown. hardlockup_panic is 1: the run ends.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from vpmu_emu._jit import jit
+from vpmu_emu.errors import ConfigError
+from vpmu_emu.linux.native import cost, retire
+from vpmu_emu.linux.state import (
+    MODE_PASSTHROUGH,
+    N_CORES,
+    OWNER_HOST,
+    PERF_EVENT_STATE_ACTIVE,
+    PERF_EVENT_STATE_INACTIVE,
+    PERF_TYPE_RAW,
+    W_WATCHDOG_EXCLUDE_GUEST,
+    WATCHDOG_BUDDY,
+    WATCHDOG_HPET,
+    WATCHDOG_NAMES,
+    WATCHDOG_NMI,
+    WATCHDOG_OFF,
+)
+from vpmu_emu.linux.trace_kinds import TR_LOCKUP
+from vpmu_emu.machine.ring import emit
+from vpmu_emu.machine.state import STOP_HARD_LOCKUP
+from vpmu_emu.machine.u64 import U64, ZERO
+
+COST_CHECK = cost("watchdog_overflow_callback")
+COST_TIMER_FN = cost("watchdog_timer_fn")
+
+CPU_CYCLES = 0x3C
+# The kernel takes whole seconds up to 60. Simulated time costs real time, so that parts of one are allowed;
+# the least is what still leaves time for anything but the watchdog.
+LEAST_THRESH, MOST_THRESH = 0.0001, 60.0
+
+
+# --- the detectors --------------------------------------------------------------------------------------
+@jit()
+def is_hardlockup(S, cpu):
+    """Whether a CPU has had no watchdog timer since somebody last looked. Modifies percpu."""
+    host = S.percpu[cpu]
+    if host.hrtimer_saved == host.hrtimer_interrupts:
+        return True
+    host.hrtimer_saved = host.hrtimer_interrupts
+    return False
+
+
+@jit()
+def watchdog_hardlockup_check(S, E, cpu):
+    """This CPU looks at `cpu`, which may be itself; a hard lockup stops the run (nmi_panic)."""
+    host = S.percpu[cpu]
+    core = S.cores[S.this_cpu]
+    if host.watchdog_touched != 0:
+        host.watchdog_touched = 0
+        return
+    if is_hardlockup(S, cpu) and host.watchdog_reported == 0:
+        host.watchdog_reported = core.t
+        host.watchdog_by = S.this_cpu
+        emit(E, core.t, TR_LOCKUP, ZERO, U64(cpu), ZERO, ZERO)
+        core.stop = STOP_HARD_LOCKUP
+        core.stop_info = U64(cpu)
+
+
+@jit()
+def watchdog_next_cpu(S, cpu):
+    """The online CPU that `cpu` watches, -1 if it is alone."""
+    for k in range(1, N_CORES):
+        other = (cpu + k) % N_CORES
+        if S.percpu[other].online != 0:
+            return other
+    return -1
+
+
+@jit()
+def watchdog_timer_fn(S, E):
+    """This CPU's watchdog hrtimer: it lives; as a buddy it looks at its neighbour at every third call.
+
+    Call it where percpu.watchdog_at <= now; sets the next one.
+    """
+    host = S.percpu[S.this_cpu]
+    retire(S, E, COST_TIMER_FN)
+    host.hrtimer_interrupts += 1
+    # three sample periods are a fifth more than watchdog_thresh
+    if S.config.watchdog == WATCHDOG_BUDDY and host.hrtimer_interrupts % 3 == 0:
+        other = watchdog_next_cpu(S, S.this_cpu)
+        if other >= 0:
+            watchdog_hardlockup_check(S, E, other)
+    # hrtimer_forward_now(): calls that were missed are not made up for
+    period = S.config.watchdog_period * 2 // 5
+    late = S.cores[S.this_cpu].t - host.watchdog_at
+    host.watchdog_at += period * (late // period + 1)
+
+
+@jit()
+def watchdog_overflow_callback(S, E):
+    """In NMI context, the pinned cycles event of this CPU has ended a period.
+
+    (The kernel also wants 4/5 of the threshold to have passed, because of turbo; no model has that.)
+    """
+    retire(S, E, COST_CHECK)
+    watchdog_hardlockup_check(S, E, S.this_cpu)
+
+
+@jit()
+def hardlockup_detector_nmi_handler(S, E):
+    """In NMI context: was it the HPET's? It is told by the time, as nothing else says so."""
+    core = S.cores[S.this_cpu]
+    if core.nmi_at > core.t:
+        return
+    retire(S, E, COST_CHECK)
+    period = S.config.watchdog_period
+    core.nmi_at += period * ((core.t - core.nmi_at) // period + 1)
+    watchdog_hardlockup_check(S, E, S.this_cpu)
+
+
+@jit()
+def lockup_will_be_seen(S, cpu):
+    """Whether the detector can find the lockup of `cpu`."""
+    if S.config.watchdog == WATCHDOG_HPET:
+        return True
+    if S.config.watchdog == WATCHDOG_NMI:
+        for i in range(S.perf_rows):
+            event = S.perf_events[i]
+            if event.used != 0 and event.watchdog != 0 and event.ctx == cpu:
+                return event.state == PERF_EVENT_STATE_ACTIVE
+    if S.config.watchdog == WATCHDOG_BUDDY:
+        for other in range(N_CORES):
+            host = S.percpu[other]
+            if host.online != 0 and host.lockup == 0 and watchdog_next_cpu(S, other) == cpu:
+                return True
+    return False
+
+
+# --- plain Python ---------------------------------------------------------------------------------------
+def check_settings(detector: str, thresh: float) -> None:
+    """What `--watchdog` and `--watchdog-thresh` may be.
+
+    Raises:
+        ConfigError: they are something else.
+    """
+    if detector not in WATCHDOG_NAMES:
+        raise ConfigError("watchdog", f"no detector is named {detector!r}", " ".join(WATCHDOG_NAMES))
+    if not (math.isfinite(thresh) and LEAST_THRESH <= thresh <= MOST_THRESH):
+        raise ConfigError("watchdog-thresh", f"{thresh:g} seconds", f"{LEAST_THRESH:g} to {MOST_THRESH:g}")
+
+
+def lockup_detector_init(S: Any, detector: str, thresh: float) -> None:
+    """Arm the watchdog of every online CPU, at boot: the first events of all are its own.
+
+    Raises:
+        ConfigError: the detector nmi on a CPU without a PMU, or settings that cannot be.
+    """
+    check_settings(detector, thresh)
+    config = S.config
+    config.watchdog = WATCHDOG_NAMES.index(detector)
+    config.watchdog_period = round(thresh * int(config.tsc_khz) * 1000) * 16
+    if detector == WATCHDOG_NAMES[WATCHDOG_OFF]:
+        return
+    period = int(config.watchdog_period)
+    online = [cpu for cpu in range(N_CORES) if S.percpu[cpu].online]
+    for n, cpu in enumerate(online):
+        S.percpu[cpu].watchdog_at = period * 2 // 5
+        if detector == "buddy":  # its first timer may be late
+            S.percpu[cpu].watchdog_touched = 1
+        elif detector == "hpet":
+            S.cores[cpu].nmi_at = period + period * n // len(online)
+        elif detector == "nmi":
+            _hardlockup_detector_event_create(S, cpu)
+
+
+def _hardlockup_detector_event_create(S: Any, cpu: int) -> None:
+    if not int(S.cores[0].pmu.version):
+        raise ConfigError("watchdog", "detector nmi needs a PMU", "off buddy hpet")
+    i = int(S.perf_rows)
+    event = S.perf_events[i]
+    event.used = event.watchdog = event.pinned = event.stopped = 1
+    event.state = PERF_EVENT_STATE_INACTIVE
+    event.pmu_type = PERF_TYPE_RAW
+    event.ctx = event.cpu = cpu
+    event.owner = OWNER_HOST
+    event.pmc = event.spec = -1
+    event.leader = i
+    event.order = int(S.list_end)
+    event.config = CPU_CYCLES
+    # Mainline's event counts in guests too: it is one reason for which a mediated vPMU is refused while it
+    # exists. In the series it has to exclude them, or the first VM entry puts it into ERROR (patch 03).
+    series = int(S.config.mode) == MODE_PASSTHROUGH
+    event.exclude_guest = int(series and not int(S.config.without) & int(W_WATCHDOG_EXCLUDE_GUEST))
+    event.sample_period = event.period = int(S.config.watchdog_period) >> 4  # hw_nmi_get_sample_period()
+    event.period_left = event.period
+    S.list_end = S.perf_rows = i + 1
+
+
+def lockup_report(S: Any) -> dict[str, Any]:
+    """The watchdog's part of a result: detector, seconds, and every CPU that is locked up.
+
+    A lockup that nobody has seen has `seen_by` and `tsc` null. Times are in cycles.
+    """
+    config = S.config
+    found = []
+    for cpu in range(N_CORES):
+        host = S.percpu[cpu]
+        if not host.lockup and not host.watchdog_reported:
+            continue
+        seen = int(host.watchdog_reported)
+        by = int(host.watchdog_by) if seen else None
+        found.append(
+            {
+                "cpu": cpu,
+                "seen_by": by,
+                "since": int(host.lockup_at) >> 4 if host.lockup else None,
+                "tsc": seen >> 4 if seen else None,
+                "task": int(S.tasks[int(host.curr)].pid) if int(host.curr) >= 0 else None,
+                "message": None if by is None else f"CPU{by}: Watchdog detected hard LOCKUP on cpu {cpu}",
+            }
+        )
+    return {
+        "detector": WATCHDOG_NAMES[int(config.watchdog)],
+        "thresh": int(config.watchdog_period) / (int(config.tsc_khz) * 16000),
+        "lockups": found,
+    }
