@@ -157,6 +157,9 @@ def comparison(results: Mapping[str, Mapping[str, Any]], head: str = "") -> list
         if events := run.get("perf", {}).get("events"):
             title = "perf events of the host" + (f", {name}" if len(runs) > 1 else "")
             tables.append(_events(title, events))
+        if lockups := run.get("watchdog", {}).get("lockups"):
+            title = "Hard lockups of the host, detector " + run["watchdog"]["detector"]
+            tables.append(_events(title, lockups))
     return tables
 
 

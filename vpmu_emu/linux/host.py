@@ -16,7 +16,9 @@ from vpmu_emu.linux.kvm.vcpu import (
     vcpu_load,
     vcpu_put,
 )
+from vpmu_emu.linux.lkdtm import lockup_spin, nothing_can_happen
 from vpmu_emu.linux.native import cost
+from vpmu_emu.linux.perf.event import perf_init
 from vpmu_emu.linux.perf.pmi import charge, handle_nmis
 from vpmu_emu.linux.perf.sched import perf_event_task_sched
 from vpmu_emu.linux.sched import pick_next_task, pull_task, update_curr
@@ -126,6 +128,12 @@ def schedule(S, M, E):
         load_user(S, M)
 
 
+@jit(inline=True)
+def must_boot(host):
+    """Whether this CPU has a watchdog to start (the events of others start with the first guest)."""
+    return host.booted == 0 and host.watchdog_at != NEVER
+
+
 @jit()
 def _due(S, cpu):
     """When core `cpu` can go on: now, at its next timer, or NEVER."""
@@ -133,14 +141,14 @@ def _due(S, cpu):
     core = S.cores[cpu]
     if host.call == 2:
         return NEVER
-    if host.curr >= 0 or host.lockup != 0 or core.nmi_pending != 0:
+    if host.curr >= 0 or host.lockup != 0 or core.nmi_pending != 0 or must_boot(host):
         return core.t
     if lapic_pending(core.lapic) >= 0:
         return core.t
     k = pick_next_task(S, cpu)
     if k >= 0:
         return max(core.t, S.tasks[k].last_t)
-    return max(core.t, core.lapic.timer_at)
+    return max(core.t, min(core.lapic.timer_at, core.nmi_at))
 
 
 @jit()
@@ -160,6 +168,9 @@ def _next_turn(S, E, end):
     if turn < 0:
         S.cores[0].stop = STOP_HALTED
         return RUN_STOPPED
+    host = S.percpu[turn]
+    if (host.curr < 0 or host.lockup != 0) and nothing_can_happen(S):
+        return RUN_STOPPED
     if first >= end:
         return RUN_SLICE
     S.this_cpu = turn
@@ -168,7 +179,6 @@ def _next_turn(S, E, end):
     if second < NEVER - S.config.quantum:
         S.turn_end = second + S.config.quantum
     S.cores[turn].t = max(S.cores[turn].t, first)  # an idle core jumps to its next timer
-    host = S.percpu[turn]
     if host.vcpu >= 0:
         S.this_vcpu = host.vcpu
         S.this_vm = S.vcpus[host.vcpu].vm
@@ -260,7 +270,12 @@ def host_turn(S, M, E, end):
     if core.vmx.nonroot != 0:
         return HOST_GUEST
     host = S.percpu[S.this_cpu]
+    if must_boot(host):
+        perf_init(S, E)
     handle_nmis(S, E)
+    if host.lockup != 0:
+        lockup_spin(S, E, E.t_slice)
+        return CODE_NEXT
     host_irqs_enable(S, E)
     if host.call != 0:
         host.call = 2

@@ -13,8 +13,9 @@ import numpy as np
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.native import cost
 from vpmu_emu.linux.perf.pmi import handle_nmis
-from vpmu_emu.linux.state import N_CORES
+from vpmu_emu.linux.state import N_TASKS, TASK_DEAD, TASK_INTERRUPTIBLE
 from vpmu_emu.linux.watchdog import lockup_will_be_seen
+from vpmu_emu.machine.lapic import lapic_pending
 from vpmu_emu.machine.pmu import (
     EV_CLASS,
     EV_SCALE,
@@ -27,7 +28,7 @@ from vpmu_emu.machine.pmu import (
     is_armed,
     pmu_charge,
 )
-from vpmu_emu.machine.state import CLASS, N_CTR, STOP_HARD_LOCKUP
+from vpmu_emu.machine.state import CLASS, N_CTR, NEVER, STOP_HALTED, STOP_HARD_LOCKUP
 from vpmu_emu.machine.u64 import ONE, U64, ZERO
 from vpmu_emu.tables.cpus import LATENCIES, PARTS
 
@@ -72,12 +73,33 @@ def _turns_to_overflow(core, cycles, insns, branches):
 
 
 @jit()
-def _nobody_sees(S):
-    # Every CPU is locked up, and no detector can find it.
-    for cpu in range(N_CORES):
+def nothing_can_happen(S):
+    """Whether the run is over although timers go on: every task sleeps for good or its CPU is locked up.
+
+    core.stop of this CPU says then why. A lockup that a detector will find is something to wait for.
+    """
+    locked = -1
+    for cpu in range(S.config.n_cores):
         host = S.percpu[cpu]
-        if host.online != 0 and (host.lockup == 0 or lockup_will_be_seen(S, cpu)):
+        core = S.cores[cpu]
+        if host.lockup != 0:
+            if lockup_will_be_seen(S, cpu):
+                return False
+            locked = cpu
+        elif lapic_pending(core.lapic) >= 0 or core.nmi_pending != 0 or host.call != 0:
             return False
+    for k in range(N_TASKS):
+        task = S.tasks[k]
+        if task.used == 0 or S.percpu[task.cpu].lockup != 0:
+            continue
+        sleeps = task.state == TASK_INTERRUPTIBLE and task.wake_at == NEVER
+        if task.state != TASK_DEAD and not sleeps:
+            return False
+    core = S.cores[S.this_cpu]
+    core.stop = STOP_HALTED
+    if locked >= 0:
+        core.stop = STOP_HARD_LOCKUP
+        core.stop_info = U64(locked)
     return True
 
 
@@ -85,16 +107,13 @@ def _nobody_sees(S):
 def lockup_spin(S, E, until):
     """Spin on this CPU up to the time `until` (int64), or its first turn after that; NMIs are taken.
 
-    Sets core.stop when a detector finds the lockup, or at once when none ever can. Modifies core, percpu.
+    core.stop is set when a detector finds the lockup. Modifies core, percpu.
     """
     core = S.cores[S.this_cpu]
     host = S.percpu[S.this_cpu]
     cycles = S.config.costs[COST_TURN, 0]
     insns = U64(S.config.costs[COST_TURN, 1])
     branches = U64(S.config.costs[COST_TURN, 2])
-    if _nobody_sees(S):
-        core.stop = STOP_HARD_LOCKUP
-        core.stop_info = U64(S.this_cpu)
     turn = cycles * 16
     while core.t < until and core.stop == 0:
         turns = _turns_to_overflow(core, cycles, insns, branches)

@@ -15,7 +15,6 @@ from vpmu_emu.errors import ConfigError
 from vpmu_emu.linux.native import cost, retire
 from vpmu_emu.linux.state import (
     MODE_PASSTHROUGH,
-    N_CORES,
     OWNER_HOST,
     PERF_EVENT_STATE_ACTIVE,
     PERF_EVENT_STATE_INACTIVE,
@@ -70,12 +69,9 @@ def watchdog_hardlockup_check(S, E, cpu):
 
 @jit()
 def watchdog_next_cpu(S, cpu):
-    """The online CPU that `cpu` watches, -1 if it is alone."""
-    for k in range(1, N_CORES):
-        other = (cpu + k) % N_CORES
-        if S.percpu[other].online != 0:
-            return other
-    return -1
+    """The CPU that `cpu` watches, -1 if it is alone."""
+    other = (cpu + 1) % S.config.n_cores
+    return other if other != cpu else -1
 
 
 @jit()
@@ -131,9 +127,8 @@ def lockup_will_be_seen(S, cpu):
             if event.used != 0 and event.watchdog != 0 and event.ctx == cpu:
                 return event.state == PERF_EVENT_STATE_ACTIVE
     if S.config.watchdog == WATCHDOG_BUDDY:
-        for other in range(N_CORES):
-            host = S.percpu[other]
-            if host.online != 0 and host.lockup == 0 and watchdog_next_cpu(S, other) == cpu:
+        for other in range(S.config.n_cores):
+            if S.percpu[other].lockup == 0 and watchdog_next_cpu(S, other) == cpu:
                 return True
     return False
 
@@ -164,13 +159,13 @@ def lockup_detector_init(S: Any, detector: str, thresh: float) -> None:
     if detector == WATCHDOG_NAMES[WATCHDOG_OFF]:
         return
     period = int(config.watchdog_period)
-    online = [cpu for cpu in range(N_CORES) if S.percpu[cpu].online]
-    for n, cpu in enumerate(online):
+    cpus = int(config.n_cores)
+    for cpu in range(cpus):
         S.percpu[cpu].watchdog_at = period * 2 // 5
         if detector == "buddy":  # its first timer may be late
             S.percpu[cpu].watchdog_touched = 1
         elif detector == "hpet":
-            S.cores[cpu].nmi_at = period + period * n // len(online)
+            S.cores[cpu].nmi_at = period + period * cpu // cpus
         elif detector == "nmi":
             _hardlockup_detector_event_create(S, cpu)
 
@@ -205,7 +200,7 @@ def lockup_report(S: Any) -> dict[str, Any]:
     """
     config = S.config
     found = []
-    for cpu in range(N_CORES):
+    for cpu in range(int(config.n_cores)):
         host = S.percpu[cpu]
         if not host.lockup and not host.watchdog_reported:
             continue

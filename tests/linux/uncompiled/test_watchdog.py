@@ -7,15 +7,15 @@ import pytest
 
 from tests.linux.guests import run, system, window
 from vpmu_emu.errors import ConfigError
-from vpmu_emu.linux.kvm.vcpu import host_irqs_enable
+from vpmu_emu.linux.hrtimer import host_timer_program
 from vpmu_emu.linux.lkdtm import lkdtm_HARDLOCKUP, lockup_spin
-from vpmu_emu.linux.native import cost
-from vpmu_emu.linux.perf.event import perf_event_read_value, perf_init
-from vpmu_emu.linux.perf.pmi import charge
+from vpmu_emu.linux.perf.event import perf_event_read_value
+from vpmu_emu.linux.run_emulated import run_host_emulated
 from vpmu_emu.linux.setup import perf_report
+from vpmu_emu.linux.state import TASK_INTERRUPTIBLE
 from vpmu_emu.linux.watchdog import lockup_detector_init, lockup_report
 from vpmu_emu.machine.engine import reset_core
-from vpmu_emu.machine.state import STOP_HARD_LOCKUP
+from vpmu_emu.machine.state import RUN_SLICE, RUN_STOPPED, STOP_HARD_LOCKUP
 from vpmu_emu.system import fill_core
 
 pytestmark = pytest.mark.uncompiled
@@ -28,50 +28,45 @@ LATE = 2 * TURN + 1000
 
 
 class Host:
-    """A host without tasks: CPUs that idle until their next timer, or spin once they are locked up."""
+    """A host whose one task sleeps: CPUs that idle from timer to timer, or spin once they are locked up."""
 
     def __init__(self, detector: str, cpus: int = 1, **options):
         self.machine = system("    EXIT 0\n", "emulated", **options)
-        self.S, self.E = self.machine.S, self.machine.E
-        self.cpus = cpus
+        S = self.S = self.machine.S
+        S.config.n_cores = cpus
+        for cpu in range(1, cpus):
+            fill_core(S.cores[cpu], self.machine.model)
+            lapic = S.cores[cpu].lapic.copy()
+            reset_core(S.cores[cpu], np.uint64(cpu))
+            S.cores[cpu].lapic = lapic
+            S.cores[cpu].pmu.global_ctrl = S.percpu[cpu].intel_ctrl
+        lockup_detector_init(S, detector, THRESH)
+        S.tasks[0].state = TASK_INTERRUPTIBLE
+        S.tasks[0].wake_at = 1 << 60
+        S.percpu[0].curr = -1
+        S.percpu[0].task_ctx = -1
         with np.errstate(over="ignore"):
-            for cpu in range(1, cpus):
-                fill_core(self.S.cores[cpu], self.machine.model)
-                lapic = self.S.cores[cpu].lapic.copy()
-                reset_core(self.S.cores[cpu], np.uint64(cpu))
-                self.S.cores[cpu].lapic = lapic
-                self.S.cores[cpu].pmu.global_ctrl = self.S.percpu[cpu].intel_ctrl
-                self.S.percpu[cpu].online = 1
-            lockup_detector_init(self.S, detector, THRESH)
-            for cpu in range(cpus):
-                self.S.this_cpu = cpu
-                perf_init(self.S, self.E)
+            host_timer_program(S, self.machine.E)
+        self.run(0)
 
     def lock(self, cpu: int) -> None:
         self.S.this_cpu = cpu
         lkdtm_HARDLOCKUP(self.S)
 
     def run(self, until: float) -> bool:
-        """All CPUs up to a time in thresholds, the one behind first; False if the kernel panicked."""
-        S, E = self.S, self.E
-        end = int(until * CYCLES) * 16
+        """All CPUs up to a time in thresholds; False if the run is over because of a lockup."""
+        self.machine.E.t_slice = int(until * CYCLES) * 16
         with np.errstate(over="ignore"):
-            while True:
-                cpu = min(range(self.cpus), key=lambda k: int(S.cores[k].t))
-                core = S.cores[cpu]
-                if core.t >= end:
-                    return True
-                S.this_cpu = cpu
-                if S.percpu[cpu].lockup:
-                    lockup_spin(S, E, min(end, int(core.t) + 16 * CYCLES // 10))
-                else:
-                    at = min(int(core.lapic.timer_at), int(core.nmi_at), end)
-                    core.t = max(int(core.t), min(at, int(core.t) + 16 * CYCLES // 10))
-                    charge(S, E, cost("rdmsr"))
-                    host_irqs_enable(S, E)
-                if core.stop:
-                    assert core.stop == STOP_HARD_LOCKUP
-                    return False
+            code = run_host_emulated(self.S, self.machine.M, self.machine.E)
+        if code == RUN_SLICE:
+            return True
+        assert code == RUN_STOPPED
+        assert self.S.cores[0].stop == STOP_HARD_LOCKUP
+        return False
+
+    def count(self, i: int) -> int:
+        with np.errstate(over="ignore"):
+            return int(perf_event_read_value(self.S, self.machine.E, i))
 
     def report(self):
         return lockup_report(self.S)
@@ -82,7 +77,7 @@ def test_nmi_finds_its_own_cpu_after_two_periods_of_cycles():
     assert host.run(0.5)
     host.lock(0)
     began = int(host.S.cores[0].t) >> 4
-    counted = int(perf_event_read_value(host.S, host.E, 0))
+    counted = host.count(0)
     assert not host.run(4)
     (lockup,) = host.report()["lockups"]
     assert (lockup["cpu"], lockup["seen_by"], lockup["since"]) == (0, 0, began)
@@ -143,7 +138,7 @@ def test_a_cpu_that_nobody_watches_ends_the_run_unseen(detector, cpus, seen):
 def test_the_others_do_not_see_it():
     # CPU 1 is locked up; with the detector off CPU 0 lives on for ever.
     host = Host("off", cpus=2)
-    host.run(0.1)
+    assert host.run(0.1)
     host.lock(1)
     assert host.run(8)
     (lockup,) = host.report()["lockups"]
@@ -152,7 +147,7 @@ def test_the_others_do_not_see_it():
 
 def test_nmi_cannot_see_without_its_counter():
     host = Host("nmi")
-    host.run(0.1)
+    assert host.run(0.1)
     host.S.perf_events[0].state = -2
     host.lock(0)
     assert not host.run(1)
@@ -170,12 +165,12 @@ def test_a_live_host_is_never_accused(detector):
 
 def test_the_spin_retires_what_it_costs():
     host = Host("hpet")
-    host.run(0.1)
+    assert host.run(0.1)
     host.lock(0)
     core = host.S.cores[0]
     before = core.total[0].copy(), int(core.t)
     with np.errstate(over="ignore"):
-        lockup_spin(host.S, host.E, before[1] + 16 * 140_000)
+        lockup_spin(host.S, host.machine.E, before[1] + 16 * 140_000)
     assert core.t - before[1] == 16 * 140_000
     inst, branch = (int(core.total[0, k] - before[0][k]) for k in (0, 1))
     assert (inst, branch) == (2000, 1000)
@@ -184,16 +179,16 @@ def test_the_spin_retires_what_it_costs():
 def test_a_counter_overflows_in_the_turn_that_it_should():
     # 1000 branches from overflow, in the locked CPU's own loop; the NMI comes when the 1000th has retired.
     host = Host("hpet", host_events=["{branches/period=1000/}"])
-    host.run(0.001)
+    assert host.run(0.001)
     host.lock(0)
-    before = int(perf_event_read_value(host.S, host.E, 0))
+    before = host.count(0)
     t = int(host.S.cores[0].t)
     nmis = int(host.S.percpu[0].nmis)
     with np.errstate(over="ignore"):
         left = 1000 - before % 1000
-        lockup_spin(host.S, host.E, t + 16 * 140 * (left - 1))
+        lockup_spin(host.S, host.machine.E, t + 16 * 140 * (left - 1))
         assert host.S.percpu[0].nmis == nmis
-        lockup_spin(host.S, host.E, t + 16 * 140 * left)
+        lockup_spin(host.S, host.machine.E, t + 16 * 140 * left)
     assert host.S.percpu[0].nmis == nmis + 1
 
 

@@ -213,8 +213,11 @@ def perf_event_read_value(S, E, i):
 
 @jit()
 def perf_init(S, E):
-    """Schedule the events that exist before the run starts."""
-    S.percpu[S.this_cpu]
+    """Schedule the events of this CPU that exist before the run starts, and arm its timer, once."""
+    host = S.percpu[S.this_cpu]
+    if host.booted != 0:
+        return
+    host.booted = 1
     if S.perf_rows > 0:
         ctx_resched(S, E, S.this_cpu, 1)
     host_timer_program(S, E)
