@@ -133,6 +133,7 @@ PERCPU = np.dtype(
         ("task_ctx", "i8"),  # context of the task whose events are scheduled in, CTX_NONE
         ("force_exclude_guest", "i8"),  # __perf_force_exclude_guest: a guest owns the PMU
         # scheduler
+        ("online", "i8"),  # the host uses this core
         ("booted", "i8"),  # its first events are scheduled, its timers armed
         ("curr", "i8"),  # the task that runs, -1 idle
         ("need_resched", "i8"),  # TIF_NEED_RESCHED of it

@@ -14,9 +14,7 @@ from vpmu_emu.linux.run_emulated import run_host_emulated
 from vpmu_emu.linux.setup import perf_report
 from vpmu_emu.linux.state import TASK_INTERRUPTIBLE
 from vpmu_emu.linux.watchdog import lockup_detector_init, lockup_report
-from vpmu_emu.machine.engine import reset_core
 from vpmu_emu.machine.state import RUN_SLICE, RUN_STOPPED, STOP_HARD_LOCKUP
-from vpmu_emu.system import fill_core
 
 pytestmark = pytest.mark.uncompiled
 
@@ -31,15 +29,8 @@ class Host:
     """A host whose one task sleeps: CPUs that idle from timer to timer, or spin once they are locked up."""
 
     def __init__(self, detector: str, cpus: int = 1, **options):
-        self.machine = system("    EXIT 0\n", "emulated", **options)
+        self.machine = system("    EXIT 0\n", "emulated", cores=cpus, **options)
         S = self.S = self.machine.S
-        S.config.n_cores = cpus
-        for cpu in range(1, cpus):
-            fill_core(S.cores[cpu], self.machine.model)
-            lapic = S.cores[cpu].lapic.copy()
-            reset_core(S.cores[cpu], np.uint64(cpu))
-            S.cores[cpu].lapic = lapic
-            S.cores[cpu].pmu.global_ctrl = S.percpu[cpu].intel_ctrl
         lockup_detector_init(S, detector, THRESH)
         S.tasks[0].state = TASK_INTERRUPTIBLE
         S.tasks[0].wake_at = 1 << 60
