@@ -8,6 +8,7 @@ Here every module gets a cache folder whose name is a hash of all that its machi
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dis
 import hashlib
 import importlib
@@ -177,6 +178,11 @@ def _borrowed(array: Any) -> Any:
     return array
 
 
+def _memory_at(address: Any, size: Any) -> Any:
+    there: Any = (ctypes.c_uint8 * int(size)).from_address(int(address))
+    return np.frombuffer(there, dtype=np.uint8)
+
+
 if COMPILES:
     _link_by_name()
 
@@ -190,10 +196,24 @@ if COMPILES:
 
         return array(array), generate
 
+    @extending.intrinsic  # type: ignore[untyped-decorator]
+    def _pointer(typingctx: Any, address: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return builder.inttoptr(args[0], context.get_value_type(types.voidptr))
+
+        return types.voidptr(address), generate
+
+    @extending.register_jitable  # type: ignore[untyped-decorator]
+    def _memory_at(address: Any, size: Any) -> Any:
+        return numba.carray(_pointer(address), size, np.uint8)
+
 
 # An array that its caller keeps alive: without an owner, compiled callees need not count references to
 # it, which costs more (an atomic increment and decrement in every call) than most instructions do.
 borrowed = _borrowed
+
+# The array of bytes at an address of this process, which its owner keeps alive.
+memory_at = _memory_at
 
 
 def without_overflow_warnings(function: F) -> F:

@@ -287,6 +287,7 @@ class System:
 
             host_pages = setup.HOST_PAGES
         self.M = np.zeros(self.ram_size + host_pages, dtype=np.uint8)
+        self.E.memory, self.E.memory_size = self.M.ctypes.data, self.M.size
 
         self.cores: list[Any] = [self.S.cores[k] for k in range(cores)]
         E = self.E

@@ -12,11 +12,15 @@ from vpmu_emu._jit import borrowed, jit
 from vpmu_emu.linux.perf.event import (
     perf_event_disable,
     perf_event_enable,
+    perf_event_exit_task,
     perf_event_period,
     perf_event_read_value,
     perf_event_release_kernel,
+    perf_install_in_context,
 )
 from vpmu_emu.linux.perf.pmi import charge
+from vpmu_emu.linux.perf.userpage import perf_event_update_userpage
+from vpmu_emu.linux.space import x86_pmu_event_mapped
 from vpmu_emu.machine.u64 import U64
 
 CALL_CHARGE = 0  # a: row of the costs
@@ -25,6 +29,9 @@ CALL_PERF_DISABLE = 2  # a: event
 CALL_PERF_READ = 3  # a: event; answers its count
 CALL_PERF_PERIOD = 4  # a: event, b: the new period
 CALL_PERF_RELEASE = 5  # a: event
+CALL_PERF_INSTALL = 6  # a: event whose row is filled, see perf_install_in_context()
+CALL_PERF_USERPAGE = 7  # a: event whose page was mapped, or is about to go; b: row of S.mms
+CALL_PERF_EXIT_TASK = 8  # a: task
 
 
 @jit(entry=True)
@@ -44,4 +51,11 @@ def kernel_call(S, M, E, op, a, b):
         answer = perf_event_period(S, E, a, U64(b))
     elif op == CALL_PERF_RELEASE:
         perf_event_release_kernel(S, E, a)
+    elif op == CALL_PERF_INSTALL:
+        answer = perf_install_in_context(S, E, a)
+    elif op == CALL_PERF_USERPAGE:
+        perf_event_update_userpage(S, E, a)
+        x86_pmu_event_mapped(S, b)
+    elif op == CALL_PERF_EXIT_TASK:
+        perf_event_exit_task(S, E, a)
     return answer

@@ -19,8 +19,10 @@ from vpmu_emu.linux.kvm.vcpu import (
 from vpmu_emu.linux.lkdtm import lockup_spin, nothing_can_happen
 from vpmu_emu.linux.native import cost
 from vpmu_emu.linux.perf.event import perf_init
+from vpmu_emu.linux.perf.clocks import PERF_COUNT_SW_PAGE_FAULTS
 from vpmu_emu.linux.perf.pmi import charge, handle_nmis
 from vpmu_emu.linux.perf.sched import perf_event_task_sched
+from vpmu_emu.linux.perf.swevent import perf_sw_event
 from vpmu_emu.linux.sched import pick_next_task, pull_task, update_curr
 from vpmu_emu.linux.space import task_space
 from vpmu_emu.linux.state import (
@@ -30,11 +32,14 @@ from vpmu_emu.linux.state import (
     ENTERED_KVM_RUN,
     ENTERED_NOT,
     ENTERED_SYSCALL,
+    FROM_KERNEL,
+    FROM_USER,
     TASK_RUNNING,
     USER_IO_NONE,
 )
 from vpmu_emu.linux.trace_kinds import TR_SCHED_SWITCH
 from vpmu_emu.machine.engine import run_core
+from vpmu_emu.machine.interrupts import VECTOR_PF
 from vpmu_emu.machine.lapic import lapic_pending
 from vpmu_emu.machine.pmu import C_CYCLES, C_INST
 from vpmu_emu.machine.ring import emit
@@ -49,6 +54,7 @@ from vpmu_emu.machine.state import (
     RUN_TRAP,
     RUN_USER,
     STOP_HALTED,
+    TRAP_EXCEPTION,
     TRAP_INTERRUPT,
     TRAP_SYSCALL,
 )
@@ -204,10 +210,17 @@ def _user_trap(S, M, E):
     task = S.tasks[S.percpu[S.this_cpu].curr]
     trap = core.trap
     core.trap = 0
+    host = S.percpu[S.this_cpu]
+    host.interrupted = FROM_USER
     if trap == TRAP_INTERRUPT:
         handle_nmis(S, E)
+        host.interrupted = FROM_USER
         host_irqs_enable(S, E)
+        host.interrupted = FROM_KERNEL
         return CODE_NEXT
+    if trap == TRAP_EXCEPTION | VECTOR_PF:
+        perf_sw_event(S, E, PERF_COUNT_SW_PAGE_FAULTS, ONE)
+    host.interrupted = FROM_KERNEL
     if trap == TRAP_SYSCALL:
         task.entered = ENTERED_SYSCALL
         charge(S, E, COST_SYSCALL)

@@ -17,6 +17,7 @@ def host_timer_program(S, E):
     """Arm the local APIC's TSC deadline for the next timer of this CPU (tick_program_event)."""
     host = S.percpu[S.this_cpu]
     at = min(min(host.mux_at, host.tick_at), min(next_wakeup(S), host.watchdog_at))
+    at = min(at, host.clock_at)
     if at != host.timer_at:
         host.timer_at = at
         deadline = ZERO

@@ -43,6 +43,7 @@ def retire(S, E, row):
     host = S.percpu[S.this_cpu]
     if COST_PART[row] >= 0:
         host.part = COST_PART[row]
+        host.row = row
     host.spent[host.part] += costs[row, 0]
     pmu_charge(S.cores[S.this_cpu], E, costs[row, 0], U64(costs[row, 1]), U64(costs[row, 2]))
 

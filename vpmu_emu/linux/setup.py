@@ -194,6 +194,7 @@ def init_config(
     config.load_global_ctrl = 1
     config.save_global_ctrl = int("save_perf_global_ctrl" in model.features)
     config.tsc_khz = model.tsc_khz
+    config.cyc2ns_mul = (1_000_000 << 31) // model.tsc_khz
     config.tick_interval = model.tsc_khz * 1000 // HZ * 16
     config.mux_interval = config.tick_interval  # PERF_CPU_HRTIMER: 1000 / HZ ms
     config.max_samples_per_tick = 100_000 // HZ
@@ -215,7 +216,7 @@ def init_host(S: Any, model: CpuModel) -> None:
         host.enabled = 1
         host.curr = host.vcpu = host.task_ctx = -1
         host.online = int(cpu < S.config.n_cores)
-        host.mux_at = host.tick_at = host.timer_at = NEVER
+        host.mux_at = host.tick_at = host.clock_at = host.timer_at = NEVER
         host.watchdog_at = NEVER
         lapic = core.lapic
         lapic.apic_base = BASE_RESET | BASE_X2APIC
@@ -267,7 +268,9 @@ def add_host_events(S: Any, events: Sequence[HostEvent]) -> None:
         event.period = attr.period or int(MAX_PERIOD)
         event.period_left = event.period
         event.stopped = 1
-    S.list_end = S.perf_rows = first + len(events)
+    S.list_end = S.perf_rows = S.perf_ids = first + len(events)
+    for i in range(int(S.perf_rows)):
+        S.perf_events[i].id = i + 1
 
 
 def kvm_pmu_refresh(S: Any, shape: Shape) -> None:

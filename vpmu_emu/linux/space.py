@@ -15,6 +15,7 @@ from vpmu_emu.machine.u64 import ONE, U64, ZERO
 SPACES_OF_A_CORE = 1 + N_MMS + N_VCPUS  # none, host address spaces, guests
 assert N_CORES * SPACES_OF_A_CORE <= N_SPACES
 EFER_SCE = ONE
+CR4_PCE = U64(1 << 8)
 USER_CS = U64(0x33)
 USER_SS = U64(0x2B)
 
@@ -33,6 +34,23 @@ def _enter(S, space):
 
 
 @jit()
+def cr4_update_pce(S, cpu, mm):
+    """CR4.PCE of a core that runs address space `mm`: RDPMC works at CPL 3 while a counter is mapped."""
+    core = S.cores[cpu]
+    core.cr4 &= ~CR4_PCE
+    if S.mms[mm].perf_rdpmc_allowed > 0:
+        core.cr4 |= CR4_PCE
+
+
+@jit()
+def x86_pmu_event_mapped(S, mm):
+    """A perf page was mapped or unmapped in `mm`: on every core that is in it CR4.PCE follows."""
+    for cpu in range(N_CORES):
+        if S.percpu[cpu].space == 1 + mm + cpu * SPACES_OF_A_CORE:
+            cr4_update_pce(S, cpu, mm)
+
+
+@jit()
 def task_space(S, mm):
     """The core sees address space `mm` of the host, as a program at CPL 3 does."""
     core = S.cores[S.this_cpu]
@@ -41,6 +59,7 @@ def task_space(S, mm):
     core.cr3 = S.mms[mm].cr3
     core.cr0 = CR0_RESET
     core.cr4 = CR4_RESET
+    cr4_update_pce(S, S.this_cpu, mm)
     core.efer = EFER_RESET | EFER_SCE
     core.idt_limit = ZERO
     core.shadow = 0

@@ -27,16 +27,18 @@ N_GP_PMC = 8  # KVM_MAX_NR_INTEL_GP_COUNTERS
 N_FIXED_PMC = 4  # KVM_MAX_NR_INTEL_FIXED_COUNTERS after it was raised from 3
 N_PMC = N_GP_PMC + N_FIXED_PMC  # pmc i < 8 is GP i, 8 + j is fixed j
 N_FILTER = 300  # KVM_PMU_EVENT_FILTER_MAX_EVENTS
+N_ERRORS = 32  # last transitions of perf events to ERROR
 N_COSTS = len(COST_NAMES)
 N_PARTS = len(PARTS)
 
 # --- perf -----------------------------------------------------------------------------------------------
 # enum perf_event_state
+PERF_EVENT_STATE_EXIT = -3  # its task is gone
 PERF_EVENT_STATE_ERROR = -2
 PERF_EVENT_STATE_OFF = -1
 PERF_EVENT_STATE_INACTIVE = 0
 PERF_EVENT_STATE_ACTIVE = 1
-STATE_NAMES = {-2: "ERROR", -1: "OFF", 0: "INACTIVE", 1: "ACTIVE"}
+STATE_NAMES = {-3: "EXIT", -2: "ERROR", -1: "OFF", 0: "INACTIVE", 1: "ACTIVE"}
 
 CTX_NONE = -1
 CTX_TASK = N_CORES  # context c < CTX_TASK is that of CPU c: system-wide events; CTX_TASK + k of task k
@@ -47,6 +49,16 @@ PERF_TYPE_SOFTWARE = 1
 PERF_TYPE_HW_CACHE = 3
 PERF_TYPE_RAW = 4
 PERF_TYPE_UNCORE = 8
+
+# whose counters a group needs (struct perf_event_pmu_context): of mixed groups the ones that are scarce
+PMU_CORE = 0
+PMU_UNCORE = 1
+PMU_SOFTWARE = 2
+
+# what an interrupt of a core came upon: pt_regs, or the guest by perf_guest_state()
+FROM_KERNEL = 0
+FROM_USER = 1
+FROM_GUEST = 2
 
 OWNER_HOST = 0
 OWNER_KVM = 1
@@ -59,8 +71,10 @@ CAUSE_NAMES = {ERR_NONE: "", ERR_NO_COUNTER: "no free counter", ERR_GUEST_ENTER:
 PERF_EVENT = np.dtype(
     [
         ("used", "i8"),  # 1: this row is an event
+        ("id", "u8"),  # PERF_EVENT_IOC_ID: never used again
         ("state", "i8"),  # PERF_EVENT_STATE_*
         ("pmu_type", "i8"),  # attr.type of its PMU: PERF_TYPE_RAW for all of the core PMU, else as given
+        ("pmu_ctx", "i8"),  # PMU_*: what its group needs
         ("ctx", "i8"),  # its context
         ("cpu", "i8"),  # the CPU that it is bound to, -1 any
         ("vcpu", "i8"),  # KVM's vCPU behind it, -1 for host events
@@ -90,7 +104,9 @@ PERF_EVENT = np.dtype(
         ("total_time_running", "i8"),  # time on a counter
         ("error_cause", "i8"),  # ERR_*: why it last went to ERROR
         ("error_time", "i8"),  # and when
+        ("error_log", "i8"),  # how many ERRORs there had been with this one, 0 never
         ("samples", "u8"),  # overflows reported to its handler
+        ("throttles", "u8"),  # times that it was stopped until the next tick
         ("child_count", "u8"),  # counts of inherited events that are gone
         ("child_enabled", "i8"),  # and their times
         ("child_running", "i8"),  # on counters
@@ -98,18 +114,39 @@ PERF_EVENT = np.dtype(
         ("buffer", "i8"),  # index of the control page in the array of physical memory; data follows it
         ("buffer_pages", "i8"),  # pages of data, a power of 2
         ("head", "u8"),  # data_head: bytes written so far
+        ("overwrite", "i8"),  # 1: mapped without PROT_WRITE: data_tail means nothing
         ("lost", "u8"),  # records that found no room
+        ("rb_lost", "u8"),  # of them not told by a PERF_RECORD_LOST yet
         # struct hw_perf_event
         ("idx", "i8"),  # counter it is (or was last) on, -1 none; fixed counter j is 8 + j
         ("stopped", "i8"),  # PERF_HES_STOPPED: not counting although scheduled
         ("arch_stopped", "i8"),  # PERF_HES_ARCH: was stopped when its counter moved
         ("prev_count", "u8"),  # raw counter value at the last update
         ("period", "u8"),  # hwc->sample_period: attr.sample_period, or the longest one
+        ("last_period", "u8"),  # the one that ended last: what a sample stands for
         ("period_left", "i8"),  # events up to the next overflow to report
         ("interrupts", "i8"),  # overflows within the present tick, -1 throttled
         ("interrupts_seq", "i8"),  # tick that `interrupts` counts
-        ("freq_time", "i8"),  # frequency mode: time of the last overflow,
-        ("freq_count", "u8"),  # and count at the last tick
+        ("freq_time", "i8"),  # frequency mode: time of the last overflow; of a clock: its next one
+        ("freq_count", "u8"),  # frequency mode: count at the last tick
+    ]
+)
+
+# A transition to ERROR, and what came of it.
+PERF_ERROR = np.dtype(
+    [
+        ("id", "u8"),  # of the event
+        ("config", "u8"),  # selector bits
+        ("attr", "i8"),  # ATTR_*
+        ("owner", "i8"),  # OWNER_*
+        ("ctx", "i8"),  # context of the event
+        ("pmc", "i8"),  # KVM's counter, -1 for host events
+        ("vcpu", "i8"),  # and its vCPU
+        ("cause", "i8"),  # ERR_*
+        ("time", "i8"),  # when
+        ("retries", "i8"),  # times that it was enabled since then and failed again
+        ("revived", "i8"),  # time at which it was on a counter again, 0 never
+        ("released", "i8"),  # time at which the event was removed, 0 not yet
     ]
 )
 
@@ -124,6 +161,7 @@ PERCPU = np.dtype(
         ("assign", "i8", (N_CTR,)),  # counter chosen for each
         ("events", "i8", (N_CTR,)),  # the reverse: event running on counter i, -1 none
         ("last_event", "i8", (N_CTR,)),  # event that used counter i last
+        ("fake_list", "i8", (N_CTR,)),  # rows of a group that validate_group() tries out
         ("active_mask", "u8"),  # counters that run; bit i, fixed j at 32 + j
         ("intel_ctrl", "u8"),  # GLOBAL_CTRL bits of all counters
         ("intel_ctrl_guest_mask", "u8"),  # those of exclude_host events
@@ -153,8 +191,12 @@ PERCPU = np.dtype(
         ("watchdog_by", "i8"),  # which CPU made it
         # time
         ("mux_at", "i8"),  # perf_mux_hrtimer: next rotation, NEVER when off
-        ("tick_at", "i8"),  # next tick with something to unthrottle, NEVER when off
+        ("tick_at", "i8"),  # next tick with something to unthrottle or adjust, NEVER when off
+        ("clock_at", "i8"),  # next sample of a clock (perf_swevent_hrtimer), NEVER when off
         ("timer_at", "i8"),  # what the TSC-deadline timer is armed for
+        ("interrupted", "i8"),  # FROM_*: what the interrupt at hand came upon
+        ("row", "i8"),  # row of the costs that the kernel is at
+        ("interrupted_row", "i8"),  # at which it was interrupted
         ("in_nmi", "i8"),  # an NMI handler runs: NMIs wait
         # numbers for reports
         ("part", "i8"),  # row of PARTS that the work at hand belongs to
@@ -326,6 +368,7 @@ CONFIG = np.dtype(
         ("max_samples_per_tick", "i8"),  # 100000 / HZ
         ("memory", "u8"),  # bytes of physical memory
         ("tsc_khz", "i8"),  # rate of the TSC
+        ("cyc2ns_mul", "u8"),  # nanoseconds of a cycle, times 2**31
         ("n_cores", "i8"),  # cores that the host uses
         ("sched_slice", "i8"),  # sysctl_sched_base_slice in 1/16 cycle
         ("quantum", "i8"),  # how far one core may be ahead of another, in 1/16 cycle
@@ -392,6 +435,7 @@ MM = np.dtype(
     [
         ("users", "i8"),  # threads that use it, 0: free
         ("cr3", "u8"),  # its page tables
+        ("perf_rdpmc_allowed", "i8"),  # mapped perf pages: RDPMC at CPL 3 works while there are any
         ("mmap_next", "u8"),  # where the next mapping goes
         ("vmas", VMA, (N_VMAS,)),  # its mappings
     ]
@@ -414,6 +458,7 @@ FILE = np.dtype(
 CONTEXT = np.dtype(
     [
         ("rotate_necessary", "i8"),  # a flexible event waits
+        ("last_cpu", "i8"),  # 1 + the CPU that it was scheduled in on last, 0 never
     ]
 )
 
@@ -429,6 +474,9 @@ SYSTEM = np.dtype(
         ("list_end", "i8"),  # next value of an event's `order`
         ("perf_rows", "i8"),  # 1 + the highest row of `perf_events` that is in use
         ("perf_events", PERF_EVENT, (N_EVENTS,)),  # every perf event
+        ("perf_ids", "u8"),  # events that there have been
+        ("perf_error_n", "i8"),  # transitions to ERROR that there have been
+        ("perf_errors", PERF_ERROR, (N_ERRORS,)),  # the last of them: number n is in row n % N_ERRORS
         ("contexts", CONTEXT, (N_CONTEXTS,)),  # every perf context
         ("next_pid", "i8"),  # number of the next task
         ("free_page", "i8"),  # physical memory from here on is free: index into the array

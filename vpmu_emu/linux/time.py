@@ -9,7 +9,9 @@ from vpmu_emu._jit import jit
 from vpmu_emu.linux.hrtimer import host_timer_program
 from vpmu_emu.linux.native import cost, retire
 from vpmu_emu.linux.perf.pmi import handle_nmis, perf_event_task_tick, perf_mux_hrtimer_handler
+from vpmu_emu.linux.perf.swevent import perf_swevent_hrtimer
 from vpmu_emu.linux.sched import scheduler_tick, wake_sleepers
+from vpmu_emu.linux.state import FROM_KERNEL
 from vpmu_emu.linux.watchdog import watchdog_timer_fn
 from vpmu_emu.machine.state import NEVER
 from vpmu_emu.machine.u64 import ONE
@@ -23,16 +25,19 @@ def sysvec_apic_timer_interrupt(S, E):
     host = S.percpu[S.this_cpu]
     now = S.cores[S.this_cpu].t
     host.timer_irqs += ONE
+    host.interrupted_row = host.row
     host.timer_at = NEVER
     retire(S, E, COST_TIMER)
     if host.mux_at <= now:
         perf_mux_hrtimer_handler(S, E)
     if host.tick_at <= now:
-        host.tick_at = NEVER
         perf_event_task_tick(S, E)
         scheduler_tick(S)
     if host.watchdog_at <= now:
         watchdog_timer_fn(S, E)
+    if host.clock_at <= now:
+        perf_swevent_hrtimer(S, E)
     wake_sleepers(S)
     host_timer_program(S, E)
+    host.interrupted = FROM_KERNEL  # by an NMI from now on
     handle_nmis(S, E)

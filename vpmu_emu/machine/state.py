@@ -402,6 +402,8 @@ ENGINE = np.dtype(
         ("emulating", "i8"),  # 1: a hypervisor executes an instruction of its guest
         ("apic_effect", "i8"),  # what that instruction did to its guest through the xAPIC page
         ("kept_total", "u8", (2, N_CLASSES)),  # core.total while an instruction is emulated
+        ("memory", "u8"),  # where physical memory is in the emulator's own, for work without M at hand
+        ("memory_size", "i8"),  # its bytes; 0: there is none
         ("serial", "u1", (N_SERIAL,)),
         ("uops", UOP, (N_UOPS,)),
         ("ring", EVENT, (N_RING,)),

@@ -83,7 +83,7 @@ def test_schedules_whatever_fits(configs, cpu):
         S.percpu[0].event_list[i] = i
     choices = [int(x86_get_event_constraints(S.cores[0], U64(c))) for c in configs]
     with np.errstate(over="ignore"):
-        packed = x86_schedule_events(S, len(configs))
+        packed = x86_schedule_events(S, S.percpu[0].event_list, len(configs))
     if not all(choices) or not fits(choices):
         assert packed == NO_ASSIGNMENT
         return

@@ -32,10 +32,6 @@ from vpmu_emu.linux.kvm.pmu import (
 )
 from vpmu_emu.linux.native import cost
 from vpmu_emu.linux.perf.event import (
-    ATTR_EXCLUDE_HOST,
-    ATTR_EXCLUDE_KERNEL,
-    ATTR_EXCLUDE_USER,
-    ATTR_PINNED,
     perf_event_create_kernel_counter,
     perf_event_enable,
     perf_event_pause,
@@ -44,6 +40,12 @@ from vpmu_emu.linux.perf.event import (
     perf_event_release_kernel,
 )
 from vpmu_emu.linux.perf.pmi import charge
+from vpmu_emu.linux.perf.times import (
+    ATTR_EXCLUDE_HOST,
+    ATTR_EXCLUDE_KERNEL,
+    ATTR_EXCLUDE_USER,
+    ATTR_PINNED,
+)
 from vpmu_emu.linux.perf.x86 import X86_RAW_EVENT_MASK
 from vpmu_emu.linux.state import CTX_TASK, N_GP_PMC, N_PMC, OWNER_KVM
 from vpmu_emu.linux.trace_kinds import (

@@ -26,6 +26,8 @@ from vpmu_emu.linux.perf.guest import KVM_VPMU_VECTOR
 from vpmu_emu.linux.perf.pmi import charge, handle_nmis, perf_event_nmi_handler
 from vpmu_emu.linux.space import guest_space
 from vpmu_emu.linux.state import (
+    FROM_GUEST,
+    FROM_KERNEL,
     KVM_REQ_EVENT,
     KVM_REQ_PMI,
     KVM_REQ_PMU,
@@ -191,6 +193,7 @@ def host_irq(S, E, vector):
         host.vpmi_irqs += ONE
         retire(S, E, COST_VPMI)
         kvm_make_request(S, E, KVM_REQ_PMI)
+    host.interrupted = FROM_KERNEL
     handle_nmis(S, E)
 
 
@@ -314,7 +317,9 @@ def vmx_vcpu_exit(S, M, E):
     charge(S, E, COST_VM_EXIT)
     if nmi:
         retire(S, E, COST_NMI_IRQOFF)
+        S.percpu[S.this_cpu].interrupted = FROM_GUEST  # kvm_guest_state()
         perf_event_nmi_handler(S, E)
+        S.percpu[S.this_cpu].interrupted = FROM_KERNEL
         S.percpu[S.this_cpu].in_nmi = 0
         handle_nmis(S, E)
 
@@ -375,5 +380,7 @@ def handle_exit_irqoff(S, E):
     core = S.cores[S.this_cpu]
     if core.vmx.exit_reason == EXIT_EXTERNAL_INTERRUPT:
         charge(S, E, COST_IRQ_IRQOFF)
+        S.percpu[S.this_cpu].interrupted = FROM_GUEST
         host_irq(S, E, np.int64(core.vmx.exit_intr_info & BYTE))
+        S.percpu[S.this_cpu].interrupted = FROM_KERNEL
     host_irqs_enable(S, E)

@@ -9,49 +9,214 @@ import numpy as np
 
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.hrtimer import host_timer_program
-from vpmu_emu.linux.perf.sched import ctx_resched, group_sched_out
+from vpmu_emu.linux.perf.clocks import (
+    PERF_COUNT_SW_MAX,
+    UNCORE_CAS_COUNT_RD,
+    UNCORE_CLOCKTICKS,
+    clock_program,
+    event_update,
+    is_clock,
+    pmu_of,
+)
+from vpmu_emu.linux.perf.output import perf_log_throttle
+from vpmu_emu.linux.perf.overflow import NSEC_PER_SEC, is_sampling_event
+from vpmu_emu.linux.perf.sched import (
+    ctx_resched,
+    event_filter_match,
+    event_sched_out,
+    group_sched_in,
+    group_sched_out,
+)
+from vpmu_emu.linux.perf.times import (
+    ATTR_EXCLUDE_GUEST,
+    ATTR_EXCLUDE_HOST,
+    ATTR_EXCLUDE_KERNEL,
+    ATTR_EXCLUDE_USER,
+    ATTR_PINNED,
+    ctx_cpu,
+    error_over,
+    perf_event_set_state,
+    perf_event_update_time,
+)
+from vpmu_emu.linux.perf.userpage import perf_event_update_userpage
 from vpmu_emu.linux.perf.x86 import (
     EINVAL,
     MAX_PERIOD,
+    NO_ASSIGNMENT,
     THROTTLED,
-    perf_event_set_state,
-    perf_event_update_time,
     perf_pmu_disable,
     perf_pmu_enable,
     x86_get_event_constraints,
-    x86_perf_event_update,
     x86_pmu_start,
     x86_pmu_stop,
+    x86_schedule_events,
 )
 from vpmu_emu.linux.state import (
+    CTX_NONE,
+    CTX_TASK,
     ERR_NONE,
+    N_CORES,
     N_EVENTS,
     OWNER_KVM,
     PERF_EVENT_STATE_ACTIVE,
     PERF_EVENT_STATE_ERROR,
+    PERF_EVENT_STATE_EXIT,
     PERF_EVENT_STATE_INACTIVE,
     PERF_EVENT_STATE_OFF,
     PERF_TYPE_RAW,
+    PMU_CORE,
+    PMU_SOFTWARE,
+    PMU_UNCORE,
 )
 from vpmu_emu.linux.trace_kinds import TR_PERF_CREATE, TR_PERF_RELEASE
 from vpmu_emu.machine.ring import emit
-from vpmu_emu.machine.u64 import TOP, U64, ZERO
+from vpmu_emu.machine.state import N_CTR
+from vpmu_emu.machine.u64 import ONE, TOP, U64, ZERO
 
-# attr flags of perf_event_create_kernel_counter()
-ATTR_PINNED = 1
-ATTR_EXCLUDE_USER = 2
-ATTR_EXCLUDE_KERNEL = 4
-ATTR_EXCLUDE_HOST = 8
-ATTR_EXCLUDE_GUEST = 16
 EBUSY = -16
 ENOMEM = -12
+ENOENT = -2
 
 
 @jit()
-def perf_event_alloc_errno(S, flags):
-    """Patch 02: an event that includes the guest cannot be made while a guest owns the PMU."""
-    if S.percpu[S.this_cpu].force_exclude_guest != 0 and flags & ATTR_EXCLUDE_GUEST == 0:
-        return EBUSY
+def perf_event_alloc_errno(S, i):
+    """Patch 02: an event that includes the guest cannot be made while a guest owns the PMU there."""
+    event = S.perf_events[i]
+    if event.pmu_ctx == PMU_CORE and event.exclude_guest == 0:
+        for cpu in range(N_CORES):
+            here = event.cpu == cpu or (event.cpu < 0 and ctx_cpu(S, event.ctx) == cpu)
+            if here and S.percpu[cpu].force_exclude_guest != 0:
+                return EBUSY
+    return 0
+
+
+@jit()
+def validate_group(S, i):
+    """Whether the counters suffice for event i and its group when nothing else is there: 0, or EINVAL."""
+    rows = S.percpu[S.this_cpu].fake_list
+    leader = S.perf_events[i].leader
+    n = 0
+    for k in range(N_EVENTS):
+        event = S.perf_events[k]
+        if event.used == 0 or event.leader != leader or pmu_of(event.pmu_type) != PMU_CORE:
+            continue
+        if n == N_CTR:
+            return EINVAL
+        rows[n] = k
+        n += 1
+    return EINVAL if x86_schedule_events(S, rows, n) == NO_ASSIGNMENT else 0
+
+
+@jit()
+def perf_try_init_event(S, i):
+    """pmu->event_init() and the rules of groups: 0 or a negative errno. Sets event.pmu_ctx."""
+    event = S.perf_events[i]
+    kind = pmu_of(event.pmu_type)
+    samples = is_sampling_event(event)
+    excludes = event.exclude_user | event.exclude_kernel | event.exclude_host | event.exclude_guest
+    if kind < 0 or (kind == PMU_SOFTWARE and event.config >= PERF_COUNT_SW_MAX):
+        return ENOENT
+    if kind == PMU_UNCORE:  # counts for the socket, for nobody in it
+        known = event.config == UNCORE_CLOCKTICKS or event.config == UNCORE_CAS_COUNT_RD
+        if samples or excludes != 0 or event.ctx >= CTX_TASK or not known:
+            return EINVAL
+    if kind == PMU_CORE and x86_get_event_constraints(S.cores[S.this_cpu], event.config) == ZERO:
+        return EINVAL  # validate_event(): no counter of this CPU can count it
+    if is_clock(event) and event.sample_freq != 0:  # perf_swevent_init_hrtimer()
+        event.sample_period = NSEC_PER_SEC // U64(event.sample_freq)
+        event.sample_freq = 0
+    event.pmu_ctx = kind
+    if event.leader != i:
+        leader = S.perf_events[event.leader]
+        same = leader.ctx == event.ctx and leader.cpu == event.cpu
+        if leader.used == 0 or leader.leader != event.leader or not same or event.pinned != 0:
+            return EINVAL
+        if kind == PMU_SOFTWARE:
+            event.pmu_ctx = leader.pmu_ctx
+        elif leader.pmu_ctx != PMU_SOFTWARE and leader.pmu_ctx != kind:
+            return EINVAL
+    return validate_group(S, i) if kind == PMU_CORE else 0
+
+
+@jit()
+def perf_event_alloc(S, i):
+    """Start values of everything in row i that is not an attribute; no buffer is mapped."""
+    event = S.perf_events[i]
+    S.perf_ids += ONE
+    event.id = S.perf_ids
+    event.order = S.list_end
+    S.list_end += 1
+    S.perf_rows = max(S.perf_rows, i + 1)
+    event.period = U64(MAX_PERIOD)
+    if event.sample_period != ZERO:
+        event.period = event.sample_period
+    elif event.sample_freq != 0:
+        event.period = ONE
+    event.last_period = event.period
+    event.period_left = np.int64(event.period)
+    event.count = ZERO
+    event.tstamp = S.cores[S.this_cpu].t
+    event.total_time_enabled = 0
+    event.total_time_running = 0
+    event.error_cause = ERR_NONE
+    event.error_time = 0
+    event.error_log = 0
+    event.samples = ZERO
+    event.throttles = ZERO
+    event.child_count = ZERO
+    event.child_enabled = 0
+    event.child_running = 0
+    event.buffer = 0
+    event.buffer_pages = 0
+    event.head = ZERO
+    event.overwrite = 0
+    event.lost = ZERO
+    event.rb_lost = ZERO
+    event.freq_time = S.cores[S.this_cpu].t
+    event.freq_count = ZERO
+    event.idx = -1
+    event.stopped = 1
+    event.arch_stopped = 0
+    event.prev_count = ZERO
+    event.interrupts = 0
+    event.interrupts_seq = 0
+
+
+@jit()
+def _resched(S, E, i):
+    # After event i became runnable: on the core PMU everything of less priority gives way (ctx_resched).
+    event = S.perf_events[i]
+    leader = S.perf_events[event.leader]
+    if leader.pmu_ctx == PMU_CORE:
+        ctx_resched(S, E, event.ctx, leader.pinned)
+    elif leader.state >= PERF_EVENT_STATE_INACTIVE:
+        group_sched_out(S, E, event.leader)
+        group_sched_in(S, E, event.leader)
+
+
+@jit()
+def perf_install_in_context(S, E, i):
+    """The rest of perf_event_open() for row i; 0, or a negative errno and the row is free again.
+
+    The caller has filled `used`, the attributes, ctx, cpu, leader, owner, pmc, vcpu, parent, spec, and
+    `state` (OFF for attr.disabled, else INACTIVE). Works on the CPU where the context is active.
+    """
+    event = S.perf_events[i]
+    errno = perf_try_init_event(S, i)
+    if errno == 0:
+        errno = perf_event_alloc_errno(S, i)
+    if errno != 0:
+        event.used = 0
+        return errno
+    perf_event_alloc(S, i)
+    leader = S.perf_events[event.leader]
+    if leader.pmu_ctx != event.pmu_ctx:  # a software group that gets a member of another PMU moves there
+        group_sched_out(S, E, event.leader)
+        leader.pmu_ctx = event.pmu_ctx
+    emit(E, S.cores[S.this_cpu].t, TR_PERF_CREATE, ZERO, U64(i), event.config, event.sample_period)
+    active = ctx_cpu(S, event.ctx) == S.this_cpu and event_filter_match(S, event)
+    if active and event.state == PERF_EVENT_STATE_INACTIVE:
+        _resched(S, E, i)
     return 0
 
 
@@ -61,12 +226,6 @@ def perf_event_create_kernel_counter(S, E, ctx, flags, config, period, owner, pm
 
     `flags` are ATTR_*, `config` selector bits, `period` a sample period or 0.
     """
-    S.percpu[S.this_cpu]
-    errno = perf_event_alloc_errno(S, flags)
-    if errno != 0:
-        return errno
-    if x86_get_event_constraints(S.cores[S.this_cpu], config) == ZERO:
-        return EINVAL  # validate_event(): no counter of this CPU can count it
     i = 0
     while i < N_EVENTS and S.perf_events[i].used != 0:
         i += 1
@@ -84,9 +243,6 @@ def perf_event_create_kernel_counter(S, E, ctx, flags, config, period, owner, pm
     event.pmc = pmc
     event.spec = -1
     event.leader = i
-    event.order = S.list_end
-    S.list_end += 1
-    S.perf_rows = max(S.perf_rows, i + 1)
     event.config = config
     event.pinned = 1 if flags & ATTR_PINNED != 0 else 0
     event.exclude_user = 1 if flags & ATTR_EXCLUDE_USER != 0 else 0
@@ -101,72 +257,68 @@ def perf_event_create_kernel_counter(S, E, ctx, flags, config, period, owner, pm
     event.read_format = ZERO
     event.watchdog = 0
     event.sample_period = period
-    event.period = period if period != ZERO else U64(MAX_PERIOD)
-    event.period_left = np.int64(event.period)
-    event.count = ZERO
-    event.tstamp = S.cores[S.this_cpu].t
-    event.total_time_enabled = 0
-    event.total_time_running = 0
-    event.error_cause = ERR_NONE
-    event.error_time = 0
-    event.samples = ZERO
-    event.child_count = ZERO
-    event.child_enabled = 0
-    event.child_running = 0
-    event.buffer = 0
-    event.buffer_pages = 0
-    event.head = ZERO
-    event.lost = ZERO
-    event.freq_time = S.cores[S.this_cpu].t
-    event.freq_count = ZERO
-    event.idx = -1
-    event.stopped = 1
-    event.arch_stopped = 0
-    event.prev_count = ZERO
-    event.interrupts = 0
-    event.interrupts_seq = 0
-    emit(E, S.cores[S.this_cpu].t, TR_PERF_CREATE, ZERO, U64(i), config, period)
-    ctx_resched(S, E, ctx, event.pinned)
-    return i
+    errno = perf_install_in_context(S, E, i)
+    return errno if errno != 0 else i
+
+
+@jit()
+def _free(S, E, i):
+    # perf_group_detach() and _free_event(): what it led goes on alone.
+    event = S.perf_events[i]
+    emit(E, S.cores[S.this_cpu].t, TR_PERF_RELEASE, ZERO, U64(i), ZERO, ZERO)
+    error_over(S, i, 1)
+    event.used = 0
+    for k in range(S.perf_rows):
+        member = S.perf_events[k]
+        if member.used != 0 and member.leader == i:
+            perf_event_update_time(S, k)
+            member.leader = k
+            member.pinned = event.pinned
+            member.pmu_ctx = pmu_of(member.pmu_type)
+    for cpu in range(N_CORES):
+        for k in range(N_CTR):
+            if S.percpu[cpu].last_event[k] == i:
+                S.percpu[cpu].last_event[k] = -1
+    while S.perf_rows > 0 and S.perf_events[S.perf_rows - 1].used == 0:
+        S.perf_rows -= 1
 
 
 @jit()
 def perf_event_release_kernel(S, E, i):
     """Remove event i; its counter stays free until the next time that its context is scheduled."""
-    host = S.percpu[S.this_cpu]
-    perf_pmu_disable(S, E)
-    group_sched_out(S, E, i)
-    perf_pmu_enable(S, E)
-    emit(E, S.cores[S.this_cpu].t, TR_PERF_RELEASE, ZERO, U64(i), ZERO, ZERO)
-    for k in range(host.last_event.shape[0]):
-        if host.last_event[k] == i:
-            host.last_event[k] = -1
-    S.perf_events[i].used = 0
-    while S.perf_rows > 0 and S.perf_events[S.perf_rows - 1].used == 0:
-        S.perf_rows -= 1
+    event_sched_out(S, E, i)
+    _free(S, E, i)
 
 
 @jit()
 def perf_event_enable(S, E, i):
     """Let event i be scheduled; an event in ERROR gets another chance."""
     event = S.perf_events[i]
-    if event.state >= PERF_EVENT_STATE_INACTIVE:
+    if event.state >= PERF_EVENT_STATE_INACTIVE or event.state < PERF_EVENT_STATE_ERROR:
         return
     if event.state == PERF_EVENT_STATE_ERROR:
         perf_event_set_state(S, E, i, PERF_EVENT_STATE_OFF)
     perf_event_set_state(S, E, i, PERF_EVENT_STATE_INACTIVE)
-    ctx_resched(S, E, event.ctx, event.pinned)
+    if ctx_cpu(S, event.ctx) != S.this_cpu or not event_filter_match(S, event):
+        return
+    # A member goes on only together with its leader.
+    if event.leader == i or S.perf_events[event.leader].state == PERF_EVENT_STATE_ACTIVE:
+        _resched(S, E, i)
 
 
 @jit()
 def perf_event_disable(S, E, i):
-    """Stop event i and keep it; one in ERROR stays in ERROR."""
+    """Stop event i, with the group that it leads, and keep it; one in ERROR stays in ERROR."""
     if S.perf_events[i].state < PERF_EVENT_STATE_INACTIVE:
         return
     perf_pmu_disable(S, E)
-    group_sched_out(S, E, i)
+    if S.perf_events[i].leader == i:
+        group_sched_out(S, E, i)
+    else:
+        event_sched_out(S, E, i)
     perf_event_set_state(S, E, i, PERF_EVENT_STATE_OFF)
     perf_pmu_enable(S, E)
+    perf_event_update_userpage(S, E, i)
 
 
 @jit()
@@ -182,33 +334,70 @@ def perf_event_pause(S, E, i, reset):
 
 @jit()
 def perf_event_period(S, E, i, value):
-    """Give a sampling event a new period, from now on; 0 or a negative errno."""
+    """Give a sampling event a new period, or frequency, from now on; 0 or a negative errno."""
     event = S.perf_events[i]
-    if event.sample_period == ZERO or value == ZERO or value & TOP != ZERO:
+    if not is_sampling_event(event) or value == ZERO or value & TOP != ZERO:
         return EINVAL
-    event.sample_period = value
-    event.period = value
+    if event.sample_freq != 0:
+        event.sample_freq = np.int64(value)
+    else:
+        event.sample_period = value
+        event.period = value
+    core = pmu_of(event.pmu_type) == PMU_CORE
     active = event.state == PERF_EVENT_STATE_ACTIVE
-    if active:
+    if active and event.interrupts == THROTTLED:
+        event.interrupts = 0
+        perf_log_throttle(S, E, i, 1)
+    if active and core:
         perf_pmu_disable(S, E)
-        if event.interrupts == THROTTLED:
-            event.interrupts = 0
         x86_pmu_stop(S, E, i, 1)
-    event.period_left = 0
-    if active:
+    event.period_left = 0 if core else np.int64(event.period)
+    if active and core:
         x86_pmu_start(S, E, i, 1)
         perf_pmu_enable(S, E)
+    elif active and is_clock(event):
+        clock_program(S, i)
+        host_timer_program(S, E)
     return 0
 
 
 @jit()
 def perf_event_read_value(S, E, i):
-    """The event's count, brought up to date if it is on the hardware."""
+    """The event's count with its children's, brought up to date if it is on this CPU's hardware."""
     event = S.perf_events[i]
-    perf_event_update_time(S, i)
-    if event.state == PERF_EVENT_STATE_ACTIVE and event.stopped == 0:
-        x86_perf_event_update(S, E, i)
-    return event.count
+    total = event.child_count
+    for k in range(S.perf_rows):
+        one = S.perf_events[k]
+        if one.used == 0 or (k != i and one.parent != i):
+            continue
+        perf_event_update_time(S, k)
+        if one.state == PERF_EVENT_STATE_ACTIVE and ctx_cpu(S, one.ctx) == S.this_cpu:
+            event_update(S, E, k)
+        total += one.count
+    return total
+
+
+@jit()
+def perf_event_exit_task(S, E, task):
+    """Task number `task` ends: what was inherited is added to its origin, other events count no more."""
+    ctx = CTX_TASK + task
+    for i in range(S.perf_rows):
+        event = S.perf_events[i]
+        if event.used != 0 and event.ctx == ctx:
+            event_sched_out(S, E, i)
+            perf_event_update_time(S, i)
+    for i in range(S.perf_rows):
+        event = S.perf_events[i]
+        if event.used == 0 or event.ctx != ctx:
+            continue
+        event.state = PERF_EVENT_STATE_EXIT
+        event.ctx = CTX_NONE
+        if event.parent >= 0:  # sync_child_event()
+            parent = S.perf_events[event.parent]
+            parent.child_count += event.count
+            parent.child_enabled += event.total_time_enabled
+            parent.child_running += event.total_time_running
+            _free(S, E, i)
 
 
 @jit()

@@ -9,11 +9,13 @@ from __future__ import annotations
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.native import APIC_DM_NMI, APIC_LVT_MASKED, MSR_APIC_LVTPC, wrmsrl
 from vpmu_emu.linux.perf.sched import event_sched_out, next_group, perf_event_sched_in
-from vpmu_emu.linux.perf.x86 import perf_event_set_state, perf_pmu_disable, perf_pmu_enable
+from vpmu_emu.linux.perf.times import perf_event_set_state
+from vpmu_emu.linux.perf.x86 import perf_pmu_disable, perf_pmu_enable
 from vpmu_emu.linux.state import (
     ERR_GUEST_ENTER,
     PERF_EVENT_STATE_ACTIVE,
     PERF_EVENT_STATE_ERROR,
+    PMU_CORE,
     Q_SIBLING_ERROR,
     W_PMI_VECTOR,
 )
@@ -25,7 +27,6 @@ _VECTOR = U64(KVM_VPMU_VECTOR)
 
 @jit()
 def _force_out(S, E, leader):
-    S.percpu[S.this_cpu]
     sibling_error = False
     for i in range(S.perf_rows):
         event = S.perf_events[i]
@@ -59,7 +60,8 @@ def perf_guest_enter(S, E):
         for pinned in range(1, -1, -1):
             i = next_group(S, ctx, pinned, -1)
             while i >= 0:
-                _force_out(S, E, i)
+                if S.perf_events[i].pmu_ctx == PMU_CORE:  # only it has PERF_PMU_CAP_VPMU_PASSTHROUGH
+                    _force_out(S, E, i)
                 i = next_group(S, ctx, pinned, S.perf_events[i].order)
         S.contexts[ctx].rotate_necessary = 0
         perf_pmu_enable(S, E)

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.hrtimer import host_timer_program
-from vpmu_emu.linux.kvm.overflow import kvm_perf_overflow
 from vpmu_emu.linux.native import APIC_DM_NMI, MSR_APIC_LVTPC, cost, rdmsrl, retire, wrmsrl
+from vpmu_emu.linux.perf.clocks import clock_program, is_clock, pmu_of
+from vpmu_emu.linux.perf.output import perf_log_throttle
+from vpmu_emu.linux.perf.overflow import perf_adjust_period, perf_event_overflow, tick_at
 from vpmu_emu.linux.perf.sched import perf_rotate_context
+from vpmu_emu.linux.perf.times import ctx_cpu, sched_clock
 from vpmu_emu.linux.perf.x86 import (
     MSR_CORE_PERF_GLOBAL_CTRL,
     MSR_CORE_PERF_GLOBAL_OVF_CTRL,
@@ -17,7 +20,6 @@ from vpmu_emu.linux.perf.x86 import (
     MSR_P6_EVNTSEL0,
     THROTTLED,
     counter_bit,
-    ctx_is_active,
     intel_pmu_enable_all,
     perf_pmu_disable,
     perf_pmu_enable,
@@ -26,53 +28,18 @@ from vpmu_emu.linux.perf.x86 import (
     x86_pmu_start,
     x86_pmu_stop,
 )
-from vpmu_emu.linux.state import OWNER_KVM, PERF_EVENT_STATE_ACTIVE, W_FORBID_NMI
+from vpmu_emu.linux.state import FROM_KERNEL, PERF_EVENT_STATE_ACTIVE, PMU_CORE, W_FORBID_NMI
 from vpmu_emu.linux.trace_kinds import TR_NMI_HANDLER
-from vpmu_emu.linux.watchdog import (
-    hardlockup_detector_nmi_handler,
-    watchdog_overflow_callback,
-)
+from vpmu_emu.linux.watchdog import hardlockup_detector_nmi_handler
 from vpmu_emu.machine.ring import emit
 from vpmu_emu.machine.state import N_CTR, N_GP, NEVER
 from vpmu_emu.machine.u64 import ONE, U64, ZERO
 
 COST_NMI_ENTRY = cost("nmi_entry")
 COST_NMI_HANDLER = cost("perf_event_nmi_handler")
-COST_KVM_OVERFLOW = cost("kvm_perf_overflow")
 COST_IRQ_ENTRY = cost("irq_entry")
 
 MOST_LOOPS = 100
-
-
-@jit()
-def perf_event_overflow(S, E, i):
-    """Event i has ended a period: 1 if it fires too often and must stop until the next tick."""
-    host = S.percpu[S.this_cpu]
-    event = S.perf_events[i]
-    if event.sample_period == ZERO:
-        return 0
-    if event.watchdog != 0:  # never throttled
-        event.samples += ONE
-        watchdog_overflow_callback(S, E)
-        return 0
-    throttle = 0
-    # perf_throttled_seq: the number of ticks so far
-    seq = S.cores[S.this_cpu].t // S.config.tick_interval
-    if seq != event.interrupts_seq:
-        event.interrupts_seq = seq
-        event.interrupts = 1
-    else:
-        event.interrupts += 1
-        if event.interrupts > S.config.max_samples_per_tick:
-            event.interrupts = THROTTLED
-            host.throttles += ONE
-            host.tick_at = (seq + 1) * S.config.tick_interval
-            throttle = 1
-    event.samples += ONE
-    if event.owner == OWNER_KVM:
-        retire(S, E, COST_KVM_OVERFLOW)
-        kvm_perf_overflow(S, E, event.pmc)
-    return throttle
 
 
 @jit()
@@ -80,6 +47,7 @@ def perf_event_nmi_handler(S, E):
     """intel_pmu_handle_irq(): acknowledge every overflow, restart its period, tell its owner."""
     host = S.percpu[S.this_cpu]
     host.nmis += ONE
+    host.interrupted_row = host.row
     retire(S, E, COST_NMI_ENTRY)
     hardlockup_detector_nmi_handler(S, E)
     if host.force_exclude_guest != 0 and S.config.without & W_FORBID_NMI == ZERO:
@@ -107,7 +75,9 @@ def perf_event_nmi_handler(S, E):
             if status & counter_bit(idx) == ZERO or i < 0:
                 continue
             x86_perf_event_update(S, E, i)
-            if x86_perf_event_set_period(S, E, i) != 0 and perf_event_overflow(S, E, i) != 0:
+            if x86_perf_event_set_period(S, E, i) != 0 and (
+                perf_event_overflow(S, E, i, 1) != 0
+            ):
                 x86_pmu_stop(S, E, i, 0)
         status = rdmsrl(S, E, MSR_CORE_PERF_GLOBAL_STATUS)
     host.enabled = was_enabled
@@ -128,6 +98,7 @@ def handle_nmis(S, E):
         host.in_nmi = 1
         perf_event_nmi_handler(S, E)
         host.in_nmi = 0
+        host.interrupted = FROM_KERNEL
 
 
 @jit()
@@ -147,13 +118,48 @@ def perf_mux_hrtimer_handler(S, E):
 
 
 @jit()
+def perf_adjust_freq_unthr_context(S, E, i):
+    """At a tick: a throttled event runs again, one with a frequency gets the period that it needs."""
+    event = S.perf_events[i]
+    core = pmu_of(event.pmu_type) == PMU_CORE
+    if event.interrupts == THROTTLED:
+        event.interrupts = 0
+        perf_log_throttle(S, E, i, 1)
+        if core:
+            x86_pmu_start(S, E, i, 0)
+        elif is_clock(event):
+            clock_program(S, i)
+    if event.sample_freq == 0:
+        return
+    if core:
+        x86_pmu_stop(S, E, i, 1)
+    delta = event.count - event.freq_count
+    event.freq_count = event.count
+    if delta != ZERO:
+        perf_adjust_period(S, E, i, sched_clock(S, S.config.tick_interval), delta, 0)
+    if core:
+        x86_pmu_start(S, E, i, 1 if delta != ZERO else 0)
+
+
+@jit()
 def perf_event_task_tick(S, E):
-    """perf_adjust_freq_unthr_context(): the end of throttling."""
-    perf_pmu_disable(S, E)
+    """The tick of this CPU: the end of throttling, and the periods of events with a frequency."""
+    host = S.percpu[S.this_cpu]
+    host.tick_at = NEVER
+    disabled = False
     for i in range(S.perf_rows):
         event = S.perf_events[i]
-        if event.used != 0 and event.interrupts == THROTTLED and ctx_is_active(S, event.ctx):
-            event.interrupts = 0
-            if event.state == PERF_EVENT_STATE_ACTIVE:
-                x86_pmu_start(S, E, i, 0)
-    perf_pmu_enable(S, E)
+        if event.used == 0 or event.state != PERF_EVENT_STATE_ACTIVE:
+            continue
+        if event.sample_freq == 0 and event.interrupts != THROTTLED:
+            continue
+        if ctx_cpu(S, event.ctx) != S.this_cpu:
+            continue
+        if not disabled:
+            disabled = True
+            perf_pmu_disable(S, E)
+        perf_adjust_freq_unthr_context(S, E, i)
+        if event.sample_freq != 0:
+            host.tick_at = tick_at(S)
+    if disabled:
+        perf_pmu_enable(S, E)

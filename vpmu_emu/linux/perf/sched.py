@@ -9,10 +9,21 @@ from __future__ import annotations
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.hrtimer import host_timer_program
 from vpmu_emu.linux.native import cost, retire
+from vpmu_emu.linux.perf.clocks import (
+    PERF_COUNT_SW_CONTEXT_SWITCHES,
+    PERF_COUNT_SW_CPU_MIGRATIONS,
+    clock_program,
+    event_update,
+    free_running,
+    is_clock,
+    pmu_of,
+)
+from vpmu_emu.linux.perf.output import perf_log_throttle
+from vpmu_emu.linux.perf.overflow import is_sampling_event, tick_at
+from vpmu_emu.linux.perf.swevent import perf_sw_event
+from vpmu_emu.linux.perf.times import perf_event_set_state, perf_event_update_time
 from vpmu_emu.linux.perf.x86 import (
     THROTTLED,
-    perf_event_set_state,
-    perf_event_update_time,
     perf_pmu_disable,
     perf_pmu_enable,
     x86_pmu_add,
@@ -25,6 +36,7 @@ from vpmu_emu.linux.state import (
     PERF_EVENT_STATE_ACTIVE,
     PERF_EVENT_STATE_ERROR,
     PERF_EVENT_STATE_INACTIVE,
+    PMU_CORE,
 )
 from vpmu_emu.linux.trace_kinds import TR_ROTATE
 from vpmu_emu.machine.ring import emit
@@ -39,7 +51,6 @@ COST_ROTATE = cost("perf_mux_hrtimer_handler")
 @jit()
 def next_group(S, ctx, pinned, after):
     """The group leader of a context's list that follows position `after`, -1 at the end."""
-    S.percpu[S.this_cpu]
     found = -1
     for i in range(S.perf_rows):
         event = S.perf_events[i]
@@ -55,6 +66,10 @@ def event_sched_out(S, E, i):
     """Take one event off the hardware: ACTIVE becomes INACTIVE."""
     if S.perf_events[i].state != PERF_EVENT_STATE_ACTIVE:
         return
+    if pmu_of(S.perf_events[i].pmu_type) != PMU_CORE:
+        event_update(S, E, i)
+        perf_event_set_state(S, E, i, PERF_EVENT_STATE_INACTIVE)
+        return
     perf_pmu_disable(S, E)
     retire(S, E, COST_SCHED_OUT)
     x86_pmu_del(S, E, i)
@@ -65,36 +80,60 @@ def event_sched_out(S, E, i):
 @jit()
 def group_sched_out(S, E, leader):
     """Take a whole group off the hardware."""
-    S.percpu[S.this_cpu]
     for i in range(S.perf_rows):
         if S.perf_events[i].used != 0 and S.perf_events[i].leader == leader:
             event_sched_out(S, E, i)
 
 
 @jit()
-def group_sched_in(S, E, leader):
-    """Put a group on the hardware, all of it or nothing: 0, or -EINVAL."""
-    S.percpu[S.this_cpu]
-    failed = 0
-    for i in range(S.perf_rows):
-        event = S.perf_events[i]
-        if event.used == 0 or event.leader != leader or event.state != PERF_EVENT_STATE_INACTIVE:
-            continue
+def event_filter_match(S, event):
+    """Whether an event that is bound to a CPU may count on this one."""
+    return event.cpu < 0 or event.cpu == S.this_cpu
+
+
+@jit()
+def event_sched_in(S, E, i):
+    """Put one event on the hardware, if it wants to count: 0, or -EINVAL."""
+    host = S.percpu[S.this_cpu]
+    event = S.perf_events[i]
+    if event.state != PERF_EVENT_STATE_INACTIVE:
+        return 0
+    if event.interrupts == THROTTLED:  # ticks may have passed while it was off
+        perf_log_throttle(S, E, i, 1)
+        event.interrupts = 0
+    if pmu_of(event.pmu_type) != PMU_CORE:
+        event.prev_count = free_running(S, i)
+        if is_clock(event) and is_sampling_event(event):
+            clock_program(S, i)
+            host_timer_program(S, E)
+    else:
         retire(S, E, COST_SCHED_IN)
-        if event.interrupts == THROTTLED:  # ticks may have passed while it was off
-            event.interrupts = 0
         failed = x86_pmu_add(S, i)
         if failed != 0:
-            break
-        perf_event_set_state(S, E, i, PERF_EVENT_STATE_ACTIVE)
+            return failed
+    if event.sample_freq != 0 and host.tick_at == NEVER:  # its period is adjusted there
+        host.tick_at = tick_at(S)
+        host_timer_program(S, E)
+    perf_event_set_state(S, E, i, PERF_EVENT_STATE_ACTIVE)
+    return 0
+
+
+@jit()
+def group_sched_in(S, E, leader):
+    """Put a group on the hardware, the leader first, all of it or nothing: 0, or -EINVAL."""
+    failed = event_sched_in(S, E, leader)
+    for i in range(S.perf_rows):
+        event = S.perf_events[i]
+        if failed == 0 and event.used != 0 and event.leader == leader and i != leader:
+            failed = event_sched_in(S, E, i)
     if failed != 0:
         group_sched_out(S, E, leader)
     return failed
 
 
 @jit()
-def ctx_sched_out(S, E, ctx, pinned):
-    """Take the pinned (1) or the flexible (0) events of a context off the hardware."""
+def ctx_sched_out(S, E, ctx, pinned, every):
+    """Take the pinned (1) or the flexible (0) events of a context off the core PMU; `every` 1: off all."""
     if ctx < 0:
         return
     if pinned == 0:
@@ -105,15 +144,15 @@ def ctx_sched_out(S, E, ctx, pinned):
         if i < 0:
             return
         after = S.perf_events[i].order
-        group_sched_out(S, E, i)
+        if every != 0 or S.perf_events[i].pmu_ctx == PMU_CORE:
+            group_sched_out(S, E, i)
 
 
 @jit()
 def ctx_sched_in(S, E, ctx, pinned):
     """Schedule the pinned or the flexible events of a context, first come first served (merge_sched_in)."""
     host = S.percpu[S.this_cpu]
-    # While a guest owns the PMU nothing may come in (patch 02).
-    if host.force_exclude_guest != 0 or ctx < 0:
+    if ctx < 0:
         return
     can_add_hw = 1
     after = -1
@@ -123,7 +162,13 @@ def ctx_sched_in(S, E, ctx, pinned):
             return
         event = S.perf_events[i]
         after = event.order
-        if event.state != PERF_EVENT_STATE_INACTIVE:
+        if event.state != PERF_EVENT_STATE_INACTIVE or not event_filter_match(S, event):
+            continue
+        if event.pmu_ctx != PMU_CORE:  # a PMU of its own, and room for all
+            group_sched_in(S, E, i)
+            continue
+        # While a guest owns the PMU nothing may come in (patch 02).
+        if host.force_exclude_guest != 0:
             continue
         if can_add_hw != 0:
             group_sched_in(S, E, i)
@@ -158,12 +203,12 @@ def ctx_resched(S, E, ctx, pinned):
     task_ctx = S.percpu[S.this_cpu].task_ctx
     perf_pmu_disable(S, E)
     if pinned != 0:
-        ctx_sched_out(S, E, task_ctx, 1)
-    ctx_sched_out(S, E, task_ctx, 0)
+        ctx_sched_out(S, E, task_ctx, 1, 0)
+    ctx_sched_out(S, E, task_ctx, 0, 0)
     if ctx < CTX_TASK and pinned != 0:
-        ctx_sched_out(S, E, cpu_ctx, 1)
+        ctx_sched_out(S, E, cpu_ctx, 1, 0)
     if ctx < CTX_TASK or pinned != 0:
-        ctx_sched_out(S, E, cpu_ctx, 0)
+        ctx_sched_out(S, E, cpu_ctx, 0, 0)
     perf_event_sched_in(S, E)
     perf_pmu_enable(S, E)
 
@@ -176,34 +221,55 @@ def _ctx_update_times(S, ctx):
 
 
 @jit()
+def _ctx_has(S, ctx, pinned):
+    # Whether a context has events, with `pinned` 1 pinned ones.
+    return next_group(S, ctx, 1, -1) >= 0 or (pinned == 0 and next_group(S, ctx, 0, -1) >= 0)
+
+
+@jit()
 def perf_event_task_sched(S, E, ctx):
-    """The context of another task comes to this CPU, CTX_NONE for the idle task; the present one leaves."""
+    """The context of another task comes to this CPU, CTX_NONE for the idle task; the present one leaves.
+
+    Counts the context switch for the one, and for the other that it has come from another CPU.
+    """
     host = S.percpu[S.this_cpu]
-    perf_pmu_disable(S, E)
+    perf_sw_event(S, E, PERF_COUNT_SW_CONTEXT_SWITCHES, ONE)
     leaves = host.task_ctx
-    if leaves >= 0:
-        ctx_sched_out(S, E, leaves, 1)
-        ctx_sched_out(S, E, leaves, 0)
+    if leaves >= 0 and _ctx_has(S, leaves, 0):
+        perf_pmu_disable(S, E)
+        ctx_sched_out(S, E, leaves, 1, 1)
+        ctx_sched_out(S, E, leaves, 0, 1)
         _ctx_update_times(S, leaves)  # its time stops
+        perf_pmu_enable(S, E)
     host.task_ctx = CTX_NONE
-    if ctx >= 0:
-        _ctx_update_times(S, ctx)  # from now on its time counts
-        host.task_ctx = ctx
-        # CPU-flexible events give way to the task's pinned ones.
-        ctx_sched_out(S, E, S.this_cpu, 0)
-    perf_event_sched_in(S, E)
-    perf_pmu_enable(S, E)
+    if ctx < 0:
+        return
+    _ctx_update_times(S, ctx)  # from now on its time counts
+    host.task_ctx = ctx
+    if _ctx_has(S, ctx, 0):
+        perf_pmu_disable(S, E)
+        if _ctx_has(S, ctx, 1):  # CPU-flexible events give way to the task's pinned ones
+            ctx_sched_out(S, E, S.this_cpu, 0, 0)
+        perf_event_sched_in(S, E)
+        perf_pmu_enable(S, E)
+    moved = S.contexts[ctx].last_cpu != 0 and S.contexts[ctx].last_cpu != S.this_cpu + 1
+    S.contexts[ctx].last_cpu = S.this_cpu + 1
+    if moved:
+        perf_sw_event(S, E, PERF_COUNT_SW_CPU_MIGRATIONS, ONE)
 
 
 @jit()
 def _event_to_rotate(S, ctx):
     # ctx_event_to_rotate(): the first that is on the hardware, else the first of all
     S.contexts[ctx].rotate_necessary = 0
-    first = next_group(S, ctx, 0, -1)
-    i = first
+    first = -1
+    i = next_group(S, ctx, 0, -1)
     while i >= 0:
-        if S.perf_events[i].state == PERF_EVENT_STATE_ACTIVE:
-            return i
+        if S.perf_events[i].pmu_ctx == PMU_CORE:
+            if S.perf_events[i].state == PERF_EVENT_STATE_ACTIVE:
+                return i
+            if first < 0:
+                first = i
         i = next_group(S, ctx, 0, S.perf_events[i].order)
     return first
 
@@ -228,9 +294,9 @@ def perf_rotate_context(S, E):
         task_event = _event_to_rotate(S, task_ctx)
     if cpu_rotate != 0:
         cpu_event = _event_to_rotate(S, cpu_ctx)
-    ctx_sched_out(S, E, task_ctx, 0)
+    ctx_sched_out(S, E, task_ctx, 0, 0)
     if cpu_event >= 0:
-        ctx_sched_out(S, E, cpu_ctx, 0)
+        ctx_sched_out(S, E, cpu_ctx, 0, 0)
         S.perf_events[cpu_event].order = S.list_end
         S.list_end += 1
         ctx_sched_in(S, E, cpu_ctx, 0)

@@ -10,11 +10,9 @@ import numpy as np
 
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.native import rdpmcl, wrmsrl
-from vpmu_emu.linux.state import CTX_TASK, PERF_EVENT_STATE_ACTIVE, PERF_EVENT_STATE_INACTIVE
-from vpmu_emu.linux.trace_kinds import TR_PERF_STATE
+from vpmu_emu.linux.perf.userpage import perf_event_update_userpage
 from vpmu_emu.machine.bits import lowest_bit, popcount
 from vpmu_emu.machine.pmu import EV_COUNTERS, EV_FIXED, event_row
-from vpmu_emu.machine.ring import emit
 from vpmu_emu.machine.state import N_CTR, N_GP
 from vpmu_emu.machine.u64 import ALL, ONE, U4, U15, U64, ZERO
 
@@ -52,37 +50,6 @@ def counter_bit(idx):
     return ONE << U64(idx if idx < N_GP else idx + 24)
 
 
-@jit(inline=True)
-def ctx_is_active(S, ctx):
-    """Whether time passes for the events of a context: a CPU's always, a task's while it runs."""
-    return ctx < CTX_TASK or S.percpu[S.this_cpu].task_ctx == ctx
-
-
-@jit()
-def perf_event_update_time(S, i):
-    """Bring total_time_enabled and total_time_running up to now. Modifies the event."""
-    event = S.perf_events[i]
-    now = S.cores[S.this_cpu].t
-    if ctx_is_active(S, event.ctx):
-        delta = now - event.tstamp
-        if event.state >= PERF_EVENT_STATE_INACTIVE:
-            event.total_time_enabled += delta
-        if event.state >= PERF_EVENT_STATE_ACTIVE:
-            event.total_time_running += delta
-    event.tstamp = now
-
-
-@jit()
-def perf_event_set_state(S, E, i, state):
-    """Change the state of event i; its times follow."""
-    event = S.perf_events[i]
-    if event.state == state:
-        return
-    perf_event_update_time(S, i)
-    emit(E, S.cores[S.this_cpu].t, TR_PERF_STATE, ZERO, U64(i), U64(event.state + 2), U64(state + 2))
-    event.state = state
-
-
 @jit()
 def x86_perf_event_update(S, E, i):
     """Add what the counter grew by to event->count, with one RDPMC."""
@@ -111,9 +78,11 @@ def x86_perf_event_set_period(S, E, i):
     ended = 0
     if left <= -period:  # more than a whole period late: start afresh
         left = period
+        event.last_period = event.period
         ended = 1
     if left <= 0:
         left += period
+        event.last_period = event.period
         ended = 1
     event.period_left = left
     # The driver never programs fewer than 2 events: some counters would hang on 1.
@@ -126,6 +95,7 @@ def x86_perf_event_set_period(S, E, i):
         wrmsrl(S, E, MSR_IA32_PMC0 + U64(idx), value)
     else:
         wrmsrl(S, E, MSR_CORE_PERF_FIXED_CTR0 + U64(idx - N_GP), value)
+    perf_event_update_userpage(S, E, i)
     return ended
 
 
@@ -177,6 +147,7 @@ def x86_pmu_start(S, E, i, reload):
     host.events[event.idx] = i
     host.active_mask |= counter_bit(event.idx)
     _program(S, E, i, 1)
+    perf_event_update_userpage(S, E, i)
 
 
 @jit()
@@ -265,18 +236,17 @@ def x86_get_event_constraints(core, config):
 
 
 @jit()
-def x86_schedule_events(S, n):
-    """Find a counter for each of the first n rows of event_list.
+def x86_schedule_events(S, rows, n):
+    """Find a counter for each of the events `rows[:n]`.
 
     Returns 4 bits of `idx` per row, lowest row first, or NO_ASSIGNMENT.
     """
-    host = S.percpu[S.this_cpu]
     core = S.cores[S.this_cpu]
     packed = ZERO
     used = ZERO
     k = 0
     while k < n:  # everybody keeps the counter that it had, if that works
-        event = S.perf_events[host.event_list[k]]
+        event = S.perf_events[rows[k]]
         if event.idx < 0:
             break
         bit = ONE << U64(event.idx)
@@ -293,7 +263,7 @@ def x86_schedule_events(S, n):
     placed = 0
     for weight in range(1, N_CTR + 1):
         for j in range(n):
-            event = S.perf_events[host.event_list[j]]
+            event = S.perf_events[rows[j]]
             choice = x86_get_event_constraints(core, event.config)
             if popcount(choice) != U64(weight):
                 continue
@@ -319,7 +289,7 @@ def x86_pmu_add(S, i):
     if n == N_CTR:
         return EINVAL
     host.event_list[n] = i
-    packed = x86_schedule_events(S, n + 1)
+    packed = x86_schedule_events(S, host.event_list, n + 1)
     if packed == NO_ASSIGNMENT:
         host.event_list[n] = -1
         return EINVAL
@@ -338,6 +308,7 @@ def x86_pmu_del(S, E, i):
     """Take event i off the hardware, its count brought up to date."""
     host = S.percpu[S.this_cpu]
     x86_pmu_stop(S, E, i, 1)
+    perf_event_update_userpage(S, E, i)
     for k in range(host.n_events):
         if host.event_list[k] == i:
             if k >= host.n_events - host.n_added:

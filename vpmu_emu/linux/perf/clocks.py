@@ -1,0 +1,98 @@
+"""Events that need no counter of a core: clocks, things that the kernel counts, the socket's uncore.
+
+They are always scheduled, and a guest that owns the PMU does not touch them.
+kernel/events/core.c (perf_swevent, cpu_clock_event, task_clock_event), arch/x86/events/intel/uncore.c.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vpmu_emu._jit import jit
+from vpmu_emu.linux.perf.times import sched_clock
+from vpmu_emu.linux.perf.x86 import x86_perf_event_update
+from vpmu_emu.linux.state import (
+    N_CORES,
+    PERF_TYPE_HARDWARE,
+    PERF_TYPE_HW_CACHE,
+    PERF_TYPE_RAW,
+    PERF_TYPE_SOFTWARE,
+    PERF_TYPE_UNCORE,
+    PMU_CORE,
+    PMU_SOFTWARE,
+    PMU_UNCORE,
+)
+from vpmu_emu.machine.pmu import class_total
+from vpmu_emu.machine.state import CLASS
+from vpmu_emu.machine.u64 import U4, U64, ZERO
+
+# enum perf_sw_ids
+PERF_COUNT_SW_CPU_CLOCK = U64(0)
+PERF_COUNT_SW_TASK_CLOCK = U64(1)
+PERF_COUNT_SW_PAGE_FAULTS = U64(2)
+PERF_COUNT_SW_CONTEXT_SWITCHES = U64(3)
+PERF_COUNT_SW_CPU_MIGRATIONS = U64(4)
+PERF_COUNT_SW_PAGE_FAULTS_MIN = U64(5)
+PERF_COUNT_SW_DUMMY = U64(9)
+PERF_COUNT_SW_MAX = U64(12)
+# events of the memory controller: EVENT and UMASK
+UNCORE_CLOCKTICKS = U64(0x0001)
+UNCORE_CAS_COUNT_RD = U64(0xCF05)
+
+MIN_CLOCK_PERIOD = U64(10_000)  # nanoseconds, perf_swevent_start_hrtimer()
+C_LLCMISS = CLASS["llcmiss"]
+
+
+@jit()
+def pmu_of(pmu_type):
+    """PMU_* of an attr.type, -1 if no PMU has it."""
+    if pmu_type == PERF_TYPE_SOFTWARE:
+        return PMU_SOFTWARE
+    if pmu_type == PERF_TYPE_UNCORE:
+        return PMU_UNCORE
+    core = pmu_type == PERF_TYPE_RAW or pmu_type == PERF_TYPE_HARDWARE
+    return PMU_CORE if core or pmu_type == PERF_TYPE_HW_CACHE else -1
+
+
+@jit(inline=True)
+def is_clock(event):
+    """cpu-clock or task-clock: they sample by a timer."""
+    return event.pmu_type == PERF_TYPE_SOFTWARE and event.config <= PERF_COUNT_SW_TASK_CLOCK
+
+
+@jit()
+def free_running(S, i):
+    """Running total of what event i counts; 0 for what is told by perf_sw_event()."""
+    event = S.perf_events[i]
+    total = ZERO
+    if event.pmu_type == PERF_TYPE_UNCORE:
+        if event.config == UNCORE_CLOCKTICKS:
+            return U64(S.cores[S.this_cpu].t) >> U4
+        for cpu in range(N_CORES):  # one memory controller for the socket
+            total += class_total(S.cores[cpu], C_LLCMISS, 3)
+    elif is_clock(event):
+        total = sched_clock(S, S.cores[S.this_cpu].t)
+    return total
+
+
+@jit()
+def clock_program(S, i):
+    """Start the timer of a clock that samples (perf_swevent_start_hrtimer)."""
+    host = S.percpu[S.this_cpu]
+    event = S.perf_events[i]
+    nanoseconds = max(event.period, MIN_CLOCK_PERIOD)
+    cycles = nanoseconds * U64(S.config.tsc_khz) // U64(1_000_000)
+    event.freq_time = S.cores[S.this_cpu].t + (np.int64(cycles) << 4)
+    host.clock_at = min(host.clock_at, event.freq_time)
+
+
+@jit()
+def event_update(S, E, i):
+    """pmu->read(): bring the count of an ACTIVE event up to date."""
+    event = S.perf_events[i]
+    if pmu_of(event.pmu_type) != PMU_CORE:
+        total = free_running(S, i)
+        event.count += total - event.prev_count
+        event.prev_count = total
+    elif event.stopped == 0:
+        x86_perf_event_update(S, E, i)

@@ -1,0 +1,233 @@
+"""Records go into the mapped ring of an event as Linux writes them; what finds no room is counted as lost.
+
+struct perf_event_header and the records of include/uapi/linux/perf_event.h; kernel/events/ring_buffer.c.
+The host kernel is compiled code and has no addresses: its instruction pointer is KERNEL_TEXT plus 64 bytes
+for each row of the costs, so that a profile tells which work was interrupted.
+"""
+
+from __future__ import annotations
+
+from vpmu_emu._jit import jit, memory_at
+from vpmu_emu.linux.perf.clocks import event_update
+from vpmu_emu.linux.perf.times import perf_event_update_time, sched_clock
+from vpmu_emu.linux.perf.userpage import PAGE_DATA_HEAD, PAGE_DATA_TAIL
+from vpmu_emu.linux.state import FROM_GUEST, FROM_USER, PERF_EVENT_STATE_ACTIVE
+from vpmu_emu.machine.bits import popcount
+from vpmu_emu.machine.physical import ld64, st64
+from vpmu_emu.machine.u64 import ONE, PAGE_MASK, U3, U8, U32, U48, U64, ZERO
+
+# enum perf_event_sample_format
+SAMPLE_IP = U64(1 << 0)
+SAMPLE_TID = U64(1 << 1)
+SAMPLE_TIME = U64(1 << 2)
+SAMPLE_ADDR = U64(1 << 3)
+SAMPLE_READ = U64(1 << 4)
+SAMPLE_ID = U64(1 << 6)
+SAMPLE_CPU = U64(1 << 7)
+SAMPLE_PERIOD = U64(1 << 8)
+SAMPLE_STREAM_ID = U64(1 << 9)
+SAMPLE_BRANCH_STACK = U64(1 << 11)
+SAMPLE_IDENTIFIER = U64(1 << 16)
+SAMPLE_ONE_WORD = U64(0x103CF)  # all but READ and BRANCH_STACK
+SAMPLE_SUPPORTED = SAMPLE_ONE_WORD | SAMPLE_READ | SAMPLE_BRANCH_STACK
+# enum perf_event_read_format
+FORMAT_TOTAL_TIME_ENABLED = U64(1)
+FORMAT_TOTAL_TIME_RUNNING = U64(2)
+FORMAT_ID = U64(4)
+FORMAT_GROUP = U64(8)
+FORMAT_LOST = U64(16)
+# enum perf_event_type
+RECORD_LOST = U64(2)
+RECORD_THROTTLE = U64(5)
+RECORD_UNTHROTTLE = U64(6)
+RECORD_SAMPLE = U64(9)
+MISC_KERNEL = U64(1)
+MISC_USER = U64(2)
+MISC_GUEST_KERNEL = U64(4)
+MISC_GUEST_USER = U64(5)
+
+KERNEL_TEXT = U64(0xFFFF_FFFF_8100_0000)
+_U24 = U64(24)
+_ROW = U64(6)
+
+
+@jit()
+def perf_misc_flags(S):
+    """PERF_RECORD_MISC_*: what the interrupt at hand came upon."""
+    host = S.percpu[S.this_cpu]
+    if host.interrupted == FROM_GUEST:
+        return MISC_GUEST_USER if S.vcpus[S.this_vcpu].cpl == 3 else MISC_GUEST_KERNEL
+    return MISC_USER if host.interrupted == FROM_USER else MISC_KERNEL
+
+
+@jit()
+def perf_instruction_pointer(S):
+    """Where: of a host program or a guest its own RIP, of the kernel a symbolic address."""
+    host = S.percpu[S.this_cpu]
+    if host.interrupted != 0:
+        return S.cores[S.this_cpu].rip
+    return KERNEL_TEXT + (U64(host.interrupted_row) << _ROW)
+
+
+@jit()
+def primary_event_id(S, i):
+    """The id that a program knows: of an inherited event that of the one it came from."""
+    event = S.perf_events[i]
+    return event.id if event.parent < 0 else S.perf_events[event.parent].id
+
+
+@jit()
+def _put(M, event, word):
+    size = U64(event.buffer_pages << 12)
+    data = U64(event.buffer) + PAGE_MASK + ONE
+    st64(M, data + (event.head & (size - ONE)), word)
+    event.head += U8
+
+
+@jit()
+def perf_output_begin(M, event, header, size):
+    """Write the header of a record of `size` bytes; False if there is no room for it. Modifies memory."""
+    space = U64(event.buffer_pages << 12)
+    lost = event.rb_lost
+    need = size
+    if lost != ZERO:
+        need += _U24
+    if event.overwrite == 0:
+        tail = ld64(M, U64(event.buffer) + PAGE_DATA_TAIL)
+        # CIRC_SPACE(): one byte stays free, and a program may write any tail
+        if (tail - event.head - ONE) & (space - ONE) < need:
+            event.lost += ONE
+            event.rb_lost += ONE
+            return False
+    if lost != ZERO:
+        _put(M, event, RECORD_LOST | (_U24 << U48))
+        _put(M, event, event.id)
+        _put(M, event, lost)
+        event.rb_lost = ZERO
+    _put(M, event, header | (size << U48))
+    return True
+
+
+@jit()
+def perf_output_end(M, event):
+    """Let the program see what was written: data_head. Modifies memory."""
+    st64(M, U64(event.buffer) + PAGE_DATA_HEAD, event.head)
+
+
+@jit()
+def _members(S, leader):
+    n = ZERO
+    for k in range(S.perf_rows):
+        if S.perf_events[k].used != 0 and S.perf_events[k].leader == leader:
+            n += ONE
+    return n
+
+
+@jit()
+def _read_words(S, i):
+    form = S.perf_events[i].read_format
+    words = ONE + popcount(form & (FORMAT_ID | FORMAT_LOST))
+    if form & FORMAT_GROUP != ZERO:
+        words = ONE + words * _members(S, S.perf_events[i].leader)
+    return words + popcount(form & U3)
+
+
+@jit()
+def _put_value(S, E, M, event, k):
+    member = S.perf_events[k]
+    if member.state == PERF_EVENT_STATE_ACTIVE:
+        event_update(S, E, k)
+    _put(M, event, member.count + member.child_count)
+
+
+@jit()
+def _put_times(S, M, event, k):
+    perf_event_update_time(S, k)
+    member = S.perf_events[k]
+    if event.read_format & FORMAT_TOTAL_TIME_ENABLED != ZERO:
+        _put(M, event, sched_clock(S, member.total_time_enabled + member.child_enabled))
+    if event.read_format & FORMAT_TOTAL_TIME_RUNNING != ZERO:
+        _put(M, event, sched_clock(S, member.total_time_running + member.child_running))
+
+
+@jit()
+def _put_ids(M, event, member):
+    if event.read_format & FORMAT_ID != ZERO:
+        _put(M, event, member.id)
+    if event.read_format & FORMAT_LOST != ZERO:
+        _put(M, event, member.lost)
+
+
+@jit()
+def perf_output_read(S, E, M, i):
+    """PERF_SAMPLE_READ: the same words as read() gives. Modifies memory."""
+    event = S.perf_events[i]
+    leader = event.leader
+    if event.read_format & FORMAT_GROUP == ZERO:
+        _put_value(S, E, M, event, i)
+        _put_times(S, M, event, i)
+        _put_ids(M, event, event)
+        return
+    _put(M, event, _members(S, leader))
+    _put_times(S, M, event, leader)
+    for turn in range(2):  # the leader first
+        for k in range(S.perf_rows):
+            member = S.perf_events[k]
+            if member.used != 0 and member.leader == leader and (k == leader) == (turn == 0):
+                _put_value(S, E, M, event, k)
+                _put_ids(M, event, member)
+
+
+@jit()
+def perf_event_output(S, E, i):
+    """Write one PERF_RECORD_SAMPLE of event i into its ring. Modifies memory."""
+    event = S.perf_events[i]
+    if event.buffer_pages == 0 or E.memory_size == 0:
+        return
+    M = memory_at(E.memory, E.memory_size)
+    host = S.percpu[S.this_cpu]
+    kind = event.sample_type
+    words = ONE + popcount(kind & SAMPLE_ONE_WORD)
+    if kind & SAMPLE_READ != ZERO:
+        words += _read_words(S, i)
+    if not perf_output_begin(M, event, RECORD_SAMPLE | (perf_misc_flags(S) << U32), words * U8):
+        return
+    task = ZERO
+    if host.curr >= 0:
+        task = U64(S.tasks[host.curr].tgid) | (U64(S.tasks[host.curr].pid) << U32)
+    if kind & SAMPLE_IDENTIFIER != ZERO:
+        _put(M, event, primary_event_id(S, i))
+    if kind & SAMPLE_IP != ZERO:
+        _put(M, event, perf_instruction_pointer(S))
+    if kind & SAMPLE_TID != ZERO:
+        _put(M, event, task)
+    if kind & SAMPLE_TIME != ZERO:
+        _put(M, event, sched_clock(S, S.cores[S.this_cpu].t))
+    if kind & SAMPLE_ADDR != ZERO:
+        _put(M, event, ZERO)
+    if kind & SAMPLE_ID != ZERO:
+        _put(M, event, primary_event_id(S, i))
+    if kind & SAMPLE_STREAM_ID != ZERO:
+        _put(M, event, event.id)
+    if kind & SAMPLE_CPU != ZERO:
+        _put(M, event, U64(S.this_cpu))
+    if kind & SAMPLE_PERIOD != ZERO:
+        _put(M, event, event.last_period)
+    if kind & SAMPLE_READ != ZERO:
+        perf_output_read(S, E, M, i)
+    perf_output_end(M, event)
+
+
+@jit()
+def perf_log_throttle(S, E, i, enable):
+    """PERF_RECORD_THROTTLE (0) or PERF_RECORD_UNTHROTTLE (1) into the event's ring. Modifies memory."""
+    event = S.perf_events[i]
+    if event.buffer_pages == 0 or E.memory_size == 0:
+        return
+    M = memory_at(E.memory, E.memory_size)
+    header = RECORD_UNTHROTTLE if enable != 0 else RECORD_THROTTLE
+    if perf_output_begin(M, event, header, U32):
+        _put(M, event, sched_clock(S, S.cores[S.this_cpu].t))
+        _put(M, event, primary_event_id(S, i))
+        _put(M, event, event.id)
+        perf_output_end(M, event)
