@@ -15,10 +15,16 @@ import numpy as np
 
 from vpmu_emu.errors import ConfigError, HostError
 from vpmu_emu.linux.eventfilter import EventFilter, load_filter
-from vpmu_emu.linux.hostevents import HostEvent, event_codes, parse_host_events
+from vpmu_emu.linux.hostevents import HostEvent, parse_host_events
+from vpmu_emu.linux.perf.report import (
+    closed_report,
+    error_report,
+    event_count,
+    hardware_counters,
+    perf_report,
+)
 from vpmu_emu.linux.perf.x86 import MAX_PERIOD
 from vpmu_emu.linux.state import (
-    CAUSE_NAMES,
     CTX_TASK,
     KVM_REQ_PMU,
     MODE_NAMES,
@@ -28,11 +34,9 @@ from vpmu_emu.linux.state import (
     N_GP_PMC,
     N_PMC,
     OWNER_HOST,
-    PERF_EVENT_STATE_ACTIVE,
     PERF_EVENT_STATE_INACTIVE,
     PERF_TYPE_RAW,
     QUIRKS,
-    STATE_NAMES,
     SYSTEM,
     W_GLOBAL_CTRL_SWITCH,
     WITHOUT,
@@ -52,10 +56,9 @@ from vpmu_emu.machine.lapic import (
     TIMER_TSC_DEADLINE,
 )
 from vpmu_emu.machine.mutants import I_ABSENT_PERFCTR, I_RESET_TO_0
-from vpmu_emu.machine.state import N_CTR, NEVER
+from vpmu_emu.machine.state import NEVER
 from vpmu_emu.machine.u64 import U64
 from vpmu_emu.tables.cpus import COST_NAMES, CpuModel, cpuid_leaves, cpuid_pmu
-from vpmu_emu.tables.events import EVENTS, LISTS
 from vpmu_emu.tables.msrs import MSRS, Shape, by_name, rules
 from vpmu_emu.tables.mutants import unchecked_msrs
 from vpmu_emu.tables.vmcs import control_bit, vmcs_field
@@ -586,30 +589,10 @@ def make_vm(
 
 
 # --- reports --------------------------------------------------------------------------------------------
-def _hardware(S: Any) -> list[int]:
-    from vpmu_emu.machine.engine import read_counters
-
-    found = np.zeros(N_CTR, dtype=np.uint64)
-    with np.errstate(over="ignore"):
-        read_counters(S.cores[0], found)
-    return [int(v) for v in found]
-
-
-def _event_count(S: Any, event: Any, hardware: Sequence[int]) -> int:
-    """event->count as perf_event_read_value() would bring it up to date, without changing anything."""
-    count = int(event.count)
-    idx = int(event.idx)
-    if idx >= 0 and int(event.state) == PERF_EVENT_STATE_ACTIVE and not int(event.stopped):
-        pmu = S.cores[0].pmu
-        mask = int(pmu.gp_mask if idx < N_GP_PMC else pmu.fixed_mask)
-        count += (hardware[idx] - int(event.prev_count)) & mask
-    return count & ((1 << 64) - 1)
-
-
 def guest_pmu(S: Any, E: Any) -> dict[str, Any]:
     """The PMU as the guest sees it: what host-initiated reads would give. Changes nothing."""
     pmu = S.vcpus[0].pmu
-    hardware = _hardware(S)
+    hardware = hardware_counters(S)
     silicon = S.cores[0].pmu
     mask = int(pmu.counter_bitmask)
     loaded = bool(pmu.guest_ctx_loaded)
@@ -618,7 +601,7 @@ def guest_pmu(S: Any, E: Any) -> dict[str, Any]:
         value = hardware[i] if loaded else int(pmc.counter)
         value += int(pmc.emulated_counter)
         if int(pmc.perf_event) >= 0 and not int(pmc.is_paused):
-            value += _event_count(S, S.perf_events[int(pmc.perf_event)], hardware)
+            value += event_count(S, S.perf_events[int(pmc.perf_event)], hardware)
         values.append(value & mask)
     gp, fixed = int(pmu.nr_arch_gp_counters), int(pmu.nr_arch_fixed_counters)
     through = loaded and bool(S.config.all_passthrough)
@@ -637,72 +620,6 @@ def guest_pmu(S: Any, E: Any) -> dict[str, Any]:
 def software_instructions(S: Any) -> int:
     """Instructions that KVM did for the guest; hardware never retired them."""
     return int(S.vcpus[0].emulated_insns)
-
-
-_PERF_NAMES = {code: name for name, code in reversed(event_codes(LISTS[0]).items())} | {
-    event.code: event.perf for event in EVENTS if event.perf
-}
-
-
-def event_name(event: Any) -> str:
-    """A perf event's attributes in the perf tool's words."""
-    config = int(event.config)
-    name = _PERF_NAMES.get(config, f"r{config:x}")
-    flags = ""
-    if event.exclude_user or event.exclude_kernel:
-        flags += ("" if event.exclude_user else "u") + ("" if event.exclude_kernel else "k")
-    if event.exclude_host or event.exclude_guest:
-        flags += ("" if event.exclude_guest else "G") + ("" if event.exclude_host else "H")
-    flags += "D" if event.pinned else ""
-    return name + (f":{flags}" if flags else "")
-
-
-def perf_report(S: Any) -> list[dict[str, Any]]:
-    """Every perf event that exists: name, owner, state, cause and time of an ERROR, count, times.
-
-    Times are in cycles. Changes nothing.
-    """
-    hardware = _hardware(S)
-    core = S.cores[0]
-    active = (0, int(S.percpu[0].task_ctx))
-    found = []
-    for event in S.perf_events[: int(S.perf_rows)]:
-        if not event.used:
-            continue
-        state = int(event.state)
-        delta = 0
-        if int(event.ctx) in active:
-            delta = int(core.t) - int(event.tstamp)
-        enabled = int(event.total_time_enabled)
-        running = int(event.total_time_running)
-        enabled += delta if state >= PERF_EVENT_STATE_INACTIVE else 0
-        running += delta if state >= PERF_EVENT_STATE_ACTIVE else 0
-        pmc = int(event.pmc)
-        idx = int(event.idx)
-        on = state == PERF_EVENT_STATE_ACTIVE and idx >= 0
-        found.append(
-            {
-                "name": event_name(event),
-                "owner": "host" if int(event.owner) == OWNER_HOST else "kvm",
-                "context": "cpu" if int(event.ctx) < CTX_TASK else "task",
-                "pmc": None if pmc < 0 else _counter_name(pmc),
-                "type": "pinned" if event.pinned else "flexible",
-                "state": STATE_NAMES[state],
-                "cause": CAUSE_NAMES[int(event.error_cause)],
-                "tsc": int(event.error_time) >> 4 if event.error_cause else None,
-                "count": _event_count(S, event, hardware),
-                "enabled": enabled >> 4,
-                "running": running >> 4,
-                "period": int(event.sample_period),
-                "samples": int(event.samples),
-                "hw_idx": _counter_name(idx) if on else None,
-            }
-        )
-    return found
-
-
-def _counter_name(i: int) -> str:
-    return f"pmc{i}" if i < N_GP_PMC else f"fixed{i - N_GP_PMC}"
 
 
 def _after_put(S: Any) -> dict[str, Any]:
@@ -728,7 +645,12 @@ def report(S: Any) -> dict[str, Any]:
     after_put = {"hw": _after_put(S)} if int(pmu.puts) else {}
     return {
         **after_put,
-        "perf": {"events": perf_report(S), **{key: int(host[key]) for key in numbers}},
+        "perf": {
+            "events": perf_report(S),
+            "errors": error_report(S),
+            "closed": closed_report(S),
+            **{key: int(host[key]) for key in numbers},
+        },
         "kvm": {
             "entries": int(vcpu.entries),
             "fastpaths": int(vcpu.fastpaths),

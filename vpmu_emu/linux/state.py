@@ -28,6 +28,7 @@ N_FIXED_PMC = 4  # KVM_MAX_NR_INTEL_FIXED_COUNTERS after it was raised from 3
 N_PMC = N_GP_PMC + N_FIXED_PMC  # pmc i < 8 is GP i, 8 + j is fixed j
 N_FILTER = 300  # KVM_PMU_EVENT_FILTER_MAX_EVENTS
 N_ERRORS = 32  # last transitions of perf events to ERROR
+N_CLOSED = 16  # last events of the host that were closed
 N_COSTS = len(COST_NAMES)
 N_PARTS = len(PARTS)
 
@@ -477,6 +478,8 @@ SYSTEM = np.dtype(
         ("perf_ids", "u8"),  # events that there have been
         ("perf_error_n", "i8"),  # transitions to ERROR that there have been
         ("perf_errors", PERF_ERROR, (N_ERRORS,)),  # the last of them: number n is in row n % N_ERRORS
+        ("perf_closed_n", "i8"),  # events of the host that were closed
+        ("perf_closed", PERF_EVENT, (N_CLOSED,)),  # the last of them: number n is in row n % N_CLOSED
         ("contexts", CONTEXT, (N_CONTEXTS,)),  # every perf context
         ("next_pid", "i8"),  # number of the next task
         ("free_page", "i8"),  # physical memory from here on is free: index into the array
