@@ -18,8 +18,8 @@ from vpmu_emu.linux.kvm.vcpu import (
 )
 from vpmu_emu.linux.lkdtm import lockup_spin, nothing_can_happen
 from vpmu_emu.linux.native import cost
-from vpmu_emu.linux.perf.event import perf_init
 from vpmu_emu.linux.perf.clocks import PERF_COUNT_SW_PAGE_FAULTS
+from vpmu_emu.linux.perf.event import perf_init
 from vpmu_emu.linux.perf.pmi import charge, handle_nmis
 from vpmu_emu.linux.perf.sched import perf_event_task_sched
 from vpmu_emu.linux.perf.swevent import perf_sw_event
