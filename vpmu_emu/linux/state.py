@@ -279,6 +279,8 @@ KVM_PMU = np.dtype(
     ]
 )
 
+# runnable; halted; halted with its thread off the CPU; before its startup message
+MP_STATE_RUNNABLE, MP_STATE_HALTED, MP_STATE_ASLEEP, MP_STATE_WAIT_FOR_SIPI = range(4)
 USER_IO_NONE, USER_IO_OUT, USER_IO_IN = range(3)
 
 VCPU = np.dtype(
@@ -288,7 +290,7 @@ VCPU = np.dtype(
         ("exception", "i8"),  # vector to inject at the next entry, -1 none
         ("exception_error", "u8"),  # its error code
         ("exception_has_error", "i8"),  # 1 if it pushes one
-        ("mp_state", "i8"),  # 0 runnable, 1 halted, 2 halted with its thread off the CPU
+        ("mp_state", "i8"),  # MP_STATE_*
         ("launched", "i8"),  # 1 after the first entry
         ("cpl", "i8"),  # of the guest at the last exit
         ("nmi_masked", "i8"),  # the guest was blocking NMIs then

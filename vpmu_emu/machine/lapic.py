@@ -389,7 +389,8 @@ def lapic_write(core, lapic, index, value):
         lapic.lvt[LVT_CMCI] = value if lapic.spiv & SPIV_ENABLE != ZERO else value | LVT_MASKED
     elif index == X2_ICR:
         lapic.icr = value
-        if core.cores > 1 and value & SHORTHAND != SHORTHAND_SELF:
+        # A hypervisor looks for the other vCPUs itself.
+        if (core.cores > 1 or core.kernel != 0) and value & SHORTHAND != SHORTHAND_SELF:
             lapic.ipi_out = 1
         return _send(lapic, value)
     elif index >= X2_LVT_TIMER and index <= X2_LVT_ERROR:

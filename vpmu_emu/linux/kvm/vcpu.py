@@ -13,6 +13,7 @@ import numpy as np
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.hrtimer import host_timer_program
 from vpmu_emu.linux.kvm.exits import finish_wrmsr
+from vpmu_emu.linux.kvm.irq import kvm_irq_delivery_to_apic
 from vpmu_emu.linux.kvm.lapic import (
     kvm_lapic_expired_hv_timer,
     kvm_set_lapic_tscdeadline_msr,
@@ -32,6 +33,10 @@ from vpmu_emu.linux.state import (
     KVM_REQ_PMI,
     KVM_REQ_PMU,
     MODE_PASSTHROUGH,
+    MP_STATE_ASLEEP,
+    MP_STATE_HALTED,
+    MP_STATE_RUNNABLE,
+    MP_STATE_WAIT_FOR_SIPI,
     TASK_INTERRUPTIBLE,
 )
 from vpmu_emu.linux.time import sysvec_apic_timer_interrupt
@@ -94,7 +99,6 @@ CALL_FUNCTION_VECTOR = 0xFB
 EXIT_FASTPATH_NONE, EXIT_FASTPATH_REENTER_GUEST, EXIT_FASTPATH_EXIT_HANDLED = 0, 1, 2
 ICR_NOT_FAST = U64(0xC_0F00)  # a shorthand, a logical destination, another mode than fixed
 R_X2APIC_ICR = ROW["IA32_X2APIC_ICR"]
-MP_STATE_RUNNABLE, MP_STATE_HALTED, MP_STATE_ASLEEP = 0, 1, 2
 MSR_X2APIC_EOI = U64(0x80B)
 MSR_IA32_TSC_DEADLINE = U64(by_name("IA32_TSC_DEADLINE"))
 _NMI_BLOCKED = STI_BLOCKING | MOV_SS_BLOCKING | NMI_BLOCKING
@@ -229,6 +233,11 @@ def kvm_vcpu_block(S, M, E):
     """The guest has halted: its thread sleeps until an event. 0 if one is there already, else 1."""
     core = S.cores[S.this_cpu]
     vcpu = S.vcpus[S.this_vcpu]
+    task = S.tasks[vcpu.task]
+    if vcpu.mp_state == MP_STATE_WAIT_FOR_SIPI:
+        task.state = TASK_INTERRUPTIBLE
+        task.wake_at = NEVER
+        return 1
     kvm_lapic_expired_hv_timer(S, E)
     if kvm_vcpu_has_events(S, M) or vcpu.requests & KVM_REQ_PMI != ZERO:
         vcpu.mp_state = MP_STATE_RUNNABLE
@@ -236,7 +245,6 @@ def kvm_vcpu_block(S, M, E):
     if vcpu.mp_state == MP_STATE_HALTED:
         vcpu.mp_state = MP_STATE_ASLEEP
         charge(S, E, COST_HALT)
-    task = S.tasks[vcpu.task]
     task.state = TASK_INTERRUPTIBLE
     # Its own timer can wake it only with interrupts on.
     task.wake_at = NEVER
@@ -291,6 +299,8 @@ def kvm_check_and_inject_events(S, M, E):
 def vmx_vcpu_enter(S, M, E):
     """VM entry. Modifies core.stop if the VMCS is refused."""
     core = S.cores[S.this_cpu]
+    if core.vapic.ipi_out != 0:
+        kvm_irq_delivery_to_apic(S, M)
     charge(S, E, COST_VCPU_RUN)
     charge(S, E, COST_VM_ENTRY)
     vmx_update_hv_timer(S, M)
