@@ -434,6 +434,7 @@ def build_vm(
     vapic = vcpu.vapic
     vapic.apic_base, vapic.spiv, vapic.timer_at = BASE_RESET, 0xFF, NEVER
     vapic.lvt[:] = LVT_MASKED
+    vapic.dfr = 0xFFFF_FFFF
     S.vcpus[0].exception = -1
 
 
