@@ -211,6 +211,32 @@ def test_check_runs_each_mode_once_and_reports():
     assert report.to_json()["expectations"][1]["left"] == 42
 
 
+def test_a_host_program_is_run_beside_its_guest(tmp_path):
+    (tmp_path / "guest.s").write_text(".text\n_start: hlt\n")
+    asked = []
+
+    def runner(program, mode, cpu, args):
+        asked.append((program.name, args))
+        return RUN
+
+    file = str(tmp_path / "host.s")
+    lines = [(1, "guest guest.s"), (2, "modes emulated"), (3, "args --ram 2"), (4, "expect all: pmc0 == 4")]
+    report = check_program(Program(), read_plan(file, lines, Program(), MODES), runner)
+    assert report.ok
+    assert asked == [(str(tmp_path / "guest.s"), ("--ram", "2", "--host", file))]
+    with pytest.raises(CheckError, match="no such guest"):
+        read_plan(file, [(1, "guest gone.s")], Program(), MODES)
+
+
+def test_printed_is_the_number_behind_a_text():
+    run = attrs.evolve(RUN, values={**RUN.values, "serial": "a 1\nlong a 7\na: 2\na 3 4\na 5\n"})
+    assert verdict('printed("a ") == 5', run).ok
+    assert verdict('printed("a:") == 2', run).ok
+    assert "no line" in verdict('printed("b") == 5', run).message
+    with pytest.raises(CheckError, match="one text"):
+        plan("expect all: printed(1) == 2")
+
+
 def test_nothing_expected_is_not_green():
     assert not check_program(Program(), plan("modes bare"), lambda *a: RUN).ok
 

@@ -15,10 +15,15 @@ stand for), and the test that it re-expresses:
     #: kernels silicon linux-7.0
     #: upstream x86/pmu.c check_gp_counters
 
+A program of the host names the guest that it runs beside:
+
+    #: guest ../lessons/01_count.s
+
 An expectation compares two expressions with `== != < <= > >=`. They are made of integers,
 `+ - * / % & | ^ << >> ~ ( )` and names: pmcN, fixedN, global_status, registers, exits.NAME,
 msr.NAME.reads|writes|exits, pmis, pmis_hw, exit_code, serial, stop, instructions, cycles,
-mem8(a) … mem64(a), insns(a, b), and the symbols of the program.
+mem8(a) … mem64(a), insns(a, b), printed("text"), the number behind that text on the last line of the
+serial port that begins with it, and the symbols of the program.
 """
 
 from __future__ import annotations
@@ -38,7 +43,7 @@ import attrs
 from vpmu_emu.errors import VpmuError
 
 DEFAULT_MODES = ("bare", "emulated", "passthrough")
-KEYS = ("cpu", "args", "modes", "expect", "row", "kernels", "upstream")
+KEYS = ("cpu", "args", "modes", "expect", "guest", "row", "kernels", "upstream")
 # Whose behaviour each mode shows.
 KERNELS = {
     "bare": "silicon", "none": "linux-7.0", "emulated": "linux-7.0", "mediated": "linux-7.0",
@@ -120,6 +125,7 @@ class Plan:
     rows: tuple[str, ...] = ()  # conformance rows that this guest stands for
     kernels: tuple[str, ...] = ()  # of KERNELS, in its order
     upstream: str = ""
+    guest: str = ""  # this is a program of the host; the guest beside it
 
 
 @attrs.frozen
@@ -219,7 +225,7 @@ def read_plan(
     lines = list(lines)
     found: dict[str, tuple[str, ...]] = {}
     cpu: str | None = None
-    upstream = ""
+    upstream = guest = ""
     expectations = []
     for number, text in lines:
         key, _, value = text.strip().partition(" ")
@@ -239,6 +245,10 @@ def read_plan(
             found[key] = found.get(key, ()) + _words(key, value, where)
         elif key == "upstream":
             upstream = value.strip()
+        elif key == "guest":
+            guest = str(Path(file).parent / value.strip())
+            if not Path(guest).is_file():
+                raise CheckError(*where, f"no such guest: {guest}")
     named = found.get("modes", tuple(m for m in DEFAULT_MODES if m in modes))
     for number, text in lines:
         key, _, value = text.strip().partition(" ")
@@ -248,6 +258,7 @@ def read_plan(
     return Plan(
         file, named, cpu, found.get("args", ()), tuple(expectations), found.get("row", ()),
         tuple(kernel for kernel in dict.fromkeys(KERNELS.values()) if kernel in kernels), upstream,
+        guest,
     )  # fmt: skip
 
 
@@ -379,8 +390,12 @@ def _validate(
                 raise fail("insns takes two labels", at, "insns(first, end)")
             for arg in args:
                 _validate(arg, program, fail, False)
+        case ast.Call(func=ast.Name(id="printed"), args=[ast.Constant(value=str())], keywords=[]):
+            return
+        case ast.Call(func=ast.Name(id="printed")):
+            raise fail("printed takes one text", at, 'printed("samples ")')
         case ast.Call(func=ast.Name(id=name)):
-            raise fail(f"no function {name!r}", at, "mem8 mem16 mem32 mem64 insns")
+            raise fail(f"no function {name!r}", at, "mem8 mem16 mem32 mem64 insns printed")
         case _:
             raise fail("not allowed here", at)
 
@@ -480,6 +495,8 @@ def evaluate(node: ast.expr, program: ProgramLike, outcome: Outcome) -> Value:
             return UNARY[type(op)](number(operand))
         case ast.Call(func=ast.Name(id="insns"), args=[first, last]):
             return program.insns(number(first), number(last))
+        case ast.Call(func=ast.Name(id="printed"), args=[ast.Constant(value=str(text))]):
+            return _printed(text, values["serial"])
         case ast.Call(func=ast.Name(id=name), args=[address]):
             return int.from_bytes(outcome.read(number(address), MEMORY[name]), "little")
         case ast.Name(id=name):
@@ -500,6 +517,13 @@ def evaluate(node: ast.expr, program: ProgramLike, outcome: Outcome) -> Value:
             row = values["msr"].get(msr_names()[path[1]], {})
             return int(row.get(path[2], 0))
     raise AssertionError(node)
+
+
+def _printed(text: str, serial: str) -> int:
+    found = re.findall(rf"^{re.escape(text)}\s*(-?\d+)", serial, re.MULTILINE)
+    if not found:
+        raise _Unknown(f"no line of the serial port is {text!r} and a number")
+    return int(found[-1])
 
 
 def judge(
@@ -569,7 +593,7 @@ def _observed(node: ast.expr) -> bool:
         case ast.Attribute():
             return True
         case ast.Call(func=ast.Name(id=name)):
-            return name in MEMORY
+            return name in MEMORY or name == "printed"
     return False
 
 
@@ -692,6 +716,11 @@ def check_program(
     """
     if not plan.expectations:
         return FileReport(plan.file, error=f"{plan.file}: no `#: expect` line, so nothing can fail")
+    subject, args = program, plan.args
+    if plan.guest:
+        from vpmu_emu.load import load
+
+        subject, args = load(plan.guest), (*args, "--host", plan.file)
     verdicts = []
     blind = []
     notes = []
@@ -699,7 +728,7 @@ def check_program(
         asked = [e for e in plan.expectations if mode in e.modes]
         if not asked:
             continue
-        outcome = runner(program, mode, plan.cpu, plan.args)
+        outcome = runner(subject, mode, plan.cpu, args)
         if missing := outcome.values.get("unsupported"):
             notes.append(f"[{mode}] {missing['text']}")
         for expectation in asked:

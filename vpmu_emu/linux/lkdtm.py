@@ -6,8 +6,6 @@ surely pass without an overflow retire at once.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from vpmu_emu._jit import jit
@@ -115,6 +113,8 @@ def lockup_spin(S, E, until):
     insns = U64(S.config.costs[COST_TURN, 1])
     branches = U64(S.config.costs[COST_TURN, 2])
     turn = cycles * 16
+    if host.lockup_at == 0:
+        host.lockup_at = core.t
     while core.t < until and core.stop == 0:
         turns = _turns_to_overflow(core, cycles, insns, branches)
         left = (min(until, core.nmi_at) - core.t + turn - 1) // turn
@@ -122,10 +122,3 @@ def lockup_spin(S, E, until):
         host.spent[PART_TASKS] += cycles * np.int64(turns)
         pmu_charge(core, E, cycles * np.int64(turns), insns * turns, branches * turns)
         handle_nmis(S, E)
-
-
-def lkdtm_HARDLOCKUP(S: Any) -> None:
-    """The task of this CPU wrote HARDLOCKUP: `lockup_spin` is all that this CPU does from now on."""
-    host = S.percpu[int(S.this_cpu)]
-    host.lockup = 1
-    host.lockup_at = S.cores[int(S.this_cpu)].t

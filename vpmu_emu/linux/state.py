@@ -182,7 +182,7 @@ PERCPU = np.dtype(
         ("vcpu", "i8"),  # vCPU whose state is on this core (vcpu_load), -1 none
         ("space", "i8"),  # address space that the core's TLB and decoded code belong to, see SPACE_*
         ("lockup", "i8"),  # 1: spins with interrupts off for ever (lkdtm HARDLOCKUP)
-        ("lockup_at", "i8"),  # time at which it began to
+        ("lockup_at", "i8"),  # time of its first turn
         # watchdog
         ("watchdog_at", "i8"),  # next watchdog_timer_fn(), NEVER when off
         ("hrtimer_interrupts", "i8"),  # its calls

@@ -8,7 +8,7 @@ import pytest
 from tests.linux.guests import run, system, window
 from vpmu_emu.errors import ConfigError
 from vpmu_emu.linux.hrtimer import host_timer_program
-from vpmu_emu.linux.lkdtm import lkdtm_HARDLOCKUP, lockup_spin
+from vpmu_emu.linux.lkdtm import lockup_spin
 from vpmu_emu.linux.perf.event import perf_event_read_value
 from vpmu_emu.linux.run_emulated import run_host_emulated
 from vpmu_emu.linux.setup import perf_report
@@ -41,8 +41,7 @@ class Host:
         self.run(0)
 
     def lock(self, cpu: int) -> None:
-        self.S.this_cpu = cpu
-        lkdtm_HARDLOCKUP(self.S)
+        self.S.percpu[cpu].lockup = 1  # what a write to the file of lkdtm does
 
     def run(self, until: float) -> bool:
         """All CPUs up to a time in thresholds; False if the run is over because of a lockup."""
@@ -67,8 +66,8 @@ def test_nmi_finds_its_own_cpu_after_two_periods_of_cycles():
     host = Host("nmi")
     assert host.run(0.5)
     host.lock(0)
-    began = int(host.S.cores[0].t) >> 4
     counted = host.count(0)
+    began = int(host.S.cores[0].t) >> 4
     assert not host.run(4)
     (lockup,) = host.report()["lockups"]
     assert (lockup["cpu"], lockup["seen_by"], lockup["since"]) == (0, 0, began)
