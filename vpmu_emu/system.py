@@ -692,6 +692,6 @@ def msr_rules(side: str, vpmu: str, cpu: str = "spr") -> Any:
     model = host_model(cpu)
     if side == "hw" or vpmu == "bare":
         return rules("hw", model.shape())
-    from vpmu_emu.linux.setup import guest_shape
+    from vpmu_emu.linux.cpuid import guest_shape
 
     return rules("kvm", guest_shape(model.shape(), {}))

@@ -13,6 +13,7 @@ from vpmu_emu.linux.kvm.run import KVM_EXIT_INTR, exit_to_user, immediate_exit
 from vpmu_emu.linux.kvm.vcpu import (
     COST_IOCTL,
     host_irqs_enable,
+    kvm_sched_in,
     vcpu_load,
     vcpu_put,
 )
@@ -130,6 +131,7 @@ def schedule(S, M, E):
     host.min_vruntime = max(host.min_vruntime, task.vruntime)
     if task.vcpu >= 0:
         vcpu_load(S, M, E, task.vcpu)
+        kvm_sched_in(S, E)
     else:
         load_user(S, M)
 

@@ -5,15 +5,14 @@ What KVM and perf would do at module load, KVM_CREATE_VM, KVM_SET_CPUID2 and per
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import attrs
 import numpy as np
 
 from vpmu_emu.errors import ConfigError, HostError
+from vpmu_emu.linux.cpuid import guest_cpuid_shape, guest_events, guest_leaves
 from vpmu_emu.linux.eventfilter import EventFilter, load_filter
 from vpmu_emu.linux.hostevents import HostEvent, parse_host_events
 from vpmu_emu.linux.perf.report import (
@@ -26,11 +25,8 @@ from vpmu_emu.linux.perf.report import (
 from vpmu_emu.linux.perf.x86 import MAX_PERIOD
 from vpmu_emu.linux.state import (
     CTX_TASK,
-    KVM_REQ_PMU,
     MODE_NAMES,
-    MODE_PASSTHROUGH,
     N_EVENTS,
-    N_FIXED_PMC,
     N_GP_PMC,
     N_PMC,
     OWNER_HOST,
@@ -38,51 +34,39 @@ from vpmu_emu.linux.state import (
     PERF_TYPE_RAW,
     QUIRKS,
     SYSTEM,
-    W_GLOBAL_CTRL_SWITCH,
     WITHOUT,
     bits,
 )
+from vpmu_emu.linux.vm import (
+    PAGE,
+    VCPU_PAGES,
+    kvm_create_vcpu,
+    kvm_create_vm,
+    kvm_vcpu_after_set_cpuid,
+    set_event_filter,
+    vmcs_write,
+)
 from vpmu_emu.linux.watchdog import lockup_detector_init, lockup_report
-from vpmu_emu.machine.engine import CR0_RESET, CR4_RESET
-from vpmu_emu.machine.interrupts import VECTOR_DB, VECTOR_UD
 from vpmu_emu.machine.lapic import (
     BASE_RESET,
     BASE_X2APIC,
-    LVT_MASKED,
     LVT_PMI,
     LVT_TIMER,
     MODE_NMI,
     SPIV_ENABLE,
     TIMER_TSC_DEADLINE,
 )
-from vpmu_emu.machine.mutants import I_ABSENT_PERFCTR, I_RESET_TO_0
 from vpmu_emu.machine.state import NEVER
 from vpmu_emu.machine.u64 import U64
-from vpmu_emu.tables.cpus import COST_NAMES, CpuModel, cpuid_leaves, cpuid_pmu
-from vpmu_emu.tables.msrs import MSRS, Shape, by_name, rules
-from vpmu_emu.tables.mutants import unchecked_msrs
-from vpmu_emu.tables.vmcs import control_bit, vmcs_field
+from vpmu_emu.tables.cpus import COST_NAMES, CpuModel
 
 HZ = 250
 SLICE_US = 2800  # sysctl_sched_base_slice of a machine with 8 CPUs or more, in microseconds
 QUANTUM = 1000 * 16  # how far one core may be ahead of another, in 1/16 cycle
 LOCAL_TIMER_VECTOR = 0xEC
-PAGE = 4096
-CR0_GUEST_BITS = 1 << 3 | 1 << 16  # TS WP
-CR4_GUEST_BITS = 0x78E | 1 << 16  # PVI TSD DE PGE PCE OSFXSR OSXMMEXCPT, FSGSBASE
-HOST_PAGES = 3 * PAGE  # of physical memory that a VM needs above its guest's RAM
-CAP_FW_WRITES = 1 << 13
-NOT_FOR_GUESTS = {"arch_lbr", "ds"}  # CPUID features: no branch records and no PEBS
-GLOBAL_CTRL = 0x38F
-KVM_PMU_VERSION = 2
-HYPERVISOR = 1 << 31  # CPUID.1:ECX
-EXIT_LOAD_LIST, ENTRY_LOAD_LIST = 0x400, 0x800  # in the page of MSR lists
+HOST_PAGES = VCPU_PAGES * PAGE  # of physical memory that a VM needs above its guest's RAM
 COST_LEVELS = ("low", "typical", "high")
 KVM_KEYS = ("fixed_cap", "force_emulation_prefix")
-GUEST_KEYS = {
-    "version": 255, "gp": N_GP_PMC, "fixed": N_FIXED_PMC, "width": 48, "perf_caps": 1 << 18,
-    "events_length": 255, "events_absent": (1 << 32) - 1,
-}  # fmt: skip
 
 
 def new_record() -> np.recarray[Any, Any]:
@@ -101,70 +85,6 @@ def chosen_bits(key: str, table: Mapping[str, str], names: Iterable[str]) -> U64
         if name not in table:
             raise ConfigError(key, f"no {key} is named {name!r}", " ".join(table))
     return bits(dict(table), *names)
-
-
-def guest_cpuid_shape(host: Shape, settings: Mapping[str, int], fixed_cap: int = 3) -> Shape:
-    """The PMU that a guest's CPUID shows: KVM_GET_SUPPORTED_CPUID, as the VMM changes it.
-
-    KVM stores what the VMM says and does not make it smaller; `guest_shape` is what the guest gets.
-
-    Args:
-        host: shape of the CPU.
-        settings: version, gp, fixed, width, perf_caps (also spelled pmu.gp and so on); events_length and
-            events_absent do not change the shape.
-        fixed_cap: KVM_MAX_NR_INTEL_FIXED_COUNTERS, 3 as merged, 4 later.
-
-    Raises:
-        ConfigError: an unknown key or a value that no VMM could set.
-    """
-    asked: dict[str, int] = {}
-    for key, value in settings.items():
-        short = key.removeprefix("pmu.")
-        if short not in GUEST_KEYS:
-            raise ConfigError(f"guest {key}", "unknown key", " ".join(f"pmu.{k}" for k in GUEST_KEYS))
-        if not 0 <= value <= GUEST_KEYS[short]:
-            raise ConfigError(f"guest {key}", f"{value} is out of range", f"0 to {GUEST_KEYS[short]}")
-        asked[short] = value
-    if fixed_cap not in (3, 4):
-        raise ConfigError("kvm fixed_cap", f"{fixed_cap} is not a cap that KVM has had", "3 4")
-    caps = asked.get("perf_caps", host.perf_capabilities & CAP_FW_WRITES)
-    if caps & ~(host.perf_capabilities & CAP_FW_WRITES):
-        raise ConfigError("guest pmu.perf_caps", f"{caps:#x} is not supported (EINVAL)", "0 0x2000")
-    # kvm_init_pmu_capability(): version 2 at most.
-    version = asked.get("version", min(host.version, KVM_PMU_VERSION))
-    return attrs.evolve(
-        host,
-        version=version,
-        gp=asked.get("gp", min(host.gp, N_GP_PMC)),
-        gp_width=asked.get("width", host.gp_width),
-        fixed=asked.get("fixed", min(host.fixed, fixed_cap)),
-        fixed_width=asked.get("width", host.fixed_width),
-        perf_capabilities=caps if version else 0,
-        arch_lbr=False,
-        ds=False,
-        # __do_cpuid_func() sets EDX[15] whatever the CPU says.
-        anythread_deprecated=version > 0,
-    )
-
-
-def guest_shape(host: Shape, settings: Mapping[str, int], fixed_cap: int = 3) -> Shape:
-    """The PMU that KVM gives to a guest: what its CPUID shows, at most what host and KVM have.
-
-    Arguments and errors are those of `guest_cpuid_shape`.
-    """
-    told = guest_cpuid_shape(host, settings, fixed_cap)
-    version = min(told.version, host.version, KVM_PMU_VERSION)
-    return attrs.evolve(
-        told,
-        version=version,
-        gp=min(told.gp, host.gp, N_GP_PMC) if version else 0,
-        gp_width=min(told.gp_width, host.gp_width),
-        fixed=min(told.fixed, host.fixed, fixed_cap) if version > 1 else 0,
-        fixed_width=min(told.fixed_width, host.fixed_width),
-        perf_capabilities=told.perf_capabilities if version else 0,
-        pdcm=told.pdcm and version > 0,
-        anythread_deprecated=version > 0,
-    )
 
 
 def init_config(
@@ -276,218 +196,31 @@ def add_host_events(S: Any, events: Sequence[HostEvent]) -> None:
         S.perf_events[i].id = i + 1
 
 
-def kvm_pmu_refresh(S: Any, shape: Shape) -> None:
-    """Give the vCPU a PMU of this shape and reset it (KVM_SET_CPUID2, kvm_pmu_reset)."""
-    pmu = S.vcpus[0].pmu
-    inject = int(S.cores[0].inject)
-    passthrough = int(S.config.mode) == MODE_PASSTHROUGH
-    table = rules("kvm", shape, unchecked_msrs(inject))
-    row = {r.name: k for k, r in enumerate(MSRS)}
-    pmu.version = shape.version
-    pmu.nr_arch_gp_counters = shape.gp
-    pmu.nr_arch_fixed_counters = shape.fixed
-    pmu.width = shape.gp_width
-    pmu.counter_bitmask = (1 << shape.gp_width) - 1
-    pmu.perf_capabilities = shape.perf_capabilities
-    pmu.eventsel_rsvd = table.reserved[row["IA32_PERFEVTSEL"]]
-    pmu.fixed_ctr_ctrl_rsvd = table.reserved[row["IA32_FIXED_CTR_CTRL"]]
-    pmu.global_ctrl_rsvd = table.reserved[row["IA32_PERF_GLOBAL_CTRL"]]
-    pmu.global_status_rsvd = table.reserved[row["IA32_PERF_GLOBAL_STATUS_RESET"]]
-    gp_mask = (1 << shape.gp) - 1
-    pmu.all_valid_pmc = gp_mask | ((1 << shape.fixed) - 1) << 32
-    # Both vendors enable all GP counters at RESET, so that software for version 1 works. A guest of
-    # version 1 has no GLOBAL_CTRL, but the hardware has, and it is loaded with this.
-    enabled = (shape.version > 1 or passthrough) and not inject & int(I_RESET_TO_0)
-    pmu.global_ctrl = gp_mask if enabled else 0
-    for i, pmc in enumerate(pmu.pmcs):
-        pmc.perf_event = -1
-        pmc.eventsel = (0x00C0, 0x003C, 0x0300, 0x0400)[i - N_GP_PMC] if i >= N_GP_PMC else 0
-    vcpu = S.vcpus[0]
-    vcpu.msr_n[:] = table.exists_count
-    vcpu.msr_reserved[:] = table.reserved
-    vcpu.msr_access[:] = table.access
-    S.vcpus[0].ia32_misc_enable_msr = table.reset[row["IA32_MISC_ENABLE"]]
-    vcpu.msr_dropped[:] = [0 if inject & int(I_ABSENT_PERFCTR) else r.kvm.drop_absent for r in MSRS]
-
-
-def set_event_filter(S: Any, event_filter: EventFilter | None) -> None:
-    """KVM_SET_PMU_EVENT_FILTER: install it and have every counter looked at again, at the next exit.
-
-    (The kernel also kicks the vCPU out of its guest; here it leaves when it does.)
-    """
-    vm = S.vms[0]
-    vm.events[:] = 0
-    vm.filter_on = int(event_filter is not None)
-    vm.nr_includes = vm.nr_excludes = vm.action = 0
-    vm.fixed_counter_bitmap = 0
-    if event_filter is not None:
-        entries = event_filter.includes + event_filter.excludes
-        vm.action = event_filter.action
-        vm.fixed_counter_bitmap = event_filter.fixed_counter_bitmap
-        vm.nr_includes = len(event_filter.includes)
-        vm.nr_excludes = len(event_filter.excludes)
-        vm.events[: len(entries)] = entries
-    vcpu = S.vcpus[0]
-    if vcpu.pmu.version:
-        vcpu.pmu.reprogram_pmi = (1 << 64) - 1
-        vcpu.requests |= KVM_REQ_PMU
-
-
-def guest_events(model: CpuModel, settings: Mapping[str, int]) -> tuple[int, int]:
-    """What CPUID.0AH says of the architectural events: (EAX[31:24], EBX).
-
-    The VMM may hide events; KVM passes it on and does not look at it when the guest sets a selector.
-    """
-    asked = {key.removeprefix("pmu."): value for key, value in settings.items()}
-    length = asked.get("events_length", model.arch_events_length)
-    return length, asked.get("events_absent", model.arch_events_absent)
-
-
-def build_vm(
-    S: Any,
-    M: np.ndarray[Any, Any],
-    model: CpuModel,
-    ram_size: int,
-    shape: Shape,
-    told: Shape,
-    events: tuple[int, int],
-) -> None:
-    """Lay out VMCS, MSR bitmap and MSR lists above the guest's RAM, and the virtual APIC.
-
-    `shape` is the guest's PMU (`guest_shape`), `told` and `events` what its CPUID says of it
-    (`guest_cpuid_shape`, `guest_events`).
-    """
-    vcpu, config = S.vcpus[0], S.config
-    vm = S.vms[0]
-    vm.used = 1
-    vm.ram_size = vm.slot_size[0] = ram_size
-    config.memory = len(M)
-    vcpu.vmcs, vcpu.msr_bitmap, vcpu.msr_lists = (ram_size + k * PAGE for k in range(3))
-    passthrough = int(config.mode) == MODE_PASSTHROUGH and shape.version > 0
-    own_switch = passthrough and not int(config.without) & int(W_GLOBAL_CTRL_SWITCH)
-
-    def field(name: str, value: int) -> None:
-        at = vcpu.vmcs + vmcs_field(name).offset
-        M[at : at + 8] = np.frombuffer(int(value).to_bytes(8, "little"), dtype=np.uint8)
-
-    def controls(*names: str) -> int:
-        return sum(1 << control_bit(name) for name in names)
-
-    pin = ("PIN_BASED_EXT_INTR_MASK", "PIN_BASED_NMI_EXITING", "PIN_BASED_VIRTUAL_NMIS")
-    proc = [
-        "CPU_BASED_USE_TSC_OFFSETTING",
-        "CPU_BASED_HLT_EXITING",
-        "CPU_BASED_UNCOND_IO_EXITING",
-        "CPU_BASED_USE_MSR_BITMAPS",
-    ]
-    if not passthrough:
-        proc.append("CPU_BASED_RDPMC_EXITING")
-    exit_controls = ["VM_EXIT_HOST_ADDR_SPACE_SIZE", "VM_EXIT_ACK_INTR_ON_EXIT"]
-    entry_controls = ["VM_ENTRY_IA32E_MODE"]
-    if own_switch and config.load_global_ctrl:
-        exit_controls.append("VM_EXIT_LOAD_IA32_PERF_GLOBAL_CTRL")
-        entry_controls.append("VM_ENTRY_LOAD_IA32_PERF_GLOBAL_CTRL")
-    if own_switch and config.save_global_ctrl:
-        exit_controls.append("VM_EXIT_SAVE_IA32_PERF_GLOBAL_CTRL")
-    field("PIN_BASED_VM_EXEC_CONTROL", controls(*pin))
-    field("CPU_BASED_VM_EXEC_CONTROL", controls(*proc))
-    field("VM_EXIT_CONTROLS", controls(*exit_controls))
-    field("VM_ENTRY_CONTROLS", controls(*entry_controls))
-    field("EXCEPTION_BITMAP", 1 << VECTOR_DB | 1 << VECTOR_UD)  # vmx_update_exception_bitmap()
-    field("MSR_BITMAP", vcpu.msr_bitmap)
-    # With EPT the guest owns what no longer concerns KVM's page tables (KVM_POSSIBLE_CR*_GUEST_BITS).
-    field("CR0_GUEST_HOST_MASK", ((1 << 64) - 1) & ~CR0_GUEST_BITS)
-    field("CR4_GUEST_HOST_MASK", ((1 << 64) - 1) & ~CR4_GUEST_BITS)
-    field("CR0_READ_SHADOW", int(CR0_RESET))
-    field("CR4_READ_SHADOW", int(CR4_RESET))
-    field("HOST_IA32_PERF_GLOBAL_CTRL", 0)  # all counters stop at VM exit
-    lists = (
-        ("VM_EXIT_MSR_STORE", 0, own_switch and not config.save_global_ctrl),
-        ("VM_EXIT_MSR_LOAD", EXIT_LOAD_LIST, own_switch and not config.load_global_ctrl),
-        ("VM_ENTRY_MSR_LOAD", ENTRY_LOAD_LIST, own_switch and not config.load_global_ctrl),
-    )
-    for name, offset, used in lists:
-        at = vcpu.msr_lists + offset
-        M[at : at + 4] = np.frombuffer(GLOBAL_CTRL.to_bytes(4, "little"), dtype=np.uint8)
-        field(f"{name}_ADDR", at)
-        field(f"{name}_COUNT", int(used))
-    _msr_bitmap(M[vcpu.msr_bitmap : vcpu.msr_bitmap + PAGE], S, shape, passthrough)
-
-    guest = attrs.evolve(
-        model,
-        features=model.features - NOT_FOR_GUESTS - (frozenset() if shape.pdcm else {"pdcm"}),
-    )
-    pmu_leaf = cpuid_pmu(told, events_length=events[0], events_absent=events[1])
-    leaves = [
-        (leaf, a, b, c | (HYPERVISOR if leaf == 1 else 0), d)
-        for leaf, a, b, c, d in cpuid_leaves(guest)
-        if leaf != 0xA
-    ]
-    leaves.append((0xA, *pmu_leaf))
-    leaves.append((0x4000_0000, 0x4000_0001, *struct.unpack("<III", b"KVMKVMKVM\0\0\0")))
-    leaves.append((0x4000_0001, 0, 0, 0, 0))
-    for k, entry in enumerate(vcpu.cpuid):
-        entry.subleaf = entry.leaf = (1 << 64) - 1
-        if k < len(leaves):
-            entry.leaf, entry.eax, entry.ebx, entry.ecx, entry.edx = leaves[k]
-
-    vapic = vcpu.vapic
-    vapic.apic_base, vapic.spiv, vapic.timer_at = BASE_RESET, 0xFF, NEVER
-    vapic.lvt[:] = LVT_MASKED
-    vapic.dfr = 0xFFFF_FFFF
-    S.vcpus[0].exception = -1
-
-
-def _msr_bitmap(page: np.ndarray[Any, Any], S: Any, shape: Shape, passthrough: bool) -> None:
-    """The intercept rule of every mode; docs/modes.md says why."""
-    page[:] = 0xFF
-
-    def passes(name_or_index: str | int, reads: bool = True, writes: bool = True) -> None:
-        index = name_or_index if isinstance(name_or_index, int) else by_name(name_or_index)
-        at = index & 0x1FFF
-        half = 0x400 if index >= 0xC000_0000 else 0
-        for used, base in ((reads, half), (writes, 0x800 + half)):
-            if used:
-                page[base + at // 8] &= 0xFF ^ (1 << at % 8)
-
-    for name in ("IA32_FS_BASE", "IA32_GS_BASE", "IA32_KERNEL_GS_BASE"):
-        passes(name)
-    passes("IA32_TIME_STAMP_COUNTER", writes=False)
-    if not passthrough:
-        return
-    for i in range(shape.gp):  # patch 17
-        passes(0xC1 + i)
-        if shape.perf_capabilities & CAP_FW_WRITES:  # patch 18
-            passes(0x4C1 + i)
-        if S.config.all_passthrough:
-            passes(0x186 + i)
-    for i in range(shape.fixed):
-        passes(0x309 + i)
-    if shape.version > 1:
-        for index in (0x38E, GLOBAL_CTRL, 0x390):
-            passes(index)
-        if S.config.all_passthrough:
-            passes(0x38D)
-
-
 def _save_guest(S: Any, M: np.ndarray[Any, Any]) -> None:
     """What core 0 holds becomes the state of vCPU 0: the guest begins where the program would."""
     core, vcpu = S.cores[0], S.vcpus[0]
-    values = {
-        "GUEST_RIP": core.rip, "GUEST_RSP": core.regs[4], "GUEST_RFLAGS": core.rflags,
-        "GUEST_CR0": core.cr0, "GUEST_CR3": core.cr3, "GUEST_CR4": core.cr4,
-        "GUEST_IA32_EFER": core.efer, "GUEST_IA32_DEBUGCTL": core.pmu.debugctl,
-        "GUEST_SS_AR_BYTES": 0, "GUEST_TR_SELECTOR": core.tr, "GUEST_TR_BASE": core.tr_base,
-        "GUEST_TR_LIMIT": core.tr_limit, "GUEST_GDTR_BASE": core.gdt_base,
-        "GUEST_GDTR_LIMIT": core.gdt_limit, "GUEST_IDTR_BASE": core.idt_base,
-        "GUEST_IDTR_LIMIT": core.idt_limit, "GUEST_FS_BASE": core.regs[17],
-        "GUEST_GS_BASE": core.regs[18], "GUEST_INTERRUPTIBILITY_INFO": 0, "GUEST_ACTIVITY_STATE": 0,
-    }  # fmt: skip
-    for k, name in enumerate(("ES", "CS", "SS", "DS", "FS", "GS")):
-        values[f"GUEST_{name}_SELECTOR"] = core.selectors[k]
-    for name, value in values.items():
-        at = vcpu.vmcs + vmcs_field(name).offset
-        M[at : at + 8] = np.frombuffer(int(value).to_bytes(8, "little"), dtype=np.uint8)
+    selectors = {
+        f"GUEST_{name}_SELECTOR": int(core.selectors[k])
+        for k, name in enumerate(("ES", "CS", "SS", "DS", "FS", "GS"))
+    }
+    vmcs_write(
+        M,
+        vcpu,
+        GUEST_RIP=core.rip,
+        GUEST_RSP=core.regs[4],
+        GUEST_RFLAGS=core.rflags,
+        GUEST_CR0=core.cr0,
+        CR0_READ_SHADOW=core.cr0,
+        GUEST_CR3=core.cr3,
+        GUEST_CR4=core.cr4,
+        CR4_READ_SHADOW=core.cr4,
+        GUEST_IA32_EFER=core.efer,
+        GUEST_GDTR_BASE=core.gdt_base,
+        GUEST_GDTR_LIMIT=core.gdt_limit,
+        GUEST_IDTR_LIMIT=core.idt_limit,
+        GUEST_TR_LIMIT=core.tr_limit,
+        **selectors,
+    )
     vcpu.regs[:] = core.regs
     for name in ("star", "lstar", "cstar", "fmask", "kernel_gs_base", "tsc_aux"):
         vcpu[name] = core[name]
@@ -567,16 +300,21 @@ def make_vm(
     # executes UD2 followed by "kvm".
     S.config.force_emulation_prefix = knobs.get("force_emulation_prefix", 1)
     settings = {"version": 0} if mode == "none" else dict(guest or {})
-    cap = knobs.get("fixed_cap", 3)
-    shape = guest_shape(model.shape(), settings, cap)
-    told = guest_cpuid_shape(model.shape(), settings, cap)
+    S.config.fixed_cap = knobs.get("fixed_cap", 3)
+    told = guest_cpuid_shape(model.shape(), settings, int(S.config.fixed_cap))
     init_host(S, model)
     lockup_detector_init(S, watchdog, watchdog_thresh)
     specs = [e if isinstance(e, HostEvent) else None for e in host_events]
     parsed = parse_host_events([e for e in host_events if isinstance(e, str)], model.events)
     add_host_events(S, parsed + [e for e in specs if e is not None])
-    kvm_pmu_refresh(S, shape)
-    build_vm(S, M, model, ram_size, shape, told, guest_events(model, settings))
+    S.config.memory = len(M)
+    kvm_create_vm(S, 0, 0)
+    S.vms[0].irqchip = 1
+    S.vms[0].ram_size = S.vms[0].slot_size[0] = ram_size
+    kvm_create_vcpu(S, M, 0, 0, 0, ram_size)
+    S.vcpus[0].perf_capabilities = told.perf_capabilities
+    leaves = guest_leaves(model, told, guest_events(model, settings))
+    kvm_vcpu_after_set_cpuid(S, M, model, 0, leaves)
     if filter is not None:
         if not isinstance(filter, EventFilter):
             filter = load_filter(filter, model.events)  # noqa: A001

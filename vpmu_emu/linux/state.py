@@ -281,7 +281,8 @@ KVM_PMU = np.dtype(
 
 # runnable; halted; halted with its thread off the CPU; before its startup message
 MP_STATE_RUNNABLE, MP_STATE_HALTED, MP_STATE_ASLEEP, MP_STATE_WAIT_FOR_SIPI = range(4)
-USER_IO_NONE, USER_IO_OUT, USER_IO_IN = range(3)
+MSR_OP_NONE, MSR_OP_GET, MSR_OP_SET = range(3)
+USER_IO_NONE, USER_IO_OUT, USER_IO_IN, USER_IO_RDMSR, USER_IO_WRMSR = range(5)
 
 VCPU = np.dtype(
     [
@@ -304,11 +305,15 @@ VCPU = np.dtype(
         ("vm", "i8"),  # whose it is
         ("task", "i8"),  # the thread that is in KVM_RUN with it, -1 none
         ("cpu", "i8"),  # core that it was loaded on last, -1 never
+        ("vcpu_id", "i8"),  # what KVM_CREATE_VCPU called it: its APIC id
         ("run_page", "i8"),  # struct kvm_run: index into the array of physical memory
         ("user_exit", "i8"),  # KVM_EXIT_* that waits for the VMM, -1 none
         ("complete", "i8"),  # USER_IO_*: what the next KVM_RUN finishes (complete_userspace_io)
         ("ended", "i8"),  # STOP_*: why the guest cannot go on, 0
         ("ended_info", "u8"),  # and its number
+        ("recalc_intercepts", "i8"),  # the APIC's part of the MSR bitmap is to be made again
+        ("perf_capabilities", "u8"),  # IA32_PERF_CAPABILITIES as the VMM set it
+        ("n_cpuid", "i8"),  # entries that KVM_SET_CPUID2 gave
         # pages of host memory: index into the array of physical memory
         ("vmcs", "i8"),  # the VMCS page
         ("msr_bitmap", "i8"),  # the page of the MSR bitmap
@@ -348,10 +353,16 @@ VM = np.dtype(
         ("irqchip", "i8"),  # KVM_CREATE_IRQCHIP
         ("pmu_off", "i8"),  # KVM_CAP_PMU_CAPABILITY with KVM_PMU_CAP_DISABLE
         ("ram_size", "u8"),  # bytes of the memory slot at guest address 0
+        ("msr_filter", "i8"),  # KVM_X86_SET_MSR_FILTER: where it lies in physical memory, 0 none
+        ("msr_filter_n", "i8"),  # its ranges
+        ("msr_filter_allow", "i8"),  # 1: what is in no range is allowed
+        ("user_space_msr_mask", "i8"),  # KVM_CAP_X86_USER_SPACE_MSR: KVM_MSR_EXIT_REASON_*
         # memory slots: guest-physical base, size in bytes, index into the array of physical memory
         ("slot_gpa", "u8", (N_SLOTS,)),  # guest-physical
         ("slot_size", "u8", (N_SLOTS,)),  # length 0: unused
         ("slot_hpa", "u8", (N_SLOTS,)),  # where it lies
+        ("slot_id", "i8", (N_SLOTS,)),  # number that the VMM gave it
+        ("slot_hva", "u8", (N_SLOTS,)),  # where the VMM sees it
     ]
 )
 
@@ -370,6 +381,7 @@ CONFIG = np.dtype(
         ("tick_interval", "i8"),  # 1/HZ in 1/16 cycle
         ("max_samples_per_tick", "i8"),  # 100000 / HZ
         ("memory", "u8"),  # bytes of physical memory
+        ("fixed_cap", "i8"),  # KVM_MAX_NR_INTEL_FIXED_COUNTERS
         ("tsc_khz", "i8"),  # rate of the TSC
         ("cyc2ns_mul", "u8"),  # nanoseconds of a cycle, times 2**31
         ("n_cores", "i8"),  # cores that the host uses
@@ -471,6 +483,10 @@ SYSTEM = np.dtype(
         ("this_cpu", "i8"),  # core that compiled code works for: index of cores and percpu
         ("turn_end", "i8"),  # time at which its turn is over
         ("this_vcpu", "i8"),  # vCPU that it works for: index of vcpus
+        ("msr_op", "i8"),  # MSR_OP_*: the VMM wants a register of this_vcpu's PMU
+        ("msr_index", "u8"),  # which
+        ("msr_value", "u8"),  # its value
+        ("msr_fault", "i8"),  # 1: refused
         ("this_vm", "i8"),  # and the VM of it
         ("cores", CORE, (N_CORES,)),  # the silicon
         ("percpu", PERCPU, (N_CORES,)),  # perf, scheduler and interrupts of each core

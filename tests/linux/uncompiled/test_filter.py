@@ -10,7 +10,7 @@ from tests.linux.guests import run, system, window
 from vpmu_emu.errors import ConfigError
 from vpmu_emu.linux.eventfilter import load_filter, make_filter, masked_entry, parse_filter
 from vpmu_emu.linux.kvm.filter import check_pmu_event_filter
-from vpmu_emu.linux.setup import set_event_filter
+from vpmu_emu.linux.vm import set_event_filter
 
 pytestmark = pytest.mark.uncompiled
 

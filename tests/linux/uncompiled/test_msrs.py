@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.linux.guests import run, system
+from vpmu_emu.linux.cpuid import guest_shape
 from vpmu_emu.linux.kvm import pmu_emulated, pmu_passthrough
 from vpmu_emu.linux.kvm.exits import kvm_get_msr_common, kvm_set_msr_common
 from vpmu_emu.linux.kvm.pmu import kvm_pmu_is_valid_msr, kvm_pmu_rdpmc_idx
-from vpmu_emu.linux.setup import guest_shape
 from vpmu_emu.machine.u64 import U64
 from vpmu_emu.tables.cpus import cpu
 from vpmu_emu.tables.msrs import ACCESS, MSRS, rules

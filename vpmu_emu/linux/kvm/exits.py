@@ -15,18 +15,21 @@ from vpmu_emu.linux.kvm.lapic import (
     kvm_x2apic_msr_read,
     kvm_x2apic_msr_write,
 )
+from vpmu_emu.linux.kvm.msrfilter import msr_fault_to_vmm
 from vpmu_emu.linux.kvm.pmu import kvm_pmu_trigger_event
 from vpmu_emu.linux.kvm.run import (
+    KVM_EXIT_HLT,
     KVM_EXIT_SHUTDOWN,
     exit_for_bug,
     exit_for_port,
     exit_to_user,
     has_vmm,
+    msr_answer,
     port_data,
 )
 from vpmu_emu.linux.native import cost
 from vpmu_emu.linux.perf.pmi import charge
-from vpmu_emu.linux.state import USER_IO_IN, USER_IO_NONE
+from vpmu_emu.linux.state import USER_IO_IN, USER_IO_NONE, USER_IO_RDMSR, USER_IO_WRMSR
 from vpmu_emu.machine.bus import EXIT_APIC_ACCESS, EXIT_EPT_MISCONFIG
 from vpmu_emu.machine.interrupts import RFLAGS_TF, VECTOR_DB
 from vpmu_emu.machine.lapic import BASE_X2APIC
@@ -240,6 +243,8 @@ def kvm_get_msr_common(S, M, E, index):
 def finish_wrmsr(S, M, E, index, value, old, fault):
     """The end of every WRMSR exit: #GP, or note it and skip it."""
     core = S.cores[S.this_cpu]
+    if fault != 0 and msr_fault_to_vmm(S, M, index, value, 1):
+        return
     if fault != 0:
         note_msr_fault(core, E, index, value, 1)
         kvm_inject_gp(S)
@@ -252,6 +257,8 @@ def finish_wrmsr(S, M, E, index, value, old, fault):
 def finish_rdmsr(S, M, E, index, value, fault):
     """The end of every RDMSR exit: #GP, or give the value and skip it."""
     core = S.cores[S.this_cpu]
+    if fault != 0 and msr_fault_to_vmm(S, M, index, ZERO, 0):
+        return
     if fault != 0:
         note_msr_fault(core, E, index, ZERO, 0)
         kvm_inject_gp(S)
@@ -322,9 +329,17 @@ def complete_userspace_io(S, M, E):
     core = S.cores[S.this_cpu]
     vcpu = S.vcpus[S.this_vcpu]
     core.vmx.exit_insn_len = vmread(core, M, V_EXIT_LEN)
-    if vcpu.complete == USER_IO_IN:
-        _set_accumulator(core, (vmread(core, M, V_EXIT_QUAL) & _SIZE) + ONE, port_data(S, M))
+    done = vcpu.complete
     vcpu.complete = USER_IO_NONE
+    if done == USER_IO_IN:
+        _set_accumulator(core, (vmread(core, M, V_EXIT_QUAL) & _SIZE) + ONE, port_data(S, M))
+    elif done == USER_IO_RDMSR or done == USER_IO_WRMSR:
+        refused, value = msr_answer(S, M)
+        if done == USER_IO_WRMSR:
+            finish_wrmsr(S, M, E, core.regs[RCX] & LOW32, value, ZERO, 1 if refused else 0)
+        else:
+            finish_rdmsr(S, M, E, core.regs[RCX] & LOW32, value, 1 if refused else 0)
+        return
     kvm_skip_emulated_instruction(S, M, E)
 
 
@@ -382,7 +397,10 @@ def vmx_handle_exit(S, M, E):
         handle_cr(S, M, E)
     elif reason == EXIT_HLT:
         kvm_skip_emulated_instruction(S, M, E)
-        vcpu.mp_state = 1
+        if has_vmm(S) and S.vms[S.this_vm].irqchip == 0:
+            exit_to_user(S, M, KVM_EXIT_HLT)  # nothing here could wake it
+        else:
+            vcpu.mp_state = 1
     elif reason == EXIT_VMCALL:
         charge(S, E, COST_HYPERCALL)
         vcpu.hypercall_nr = core.regs[RAX]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.state import USER_IO_IN, USER_IO_OUT
-from vpmu_emu.machine.physical import ld8, ld32, st8, st16, st32, st64
+from vpmu_emu.machine.physical import ld8, ld32, ld64, st8, st16, st32, st64
 from vpmu_emu.machine.u64 import ONE, U64, ZERO
 from vpmu_emu.tables.linux import STRUCTS, constant
 
@@ -15,6 +15,9 @@ KVM_EXIT_IO = constant("KVM_EXIT_IO")
 KVM_EXIT_INTR = constant("KVM_EXIT_INTR")
 KVM_EXIT_SHUTDOWN = constant("KVM_EXIT_SHUTDOWN")
 KVM_EXIT_INTERNAL_ERROR = constant("KVM_EXIT_INTERNAL_ERROR")
+KVM_EXIT_HLT = constant("KVM_EXIT_HLT")
+KVM_EXIT_X86_RDMSR = constant("KVM_EXIT_X86_RDMSR")
+KVM_EXIT_X86_WRMSR = constant("KVM_EXIT_X86_WRMSR")
 _RUN = STRUCTS["kvm_run"]
 _IMMEDIATE_EXIT = U64(_RUN.offset("immediate_exit"))
 _EXIT_REASON = U64(_RUN.offset("exit_reason"))
@@ -26,6 +29,10 @@ _DATA_OFFSET = U64(_RUN.offset("io.data_offset"))
 _SUBERROR = U64(_RUN.offset("internal.suberror"))
 _NDATA = U64(_RUN.offset("internal.ndata"))
 _DATA = U64(_RUN.offset("internal.data"))
+_MSR_ERROR = U64(_RUN.offset("msr.error"))
+_MSR_REASON = U64(_RUN.offset("msr.reason"))
+_MSR_INDEX = U64(_RUN.offset("msr.index"))
+_MSR_DATA = U64(_RUN.offset("msr.data"))
 _UNEXPECTED_EXIT_REASON = U64(4)  # KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON
 PIO_PAGE = U64(4096)
 
@@ -63,6 +70,24 @@ def exit_for_port(S, M, incoming, port, size, value):
 def port_data(S, M):
     """What the VMM answered to an IN, as uint64."""
     return ld32(M, U64(S.vcpus[S.this_vcpu].run_page) + PIO_PAGE)
+
+
+@jit()
+def exit_for_msr(S, M, index, value, writes, reason):
+    """KVM_EXIT_X86_RDMSR or _WRMSR; `index` and `value` are uint64, `reason` is KVM_MSR_EXIT_REASON_*."""
+    page = U64(S.vcpus[S.this_vcpu].run_page)
+    st8(M, page + _MSR_ERROR, ZERO)
+    st32(M, page + _MSR_REASON, U64(reason))
+    st32(M, page + _MSR_INDEX, index)
+    st64(M, page + _MSR_DATA, value)
+    exit_to_user(S, M, KVM_EXIT_X86_WRMSR if writes != 0 else KVM_EXIT_X86_RDMSR)
+
+
+@jit()
+def msr_answer(S, M):
+    """What the VMM answered: (whether it wants #GP, the value of an RDMSR)."""
+    page = U64(S.vcpus[S.this_vcpu].run_page)
+    return ld8(M, page + _MSR_ERROR) != ZERO, ld64(M, page + _MSR_DATA)
 
 
 @jit()

@@ -153,9 +153,17 @@ def vcpu_load(S, M, E, k):
     vcpu.cpu = S.this_cpu
     if vcpu.launched == 0:
         vcpu.launched = 1
-        vmx_update_msr_bitmap_x2apic(S, M)
+        vcpu.recalc_intercepts = 1
         perf_init(S, E)
-    # kvm_arch_sched_in(): events of counters that nobody uses are released
+    if vcpu.recalc_intercepts != 0:  # KVM_REQ_RECALC_INTERCEPTS
+        vcpu.recalc_intercepts = 0
+        vmx_update_msr_bitmap_x2apic(S, M)
+
+
+@jit()
+def kvm_sched_in(S, E):
+    """The vCPU's thread was off the core: events of counters that nobody uses are released."""
+    vcpu = S.vcpus[S.this_vcpu]
     if vcpu.pmu.version != 0 and vcpu.pmu.event_count != 0:
         vcpu.pmu.need_cleanup = 1
         kvm_make_request(S, E, KVM_REQ_PMU)

@@ -17,6 +17,7 @@ from vpmu_emu.linux.kvm.exits import (
     kvm_set_msr_common,
     vmx_handle_exit,
 )
+from vpmu_emu.linux.kvm.msrfilter import kvm_msr_allowed, msr_denied_to_vmm
 from vpmu_emu.linux.kvm.pmu import (
     kvm_pmu_deliver_pmi,
     kvm_pmu_is_valid_msr,
@@ -44,6 +45,8 @@ from vpmu_emu.linux.perf.pmi import charge
 from vpmu_emu.linux.state import (
     KVM_REQ_PMI,
     KVM_REQ_PMU,
+    MSR_OP_NONE,
+    MSR_OP_SET,
     W_GLOBAL_CTRL_SWITCH,
 )
 from vpmu_emu.machine.engine import run_core
@@ -122,6 +125,12 @@ def handle_pmu_exit(S, M, E):
         else:
             finish_rdpmc(S, M, E, index, pmu.pmcs[i].counter)
         return
+    writes = 1 if core.vmx.exit_reason == EXIT_MSR_WRITE else 0
+    if not kvm_msr_allowed(S, M, index, writes):
+        value = (core.regs[RAX] & LOW32) | (core.regs[RDX] << U32)
+        if not msr_denied_to_vmm(S, M, index, value, writes):
+            kvm_inject_gp(S)
+        return
     which = kvm_pmu_is_valid_msr(pmu, index)
     if core.vmx.exit_reason == EXIT_MSR_READ:
         charge(S, E, COST_RDMSR_EXIT)
@@ -159,6 +168,19 @@ def vcpu_requests(S, E):
     if vcpu.requests & KVM_REQ_PMI != ZERO and not early:
         vcpu.requests &= ~KVM_REQ_PMI
         kvm_pmu_deliver_pmi(S, E)
+
+
+@jit()
+def host_msr(S, E):
+    """A register of the guest's PMU for the VMM: S.msr_op, msr_index and msr_value ask and are answered."""
+    which = kvm_pmu_is_valid_msr(S.vcpus[S.this_vcpu].pmu, S.msr_index)
+    S.msr_fault = 1
+    if which >= 0 and S.msr_op == MSR_OP_SET:
+        S.msr_fault = kvm_pmu_set_msr(S, E, which, S.msr_value, 1)
+    elif which >= 0:
+        S.msr_fault = 0
+        S.msr_value = kvm_pmu_get_msr(S, E, which)
+    S.msr_op = MSR_OP_NONE
 
 
 @jit()

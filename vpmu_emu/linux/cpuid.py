@@ -1,0 +1,140 @@
+"""What a guest's CPUID may say, and the vPMU that it then has: KVM_GET_SUPPORTED_CPUID, kvm_pmu_refresh().
+
+arch/x86/kvm/cpuid.c, pmu.c, vmx/pmu_intel.c.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+
+import attrs
+
+from vpmu_emu.errors import ConfigError
+from vpmu_emu.linux.state import N_FIXED_PMC, N_GP_PMC
+from vpmu_emu.tables.cpus import CpuModel, cpuid_leaves, cpuid_pmu
+from vpmu_emu.tables.msrs import Shape
+
+CAP_FW_WRITES = 1 << 13
+NOT_FOR_GUESTS = {"arch_lbr", "ds"}  # CPUID features: no branch records and no PEBS
+KVM_PMU_VERSION = 2
+HYPERVISOR = 1 << 31  # CPUID.1:ECX
+PDCM = 1 << 15
+GUEST_KEYS = {
+    "version": 255, "gp": N_GP_PMC, "fixed": N_FIXED_PMC, "width": 48, "perf_caps": 1 << 18,
+    "events_length": 255, "events_absent": (1 << 32) - 1,
+}  # fmt: skip
+
+Leaf = tuple[int, int, int, int, int]
+
+
+def guest_cpuid_shape(host: Shape, settings: Mapping[str, int], fixed_cap: int = 3) -> Shape:
+    """The PMU that a guest's CPUID shows: KVM_GET_SUPPORTED_CPUID, as the VMM changes it.
+
+    KVM stores what the VMM says and does not make it smaller; `guest_shape` is what the guest gets.
+
+    Args:
+        host: shape of the CPU.
+        settings: version, gp, fixed, width, perf_caps (also spelled pmu.gp and so on); events_length and
+            events_absent do not change the shape.
+        fixed_cap: KVM_MAX_NR_INTEL_FIXED_COUNTERS, 3 as merged, 4 later.
+
+    Raises:
+        ConfigError: an unknown key or a value that no VMM could set.
+    """
+    asked: dict[str, int] = {}
+    for key, value in settings.items():
+        short = key.removeprefix("pmu.")
+        if short not in GUEST_KEYS:
+            raise ConfigError(f"guest {key}", "unknown key", " ".join(f"pmu.{k}" for k in GUEST_KEYS))
+        if not 0 <= value <= GUEST_KEYS[short]:
+            raise ConfigError(f"guest {key}", f"{value} is out of range", f"0 to {GUEST_KEYS[short]}")
+        asked[short] = value
+    if fixed_cap not in (3, 4):
+        raise ConfigError("kvm fixed_cap", f"{fixed_cap} is not a cap that KVM has had", "3 4")
+    caps = asked.get("perf_caps", host.perf_capabilities & CAP_FW_WRITES)
+    if caps & ~(host.perf_capabilities & CAP_FW_WRITES):
+        raise ConfigError("guest pmu.perf_caps", f"{caps:#x} is not supported (EINVAL)", "0 0x2000")
+    # kvm_init_pmu_capability(): version 2 at most.
+    version = asked.get("version", min(host.version, KVM_PMU_VERSION))
+    return attrs.evolve(
+        host,
+        version=version,
+        gp=asked.get("gp", min(host.gp, N_GP_PMC)),
+        gp_width=asked.get("width", host.gp_width),
+        fixed=asked.get("fixed", min(host.fixed, fixed_cap)),
+        fixed_width=asked.get("width", host.fixed_width),
+        perf_capabilities=caps if version else 0,
+        arch_lbr=False,
+        ds=False,
+        # __do_cpuid_func() sets EDX[15] whatever the CPU says.
+        anythread_deprecated=version > 0,
+    )
+
+
+def guest_shape(host: Shape, settings: Mapping[str, int], fixed_cap: int = 3) -> Shape:
+    """The PMU that KVM gives to a guest: what its CPUID shows, at most what host and KVM have.
+
+    Arguments and errors are those of `guest_cpuid_shape`.
+    """
+    return refreshed(host, guest_cpuid_shape(host, settings, fixed_cap), fixed_cap)
+
+
+def refreshed(host: Shape, told: Shape, fixed_cap: int = 3) -> Shape:
+    """The PMU that KVM gives to a guest whose CPUID shows `told` (kvm_pmu_refresh)."""
+    version = min(told.version, host.version, KVM_PMU_VERSION)
+    return attrs.evolve(
+        told,
+        version=version,
+        gp=min(told.gp, host.gp, N_GP_PMC) if version else 0,
+        gp_width=min(told.gp_width, host.gp_width),
+        fixed=min(told.fixed, host.fixed, fixed_cap) if version > 1 else 0,
+        fixed_width=min(told.fixed_width, host.fixed_width),
+        perf_capabilities=told.perf_capabilities if version else 0,
+        pdcm=told.pdcm and version > 0,
+        anythread_deprecated=version > 0,
+    )
+
+
+def guest_events(model: CpuModel, settings: Mapping[str, int]) -> tuple[int, int]:
+    """What CPUID.0AH says of the architectural events: (EAX[31:24], EBX).
+
+    The VMM may hide events; KVM passes it on and does not look at it when the guest sets a selector.
+    """
+    asked = {key.removeprefix("pmu."): value for key, value in settings.items()}
+    length = asked.get("events_length", model.arch_events_length)
+    return length, asked.get("events_absent", model.arch_events_absent)
+
+
+def guest_leaves(model: CpuModel, told: Shape, events: tuple[int, int]) -> list[Leaf]:
+    """CPUID as KVM_GET_SUPPORTED_CPUID gives it, with the PMU `told`: (leaf, EAX, EBX, ECX, EDX)."""
+    hidden = NOT_FOR_GUESTS | (set() if told.pdcm and told.version else {"pdcm"})
+    guest = attrs.evolve(model, features=model.features - hidden)
+    leaves = [
+        (leaf, a, b, c | (HYPERVISOR if leaf == 1 else 0), d)
+        for leaf, a, b, c, d in cpuid_leaves(guest)
+        if leaf != 0xA
+    ]
+    leaves.append((0xA, *cpuid_pmu(told, events_length=events[0], events_absent=events[1])))
+    leaves.append((0x4000_0000, 0x4000_0001, *struct.unpack("<III", b"KVMKVMKVM\0\0\0")))
+    leaves.append((0x4000_0001, 0, 0, 0, 0))
+    return leaves
+
+
+def told_by(host: Shape, leaves: Sequence[Leaf], perf_capabilities: int) -> Shape:
+    """The PMU that these CPUID leaves show: what `guest_cpuid_shape` makes of a VMM's wishes."""
+    found = {leaf: rest for leaf, *rest in leaves}
+    eax, _, _, edx = found.get(0xA, [0, 0, 0, 0])
+    return attrs.evolve(
+        host,
+        version=eax & 0xFF,
+        gp=eax >> 8 & 0xFF,
+        gp_width=eax >> 16 & 0xFF,
+        fixed=edx & 0x1F,
+        fixed_width=edx >> 5 & 0xFF,
+        perf_capabilities=perf_capabilities,
+        pdcm=bool(found.get(1, [0, 0, 0, 0])[2] & PDCM),
+        arch_lbr=False,
+        ds=False,
+        anythread_deprecated=True,
+    )

@@ -1,0 +1,402 @@
+"""/dev/kvm and VMs as a VMM sees them: every ioctl that is wrong gets the errno that Linux gives.
+
+virt/kvm/kvm_main.c, arch/x86/kvm/x86.c. vCPUs are in `kvm_vcpu.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from vpmu_emu.errors import ConfigError
+from vpmu_emu.linux.cpuid import guest_cpuid_shape, guest_leaves
+from vpmu_emu.linux.eventfilter import make_filter
+from vpmu_emu.linux.state import (
+    FILE_KVM,
+    FILE_VCPU,
+    FILE_VM,
+    MODE_NONE,
+    MP_STATE_WAIT_FOR_SIPI,
+    N_FILTER,
+    N_SLOTS,
+    N_VCPUS,
+    N_VMS,
+    VMA_KVM_RUN,
+)
+from vpmu_emu.linux.syscalls import kvm_vcpu
+from vpmu_emu.linux.syscalls.host import PAGE, Errno, Host
+from vpmu_emu.linux.vm import (
+    MSR_FILTER_PAGES,
+    VCPU_PAGES,
+    kvm_create_vcpu,
+    kvm_create_vm,
+    refresh_intercepts,
+    set_event_filter,
+    set_msr_filter,
+)
+from vpmu_emu.tables.linux import IOCTLS, STRUCTS, constant
+from vpmu_emu.tables.msrs import MSRS, rules
+
+KVM_MAX_VCPU_IDS = 4096
+KVM_USER_MEM_SLOTS = 32764
+KVM_MEM_MAX_NR_PAGES = (1 << 31) - 1
+USER_SPACE_END = (1 << 47) - PAGE
+MAX_BITMAP = constant("KVM_MSR_FILTER_MAX_BITMAP_SIZE")
+FILTER_READ_WRITE = constant("KVM_MSR_FILTER_READ") | constant("KVM_MSR_FILTER_WRITE")
+DEFAULT_DENY = constant("KVM_MSR_FILTER_DEFAULT_DENY")
+PMU_CAP_DISABLE = constant("KVM_PMU_CAP_DISABLE")
+MASKED_EVENTS = constant("KVM_PMU_EVENT_FLAG_MASKED_EVENTS")
+MSR_EXIT_REASONS = sum(
+    constant(f"KVM_MSR_EXIT_REASON_{name}") for name in ("INVAL", "UNKNOWN", "FILTER")
+)
+
+Handler = Callable[[Host, Any, int], int]
+
+
+# --- the device -----------------------------------------------------------------------------------------
+def _get_api_version(host: Host, file: Any, arg: int) -> int:
+    if arg:
+        raise Errno("EINVAL")
+    return constant("KVM_API_VERSION")
+
+
+def _create_vm(host: Host, file: Any, arg: int) -> int:
+    from vpmu_emu.linux.syscalls.files import open_row
+
+    if arg:  # KVM_X86_DEFAULT_VM
+        raise Errno("EINVAL")
+    row = next((k for k in range(N_VMS) if not host.S.vms[k].used), None)
+    if row is None:
+        raise Errno("ENOMEM")
+    fd = open_row(host, int(host.task.mm), FILE_VM, row, constant("O_RDWR"))
+    kvm_create_vm(host.S, row, int(host.task.mm))
+    return fd
+
+
+def _check_extension(host: Host, file: Any, arg: int) -> int:
+    pmu = int(host.S.config.mode) != MODE_NONE
+    yes = (
+        "IRQCHIP", "HLT", "USER_MEMORY", "EXT_CPUID", "MP_STATE", "USER_NMI", "VCPU_EVENTS",
+        "GET_TSC_KHZ", "TSC_DEADLINE_TIMER", "ENABLE_CAP_VM", "CHECK_EXTENSION_VM", "IMMEDIATE_EXIT",
+        "X86_MSR_FILTER", "PMU_EVENT_FILTER", "PMU_EVENT_MASKED_EVENTS",
+    )  # fmt: skip
+    numbers = {
+        "NR_VCPUS": host.online_cpus().bit_count(),
+        "MAX_VCPUS": N_VCPUS,
+        "MAX_VCPU_ID": KVM_MAX_VCPU_IDS,
+        "NR_MEMSLOTS": N_SLOTS,
+        "X86_USER_SPACE_MSR": MSR_EXIT_REASONS,
+        "PMU_CAPABILITY": PMU_CAP_DISABLE if pmu else 0,
+        **dict.fromkeys(yes, 1),
+    }
+    return next((n for name, n in numbers.items() if constant(f"KVM_CAP_{name}") == arg), 0)
+
+
+def _get_vcpu_mmap_size(host: Host, file: Any, arg: int) -> int:
+    if arg:
+        raise Errno("EINVAL")
+    return kvm_vcpu.RUN_PAGES * PAGE
+
+
+def _get_supported_cpuid(host: Host, file: Any, arg: int) -> int:
+    row, entry = STRUCTS["kvm_cpuid2"], STRUCTS["kvm_cpuid_entry2"]
+    nent = int(row.read(host.copy_from_user(arg, row.size))["nent"])
+    config = host.S.config
+    settings = {"version": 0} if int(config.mode) == MODE_NONE else {}
+    told = guest_cpuid_shape(host.model.shape(), settings, int(config.fixed_cap))
+    model = host.model
+    events = (model.arch_events_length, model.arch_events_absent)
+    leaves = guest_leaves(model, told, events)
+    if nent < len(leaves):
+        raise Errno("E2BIG")
+    data = row.new(nent=len(leaves)).tobytes()
+    for leaf, eax, ebx, ecx, edx in leaves:
+        data += entry.new(function=leaf, eax=eax, ebx=ebx, ecx=ecx, edx=edx).tobytes()
+    host.copy_to_user(arg, data)
+    return 0
+
+
+def _msrs_to_save(host: Host) -> list[int]:
+    """What the vCPU of a guest with everything that KVM offers keeps in MSRs; its APIC is not of it."""
+    config = host.S.config
+    settings = {"version": 0} if int(config.mode) == MODE_NONE else {}
+    shape = guest_cpuid_shape(host.model.shape(), settings, int(config.fixed_cap))
+    exists = rules("kvm", shape).exists_count
+    return [
+        row.index + n * row.stride
+        for k, row in enumerate(MSRS)
+        if not row.name.startswith(("IA32_X2APIC", "MSR_K7", "IA32_PRED_CMD"))
+        for n in range(int(exists[k]))
+    ]
+
+
+def _get_msr_index_list(host: Host, file: Any, arg: int) -> int:
+    row = STRUCTS["kvm_msr_list"]
+    room = int(row.read(host.copy_from_user(arg, row.size))["nmsrs"])
+    found = _msrs_to_save(host)
+    host.copy_to_user(arg, row.new(nmsrs=len(found)).tobytes())
+    if room < len(found):
+        raise Errno("E2BIG")
+    host.copy_to_user(arg + row.size, b"".join(index.to_bytes(4, "little") for index in found))
+    return 0
+
+
+# --- VMs ------------------------------------------------------------------------------------------------
+def _vcpus(host: Host, vm: int) -> list[Any]:
+    return [v for v in host.S.vcpus if v.used and int(v.vm) == vm]
+
+
+def _create_vcpu(host: Host, file: Any, arg: int) -> int:
+    from vpmu_emu.linux.syscalls.files import open_row
+
+    S, vm = host.S, int(file.obj)
+    if arg >= KVM_MAX_VCPU_IDS:
+        raise Errno("EINVAL")
+    row = next((k for k in range(N_VCPUS) if not S.vcpus[k].used), None)
+    if row is None:
+        raise Errno("EINVAL")
+    if any(int(v.vcpu_id) == arg for v in _vcpus(host, vm)):
+        raise Errno("EEXIST")
+    page = host.alloc_pages(VCPU_PAGES + kvm_vcpu.RUN_PAGES)
+    fd = open_row(host, int(host.task.mm), FILE_VCPU, row, constant("O_RDWR"))
+    kvm_create_vcpu(S, host.M, row, vm, arg, page)
+    vcpu = S.vcpus[row]
+    vcpu.run_page = page + VCPU_PAGES * PAGE
+    if arg and S.vms[vm].irqchip:
+        vcpu.mp_state = MP_STATE_WAIT_FOR_SIPI
+    return fd
+
+
+def _create_irqchip(host: Host, file: Any, arg: int) -> int:
+    vm = host.S.vms[int(file.obj)]
+    if vm.irqchip:
+        raise Errno("EEXIST")
+    if _vcpus(host, int(file.obj)):
+        raise Errno("EINVAL")
+    vm.irqchip = 1
+    return 0
+
+
+def _physical(host: Host, address: int, size: int) -> int:
+    """Where a range of user memory lies, in one piece; ALL_ONES if a part of it is not mapped."""
+    for vma in host.mm.vmas:
+        start = int(vma.start)
+        if vma.length and start <= address and address + size <= start + int(vma.length):
+            return int(vma.hpa) + address - start
+    return kvm_vcpu.UNMAPPED
+
+
+def _set_user_memory_region(host: Host, file: Any, arg: int) -> int:
+    row = STRUCTS["kvm_userspace_memory_region"]
+    region = row.read(host.copy_from_user(arg, row.size))
+    slot, flags, gpa, size, address = (int(region[f.name]) for f in row.fields)
+    vm = host.S.vms[int(file.obj)]
+    if flags:  # no dirty log, no read-only memory
+        raise Errno("EINVAL")
+    if size % PAGE or gpa % PAGE or address % PAGE or address + size > USER_SPACE_END:
+        raise Errno("EINVAL")
+    if slot >= KVM_USER_MEM_SLOTS or gpa + size > 1 << 64 or size // PAGE > KVM_MEM_MAX_NR_PAGES:
+        raise Errno("EINVAL")
+    rows = range(N_SLOTS)
+    old = next((k for k in rows if vm.slot_size[k] and int(vm.slot_id[k]) == slot), None)
+    if not size:
+        if old is None:
+            raise Errno("EINVAL")
+        gone = (int(vm.slot_hpa[old]), int(vm.slot_size[old]))
+        vm.slot_size[old] = 0
+        if gone[0] != kvm_vcpu.UNMAPPED:
+            host.slots_gone([gone])
+        _changed(host, int(file.obj))
+        return 0
+    if old is not None and (size != int(vm.slot_size[old]) or address != int(vm.slot_hva[old])):
+        raise Errno("EINVAL")
+    for k in rows:
+        first, last = int(vm.slot_gpa[k]), int(vm.slot_gpa[k]) + int(vm.slot_size[k])
+        if k != old and vm.slot_size[k] and gpa < last and first < gpa + size:
+            raise Errno("EEXIST")
+    new = old if old is not None else next((k for k in rows if not vm.slot_size[k]), None)
+    if new is None:
+        raise Errno("ENOMEM")
+    vm.slot_id[new], vm.slot_gpa[new], vm.slot_size[new] = slot, gpa, size
+    vm.slot_hva[new], vm.slot_hpa[new] = address, _physical(host, address, size)
+    if gpa == 0:
+        vm.ram_size = size
+    _changed(host, int(file.obj))
+    return 0
+
+
+def _changed(host: Host, vm: int) -> None:
+    """A core that was in one of the VM's guests must look at its memory slots again."""
+    for percpu in host.S.percpu:
+        if int(percpu.vcpu) < 0:
+            percpu.space = -1
+    del vm
+
+
+def _enable_cap(host: Host, file: Any, arg: int) -> int:
+    row = STRUCTS["kvm_enable_cap"]
+    cap = row.read(host.copy_from_user(arg, row.size))
+    number, value = int(cap["cap"]), int(cap["args"][0])
+    vm = host.S.vms[int(file.obj)]
+    if cap["flags"]:
+        raise Errno("EINVAL")
+    if number == constant("KVM_CAP_X86_USER_SPACE_MSR") and not value & ~MSR_EXIT_REASONS:
+        vm.user_space_msr_mask = value
+        return 0
+    if number == constant("KVM_CAP_PMU_CAPABILITY"):
+        enabled = int(host.S.config.mode) != MODE_NONE
+        if enabled and not value & ~PMU_CAP_DISABLE and not _vcpus(host, int(file.obj)):
+            vm.pmu_off = int(bool(value & PMU_CAP_DISABLE))
+            return 0
+    raise Errno("EINVAL")
+
+
+def _set_pmu_event_filter(host: Host, file: Any, arg: int) -> int:
+    row = STRUCTS["kvm_pmu_event_filter"]
+    head = row.read(host.copy_from_user(arg, row.size))
+    action, nevents, flags = int(head["action"]), int(head["nevents"]), int(head["flags"])
+    if action > constant("KVM_PMU_EVENT_DENY") or flags & ~MASKED_EVENTS:
+        raise Errno("EINVAL")
+    if nevents > N_FILTER:
+        raise Errno("E2BIG")
+    data = bytes(row.size) + host.copy_from_user(arg + row.size, 8 * nevents)
+    events = [int(event) for event in row.tails(data)]
+    try:
+        found = make_filter(
+            action, events, int(head["fixed_counter_bitmap"]), bool(flags & MASKED_EVENTS)
+        )
+    except ConfigError:
+        raise Errno("EINVAL") from None
+    set_event_filter(host.S, found, int(file.obj))
+    return 0
+
+
+def _x86_set_msr_filter(host: Host, file: Any, arg: int) -> int:
+    row = STRUCTS["kvm_msr_filter"]
+    head = row.read(host.copy_from_user(arg, row.size))
+    vm = host.S.vms[int(file.obj)]
+    flags = int(head["flags"])
+    if flags & ~DEFAULT_DENY:
+        raise Errno("EINVAL")
+    used = [each for each in head["ranges"] if each["nmsrs"]]
+    if not used and flags & DEFAULT_DENY:
+        raise Errno("EINVAL")
+    ranges = []
+    for each in used:
+        size = -(-int(each["nmsrs"]) // 64) * 8
+        if int(each["flags"]) & ~FILTER_READ_WRITE or size > MAX_BITMAP:
+            raise Errno("EINVAL")
+        bitmap = host.copy_from_user(int(each["bitmap"]), size)
+        ranges.append((int(each["flags"]), int(each["nmsrs"]), int(each["base"]), bitmap))
+    if not vm.msr_filter:
+        vm.msr_filter = host.alloc_pages(MSR_FILTER_PAGES)
+    set_msr_filter(host.M, vm, not flags & DEFAULT_DENY, ranges)
+    for k in range(N_VCPUS):
+        vcpu = host.S.vcpus[k]
+        if vcpu.used and int(vcpu.vm) == int(file.obj):
+            refresh_intercepts(host.S, host.M, host.model, k)
+    return 0
+
+
+_DEVICE: dict[str, Handler] = {
+    "KVM_GET_API_VERSION": _get_api_version,
+    "KVM_CREATE_VM": _create_vm,
+    "KVM_CHECK_EXTENSION": _check_extension,
+    "KVM_GET_VCPU_MMAP_SIZE": _get_vcpu_mmap_size,
+    "KVM_GET_SUPPORTED_CPUID": _get_supported_cpuid,
+    "KVM_GET_MSR_INDEX_LIST": _get_msr_index_list,
+}
+_VM: dict[str, Handler] = {
+    "KVM_CHECK_EXTENSION": _check_extension,
+    "KVM_CREATE_VCPU": _create_vcpu,
+    "KVM_CREATE_IRQCHIP": _create_irqchip,
+    "KVM_SET_USER_MEMORY_REGION": _set_user_memory_region,
+    "KVM_ENABLE_CAP": _enable_cap,
+    "KVM_SET_PMU_EVENT_FILTER": _set_pmu_event_filter,
+    "KVM_X86_SET_MSR_FILTER": _x86_set_msr_filter,
+}
+_NUMBERS = {row.name: row.number for row in IOCTLS}
+HANDLERS: dict[int, dict[int, Handler]] = {
+    kind: {_NUMBERS[name]: function for name, function in table.items()}
+    for kind, table in ((FILE_KVM, _DEVICE), (FILE_VM, _VM), (FILE_VCPU, kvm_vcpu.HANDLERS))
+}
+"""What each kind of file does with the number of a request."""
+UNKNOWN = {FILE_KVM: "EINVAL", FILE_VM: "ENOTTY", FILE_VCPU: "EINVAL"}
+
+
+def ioctl(host: Host, file: Any, cmd: int, arg: int) -> int:
+    """ioctl() on /dev/kvm, a VM or a vCPU.
+
+    Raises:
+        Errno: what Linux answers.
+    """
+    kind = int(file.kind)
+    if kind != FILE_KVM:
+        vm = int(file.obj) if kind == FILE_VM else int(host.S.vcpus[int(file.obj)].vm)
+        if int(host.S.vms[vm].mm) != int(host.task.mm):
+            raise Errno("EIO")
+    function = HANDLERS[kind].get(cmd)
+    if function is None:
+        raise Errno(UNKNOWN[kind])
+    if kind == FILE_VCPU:
+        kvm_vcpu.lock(host, int(file.obj))
+        host.charge("kvm_vcpu_ioctl")
+    return function(host, file, arg)
+
+
+def mmap(
+    host: Host, file: Any, address: int, length: int, prot: int, flags: int, offset: int
+) -> int:
+    """Map a vCPU's struct kvm_run and the pages behind it.
+
+    Raises:
+        Errno: ENODEV, not a vCPU; EINVAL, more than KVM_GET_VCPU_MMAP_SIZE says.
+    """
+    from vpmu_emu.linux.syscalls.mm import add_vma, place, unmap
+
+    if int(file.kind) != FILE_VCPU:
+        raise Errno("ENODEV")
+    if offset + length > kvm_vcpu.RUN_PAGES * PAGE:
+        raise Errno("EINVAL")
+    start = place(host, address, length, flags)
+    if flags & constant("MAP_FIXED"):
+        unmap(host, host.mm, start, length)
+    vcpu = host.S.vcpus[int(file.obj)]
+    hpa = int(vcpu.run_page) + offset
+    add_vma(host, host.mm, start, length, hpa, prot, VMA_KVM_RUN, int(file.obj))
+    return start
+
+
+def release(host: Host, kind: int, obj: int) -> None:
+    """A file is closed: a VM goes with the last file of it and its vCPUs (kvm_destroy_vm).
+
+    Raises:
+        Restart: an event of a vCPU is on a core that is in a guest.
+    """
+    S = host.S
+    if kind == FILE_KVM:
+        return
+    k = obj if kind == FILE_VM else int(S.vcpus[obj].vm)
+    for file in S.files:
+        of_vm = int(file.kind) == FILE_VM and int(file.obj) == k
+        if of_vm or (int(file.kind) == FILE_VCPU and int(S.vcpus[int(file.obj)].vm) == k):
+            return
+    vm = S.vms[k]
+    for row in range(N_VCPUS):
+        vcpu = S.vcpus[row]
+        if not vcpu.used or int(vcpu.vm) != k:
+            continue
+        kvm_vcpu.release_events(host, row)
+        vcpu.used = 0
+        host.free_pages(int(vcpu.vmcs), VCPU_PAGES + kvm_vcpu.RUN_PAGES)
+    if vm.msr_filter:
+        host.free_pages(int(vm.msr_filter), MSR_FILTER_PAGES)
+    vm.used = 0
+    slots = zip(vm.slot_hpa, vm.slot_size, strict=True)
+    host.slots_gone([(int(a), int(n)) for a, n in slots if n and int(a) != kvm_vcpu.UNMAPPED])
+
+
+def unmapped(host: Host, obj: int) -> None:
+    """A mapping of struct kvm_run is gone; the vCPU has its own hold on the pages."""
+
+

@@ -1,0 +1,709 @@
+"""vCPU ioctls: while no KVM_RUN is under way, all of a guest's state is in its record row and its VMCS.
+
+The PMU's registers alone are asked of the compiled kernel, for a host event may hold their count.
+arch/x86/kvm/x86.c, lapic.c, virt/kvm/kvm_main.c.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from vpmu_emu.linux.cpuid import CAP_FW_WRITES, Leaf
+from vpmu_emu.linux.state import (
+    CTX_TASK,
+    KVM_REQ_EVENT,
+    MODE_PASSTHROUGH,
+    MP_STATE_WAIT_FOR_SIPI,
+    MSR_OP_GET,
+    MSR_OP_SET,
+)
+from vpmu_emu.linux.syscalls.host import Errno, Host, Restart
+from vpmu_emu.linux.vm import (
+    ALL_ONES,
+    kvm_pmu_refresh,
+    kvm_vcpu_after_set_cpuid,
+    leaves_of,
+    vmcs_read,
+    vmcs_write,
+)
+from vpmu_emu.machine.lapic import (
+    BASE_ENABLE,
+    BASE_X2APIC,
+    LVT_TIMER,
+    TIMER_MODE,
+    TIMER_TSC_DEADLINE,
+)
+from vpmu_emu.machine.state import N_CPUID, NEVER, REG_FS, REG_GS
+from vpmu_emu.tables.linux import ERRNO, STRUCTS, constant
+from vpmu_emu.tables.msrs import row_of
+
+RUN_PAGES = 3  # struct kvm_run, the data of port I/O, the ring of coalesced MMIO
+UNMAPPED = ALL_ONES  # a memory slot behind which the VMM has nothing
+MAX_CPUID_ENTRIES = 256
+MAX_IO_MSRS = 256
+MUTEX_WAIT = 10_000 * 16  # how long a thread sleeps before it looks at vcpu->mutex again
+REGS = (
+    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
+    "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
+)  # fmt: skip
+SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs")
+RFLAGS_FIXED = 2
+CR0_PE, CR0_PG, CR0_NW, CR0_CD = 1, 1 << 31, 1 << 29, 1 << 30
+CR0_RESERVED = ALL_ONES & ~0xE005_003F
+CR4_PAE = 1 << 5
+CR4_VALID = 0x7FF | 1 << 16 | 1 << 17 | 1 << 18 | 1 << 20 | 1 << 21  # what a guest of this CPU may set
+EFER_SCE, EFER_LME, EFER_LMA, EFER_NX = 1, 1 << 8, 1 << 10, 1 << 11
+DEFAULT_APIC = 0xFEE0_0000
+STI, MOV_SS, NMI = 1, 2, 8  # GUEST_INTERRUPTIBILITY_INFO
+INVALID_GUEST_STATE = 0x8000_0021
+
+
+def lock(host: Host, k: int) -> None:
+    """Take vcpu->mutex: KVM_RUN of another thread has it until it returns.
+
+    Raises:
+        Restart: it has; this thread sleeps a little and looks again.
+    """
+    vcpu, task = host.S.vcpus[k], host.task
+    if int(vcpu.task) < 0 or int(vcpu.task) == host.task_row:
+        return
+    from vpmu_emu.linux.syscalls.tasks import sleep_until
+
+    sleep_until(host, task, int(host.core.t) + MUTEX_WAIT)
+    raise Restart
+
+
+def _vcpu(host: Host, file: Any) -> Any:
+    return host.S.vcpus[int(file.obj)]
+
+
+def _vm(host: Host, vcpu: Any) -> Any:
+    return host.S.vms[int(vcpu.vm)]
+
+
+def release_events(host: Host, k: int) -> None:
+    """Give back the perf events of a vCPU's counters (kvm_pmu_destroy, kvm_pmu_reset)."""
+    from vpmu_emu.linux.calls import CALL_PERF_RELEASE
+
+    pmu = host.S.vcpus[k].pmu
+    for pmc in pmu.pmcs:
+        row = int(pmc.perf_event)
+        if row < 0:
+            continue
+        with host.on_cpu(_cpu_of(host, row)):
+            host.kernel_call(CALL_PERF_RELEASE, row)
+        pmc.perf_event = -1
+        pmc.current_config = 0
+        pmu.event_count -= 1
+        pmu.released += 1
+
+
+def _cpu_of(host: Host, event: int) -> int:
+    """The core on which an event of a task is scheduled, -1 if its task does not run."""
+    ctx = int(host.S.perf_events[event].ctx)
+    if ctx < CTX_TASK:
+        return ctx
+    task = host.S.tasks[ctx - CTX_TASK]
+    return int(task.on_cpu) if task.used else -1
+
+
+# --- general and system registers -----------------------------------------------------------------------
+def _get_regs(host: Host, file: Any, arg: int) -> int:
+    vcpu, row = _vcpu(host, file), STRUCTS["kvm_regs"]
+    values = {name: int(vcpu.regs[n]) for n, name in enumerate(REGS)}
+    values["rsp"] = vmcs_read(host.M, vcpu, "GUEST_RSP")
+    rip, rflags = (vmcs_read(host.M, vcpu, f"GUEST_{name}") for name in ("RIP", "RFLAGS"))
+    host.copy_to_user(arg, row.new(**values, rip=rip, rflags=rflags).tobytes())
+    return 0
+
+
+def _set_regs(host: Host, file: Any, arg: int) -> int:
+    vcpu, row = _vcpu(host, file), STRUCTS["kvm_regs"]
+    regs = row.read(host.copy_from_user(arg, row.size))
+    for n, name in enumerate(REGS):
+        vcpu.regs[n] = regs[name]
+    vmcs_write(
+        host.M,
+        vcpu,
+        GUEST_RSP=int(regs["rsp"]),
+        GUEST_RIP=int(regs["rip"]),
+        GUEST_RFLAGS=int(regs["rflags"]) | RFLAGS_FIXED,
+    )
+    vcpu.exception = -1
+    return 0
+
+
+def _segment(name: str, selector: int, base: int, cpl: int, long_mode: bool) -> Any:
+    """A segment as 64-bit mode has it: flat, and only its ring and its base matter."""
+    code = name == "cs"
+    return STRUCTS["kvm_segment"].new(
+        base=base,
+        limit=0xFFFF_FFFF,
+        selector=selector,
+        type=11 if code else 3,
+        present=1,
+        dpl=cpl if name in ("cs", "ss") else selector & 3,
+        db=int(not (code and long_mode)),
+        s=1,
+        l=int(code and long_mode),
+        g=1,
+        unusable=int(not code and not selector & ~3),
+    )
+
+
+def _get_sregs(host: Host, file: Any, arg: int) -> int:
+    vcpu, M = _vcpu(host, file), host.M
+
+    def field(name: str) -> int:
+        return vmcs_read(M, vcpu, name)
+
+    efer = field("GUEST_IA32_EFER")
+    cpl = field("GUEST_SS_AR_BYTES") >> 5 & 3
+    found = STRUCTS["kvm_sregs"].new(
+        cr0=field("GUEST_CR0"),
+        cr2=int(vcpu.cr2),
+        cr3=field("GUEST_CR3"),
+        cr4=field("GUEST_CR4"),
+        cr8=int(vcpu.vapic.tpr) >> 4,
+        efer=efer,
+        apic_base=int(vcpu.vapic.apic_base),
+    )
+    for name in SEGMENTS:
+        base = field(f"GUEST_{name.upper()}_BASE") if name in ("fs", "gs") else 0
+        selector = field(f"GUEST_{name.upper()}_SELECTOR")
+        found[name] = _segment(name, selector, base, cpl, bool(efer & EFER_LMA))
+    found["tr"]["base"] = field("GUEST_TR_BASE")
+    found["tr"]["limit"] = field("GUEST_TR_LIMIT")
+    found["tr"]["selector"] = field("GUEST_TR_SELECTOR")
+    found["tr"]["type"], found["tr"]["present"] = 11, 1
+    found["ldt"]["unusable"] = 1
+    for name in ("gdt", "idt"):
+        found[name]["base"] = field(f"GUEST_{name.upper()}R_BASE")
+        found[name]["limit"] = field(f"GUEST_{name.upper()}R_LIMIT")
+    host.copy_to_user(arg, found.tobytes())
+    return 0
+
+
+def sregs_are_valid(sregs: Any) -> bool:
+    """kvm_is_valid_sregs(), kvm_is_valid_cr4()."""
+    cr0, cr4, efer = int(sregs["cr0"]), int(sregs["cr4"]), int(sregs["efer"])
+    if efer & EFER_LME and cr0 & CR0_PG:
+        if not cr4 & CR4_PAE or not efer & EFER_LMA or int(sregs["cr3"]) >> 52:
+            return False
+    elif efer & EFER_LMA or sregs["cs"]["l"]:
+        return False
+    if cr0 & CR0_RESERVED or (cr0 & CR0_NW and not cr0 & CR0_CD) or (cr0 & CR0_PG and not cr0 & CR0_PE):
+        return False
+    return not cr4 & ~CR4_VALID and not efer & ~(EFER_SCE | EFER_LME | EFER_LMA | EFER_NX)
+
+
+def _apic_base_is_valid(host: Host, value: int) -> bool:
+    if value & ~((1 << host.model.maxphyaddr) - 0x1000 | 0xD00):
+        return False
+    return value & int(BASE_X2APIC) == 0 or value & int(BASE_ENABLE) != 0
+
+
+def _set_sregs(host: Host, file: Any, arg: int) -> int:
+    vcpu, M, row = _vcpu(host, file), host.M, STRUCTS["kvm_sregs"]
+    sregs = row.read(host.copy_from_user(arg, row.size))
+    if not sregs_are_valid(sregs) or not _apic_base_is_valid(host, int(sregs["apic_base"])):
+        raise Errno("EINVAL")
+    fields = {
+        "GUEST_CR0": int(sregs["cr0"]),
+        "CR0_READ_SHADOW": int(sregs["cr0"]),
+        "GUEST_CR3": int(sregs["cr3"]),
+        "GUEST_CR4": int(sregs["cr4"]),
+        "CR4_READ_SHADOW": int(sregs["cr4"]),
+        "GUEST_IA32_EFER": int(sregs["efer"]),
+        "GUEST_SS_AR_BYTES": int(sregs["ss"]["dpl"]) << 5,
+        "GUEST_TR_SELECTOR": int(sregs["tr"]["selector"]),
+        "GUEST_TR_BASE": int(sregs["tr"]["base"]),
+        "GUEST_TR_LIMIT": int(sregs["tr"]["limit"]),
+    }
+    for name in SEGMENTS:
+        fields[f"GUEST_{name.upper()}_SELECTOR"] = int(sregs[name]["selector"])
+    for name, register in (("fs", REG_FS), ("gs", REG_GS)):
+        fields[f"GUEST_{name.upper()}_BASE"] = int(sregs[name]["base"])
+        vcpu.regs[register] = sregs[name]["base"]
+    for name in ("gdt", "idt"):
+        fields[f"GUEST_{name.upper()}R_BASE"] = int(sregs[name]["base"])
+        fields[f"GUEST_{name.upper()}R_LIMIT"] = int(sregs[name]["limit"])
+    vmcs_write(M, vcpu, **fields)
+    vcpu.cr2 = sregs["cr2"]
+    vcpu.vapic.tpr = int(sregs["cr8"]) << 4 & 0xF0 | int(vcpu.vapic.tpr) & 0xF
+    vcpu.vapic.apic_base = sregs["apic_base"]
+    vcpu.recalc_intercepts = 1
+    _forget_translations(host)
+    return 0
+
+
+def _forget_translations(host: Host) -> None:
+    # The guest's paging may have changed: whoever loads the vCPU next begins with an empty TLB.
+    for percpu in host.S.percpu:
+        if int(percpu.vcpu) < 0:
+            percpu.space = -1
+
+
+# --- MSRs -----------------------------------------------------------------------------------------------
+PMU_FAMILIES = {
+    "IA32_PMC", "IA32_PERFEVTSEL", "IA32_A_PMC", "IA32_FIXED_CTR", "IA32_FIXED_CTR_CTRL",
+    "IA32_PERF_GLOBAL_STATUS", "IA32_PERF_GLOBAL_CTRL", "IA32_PERF_GLOBAL_STATUS_RESET",
+}  # fmt: skip
+IN_RECORD = {
+    "IA32_STAR": "star", "IA32_LSTAR": "lstar", "IA32_CSTAR": "cstar", "IA32_FMASK": "fmask",
+    "IA32_KERNEL_GS_BASE": "kernel_gs_base", "IA32_TSC_AUX": "tsc_aux",
+    "IA32_MISC_ENABLE": "ia32_misc_enable_msr",
+}  # fmt: skip
+IN_VMCS = {
+    "IA32_EFER": "GUEST_IA32_EFER", "IA32_DEBUGCTL": "GUEST_IA32_DEBUGCTL",
+    "IA32_FS_BASE": "GUEST_FS_BASE", "IA32_GS_BASE": "GUEST_GS_BASE",
+}  # fmt: skip
+BASES = {"IA32_FS_BASE": REG_FS, "IA32_GS_BASE": REG_GS}
+DROPPED, READ_ONLY, WRITE_ONLY = 3, 1, 2  # vcpu.msr_access
+
+
+class _NoMsrError(Exception):
+    """The guest has no such MSR, or not this value."""
+
+
+def _family(vcpu: Any, index: int) -> tuple[str, int]:
+    """(name of the family, its row) of an MSR that the guest has."""
+    from vpmu_emu.tables.msrs import MSRS
+
+    found = row_of(index)
+    if found is None:
+        raise _NoMsrError
+    row, n = found
+    k = MSRS.index(row)
+    if n >= int(vcpu.msr_n[k]):
+        raise _NoMsrError
+    return row.name, k
+
+
+def pmu_msr(host: Host, k: int, index: int, value: int | None = None) -> int:
+    """Read a PMU register of vCPU k by the mode's own handler, or write it as the VMM does.
+
+    Raises:
+        _NoMsrError: the handler refuses.
+    """
+    S = host.S
+    S.this_vcpu, S.this_vm = k, int(S.vcpus[k].vm)
+    S.msr_op = MSR_OP_GET if value is None else MSR_OP_SET
+    S.msr_index, S.msr_value = index, value or 0
+    if int(S.config.mode) == MODE_PASSTHROUGH:
+        from vpmu_emu.linux.run_passthrough import run_host_passthrough as run
+    else:
+        from vpmu_emu.linux.run_emulated import run_host_emulated as run
+    # An event that counts is on the core of its task.
+    rows = [int(pmc.perf_event) for pmc in S.vcpus[k].pmu.pmcs if int(pmc.perf_event) >= 0]
+    with host.on_cpu(next((_cpu_of(host, row) for row in rows), -1)), np.errstate(over="ignore"):
+        run(S, host.M, host.E)
+    if S.msr_fault:
+        raise _NoMsrError
+    return int(S.msr_value)
+
+
+def _tsc(host: Host, vcpu: Any) -> int:
+    now = (int(host.core.t) >> 4) + int(host.core.tsc_adjust)
+    return now + vmcs_read(host.M, vcpu, "TSC_OFFSET") & ALL_ONES
+
+
+def get_msr(host: Host, k: int, index: int) -> int:
+    """kvm_get_msr() by the VMM.
+
+    Raises:
+        _NoMsrError: the guest has no such MSR.
+    """
+    vcpu = host.S.vcpus[k]
+    name, row = _family(vcpu, index)
+    if int(vcpu.msr_access[row]) == DROPPED:
+        return 0
+    if int(vcpu.msr_access[row]) == WRITE_ONLY:
+        raise _NoMsrError
+    if name in PMU_FAMILIES:
+        return pmu_msr(host, k, index)
+    if name in IN_RECORD:
+        return int(vcpu[IN_RECORD[name]])
+    if name in IN_VMCS:
+        return vmcs_read(host.M, vcpu, IN_VMCS[name])
+    if name == "IA32_PERF_CAPABILITIES":
+        return int(vcpu.perf_capabilities)
+    if name == "IA32_TIME_STAMP_COUNTER":
+        return _tsc(host, vcpu)
+    if name == "IA32_TSC_DEADLINE":
+        return int(vcpu.vapic.tsc_deadline)
+    if name == "IA32_APIC_BASE":
+        return int(vcpu.vapic.apic_base)
+    raise _NoMsrError
+
+
+def _set_perf_capabilities(host: Host, k: int, value: int) -> None:
+    vcpu = host.S.vcpus[k]
+    if value & ~(host.model.perf_capabilities & CAP_FW_WRITES):
+        raise _NoMsrError
+    if value == int(vcpu.perf_capabilities):
+        return
+    if vcpu.launched:  # feature MSRs are immutable once the vCPU has run
+        raise _NoMsrError
+    vcpu.perf_capabilities = value
+    release_events(host, k)
+    kvm_pmu_refresh(host.S, host.M, host.model, k)
+
+
+def set_deadline(host: Host, vcpu: Any, value: int) -> None:
+    """kvm_set_lapic_tscdeadline_msr()."""
+    vapic, now = vcpu.vapic, int(host.core.t)
+    if int(vapic.lvt[LVT_TIMER]) & int(TIMER_MODE) != int(TIMER_TSC_DEADLINE):
+        return
+    vapic.tsc_deadline = value
+    wait = value - _tsc(host, vcpu)
+    vapic.timer_at = NEVER if value == 0 or wait >> 56 > 0 else now + 16 * max(wait, 0)
+
+
+def set_msr(host: Host, k: int, index: int, value: int) -> None:
+    """kvm_set_msr() by the VMM.
+
+    Raises:
+        _NoMsrError: the guest has no such MSR, or the value is refused.
+    """
+    vcpu = host.S.vcpus[k]
+    name, row = _family(vcpu, index)
+    access = int(vcpu.msr_access[row])
+    if access == DROPPED:
+        return
+    if name in PMU_FAMILIES:
+        pmu_msr(host, k, index, value)
+        return
+    if name == "IA32_PERF_CAPABILITIES":
+        _set_perf_capabilities(host, k, value)
+        return
+    if access == READ_ONLY or value & int(vcpu.msr_reserved[row]):
+        raise _NoMsrError
+    if name in IN_RECORD:
+        vcpu[IN_RECORD[name]] = value
+    elif name in IN_VMCS:
+        vmcs_write(host.M, vcpu, **{IN_VMCS[name]: value})
+        if name in BASES:
+            vcpu.regs[BASES[name]] = value
+    elif name == "IA32_TIME_STAMP_COUNTER":
+        offset = vmcs_read(host.M, vcpu, "TSC_OFFSET") + value - _tsc(host, vcpu)
+        vmcs_write(host.M, vcpu, TSC_OFFSET=offset)
+    elif name == "IA32_TSC_DEADLINE":
+        set_deadline(host, vcpu, value)
+    elif name == "IA32_APIC_BASE":
+        if not _apic_base_is_valid(host, value):
+            raise _NoMsrError
+        vcpu.vapic.apic_base = value
+        vcpu.recalc_intercepts = 1
+    elif name != "IA32_PRED_CMD":
+        raise _NoMsrError
+
+
+def _absent_is_fine(host: Host, index: int, value: int) -> bool:
+    """An MSR of KVM_GET_MSR_INDEX_LIST that this guest lacks may be read as 0 and written 0."""
+    from vpmu_emu.linux.syscalls.kvm import _msrs_to_save
+
+    return value == 0 and index in _msrs_to_save(host)
+
+
+def _msrs(host: Host, arg: int) -> tuple[int, Any]:
+    row = STRUCTS["kvm_msrs"]
+    n = int(row.read(host.copy_from_user(arg, row.size))["nmsrs"])
+    if n >= MAX_IO_MSRS:
+        raise Errno("E2BIG")
+    size = STRUCTS["kvm_msr_entry"].size
+    return row.size, row.tails(bytes(row.size) + host.copy_from_user(arg + row.size, n * size)).copy()
+
+
+def _get_msrs(host: Host, file: Any, arg: int) -> int:
+    at, entries = _msrs(host, arg)
+    done = 0
+    for entry in entries:
+        try:
+            entry["data"] = get_msr(host, int(file.obj), int(entry["index"]))
+        except _NoMsrError:
+            if not _absent_is_fine(host, int(entry["index"]), 0):
+                break
+            entry["data"] = 0
+        done += 1
+    host.copy_to_user(arg + at, entries.tobytes())
+    return done
+
+
+def _set_msrs(host: Host, file: Any, arg: int) -> int:
+    _, entries = _msrs(host, arg)
+    done = 0
+    for entry in entries:
+        try:
+            set_msr(host, int(file.obj), int(entry["index"]), int(entry["data"]))
+        except _NoMsrError:
+            if not _absent_is_fine(host, int(entry["index"]), int(entry["data"])):
+                break
+        done += 1
+    return done
+
+
+# --- CPUID ----------------------------------------------------------------------------------------------
+def _set_cpuid2(host: Host, file: Any, arg: int) -> int:
+    vcpu, row, k = _vcpu(host, file), STRUCTS["kvm_cpuid2"], int(file.obj)
+    nent = int(row.read(host.copy_from_user(arg, row.size))["nent"])
+    if nent > min(MAX_CPUID_ENTRIES, N_CPUID):
+        raise Errno("E2BIG")
+    size = STRUCTS["kvm_cpuid_entry2"].size
+    entries = row.tails(bytes(row.size) + host.copy_from_user(arg + row.size, nent * size))
+    leaves: list[Leaf] = [
+        (int(e["function"]), int(e["eax"]), int(e["ebx"]), int(e["ecx"]), int(e["edx"]))
+        for e in entries
+        if e["index"] == 0 or not e["flags"] & 1
+    ]
+    if vcpu.launched:  # kvm_cpuid_check_equal()
+        if leaves != leaves_of(vcpu):
+            raise Errno("EINVAL")
+        return 0
+    for leaf, eax, *_ in leaves:  # kvm_check_cpuid()
+        if leaf == 0x8000_0008 and eax >> 8 & 0xFF not in (0, 48, 57):
+            raise Errno("EINVAL")
+    release_events(host, k)
+    kvm_vcpu_after_set_cpuid(host.S, host.M, host.model, k, leaves)
+    return 0
+
+
+def _get_cpuid2(host: Host, file: Any, arg: int) -> int:
+    vcpu, row, entry = _vcpu(host, file), STRUCTS["kvm_cpuid2"], STRUCTS["kvm_cpuid_entry2"]
+    leaves = leaves_of(vcpu)
+    if int(row.read(host.copy_from_user(arg, row.size))["nent"]) < len(leaves):
+        raise Errno("E2BIG")
+    data = row.new(nent=len(leaves)).tobytes()
+    for leaf, eax, ebx, ecx, edx in leaves:
+        data += entry.new(function=leaf, eax=eax, ebx=ebx, ecx=ecx, edx=edx).tobytes()
+    host.copy_to_user(arg, data)
+    return 0
+
+
+# --- local APIC and events ------------------------------------------------------------------------------
+# registers of the page by offset: field of the record; LVT entries from 0x320 on are lvt[1:]
+APIC_REGISTERS = {
+    0x80: "tpr", 0xD0: "ldr", 0xE0: "dfr", 0xF0: "spiv", 0x280: "esr", 0x380: "init_count", 0x3E0: "divide",
+}  # fmt: skip
+APIC_VERSION = 0x0005_0014
+TMCCT = 0x390
+
+
+def _word(page: bytearray, offset: int, value: int) -> None:
+    page[offset : offset + 4] = (value & 0xFFFF_FFFF).to_bytes(4, "little")
+
+
+def _divisor(vapic: Any) -> int:
+    code = int(vapic.divide) & 3 | int(vapic.divide) >> 1 & 4
+    return 1 << (code + 1 & 7)
+
+
+def _get_lapic(host: Host, file: Any, arg: int) -> int:
+    vcpu = _vcpu(host, file)
+    if not _vm(host, vcpu).irqchip:
+        raise Errno("EINVAL")
+    vapic, page = vcpu.vapic, bytearray(STRUCTS["kvm_lapic_state"].size)
+    _word(page, 0x20, int(vapic.id) << 24)  # the format of KVM_CAP_X2APIC_API off
+    _word(page, 0x30, APIC_VERSION)
+    for offset, name in APIC_REGISTERS.items():
+        _word(page, offset, int(vapic[name]))
+    _word(page, 0x300, int(vapic.icr))
+    _word(page, 0x310, int(vapic.icr) >> 32)
+    _word(page, 0x2F0, int(vapic.lvt[0]))
+    for n in range(1, 7):
+        _word(page, 0x310 + 16 * n, int(vapic.lvt[n]))
+    for first, words in ((0x100, vapic.isr), (0x200, vapic.irr)):
+        for n in range(8):
+            _word(page, first + 16 * n, int(words[n // 2]) >> 32 * (n % 2))
+    counting = int(vapic.lvt[LVT_TIMER]) & int(TIMER_MODE) != int(TIMER_TSC_DEADLINE)
+    if counting and int(vapic.timer_at) != NEVER:
+        left = max(int(vapic.timer_at) - int(host.core.t), 0)
+        _word(page, TMCCT, left // 16 // _divisor(vapic))
+    host.copy_to_user(arg, bytes(page))
+    return 0
+
+
+def _set_lapic(host: Host, file: Any, arg: int) -> int:
+    vcpu = _vcpu(host, file)
+    if not _vm(host, vcpu).irqchip:
+        raise Errno("EINVAL")
+    vapic, page = vcpu.vapic, host.copy_from_user(arg, STRUCTS["kvm_lapic_state"].size)
+
+    def word(offset: int) -> int:
+        return int.from_bytes(page[offset : offset + 4], "little")
+
+    if int(vapic.apic_base) & int(BASE_X2APIC) and word(0x20) >> 24 != int(vcpu.vcpu_id):
+        raise Errno("EINVAL")  # kvm_apic_state_fixup()
+    vapic.id = word(0x20) >> 24
+    for offset, name in APIC_REGISTERS.items():
+        vapic[name] = word(offset)
+    vapic.icr = word(0x300) | word(0x310) << 32
+    vapic.lvt[0] = word(0x2F0)
+    for n in range(1, 7):
+        vapic.lvt[n] = word(0x310 + 16 * n)
+    for first, words in ((0x100, vapic.isr), (0x200, vapic.irr)):
+        for n in range(4):
+            words[n] = word(first + 32 * n) | word(first + 32 * n + 16) << 32
+    vapic.timer_at = NEVER  # the deadline is an MSR of its own, which follows
+    if int(vapic.lvt[LVT_TIMER]) & int(TIMER_MODE) != int(TIMER_TSC_DEADLINE) and vapic.init_count:
+        left = word(TMCCT) or int(vapic.init_count)
+        vapic.timer_start = int(host.core.t)
+        vapic.timer_at = int(host.core.t) + left * _divisor(vapic) * 16
+    vcpu.requests |= KVM_REQ_EVENT
+    return 0
+
+
+def _get_vcpu_events(host: Host, file: Any, arg: int) -> int:
+    vcpu = _vcpu(host, file)
+    blocking = vmcs_read(host.M, vcpu, "GUEST_INTERRUPTIBILITY_INFO")
+    pending = int(vcpu.exception) >= 0
+    values = {
+        "exception.injected": int(pending),
+        "exception.nr": int(vcpu.exception) if pending else 0,
+        "exception.has_error_code": int(pending and vcpu.exception_has_error),
+        "exception.error_code": int(vcpu.exception_error) if pending else 0,
+        "interrupt.shadow": (2 if blocking & STI else 0) | (1 if blocking & MOV_SS else 0),
+        "nmi.pending": int(vcpu.nmi_pending),
+        "nmi.masked": int(bool(blocking & NMI)),
+        "flags": constant("KVM_VCPUEVENT_VALID_NMI_PENDING")
+        | constant("KVM_VCPUEVENT_VALID_SHADOW")
+        | constant("KVM_VCPUEVENT_VALID_SMM"),
+    }
+    host.copy_to_user(arg, STRUCTS["kvm_vcpu_events"].new(**values).tobytes())
+    return 0
+
+
+def _set_vcpu_events(host: Host, file: Any, arg: int) -> int:
+    vcpu, row = _vcpu(host, file), STRUCTS["kvm_vcpu_events"]
+    events = row.read(host.copy_from_user(arg, row.size))
+    flags, nr = int(events["flags"]), int(events["exception.nr"])
+    valid = sum(
+        constant(f"KVM_VCPUEVENT_VALID_{name}")
+        for name in ("NMI_PENDING", "SIPI_VECTOR", "SHADOW", "SMM")
+    )
+    if flags & ~valid:
+        raise Errno("EINVAL")
+    injected = bool(events["exception.injected"])
+    if injected and (nr > 31 or nr == 2):
+        raise Errno("EINVAL")
+    if flags & constant("KVM_VCPUEVENT_VALID_SMM") and events["smi.smm"]:
+        raise Errno("EINVAL")
+    vcpu.exception = nr if injected else -1
+    vcpu.exception_has_error = int(bool(events["exception.has_error_code"]))
+    vcpu.exception_error = events["exception.error_code"]
+    blocking = vmcs_read(host.M, vcpu, "GUEST_INTERRUPTIBILITY_INFO") & ~NMI
+    blocking |= NMI if events["nmi.masked"] else 0
+    if flags & constant("KVM_VCPUEVENT_VALID_SHADOW"):
+        shadow = int(events["interrupt.shadow"])
+        blocking = blocking & ~(STI | MOV_SS) | (STI if shadow & 2 else 0) | (MOV_SS if shadow & 1 else 0)
+    if flags & constant("KVM_VCPUEVENT_VALID_NMI_PENDING"):
+        vcpu.nmi_pending = min(int(events["nmi.pending"]), 2)
+    vmcs_write(host.M, vcpu, GUEST_INTERRUPTIBILITY_INFO=blocking)
+    vcpu.requests |= KVM_REQ_EVENT
+    return 0
+
+
+def _get_mp_state(host: Host, file: Any, arg: int) -> int:
+    state = {0: "RUNNABLE", MP_STATE_WAIT_FOR_SIPI: "UNINITIALIZED"}.get(
+        int(_vcpu(host, file).mp_state), "HALTED"
+    )
+    number = constant(f"KVM_MP_STATE_{state}")
+    host.copy_to_user(arg, STRUCTS["kvm_mp_state"].new(mp_state=number).tobytes())
+    return 0
+
+
+def _set_mp_state(host: Host, file: Any, arg: int) -> int:
+    vcpu, row = _vcpu(host, file), STRUCTS["kvm_mp_state"]
+    wanted = int(row.read(host.copy_from_user(arg, row.size))["mp_state"])
+    names = {"RUNNABLE": 0, "HALTED": 1, "UNINITIALIZED": MP_STATE_WAIT_FOR_SIPI}
+    states = {constant(f"KVM_MP_STATE_{name}"): state for name, state in names.items()}
+    if wanted not in states or (wanted and not _vm(host, vcpu).irqchip):
+        raise Errno("EINVAL")
+    vcpu.mp_state = states[wanted]
+    return 0
+
+
+def _nmi(host: Host, file: Any, arg: int) -> int:
+    vcpu = _vcpu(host, file)
+    masked = vmcs_read(host.M, vcpu, "GUEST_INTERRUPTIBILITY_INFO") & NMI
+    vcpu.nmi_pending = min(int(vcpu.nmi_pending) + 1, 1 if masked else 2)  # process_nmi()
+    vcpu.requests |= KVM_REQ_EVENT
+    return 0
+
+
+def _interrupt(host: Host, file: Any, arg: int) -> int:
+    row = STRUCTS["kvm_interrupt"]
+    irq = int(row.read(host.copy_from_user(arg, row.size))["irq"])
+    # The 8259 is in the kernel, or there is no interrupt controller that could take it.
+    raise Errno("EINVAL" if irq > 255 else "ENXIO")
+
+
+def _get_tsc_khz(host: Host, file: Any, arg: int) -> int:
+    return int(host.S.config.tsc_khz)
+
+
+def _set_tsc_khz(host: Host, file: Any, arg: int) -> int:
+    if arg not in (0, int(host.S.config.tsc_khz)):  # no TSC scaling
+        raise Errno("EINVAL")
+    return 0
+
+
+# --- KVM_RUN --------------------------------------------------------------------------------------------
+def _run(host: Host, file: Any, arg: int) -> int:
+    """KVM_RUN: the guest has the core from here on; `finish_run` gives the result."""
+    vcpu, k = _vcpu(host, file), int(file.obj)
+    vm = _vm(host, vcpu)
+    if arg:
+        raise Errno("EINVAL")
+    run = STRUCTS["kvm_run"].view(host.M, int(vcpu.run_page))
+    if any(n and int(at) == UNMAPPED for at, n in zip(vm.slot_hpa, vm.slot_size, strict=True)):
+        raise Errno("EFAULT")
+    waits = int(vcpu.mp_state) == MP_STATE_WAIT_FOR_SIPI
+    if not waits and not vmcs_read(host.M, vcpu, "GUEST_IA32_EFER") & EFER_LMA:
+        # VM entry fails: no unrestricted guest, and nothing but 64-bit mode
+        run["exit_reason"] = constant("KVM_EXIT_FAIL_ENTRY")
+        run["fail_entry.hardware_entry_failure_reason"] = INVALID_GUEST_STATE
+        run["fail_entry.cpu"] = host.cpu
+        return 0
+    vcpu.user_exit = -1
+    host.task.vcpu, vcpu.task = k, host.task_row
+    return 0
+
+
+def finish_run(host: Host, task: Any) -> int:
+    """KVM_RUN of the current task returns: its result, the rest of struct kvm_run filled in."""
+    vcpu = host.S.vcpus[int(task.vcpu)]
+    run = STRUCTS["kvm_run"].view(host.M, int(vcpu.run_page))
+    task.vcpu = vcpu.task = -1
+    run["cr8"] = int(vcpu.vapic.tpr) >> 4
+    run["apic_base"] = int(vcpu.vapic.apic_base)
+    run["if_flag"] = vmcs_read(host.M, vcpu, "GUEST_RFLAGS") >> 9 & 1
+    return -ERRNO["EINTR"] if int(vcpu.user_exit) == constant("KVM_EXIT_INTR") else 0
+
+
+_FUNCTIONS: dict[str, Callable[[Host, Any, int], int]] = {
+    "KVM_RUN": _run,
+    "KVM_GET_REGS": _get_regs,
+    "KVM_SET_REGS": _set_regs,
+    "KVM_GET_SREGS": _get_sregs,
+    "KVM_SET_SREGS": _set_sregs,
+    "KVM_GET_MSRS": _get_msrs,
+    "KVM_SET_MSRS": _set_msrs,
+    "KVM_GET_LAPIC": _get_lapic,
+    "KVM_SET_LAPIC": _set_lapic,
+    "KVM_SET_CPUID2": _set_cpuid2,
+    "KVM_GET_CPUID2": _get_cpuid2,
+    "KVM_GET_MP_STATE": _get_mp_state,
+    "KVM_SET_MP_STATE": _set_mp_state,
+    "KVM_NMI": _nmi,
+    "KVM_INTERRUPT": _interrupt,
+    "KVM_GET_VCPU_EVENTS": _get_vcpu_events,
+    "KVM_SET_VCPU_EVENTS": _set_vcpu_events,
+    "KVM_GET_TSC_KHZ": _get_tsc_khz,
+    "KVM_SET_TSC_KHZ": _set_tsc_khz,
+}
+HANDLERS = {constant(name): function for name, function in _FUNCTIONS.items()}
+"""What a vCPU does with the number of a request."""
