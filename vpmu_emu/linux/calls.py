@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import borrowed, jit
+from vpmu_emu.linux.hrtimer import host_timer_program
 from vpmu_emu.linux.perf.event import (
     perf_event_disable,
     perf_event_enable,
@@ -20,7 +21,10 @@ from vpmu_emu.linux.perf.event import (
 )
 from vpmu_emu.linux.perf.pmi import charge
 from vpmu_emu.linux.perf.userpage import perf_event_update_userpage
+from vpmu_emu.linux.sched import CALL_FUNCTION_VECTOR, resched_cpu, wake_up_task
 from vpmu_emu.linux.space import x86_pmu_event_mapped
+from vpmu_emu.machine.lapic import lapic_accept
+from vpmu_emu.machine.memory import drop_decoded, tlb_flush
 from vpmu_emu.machine.u64 import U64
 
 CALL_CHARGE = 0  # a: row of the costs
@@ -32,6 +36,11 @@ CALL_PERF_RELEASE = 5  # a: event
 CALL_PERF_INSTALL = 6  # a: event whose row is filled, see perf_install_in_context()
 CALL_PERF_USERPAGE = 7  # a: event whose page was mapped, or is about to go; b: row of S.mms
 CALL_PERF_EXIT_TASK = 8  # a: task
+CALL_FLUSH = 9  # a: core; its translations, and everybody's decoded code
+CALL_WAKE_UP = 10  # a: task
+CALL_RESCHED = 11  # a: core
+CALL_KICK = 12  # a: core that has to come out of its guest
+CALL_TIMER = 13  # a timer of this core has changed
 
 
 @jit(entry=True)
@@ -58,4 +67,16 @@ def kernel_call(S, M, E, op, a, b):
         x86_pmu_event_mapped(S, b)
     elif op == CALL_PERF_EXIT_TASK:
         perf_event_exit_task(S, E, a)
+    elif op == CALL_FLUSH:
+        tlb_flush(S.cores[a], 1)
+        drop_decoded(E)
+    elif op == CALL_WAKE_UP:
+        wake_up_task(S, a)
+        host_timer_program(S, E)
+    elif op == CALL_RESCHED:
+        resched_cpu(S, a)
+    elif op == CALL_KICK:
+        lapic_accept(S.cores[a].lapic, CALL_FUNCTION_VECTOR)
+    elif op == CALL_TIMER:
+        host_timer_program(S, E)
     return answer

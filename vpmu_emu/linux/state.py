@@ -421,6 +421,7 @@ TASK = np.dtype(
         ("entered", "i8"),  # why it is in the kernel: ENTERED_*
         ("fault", "i8"),  # vector of the exception then
         ("vcpu", "i8"),  # vCPU that it is in KVM_RUN with, -1 none
+        ("clear_child_tid", "u8"),  # where its number is cleared when it exits, 0 nowhere
         ("exit_code", "i8"),  # what exit() gave; -signal when it was killed
         ("switches", "u8"),  # times it was switched to
         ("migrations", "u8"),  # times that it changed cores
@@ -451,7 +452,6 @@ MM = np.dtype(
         ("users", "i8"),  # threads that use it, 0: free
         ("cr3", "u8"),  # its page tables
         ("perf_rdpmc_allowed", "i8"),  # mapped perf pages: RDPMC at CPL 3 works while there are any
-        ("mmap_next", "u8"),  # where the next mapping goes
         ("vmas", VMA, (N_VMAS,)),  # its mappings
     ]
 )
@@ -500,7 +500,8 @@ SYSTEM = np.dtype(
         ("perf_closed", PERF_EVENT, (N_CLOSED,)),  # the last of them: number n is in row n % N_CLOSED
         ("contexts", CONTEXT, (N_CONTEXTS,)),  # every perf context
         ("next_pid", "i8"),  # number of the next task
-        ("free_page", "i8"),  # physical memory from here on is free: index into the array
+        ("free_page", "i8"),  # physical memory from here on is for pages: index into the array
+        ("mem_map", "i8"),  # a byte per page of it, 1 in use; what lies below is the pool of MAP_HUGETLB
         ("tasks", TASK, (N_TASKS,)),  # threads of the host programs
         ("mms", MM, (N_MMS,)),  # their address spaces
         ("files", FILE, (N_FILES,)),  # what they have open

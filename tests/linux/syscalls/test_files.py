@@ -1,0 +1,153 @@
+"""Files: descriptors, the texts, the console, the guest's image, and a lockup asked for."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from tests.linux.syscalls.kernel import Kernel
+from vpmu_emu.linux.state import N_FILES
+from vpmu_emu.linux.syscalls.files import TEXTS
+from vpmu_emu.tables.linux import ERRNO, constant
+
+pytestmark = pytest.mark.uncompiled
+
+AT_FDCWD = constant("AT_FDCWD")
+IMAGE = b"\x7fELF" + bytes(range(256)) * 40
+
+
+def openat(kernel, path, flags=0):
+    return kernel.call("openat", AT_FDCWD, kernel.page(path.encode() + b"\0"), flags, 0)
+
+
+def content(kernel, fd):
+    at, found = kernel.page(size=8192), b""
+    while n := kernel.call("read", fd, at, 5000):
+        assert n > 0
+        found += kernel.host.copy_from_user(at, n)
+    return found
+
+
+@pytest.mark.parametrize("path", sorted(TEXTS))
+def test_texts_end_in_one_newline(path):
+    kernel = Kernel().start()
+    found = content(kernel, openat(kernel, path))
+    assert found.endswith(b"\n")
+    assert found.count(b"\n") == 1
+
+
+def test_types_of_pmus():
+    kernel = Kernel(cores=2).start()
+    base = "/sys/bus/event_source/devices/"
+    assert content(kernel, openat(kernel, base + "cpu/type")) == b"4\n"
+    assert content(kernel, openat(kernel, base + "software/type")) == b"1\n"
+    assert content(kernel, openat(kernel, "/sys/devices/system/cpu/online")) == b"0-1\n"
+    assert content(kernel, openat(kernel, base + "cpu/events/branches")) == b"event=0xc4,umask=0x00\n"
+
+
+def test_the_guests_image():
+    kernel = Kernel(guest=IMAGE).start()
+    fd = openat(kernel, "/guest")
+    assert content(kernel, fd) == IMAGE
+    assert kernel.call("read", fd, kernel.page(), 10) == 0
+    at = kernel.page()
+    assert kernel.call("pread64", fd, at, 4, 1) == 4
+    assert kernel.host.copy_from_user(at, 4) == IMAGE[1:5]
+    assert kernel.call("lseek", fd, -3, 2) == len(IMAGE) - 3
+    assert content(kernel, fd) == IMAGE[-3:]
+    assert kernel.call("lseek", fd, -1, 0) == -ERRNO["EINVAL"]
+    assert kernel.call("lseek", fd, 0, 9) == -ERRNO["EINVAL"]
+    assert kernel.call("lseek", 1, 0, 0) == -ERRNO["ESPIPE"]
+    assert openat(Kernel().start(), "/guest") == -ERRNO["ENOENT"]
+
+
+def test_the_lowest_free_number():
+    kernel = Kernel().start()
+    path = "/proc/sys/kernel/watchdog"
+    assert [openat(kernel, path) for _ in range(3)] == [3, 4, 5]
+    assert kernel.call("close", 4) == 0
+    assert kernel.call("close", 4) == -ERRNO["EBADF"]
+    assert openat(kernel, path) == 4
+    assert kernel.call("close", 0) == 0
+    assert openat(kernel, path) == 0
+
+
+def test_files_run_out():
+    kernel = Kernel().start()
+    path = kernel.page(b"/proc/sys/kernel/watchdog\0")
+    got = [kernel.call("openat", AT_FDCWD, path, 0, 0) for _ in range(N_FILES)]
+    assert got == [*range(3, N_FILES), *[-ERRNO["ENFILE"]] * 3]
+
+
+@pytest.mark.parametrize(
+    ("path", "flags", "name"),
+    [
+        ("", 0, "ENOENT"),
+        ("/nowhere", 0, "ENOENT"),
+        ("/proc/sys/kernel/watchdog/", 0, "ENOTDIR"),
+        ("/new", constant("O_CREAT") | 1, "EROFS"),
+        ("/proc/sys/kernel/watchdog", 1, "EACCES"),
+        ("/" + "x" * 4096, 0, "ENAMETOOLONG"),
+    ],
+)
+def test_open_errnos(path, flags, name):
+    assert openat(Kernel().start(), path, flags) == -ERRNO[name]
+
+
+def test_odd_spellings_of_a_path():
+    kernel = Kernel().start()
+    assert openat(kernel, "//proc/./sys///kernel/watchdog") == 3
+    assert openat(kernel, "proc/sys/kernel/watchdog") == 4  # the working directory is /
+    relative = kernel.page(b"watchdog\0")
+    assert kernel.call("openat", 77, relative, 0, 0) == -ERRNO["EBADF"]
+    assert kernel.call("openat", 1, relative, 0, 0) == -ERRNO["ENOTDIR"]
+    assert kernel.call("openat", AT_FDCWD, 0, 0, 0) == -ERRNO["EFAULT"]
+
+
+def test_a_path_may_end_where_memory_does():
+    kernel = Kernel().start()
+    path = b"/proc/sys/kernel/watchdog\0"
+    at = kernel.page() + 4096 - len(path)
+    kernel.host.copy_to_user(at, path)
+    assert kernel.call("openat", AT_FDCWD, at, 0, 0) == 3
+    kernel.host.copy_to_user(at, path[:-1] + b"x")
+    assert kernel.call("openat", AT_FDCWD, at, 0, 0) == -ERRNO["EFAULT"]
+
+
+def test_console_is_not_endless():
+    kernel = Kernel().start()
+    size = 64 << 10
+    at = kernel.call("mmap", 0, size, 3, 0x22, -1, 0)
+    for _ in range(40):
+        assert kernel.call("write", 1, at, size) == size
+    assert len(kernel.text) <= len(kernel.E.serial)
+    assert kernel.call("write", 2, 8, 1) == -ERRNO["EFAULT"]
+    assert kernel.call("write", 2, at, (1 << 64) - 1) == -ERRNO["EFAULT"]
+    assert kernel.call("read", 0, at, 10) == 0
+
+
+def test_lkdtm():
+    kernel = Kernel().start()
+    path = "/sys/kernel/debug/provoke-crash/DIRECT"
+    fd = openat(kernel, path, 2)
+    assert b"HARDLOCKUP" in content(kernel, fd)
+    assert kernel.call("write", fd, kernel.page(b"NOTHING\n"), 8) == -ERRNO["EINVAL"]
+    assert kernel.call("write", fd, kernel.page(), 5000) == -ERRNO["EINVAL"]
+    assert int(kernel.S.percpu[0].lockup) == 0
+    reader = openat(kernel, path, 0)
+    word = kernel.page(b"HARDLOCKUP\n")
+    assert kernel.call("write", reader, word, 11) == -ERRNO["EBADF"]
+    assert kernel.call("write", fd, word, 11) == 11
+    assert int(kernel.S.percpu[0].lockup) == 1
+
+
+def test_ioctl_needs_a_device():
+    kernel = Kernel().start()
+    assert kernel.call("ioctl", 1, 0x2400, 0) == -ERRNO["ENOTTY"]
+    assert kernel.call("ioctl", 9, 0x2400, 0) == -ERRNO["EBADF"]
+
+
+def test_errnos_are_those_of_this_system():
+    for name, number in ERRNO.items():
+        assert getattr(errno, name) == number

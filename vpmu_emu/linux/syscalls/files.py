@@ -1,0 +1,422 @@
+"""A file is a row of the record: descriptors are per process, the lowest free number first.
+
+The file system is fixed: a few texts of /sys and /proc, the devices, the guest's image. fs/open.c,
+fs/read_write.c.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import attrs
+
+from vpmu_emu.linux.setup import HZ
+from vpmu_emu.linux.state import (
+    FILE_GUEST,
+    FILE_LKDTM,
+    FILE_NONE,
+    FILE_PERF,
+    FILE_STDOUT,
+    FILE_TEXT,
+    FILE_VCPU,
+    N_FILES,
+    PERF_TYPE_RAW,
+    PERF_TYPE_SOFTWARE,
+    PERF_TYPE_UNCORE,
+    VMA_KVM_RUN,
+    VMA_PERF,
+)
+from vpmu_emu.linux.syscalls.host import MASK64, Errno, Host, signed
+from vpmu_emu.linux.syscalls.pagetables import PAGE, TASK_SIZE
+from vpmu_emu.tables.cpus import CpuModel
+from vpmu_emu.tables.events import EVENTS
+from vpmu_emu.tables.linux import constant
+
+MAP_SHARED, MAP_TYPE, PROT_WRITE = (constant(n) for n in ("MAP_SHARED", "MAP_TYPE", "PROT_WRITE"))
+PATH_MAX = 4096
+MAX_RW_COUNT = 0x7FFF_F000
+MAX_FILES = 1024  # RLIMIT_NOFILE
+O_ACCMODE, O_RDONLY, O_WRONLY, O_CREAT = (
+    constant(f"O_{name}") for name in ("ACCMODE", "RDONLY", "WRONLY", "CREAT")
+)
+AT_FDCWD = constant("AT_FDCWD")
+SEEK_SET, SEEK_CUR, SEEK_END = (constant(f"SEEK_{name}") for name in ("SET", "CUR", "END"))
+
+
+
+@attrs.frozen(kw_only=True)
+class Operations:
+    """What one kind of file does (struct file_operations); what is missing is the errno of Linux.
+
+    Attributes:
+        ioctl: (host, file, cmd, arg) -> result.
+        mmap: (host, file, address, length, prot, flags, offset) -> address.
+        read: (host, file, buffer, count) -> bytes read.
+        release: (host, obj): a file or a mapping of the object is gone, maybe the last.
+        unmapped: (host, obj): a mapping of it is gone.
+    """
+
+    ioctl: Callable[[Host, Any, int, int], int] | None = None
+    mmap: Callable[[Host, Any, int, int, int, int, int], int] | None = None
+    read: Callable[[Host, Any, int, int], int] | None = None
+    release: Callable[[Host, int], None] | None = None
+    unmapped: Callable[[Host, int], None] | None = None
+
+
+OPERATIONS: dict[int, Operations] = {}
+"""By FILE_*: perf and KVM enter what their files do."""
+
+DEVICES: dict[str, int] = {}
+"""Path to FILE_* of devices that modules bring along."""
+
+_KIND_OF_VMA = {VMA_PERF: FILE_PERF, VMA_KVM_RUN: FILE_VCPU}
+_NOTHING = Operations()
+
+GUEST = "/guest"
+LKDTM = "/sys/kernel/debug/provoke-crash/DIRECT"
+MAX_SAMPLE_RATE = 100_000  # sysctl_perf_event_sample_rate
+LOCKUP = "HARDLOCKUP"
+_PMU = "/sys/bus/event_source/devices/"
+
+
+def max_precise(model: CpuModel) -> int:
+    """x86_pmu_max_precise(): attr.precise_ip goes so far, 0 without PEBS."""
+    return 3 if "ds" in model.features else 0
+
+
+def _watchdog_thresh(host: Host) -> str:
+    config = host.S.config
+    return str(max(1, int(config.watchdog_period) // (16_000 * int(config.tsc_khz))))
+
+
+def _events() -> dict[str, Callable[[Host], str]]:
+    """sysfs shows an event of the core PMU as the terms that select it."""
+    named = {event.perf: event.code for event in EVENTS if event.perf}
+    return {
+        f"{_PMU}cpu/events/{name}": (
+            lambda _host, code=code: f"event={code & 255:#04x},umask={code >> 8:#04x}"
+        )
+        for name, code in named.items()
+    }
+
+
+TEXTS: dict[str, Callable[[Host], str]] = {
+    _PMU + "cpu/type": lambda _: str(PERF_TYPE_RAW),
+    _PMU + "cpu/rdpmc": lambda _: "1",
+    _PMU + "cpu/caps/max_precise": lambda host: str(max_precise(host.model)),
+    _PMU + "cpu/caps/pmu_name": lambda host: {"spr": "sapphire_rapids", "icx": "icelake"}.get(
+        host.model.name, "skylake"
+    ),
+    _PMU + "cpu/perf_event_mux_interval_ms": lambda _: str(1000 // HZ),
+    _PMU + "cpu/format/event": lambda _: "config:0-7",
+    _PMU + "cpu/format/umask": lambda _: "config:8-15",
+    _PMU + "cpu/format/edge": lambda _: "config:18",
+    _PMU + "cpu/format/inv": lambda _: "config:23",
+    _PMU + "cpu/format/cmask": lambda _: "config:24-31",
+    **_events(),
+    _PMU + "software/type": lambda _: str(PERF_TYPE_SOFTWARE),
+    _PMU + "uncore_imc_0/type": lambda _: str(PERF_TYPE_UNCORE),
+    _PMU + "uncore_imc_0/cpumask": lambda _: "0",
+    "/sys/devices/system/cpu/online": lambda host: (
+        f"0-{n - 1}" if (n := host.online_cpus().bit_count()) > 1 else "0"
+    ),
+    "/sys/module/kvm/parameters/enable_pmu": lambda _: "Y",
+    "/proc/sys/kernel/perf_event_max_sample_rate": lambda host: str(MAX_SAMPLE_RATE),
+    "/proc/sys/kernel/perf_event_paranoid": lambda _: "2",
+    "/proc/sys/kernel/perf_event_mlock_kb": lambda _: "516",
+    "/proc/sys/kernel/watchdog": lambda host: str(int(int(host.S.config.watchdog) != 0)),
+    "/proc/sys/kernel/nmi_watchdog": lambda host: str(int(int(host.S.config.watchdog) == 1)),
+    "/proc/sys/kernel/watchdog_thresh": _watchdog_thresh,
+}
+"""What a read of each file gives, without the line's end."""
+_PATHS = tuple(TEXTS)
+
+
+# --- descriptors ----------------------------------------------------------------------------------------
+def files(host: Host, space: int) -> Iterator[Any]:
+    """The open files of an address space's process."""
+    return (f for f in host.S.files if f.kind and int(f.mm) == space)
+
+
+def fget(host: Host, fd: int) -> Any:
+    """The current process's open file of this number.
+
+    Raises:
+        Errno: EBADF.
+    """
+    for file in files(host, int(host.task.mm)):
+        if int(file.fd) == fd:
+            return file
+    raise Errno("EBADF")
+
+
+def room(host: Host) -> None:
+    """Raises Errno EMFILE or ENFILE if no other file can be opened."""
+    if sum(1 for _ in files(host, int(host.task.mm))) >= MAX_FILES:
+        raise Errno("EMFILE")
+    if all(file.kind for file in host.S.files):
+        raise Errno("ENFILE")
+
+
+def open_row(host: Host, space: int, kind: int, obj: int, mode: int, fd: int = -1) -> int:
+    """Open something for a process: its number, the lowest that is free unless one is given.
+
+    Raises:
+        Errno: ENFILE, the table is full.
+    """
+    taken = {int(file.fd) for file in files(host, space)}
+    for k in range(N_FILES):
+        file = host.S.files[k]
+        if file.kind == FILE_NONE:
+            number = next(n for n in range(len(taken) + 1) if n not in taken) if fd < 0 else fd
+            file.kind, file.mm, file.fd = kind, space, number
+            file.obj, file.pos, file.mode = obj, 0, mode
+            return number
+    raise Errno("ENFILE")
+
+
+def opened(host: Host, kind: int, obj: int) -> bool:
+    """Whether any process has this object open or mapped."""
+    if any(int(f.kind) == kind and int(f.obj) == obj for f in host.S.files):
+        return True
+    return any(
+        _KIND_OF_VMA.get(int(vma.kind)) == kind and int(vma.obj) == obj
+        for mm in host.S.mms
+        if mm.users
+        for vma in mm.vmas
+        if vma.length
+    )
+
+
+def _put(host: Host, kind: int, obj: int) -> None:
+    release = OPERATIONS.get(kind, _NOTHING).release
+    if release is not None:
+        release(host, obj)
+
+
+def unmapped(host: Host, vma_kind: int, obj: int) -> None:
+    """A mapping of an object is gone."""
+    kind = _KIND_OF_VMA[vma_kind]
+    function = OPERATIONS[kind].unmapped
+    if function is not None:
+        function(host, obj)
+    _put(host, kind, obj)
+
+
+def close_row(host: Host, file: Any) -> None:
+    """Close one file.
+
+    Raises:
+        Restart: its event is on a core that is in a guest; the file is still open.
+    """
+    kind, obj = int(file.kind), int(file.obj)
+    file.kind = FILE_NONE
+    try:
+        _put(host, kind, obj)
+    except BaseException:
+        file.kind = kind
+        raise
+
+
+def close_all(host: Host, space: int) -> None:
+    """Close all files of a process, the newest first: vCPUs before their VM."""
+    for file in sorted(files(host, space), key=lambda f: -int(f.fd)):
+        close_row(host, file)
+
+
+def sys_close(host: Host, task: Any, fd: int) -> int:
+    """Close a file."""
+    close_row(host, fget(host, signed(fd, 32)))
+    host.charge("filp_close")
+    return 0
+
+
+# --- opening --------------------------------------------------------------------------------------------
+def _path(host: Host, address: int) -> str:
+    """getname(): a path as the program wrote it."""
+    found = b""
+    while b"\0" not in found:
+        if len(found) >= PATH_MAX:
+            raise Errno("ENAMETOOLONG")
+        part = min(PAGE - (address + len(found)) % PAGE, PATH_MAX - len(found))
+        found += host.copy_from_user(address + len(found), part)
+    return found.split(b"\0")[0].decode("utf-8", "surrogateescape")
+
+
+def _openat(host: Host, dfd: int, filename: int, flags: int) -> int:
+    path = _path(host, filename)
+    if not path:
+        raise Errno("ENOENT")
+    if not path.startswith("/") and dfd != AT_FDCWD:
+        fget(host, dfd)
+        raise Errno("ENOTDIR")  # no directory can be opened
+    room(host)
+    whole = "/" + "/".join(part for part in path.split("/") if part not in ("", "."))
+    kind, obj = FILE_NONE, 0
+    if whole in TEXTS:
+        kind, obj = FILE_TEXT, _PATHS.index(whole)
+        if flags & O_ACCMODE != O_RDONLY:
+            raise Errno("EACCES")
+    elif whole == GUEST and host.guest_image:
+        kind = FILE_GUEST
+        if flags & O_ACCMODE != O_RDONLY:
+            raise Errno("EROFS")
+    elif whole in DEVICES:
+        kind = DEVICES[whole]
+    elif whole == LKDTM:
+        kind = FILE_LKDTM
+    else:
+        raise Errno("EROFS" if flags & O_CREAT else "ENOENT")
+    if path.endswith("/"):
+        raise Errno("ENOTDIR")
+    fd = open_row(host, int(host.task.mm), kind, obj, flags & O_ACCMODE)
+    host.charge("do_sys_openat2")
+    return fd
+
+
+def sys_openat(host: Host, task: Any, dfd: int, filename: int, flags: int, mode: int) -> int:
+    """Open a file by its path."""
+    return _openat(host, signed(dfd, 32), filename, flags & 0xFFFFFFFF)
+
+
+def sys_open(host: Host, task: Any, filename: int, flags: int, mode: int) -> int:
+    """As openat with an absolute path, or one from the root directory."""
+    return _openat(host, AT_FDCWD, filename, flags & 0xFFFFFFFF)
+
+
+# --- reading and writing --------------------------------------------------------------------------------
+def _content(host: Host, file: Any) -> bytes:
+    kind = int(file.kind)
+    if kind == FILE_TEXT:
+        return (TEXTS[_PATHS[int(file.obj)]](host) + "\n").encode()
+    if kind == FILE_LKDTM:
+        return f"Available crash types:\n{LOCKUP}\n".encode()
+    return host.guest_image if kind == FILE_GUEST else b""
+
+
+def _read_at(host: Host, file: Any, buffer: int, count: int, position: int) -> int:
+    part = _content(host, file)[position : position + count]
+    host.copy_to_user(buffer, part)
+    host.charge("vfs_read")
+    return len(part)
+
+
+def _readable(host: Host, fd: int) -> Any:
+    file = fget(host, signed(fd, 32))
+    if int(file.mode) & O_ACCMODE == O_WRONLY:
+        raise Errno("EBADF")
+    return file
+
+
+def sys_read(host: Host, task: Any, fd: int, buffer: int, count: int) -> int:
+    """Read from where the last read ended, or an event's counts."""
+    file = _readable(host, fd)
+    if buffer + count > TASK_SIZE:
+        raise Errno("EFAULT")
+    count = min(count, MAX_RW_COUNT)
+    operations = OPERATIONS.get(int(file.kind))
+    if operations is not None:
+        if operations.read is None:
+            raise Errno("EINVAL")
+        return operations.read(host, file, buffer, count)
+    done = _read_at(host, file, buffer, count, int(file.pos))
+    file.pos += done
+    return done
+
+
+def sys_pread64(host: Host, task: Any, fd: int, buffer: int, count: int, position: int) -> int:
+    """Read from a given position."""
+    if signed(position) < 0:
+        raise Errno("EINVAL")
+    file = _readable(host, fd)
+    if int(file.kind) not in (FILE_TEXT, FILE_GUEST, FILE_LKDTM):
+        raise Errno("ESPIPE")
+    if buffer + count > TASK_SIZE:
+        raise Errno("EFAULT")
+    return _read_at(host, file, buffer, min(count, MAX_RW_COUNT), position)
+
+
+def sys_write(host: Host, task: Any, fd: int, buffer: int, count: int) -> int:
+    """Write to the console, or provoke a crash."""
+    file = fget(host, signed(fd, 32))
+    if int(file.mode) & O_ACCMODE == O_RDONLY:
+        raise Errno("EBADF")
+    if buffer + count > TASK_SIZE:
+        raise Errno("EFAULT")
+    kind = int(file.kind)
+    if kind == FILE_STDOUT:
+        data = host.copy_from_user(buffer, min(count, len(host.E.serial)))
+        _console(host, data)
+        host.charge("vfs_write")
+        return min(count, MAX_RW_COUNT)
+    if kind == FILE_LKDTM:
+        return _direct_entry(host, buffer, count)
+    raise Errno("EINVAL")
+
+
+def _console(host: Host, data: bytes) -> None:
+    """Text joins what is written to the serial port; what does not fit is dropped, as there."""
+    core, serial = host.S.cores[0], host.E.serial
+    start = int(core.serial_len)
+    part = data[: max(0, len(serial) - start)]
+    serial[start : start + len(part)] = list(part)
+    for other in host.S.cores:
+        other.serial_len = start + len(part)
+
+
+def _direct_entry(host: Host, buffer: int, count: int) -> int:
+    """direct_entry() of drivers/misc/lkdtm: the kernel hurts itself in the way that was asked for."""
+    if not 0 < count < PAGE:
+        raise Errno("EINVAL")
+    word = host.copy_from_user(buffer, count).split(b"\0")[0].strip()
+    if word != LOCKUP.encode():
+        raise Errno("EINVAL")
+    host.S.percpu[host.cpu].lockup = 1  # lkdtm_HARDLOCKUP(): interrupts off, for (;;)
+    return count
+
+
+def sys_lseek(host: Host, task: Any, fd: int, offset: int, whence: int) -> int:
+    """Move to where the next read begins."""
+    file = fget(host, signed(fd, 32))
+    whence = signed(whence, 32)
+    if int(file.kind) not in (FILE_TEXT, FILE_GUEST, FILE_LKDTM):
+        raise Errno("ESPIPE")
+    if whence not in (SEEK_SET, SEEK_CUR, SEEK_END):
+        raise Errno("EINVAL")
+    size = len(_content(host, file))
+    position = {SEEK_SET: 0, SEEK_CUR: int(file.pos), SEEK_END: size}[whence] + signed(offset)
+    if not 0 <= position <= MASK64 >> 1:
+        raise Errno("EINVAL")
+    file.pos = position
+    return position
+
+
+# --- the rest -------------------------------------------------------------------------------------------
+def sys_ioctl(host: Host, task: Any, fd: int, cmd: int, arg: int) -> int:
+    """What only one kind of file knows."""
+    file = fget(host, signed(fd, 32))
+    function = OPERATIONS.get(int(file.kind), _NOTHING).ioctl
+    if function is None:
+        raise Errno("ENOTTY")
+    return function(host, file, cmd & 0xFFFFFFFF, arg)
+
+
+def mmap_file(
+    host: Host, fd: int, address: int, length: int, prot: int, flags: int, offset: int
+) -> int:
+    """Map a file: the address.
+
+    Raises:
+        Errno: EBADF; EACCES, the file was opened for less; ENODEV, it cannot be mapped; what it says.
+    """
+    file = fget(host, fd)
+    mode = int(file.mode) & O_ACCMODE
+    if mode == O_WRONLY or (flags & MAP_TYPE == MAP_SHARED and prot & PROT_WRITE and mode == O_RDONLY):
+        raise Errno("EACCES")
+    if not 1 <= flags & MAP_TYPE <= 3:
+        raise Errno("EINVAL")
+    function = OPERATIONS.get(int(file.kind), _NOTHING).mmap
+    if function is None:
+        raise Errno("ENODEV")
+    return function(host, file, address, length, prot, flags, offset)
