@@ -1,6 +1,7 @@
 # Are there branch records, and in which registers? A guest asks LBR_FMT first, and has nothing to test
 # where it is 0; and it writes 0 to the first record of each family there has been: 0x40 of Core, 0x680
-# since Nehalem. What is not there raises #GP. Ice Lake has those of Skylake; KVM here gives none to guests.
+# since Nehalem. What is not there raises #GP. Ice Lake has those of Skylake; KVM gives them
+# to guests only if the VMM asks.
 #
 #: row L0 L1
 #: upstream x86/pmu_lbr.c main

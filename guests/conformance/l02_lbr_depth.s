@@ -4,7 +4,8 @@
 #: row L2
 #: upstream x86/pmu_lbr.c main
 #: cpu icx
-#: modes bare
+#: modes bare emulated
+#: args --guest pmu.perf_caps=0x2005
 #: expect all: exit_code == 0
 #: expect all: mem64(from) == 32
 #: expect all: mem64(to) == 32

@@ -1,11 +1,13 @@
 # With DEBUGCTL.LBR every branch is recorded: after a few hundred none of the 32 records is 0. Here also
 # which ones they are. The last thing recorded is the way out of a function; before it came its loop, whose
-# branch is in all other records. They lie in a ring, the newest under TOS.
+# branch is in all other records. They lie in a ring, the newest under TOS. A guest of KVM has them where its
+# LBR_FMT is the host's and KVM's own perf event holds the registers for it.
 #
 #: row L3
 #: upstream x86/pmu_lbr.c lbr_test
 #: cpu icx
-#: modes bare
+#: modes bare emulated
+#: args --guest pmu.perf_caps=0x2005
 #: expect all: exit_code == 0
 #: expect all: mem64(zeros) == 0
 #: expect all: mem64(loops) == RECORDS - 1

@@ -16,6 +16,10 @@ from vpmu_emu.tables.cpus import CpuModel, cpuid_leaves, cpuid_pmu
 from vpmu_emu.tables.msrs import Shape
 
 CAP_FW_WRITES = 1 << 13
+CAP_LBR_FMT = 0x3F
+CAP_PEBS_FORMAT = 0xF << 8
+CAP_PEBS_BASELINE = 1 << 14
+CAP_PEBS_MASK = 3 << 6 | CAP_PEBS_FORMAT | CAP_PEBS_BASELINE | 1 << 17  # and TRAP, ARCH_REG, TIMING_INFO
 NOT_FOR_GUESTS = {"arch_lbr", "ds"}  # CPUID features: no branch records and no PEBS
 KVM_PMU_VERSION = 2
 HYPERVISOR = 1 << 31  # CPUID.1:ECX
@@ -28,7 +32,30 @@ GUEST_KEYS = {
 Leaf = tuple[int, int, int, int, int]
 
 
-def guest_cpuid_shape(host: Shape, settings: Mapping[str, int], fixed_cap: int = 3) -> Shape:
+def vmx_get_perf_capabilities(host: Shape, mode: str) -> int:
+    """What KVM supports of IA32_PERF_CAPABILITIES on this CPU, in this mode.
+
+    Branch records are legacy ones only. PEBS has no BASELINE: with adaptive records a guest could read the
+    host's branches. A guest that owns the PMU gets neither.
+    """
+    caps = host.perf_capabilities & CAP_FW_WRITES
+    if mode != "passthrough":
+        if not host.arch_lbr:
+            caps |= host.perf_capabilities & CAP_LBR_FMT
+    return caps
+
+
+def capabilities_fit(host: Shape, caps: int, mode: str) -> bool:
+    """Whether a VMM may set IA32_PERF_CAPABILITIES to `caps`: LBRs and PEBS are the host's or not there."""
+    supported = vmx_get_perf_capabilities(host, mode)
+    if caps & ~supported or (caps & CAP_LBR_FMT and (caps ^ supported) & CAP_LBR_FMT):
+        return False
+    return not (caps & CAP_PEBS_FORMAT and (caps ^ supported) & CAP_PEBS_MASK)
+
+
+def guest_cpuid_shape(
+    host: Shape, settings: Mapping[str, int], fixed_cap: int = 3, mode: str = "emulated"
+) -> Shape:
     """The PMU that a guest's CPUID shows: KVM_GET_SUPPORTED_CPUID, as the VMM changes it.
 
     KVM stores what the VMM says and does not make it smaller; `guest_shape` is what the guest gets.
@@ -38,6 +65,7 @@ def guest_cpuid_shape(host: Shape, settings: Mapping[str, int], fixed_cap: int =
         settings: version, gp, fixed, width, perf_caps (also spelled pmu.gp and so on); events_length and
             events_absent do not change the shape.
         fixed_cap: KVM_MAX_NR_INTEL_FIXED_COUNTERS, 3 as merged, 4 later.
+        mode: of the vPMU.
 
     Raises:
         ConfigError: an unknown key or a value that no VMM could set.
@@ -53,8 +81,11 @@ def guest_cpuid_shape(host: Shape, settings: Mapping[str, int], fixed_cap: int =
     if fixed_cap not in (3, 4):
         raise ConfigError("kvm fixed_cap", f"{fixed_cap} is not a cap that KVM has had", "3 4")
     caps = asked.get("perf_caps", host.perf_capabilities & CAP_FW_WRITES)
-    if caps & ~(host.perf_capabilities & CAP_FW_WRITES):
-        raise ConfigError("guest pmu.perf_caps", f"{caps:#x} is not supported (EINVAL)", "0 0x2000")
+    if not capabilities_fit(host, caps, mode):
+        supported = vmx_get_perf_capabilities(host, mode)
+        parts = [supported & mask for mask in (CAP_FW_WRITES, CAP_LBR_FMT, CAP_PEBS_MASK)]
+        allowed = "0, or of " + " + ".join(f"{part:#x}" for part in parts if part)
+        raise ConfigError("guest pmu.perf_caps", f"{caps:#x} is not supported (EINVAL)", allowed)
     # kvm_init_pmu_capability(): version 2 at most.
     version = asked.get("version", min(host.version, KVM_PMU_VERSION))
     return attrs.evolve(
@@ -72,12 +103,14 @@ def guest_cpuid_shape(host: Shape, settings: Mapping[str, int], fixed_cap: int =
     )
 
 
-def guest_shape(host: Shape, settings: Mapping[str, int], fixed_cap: int = 3) -> Shape:
+def guest_shape(
+    host: Shape, settings: Mapping[str, int], fixed_cap: int = 3, mode: str = "emulated"
+) -> Shape:
     """The PMU that KVM gives to a guest: what its CPUID shows, at most what host and KVM have.
 
     Arguments and errors are those of `guest_cpuid_shape`.
     """
-    return refreshed(host, guest_cpuid_shape(host, settings, fixed_cap), fixed_cap)
+    return refreshed(host, guest_cpuid_shape(host, settings, fixed_cap, mode), fixed_cap)
 
 
 def refreshed(host: Shape, told: Shape, fixed_cap: int = 3) -> Shape:

@@ -301,7 +301,7 @@ def make_vm(
     S.config.force_emulation_prefix = knobs.get("force_emulation_prefix", 1)
     settings = {"version": 0} if mode == "none" else dict(guest or {})
     S.config.fixed_cap = knobs.get("fixed_cap", 3)
-    told = guest_cpuid_shape(model.shape(), settings, int(S.config.fixed_cap))
+    told = guest_cpuid_shape(model.shape(), settings, int(S.config.fixed_cap), mode)
     init_host(S, model)
     lockup_detector_init(S, watchdog, watchdog_thresh)
     specs = [e if isinstance(e, HostEvent) else None for e in host_events]

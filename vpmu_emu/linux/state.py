@@ -9,7 +9,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from vpmu_emu.machine.state import CORE, CPUID, LAPIC, N_CPUID, N_CTR, N_MSR_ROWS, N_REGS, N_SLOTS
+from vpmu_emu.machine.state import (
+    CORE,
+    CPUID,
+    LAPIC,
+    N_CPUID,
+    N_CTR,
+    N_LBR,
+    N_MSR_ROWS,
+    N_REGS,
+    N_SLOTS,
+)
 from vpmu_emu.machine.u64 import U64
 from vpmu_emu.tables.cpus import COST_NAMES, PARTS
 
@@ -31,6 +41,8 @@ N_ERRORS = 32  # last transitions of perf events to ERROR
 N_CLOSED = 16  # last events of the host that were closed
 N_COSTS = len(COST_NAMES)
 N_PARTS = len(PARTS)
+IDX_VLBR = N_CTR  # INTEL_PMC_IDX_FIXED_VLBR: the counter, which is none, of the guest's LBR event
+N_IDX = N_CTR + 1  # counters that perf hands out
 
 # --- perf -----------------------------------------------------------------------------------------------
 # enum perf_event_state
@@ -158,17 +170,18 @@ PERCPU = np.dtype(
         ("disable_count", "i8"),  # nesting of perf_pmu_disable()
         ("n_events", "i8"),  # events that are scheduled
         ("n_added", "i8"),  # of them not programmed yet
-        ("event_list", "i8", (N_CTR,)),  # their rows in `perf_events`
-        ("assign", "i8", (N_CTR,)),  # counter chosen for each
-        ("events", "i8", (N_CTR,)),  # the reverse: event running on counter i, -1 none
-        ("last_event", "i8", (N_CTR,)),  # event that used counter i last
-        ("fake_list", "i8", (N_CTR,)),  # rows of a group that validate_group() tries out
+        ("event_list", "i8", (N_IDX,)),  # their rows in `perf_events`
+        ("assign", "i8", (N_IDX,)),  # counter chosen for each
+        ("events", "i8", (N_IDX,)),  # the reverse: event running on counter i, -1 none
+        ("last_event", "i8", (N_IDX,)),  # event that used counter i last
+        ("fake_list", "i8", (N_IDX,)),  # rows of a group that validate_group() tries out
         ("active_mask", "u8"),  # counters that run; bit i, fixed j at 32 + j
         ("intel_ctrl", "u8"),  # GLOBAL_CTRL bits of all counters
         ("intel_ctrl_guest_mask", "u8"),  # those of exclude_host events
         ("intel_ctrl_host_mask", "u8"),  # those of exclude_guest events
         ("fixed_ctrl_val", "u8"),  # wanted FIXED_CTR_CTRL
         ("active_fixed_ctrl_val", "u8"),  # as last written
+        ("lbr_users", "i8"),  # events that have the branch records
         ("task_ctx", "i8"),  # context of the task whose events are scheduled in, CTX_NONE
         ("force_exclude_guest", "i8"),  # __perf_force_exclude_guest: a guest owns the PMU
         # scheduler
@@ -257,6 +270,10 @@ KVM_PMU = np.dtype(
         ("need_cleanup", "i8"),  # 1: release what was not used for a time slice
         ("event_count", "i8"),  # perf events that exist
         ("guest_ctx_loaded", "i8"),  # guest values are in the hardware PMU (passthrough)
+        # struct lbr_desc (emulated)
+        ("lbr_event", "i8"),  # row in host.perf_events of the event that keeps the LBRs for it, -1 none
+        ("lbr_passthrough", "i8"),  # 1: the MSR bitmap lets the LBR registers through
+        ("lbr_warnings", "u8"),  # entries with "fail to passthrough LBR"
         # numbers for reports
         ("created", "u8"),  # perf_event_create_kernel_counter()
         ("released", "u8"),  # perf_event_release_kernel()
@@ -474,6 +491,14 @@ CONTEXT = np.dtype(
     [
         ("rotate_necessary", "i8"),  # a flexible event waits
         ("last_cpu", "i8"),  # 1 + the CPU that it was scheduled in on last, 0 never
+        # struct x86_perf_task_context: the branch records of its task while that is away
+        ("lbr_users", "i8"),  # lbr_callstack_users: events of the task that have the records
+        ("lbr_valid", "i8"),  # 1: they are here (LBR_VALID)
+        ("lbr_sel", "u8"),  # MSR_LBR_SELECT
+        ("lbr_tos", "u8"),  # MSR_LASTBRANCH_TOS
+        ("lbr_from", "u8", (N_LBR,)),  # the records, by register
+        ("lbr_to", "u8", (N_LBR,)),  # their targets
+        ("lbr_info", "u8", (N_LBR,)),  # and what else is known
     ]
 )
 

@@ -110,6 +110,7 @@ def kvm_create_vcpu(S: Any, M: np.ndarray[Any, Any], k: int, vm: int, ident: int
     vapic.lvt[:] = LVT_MASKED
     vcpu.perf_capabilities = CAP_FW_WRITES  # what KVM supports; refined by kvm_pmu_refresh()
     vcpu.mp_state = 0
+    vcpu.pmu.lbr_event = -1
     for pmc in vcpu.pmu.pmcs:
         pmc.perf_event = -1
 

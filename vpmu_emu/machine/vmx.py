@@ -21,10 +21,11 @@ from vpmu_emu.machine.interrupts import (
     deliver,
 )
 from vpmu_emu.machine.lapic import lapic_ack
+from vpmu_emu.machine.lbr import lbr_started
 from vpmu_emu.machine.memory import VECTOR_PF, drop_decoded, tlb_flush
 from vpmu_emu.machine.msr import find_msr, msr_apply, msr_value
 from vpmu_emu.machine.physical import ld32, ld64, st64
-from vpmu_emu.machine.pmu import pmu_set_global_ctrl
+from vpmu_emu.machine.pmu import DEBUGCTL_LBR, pmu_set_global_ctrl
 from vpmu_emu.machine.ring import TR_VM_ENTRY, TR_VM_EXIT, emit
 from vpmu_emu.machine.state import CODE_NEXT, NEVER, REG_FS, REG_GS, RSP
 from vpmu_emu.machine.u64 import BYTE, ONE, U3, U8, U64, ZERO
@@ -262,6 +263,8 @@ def load_guest(core, M, E):
     core.cr4 = vmread(core, M, V_CR4)
     core.efer = vmread(core, M, V_EFER)
     core.pmu.debugctl = vmread(core, M, V_DEBUGCTL)
+    if core.pmu.debugctl & DEBUGCTL_LBR != ZERO:
+        lbr_started(core)
     for k in range(6):
         core.selectors[k] = vmread(core, M, V_ES + 8 * k)
     core.cpl = np.int64((vmread(core, M, V_SS_AR) >> _AR_DPL) & U3)
@@ -331,6 +334,7 @@ def vm_exit(core, M, E, vector):
     # SDM 3C 28.4 and 28.5: guest MSRs are stored before host state is loaded
     _store_list(core, M, V_STORE_ADDR, V_STORE_COUNT)
     vmx.nonroot = 0
+    core.pmu.debugctl = ZERO  # SDM 3C 28.5.1
     if vmx.exit_ctl & EXIT_LOAD_GLOBAL_CTRL != ZERO:
         pmu_set_global_ctrl(core, E, vmread(core, M, V_HOST_GLOBAL_CTRL))
     _load_list(core, M, E, V_EXIT_LOAD_ADDR, V_EXIT_LOAD_COUNT)

@@ -164,6 +164,7 @@ def x86_emulate_instruction(S, M, E):
     core.shadow = 0
     core.nmi_blocked = 0
     core.activity = 0
+    core.pmu.debugctl = ZERO
     core.t = now
     _keep_totals(core, E, 1)
     failed = code == CODE_FAULT and u.emulator == FAILS and vcpu.cpl == 0
@@ -214,6 +215,7 @@ def _is_forced(core, M, E):
     core.shadow = 0
     core.nmi_blocked = 0
     core.activity = 0
+    core.pmu.debugctl = ZERO
     if have < PREFIX_LENGTH:
         return False
     for k in range(PREFIX_LENGTH):

@@ -33,6 +33,7 @@ from vpmu_emu.linux.state import USER_IO_IN, USER_IO_NONE, USER_IO_RDMSR, USER_I
 from vpmu_emu.machine.bus import EXIT_APIC_ACCESS, EXIT_EPT_MISCONFIG
 from vpmu_emu.machine.interrupts import RFLAGS_TF, VECTOR_DB
 from vpmu_emu.machine.lapic import BASE_X2APIC
+from vpmu_emu.machine.lbr import R_LBR_SELECT
 from vpmu_emu.machine.memory import VECTOR_GP
 from vpmu_emu.machine.msr import (
     R_APIC_BASE,
@@ -51,6 +52,7 @@ from vpmu_emu.machine.msr import (
 )
 from vpmu_emu.machine.mutants import I_CPUID, I_NO_WRMSR, rdpmc_result
 from vpmu_emu.machine.platform import port_in, port_out
+from vpmu_emu.machine.pmu import DEBUGCTL_LBR
 from vpmu_emu.machine.privileged import cpuid_entry, cr0_is_valid, cr4_is_valid, set_cr0, set_cr4
 from vpmu_emu.machine.ring import TR_GUEST_RDPMC, emit
 from vpmu_emu.machine.state import (
@@ -108,7 +110,8 @@ COST_WINDOW = cost("handle_interrupt_window")
 KVM_ENOSYS = U64((1 << 64) - 1000)
 MISC_ENABLE_PMU_RO_MASK = U64(1 << 12 | 1 << 11)  # PEBS and BTS unavailable
 MISC_ENABLE_EMON = U64(1 << 7)
-_DEBUGCTL_DROPPED = U64(1 << 0 | 1 << 1)  # LBR, BTF
+_BTF = U64(1 << 1)
+_DEBUGCTL_DROPPED = _BTF | DEBUGCTL_LBR
 ACCESS_RO, ACCESS_WO, ACCESS_DROP = 1, 2, 3
 _X2APIC_FIRST = U64(0x800)
 _X2APIC_LAST = U64(0x8FF)
@@ -116,6 +119,12 @@ _SHADOWS = STI_BLOCKING | MOV_SS_BLOCKING
 _SIZE = U64(7)
 _IN = U64(8)
 _SIZE_4 = U64(4)
+
+
+@jit(inline=True)
+def intel_pmu_lbr_is_enabled(vcpu):
+    """Whether the guest was given branch records."""
+    return vcpu.msr_n[R_LBR_SELECT] != 0
 
 
 @jit()
@@ -190,14 +199,16 @@ def kvm_set_msr_common(S, M, E, index, value):
         S.vcpus[S.this_vcpu].ia32_misc_enable_msr = (value & ~MISC_ENABLE_EMON) | (old & MISC_ENABLE_EMON)
         return 0
     if row == R_DEBUGCTL:
-        value &= ~_DEBUGCTL_DROPPED  # vmx_set_msr: with a message and without a fault
+        # vmx_set_msr: what is not supported goes with a message and without a fault
+        value &= ~(_BTF if intel_pmu_lbr_is_enabled(vcpu) else _DEBUGCTL_DROPPED)
+        vmwrite(core, M, V_DEBUGCTL, value)
+        return 0
     rn = check_write(core, index, value)
     if rn < 0:
         return 1 if rn == -1 else 0
     msr_apply(core, E, rn, index, value)
     # what the VMCS holds for the guest comes from there at entry
     vmwrite(core, M, V_EFER, core.efer)
-    vmwrite(core, M, V_DEBUGCTL, core.pmu.debugctl)
     vmwrite(core, M, V_FS_BASE, core.regs[REG_FS])
     vmwrite(core, M, V_GS_BASE, core.regs[REG_GS])
     return 0
@@ -233,6 +244,8 @@ def kvm_get_msr_common(S, M, E, index):
         return 0, S.vcpus[S.this_vcpu].ia32_misc_enable_msr
     if row == R_PERF_CAPABILITIES:
         return 0, S.vcpus[S.this_vcpu].pmu.perf_capabilities
+    if row == R_DEBUGCTL:
+        return 0, vmread(core, M, V_DEBUGCTL)
     rn = check_read(core, index)
     if rn < 0:
         return 1 if rn == -1 else 0, ZERO

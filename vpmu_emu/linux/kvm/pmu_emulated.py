@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.kvm.filter import check_pmu_event_filter
+from vpmu_emu.linux.kvm.lbr import intel_pmu_cleanup
 from vpmu_emu.linux.kvm.overflow import __kvm_perf_overflow as kvm_perf_overflow_noted
 from vpmu_emu.linux.kvm.overflow import pmc_bit
 from vpmu_emu.linux.kvm.pmu import (
@@ -242,7 +243,7 @@ def reprogram_counter(S, E, i):
 
 
 @jit()
-def kvm_pmu_cleanup(S, E):
+def kvm_pmu_cleanup(S, M, E):
     """Release events of counters that the guest left alone and off for a whole time slice."""
     pmu = S.vcpus[S.this_vcpu].pmu
     pmu.need_cleanup = 0
@@ -253,11 +254,12 @@ def kvm_pmu_cleanup(S, E):
             # pmc_stop_counter()
             pmc.counter = pmc_read_counter(S, E, i)
             pmc_release_perf_event(S, E, i)
+    intel_pmu_cleanup(S, M, E)
     pmu.pmc_in_use = ZERO
 
 
 @jit()
-def kvm_pmu_handle_event(S, E):
+def kvm_pmu_handle_event(S, M, E):
     """KVM_REQ_PMU: reprogram what was asked for. What fails is retried with the next request."""
     pmu = S.vcpus[S.this_vcpu].pmu
     charge(S, E, COST_HANDLE_EVENT)
@@ -267,7 +269,7 @@ def kvm_pmu_handle_event(S, E):
         if bitmap & pmu.all_valid_pmc & pmc_bit(i) != ZERO and reprogram_counter(S, E, i) != 0:
             pmu.reprogram_pmi |= pmc_bit(i)
     if pmu.need_cleanup != 0:
-        kvm_pmu_cleanup(S, E)
+        kvm_pmu_cleanup(S, M, E)
     for i in range(N_PMC):
         if bitmap & pmu.all_valid_pmc & pmc_bit(i) != ZERO:
             kvm_pmu_recalc_pmc_emulation(pmu, i)

@@ -17,6 +17,13 @@ from vpmu_emu.linux.kvm.exits import (
     kvm_set_msr_common,
     vmx_handle_exit,
 )
+from vpmu_emu.linux.kvm.lbr import (
+    intel_pmu_debugctl_written,
+    intel_pmu_deliver_pmi,
+    intel_pmu_handle_lbr_msrs_access,
+    intel_pmu_is_valid_lbr_msr,
+    vmx_passthrough_lbr_msrs,
+)
 from vpmu_emu.linux.kvm.msrfilter import kvm_msr_allowed, msr_denied_to_vmm
 from vpmu_emu.linux.kvm.pmu import (
     kvm_pmu_deliver_pmi,
@@ -74,6 +81,7 @@ from vpmu_emu.machine.vmx import (
     vmread,
     vmwrite,
 )
+from vpmu_emu.tables.msrs import by_name
 
 COST_ENTER_GUEST = cost("vcpu_enter_guest")
 COST_HANDLE_EXIT = cost("vmx_handle_exit")
@@ -85,6 +93,7 @@ COST_SWITCH_MSRS = cost("atomic_switch_perf_msrs")
 # the lists of vm.msr_lists: {index, value} of 16 bytes each
 EXIT_LOAD_LIST = 0x400
 ENTRY_LOAD_LIST = 0x800
+MSR_IA32_DEBUGCTLMSR = U64(by_name("IA32_DEBUGCTL"))
 _KIND = ~15
 
 
@@ -118,6 +127,20 @@ def atomic_switch_perf_msrs(S, M, E):
 
 
 @jit()
+def handle_lbr_exit(S, M, E, index):
+    """MSR_READ and MSR_WRITE of an LBR register."""
+    core = S.cores[S.this_cpu]
+    if core.vmx.exit_reason == EXIT_MSR_READ:
+        charge(S, E, COST_RDMSR_EXIT)
+        finish_rdmsr(S, M, E, index, intel_pmu_handle_lbr_msrs_access(S, E, index, ZERO, 0), 0)
+    else:
+        charge(S, E, COST_WRMSR_EXIT)
+        value = (core.regs[RAX] & LOW32) | (core.regs[RDX] << U32)
+        intel_pmu_handle_lbr_msrs_access(S, E, index, value, 1)
+        finish_wrmsr(S, M, E, index, value, ZERO, 0)
+
+
+@jit()
 def handle_pmu_exit(S, M, E):
     """MSR_READ, MSR_WRITE and RDPMC; every PMU register is among them."""
     core = S.cores[S.this_cpu]
@@ -138,6 +161,9 @@ def handle_pmu_exit(S, M, E):
             kvm_inject_gp(S)
         return
     which = kvm_pmu_is_valid_msr(pmu, index)
+    if which < 0 and intel_pmu_is_valid_lbr_msr(S, index):
+        handle_lbr_exit(S, M, E, index)
+        return
     if core.vmx.exit_reason == EXIT_MSR_READ:
         charge(S, E, COST_RDMSR_EXIT)
         fault = 0
@@ -161,11 +187,13 @@ def handle_pmu_exit(S, M, E):
         fault = kvm_pmu_set_msr(S, E, which, value, 0)
     else:
         fault = kvm_set_msr_common(S, M, E, index, value)
+        if index == MSR_IA32_DEBUGCTLMSR and fault == 0:
+            intel_pmu_debugctl_written(S, E, value)
     finish_wrmsr(S, M, E, index, value, old, fault)
 
 
 @jit()
-def vcpu_requests(S, E):
+def vcpu_requests(S, M, E):
     """The vPMU's requests, KVM_REQ_PMU first: it may ask for KVM_REQ_PMI."""
     vcpu = S.vcpus[S.this_vcpu]
     early = S.cores[S.this_cpu].inject & I_PMI_BEFORE_PMU != ZERO
@@ -174,9 +202,10 @@ def vcpu_requests(S, E):
         kvm_pmu_deliver_pmi(S, E)
     if vcpu.requests & KVM_REQ_PMU != ZERO:
         vcpu.requests &= ~KVM_REQ_PMU
-        kvm_pmu_handle_event(S, E)
+        kvm_pmu_handle_event(S, M, E)
     if vcpu.requests & KVM_REQ_PMI != ZERO and not early:
         vcpu.requests &= ~KVM_REQ_PMI
+        intel_pmu_deliver_pmi(S, M)
         kvm_pmu_deliver_pmi(S, E)
 
 
@@ -214,9 +243,10 @@ def vcpu_run_emulated(S, M, E):
             if E.stop_request != 0:  # a watchpoint on an access that KVM has just emulated
                 return RUN_WATCH
             charge(S, E, COST_ENTER_GUEST)
-            vcpu_requests(S, E)
+            vcpu_requests(S, M, E)
             kvm_check_and_inject_events(S, M, E)
             atomic_switch_perf_msrs(S, M, E)
+            vmx_passthrough_lbr_msrs(S, M)
             vmx_vcpu_enter(S, M, E)
             if outside:
                 # The host's part of a call is no reason to return before the guest has done anything.
@@ -233,6 +263,7 @@ def vcpu_run_emulated(S, M, E):
             if vmx_exit_handlers_fastpath(S, M, E) == 0:
                 break
             atomic_switch_perf_msrs(S, M, E)
+            vmx_passthrough_lbr_msrs(S, M)
             vmx_vcpu_enter(S, M, E)
         handle_exit_irqoff(S, E)
         if vcpu.exit_fastpath == EXIT_FASTPATH_NONE:

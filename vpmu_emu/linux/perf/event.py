@@ -18,6 +18,7 @@ from vpmu_emu.linux.perf.clocks import (
     is_clock,
     pmu_of,
 )
+from vpmu_emu.linux.perf.lbr import PERF_SAMPLE_BRANCH_STACK
 from vpmu_emu.linux.perf.output import perf_log_throttle
 from vpmu_emu.linux.perf.overflow import NSEC_PER_SEC, is_sampling_event
 from vpmu_emu.linux.perf.sched import (
@@ -28,6 +29,7 @@ from vpmu_emu.linux.perf.sched import (
     group_sched_out,
 )
 from vpmu_emu.linux.perf.times import (
+    ATTR_BRANCH_STACK,
     ATTR_EXCLUDE_GUEST,
     ATTR_EXCLUDE_HOST,
     ATTR_EXCLUDE_KERNEL,
@@ -57,6 +59,7 @@ from vpmu_emu.linux.state import (
     ERR_NONE,
     N_CORES,
     N_EVENTS,
+    N_IDX,
     OWNER_KVM,
     PERF_EVENT_STATE_ACTIVE,
     PERF_EVENT_STATE_ERROR,
@@ -70,7 +73,6 @@ from vpmu_emu.linux.state import (
 )
 from vpmu_emu.linux.trace_kinds import TR_PERF_CREATE, TR_PERF_RELEASE
 from vpmu_emu.machine.ring import emit
-from vpmu_emu.machine.state import N_CTR
 from vpmu_emu.machine.u64 import ONE, TOP, U64, ZERO
 
 EBUSY = -16
@@ -100,7 +102,7 @@ def validate_group(S, i):
         event = S.perf_events[k]
         if event.used == 0 or event.leader != leader or pmu_of(event.pmu_type) != PMU_CORE:
             continue
-        if n == N_CTR:
+        if n == N_IDX:
             return EINVAL
         rows[n] = k
         n += 1
@@ -253,7 +255,7 @@ def perf_event_create_kernel_counter(S, E, ctx, flags, config, period, owner, pm
     event.inherit = 0
     event.precise_ip = 0
     event.sample_freq = 0
-    event.sample_type = ZERO
+    event.sample_type = PERF_SAMPLE_BRANCH_STACK if flags & ATTR_BRANCH_STACK != 0 else ZERO
     event.read_format = ZERO
     event.watchdog = 0
     event.sample_period = period
@@ -276,7 +278,7 @@ def _free(S, E, i):
             member.pinned = event.pinned
             member.pmu_ctx = pmu_of(member.pmu_type)
     for cpu in range(N_CORES):
-        for k in range(N_CTR):
+        for k in range(N_IDX):
             if S.percpu[cpu].last_event[k] == i:
                 S.percpu[cpu].last_event[k] = -1
     while S.perf_rows > 0 and S.perf_events[S.perf_rows - 1].used == 0:

@@ -19,6 +19,7 @@ from vpmu_emu.linux.perf.times import (
 from vpmu_emu.linux.state import (
     CAUSE_NAMES,
     CTX_TASK,
+    IDX_VLBR,
     N_CLOSED,
     N_CORES,
     N_ERRORS,
@@ -49,7 +50,9 @@ _MASK = (1 << 64) - 1
 
 
 def counter_name(i: int) -> str:
-    """Counter `i` of the record: pmc0 …, fixed0 …."""
+    """Counter `i` of the record: pmc0 …, fixed0 …; lbr, which is none."""
+    if i == IDX_VLBR:
+        return "lbr"
     return f"pmc{i}" if i < N_GP_PMC else f"fixed{i - N_GP_PMC}"
 
 
@@ -114,7 +117,7 @@ def event_count(S: Any, event: Any, hardware: Sequence[int], cpu: int = 0) -> in
     if int(event.pmu_type) in (PERF_TYPE_SOFTWARE, PERF_TYPE_UNCORE):
         return (count + _free_running(S, event, cpu) - int(event.prev_count)) & _MASK
     idx = int(event.idx)
-    if idx >= 0 and not int(event.stopped):
+    if 0 <= idx < N_CTR and not int(event.stopped):
         pmu = S.cores[cpu].pmu
         mask = int(pmu.gp_mask if idx < N_GP_PMC else pmu.fixed_mask)
         count += (hardware[idx] - int(event.prev_count)) & mask

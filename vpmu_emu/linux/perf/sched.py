@@ -18,6 +18,7 @@ from vpmu_emu.linux.perf.clocks import (
     is_clock,
     pmu_of,
 )
+from vpmu_emu.linux.perf.lbr import intel_pmu_lbr_sched_task
 from vpmu_emu.linux.perf.output import perf_log_throttle
 from vpmu_emu.linux.perf.overflow import is_sampling_event, tick_at
 from vpmu_emu.linux.perf.swevent import perf_sw_event
@@ -108,7 +109,7 @@ def event_sched_in(S, E, i):
             host_timer_program(S, E)
     else:
         retire(S, E, COST_SCHED_IN)
-        failed = x86_pmu_add(S, i)
+        failed = x86_pmu_add(S, E, i)
         if failed != 0:
             return failed
     if event.sample_freq != 0 and host.tick_at == NEVER:  # its period is adjusted there
@@ -237,6 +238,8 @@ def perf_event_task_sched(S, E, ctx):
     leaves = host.task_ctx
     if leaves >= 0 and _ctx_has(S, leaves, 0):
         perf_pmu_disable(S, E)
+        if host.lbr_users > 0:
+            intel_pmu_lbr_sched_task(S, E, leaves, 0)
         ctx_sched_out(S, E, leaves, 1, 1)
         ctx_sched_out(S, E, leaves, 0, 1)
         _ctx_update_times(S, leaves)  # its time stops
@@ -251,6 +254,8 @@ def perf_event_task_sched(S, E, ctx):
         if _ctx_has(S, ctx, 1):  # CPU-flexible events give way to the task's pinned ones
             ctx_sched_out(S, E, S.this_cpu, 0, 0)
         perf_event_sched_in(S, E)
+        if host.lbr_users > 0:
+            intel_pmu_lbr_sched_task(S, E, ctx, 1)
         perf_pmu_enable(S, E)
     moved = S.contexts[ctx].last_cpu != 0 and S.contexts[ctx].last_cpu != S.this_cpu + 1
     S.contexts[ctx].last_cpu = S.this_cpu + 1

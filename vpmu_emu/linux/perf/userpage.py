@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from vpmu_emu._jit import jit, memory_at
 from vpmu_emu.linux.perf.times import perf_event_update_time, sched_clock
-from vpmu_emu.linux.state import PERF_EVENT_STATE_ACTIVE
+from vpmu_emu.linux.state import IDX_VLBR, PERF_EVENT_STATE_ACTIVE
 from vpmu_emu.machine.physical import ld32, st32, st64
 from vpmu_emu.machine.state import N_GP
 from vpmu_emu.machine.u64 import ONE, U64, ZERO
@@ -32,6 +32,8 @@ def perf_event_index(S, i):
         return ZERO
     if event.idx < N_GP:
         return U64(event.idx) + ONE
+    if event.idx == IDX_VLBR:
+        return ZERO
     return (RDPMC_FIXED | U64(event.idx - N_GP)) + ONE
 
 

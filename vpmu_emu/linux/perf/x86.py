@@ -1,6 +1,7 @@
 """The x86 driver: it alone programs counters for perf, as x86_pmu and its Intel part do.
 
-Counter `idx` is 0..7 for GP and 8 + j for fixed counter j; in MSR bit masks fixed j is bit 32 + j.
+Counter `idx` is 0..7 for GP and 8 + j for fixed counter j; in MSR bit masks fixed j is bit 32 + j. IDX_VLBR
+is no counter: an event on it has the branch records.
 SDM volume 3, chapter 20; arch/x86/events/core.c and intel/core.c.
 """
 
@@ -10,10 +11,16 @@ import numpy as np
 
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.native import rdpmcl, wrmsrl
+from vpmu_emu.linux.perf.lbr import (
+    PERF_SAMPLE_BRANCH_STACK,
+    intel_pmu_lbr_add,
+    intel_pmu_lbr_del,
+)
 from vpmu_emu.linux.perf.userpage import perf_event_update_userpage
+from vpmu_emu.linux.state import IDX_VLBR, N_IDX
 from vpmu_emu.machine.bits import lowest_bit, popcount
 from vpmu_emu.machine.pmu import EV_COUNTERS, EV_FIXED, event_row
-from vpmu_emu.machine.state import N_CTR, N_GP
+from vpmu_emu.machine.state import N_GP
 from vpmu_emu.machine.u64 import ALL, ONE, U4, U15, U64, ZERO
 
 MSR_IA32_PMC0 = U64(0x4C1)
@@ -30,6 +37,7 @@ EVENTSEL_INT = U64(1 << 20)
 EVENTSEL_ENABLE = U64(1 << 22)
 EVENTSEL_EVENT = U64(0xFFFF)
 X86_RAW_EVENT_MASK = U64(0xFF84FFFF)  # EVENT UMASK EDGE INV CMASK
+INTEL_FIXED_VLBR_EVENT = U64(0x1B00)  # of no counter, and in no list of events
 RDPMC_FIXED_BASE = U64(1 << 30)
 FIXED_ENABLE_PMI = U64(8)
 FIXED_USER = U64(2)
@@ -56,6 +64,8 @@ def x86_perf_event_update(S, E, i):
     event = S.perf_events[i]
     core = S.cores[S.this_cpu]
     idx = event.idx
+    if idx == IDX_VLBR:
+        return
     if idx < N_GP:
         raw = rdpmcl(S, E, U64(idx))
         mask = core.pmu.gp_mask
@@ -73,6 +83,8 @@ def x86_perf_event_set_period(S, E, i):
     """Load the counter so that it overflows after period_left events; 1 if a period has just ended."""
     event = S.perf_events[i]
     core = S.cores[S.this_cpu]
+    if event.idx == IDX_VLBR:
+        return 0
     left = event.period_left
     period = np.int64(event.period)
     ended = 0
@@ -113,6 +125,8 @@ def _program(S, E, i, on):
             host.intel_ctrl_guest_mask |= bit
         if event.exclude_guest != 0:
             host.intel_ctrl_host_mask |= bit
+    if idx == IDX_VLBR:
+        return
     if idx < N_GP:
         value = event.config | EVENTSEL_INT
         if event.exclude_user == 0:
@@ -222,6 +236,8 @@ def perf_pmu_enable(S, E):
 @jit()
 def x86_get_event_constraints(core, config):
     """Counters that may count `config`, as bits by `idx`; 0 if this CPU has none."""
+    if config == INTEL_FIXED_VLBR_EVENT:
+        return ONE << U64(IDX_VLBR)  # intel_vlbr_constraints(), before all others
     gp = (ONE << U64(core.pmu.gp)) - ONE
     fixed = -1
     row = event_row(core.pmu, config & EVENTSEL_EVENT)
@@ -261,7 +277,7 @@ def x86_schedule_events(S, rows, n):
     packed = ZERO
     used = ZERO
     placed = 0
-    for weight in range(1, N_CTR + 1):
+    for weight in range(1, N_IDX + 1):
         for j in range(n):
             event = S.perf_events[rows[j]]
             choice = x86_get_event_constraints(core, event.config)
@@ -282,11 +298,11 @@ def x86_schedule_events(S, rows, n):
 
 
 @jit()
-def x86_pmu_add(S, i):
+def x86_pmu_add(S, E, i):
     """Take event i into the set that is scheduled; 0, or EINVAL if the counters do not suffice."""
     host = S.percpu[S.this_cpu]
     n = host.n_events
-    if n == N_CTR:
+    if n == N_IDX:
         return EINVAL
     host.event_list[n] = i
     packed = x86_schedule_events(S, host.event_list, n + 1)
@@ -300,6 +316,8 @@ def x86_pmu_add(S, i):
     event.arch_stopped = 0
     host.n_events = n + 1
     host.n_added += 1
+    if event.sample_type & PERF_SAMPLE_BRANCH_STACK != ZERO:
+        intel_pmu_lbr_add(S, E, i)
     return 0
 
 
@@ -309,6 +327,8 @@ def x86_pmu_del(S, E, i):
     host = S.percpu[S.this_cpu]
     x86_pmu_stop(S, E, i, 1)
     perf_event_update_userpage(S, E, i)
+    if S.perf_events[i].sample_type & PERF_SAMPLE_BRANCH_STACK != ZERO:
+        intel_pmu_lbr_del(S, i)
     for k in range(host.n_events):
         if host.event_list[k] == i:
             if k >= host.n_events - host.n_added:

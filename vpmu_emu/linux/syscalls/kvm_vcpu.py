@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from vpmu_emu.linux.cpuid import CAP_FW_WRITES, Leaf
+from vpmu_emu.linux.cpuid import Leaf, capabilities_fit
 from vpmu_emu.linux.state import (
     CTX_TASK,
     KVM_REQ_EVENT,
+    MODE_NAMES,
     MODE_PASSTHROUGH,
     MP_STATE_WAIT_FOR_SIPI,
     MSR_OP_GET,
@@ -97,6 +98,13 @@ def release_events(host: Host, k: int) -> None:
             host.kernel_call(CALL_PERF_RELEASE, row)
         pmc.perf_event = -1
         pmc.current_config = 0
+        pmu.event_count -= 1
+        pmu.released += 1
+    row = int(pmu.lbr_event)
+    if row >= 0:  # intel_pmu_release_guest_lbr_event()
+        with host.on_cpu(_cpu_of(host, row)):
+            host.kernel_call(CALL_PERF_RELEASE, row)
+        pmu.lbr_event = -1
         pmu.event_count -= 1
         pmu.released += 1
 
@@ -342,7 +350,8 @@ def get_msr(host: Host, k: int, index: int) -> int:
 
 def _set_perf_capabilities(host: Host, k: int, value: int) -> None:
     vcpu = host.S.vcpus[k]
-    if value & ~(host.model.perf_capabilities & CAP_FW_WRITES):
+    mode = MODE_NAMES[int(host.S.config.mode)]
+    if not capabilities_fit(host.model.shape(), value, mode):
         raise _NoMsrError
     if value == int(vcpu.perf_capabilities):
         return
