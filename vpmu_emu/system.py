@@ -506,14 +506,20 @@ class System:
         return found
 
     def cycles_by(self) -> dict[str, int]:
-        """Where the time went, in cycles: guest, each part of the host's work, idle; it adds up to all."""
+        """Where the time of all cores went, in cycles: guest, each part of the host's work, idle."""
         from vpmu_emu.machine.state import CLASS
 
-        core, cycles = self.core, CLASS["cycles"]
-        found = dict(zip(PARTS, map(int, self.S.percpu[0].spent), strict=True))
-        unhalted = (int(core.total[0, cycles]) + int(core.total[1, cycles])) >> 4
+        cycles = CLASS["cycles"]
+        found = dict.fromkeys(PARTS, 0)
+        unhalted = whole = 0
+        for core, host in zip(self.cores, self.S.percpu, strict=False):
+            for part, spent in zip(PARTS, host.spent, strict=True):
+                found[part] += int(spent)
+            found["tasks"] += int(host.user_cycles) >> 4
+            unhalted += (int(core.total[0, cycles]) + int(core.total[1, cycles])) >> 4
+            whole += int(core.t) >> 4
         guest = unhalted - sum(found.values())
-        return {"guest": guest, **found, "idle": (int(core.t) >> 4) - unhalted}
+        return {"guest": guest, **found, "idle": whole - unhalted}
 
     def msr_statistics(self) -> dict[str, dict[str, int]]:
         """Reads, writes and exits of every MSR that the guest touched."""

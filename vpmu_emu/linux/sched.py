@@ -73,6 +73,8 @@ def resched_cpu(S, cpu):
     """Have core `cpu` look for a better task; another core is told by an interrupt."""
     S.percpu[cpu].need_resched = 1
     if cpu != S.this_cpu:
+        if S.percpu[cpu].curr < 0:  # it slept until now
+            S.cores[cpu].t = max(S.cores[cpu].t, S.cores[S.this_cpu].t)
         lapic_accept(S.cores[cpu].lapic, RESCHEDULE_VECTOR)
         S.turn_end = 0  # it may be its turn now
 
@@ -138,6 +140,20 @@ def wake_sleepers(S):
 
 
 @jit()
+def _kick_idle_core(S):
+    # nohz_balancer_kick(): who idles may take a task that waits here, see pull_task()
+    for cpu in range(S.config.n_cores):
+        if S.percpu[cpu].curr >= 0 or cpu == S.this_cpu:
+            continue
+        for k in range(N_TASKS):
+            task = S.tasks[k]
+            waits = task.used != 0 and task.state == TASK_RUNNING and task.on_cpu < 0
+            if waits and task.cpu == S.this_cpu and may_run_on(task, cpu):
+                resched_cpu(S, cpu)
+                return
+
+
+@jit()
 def scheduler_tick(S):
     """A slice is over when somebody else has run less."""
     host = S.percpu[S.this_cpu]
@@ -145,6 +161,7 @@ def scheduler_tick(S):
     if host.curr < 0 or nr_running(S, S.this_cpu) < 2:
         return
     tick_start(S)
+    _kick_idle_core(S)
     if S.cores[S.this_cpu].t >= host.slice_end and pick_next_task(S, S.this_cpu) != host.curr:
         host.need_resched = 1
 
