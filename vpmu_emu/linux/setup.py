@@ -236,7 +236,7 @@ def boot(S: Any, M: np.ndarray[Any, Any]) -> None:
     task.used = task.pid = task.tgid = 1
     S.next_pid = 2
     task.allowed = (1 << int(S.config.n_cores)) - 1
-    task.vcpu = 0
+    task.vcpu = task.on_cpu = 0
     host.curr = 0
     host.task_ctx = CTX_TASK
     vcpu.used = 1

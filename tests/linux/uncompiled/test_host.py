@@ -93,7 +93,8 @@ def test_what_tasks_retire_is_theirs():
     system.run()
     S = system.S
     loops = memory(system, "count1")
-    assert loops and int(S.percpu[0].user_insns) == int(S.cores[0].stats.task_insns)
+    assert loops
+    assert int(S.percpu[0].user_insns) == int(S.cores[0].stats.task_insns)
     assert abs(int(S.percpu[0].user_insns) - 6 * loops) < 6
     # turns of seven instructions, and four more before and after
     assert system.instructions == 7 * 1_000 + 4
@@ -106,7 +107,8 @@ def test_an_idle_core_takes_a_waiting_task():
     system = machine(cores=2, tasks=(("task1", 3),))
     system.run()
     S = system.S
-    assert int(S.tasks[1].cpu) == 1 and int(S.tasks[1].migrations) == 1
+    assert int(S.tasks[1].cpu) == 1
+    assert int(S.tasks[1].migrations) == 1
     assert int(S.percpu[0].user_insns) == 0 < int(S.percpu[1].user_insns)
     # the cores keep together
     assert abs(int(S.cores[0].t) - int(S.cores[1].t)) < 16 * 1_000
@@ -117,7 +119,8 @@ def test_affinity_holds():
     system.run()
     S = system.S
     assert [int(S.tasks[k].cpu) for k in (1, 2)] == [0, 1]
-    assert memory(system, "count1") and memory(system, "count2")
+    assert memory(system, "count1")
+    assert memory(system, "count2")
     assert [int(S.tasks[k].migrations) for k in (1, 2)] == [0, 0]
     # alone on its core, it has as much as the two others together
     assert memory(system, "count2") > memory(system, "count1")
@@ -152,7 +155,8 @@ def test_a_sleeping_guest_leaves_the_core_to_others():
     system = machine(turns=10, then="hlt")
     while memory(system, "count1") < 300:
         assert system._turn(1 << 14) == 100
-    assert int(system.S.tasks[0].on_cpu) == -1 and system.instructions == 7 * 10 + 3
+    assert int(system.S.tasks[0].on_cpu) == -1
+    assert system.instructions == 7 * 10 + 3
 
 
 def test_a_step_is_the_guests():
