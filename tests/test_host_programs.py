@@ -6,13 +6,15 @@ import pytest
 
 from tests.asm.gnu import gnu
 from tests.conftest import ROOT
+from tests.linux.guests import run, system
+from vpmu_emu.linux.hostevents import HostEvent
 from vpmu_emu.load import load
-
-pytestmark = pytest.mark.uncompiled
+from vpmu_emu.machine.state import CLASS
 
 PROGRAMS = sorted((ROOT / "guests" / "host").glob("*.s"))
 
 
+@pytest.mark.uncompiled
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda p: p.stem)
 def test_assembles_as_gnu_as_does(path, tmp_path):
     program = load(path)
@@ -20,3 +22,126 @@ def test_assembles_as_gnu_as_does(path, tmp_path):
     for segment in program.segments:
         address, data = theirs[segment.name]
         assert (address, data[: len(segment.data)]) == (segment.addr, segment.data), segment.name
+
+
+# --- laws of perf that the programs show, on the events of the first task -------------------------------
+INSTRUCTIONS, BRANCHES = 0xC0, 0xC4
+SPLIT = (
+    {}, {"exclude_kernel": True}, {"exclude_user": True}, {"exclude_host": True}, {"exclude_guest": True},
+)  # fmt: skip
+# nine instructions that retire in hardware, the last of them before the one that opens the window
+BEFORE, AFTER = 9, 1
+COUNTED = """
+    WRMSR32 0x38f, 0
+    WRMSR32 0x38d, 3
+    mov ecx, 0x38f
+    mov eax, 0
+    mov edx, 1
+    wrmsr
+    mov ebx, {rounds}
+1:  dec ebx
+    jnz 1b
+    {exits}
+    mov ecx, 0x38f
+    xor eax, eax
+    xor edx, edx
+    wrmsr
+    EXIT 0
+"""
+
+
+def task_events(*settings, config=INSTRUCTIONS, leader=-1):
+    return [
+        HostEvent(name="", config=config, task=True, leader=leader if k else -1, **extra)
+        for k, extra in enumerate(settings)
+    ]
+
+
+@pytest.mark.uncompiled
+@pytest.mark.parametrize("exits", [0, 3, 11])
+def test_instructions_of_the_vmm_are_split_exactly(exits):
+    text = COUNTED.format(rounds=200 + exits, exits="xor eax, eax\n cpuid\n" * exits)
+    _, result = run(text, "emulated", host_events=task_events(*SPLIT, leader=0))
+    total, user, kernel, guest, host = (e["count"] for e in result["perf"]["events"][:5])
+    assert total == user + kernel == guest + host
+    # every instruction of the guest is a :G one, or KVM did it in software
+    software = result["kvm"]["emulated_instructions"]
+    assert guest == result["instructions"] - software
+    # What the guest counts itself: those of its window, and the opener and each exit in software.
+    window = guest - BEFORE - AFTER
+    assert result["counters"]["fixed0"] == window + 1 + exits
+
+
+def test_twelve_branch_events_on_eight_counters():
+    rounds = 9000  # of 110 cycles
+    text = f"    mov ecx, 0xc0000100\n    mov ebx, {rounds}\n1:  wrmsr\n    dec ebx\n    jnz 1b\n    EXIT 0\n"
+    machine = system(text, "emulated",
+                     host_events=task_events(*[{"exclude_host": True}] * 12, config=BRANCHES))  # fmt: skip
+    machine.S.config.mux_interval = 40_000 * 16
+    result = machine.result(machine.run()).to_json()
+    events = result["perf"]["events"]
+    turns = result["perf"]["rotations"]
+    assert turns >= 20
+    (enabled,) = {event["enabled"] for event in events}
+    # The times add up to those of eight counters, but for the moments in which the list is turned.
+    running = sum(event["running"] for event in events)
+    assert 0.9 * 8 * enabled < running <= 8 * enabled
+    truth = int(machine.core.total[0, CLASS["branch"]]) - int(machine.core.stats.host_branches)
+    assert truth == rounds
+    for event in events:
+        scaled = event["count"] * event["enabled"] / event["running"]
+        # Nobody is off for more than four turns together: that much of the whole may be misjudged.
+        assert abs(scaled - truth) <= truth * 4 / turns
+        assert event["running"] < event["enabled"]
+
+
+SAMPLED = """
+    .include "msr.inc"
+    .include "macros.inc"
+    load_idt
+    set_gate 0x40, pmi
+    lapic_enable_x2apic
+    wrmsr_const IA32_X2APIC_LVT_PMI, 0x40
+    wrmsr_const IA32_PERF_GLOBAL_CTRL, 0
+    wrmsr_const IA32_PMC0, 0xffffd8f0
+    wrmsr_const IA32_PERFEVTSEL0, 0x53003c
+    wrmsr_const IA32_PERF_GLOBAL_CTRL, 1
+    sti
+    mov ebx, {rounds}
+1:  mov ecx, 0xc0000100
+    xor eax, eax
+    xor edx, edx
+    wrmsr
+    dec ebx
+    jnz 1b
+    EXIT 0
+pmi:
+    push rax
+    push rcx
+    push rdx
+    wrmsr_const IA32_PERF_GLOBAL_CTRL, 0
+    wrmsr_const IA32_PMC0, 0xffffd8f0
+    wrmsr_const IA32_PERF_GLOBAL_STATUS_RESET, 1
+    wrmsr_const IA32_X2APIC_LVT_PMI, 0x40
+    wrmsr_const IA32_PERF_GLOBAL_CTRL, 1
+    lapic_eoi
+    pop rdx
+    pop rcx
+    pop rax
+    iretq
+    idt_storage
+"""
+
+
+def test_a_guest_that_asks_for_200_khz_is_throttled():
+    """10 000 cycles a period at 2 GHz; perf allows eight samples in a tick of 0.2 ms."""
+    machine = system(SAMPLED.format(rounds=9000), "emulated", max_insns=None)
+    machine.S.config.max_samples_per_tick = 8
+    machine.S.config.tick_interval = 400_000 * 16
+    result = machine.result(machine.run()).to_json()
+    perf = result["perf"]
+    kvm = next(event for event in perf["events"] if event["owner"] == "kvm")
+    ticks = result["cycles"] // 400_000 + 1
+    assert perf["throttles"] >= 2
+    assert kvm["samples"] <= 9 * ticks
+    assert 0 < result["pmis"] <= kvm["samples"]

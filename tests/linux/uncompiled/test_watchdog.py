@@ -159,11 +159,17 @@ def test_the_spin_retires_what_it_costs():
     host.lock(0)
     core = host.S.cores[0]
     before = core.total[0].copy(), int(core.t)
+    spent = host.machine.cycles_by()
     with np.errstate(over="ignore"):
         lockup_spin(host.S, host.machine.E, before[1] + 16 * 140_000)
     assert core.t - before[1] == 16 * 140_000
     inst, branch = (int(core.total[0, k] - before[0][k]) for k in (0, 1))
     assert (inst, branch) == (2000, 1000)
+    # Where the cycles went: it all adds up, and nothing of it was a guest's.
+    after = host.machine.cycles_by()
+    assert after["tasks"] - spent["tasks"] == 140_000
+    assert after["guest"] == 0
+    assert sum(after.values()) == core.t >> 4
 
 
 def test_a_counter_overflows_in_the_turn_that_it_should():
