@@ -22,7 +22,7 @@ from vpmu_emu.asm.errors import Fault, did_you_mean
 from vpmu_emu.asm.nodes import REGISTERS, Expression, Memory, Name, Operand, Register
 from vpmu_emu.asm.parser import parse_operand
 from vpmu_emu.asm.reader import Statement, split_operands
-from vpmu_emu.asm.sections import Tail, UndefinedFault
+from vpmu_emu.asm.sections import Deferred, Tail, UndefinedFault
 from vpmu_emu.tables.instructions import BY_NAME
 
 _WORD = re.compile(r"\S+")
@@ -169,6 +169,7 @@ class Instructions(Core):
                 and not operand.offset
                 and len(value.terms) == 1
                 and value.terms[0][1] == 1
+                and not isinstance(value.terms[0][0], Deferred)
             ):
                 memory = Memory(0, -1, None, None, 1, 0, True, operand.text, "b0")
                 return Address(memory, value, 1, "b0")
