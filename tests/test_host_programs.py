@@ -7,9 +7,11 @@ import pytest
 from tests.asm.gnu import gnu
 from tests.conftest import ROOT
 from tests.linux.guests import run, system
+from tests.linux.syscalls.kernel import Kernel
 from vpmu_emu.linux.hostevents import HostEvent
+from vpmu_emu.linux.watchdog import lockup_detector_init, lockup_report
 from vpmu_emu.load import load
-from vpmu_emu.machine.state import CLASS
+from vpmu_emu.machine.state import CLASS, STOP_HARD_LOCKUP
 
 PROGRAMS = sorted((ROOT / "guests" / "host").glob("*.s"))
 
@@ -22,6 +24,33 @@ def test_assembles_as_gnu_as_does(path, tmp_path):
     for segment in program.segments:
         address, data = theirs[segment.name]
         assert (address, data[: len(segment.data)]) == (segment.addr, segment.data), segment.name
+
+
+# --- programs that need no guest -----------------------------------------------------------------------
+def source(name: str) -> str:
+    return (ROOT / "guests" / "host" / f"{name}.s").read_text()
+
+
+@pytest.mark.uncompiled
+@pytest.mark.parametrize(("detector", "cores", "seen"), [
+    ("off", 1, None), ("nmi", 1, 0), ("hpet", 1, 0), ("buddy", 1, None),
+    ("nmi", 2, 1), ("hpet", 2, 1), ("buddy", 2, 0), ("off", 2, None),
+])  # fmt: skip
+def test_lockup(detector, cores, seen):
+    """The second core if there is one; found by whom the detector says, or by nobody for ever."""
+    kernel = Kernel(source("lockup"), cores=cores)
+    lockup_detector_init(kernel.S, detector, 0.0002)
+    kernel.run(10 * 400_000)
+    (lockup,) = lockup_report(kernel.S)["lockups"]
+    assert (lockup["cpu"], lockup["seen_by"]) == (cores - 1, seen)
+    assert lockup["task"] == 1
+    assert kernel.exit_codes() == [None]
+    assert STOP_HARD_LOCKUP in [int(core.stop) for core in kernel.S.cores]
+    if seen is not None:
+        # The lockup comes before the first timer: a first look may be enough, but for the buddy.
+        assert lockup["since"] < 100_000
+        least, most = (12, 24) if detector == "buddy" else (10, 20)
+        assert least * 40_000 <= lockup["tsc"] <= most * 40_000 + lockup["since"] + 20_000
 
 
 # --- laws of perf that the programs show, on the events of the first task -------------------------------
@@ -74,8 +103,8 @@ def test_instructions_of_the_vmm_are_split_exactly(exits):
 
 def test_twelve_branch_events_on_eight_counters():
     rounds = 9000  # of 110 cycles
-    text = f"    mov ecx, 0xc0000100\n    mov ebx, {rounds}\n1:  wrmsr\n    dec ebx\n    jnz 1b\n    EXIT 0\n"
-    machine = system(text, "emulated",
+    loop = f"    mov ecx, 0xc0000100\n    mov ebx, {rounds}\n1:  wrmsr\n    dec ebx\n    jnz 1b\n"
+    machine = system(loop + "    EXIT 0\n", "emulated",
                      host_events=task_events(*[{"exclude_host": True}] * 12, config=BRANCHES))  # fmt: skip
     machine.S.config.mux_interval = 40_000 * 16
     result = machine.result(machine.run()).to_json()
