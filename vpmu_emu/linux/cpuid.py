@@ -20,10 +20,11 @@ CAP_LBR_FMT = 0x3F
 CAP_PEBS_FORMAT = 0xF << 8
 CAP_PEBS_BASELINE = 1 << 14
 CAP_PEBS_MASK = 3 << 6 | CAP_PEBS_FORMAT | CAP_PEBS_BASELINE | 1 << 17  # and TRAP, ARCH_REG, TIMING_INFO
-NOT_FOR_GUESTS = {"arch_lbr", "ds"}  # CPUID features: no branch records and no PEBS
+NOT_FOR_GUESTS = {"arch_lbr"}  # CPUID features
 KVM_PMU_VERSION = 2
 HYPERVISOR = 1 << 31  # CPUID.1:ECX
 PDCM = 1 << 15
+DS = 1 << 21  # CPUID.1:EDX
 GUEST_KEYS = {
     "version": 255, "gp": N_GP_PMC, "fixed": N_FIXED_PMC, "width": 48, "perf_caps": 1 << 18,
     "events_length": 255, "events_absent": (1 << 32) - 1,
@@ -42,6 +43,8 @@ def vmx_get_perf_capabilities(host: Shape, mode: str) -> int:
     if mode != "passthrough":
         if not host.arch_lbr:
             caps |= host.perf_capabilities & CAP_LBR_FMT
+        if host.ds:
+            caps |= host.perf_capabilities & CAP_PEBS_MASK & ~CAP_PEBS_BASELINE
     return caps
 
 
@@ -97,7 +100,7 @@ def guest_cpuid_shape(
         fixed_width=asked.get("width", host.fixed_width),
         perf_capabilities=caps if version else 0,
         arch_lbr=False,
-        ds=False,
+        ds=version > 0 and bool(caps & CAP_PEBS_FORMAT),  # the VMM shows DS and DTES64 with it
         # __do_cpuid_func() sets EDX[15] whatever the CPU says.
         anythread_deprecated=version > 0,
     )
@@ -142,6 +145,7 @@ def guest_events(model: CpuModel, settings: Mapping[str, int]) -> tuple[int, int
 def guest_leaves(model: CpuModel, told: Shape, events: tuple[int, int]) -> list[Leaf]:
     """CPUID as KVM_GET_SUPPORTED_CPUID gives it, with the PMU `told`: (leaf, EAX, EBX, ECX, EDX)."""
     hidden = NOT_FOR_GUESTS | (set() if told.pdcm and told.version else {"pdcm"})
+    hidden |= set() if told.ds else {"ds"}
     guest = attrs.evolve(model, features=model.features - hidden)
     leaves = [
         (leaf, a, b, c | (HYPERVISOR if leaf == 1 else 0), d)
@@ -168,6 +172,6 @@ def told_by(host: Shape, leaves: Sequence[Leaf], perf_capabilities: int) -> Shap
         perf_capabilities=perf_capabilities,
         pdcm=bool(found.get(1, [0, 0, 0, 0])[2] & PDCM),
         arch_lbr=False,
-        ds=False,
+        ds=host.ds and bool(found.get(1, [0, 0, 0, 0])[3] & DS),
         anythread_deprecated=True,
     )

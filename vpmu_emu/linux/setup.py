@@ -61,6 +61,7 @@ from vpmu_emu.machine.u64 import U64
 from vpmu_emu.tables.cpus import COST_NAMES, CpuModel
 
 HZ = 250
+SAPPHIRERAPIDS_X = 0x8F  # KVM's list of CPUs with PDist has no other (vmx_pebs_pdist_cpu)
 SLICE_US = 2800  # sysctl_sched_base_slice of a machine with 8 CPUs or more, in microseconds
 QUANTUM = 1000 * 16  # how far one core may be ahead of another, in 1/16 cycle
 LOCAL_TIMER_VECTOR = 0xEC
@@ -115,6 +116,7 @@ def init_config(
     config.all_passthrough = int(all_passthrough)
     config.apicv = int(apicv)
     config.load_global_ctrl = 1
+    config.pebs_pdist = int((model.family, model.model) == (6, SAPPHIRERAPIDS_X))
     config.save_global_ctrl = int("save_perf_global_ctrl" in model.features)
     config.tsc_khz = model.tsc_khz
     config.cyc2ns_mul = (1_000_000 << 31) // model.tsc_khz

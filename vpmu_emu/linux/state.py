@@ -182,6 +182,7 @@ PERCPU = np.dtype(
         ("fixed_ctrl_val", "u8"),  # wanted FIXED_CTR_CTRL
         ("active_fixed_ctrl_val", "u8"),  # as last written
         ("lbr_users", "i8"),  # events that have the branch records
+        ("pebs_enabled", "u8"),  # counters of events with precise_ip; bits as in IA32_PEBS_ENABLE
         ("task_ctx", "i8"),  # context of the task whose events are scheduled in, CTX_NONE
         ("force_exclude_guest", "i8"),  # __perf_force_exclude_guest: a guest owns the PMU
         # scheduler
@@ -270,6 +271,12 @@ KVM_PMU = np.dtype(
         ("need_cleanup", "i8"),  # 1: release what was not used for a time slice
         ("event_count", "i8"),  # perf events that exist
         ("guest_ctx_loaded", "i8"),  # guest values are in the hardware PMU (passthrough)
+        # PEBS (emulated)
+        ("has_ds", "i8"),  # CPUID shows the debug store
+        ("pebs_enable", "u8"),  # IA32_PEBS_ENABLE
+        ("pebs_enable_rsvd", "u8"),  # its reserved bits
+        ("ds_area", "u8"),  # IA32_DS_AREA
+        ("host_cross_mapped_mask", "u8"),  # hardware counters behind a guest counter of another number
         # struct lbr_desc (emulated)
         ("lbr_event", "i8"),  # row in host.perf_events of the event that keeps the LBRs for it, -1 none
         ("lbr_passthrough", "i8"),  # 1: the MSR bitmap lets the LBR registers through
@@ -393,6 +400,7 @@ CONFIG = np.dtype(
         ("apicv", "i8"),  # 1: APICv, interrupts reach the guest without exits
         ("force_emulation_prefix", "i8"),  # kvm.force_emulation_prefix: `ud2; "kvm"` reaches the emulator
         ("load_global_ctrl", "i8"),  # VM entry and exit can load GLOBAL_CTRL; else MSR lists do
+        ("pebs_pdist", "i8"),  # vmx_pebs_pdist_cpu: PEBS is most precise on counter 0
         ("save_global_ctrl", "i8"),  # VM exit can save it; else the MSR-store list does
         ("mux_interval", "i8"),  # PERF_CPU_HRTIMER in 1/16 cycle
         ("tick_interval", "i8"),  # 1/HZ in 1/16 cycle

@@ -141,6 +141,8 @@ def vcpu_shape(S: Any, model: CpuModel, k: int) -> Shape:
     vcpu, vm, config = S.vcpus[k], S.vms[int(S.vcpus[k].vm)], S.config
     host = model.shape()
     told = told_by(host, leaves_of(vcpu), int(vcpu.perf_capabilities) & host.perf_capabilities)
+    if int(config.mode) == MODE_PASSTHROUGH:
+        told = attrs.evolve(told, ds=False)
     off = int(config.mode) == MODE_NONE or vm.pmu_off
     # The series needs the in-kernel local APIC for the guest's PMI.
     off = off or (int(config.mode) == MODE_PASSTHROUGH and not vm.irqchip)
@@ -177,6 +179,9 @@ def _refresh_registers(S: Any, vcpu: Any, shape: Shape) -> None:
     pmu.fixed_ctr_ctrl_rsvd = table.reserved[_ROW["IA32_FIXED_CTR_CTRL"]]
     pmu.global_ctrl_rsvd = table.reserved[_ROW["IA32_PERF_GLOBAL_CTRL"]]
     pmu.global_status_rsvd = table.reserved[_ROW["IA32_PERF_GLOBAL_STATUS_RESET"]]
+    pmu.has_ds = int(shape.ds)
+    pmu.pebs_enable_rsvd = table.reserved[_ROW["IA32_PEBS_ENABLE"]]
+    pmu.pebs_enable = pmu.ds_area = pmu.host_cross_mapped_mask = 0
     gp_mask = (1 << shape.gp) - 1
     pmu.all_valid_pmc = gp_mask | ((1 << shape.fixed) - 1) << 32
     pmu.fixed_ctr_ctrl = pmu.fixed_ctr_ctrl_hw = pmu.global_status = 0

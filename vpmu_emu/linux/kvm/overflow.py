@@ -12,6 +12,8 @@ from vpmu_emu.machine.mutants import raises_pmi, sets_status
 from vpmu_emu.machine.ring import emit
 from vpmu_emu.machine.u64 import ONE, U64, ZERO
 
+GLOBAL_STATUS_BUFFER_OVF = U64(1 << 62)
+
 
 @jit(inline=True)
 def pmc_bit(i):
@@ -28,12 +30,19 @@ def kvm_make_request(S, E, request):
 
 
 @jit()
-def __kvm_perf_overflow(S, E, i):
+def __kvm_perf_overflow(S, E, i, in_pmi):
     pmu = S.vcpus[S.this_vcpu].pmu
     core = S.cores[S.this_cpu]
-    if sets_status(core, i):
+    event = pmu.pmcs[i].perf_event
+    skip_pmi = False
+    if event >= 0 and S.perf_events[event].precise_ip != 0:
+        # Only hardware writes records: where KVM counted there is none, and nothing to interrupt for.
+        skip_pmi = in_pmi == 0 or pmu.global_status & GLOBAL_STATUS_BUFFER_OVF != ZERO
+        if in_pmi != 0:
+            pmu.global_status |= GLOBAL_STATUS_BUFFER_OVF
+    elif sets_status(core, i):
         pmu.global_status |= pmc_bit(i)
-    if raises_pmi(core, i, pmu.pmcs[i].intr != 0):
+    if not skip_pmi and raises_pmi(core, i, pmu.pmcs[i].intr != 0):
         kvm_make_request(S, E, KVM_REQ_PMI)
 
 
@@ -45,5 +54,5 @@ def kvm_perf_overflow(S, E, i):
     if pmu.reprogram_pmi & pmc_bit(i) != ZERO:
         return
     pmu.reprogram_pmi |= pmc_bit(i)
-    __kvm_perf_overflow(S, E, i)
+    __kvm_perf_overflow(S, E, i, 1)
     kvm_make_request(S, E, KVM_REQ_PMU)

@@ -56,6 +56,8 @@ PMU_FIXED_CTR_CTRL = 4 << 4
 PMU_GLOBAL_STATUS = 5 << 4
 PMU_GLOBAL_CTRL = 6 << 4
 PMU_OVF_CTRL = 7 << 4
+PMU_PEBS_ENABLE = 8 << 4
+PMU_DS_AREA = 9 << 4
 
 _PERFCTR0 = U64(by_name("IA32_PMC0"))
 _PMC0 = U64(by_name("IA32_A_PMC0"))
@@ -65,6 +67,9 @@ _FIXED_CTR_CTRL = U64(by_name("IA32_FIXED_CTR_CTRL"))
 _GLOBAL_STATUS = U64(by_name("IA32_PERF_GLOBAL_STATUS"))
 _GLOBAL_CTRL = U64(by_name("IA32_PERF_GLOBAL_CTRL"))
 _OVF_CTRL = U64(by_name("IA32_PERF_GLOBAL_STATUS_RESET"))
+_PEBS_ENABLE = U64(by_name("IA32_PEBS_ENABLE"))
+_DS_AREA = U64(by_name("IA32_DS_AREA"))
+CAP_PEBS_FORMAT = U64(0xF << 8)
 CAP_FW_WRITES = U64(1 << 13)
 RDPMC_FIXED = U64(0x4000_0000)
 RDPMC_TYPE = U64(0xFFFF_0000)
@@ -95,6 +100,10 @@ def kvm_pmu_is_valid_msr(pmu, index):
             return PMU_GLOBAL_CTRL
         if index == _OVF_CTRL:
             return PMU_OVF_CTRL
+    if index == _PEBS_ENABLE and pmu.perf_capabilities & CAP_PEBS_FORMAT != ZERO:
+        return PMU_PEBS_ENABLE
+    if index == _DS_AREA and pmu.has_ds != 0:
+        return PMU_DS_AREA
     return PMU_MSR_NONE
 
 

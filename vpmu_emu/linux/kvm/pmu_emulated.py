@@ -17,12 +17,14 @@ from vpmu_emu.linux.kvm.pmu import (
     EVENTSEL_OS,
     EVENTSEL_USR,
     FIXED_PMI,
+    PMU_DS_AREA,
     PMU_EVNTSEL,
     PMU_FIXED_CTR,
     PMU_FIXED_CTR_CTRL,
     PMU_GLOBAL_CTRL,
     PMU_GLOBAL_STATUS,
     PMU_OVF_CTRL,
+    PMU_PEBS_ENABLE,
     PMU_PERFCTR,
     PMU_PMC,
     fixed_ctrl_field,
@@ -33,6 +35,7 @@ from vpmu_emu.linux.kvm.pmu import (
 )
 from vpmu_emu.linux.native import cost
 from vpmu_emu.linux.perf.event import (
+    ATTR_PRECISE_SHIFT,
     perf_event_create_kernel_counter,
     perf_event_enable,
     perf_event_pause,
@@ -57,6 +60,7 @@ from vpmu_emu.linux.trace_kinds import (
     TR_PAUSE,
     TR_REPROGRAM,
 )
+from vpmu_emu.machine.msr import is_canonical
 from vpmu_emu.machine.mutants import (
     I_EARLY,
     I_FIXED_32,
@@ -152,6 +156,9 @@ def pmc_resume_counter(S, E, i):
     if perf_event_period(S, E, pmc.perf_event, get_sample_period(pmu, pmc.counter)) != 0:
         return False
     charge(S, E, COST_PERIOD)
+    precise = S.perf_events[pmc.perf_event].precise_ip != 0
+    if precise != (pmu.pebs_enable & pmc_bit(i) != ZERO):
+        return False
     perf_event_enable(S, E, pmc.perf_event)
     charge(S, E, COST_ENABLE)
     pmc.is_paused = 0
@@ -174,6 +181,12 @@ def pmc_release_perf_event(S, E, i):
 
 
 @jit()
+def pmc_get_pebs_precise_level(S, i):
+    """3 where the CPU has one counter that is more precise than the others, and this is its number."""
+    return 3 if i == 0 and S.config.pebs_pdist != 0 else 1
+
+
+@jit()
 def pmc_reprogram_counter(S, E, i, eventsel):
     """Make a new event for pmc i from a selector; 0 or a negative errno."""
     pmu = S.vcpus[S.this_vcpu].pmu
@@ -183,6 +196,9 @@ def pmc_reprogram_counter(S, E, i, eventsel):
         flags |= ATTR_EXCLUDE_USER
     if eventsel & EVENTSEL_OS == ZERO:
         flags |= ATTR_EXCLUDE_KERNEL
+    pebs = pmu.pebs_enable & pmc_bit(i) != ZERO
+    if pebs:
+        flags |= pmc_get_pebs_precise_level(S, i) << ATTR_PRECISE_SHIFT
     event = perf_event_create_kernel_counter(
         S,
         E,
@@ -198,7 +214,7 @@ def pmc_reprogram_counter(S, E, i, eventsel):
         return event
     pmc.perf_event = event
     pmc.is_paused = 0
-    pmc.intr = 1 if eventsel & EVENTSEL_INT != ZERO else 0
+    pmc.intr = 1 if pebs or eventsel & EVENTSEL_INT != ZERO else 0
     pmu.event_count += 1
     pmu.created += ONE
     return 0
@@ -219,7 +235,7 @@ def reprogram_counter(S, E, i):
         emit(E, S.cores[S.this_cpu].t, TR_REPROGRAM, ZERO, U64(i), ZERO, U64(REPROGRAM_OFF))
         return 0
     if emulate_overflow != 0:
-        kvm_perf_overflow_noted(S, E, i)
+        kvm_perf_overflow_noted(S, E, i, 0)
     eventsel = pmc.eventsel
     new_config = eventsel
     if i >= N_GP_PMC:
@@ -308,6 +324,16 @@ def kvm_pmu_set_msr(S, E, which, data, host_initiated):
             return 1
         if host_initiated == 0:
             pmu.global_status = status_after_reset(S.cores[S.this_cpu], pmu.global_status, data)
+    elif kind == PMU_PEBS_ENABLE:
+        if data & pmu.pebs_enable_rsvd != ZERO:
+            return 1
+        diff = pmu.pebs_enable ^ data
+        pmu.pebs_enable = data
+        reprogram_counters(S, E, diff)
+    elif kind == PMU_DS_AREA:
+        if not is_canonical(data):
+            return 1
+        pmu.ds_area = data
     elif kind == PMU_FIXED_CTR_CTRL:
         if data & pmu.fixed_ctr_ctrl_rsvd != ZERO:
             return 1
@@ -364,6 +390,10 @@ def kvm_pmu_get_msr(S, E, which):
         return pmu.fixed_ctr_ctrl
     if kind == PMU_EVNTSEL:
         return pmu.pmcs[i].eventsel
+    if kind == PMU_PEBS_ENABLE:
+        return pmu.pebs_enable
+    if kind == PMU_DS_AREA:
+        return pmu.ds_area
     value = pmc_read_counter(S, E, i)
     if kind == PMU_PERFCTR and S.cores[S.this_cpu].inject & I_RDMSR_32 != ZERO:
         value &= LOW32

@@ -25,6 +25,7 @@ from vpmu_emu.linux.kvm.lbr import (
     vmx_passthrough_lbr_msrs,
 )
 from vpmu_emu.linux.kvm.msrfilter import kvm_msr_allowed, msr_denied_to_vmm
+from vpmu_emu.linux.kvm.pebs import add_atomic_switch_msr, switch_pebs_msrs
 from vpmu_emu.linux.kvm.pmu import (
     kvm_pmu_deliver_pmi,
     kvm_pmu_is_valid_msr,
@@ -51,10 +52,10 @@ from vpmu_emu.linux.kvm.vcpu import (
 )
 from vpmu_emu.linux.native import cost
 from vpmu_emu.linux.perf.pmi import charge
+from vpmu_emu.linux.perf.x86 import MSR_CORE_PERF_GLOBAL_CTRL
 from vpmu_emu.linux.state import KVM_REQ_PMI, KVM_REQ_PMU, MSR_OP_NONE, MSR_OP_SET
 from vpmu_emu.machine.engine import run_core
 from vpmu_emu.machine.mutants import I_BOTH_WRMSRS, I_PMI_BEFORE_PMU
-from vpmu_emu.machine.physical import st64
 from vpmu_emu.machine.state import (
     CODE_EXIT,
     RAX,
@@ -65,7 +66,7 @@ from vpmu_emu.machine.state import (
     RUN_USER,
     RUN_WATCH,
 )
-from vpmu_emu.machine.u64 import LOW32, ONE, U8, U32, U64, ZERO
+from vpmu_emu.machine.u64 import LOW32, U32, U64, ZERO
 from vpmu_emu.machine.vmx import (
     ENTRY_LOAD_GLOBAL_CTRL,
     EXIT_LOAD_GLOBAL_CTRL,
@@ -90,26 +91,22 @@ COST_RDMSR_EXIT = cost("kvm_emulate_rdmsr")
 COST_RDPMC_EXIT = cost("kvm_emulate_rdpmc")
 COST_SWITCH_MSRS = cost("atomic_switch_perf_msrs")
 
-# the lists of vm.msr_lists: {index, value} of 16 bytes each
-EXIT_LOAD_LIST = 0x400
-ENTRY_LOAD_LIST = 0x800
 MSR_IA32_DEBUGCTLMSR = U64(by_name("IA32_DEBUGCTL"))
 _KIND = ~15
 
 
 @jit()
 def atomic_switch_perf_msrs(S, M, E):
-    """Let VM entry and exit switch GLOBAL_CTRL as perf_guest_get_msrs() says."""
+    """Let VM entry and exit switch what perf_guest_get_msrs() says: GLOBAL_CTRL, for PEBS also others."""
     core = S.cores[S.this_cpu]
     host = S.percpu[S.this_cpu]
     charge(S, E, COST_SWITCH_MSRS)
+    n, guest_value = switch_pebs_msrs(S, M, E, 0)
     host_value = host.intel_ctrl & ~host.intel_ctrl_guest_mask
-    guest_value = host.intel_ctrl & ~host.intel_ctrl_host_mask
-    differ = host_value != guest_value
     if S.config.load_global_ctrl != 0:
         exit_ctl = vmread(core, M, V_EXIT_CTL) & ~EXIT_LOAD_GLOBAL_CTRL
         entry_ctl = vmread(core, M, V_ENTRY_CTL) & ~ENTRY_LOAD_GLOBAL_CTRL
-        if differ:
+        if host_value != guest_value:
             exit_ctl |= EXIT_LOAD_GLOBAL_CTRL
             entry_ctl |= ENTRY_LOAD_GLOBAL_CTRL
             vmwrite(core, M, V_GUEST_GLOBAL_CTRL, guest_value)
@@ -117,13 +114,9 @@ def atomic_switch_perf_msrs(S, M, E):
         vmwrite(core, M, V_EXIT_CTL, exit_ctl)
         vmwrite(core, M, V_ENTRY_CTL, entry_ctl)
     else:
-        count = ZERO
-        if differ:
-            count = ONE
-            st64(M, U64(S.vcpus[S.this_vcpu].msr_lists + EXIT_LOAD_LIST) + U8, host_value)
-            st64(M, U64(S.vcpus[S.this_vcpu].msr_lists + ENTRY_LOAD_LIST) + U8, guest_value)
-        vmwrite(core, M, V_EXIT_LOAD_COUNT, count)
-        vmwrite(core, M, V_ENTRY_LOAD_COUNT, count)
+        n = add_atomic_switch_msr(S, M, n, MSR_CORE_PERF_GLOBAL_CTRL, host_value, guest_value)
+    vmwrite(core, M, V_EXIT_LOAD_COUNT, U64(n))
+    vmwrite(core, M, V_ENTRY_LOAD_COUNT, U64(n))
 
 
 @jit()

@@ -35,6 +35,7 @@ from vpmu_emu.linux.perf.times import (
     ATTR_EXCLUDE_KERNEL,
     ATTR_EXCLUDE_USER,
     ATTR_PINNED,
+    ATTR_PRECISE_SHIFT,
     ctx_cpu,
     error_over,
     perf_event_set_state,
@@ -46,9 +47,9 @@ from vpmu_emu.linux.perf.x86 import (
     MAX_PERIOD,
     NO_ASSIGNMENT,
     THROTTLED,
+    intel_get_event_constraints,
     perf_pmu_disable,
     perf_pmu_enable,
-    x86_get_event_constraints,
     x86_pmu_start,
     x86_pmu_stop,
     x86_schedule_events,
@@ -122,7 +123,7 @@ def perf_try_init_event(S, i):
         known = event.config == UNCORE_CLOCKTICKS or event.config == UNCORE_CAS_COUNT_RD
         if samples or excludes != 0 or event.ctx >= CTX_TASK or not known:
             return EINVAL
-    if kind == PMU_CORE and x86_get_event_constraints(S.cores[S.this_cpu], event.config) == ZERO:
+    if kind == PMU_CORE and intel_get_event_constraints(S.cores[S.this_cpu], event) == ZERO:
         return EINVAL  # validate_event(): no counter of this CPU can count it
     if is_clock(event) and event.sample_freq != 0:  # perf_swevent_init_hrtimer()
         event.sample_period = NSEC_PER_SEC // U64(event.sample_freq)
@@ -253,7 +254,7 @@ def perf_event_create_kernel_counter(S, E, ctx, flags, config, period, owner, pm
     event.exclude_guest = 1 if flags & ATTR_EXCLUDE_GUEST != 0 else 0
     event.exclude_idle = 1 if owner == OWNER_KVM else 0
     event.inherit = 0
-    event.precise_ip = 0
+    event.precise_ip = flags >> ATTR_PRECISE_SHIFT & 3
     event.sample_freq = 0
     event.sample_type = PERF_SAMPLE_BRANCH_STACK if flags & ATTR_BRANCH_STACK != 0 else ZERO
     event.read_format = ZERO

@@ -28,7 +28,13 @@ from vpmu_emu.linux.perf.x86 import (
     x86_pmu_start,
     x86_pmu_stop,
 )
-from vpmu_emu.linux.state import FROM_KERNEL, PERF_EVENT_STATE_ACTIVE, PMU_CORE, W_FORBID_NMI
+from vpmu_emu.linux.state import (
+    FROM_GUEST,
+    FROM_KERNEL,
+    PERF_EVENT_STATE_ACTIVE,
+    PMU_CORE,
+    W_FORBID_NMI,
+)
 from vpmu_emu.linux.trace_kinds import TR_NMI_HANDLER
 from vpmu_emu.linux.watchdog import hardlockup_detector_nmi_handler
 from vpmu_emu.machine.ring import emit
@@ -40,6 +46,22 @@ COST_NMI_HANDLER = cost("perf_event_nmi_handler")
 COST_IRQ_ENTRY = cost("irq_entry")
 
 MOST_LOOPS = 100
+GLOBAL_STATUS_BUFFER_OVF = U64(1 << 62)
+
+
+@jit()
+def x86_pmu_handle_guest_pebs(S, E):
+    """A debug store is full, and only guests have one: the first of their events has overflowed, say."""
+    host = S.percpu[S.this_cpu]
+    if host.interrupted != FROM_GUEST:
+        return
+    mine = host.pebs_enabled & ~host.intel_ctrl_host_mask
+    for idx in range(N_CTR):
+        i = host.events[idx]
+        if mine & counter_bit(idx) != ZERO and i >= 0:
+            if perf_event_overflow(S, E, i, 1) != 0:
+                x86_pmu_stop(S, E, i, 0)
+            return  # one is enough: KVM only passes the interrupt on
 
 
 @jit()
@@ -70,6 +92,8 @@ def perf_event_nmi_handler(S, E):
                     wrmsrl(S, E, MSR_P6_EVNTSEL0 + U64(idx), ZERO)
             break
         wrmsrl(S, E, MSR_CORE_PERF_GLOBAL_OVF_CTRL, status)
+        if status & GLOBAL_STATUS_BUFFER_OVF != ZERO:
+            x86_pmu_handle_guest_pebs(S, E)
         for idx in range(N_CTR):
             i = host.events[idx]
             if status & counter_bit(idx) == ZERO or i < 0:

@@ -30,6 +30,7 @@ MSR_CORE_PERF_FIXED_CTR_CTRL = U64(0x38D)
 MSR_CORE_PERF_GLOBAL_STATUS = U64(0x38E)
 MSR_CORE_PERF_GLOBAL_CTRL = U64(0x38F)
 MSR_CORE_PERF_GLOBAL_OVF_CTRL = U64(0x390)
+MSR_IA32_PEBS_ENABLE = U64(0x3F1)
 
 EVENTSEL_USR = U64(1 << 16)
 EVENTSEL_OS = U64(1 << 17)
@@ -37,6 +38,9 @@ EVENTSEL_INT = U64(1 << 20)
 EVENTSEL_ENABLE = U64(1 << 22)
 EVENTSEL_EVENT = U64(0xFFFF)
 X86_RAW_EVENT_MASK = U64(0xFF84FFFF)  # EVENT UMASK EDGE INV CMASK
+ICL_EVENTSEL_ADAPTIVE = U64(1 << 34)
+CAP_PEBS_BASELINE = U64(1 << 14)
+INSTRUCTIONS = U64(0xC0)
 INTEL_FIXED_VLBR_EVENT = U64(0x1B00)  # of no counter, and in no list of events
 RDPMC_FIXED_BASE = U64(1 << 30)
 FIXED_ENABLE_PMI = U64(8)
@@ -112,6 +116,18 @@ def x86_perf_event_set_period(S, E, i):
 
 
 @jit()
+def _program_pebs(S, E, bit, on):
+    # intel_pmu_pebs_enable(), intel_pmu_pebs_disable()
+    host = S.percpu[S.this_cpu]
+    if on != 0:
+        host.pebs_enabled |= bit
+    else:
+        host.pebs_enabled &= ~bit
+        if host.enabled != 0:
+            wrmsrl(S, E, MSR_IA32_PEBS_ENABLE, host.pebs_enabled)
+
+
+@jit()
 def _program(S, E, i, on):
     # intel_pmu_enable_event(), intel_pmu_disable_event()
     host = S.percpu[S.this_cpu]
@@ -120,6 +136,8 @@ def _program(S, E, i, on):
     bit = counter_bit(idx)
     host.intel_ctrl_guest_mask &= ~bit
     host.intel_ctrl_host_mask &= ~bit
+    if event.precise_ip != 0:
+        _program_pebs(S, E, bit, on)
     if on != 0:
         if event.exclude_host != 0:
             host.intel_ctrl_guest_mask |= bit
@@ -133,6 +151,10 @@ def _program(S, E, i, on):
             value |= EVENTSEL_USR
         if event.exclude_kernel == 0:
             value |= EVENTSEL_OS
+        if event.precise_ip != 0:  # the record's own overflow interrupts
+            value &= ~EVENTSEL_INT
+            if S.cores[S.this_cpu].pmu.perf_capabilities & CAP_PEBS_BASELINE != ZERO:
+                value |= ICL_EVENTSEL_ADAPTIVE
         if on != 0:
             value |= EVENTSEL_ENABLE
         wrmsrl(S, E, MSR_P6_EVNTSEL0 + U64(idx), value)
@@ -188,6 +210,8 @@ def perf_pmu_disable(S, E):
     if host.disable_count == 1 and host.enabled != 0:
         host.enabled = 0
         wrmsrl(S, E, MSR_CORE_PERF_GLOBAL_CTRL, ZERO)
+        if host.pebs_enabled != ZERO:
+            wrmsrl(S, E, MSR_IA32_PEBS_ENABLE, ZERO)
 
 
 @jit()
@@ -197,6 +221,8 @@ def intel_pmu_enable_all(S, E):
     if host.fixed_ctrl_val != host.active_fixed_ctrl_val:
         wrmsrl(S, E, MSR_CORE_PERF_FIXED_CTR_CTRL, host.fixed_ctrl_val)
         host.active_fixed_ctrl_val = host.fixed_ctrl_val
+    if host.pebs_enabled != ZERO:
+        wrmsrl(S, E, MSR_IA32_PEBS_ENABLE, host.pebs_enabled)
     wrmsrl(S, E, MSR_CORE_PERF_GLOBAL_CTRL, host.intel_ctrl & ~host.intel_ctrl_guest_mask)
 
 
@@ -252,6 +278,16 @@ def x86_get_event_constraints(core, config):
 
 
 @jit()
+def intel_get_event_constraints(core, event):
+    """Counters that may count an event, as bits by `idx`: with precise_ip 3 only the most precise one."""
+    choice = x86_get_event_constraints(core, event.config)
+    if event.precise_ip == 3:
+        # PDIR: fixed counter 0 for instructions; PDist: counter 0 for everything else
+        choice &= ONE << U64(N_GP) if event.config == INSTRUCTIONS else ONE
+    return choice
+
+
+@jit()
 def x86_schedule_events(S, rows, n):
     """Find a counter for each of the events `rows[:n]`.
 
@@ -266,7 +302,7 @@ def x86_schedule_events(S, rows, n):
         if event.idx < 0:
             break
         bit = ONE << U64(event.idx)
-        if x86_get_event_constraints(core, event.config) & bit == ZERO or used & bit != ZERO:
+        if intel_get_event_constraints(core, event) & bit == ZERO or used & bit != ZERO:
             break
         used |= bit
         packed |= U64(event.idx) << (U64(k) * U4)
@@ -280,7 +316,7 @@ def x86_schedule_events(S, rows, n):
     for weight in range(1, N_IDX + 1):
         for j in range(n):
             event = S.perf_events[rows[j]]
-            choice = x86_get_event_constraints(core, event.config)
+            choice = intel_get_event_constraints(core, event)
             if popcount(choice) != U64(weight):
                 continue
             free = choice & ~used

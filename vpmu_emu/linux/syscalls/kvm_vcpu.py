@@ -259,6 +259,7 @@ def _forget_translations(host: Host) -> None:
 PMU_FAMILIES = {
     "IA32_PMC", "IA32_PERFEVTSEL", "IA32_A_PMC", "IA32_FIXED_CTR", "IA32_FIXED_CTR_CTRL",
     "IA32_PERF_GLOBAL_STATUS", "IA32_PERF_GLOBAL_CTRL", "IA32_PERF_GLOBAL_STATUS_RESET",
+    "IA32_PEBS_ENABLE", "IA32_DS_AREA",
 }  # fmt: skip
 IN_RECORD = {
     "IA32_STAR": "star", "IA32_LSTAR": "lstar", "IA32_CSTAR": "cstar", "IA32_FMASK": "fmask",
