@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
 import numba
+import numpy as np
 import pytest
 from numba.core import ir
 
+from tests.conftest import ROOT
 from vpmu_emu import _jit, build
+from vpmu_emu._jit import native
 
 compiled = pytest.mark.skipif(not _jit.COMPILES, reason="nothing is compiled in this run")
 
@@ -139,6 +143,19 @@ def test_what_is_compiled_is_what_is_reachable(built):
 
 
 @compiled
+@pytest.mark.parametrize("mode", build.modes())
+def test_a_warm_run_does_without_the_compiler(mode, built):
+    # Each entry that the mode calls lies in one file, with everything that it calls.
+    code = (
+        "import sys, vpmu_emu\n"
+        f"result = vpmu_emu.run({str(ROOT / 'guests/lessons/01_count.s')!r}, vpmu={mode!r})\n"
+        "print(result.to_json()['stop'], 'numba' in sys.modules)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.split()[1] == "False", out.stdout
+
+
+@compiled
 def test_remembered_types_are_right(built):
     """A wrong memory costs two compilations instead of none, so it is kept true."""
     wrong = []
@@ -163,7 +180,20 @@ TOY = {
 
         @jit()
         def helper(a, i):
-            return a[i] + LIMIT
+            value = a[i]
+            # Long enough to be named by its caller instead of being a part of it.
+            value += LIMIT
+            value -= LIMIT
+            value += LIMIT
+            value -= LIMIT
+            value += LIMIT
+            value -= LIMIT
+            value += LIMIT
+            value -= LIMIT
+            value += LIMIT
+            value -= LIMIT
+            value += LIMIT
+            return value
         """,
     "vpmu_emu/engine.py": """
         import numpy as np
@@ -179,13 +209,14 @@ TOY = {
         import json, sys
         import numpy as np
         from vpmu_emu import _jit, engine
-        hit = _jit.is_cached("vpmu_emu.engine:run")
         with _jit.compile_clock() as clock:
             try:
                 value = int(engine.run(np.arange(4, dtype=np.uint64), int(sys.argv[1])))
             except IndexError:
                 value = "bounds"
-        print(json.dumps([value, hit, clock.seconds > 0, sorted(_jit.callees("vpmu_emu.engine:run"))]))
+        light = "numba" not in sys.modules
+        graph = sorted(_jit.callees("vpmu_emu.engine:run"))
+        print(json.dumps([value, light, clock.seconds > 0, graph]))
         """,
 }
 
@@ -198,8 +229,9 @@ def toy(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(textwrap.dedent(text))
     package = Path(_jit.__file__).parent
-    for name in ("_jit.py", "data.py"):
-        (tmp_path / "src" / "vpmu_emu" / name).write_text((package / name).read_text())
+    below = tmp_path / "src" / "vpmu_emu"
+    shutil.copytree(package, below / "_jit", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(package.parent / "data.py", below)
 
     def run(index=0, **settings):
         env = {k: v for k, v in os.environ.items() if not k.startswith(("NUMBA_", "VPMU_"))}
@@ -229,6 +261,53 @@ def test_cache_follows_every_file_and_setting(toy):
     assert toy(7, NUMBA_BOUNDSCHECK="1") == ["bounds", False, True, graph]
     assert toy(7, NUMBA_BOUNDSCHECK="1") == ["bounds", True, False, graph]
     assert toy(1, NUMBA_DISABLE_JIT="1") == [93, True, False, graph]
+
+
+@compiled
+@pytest.mark.slow
+def test_a_bad_file_of_an_entry_is_written_anew(toy):
+    fresh = [31, False, True, ["vpmu_emu.helper:helper"]]
+    again = [31, False, False, fresh[3]]  # numba has the functions still: nothing is compiled
+    assert toy() == fresh
+    (path,) = toy.cache.glob("vpmu_emu.engine/*/run.code")
+    good = path.read_bytes()
+    symbol, arguments, result, objects = native.unpack(good)
+    middle = len(good) // 2
+    bad = {
+        "empty": b"",
+        "cut": good[:-1],
+        "a bit": good[:middle] + bytes([good[middle] ^ 1]) + good[middle + 1 :],
+        "a function is missing": native.pack(symbol, arguments, result, objects[:1]),
+        "its own is missing": native.pack(symbol, arguments, result, objects[1:]),
+        "no object code": native.pack(symbol, arguments, result, [b"text", *objects]),
+    }
+    for what, data in bad.items():
+        path.write_bytes(data)
+        assert toy() == again, what
+        assert path.read_bytes() == good, what
+        assert toy() == [31, True, False, fresh[3]], what
+    path.unlink()
+    path.mkdir()  # and where no file can be: the compiler, each time
+    assert toy() == again
+    assert toy() == again
+
+
+@compiled
+def test_entries_are_called_with_what_they_take(built):
+    from vpmu_emu.linux.state import SYSTEM
+    from vpmu_emu.machine import engine
+    from vpmu_emu.machine.state import N_CTR
+
+    found = np.zeros(N_CTR, dtype=np.uint64)
+    core = np.zeros(1, dtype=SYSTEM).view(np.recarray)[0].cores[0]
+    assert engine.read_counters(core, found) is None
+    for wrong in ((found, found), (core, core), (core, found.astype(np.int64)), (core, [0] * N_CTR)):
+        with pytest.raises(TypeError, match="compiled code takes"):
+            engine.read_counters(*wrong)
+    with pytest.raises(ValueError, match="zip"):
+        engine.read_counters(core)
+    with pytest.raises(TypeError, match="called by compiled code only"):
+        _jit.functions[next(name for name in _jit.functions if name not in _jit.entries)]()
 
 
 @compiled

@@ -281,8 +281,7 @@ def _serve(inlet: IO[str], outlet: IO[str]) -> None:
             else:
                 with _jit.compile_clock(lambda function: answer("start", function, "")):
                     _warm(name)
-                called = [entry for entry in sorted(_jit.entries) if _jit.signatures(entry)]
-                answer("done", name, " ".join(called))
+                answer("done", name, " ".join(_jit.called_entries()))
         except Exception as error:  # a wrong hint costs time, never the build
             answer("failed", name, f"{type(error).__name__}: {error}")
 

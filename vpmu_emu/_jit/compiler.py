@@ -1,0 +1,394 @@
+"""The only importer of numba: compiles what `jit` declared, and tells about types.
+
+Imported when something is not on the disk, or when somebody asks about types.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+import sys
+import time
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+from numba import extending
+from numba.core import bytecode, codegen, compiler, compiler_machinery, typed_passes, types
+from numba.core import event as numba_event
+from numba.core.typing import templates
+
+from vpmu_emu._jit import (
+    Compiled,
+    borrowed,
+    callees,
+    clocks,
+    functions,
+    memory_at,
+    native,
+    stands_alone,
+)
+from vpmu_emu._jit.folders import PACKAGE, folder
+
+numba.config.DISABLE_JIT = 0  # who asked for no compiler through the environment is not here
+
+
+def dispatcher(function: Compiled) -> Any:
+    """numba's own object for a declared function."""
+    with _cache_dir(function.__module__):
+        made = numba.njit(
+            cache=True,
+            nogil=True,
+            error_model="numpy",
+            no_cpython_wrapper=True,
+            no_cfunc_wrapper=True,
+            forceinline=function.inline,
+        )(function.py_func)
+    _one_signature(made)
+    if not function.inline:
+        _compile_once(made, function.name)
+    return made
+
+
+@contextlib.contextmanager
+def _cache_dir(module: str) -> Iterator[None]:
+    before = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = str(folder(module))
+    try:
+        yield
+    finally:
+        numba.config.CACHE_DIR = before
+
+
+def _plain(kind: Any) -> Any:
+    return getattr(kind, "literal_type", kind)
+
+
+def _one_signature(dispatcher: Any) -> None:
+    # A literal argument has a type of its own in numba, and every callee would be compiled anew for
+    # each constant that some caller passes.
+    resolve = dispatcher.get_call_template
+
+    def without_literals(args: tuple[Any, ...], kws: dict[str, Any]) -> Any:
+        plain = tuple(_plain(kind) for kind in args)
+        return resolve(plain, {key: _plain(kind) for key, kind in kws.items()})
+
+    dispatcher.get_call_template = without_literals
+
+
+# --- every function once --------------------------------------------------------------------------
+#
+# numba links the code of all callees into each caller and has LLVM optimise and generate it again there,
+# so a tree of calls is compiled once for every level above it. Here a caller only names its larger
+# callees: their own libraries are in the process before its own is, whether compiled or loaded. Small
+# ones are still linked in: compiling them again costs less than loading each at every start.
+
+
+def _needs(name: str) -> Iterator[str]:
+    for callee in callees(name):
+        if stands_alone(callee):
+            yield callee
+        else:
+            yield from _needs(callee)
+
+
+_signature: dict[str, tuple[Any, ...]] = {}  # of functions that are on the disk: read once
+
+
+def _first_signature(name: str) -> tuple[Any, ...] | None:
+    if name not in _signature:
+        found = cached_signatures(name)
+        if not found:
+            return None
+        _signature[name] = found[0]
+    return _signature[name]
+
+
+def _compile_once(dispatcher: Any, name: str) -> None:
+    add = dispatcher.add_overload
+    load = dispatcher._cache.load_overload
+
+    def add_overload(result: Any) -> None:
+        result.library.vpmu_stands_alone = stands_alone(name)
+        add(result)
+
+    def load_overload(sig: Any, target: Any) -> Any:
+        for callee in _needs(name):
+            if not functions[callee].overloads:
+                kinds = _first_signature(callee)
+                if kinds is None:
+                    return None  # not all of it is on the disk: compile
+                functions[callee].dispatcher.compile(kinds)
+        return load(sig, target)
+
+    dispatcher.add_overload = add_overload
+    dispatcher._cache.load_overload = load_overload
+
+
+def _link_by_name() -> None:
+    link = codegen.CPUCodeLibrary.add_linking_library
+    identify = bytecode.FunctionIdentity.from_function.__func__
+
+    def add_linking_library(library: Any, other: Any) -> None:
+        if getattr(other, "vpmu_stands_alone", False):
+            other._ensure_finalized()
+        else:
+            link(library, other)
+
+    def from_function(cls: Any, function: Any) -> Any:
+        # Names that another process finds again: numba's own hold a counter of this one.
+        identity = identify(cls, function)
+        if function.__module__.split(".")[0] == PACKAGE:
+            text = f"{function.__module__}:{function.__qualname__}"
+            stable = int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "little")
+            identity.unique_id = stable
+            identity.unique_name = f"{identity.func_qualname}${stable}"
+        return identity
+
+    @cache
+    def number(record: Any) -> int:
+        return int.from_bytes(hashlib.sha256(repr(record).encode()).digest()[:6], "little")
+
+    def mangling_args(record: Any) -> Any:
+        # So does what a function's symbol says of its arguments.
+        return type(record).__name__, (number(record),)
+
+    codegen.CPUCodeLibrary.add_linking_library = add_linking_library
+    record_type: Any = types.Record
+    record_type.mangling_args = property(mangling_args)
+    bytecode.FunctionIdentity.from_function = classmethod(from_function)
+
+
+def _keep_objects() -> None:
+    # numba forgets object code once it is linked; the files of entries are made of it.
+    library: Any = codegen.CPUCodeLibrary
+    serialize = library.serialize_using_object_code
+    load = library._set_compiled_object
+
+    def serialize_using_object_code(self: Any) -> Any:
+        name, kind, (code, bitcode) = serialize(self)
+        self.vpmu_object = code
+        return name, kind, (code, bitcode)
+
+    def set_compiled_object(self: Any, code: bytes) -> None:
+        self.vpmu_object = code
+        load(self, code)
+
+    library.serialize_using_object_code = serialize_using_object_code
+    library._set_compiled_object = set_compiled_object
+
+
+def _type_borrowed() -> None:
+    def typed(typingctx: Any, array: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            view = context.make_array(signature.args[0])(context, builder, args[0])
+            view.meminfo = view.meminfo.type(None)
+            view.parent = view.parent.type(None)
+            return view._getvalue()
+
+        return array(array), generate
+
+    template = templates.make_intrinsic_template(
+        borrowed, typed, "borrowed", prefer_literal=False, kwargs={}
+    )
+    templates.infer(template)
+    templates.infer_global(borrowed, types.Function(template))
+
+
+@extending.intrinsic  # type: ignore[untyped-decorator]
+def _pointer(typingctx: Any, address: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], context.get_value_type(types.voidptr))
+
+    return types.voidptr(address), generate
+
+
+@extending.overload(memory_at)  # type: ignore[untyped-decorator]
+def _memory_at(address: Any, size: Any) -> Any:
+    def there(address: Any, size: Any) -> Any:
+        return numba.carray(_pointer(address), size, np.uint8)
+
+    return there
+
+
+_link_by_name()
+_keep_objects()
+_type_borrowed()
+
+
+# --- entries --------------------------------------------------------------------------------------
+
+
+def entry(function: Compiled, args: tuple[Any, ...], path: Path) -> Any:
+    """Compile or load what Python calls, write the file of it, and give what can be called.
+
+    Raises:
+        ValueError: an argument or the result has a type without a name.
+    """
+    kinds = tuple(map(numba.typeof, args))
+    function.dispatcher.compile(kinds)
+    made = function.dispatcher.overloads[kinds]
+    symbol = made.fndesc.llvm_func_name
+    arguments = [encode_type(kind) for kind in kinds]
+    result = encode_type(made.signature.return_type)
+    try:
+        data = native.pack(symbol, arguments, result, list(_objects(function.name)))
+        ready = native.link(data)  # proves that nothing is missing
+    except native.UnusableError:
+        address = made.library.get_pointer_to_function(symbol)
+        return native.caller(address, arguments, result)
+    native.write(path, data)
+    return ready
+
+
+def _objects(name: str) -> Iterator[bytes]:
+    seen = {name}
+    todo = [name]
+    while todo:
+        at = todo.pop()
+        for made in functions[at].overloads.values():
+            code = getattr(made.library, "vpmu_object", None)
+            if code is None:
+                raise native.UnusableError(f"no object code of {at}")
+            yield code
+        for callee in _needs(at):
+            if callee not in seen:
+                seen.add(callee)
+                todo.append(callee)
+
+
+# --- what was compiled ----------------------------------------------------------------------------
+
+
+def cached_signatures(name: str) -> list[tuple[Any, ...]]:
+    """The argument types for which compiled code of function `name` waits on the disk."""
+    index = functions[name].dispatcher._cache._cache_file._load_index()  # no public way to ask
+    return sorted({key[0] for key in index}, key=str)
+
+
+def compile_for(name: str, spec: list[Any]) -> float:
+    """Compile function `name`, or load it, for the argument types `spec`; seconds it took."""
+    start = time.perf_counter()
+    functions[name].dispatcher.compile(tuple(decode_type(item) for item in spec))
+    return time.perf_counter() - start
+
+
+class _TypingOnly(compiler.CompilerBase):  # type: ignore[misc]
+    """Everything up to the types of every value, and no machine code."""
+
+    def define_pipelines(self) -> list[Any]:
+        """Called by numba."""
+        manager = compiler_machinery.PassManager("typing only")
+        builder = compiler.DefaultPassBuilder
+        manager.passes.extend(builder.define_untyped_pipeline(self.state).passes)
+        manager.passes.extend(builder.define_typed_pipeline(self.state).passes)
+        manager.add_pass(typed_passes.AnnotateTypes, "annotate types")
+        manager.add_pass(_KeepTypes, "keep the types")
+        manager.finalize()
+        return [manager]
+
+
+@compiler_machinery.register_pass(mutates_CFG=False, analysis_only=True)
+class _KeepTypes(compiler_machinery.AnalysisPass):  # type: ignore[misc]
+    _name = "vpmu_emu_keep_types"
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def run_pass(self, state: Any) -> bool:
+        state.cr = state.type_annotation
+        return False
+
+
+def typed_ir(name: str, kinds: tuple[Any, ...]) -> Any:
+    """The typed IR (`blocks`, `typemap`, `calltypes`) of function `name`.
+
+    What a compiled function remembers is not enough: loaded from the disk it is text only.
+    """
+    function = functions[name]
+    function = getattr(function, "dispatcher", function)
+    target = function.targetdescr
+    flags = compiler.Flags()
+    target.options.parse_as_flags(flags, function.targetoptions)
+    return compiler.compile_extra(
+        target.typing_context,
+        target.target_context,
+        function.py_func,
+        kinds,
+        None,
+        flags,
+        {},
+        pipeline_class=_TypingOnly,
+    )
+
+
+# --- argument types as JSON -----------------------------------------------------------------------
+
+_SCALARS = {
+    str(t): t
+    for t in (types.int64, types.uint64, types.boolean, types.uint8, types.int32, types.none)
+}
+
+
+def _records() -> dict[Any, str]:
+    # Record types are written by the name of the dtype that declares them, "module:NAME"; the machine's
+    # own module before one that imports it.
+    found: dict[Any, str] = {}
+    modules = [name for name in sys.modules if re.fullmatch(rf"{PACKAGE}\..*\bstate", name)]
+    for module in sorted(modules, key=lambda name: (".machine." not in name, name)):
+        for name, value in vars(sys.modules[module]).items():
+            if isinstance(value, np.dtype) and value.fields:
+                found.setdefault(numba.from_dtype(value), f"{module}:{name}")
+    return found
+
+
+def encode_type(kind: Any) -> Any:
+    """JSON form of an argument type; ValueError if it has none."""
+    if str(kind) in _SCALARS:
+        return str(kind)
+    if isinstance(kind, types.Record):
+        name = _records().get(kind)
+        if name is not None:
+            return name
+    elif isinstance(kind, types.NestedArray):
+        return ["nested", encode_type(kind.dtype), list(kind.shape)]
+    elif isinstance(kind, types.Array):
+        flags = [kind.ndim, kind.layout, not kind.mutable, kind.aligned]
+        return ["array", encode_type(kind.dtype), flags]
+    raise ValueError(f"no name for type {kind}")
+
+
+def decode_type(spec: Any) -> Any:
+    """The argument type that `encode_type` wrote; ValueError if nothing has that name now."""
+    if isinstance(spec, str):
+        if spec in _SCALARS:
+            return _SCALARS[spec]
+        return numba.from_dtype(native.named_dtype(spec))
+    what, inner, rest = spec
+    if what == "nested":
+        return types.NestedArray(decode_type(inner), tuple(rest))
+    ndim, layout, readonly, aligned = rest
+    return types.Array(decode_type(inner), ndim, layout, readonly=readonly, aligned=aligned)
+
+
+# --- watching compilation -------------------------------------------------------------------------
+
+
+class _Listener(numba_event.Listener):  # type: ignore[misc]
+    def on_start(self, event: Any) -> None:
+        made = event.data.get("dispatcher")
+        function = getattr(made, "py_func", None)
+        name = f"{function.__module__}:{function.__qualname__}" if function else ""
+        for clock in clocks:
+            clock.begin(name)
+
+    def on_end(self, event: Any) -> None:
+        for clock in clocks:
+            clock.end()
+
+
+numba_event.register("numba:compile", _Listener())
