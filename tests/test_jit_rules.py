@@ -265,6 +265,31 @@ def test_cache_follows_every_file_and_setting(toy):
 
 @compiled
 @pytest.mark.slow
+def test_memory_is_reached_by_its_address(toy):
+    (toy.src / "vpmu_emu/engine.py").write_text(
+        "import numpy as np\n"
+        "from vpmu_emu._jit import borrowed, jit, memory_at\n"
+        "@jit(entry=True)\n"
+        "def run(a, i):\n"
+        "    near = borrowed(a)\n"
+        "    memory_at(near[i], near[i + 1])[near[i + 1] - np.uint64(1)] += 7\n"
+        "    return near[i + 1]\n"
+    )
+    (toy.src / "main.py").write_text(
+        "import json, sys\n"
+        "import numpy as np\n"
+        "from vpmu_emu import _jit, engine\n"
+        "there = np.arange(6, dtype=np.uint8)\n"
+        "size = engine.run(np.array([0, there.ctypes.data, 6], dtype=np.uint64), 1)\n"
+        "print(json.dumps([int(size), 'numba' in sys.modules, there.tolist()]))\n"
+    )
+    assert toy() == [6, True, [0, 1, 2, 3, 4, 12]]
+    assert toy() == [6, False, [0, 1, 2, 3, 4, 12]]
+    assert toy(NUMBA_DISABLE_JIT="1") == [6, False, [0, 1, 2, 3, 4, 12]]
+
+
+@compiled
+@pytest.mark.slow
 def test_a_bad_file_of_an_entry_is_written_anew(toy):
     fresh = [31, False, True, ["vpmu_emu.helper:helper"]]
     again = [31, False, False, fresh[3]]  # numba has the functions still: nothing is compiled
