@@ -10,6 +10,7 @@ import numpy as np
 
 from vpmu_emu._jit import borrowed, jit
 from vpmu_emu.linux.hrtimer import host_timer_program
+from vpmu_emu.linux.kvm.vcpu import vcpu_put
 from vpmu_emu.linux.perf.event import (
     perf_event_disable,
     perf_event_enable,
@@ -25,7 +26,8 @@ from vpmu_emu.linux.sched import CALL_FUNCTION_VECTOR, resched_cpu, wake_up_task
 from vpmu_emu.linux.space import x86_pmu_event_mapped
 from vpmu_emu.machine.lapic import lapic_accept
 from vpmu_emu.machine.memory import drop_decoded, tlb_flush
-from vpmu_emu.machine.u64 import U64
+from vpmu_emu.machine.pmu import pmu_charge
+from vpmu_emu.machine.u64 import U64, ZERO
 
 CALL_CHARGE = 0  # a: row of the costs
 CALL_PERF_ENABLE = 1  # a: event
@@ -41,6 +43,10 @@ CALL_WAKE_UP = 10  # a: task
 CALL_RESCHED = 11  # a: core
 CALL_KICK = 12  # a: core that has to come out of its guest
 CALL_TIMER = 13  # a timer of this core has changed
+CALL_WAIT = 14  # a: core that this one waits for (csd_lock_wait)
+CALL_VCPU_PUT = 15  # the vCPU on this core leaves it
+CALL_PERF_RESET = 16  # a: event
+CALL_PERF_REFRESH = 17  # a: event, b: overflows until it is disabled
 
 
 @jit(entry=True)
@@ -79,4 +85,19 @@ def kernel_call(S, M, E, op, a, b):
         lapic_accept(S.cores[a].lapic, CALL_FUNCTION_VECTOR)
     elif op == CALL_TIMER:
         host_timer_program(S, E)
+    elif op == CALL_WAIT:
+        core = S.cores[S.this_cpu]
+        behind = S.cores[a].t - core.t
+        if behind >= 0:
+            pmu_charge(core, E, (behind >> 4) + 1, ZERO, ZERO)
+        S.turn_end = 0
+    elif op == CALL_VCPU_PUT:
+        vcpu_put(S, M)
+    elif op == CALL_PERF_RESET:
+        perf_event_read_value(S, E, a)
+        S.perf_events[a].count = ZERO
+        perf_event_update_userpage(S, E, a)
+    elif op == CALL_PERF_REFRESH:
+        S.perf_events[a].event_limit = max(S.perf_events[a].event_limit + b, 0)
+        perf_event_enable(S, E, a)
     return answer

@@ -153,6 +153,7 @@ def init_host(S: Any, model: CpuModel) -> None:
         core.vmx.root = 1  # KVM is loaded: VMXON
     for event in S.perf_events:
         event.idx = event.leader = event.pmc = event.spec = event.parent = event.vcpu = event.cpu = -1
+        event.output = -1
     for task in S.tasks:
         task.on_cpu = task.vcpu = -1
         task.wake_at = NEVER

@@ -127,6 +127,8 @@ PERF_EVENT = np.dtype(
         ("buffer", "i8"),  # index of the control page in the array of physical memory; data follows it
         ("buffer_pages", "i8"),  # pages of data, a power of 2
         ("head", "u8"),  # data_head: bytes written so far
+        ("output", "i8"),  # event into whose ring its records go, -1 its own
+        ("paused", "i8"),  # 1: nothing is written into its ring (PERF_EVENT_IOC_PAUSE_OUTPUT)
         ("overwrite", "i8"),  # 1: mapped without PROT_WRITE: data_tail means nothing
         ("lost", "u8"),  # records that found no room
         ("rb_lost", "u8"),  # of them not told by a PERF_RECORD_LOST yet
@@ -137,6 +139,7 @@ PERF_EVENT = np.dtype(
         ("prev_count", "u8"),  # raw counter value at the last update
         ("period", "u8"),  # hwc->sample_period: attr.sample_period, or the longest one
         ("last_period", "u8"),  # the one that ended last: what a sample stands for
+        ("event_limit", "i8"),  # overflows until it is disabled (PERF_EVENT_IOC_REFRESH), 0 never, -1 now
         ("period_left", "i8"),  # events up to the next overflow to report
         ("interrupts", "i8"),  # overflows within the present tick, -1 throttled
         ("interrupts_seq", "i8"),  # tick that `interrupts` counts
@@ -212,6 +215,7 @@ PERCPU = np.dtype(
         ("interrupted", "i8"),  # FROM_*: what the interrupt at hand came upon
         ("row", "i8"),  # row of the costs that the kernel is at
         ("interrupted_row", "i8"),  # at which it was interrupted
+        ("pending_disable", "i8"),  # 1: an event of this CPU has reached its limit
         ("in_nmi", "i8"),  # an NMI handler runs: NMIs wait
         # numbers for reports
         ("part", "i8"),  # row of PARTS that the work at hand belongs to

@@ -172,7 +172,10 @@ def perf_event_alloc(S, i):
     event.buffer = 0
     event.buffer_pages = 0
     event.head = ZERO
+    event.output = -1
+    event.paused = 0
     event.overwrite = 0
+    event.event_limit = 0
     event.lost = ZERO
     event.rb_lost = ZERO
     event.freq_time = S.cores[S.this_cpu].t

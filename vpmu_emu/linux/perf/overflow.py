@@ -113,4 +113,10 @@ def perf_event_overflow(S, E, i, throttle):
         kvm_perf_overflow(S, E, event.pmc)
     else:
         perf_event_output(S, E, i)
+        if event.event_limit > 0:
+            event.event_limit -= 1
+            if event.event_limit == 0:  # perf_event_disable_inatomic()
+                event.event_limit = -1
+                S.percpu[S.this_cpu].pending_disable = 1
+                stop = 1
     return stop

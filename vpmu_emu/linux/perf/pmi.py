@@ -9,6 +9,7 @@ from vpmu_emu._jit import jit
 from vpmu_emu.linux.hrtimer import host_timer_program
 from vpmu_emu.linux.native import APIC_DM_NMI, MSR_APIC_LVTPC, cost, rdmsrl, retire, wrmsrl
 from vpmu_emu.linux.perf.clocks import clock_program, is_clock, pmu_of
+from vpmu_emu.linux.perf.event import perf_event_disable
 from vpmu_emu.linux.perf.output import perf_log_throttle
 from vpmu_emu.linux.perf.overflow import perf_adjust_period, perf_event_overflow, tick_at
 from vpmu_emu.linux.perf.sched import perf_rotate_context
@@ -113,6 +114,17 @@ def perf_event_nmi_handler(S, E):
 
 
 @jit()
+def perf_pending_disable(S, E):
+    """perf_pending_irq(): disable the events that have reached their limit."""
+    S.percpu[S.this_cpu].pending_disable = 0
+    for i in range(S.perf_rows):
+        event = S.perf_events[i]
+        if event.used != 0 and event.event_limit < 0 and ctx_cpu(S, event.ctx) == S.this_cpu:
+            event.event_limit = 0
+            perf_event_disable(S, E, i)
+
+
+@jit()
 def handle_nmis(S, E):
     """Take the NMIs that are due; inside a handler further ones wait for its end."""
     core = S.cores[S.this_cpu]
@@ -123,6 +135,8 @@ def handle_nmis(S, E):
         perf_event_nmi_handler(S, E)
         host.in_nmi = 0
         host.interrupted = FROM_KERNEL
+    if host.pending_disable != 0 and host.in_nmi == 0 and host.disable_count == 0:
+        perf_pending_disable(S, E)
 
 
 @jit()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from vpmu_emu.linux.calls import CALL_WAIT
 from vpmu_emu.linux.state import ENTERED_FAULT, ENTERED_KVM_RUN, ENTERED_NOT, ENTERED_SYSCALL
-from vpmu_emu.linux.syscalls import files, mm, tasks
+from vpmu_emu.linux.syscalls import files, mm, perf, tasks
 from vpmu_emu.linux.syscalls.host import MASK64, Errno, Host, Restart, failed, signed
 from vpmu_emu.machine.state import RAX, RDI, RDX, RSI
 from vpmu_emu.tables.linux import ERRNO, SYSCALLS
@@ -17,7 +18,7 @@ ARGUMENTS = (RDI, RSI, RDX, 10, 8, 9)
 FUNCTIONS: dict[int, tuple[Any, int]] = {
     number: (function, len(row.args))
     for number, row in SYSCALLS.items()
-    for module in (files, mm, tasks)
+    for module in (files, mm, perf, tasks)
     if (function := getattr(module, f"sys_{row.name}", None))
 }
 """The system calls that there are: function and number of arguments."""
@@ -43,7 +44,8 @@ def handle(host: Host) -> None:
             from vpmu_emu.linux.syscalls import kvm
 
             host.core.regs[RAX] = kvm.finish_run(host, task) & MASK64
-    except Restart:
+    except Restart as wait:
+        host.kernel_call(CALL_WAIT, wait.cpu)
         return
     task.entered = ENTERED_NOT
 

@@ -32,7 +32,11 @@ class Errno(Exception):
 
 
 class Restart(Exception):
-    """The system call has to be tried again once another core has come out of its guest."""
+    """The system call has to be tried again once core `cpu` has come out of its guest."""
+
+    def __init__(self, cpu: int) -> None:
+        self.cpu = cpu
+        super().__init__(cpu)
 
 
 class Host:
@@ -100,8 +104,8 @@ class Host:
 
     # --- time -------------------------------------------------------------------------------------------
     def ns(self, time: int) -> int:
-        """Nanoseconds of a time in 1/16 cycle."""
-        return time * NS_PER_MS // (16 * int(self.S.config.tsc_khz))
+        """Nanoseconds of a time in 1/16 cycle, as sched_clock() makes them of the TSC."""
+        return (time >> 4) * int(self.S.config.cyc2ns_mul) >> 31
 
     def time_of_ns(self, ns: int) -> int:
         """1/16 cycles of so many nanoseconds, rounded up."""
@@ -129,7 +133,9 @@ class Host:
             yield
             return
         if not self.stop_cpu(cpu):
-            raise Restart
+            raise Restart(cpu)
+        if int(self.S.percpu[cpu].curr) < 0:  # the interrupt wakes it
+            self.S.cores[cpu].t = max(int(self.S.cores[cpu].t), int(self.core.t))
         self.S.this_cpu = cpu
         try:
             yield

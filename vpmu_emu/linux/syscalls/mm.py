@@ -76,6 +76,18 @@ def place(host: Host, address: int, length: int, flags: int) -> int:
     return _find_hole(mm, length)
 
 
+def make_room(host: Host, start: int, length: int, flags: int) -> None:
+    """Take away what MAP_FIXED replaces.
+
+    Raises:
+        Errno: ENOMEM, no other mapping can be had; EINVAL, as unmap().
+    """
+    if flags & MAP_FIXED:
+        unmap(host, host.mm, start, length)
+    if not _free_vmas(host.mm):
+        raise Errno("ENOMEM")
+
+
 def add_vma(
     host: Host, mm: Any, start: int, length: int, hpa: int, prot: int, kind: int = VMA_ANON, obj: int = -1
 ) -> None:
@@ -172,10 +184,7 @@ def sys_mmap(
     if shared not in (MAP_SHARED, MAP_PRIVATE):
         raise Errno("EINVAL")
     start = place(host, address, length, flags)
-    if flags & MAP_FIXED:
-        unmap(host, host.mm, start, length)
-    if not _free_vmas(host.mm):
-        raise Errno("ENOMEM")
+    make_room(host, start, length, flags)
     hpa = host.alloc_pages(pages, pool=bool(flags & MAP_HUGETLB))
     try:
         add_vma(host, host.mm, start, length, hpa, prot)
@@ -253,20 +262,31 @@ def mm_create(host: Host) -> int:
         if not mm.users:
             mm.cr3 = host.alloc_pages(1)
             mm.users = 1
+            mm.perf_rdpmc_allowed = 0
             for vma in mm.vmas:
                 vma.length = 0
             return k
     raise Errno("ENOMEM")
 
 
+def exit_mmap(host: Host, mm: Any) -> None:
+    """Remove all mappings.
+
+    Raises:
+        Restart: one shows an event of a core that is in a guest; call again.
+    """
+    for vma in list(vmas(mm)):
+        unmap(host, mm, int(vma.start), int(vma.length))
+
+
 def mmput(host: Host, row: int) -> None:
     """One user less; the last one takes mappings and tables along."""
     mm = host.S.mms[row]
-    mm.users -= 1
-    if mm.users:
+    if int(mm.users) > 1:
+        mm.users -= 1
         return
-    for vma in list(vmas(mm)):
-        unmap(host, mm, int(vma.start), int(vma.length))
+    exit_mmap(host, mm)
+    mm.users = 0
     for table in list(tables(host.words, int(mm.cr3))):
         host.free_pages(table, 1)
     mm.cr3 = 0

@@ -7,7 +7,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from vpmu_emu.linux.calls import CALL_RESCHED, CALL_TIMER, CALL_WAKE_UP
+from vpmu_emu.linux.calls import (
+    CALL_PERF_EXIT_TASK,
+    CALL_RESCHED,
+    CALL_TIMER,
+    CALL_VCPU_PUT,
+    CALL_WAKE_UP,
+)
 from vpmu_emu.linux.state import (
     FILE_STDOUT,
     N_TASKS,
@@ -16,7 +22,7 @@ from vpmu_emu.linux.state import (
 )
 from vpmu_emu.linux.syscalls.files import close_all, open_row
 from vpmu_emu.linux.syscalls.host import MASK64, Errno, Host, signed
-from vpmu_emu.linux.syscalls.mm import load_program, mm_create, mmput
+from vpmu_emu.linux.syscalls.mm import exit_mmap, load_program, mm_create, mmput
 from vpmu_emu.linux.syscalls.pagetables import TASK_SIZE
 from vpmu_emu.machine.state import NEVER, RAX, REG_FS, RSP
 from vpmu_emu.tables.linux import STRUCTS, constant
@@ -157,12 +163,18 @@ def do_exit(host: Host, row: int, code: int) -> None:
         return
     cpu = int(task.on_cpu)
     with host.on_cpu(cpu):
+        if int(task.vcpu) >= 0:  # killed in KVM_RUN: what it holds of the vCPU goes back
+            if cpu >= 0 and int(S.percpu[cpu].vcpu) >= 0:
+                host.kernel_call(CALL_VCPU_PUT)
+            S.vcpus[int(task.vcpu)].task = task.vcpu = -1
+        host.kernel_call(CALL_PERF_EXIT_TASK, row)
         if cpu >= 0:
             host.kernel_call(CALL_RESCHED, cpu)
     space = int(task.mm)
     mm = S.mms[space]
     if int(mm.users) == 1:
         close_all(host, space)
+        exit_mmap(host, mm)
     task.state = TASK_DEAD
     task.exit_code = code
     task.entered = 0
