@@ -9,13 +9,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import attrs
 import numpy as np
 
-from vpmu_emu.asm import Program
+from vpmu_emu.asm import Program, assemble_file, write_elf
+from vpmu_emu.data import guests_dir
 from vpmu_emu.errors import ConfigError, LoadError
 from vpmu_emu.load import load
 from vpmu_emu.tables.cpus import PARTS, CpuModel, cpu, cpuid_leaves
@@ -40,6 +42,12 @@ MIB = 1 << 20
 MAX_RAM_MIB = 240
 SLICE_SECONDS = 0.03
 SETTINGS = ("pmu.version", "pmu.gp", "pmu.fixed", "pmu.width", "pmu.perf_caps")
+
+
+@cache
+def vmm() -> Program:
+    """The VMM behind every run with a hypervisor."""
+    return assemble_file(guests_dir() / "host" / "vmm.s")
 
 
 @attrs.frozen
@@ -281,12 +289,12 @@ class System:
         self.S: Any = self._array[0]
         self.E: Any = self._engine[0]
         self.core: Any = self.S.cores[0]
-        host_pages = 0
+        host_memory = 0
         if vpmu != "bare":
-            from vpmu_emu.linux import setup
+            from vpmu_emu.linux.boot import HOST_MEMORY
 
-            host_pages = setup.HOST_PAGES
-        self.M = np.zeros(self.ram_size + host_pages, dtype=np.uint8)
+            host_memory = HOST_MEMORY
+        self.M = np.zeros(self.ram_size + host_memory, dtype=np.uint8)
         self.E.memory, self.E.memory_size = self.M.ctypes.data, self.M.size
 
         self.cores: list[Any] = [self.S.cores[k] for k in range(cores)]
@@ -360,7 +368,9 @@ class System:
     def _make_vm(self, **settings: Any) -> Any:
         from vpmu_emu.linux.setup import make_vm
 
-        return make_vm(self.S, self.M, self.E, self.model, self.mode, self.ram_size, **settings)
+        image = write_elf(self.program, symbols=False)
+        where = (self.S, self.M, self.E, self.model, self.mode, vmm(), image, self.ram_size)
+        return make_vm(*where, **settings)
 
     # --- running ----------------------------------------------------------------------------------------
     def _turn(self, ticks: int) -> int:
@@ -436,15 +446,20 @@ class System:
             RUN_SLICE,
             RUN_STOPPED,
             RUN_WATCH,
+            STOP_HALTED,
             STOP_NAMES,
         )
 
+        core = self.core
+        ended, info = (int(core.stop), int(core.stop_info)) if code == RUN_STOPPED else (0, 0)
+        if self.mode != "bare" and ended == STOP_HALTED and int(self.S.vcpus[0].ended):
+            # Its VMM has left because the guest could not go on.
+            ended, info = int(self.S.vcpus[0].ended), int(self.S.vcpus[0].ended_info)
         names = {RUN_BREAK: "break", RUN_WATCH: "watch", RUN_SLICE: "step", RUN_LIMIT: "max-insns"}
         if not reason:
-            reason = STOP_NAMES[int(self.core.stop)] if code == RUN_STOPPED else names[code]
+            reason = STOP_NAMES[ended] if code == RUN_STOPPED else names[code]
         rip = self.rip
         line = self.program.line_at(rip)
-        info = int(self.core.stop_info) if code == RUN_STOPPED else 0
         file, number = (line.file, line.line) if line else (None, None)
         missing = self.unsupported()
         return Stop(reason, rip, file, number, info, missing["text"] if missing else "")

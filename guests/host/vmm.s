@@ -19,6 +19,7 @@
         .include "linux.inc"
 
         .equ GDT_AT, 0x500              # where the firmware of `bare` has its table
+        .equ GDT_SIZE, 6 * 8
         .equ CODE, 0x08
         .equ DATA, 0x10
         .equ CR0_START, 0x80000033      # PG NE ET MP PE
@@ -92,7 +93,7 @@ _start:
         call load_guest
         lea rsi, [rip + gdt]
         lea rdi, [rbp + GDT_AT]
-        mov ecx, (gdt_end - gdt) / 8
+        mov ecx, GDT_SIZE / 8
         rep movsq
 
         lea rdi, [rip + f_filter]
@@ -406,7 +407,7 @@ set_sregs:
         lea rdi, [rsi + kvm_sregs_cs]
         call set_segment
         mov qword ptr [rsi + kvm_sregs_gdt + kvm_dtable_base], GDT_AT
-        mov word ptr [rsi + kvm_sregs_gdt + kvm_dtable_limit], gdt_end - gdt - 1
+        mov word ptr [rsi + kvm_sregs_gdt + kvm_dtable_limit], GDT_SIZE - 1
         mov word ptr [rsi + kvm_sregs_idt + kvm_dtable_limit], 0
         mov dword ptr [rsi + kvm_sregs_tr + kvm_segment_limit], 0
         mov eax, CR0_START
@@ -488,7 +489,7 @@ counted:
         .balign 8
 gdt:    # null, kernel code and data, null, user data and code: what SYSCALL and SYSRET expect around STAR
         .quad 0, 0x00af9b000000ffff, 0x00cf93000000ffff, 0, 0x00cff3000000ffff, 0x00affb000000ffff
-gdt_end:
+
 region: .zero sizeof_kvm_userspace_memory_region
 regs:   .zero kvm_regs_rflags
         .quad RFLAGS_START

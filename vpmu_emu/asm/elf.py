@@ -18,8 +18,8 @@ def _strings(names: list[str]) -> tuple[bytes, list[int]]:
     return bytes(table), offsets
 
 
-def write_elf(program: Program) -> bytes:
-    """The file: program headers, one section per segment, and the symbol table."""
+def write_elf(program: Program, *, symbols: bool = True) -> bytes:
+    """The file: program headers, and with `symbols` a section per segment and the symbol table."""
     segments = program.segments
     header_size = 64 + 56 * len(segments)
     body = bytearray()
@@ -31,6 +31,9 @@ def write_elf(program: Program) -> bytes:
         if segment.name != ".bss":
             body += segment.data
 
+    if not symbols:
+        head = _head(program, offsets, 0, 0)
+        return head + bytes(start - len(head)) + bytes(body)
     names = [name for name in program.symbols if not name.startswith(".L")]
     strtab, name_offsets = _strings(names)
     symtab = bytearray(24)
@@ -72,19 +75,24 @@ def write_elf(program: Program) -> bytes:
     ):
         sections += struct.pack("<IIQQQQIIQQ", named, kind, 0, 0, at, size, link, info, align, entry)
 
+    head = _head(program, offsets, sections_at, count + 4)
+    return head + bytes(start - len(head)) + bytes(body) + bytes(sections)
+
+
+def _head(program: Program, offsets: list[int], sections_at: int, total: int) -> bytes:
+    """ELF header and program headers."""
     ident = b"\x7fELF" + bytes((2, 1, 1, 0)) + bytes(8)
-    total = count + 4
+    last = total - 1 if total else 0
     header = ident + struct.pack(
         "<HHIQQQIHHHHHH",
-        2, _EM_X86_64, 1, program.entry, 64, sections_at, 0, 64, 56, count, 64, total, total - 1,
+        2, _EM_X86_64, 1, program.entry, 64, sections_at, 0, 64, 56, len(offsets), 64, total, last,
     )  # fmt: skip
     programs = bytearray()
-    for segment, offset in zip(segments, offsets, strict=True):
+    for segment, offset in zip(program.segments, offsets, strict=True):
         flags = 4 | (2 if segment.write else 0) | (1 if segment.exec else 0)
         size = 0 if segment.name == ".bss" else len(segment.data)
         programs += struct.pack(
             "<IIQQQQQQ",
             1, flags, offset, segment.addr, segment.addr, size, len(segment.data), _PAGE,
         )  # fmt: skip
-    head = header + bytes(programs)
-    return head + bytes(start - len(head)) + bytes(body) + bytes(sections)
+    return header + bytes(programs)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from vpmu_emu.errors import ConfigError, HostError
-from vpmu_emu.linux.cpuid import guest_cpuid_shape, guest_events, guest_leaves
+from vpmu_emu.linux.cpuid import guest_cpuid_shape, guest_events
 from vpmu_emu.linux.eventfilter import EventFilter, load_filter
 from vpmu_emu.linux.hostevents import HostEvent, parse_host_events
 from vpmu_emu.linux.perf.report import (
@@ -37,15 +37,6 @@ from vpmu_emu.linux.state import (
     WITHOUT,
     bits,
 )
-from vpmu_emu.linux.vm import (
-    PAGE,
-    VCPU_PAGES,
-    kvm_create_vcpu,
-    kvm_create_vm,
-    kvm_vcpu_after_set_cpuid,
-    set_event_filter,
-    vmcs_write,
-)
 from vpmu_emu.linux.watchdog import lockup_detector_init, lockup_report
 from vpmu_emu.machine.lapic import (
     BASE_RESET,
@@ -65,7 +56,6 @@ SAPPHIRERAPIDS_X = 0x8F  # KVM's list of CPUs with PDist has no other (vmx_pebs_
 SLICE_US = 2800  # sysctl_sched_base_slice of a machine with 8 CPUs or more, in microseconds
 QUANTUM = 1000 * 16  # how far one core may be ahead of another, in 1/16 cycle
 LOCAL_TIMER_VECTOR = 0xEC
-HOST_PAGES = VCPU_PAGES * PAGE  # of physical memory that a VM needs above its guest's RAM
 COST_LEVELS = ("low", "typical", "high")
 KVM_KEYS = ("fixed_cap", "force_emulation_prefix")
 
@@ -162,14 +152,19 @@ def init_host(S: Any, model: CpuModel) -> None:
     S.this_vcpu = S.this_vm = 0
 
 
+def check_room(S: Any, events: Sequence[HostEvent]) -> None:
+    """Raises HostError (ENOSPC) if the record has no room for so many events of the host."""
+    if len(events) > N_EVENTS - N_PMC:
+        raise HostError(28, f"{len(events)} host events; there is room for {N_EVENTS - N_PMC}")
+
+
 def add_host_events(S: Any, events: Sequence[HostEvent]) -> None:
     """Make the host's events, enabled and not scheduled yet.
 
     Raises:
         HostError: ENOSPC, more than the record has room for.
     """
-    if len(events) > N_EVENTS - N_PMC:
-        raise HostError(28, f"{len(events)} host events; there is room for {N_EVENTS - N_PMC}")
+    check_room(S, events)
     first = int(S.perf_rows)
     for k, attr in enumerate(events):
         i = first + k
@@ -199,59 +194,14 @@ def add_host_events(S: Any, events: Sequence[HostEvent]) -> None:
         S.perf_events[i].id = i + 1
 
 
-def _save_guest(S: Any, M: np.ndarray[Any, Any]) -> None:
-    """What core 0 holds becomes the state of vCPU 0: the guest begins where the program would."""
-    core, vcpu = S.cores[0], S.vcpus[0]
-    selectors = {
-        f"GUEST_{name}_SELECTOR": int(core.selectors[k])
-        for k, name in enumerate(("ES", "CS", "SS", "DS", "FS", "GS"))
-    }
-    vmcs_write(
-        M,
-        vcpu,
-        GUEST_RIP=core.rip,
-        GUEST_RSP=core.regs[4],
-        GUEST_RFLAGS=core.rflags,
-        GUEST_CR0=core.cr0,
-        CR0_READ_SHADOW=core.cr0,
-        GUEST_CR3=core.cr3,
-        GUEST_CR4=core.cr4,
-        CR4_READ_SHADOW=core.cr4,
-        GUEST_IA32_EFER=core.efer,
-        GUEST_GDTR_BASE=core.gdt_base,
-        GUEST_GDTR_LIMIT=core.gdt_limit,
-        GUEST_IDTR_LIMIT=core.idt_limit,
-        GUEST_TR_LIMIT=core.tr_limit,
-        **selectors,
-    )
-    vcpu.regs[:] = core.regs
-    for name in ("star", "lstar", "cstar", "fmask", "kernel_gs_base", "tsc_aux"):
-        vcpu[name] = core[name]
-
-
-def boot(S: Any, M: np.ndarray[Any, Any]) -> None:
-    """The host runs, and its first task is in KVM_RUN with vCPU 0."""
-    _save_guest(S, M)
-    for core in S.cores:
-        core.kernel = 1
-        core.activity = 0
-    task, vcpu, host = S.tasks[0], S.vcpus[0], S.percpu[0]
-    task.used = task.pid = task.tgid = 1
-    S.next_pid = 2
-    task.allowed = (1 << int(S.config.n_cores)) - 1
-    task.vcpu = task.on_cpu = 0
-    host.curr = 0
-    host.task_ctx = CTX_TASK
-    vcpu.used = 1
-    vcpu.task = 0
-
-
 def make_vm(
     S: Any,
     M: np.ndarray[Any, Any],
     E: Any,
     model: CpuModel,
     mode: str,
+    vmm: Any,
+    image: bytes,
     ram_size: int,
     *,
     filter: EventFilter | str | Path | None = None,  # noqa: A002
@@ -267,14 +217,16 @@ def make_vm(
     watchdog: str = "off",
     watchdog_thresh: float = 10.0,
 ) -> tuple[Callable[[], int], Any]:
-    """A host kernel with one VM whose guest is what core 0 holds.
+    """A host kernel whose program `vmm` is about to enter a guest with the ELF `image` in it.
 
-    `M` has `ram_size` bytes of guest RAM and `HOST_PAGES` above it. Returns the function that runs the
+    `M` has `ram_size` bytes for the guest and `HOST_MEMORY` above it. Returns the function that runs the
     host until a RUN_* code, and what answers its system calls.
 
     Raises:
         ConfigError, HostError: settings that the kernel would refuse.
     """
+    from vpmu_emu.linux.boot import boot_host, wishes  # which needs this module
+
     knobs = dict(kvm or {})
     for key in knobs:
         if key not in KVM_KEYS:
@@ -307,27 +259,27 @@ def make_vm(
     told = guest_cpuid_shape(model.shape(), settings, int(S.config.fixed_cap), mode)
     init_host(S, model)
     lockup_detector_init(S, watchdog, watchdog_thresh)
+    if filter is not None and not isinstance(filter, EventFilter):
+        filter = load_filter(filter, model.events)  # noqa: A001
     specs = [e if isinstance(e, HostEvent) else None for e in host_events]
     parsed = parse_host_events([e for e in host_events if isinstance(e, str)], model.events)
-    add_host_events(S, parsed + [e for e in specs if e is not None])
-    S.config.memory = len(M)
-    kvm_create_vm(S, 0, 0)
-    S.vms[0].irqchip = 1
-    S.vms[0].ram_size = S.vms[0].slot_size[0] = ram_size
-    kvm_create_vcpu(S, M, 0, 0, 0, ram_size)
-    S.vcpus[0].perf_capabilities = told.perf_capabilities
-    leaves = guest_leaves(model, told, guest_events(model, settings))
-    kvm_vcpu_after_set_cpuid(S, M, model, 0, leaves)
-    if filter is not None:
-        if not isinstance(filter, EventFilter):
-            filter = load_filter(filter, model.events)  # noqa: A001
-        set_event_filter(S, filter)
-    boot(S, M)
+    events = parsed + [e for e in specs if e is not None]
+    check_room(S, events)
     if mode == "passthrough":
         from vpmu_emu.linux.run_passthrough import run_host_passthrough as run
     else:
         from vpmu_emu.linux.run_emulated import run_host_emulated as run
-    return (lambda: int(run(S, M, E))), None
+
+    def loop() -> int:
+        return int(run(S, M, E))
+
+    files = wishes(model, told, guest_events(model, settings), int(S.config.fixed_cap), filter)
+    host = boot_host(S, M, E, model, loop, vmm, ram_size, {"/guest": image, **files})
+    # As `perf stat` attaches to a VMM that runs already.
+    add_host_events(S, events)
+    for percpu in S.percpu:
+        percpu.booted = 0
+    return loop, host
 
 
 # --- reports --------------------------------------------------------------------------------------------

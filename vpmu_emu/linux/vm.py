@@ -108,7 +108,7 @@ def kvm_create_vcpu(S: Any, M: np.ndarray[Any, Any], k: int, vm: int, ident: int
     vapic.apic_base = int(BASE_RESET) & ~(0 if ident == 0 else 1 << 8)
     vapic.spiv, vapic.timer_at, vapic.dfr = 0xFF, NEVER, 0xFFFF_FFFF
     vapic.lvt[:] = LVT_MASKED
-    vcpu.perf_capabilities = CAP_FW_WRITES  # what KVM supports; refined by kvm_pmu_refresh()
+    vcpu.perf_capabilities = CAP_FW_WRITES & int(S.cores[0].pmu.perf_capabilities)
     vcpu.mp_state = 0
     vcpu.pmu.lbr_event = -1
     for pmc in vcpu.pmu.pmcs:

@@ -74,7 +74,7 @@ class Kernel:
         for core in self.S.cores:
             core.kernel, core.activity = 1, 0
         programs = [program(body) for body in bodies or (IDLE,)]
-        self.host = Host(self.S, self.M, self.E, self.model, programs, guest)
+        self.host = Host(self.S, self.M, self.E, self.model, programs, {"/guest": guest} if guest else {})
         for k in range(len(programs)):
             spawn(self.host, k, [f"program{k}"], [])
 

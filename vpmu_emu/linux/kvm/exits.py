@@ -348,10 +348,12 @@ def complete_userspace_io(S, M, E):
         _set_accumulator(core, (vmread(core, M, V_EXIT_QUAL) & _SIZE) + ONE, port_data(S, M))
     elif done == USER_IO_RDMSR or done == USER_IO_WRMSR:
         refused, value = msr_answer(S, M)
-        if done == USER_IO_WRMSR:
-            finish_wrmsr(S, M, E, core.regs[RCX] & LOW32, value, ZERO, 1 if refused else 0)
+        if refused:
+            kvm_inject_gp(S)
+        elif done == USER_IO_WRMSR:
+            finish_wrmsr(S, M, E, core.regs[RCX] & LOW32, value, ZERO, 0)
         else:
-            finish_rdmsr(S, M, E, core.regs[RCX] & LOW32, value, 1 if refused else 0)
+            finish_rdmsr(S, M, E, core.regs[RCX] & LOW32, value, 0)
         return
     kvm_skip_emulated_instruction(S, M, E)
 

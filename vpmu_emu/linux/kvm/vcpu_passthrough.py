@@ -19,6 +19,9 @@ from vpmu_emu.linux.kvm.exits import (
 )
 from vpmu_emu.linux.kvm.msrfilter import kvm_msr_allowed, msr_denied_to_vmm
 from vpmu_emu.linux.kvm.pmu import (
+    PMU_FIXED_CTR,
+    PMU_PERFCTR,
+    PMU_PMC,
     kvm_pmu_deliver_pmi,
     kvm_pmu_is_valid_msr,
     kvm_pmu_rdpmc_idx,
@@ -175,11 +178,19 @@ def host_msr(S, E):
     """A register of the guest's PMU for the VMM: S.msr_op, msr_index and msr_value ask and are answered."""
     which = kvm_pmu_is_valid_msr(S.vcpus[S.this_vcpu].pmu, S.msr_index)
     S.msr_fault = 1
+    kind = which & ~15
+    pmu = S.vcpus[S.this_vcpu].pmu
+    pmc = pmu.pmcs[which & 15 if which >= 0 else 0]
+    counter = kind == PMU_PERFCTR or kind == PMU_PMC or kind == PMU_FIXED_CTR
     if which >= 0 and S.msr_op == MSR_OP_SET:
         S.msr_fault = kvm_pmu_set_msr(S, E, which, S.msr_value, 1)
+        if counter:
+            pmc.emulated_counter = ZERO
     elif which >= 0:
         S.msr_fault = 0
         S.msr_value = kvm_pmu_get_msr(S, E, which)
+        if counter:  # what waits for KVM_REQ_PMU belongs to it
+            S.msr_value = (S.msr_value + pmc.emulated_counter) & pmu.counter_bitmask
     S.msr_op = MSR_OP_NONE
 
 

@@ -6,12 +6,12 @@ from typing import Any
 
 from vpmu_emu.linux.calls import CALL_WAIT
 from vpmu_emu.linux.state import ENTERED_FAULT, ENTERED_KVM_RUN, ENTERED_NOT, ENTERED_SYSCALL
-from vpmu_emu.linux.syscalls import files, mm, perf, tasks
+from vpmu_emu.linux.syscalls import files, kvm, kvm_vcpu, mm, perf, tasks
 from vpmu_emu.linux.syscalls.host import MASK64, Errno, Host, Restart, failed, signed
 from vpmu_emu.machine.state import RAX, RDI, RDX, RSI
 from vpmu_emu.tables.linux import ERRNO, SYSCALLS
 
-__all__ = ["Errno", "Host", "Restart", "failed", "handle", "signed"]
+__all__ = ["Errno", "Host", "Restart", "failed", "handle", "kvm", "signed"]
 
 ARGUMENTS = (RDI, RSI, RDX, 10, 8, 9)
 
@@ -41,9 +41,7 @@ def handle(host: Host) -> None:
         elif at == ENTERED_FAULT:
             tasks.fatal_signal(host, int(task.fault))
         elif at == ENTERED_KVM_RUN:
-            from vpmu_emu.linux.syscalls import kvm
-
-            host.core.regs[RAX] = kvm.finish_run(host, task) & MASK64
+            host.core.regs[RAX] = kvm_vcpu.finish_run(host, task) & MASK64
     except Restart as wait:
         host.kernel_call(CALL_WAIT, wait.cpu)
         return

@@ -73,7 +73,6 @@ DEVICES: dict[str, int] = {}
 _KIND_OF_VMA = {VMA_PERF: FILE_PERF, VMA_KVM_RUN: FILE_VCPU}
 _NOTHING = Operations()
 
-GUEST = "/guest"
 LKDTM = "/sys/kernel/debug/provoke-crash/DIRECT"
 MAX_SAMPLE_RATE = 100_000  # sysctl_perf_event_sample_rate
 LOCKUP = "HARDLOCKUP"
@@ -258,8 +257,8 @@ def _openat(host: Host, dfd: int, filename: int, flags: int) -> int:
         kind, obj = FILE_TEXT, _PATHS.index(whole)
         if flags & O_ACCMODE != O_RDONLY:
             raise Errno("EACCES")
-    elif whole == GUEST and host.guest_image:
-        kind = FILE_GUEST
+    elif whole in host.images:
+        kind, obj = FILE_GUEST, list(host.images).index(whole)
         if flags & O_ACCMODE != O_RDONLY:
             raise Errno("EROFS")
     elif whole in DEVICES:
@@ -292,7 +291,7 @@ def _content(host: Host, file: Any) -> bytes:
         return (TEXTS[_PATHS[int(file.obj)]](host) + "\n").encode()
     if kind == FILE_LKDTM:
         return f"Available crash types:\n{LOCKUP}\n".encode()
-    return host.guest_image if kind == FILE_GUEST else b""
+    return list(host.images.values())[int(file.obj)] if kind == FILE_GUEST else b""
 
 
 def _read_at(host: Host, file: Any, buffer: int, count: int, position: int) -> int:

@@ -6,7 +6,7 @@ compiled kernel goes through `linux/calls.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +21,8 @@ from vpmu_emu.tables.linux import ERRNO, errno_name
 
 MASK64 = (1 << 64) - 1
 NS_PER_MS = 1_000_000
+
+FRESH, IN_USE, STALE = range(3)  # of a page in the map of physical memory
 
 
 class Errno(Exception):
@@ -46,7 +48,7 @@ class Host:
         S, M, E: record, physical memory and scratch, as everywhere.
         model: the CPU.
         programs: what the tasks run; `task.program` is an index of it.
-        guest_image: bytes of "/guest".
+        images: files that the user brought, by path: "/guest" is the guest's ELF image.
     """
 
     def __init__(
@@ -56,12 +58,12 @@ class Host:
         E: Any,
         model: CpuModel,
         programs: Sequence[Any] = (),
-        guest_image: bytes = b"",
+        images: Mapping[str, bytes] | None = None,
     ) -> None:
         self.S, self.M, self.E = S, M, E
         self.model = model
         self.programs = tuple(programs)
-        self.guest_image = guest_image
+        self.images = dict(images or {})
         self.words = M[: len(M) & ~7].view("<u8")
         if not S.mem_map:
             self._boot_memory()
@@ -157,7 +159,7 @@ class Host:
         """Forget a core's translations and everybody's decoded code."""
         self.kernel_call(CALL_FLUSH, cpu)
 
-    # --- physical memory: a byte per page at `S.mem_map`, 1 in use ---------------------------------------
+    # --- physical memory: a byte per page at `S.mem_map` ---------------------------------------
     def _boot_memory(self) -> None:
         S = self.S
         pages = len(self.M) // PAGE
@@ -165,12 +167,12 @@ class Host:
         room = -(-pages // PAGE)
         S.mem_map = start * PAGE
         S.free_page = (start + room) * PAGE
-        self.mem_map[:] = 0
-        self.mem_map[start : start + room] = 1
+        self.mem_map[:] = FRESH
+        self.mem_map[start : start + room] = IN_USE
 
     @property
     def mem_map(self) -> np.ndarray[Any, Any]:
-        """1 for each page of physical memory that is in use."""
+        """For each page of physical memory: free and all zero, in use, or free and written before."""
         at = int(self.S.mem_map)
         return self.M[at : at + len(self.M) // PAGE]
 
@@ -186,13 +188,14 @@ class Host:
         if not 0 < n <= high - low:
             raise Errno("ENOMEM")
         # Where the sum over n pages is 0 they are free.
-        taken = np.concatenate(([0], np.cumsum(used[low:high], dtype=np.int64)))
+        taken = np.concatenate(([0], np.cumsum(used[low:high] == IN_USE, dtype=np.int64)))
         runs = np.flatnonzero(taken[n:] == taken[:-n])
         if not len(runs):
             raise Errno("ENOMEM")
         page = low + int(runs[0])
-        used[page : page + n] = 1
-        self.clear(page * PAGE, n * PAGE)
+        if (used[page : page + n] == STALE).any():  # fresh ones are never touched: a guest has many
+            self.clear(page * PAGE, n * PAGE)
+        used[page : page + n] = IN_USE
         return page * PAGE
 
     def free_pages(self, at: int, n: int) -> None:
@@ -207,18 +210,18 @@ class Host:
         ]
         for page in range(at // PAGE, at // PAGE + n):
             if not any(low <= page < high for low, high in kept):
-                used[page] = 0
+                used[page] = STALE
 
     def slots_gone(self, slots: Sequence[tuple[int, int]]) -> None:
         """Give back the pages of memory slots (index in `M`, bytes) that no address space maps any more."""
         used = self.mem_map
         for at, size in slots:
-            used[at // PAGE : -(-(at + size) // PAGE)] = 0
+            used[at // PAGE : -(-(at + size) // PAGE)] = STALE
         for mm in self.S.mms:
             for vma in mm.vmas if mm.users else ():
                 if vma.length:
                     page = int(vma.hpa) // PAGE
-                    used[page : page + int(vma.length) // PAGE] = 1
+                    used[page : page + int(vma.length) // PAGE] = IN_USE
 
     def clear(self, at: int, size: int) -> None:
         """Zero physical memory."""

@@ -24,7 +24,9 @@ from vpmu_emu.linux.state import (
     VMA_KVM_RUN,
 )
 from vpmu_emu.linux.syscalls import kvm_vcpu
+from vpmu_emu.linux.syscalls.files import DEVICES, OPERATIONS, Operations, open_row, opened
 from vpmu_emu.linux.syscalls.host import PAGE, Errno, Host
+from vpmu_emu.linux.syscalls.mm import add_vma, place, unmap
 from vpmu_emu.linux.vm import (
     MSR_FILTER_PAGES,
     VCPU_PAGES,
@@ -61,8 +63,6 @@ def _get_api_version(host: Host, file: Any, arg: int) -> int:
 
 
 def _create_vm(host: Host, file: Any, arg: int) -> int:
-    from vpmu_emu.linux.syscalls.files import open_row
-
     if arg:  # KVM_X86_DEFAULT_VM
         raise Errno("EINVAL")
     row = next((k for k in range(N_VMS) if not host.S.vms[k].used), None)
@@ -147,8 +147,6 @@ def _vcpus(host: Host, vm: int) -> list[Any]:
 
 
 def _create_vcpu(host: Host, file: Any, arg: int) -> int:
-    from vpmu_emu.linux.syscalls.files import open_row
-
     S, vm = host.S, int(file.obj)
     if arg >= KVM_MAX_VCPU_IDS:
         raise Errno("EINVAL")
@@ -206,7 +204,7 @@ def _set_user_memory_region(host: Host, file: Any, arg: int) -> int:
         vm.slot_size[old] = 0
         if gone[0] != kvm_vcpu.UNMAPPED:
             host.slots_gone([gone])
-        _changed(host, int(file.obj))
+        _changed(host)
         return 0
     if old is not None and (size != int(vm.slot_size[old]) or address != int(vm.slot_hva[old])):
         raise Errno("EINVAL")
@@ -221,16 +219,15 @@ def _set_user_memory_region(host: Host, file: Any, arg: int) -> int:
     vm.slot_hva[new], vm.slot_hpa[new] = address, _physical(host, address, size)
     if gpa == 0:
         vm.ram_size = size
-    _changed(host, int(file.obj))
+    _changed(host)
     return 0
 
 
-def _changed(host: Host, vm: int) -> None:
-    """A core that was in one of the VM's guests must look at its memory slots again."""
+def _changed(host: Host) -> None:
+    """Who was in one of the VM's guests must look at its memory slots again when it comes back."""
     for percpu in host.S.percpu:
         if int(percpu.vcpu) < 0:
             percpu.space = -1
-    del vm
 
 
 def _enable_cap(host: Host, file: Any, arg: int) -> int:
@@ -350,12 +347,8 @@ def mmap(
     """Map a vCPU's struct kvm_run and the pages behind it.
 
     Raises:
-        Errno: ENODEV, not a vCPU; EINVAL, more than KVM_GET_VCPU_MMAP_SIZE says.
+        Errno: EINVAL, more than KVM_GET_VCPU_MMAP_SIZE says.
     """
-    from vpmu_emu.linux.syscalls.mm import add_vma, place, unmap
-
-    if int(file.kind) != FILE_VCPU:
-        raise Errno("ENODEV")
     if offset + length > kvm_vcpu.RUN_PAGES * PAGE:
         raise Errno("EINVAL")
     start = place(host, address, length, flags)
@@ -367,25 +360,19 @@ def mmap(
     return start
 
 
-def release(host: Host, kind: int, obj: int) -> None:
-    """A file is closed: a VM goes with the last file of it and its vCPUs (kvm_destroy_vm).
+def put_vm(host: Host, k: int) -> None:
+    """A file of a VM or of one of its vCPUs is closed; with the last one the VM goes (kvm_destroy_vm).
 
     Raises:
         Restart: an event of a vCPU is on a core that is in a guest.
     """
     S = host.S
-    if kind == FILE_KVM:
-        return
-    k = obj if kind == FILE_VM else int(S.vcpus[obj].vm)
-    for file in S.files:
-        of_vm = int(file.kind) == FILE_VM and int(file.obj) == k
-        if of_vm or (int(file.kind) == FILE_VCPU and int(S.vcpus[int(file.obj)].vm) == k):
-            return
     vm = S.vms[k]
-    for row in range(N_VCPUS):
+    rows = [row for row in range(N_VCPUS) if S.vcpus[row].used and int(S.vcpus[row].vm) == k]
+    if not vm.used or opened(host, FILE_VM, k) or any(opened(host, FILE_VCPU, row) for row in rows):
+        return
+    for row in rows:
         vcpu = S.vcpus[row]
-        if not vcpu.used or int(vcpu.vm) != k:
-            continue
         kvm_vcpu.release_events(host, row)
         vcpu.used = 0
         host.free_pages(int(vcpu.vmcs), VCPU_PAGES + kvm_vcpu.RUN_PAGES)
@@ -396,7 +383,11 @@ def release(host: Host, kind: int, obj: int) -> None:
     host.slots_gone([(int(a), int(n)) for a, n in slots if n and int(a) != kvm_vcpu.UNMAPPED])
 
 
-def unmapped(host: Host, obj: int) -> None:
-    """A mapping of struct kvm_run is gone; the vCPU has its own hold on the pages."""
+def _put_vcpu(host: Host, row: int) -> None:
+    put_vm(host, int(host.S.vcpus[row].vm))
 
 
+DEVICES["/dev/kvm"] = FILE_KVM
+OPERATIONS[FILE_KVM] = Operations(ioctl=ioctl)
+OPERATIONS[FILE_VM] = Operations(ioctl=ioctl, release=put_vm)
+OPERATIONS[FILE_VCPU] = Operations(ioctl=ioctl, mmap=mmap, release=_put_vcpu)

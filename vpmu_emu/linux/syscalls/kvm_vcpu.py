@@ -74,7 +74,7 @@ def lock(host: Host, k: int) -> None:
     from vpmu_emu.linux.syscalls.tasks import sleep_until
 
     sleep_until(host, task, int(host.core.t) + MUTEX_WAIT)
-    raise Restart
+    raise Restart(host.cpu)
 
 
 def _vcpu(host: Host, file: Any) -> Any:
@@ -275,7 +275,11 @@ DROPPED, READ_ONLY, WRITE_ONLY = 3, 1, 2  # vcpu.msr_access
 
 
 class _NoMsrError(Exception):
-    """The guest has no such MSR, or not this value."""
+    """The guest has no such MSR."""
+
+
+class _RefusedError(_NoMsrError):
+    """It has, but not this value or not now."""
 
 
 def _family(vcpu: Any, index: int) -> tuple[str, int]:
@@ -311,7 +315,7 @@ def pmu_msr(host: Host, k: int, index: int, value: int | None = None) -> int:
     with host.on_cpu(next((_cpu_of(host, row) for row in rows), -1)), np.errstate(over="ignore"):
         run(S, host.M, host.E)
     if S.msr_fault:
-        raise _NoMsrError
+        raise _RefusedError
     return int(S.msr_value)
 
 
@@ -353,11 +357,11 @@ def _set_perf_capabilities(host: Host, k: int, value: int) -> None:
     vcpu = host.S.vcpus[k]
     mode = MODE_NAMES[int(host.S.config.mode)]
     if not capabilities_fit(host.model.shape(), value, mode):
-        raise _NoMsrError
+        raise _RefusedError
     if value == int(vcpu.perf_capabilities):
         return
     if vcpu.launched:  # feature MSRs are immutable once the vCPU has run
-        raise _NoMsrError
+        raise _RefusedError
     vcpu.perf_capabilities = value
     release_events(host, k)
     kvm_pmu_refresh(host.S, host.M, host.model, k)
@@ -391,7 +395,7 @@ def set_msr(host: Host, k: int, index: int, value: int) -> None:
         _set_perf_capabilities(host, k, value)
         return
     if access == READ_ONLY or value & int(vcpu.msr_reserved[row]):
-        raise _NoMsrError
+        raise _RefusedError
     if name in IN_RECORD:
         vcpu[IN_RECORD[name]] = value
     elif name in IN_VMCS:
@@ -405,7 +409,7 @@ def set_msr(host: Host, k: int, index: int, value: int) -> None:
         set_deadline(host, vcpu, value)
     elif name == "IA32_APIC_BASE":
         if not _apic_base_is_valid(host, value):
-            raise _NoMsrError
+            raise _RefusedError
         vcpu.vapic.apic_base = value
         vcpu.recalc_intercepts = 1
     elif name != "IA32_PRED_CMD":
@@ -434,6 +438,8 @@ def _get_msrs(host: Host, file: Any, arg: int) -> int:
     for entry in entries:
         try:
             entry["data"] = get_msr(host, int(file.obj), int(entry["index"]))
+        except _RefusedError:
+            break
         except _NoMsrError:
             if not _absent_is_fine(host, int(entry["index"]), 0):
                 break
@@ -449,6 +455,8 @@ def _set_msrs(host: Host, file: Any, arg: int) -> int:
     for entry in entries:
         try:
             set_msr(host, int(file.obj), int(entry["index"]), int(entry["data"]))
+        except _RefusedError:
+            break
         except _NoMsrError:
             if not _absent_is_fine(host, int(entry["index"]), int(entry["data"])):
                 break
@@ -694,7 +702,7 @@ def finish_run(host: Host, task: Any) -> int:
     return -ERRNO["EINTR"] if int(vcpu.user_exit) == constant("KVM_EXIT_INTR") else 0
 
 
-_FUNCTIONS: dict[str, Callable[[Host, Any, int], int]] = {
+HANDLERS: dict[str, Callable[[Host, Any, int], int]] = {
     "KVM_RUN": _run,
     "KVM_GET_REGS": _get_regs,
     "KVM_SET_REGS": _set_regs,
@@ -715,5 +723,4 @@ _FUNCTIONS: dict[str, Callable[[Host, Any, int], int]] = {
     "KVM_GET_TSC_KHZ": _get_tsc_khz,
     "KVM_SET_TSC_KHZ": _set_tsc_khz,
 }
-HANDLERS = {constant(name): function for name, function in _FUNCTIONS.items()}
-"""What a vCPU does with the number of a request."""
+"""What a vCPU does with each request."""

@@ -1,0 +1,99 @@
+"""A host boots: the VMM is its first program, and a run begins where the VMM enters its guest.
+
+What the user asked of the guest reaches the VMM as files, each the structure that its ioctl takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from vpmu_emu.errors import HostError
+from vpmu_emu.linux.cpuid import CAP_FW_WRITES, guest_cpuid_shape, guest_leaves
+from vpmu_emu.linux.eventfilter import EventFilter
+from vpmu_emu.linux.syscalls import Host, handle
+from vpmu_emu.linux.syscalls.tasks import spawn
+from vpmu_emu.machine.state import RUN_SYSCALL
+from vpmu_emu.tables.cpus import CpuModel
+from vpmu_emu.tables.linux import STRUCTS, constant
+from vpmu_emu.tables.msrs import Shape, by_name
+
+MIB = 1 << 20
+HOST_MEMORY = 8 * MIB  # for page tables, programs and buffers, above the memory of guests
+FIRST = 0  # the VMM's row of tasks, and its vCPU's of vcpus
+
+
+def wishes(
+    model: CpuModel, told: Shape, events: tuple[int, int], fixed_cap: int, chosen: EventFilter | None
+) -> dict[str, bytes]:
+    """The files /cpuid, /msrs and /filter for a guest that is not the usual one.
+
+    Args:
+        model: the host's CPU.
+        told, events: what the guest's CPUID shall say of its PMU (`guest_cpuid_shape`, `guest_events`).
+        fixed_cap: KVM_MAX_NR_INTEL_FIXED_COUNTERS.
+        chosen: its event filter.
+    """
+    files = {}
+    usual = guest_cpuid_shape(model.shape(), {}, fixed_cap)
+    own = (model.arch_events_length, model.arch_events_absent)
+    supported = guest_leaves(model, usual, own)
+    changed = [leaf for leaf in guest_leaves(model, told, events) if leaf not in supported]
+    if changed:
+        entry = STRUCTS["kvm_cpuid_entry2"]
+        files["/cpuid"] = STRUCTS["kvm_cpuid2"].new(nent=len(changed)).tobytes() + b"".join(
+            entry.new(function=leaf, eax=a, ebx=b, ecx=c, edx=d).tobytes() for leaf, a, b, c, d in changed
+        )
+    if told.version and told.perf_capabilities != model.perf_capabilities & CAP_FW_WRITES:
+        entry = STRUCTS["kvm_msr_entry"]
+        index = by_name("IA32_PERF_CAPABILITIES")
+        files["/msrs"] = (
+            STRUCTS["kvm_msrs"].new(nmsrs=1).tobytes()
+            + entry.new(index=index, data=told.perf_capabilities).tobytes()
+        )
+    if chosen is not None:
+        entries = chosen.includes + chosen.excludes
+        head = STRUCTS["kvm_pmu_event_filter"].new(
+            action=chosen.action,
+            nevents=len(entries),
+            fixed_counter_bitmap=chosen.fixed_counter_bitmap,
+            flags=constant("KVM_PMU_EVENT_FLAG_MASKED_EVENTS"),
+        )
+        files["/filter"] = head.tobytes() + np.array(entries, dtype="<u8").tobytes()
+    return files
+
+
+def boot_host(
+    S: Any,
+    M: np.ndarray[Any, Any],
+    E: Any,
+    model: CpuModel,
+    run: Callable[[], int],
+    vmm: Any,
+    ram_size: int,
+    files: dict[str, bytes],
+) -> Host:
+    """Start program `vmm` and bring it to its first KVM_RUN; `run` is the compiled loop of the mode.
+
+    Raises:
+        HostError: the VMM gave up; what it wrote says why.
+    """
+    S.config.memory = len(M)
+    S.free_page = ram_size
+    for core in S.cores:
+        core.kernel, core.activity = 1, 0
+    host = Host(S, M, E, model, (vmm,), files)
+    spawn(host, 0, ["vmm", str(ram_size // MIB)], [])
+    task = S.tasks[FIRST]
+    trace, E.trace_on = int(E.trace_on), 0
+    with np.errstate(over="ignore"):
+        while int(task.vcpu) < 0:
+            E.t_slice = (1 << 62) - 1
+            if int(run()) != RUN_SYSCALL:
+                said = bytes(E.serial[: int(S.cores[0].serial_len)]).decode("utf-8", "replace")
+                raise HostError(constant("EIO"), f"the VMM ended before its guest began: {said.strip()}")
+            handle(host)
+    E.trace_on = trace
+    return host
