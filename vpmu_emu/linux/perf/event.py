@@ -79,6 +79,7 @@ from vpmu_emu.machine.u64 import ONE, TOP, U64, ZERO
 EBUSY = -16
 ENOMEM = -12
 ENOENT = -2
+ORPHAN = -2  # event.parent of an inherited event whose origin is gone
 
 
 @jit()
@@ -291,7 +292,18 @@ def _free(S, E, i):
 
 @jit()
 def perf_event_release_kernel(S, E, i):
-    """Remove event i; its counter stays free until the next time that its context is scheduled."""
+    """Remove event i and what was inherited from it; its counter stays free until the next scheduling.
+
+    What was inherited and runs on another CPU is only cut off: its task's end frees it.
+    """
+    for k in range(S.perf_rows):
+        if S.perf_events[k].used != 0 and S.perf_events[k].parent == i:
+            cpu = ctx_cpu(S, S.perf_events[k].ctx)
+            if cpu < 0 or cpu == S.this_cpu:
+                event_sched_out(S, E, k)
+                _free(S, E, k)
+            else:
+                S.perf_events[k].parent = ORPHAN
     event_sched_out(S, E, i)
     _free(S, E, i)
 
@@ -403,6 +415,7 @@ def perf_event_exit_task(S, E, task):
             parent.child_count += event.count
             parent.child_enabled += event.total_time_enabled
             parent.child_running += event.total_time_running
+        if event.parent != -1:
             _free(S, E, i)
 
 

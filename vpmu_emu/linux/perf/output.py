@@ -70,48 +70,54 @@ def perf_instruction_pointer(S):
 
 
 @jit()
+def output_event(S, i):
+    """The event into whose ring the records of event i go: of an inherited event the one it came from."""
+    event = S.perf_events[i]
+    return S.perf_events[i if event.parent < 0 else event.parent]
+
+
+@jit()
 def primary_event_id(S, i):
     """The id that a program knows: of an inherited event that of the one it came from."""
-    event = S.perf_events[i]
-    return event.id if event.parent < 0 else S.perf_events[event.parent].id
+    return output_event(S, i).id
 
 
 @jit()
-def _put(M, event, word):
-    size = U64(event.buffer_pages << 12)
-    data = U64(event.buffer) + PAGE_MASK + ONE
-    st64(M, data + (event.head & (size - ONE)), word)
-    event.head += U8
+def _put(M, ring, word):
+    size = U64(ring.buffer_pages << 12)
+    data = U64(ring.buffer) + PAGE_MASK + ONE
+    st64(M, data + (ring.head & (size - ONE)), word)
+    ring.head += U8
 
 
 @jit()
-def perf_output_begin(M, event, header, size):
+def perf_output_begin(M, ring, header, size):
     """Write the header of a record of `size` bytes; False if there is no room for it. Modifies memory."""
-    space = U64(event.buffer_pages << 12)
-    lost = event.rb_lost
+    space = U64(ring.buffer_pages << 12)
+    lost = ring.rb_lost
     need = size
     if lost != ZERO:
         need += _U24
-    if event.overwrite == 0:
-        tail = ld64(M, U64(event.buffer) + PAGE_DATA_TAIL)
+    if ring.overwrite == 0:
+        tail = ld64(M, U64(ring.buffer) + PAGE_DATA_TAIL)
         # CIRC_SPACE(): one byte stays free, and a program may write any tail
-        if (tail - event.head - ONE) & (space - ONE) < need:
-            event.lost += ONE
-            event.rb_lost += ONE
+        if (tail - ring.head - ONE) & (space - ONE) < need:
+            ring.lost += ONE
+            ring.rb_lost += ONE
             return False
     if lost != ZERO:
-        _put(M, event, RECORD_LOST | (_U24 << U48))
-        _put(M, event, event.id)
-        _put(M, event, lost)
-        event.rb_lost = ZERO
-    _put(M, event, header | (size << U48))
+        _put(M, ring, RECORD_LOST | (_U24 << U48))
+        _put(M, ring, ring.id)
+        _put(M, ring, lost)
+        ring.rb_lost = ZERO
+    _put(M, ring, header | (size << U48))
     return True
 
 
 @jit()
-def perf_output_end(M, event):
+def perf_output_end(M, ring):
     """Let the program see what was written: data_head. Modifies memory."""
-    st64(M, U64(event.buffer) + PAGE_DATA_HEAD, event.head)
+    st64(M, U64(ring.buffer) + PAGE_DATA_HEAD, ring.head)
 
 
 @jit()
@@ -133,56 +139,57 @@ def _read_words(S, i):
 
 
 @jit()
-def _put_value(S, E, M, event, k):
+def _put_value(S, E, M, ring, k):
     member = S.perf_events[k]
     if member.state == PERF_EVENT_STATE_ACTIVE:
         event_update(S, E, k)
-    _put(M, event, member.count + member.child_count)
+    _put(M, ring, member.count + member.child_count)
 
 
 @jit()
-def _put_times(S, M, event, k):
+def _put_times(S, M, ring, k):
     perf_event_update_time(S, k)
     member = S.perf_events[k]
-    if event.read_format & FORMAT_TOTAL_TIME_ENABLED != ZERO:
-        _put(M, event, sched_clock(S, member.total_time_enabled + member.child_enabled))
-    if event.read_format & FORMAT_TOTAL_TIME_RUNNING != ZERO:
-        _put(M, event, sched_clock(S, member.total_time_running + member.child_running))
+    if ring.read_format & FORMAT_TOTAL_TIME_ENABLED != ZERO:
+        _put(M, ring, sched_clock(S, member.total_time_enabled + member.child_enabled))
+    if ring.read_format & FORMAT_TOTAL_TIME_RUNNING != ZERO:
+        _put(M, ring, sched_clock(S, member.total_time_running + member.child_running))
 
 
 @jit()
-def _put_ids(M, event, member):
-    if event.read_format & FORMAT_ID != ZERO:
-        _put(M, event, member.id)
-    if event.read_format & FORMAT_LOST != ZERO:
-        _put(M, event, member.lost)
+def _put_ids(M, ring, member):
+    if ring.read_format & FORMAT_ID != ZERO:
+        _put(M, ring, member.id)
+    if ring.read_format & FORMAT_LOST != ZERO:
+        _put(M, ring, member.lost)
 
 
 @jit()
-def perf_output_read(S, E, M, i):
+def perf_output_read(S, E, M, ring, i):
     """PERF_SAMPLE_READ: the same words as read() gives. Modifies memory."""
     event = S.perf_events[i]
     leader = event.leader
     if event.read_format & FORMAT_GROUP == ZERO:
-        _put_value(S, E, M, event, i)
-        _put_times(S, M, event, i)
-        _put_ids(M, event, event)
+        _put_value(S, E, M, ring, i)
+        _put_times(S, M, ring, i)
+        _put_ids(M, ring, event)
         return
-    _put(M, event, _members(S, leader))
-    _put_times(S, M, event, leader)
+    _put(M, ring, _members(S, leader))
+    _put_times(S, M, ring, leader)
     for turn in range(2):  # the leader first
         for k in range(S.perf_rows):
             member = S.perf_events[k]
             if member.used != 0 and member.leader == leader and (k == leader) == (turn == 0):
-                _put_value(S, E, M, event, k)
-                _put_ids(M, event, member)
+                _put_value(S, E, M, ring, k)
+                _put_ids(M, ring, member)
 
 
 @jit()
 def perf_event_output(S, E, i):
     """Write one PERF_RECORD_SAMPLE of event i into its ring. Modifies memory."""
     event = S.perf_events[i]
-    if event.buffer_pages == 0 or E.memory_size == 0:
+    ring = output_event(S, i)
+    if ring.buffer_pages == 0 or E.memory_size == 0:
         return
     M = memory_at(E.memory, E.memory_size)
     host = S.percpu[S.this_cpu]
@@ -190,44 +197,45 @@ def perf_event_output(S, E, i):
     words = ONE + popcount(kind & SAMPLE_ONE_WORD)
     if kind & SAMPLE_READ != ZERO:
         words += _read_words(S, i)
-    if not perf_output_begin(M, event, RECORD_SAMPLE | (perf_misc_flags(S) << U32), words * U8):
+    if not perf_output_begin(M, ring, RECORD_SAMPLE | (perf_misc_flags(S) << U32), words * U8):
         return
     task = ZERO
     if host.curr >= 0:
         task = U64(S.tasks[host.curr].tgid) | (U64(S.tasks[host.curr].pid) << U32)
     if kind & SAMPLE_IDENTIFIER != ZERO:
-        _put(M, event, primary_event_id(S, i))
+        _put(M, ring, primary_event_id(S, i))
     if kind & SAMPLE_IP != ZERO:
-        _put(M, event, perf_instruction_pointer(S))
+        _put(M, ring, perf_instruction_pointer(S))
     if kind & SAMPLE_TID != ZERO:
-        _put(M, event, task)
+        _put(M, ring, task)
     if kind & SAMPLE_TIME != ZERO:
-        _put(M, event, sched_clock(S, S.cores[S.this_cpu].t))
+        _put(M, ring, sched_clock(S, S.cores[S.this_cpu].t))
     if kind & SAMPLE_ADDR != ZERO:
-        _put(M, event, ZERO)
+        _put(M, ring, ZERO)
     if kind & SAMPLE_ID != ZERO:
-        _put(M, event, primary_event_id(S, i))
+        _put(M, ring, primary_event_id(S, i))
     if kind & SAMPLE_STREAM_ID != ZERO:
-        _put(M, event, event.id)
+        _put(M, ring, event.id)
     if kind & SAMPLE_CPU != ZERO:
-        _put(M, event, U64(S.this_cpu))
+        _put(M, ring, U64(S.this_cpu))
     if kind & SAMPLE_PERIOD != ZERO:
-        _put(M, event, event.last_period)
+        _put(M, ring, event.last_period)
     if kind & SAMPLE_READ != ZERO:
-        perf_output_read(S, E, M, i)
-    perf_output_end(M, event)
+        perf_output_read(S, E, M, ring, i)
+    perf_output_end(M, ring)
 
 
 @jit()
 def perf_log_throttle(S, E, i, enable):
     """PERF_RECORD_THROTTLE (0) or PERF_RECORD_UNTHROTTLE (1) into the event's ring. Modifies memory."""
     event = S.perf_events[i]
-    if event.buffer_pages == 0 or E.memory_size == 0:
+    ring = output_event(S, i)
+    if ring.buffer_pages == 0 or E.memory_size == 0:
         return
     M = memory_at(E.memory, E.memory_size)
     header = RECORD_UNTHROTTLE if enable != 0 else RECORD_THROTTLE
-    if perf_output_begin(M, event, header, U32):
-        _put(M, event, sched_clock(S, S.cores[S.this_cpu].t))
-        _put(M, event, primary_event_id(S, i))
-        _put(M, event, event.id)
-        perf_output_end(M, event)
+    if perf_output_begin(M, ring, header, U32):
+        _put(M, ring, sched_clock(S, S.cores[S.this_cpu].t))
+        _put(M, ring, primary_event_id(S, i))
+        _put(M, ring, event.id)
+        perf_output_end(M, ring)

@@ -243,6 +243,7 @@ def perf_event_task_sched(S, E, ctx):
         ctx_sched_out(S, E, leaves, 1, 1)
         ctx_sched_out(S, E, leaves, 0, 1)
         _ctx_update_times(S, leaves)  # its time stops
+        host.task_ctx = CTX_NONE
         perf_pmu_enable(S, E)
     host.task_ctx = CTX_NONE
     if ctx < 0:

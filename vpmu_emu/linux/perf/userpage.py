@@ -50,7 +50,11 @@ def perf_event_update_userpage(S, E, i):
     index = perf_event_index(S, i)
     offset = event.count + event.child_count
     if index != ZERO:
+        # the counter's bits as the program extends them; Linux keeps them so in prev_count
+        mask = S.cores[S.this_cpu].pmu.gp_mask
         offset -= event.prev_count
+        if event.prev_count > mask >> ONE:
+            offset += mask + ONE
     perf_event_update_time(S, i)
     enabled = sched_clock(S, event.total_time_enabled + event.child_enabled)
     running = sched_clock(S, event.total_time_running + event.child_running)
