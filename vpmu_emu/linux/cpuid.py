@@ -25,6 +25,7 @@ KVM_PMU_VERSION = 2
 HYPERVISOR = 1 << 31  # CPUID.1:ECX
 PDCM = 1 << 15
 DS = 1 << 21  # CPUID.1:EDX
+DTES64 = 1 << 2  # CPUID.1:ECX
 GUEST_KEYS = {
     "version": 255, "gp": N_GP_PMC, "fixed": N_FIXED_PMC, "width": 48, "perf_caps": 1 << 18,
     "events_length": 255, "events_absent": (1 << 32) - 1,
@@ -156,6 +157,12 @@ def guest_leaves(model: CpuModel, told: Shape, events: tuple[int, int]) -> list[
     leaves.append((0x4000_0000, 0x4000_0001, *struct.unpack("<III", b"KVMKVMKVM\0\0\0")))
     leaves.append((0x4000_0001, 0, 0, 0, 0))
     return leaves
+
+
+def has_debug_store(leaves: Sequence[Leaf]) -> bool:
+    """Whether CPUID shows DS and DTES64, without which KVM gives no PEBS."""
+    _, _, ecx, edx = next((rest for leaf, *rest in leaves if leaf == 1), [0, 0, 0, 0])
+    return bool(edx & DS and ecx & DTES64)
 
 
 def told_by(host: Shape, leaves: Sequence[Leaf], perf_capabilities: int) -> Shape:

@@ -317,6 +317,27 @@ def test_msrs_that_are_refused(mode):
     assert vmm.ioctl(vmm.vcpu, "KVM_GET_MSRS", many) == errno("E2BIG")
 
 
+def test_pebs_needs_the_debug_store_in_cpuid():
+    """PERF_CAPABILITIES with a PEBS format after a CPUID with DS and DTES64, and then its registers."""
+    caps, enable, area = 0x24C0, 0x3F1, 0x600
+    vmm = Vmm()
+    assert vmm.set((PERF_CAPABILITIES, caps)) == 0
+    at = vmm.supported()
+    leaves = vmm.leaves(at)
+    data = bytearray(vmm.host.copy_from_user(at, 8 + 40 * len(leaves)))
+    where = 8 + 40 * list(leaves).index(1)
+    data[where + 20] |= 1 << 2
+    assert vmm.give(vmm.vcpu, "KVM_SET_CPUID2", bytes(data)) == 0
+    assert vmm.set((PERF_CAPABILITIES, caps)) == 0  # one of the two is not enough
+    data[where + 26] |= 1 << 5
+    assert vmm.give(vmm.vcpu, "KVM_SET_CPUID2", bytes(data)) == 0
+    assert vmm.set((enable, 1)) == 0
+    assert vmm.set((PERF_CAPABILITIES, caps), (enable, 3), (area, 0x5000)) == 3
+    assert vmm.read(PERF_CAPABILITIES, enable, area) == [caps, 3, 0x5000]
+    assert vmm.set((enable, 1 << 32)) == 0  # fixed counters need the baseline
+    assert vmm.set((area, 1 << 47)) == 0
+
+
 def test_the_list_of_msrs():
     vmm = Vmm()
     row = STRUCTS["kvm_msr_list"]
@@ -326,6 +347,7 @@ def test_the_list_of_msrs():
     assert vmm.ioctl(vmm.kvm, "KVM_GET_MSR_INDEX_LIST", at) == 0
     found = [int(i) for i in row.tails(vmm.host.copy_from_user(at, 4 + 4 * n))]
     assert {GLOBAL_CTRL, EVTSEL0 + 7, FIXED_CTR0 + 2, TSC, PERF_CAPABILITIES} <= set(found)
+    assert {0x3F1, 0x600} <= set(found)  # PEBS, which a guest may have
     assert len(vmm.read(*found)) == n  # and every one can be read
 
 

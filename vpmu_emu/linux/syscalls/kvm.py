@@ -9,12 +9,18 @@ from collections.abc import Callable
 from typing import Any
 
 from vpmu_emu.errors import ConfigError
-from vpmu_emu.linux.cpuid import guest_cpuid_shape, guest_leaves
+from vpmu_emu.linux.cpuid import (
+    CAP_LBR_FMT,
+    guest_cpuid_shape,
+    guest_leaves,
+    vmx_get_perf_capabilities,
+)
 from vpmu_emu.linux.eventfilter import make_filter
 from vpmu_emu.linux.state import (
     FILE_KVM,
     FILE_VCPU,
     FILE_VM,
+    MODE_NAMES,
     MODE_NONE,
     MP_STATE_WAIT_FOR_SIPI,
     N_FILTER,
@@ -119,8 +125,10 @@ def _get_supported_cpuid(host: Host, file: Any, arg: int) -> int:
 def _msrs_to_save(host: Host) -> list[int]:
     """What the vCPU of a guest with everything that KVM offers keeps in MSRs; its APIC is not of it."""
     config = host.S.config
-    settings = {"version": 0} if int(config.mode) == MODE_NONE else {}
-    shape = guest_cpuid_shape(host.model.shape(), settings, int(config.fixed_cap))
+    mode = MODE_NAMES[int(config.mode)]
+    everything = vmx_get_perf_capabilities(host.model.shape(), mode) & ~CAP_LBR_FMT  # LBRs are not saved
+    settings = {"version": 0} if int(config.mode) == MODE_NONE else {"perf_caps": everything}
+    shape = guest_cpuid_shape(host.model.shape(), settings, int(config.fixed_cap), mode)
     exists = rules("kvm", shape).exists_count
     return [
         row.index + n * row.stride

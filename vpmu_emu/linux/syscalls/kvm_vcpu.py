@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from vpmu_emu.linux.cpuid import Leaf, capabilities_fit
+from vpmu_emu.linux.cpuid import CAP_PEBS_FORMAT, Leaf, capabilities_fit, has_debug_store
 from vpmu_emu.linux.state import (
     CTX_TASK,
     KVM_REQ_EVENT,
@@ -357,6 +357,8 @@ def _set_perf_capabilities(host: Host, k: int, value: int) -> None:
     vcpu = host.S.vcpus[k]
     mode = MODE_NAMES[int(host.S.config.mode)]
     if not capabilities_fit(host.model.shape(), value, mode):
+        raise _RefusedError
+    if value & CAP_PEBS_FORMAT and not has_debug_store(leaves_of(vcpu)):
         raise _RefusedError
     if value == int(vcpu.perf_capabilities):
         return
