@@ -311,6 +311,10 @@ def test_a_bad_file_of_an_entry_is_written_anew(toy):
         assert toy() == again, what
         assert path.read_bytes() == good, what
         assert toy() == [31, True, False, fresh[3]], what
+    main = toy.src / "main.py"
+    unlinked = "def link(data): raise _jit.native.UnusableError\n_jit.native.link = link\n"
+    main.write_text(main.read_text().replace("with _jit", f"{unlinked}with _jit"))
+    assert toy() == again  # called where numba has put it
     path.unlink()
     path.mkdir()  # and where no file can be: the compiler, each time
     assert toy() == again

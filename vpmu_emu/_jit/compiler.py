@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import llvmlite.binding
 import numba
 import numpy as np
 from numba import extending
@@ -164,15 +165,21 @@ def _link_by_name() -> None:
 
 
 def _keep_objects() -> None:
-    # numba forgets object code once it is linked; the files of entries are made of it.
     library: Any = codegen.CPUCodeLibrary
     serialize = library.serialize_using_object_code
     load = library._set_compiled_object
+    nothing = llvmlite.binding.parse_assembly("").as_bitcode()
 
     def serialize_using_object_code(self: Any) -> Any:
-        name, kind, (code, bitcode) = serialize(self)
-        self.vpmu_object = code
-        return name, kind, (code, bitcode)
+        if getattr(self, "vpmu_stands_alone", False):
+            # Bitcode is for callers that contain the function, and five sixths of what would be written.
+            self._ensure_finalized()
+            state = self.name, "object", (self._get_compiled_object(), nothing)
+        else:
+            state = serialize(self)
+        # numba forgets object code once it is linked; the files of entries are made of it.
+        self.vpmu_object = state[2][0]
+        return state
 
     def set_compiled_object(self: Any, code: bytes) -> None:
         self.vpmu_object = code
@@ -239,7 +246,7 @@ def entry(function: Compiled, args: tuple[Any, ...], path: Path) -> Any:
         data = native.pack(symbol, arguments, result, list(_objects(function.name)))
         ready = native.link(data)  # proves that nothing is missing
     except native.UnusableError:
-        address = made.library.get_pointer_to_function(symbol)
+        address = made.library.codegen._engine.get_function_address(symbol)
         return native.caller(address, arguments, result)
     native.write(path, data)
     return ready
