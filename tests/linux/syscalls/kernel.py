@@ -92,7 +92,7 @@ class Kernel:
 
     def start(self) -> Kernel:
         """Bring the first program to its first instruction, for `call`."""
-        self.run(5_000)
+        self.run(1)
         assert int(self.S.percpu[0].curr) >= 0
         self.S.this_cpu = 0
         return self
@@ -106,6 +106,10 @@ class Kernel:
             return int(function(self.host, self.host.task, *given))
         except Errno as error:
             return -error.number
+
+    def handle(self) -> None:
+        """What the run loop does when a program has come into its kernel."""
+        handle(self.host)
 
     def page(self, data: bytes = b"", size: int = 4096) -> int:
         """Address of a new mapping of the current task with these bytes in it."""
