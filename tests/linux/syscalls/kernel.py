@@ -12,6 +12,7 @@ from vpmu_emu.linux.run_emulated import run_host_emulated
 from vpmu_emu.linux.setup import init_config, init_host, new_record
 from vpmu_emu.linux.state import TASK_DEAD
 from vpmu_emu.linux.syscalls import FUNCTIONS, Errno, Host, handle
+from vpmu_emu.linux.syscalls.host import IN_USE
 from vpmu_emu.linux.syscalls.tasks import spawn
 from vpmu_emu.machine import engine
 from vpmu_emu.machine.state import ENGINE, RUN_SYSCALL
@@ -101,11 +102,15 @@ class Kernel:
         """A system call by the current task, done here and now: its result."""
         number = next(row.number for row in SYSCALLS.values() if row.name == name)
         function, n = FUNCTIONS[number]
-        given = [a & ((1 << 64) - 1) for a in (*args, *[0] * (n - len(args)))]
+        given = [a & ((1 << 64) - 1) for a in (*args, *[0] * n)][:n]
         try:
             return int(function(self.host, self.host.task, *given))
         except Errno as error:
             return -error.number
+
+    def pages_in_use(self) -> int:
+        """Pages of physical memory that somebody has."""
+        return int((self.host.mem_map == IN_USE).sum())
 
     def handle(self) -> None:
         """What the run loop does when a program has come into its kernel."""

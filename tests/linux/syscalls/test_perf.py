@@ -441,7 +441,7 @@ def test_control_page():
 
 def test_a_mapping_keeps_its_event():
     kernel = Kernel().start()
-    before = int(kernel.host.mem_map.sum())
+    before = kernel.pages_in_use()
     fd = event(kernel)
     assert kernel.call("mmap", 0x2000_0000, 2 * PAGE, 3, SHARED | 0x10, fd, 0) == 0x2000_0000
     assert kernel.call("mmap", 0, 2 * PAGE, 3, SHARED, fd, 0) > 0
@@ -456,7 +456,7 @@ def test_a_mapping_keeps_its_event():
     assert kernel.call("munmap", second, 2 * PAGE) == 0
     assert not any(e.used for e in kernel.S.perf_events)
     assert int(kernel.S.mms[0].perf_rdpmc_allowed) == 0
-    assert int(kernel.host.mem_map.sum()) - before <= 4  # the page of attributes, tables
+    assert kernel.pages_in_use() - before <= 4  # the page of attributes, tables
 
 
 RDPMC = """
@@ -528,6 +528,32 @@ def test_rdpmc_without_a_page_faults():
     assert Kernel(body).run().exit_codes() == [-11]
 
 
+def test_set_output_shares_a_ring():
+    kernel = Kernel().start()
+    sampled = {"sample_period": 300, "sample_type": 0x10041, "flags": USER}
+    a, b = event(kernel, **sampled), event(kernel, **sampled)
+    request = constant("PERF_EVENT_IOC_SET_OUTPUT")
+    assert kernel.call("ioctl", b, request, a) == -ERRNO["EINVAL"]  # a has no ring
+    at = kernel.call("mmap", 0, 3 * PAGE, 3, SHARED, a, 0)
+    assert kernel.call("ioctl", b, request, a) == 0
+    assert kernel.call("mmap", 0, 3 * PAGE, 3, SHARED, b, 0) == -ERRNO["EINVAL"]
+    kernel.run(60_000)
+    records, ids = kernel.host.get_user(at + 1024, 8) // 32, set()
+    assert records >= 8
+    for k in range(records):
+        ids.add(kernel.host.get_user(at + PAGE + 32 * k + 8, 8))  # PERF_SAMPLE_IDENTIFIER is first
+    assert ids == {1, 2}
+    assert kernel.call("ioctl", a, constant("PERF_EVENT_IOC_PAUSE_OUTPUT"), 1) == 0
+    kernel.run(20_000)
+    assert kernel.host.get_user(at + 1024, 8) // 32 == records
+    assert kernel.call("ioctl", b, request, (1 << 64) - 1) == 0
+    assert kernel.call("ioctl", a, constant("PERF_EVENT_IOC_PAUSE_OUTPUT"), 0) == 0
+    kernel.run(30_000)
+    more = kernel.host.get_user(at + 1024, 8) // 32
+    new = {kernel.host.get_user(at + PAGE + 32 * k + 8, 8) for k in range(records, more)}
+    assert new == {1}
+
+
 # --- what becomes of events -----------------------------------------------------------------------------
 def test_events_of_a_dead_thread_can_be_read():
     kernel = Kernel(IDLE, IDLE).start()
@@ -555,3 +581,50 @@ def test_an_event_of_another_core():
     second = words(kernel, fd)
     assert second[0] - first[0] > 1000
     assert second[1] - first[1] == second[2] - first[2] > 0
+
+
+def test_inherited_events_count_threads():
+    """A thread made later adds to the event, alive and gone; one without inherit does not see it."""
+    kernel = Kernel().start()
+    flags = USER | c("ATTR_INHERIT")
+    leader = event(kernel, flags=flags, read_format=3)
+    member = event(kernel, flags=flags, group=leader, read_format=3)
+    alone = event(kernel, flags=USER, read_format=3)
+    stack = kernel.page()
+    child = kernel.call("clone", 0x10F00, stack + PAGE)
+    assert child == 2
+    assert sum(int(e.used) for e in kernel.S.perf_events) == 5
+    kernel.run(100_000)
+    kernel.S.this_cpu = 0
+    counts = [words(kernel, fd)[0] for fd in (leader, member, alone)]
+    own, both = counts[2], counts[0]
+    assert abs(counts[0] - counts[1]) < 20
+    assert own < both - 5_000
+    row = next(k for k, t in enumerate(kernel.S.tasks) if int(t.pid) == child)
+    do_exit(kernel.host, row, 0)
+    after = [words(kernel, fd) for fd in (leader, member, alone)]
+    assert after[0][0] >= both
+    assert after[0][1] > after[2][1]  # times add up as well
+    assert sum(int(e.used) for e in kernel.S.perf_events) == 3
+    assert [kernel.call("close", fd) for fd in (leader, member, alone)] == [0, 0, 0]
+    assert not any(e.used for e in kernel.S.perf_events)
+
+
+def test_a_thread_that_cannot_inherit_is_not_made():
+    kernel = Kernel().start()
+    at = kernel.page(attr(flags=USER | c("ATTR_INHERIT")))
+    for _ in range(N_EVENTS - 2):
+        assert kernel.call("perf_event_open", at, 0, -1, -1, 0) > 0
+    stack = kernel.page()
+    assert kernel.call("clone", 0x10F00, stack + PAGE) == -ERRNO["ENOMEM"]
+    assert sum(int(e.used) for e in kernel.S.perf_events) == N_EVENTS - 2
+    assert [int(t.used) for t in kernel.S.tasks[:2]] == [1, 0]
+    assert int(kernel.S.mms[0].users) == 1
+
+
+def test_inherited_events_cannot_be_mapped_for_all_cores():
+    kernel = Kernel().start()
+    fd = event(kernel, flags=USER | c("ATTR_INHERIT"))
+    assert kernel.call("mmap", 0, PAGE, 3, SHARED, fd, 0) == -ERRNO["EINVAL"]
+    fd = event(kernel, flags=USER | c("ATTR_INHERIT"), cpu=0)
+    assert kernel.call("mmap", 0, PAGE, 3, SHARED, fd, 0) > 0

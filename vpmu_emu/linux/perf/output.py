@@ -70,16 +70,16 @@ def perf_instruction_pointer(S):
 
 
 @jit()
-def output_event(S, i):
-    """The event into whose ring the records of event i go: of an inherited event the one it came from."""
+def primary_event(S, i):
+    """The event that a program knows: of an inherited event the one it came from."""
     event = S.perf_events[i]
     return S.perf_events[i if event.parent < 0 else event.parent]
 
 
 @jit()
-def primary_event_id(S, i):
-    """The id that a program knows: of an inherited event that of the one it came from."""
-    return output_event(S, i).id
+def output_ring(S, owner):
+    """The event into whose ring the records of `owner` go (PERF_EVENT_IOC_SET_OUTPUT), else itself."""
+    return owner if owner.output < 0 else S.perf_events[owner.output]
 
 
 @jit()
@@ -91,8 +91,13 @@ def _put(M, ring, word):
 
 
 @jit()
-def perf_output_begin(M, ring, header, size):
-    """Write the header of a record of `size` bytes; False if there is no room for it. Modifies memory."""
+def perf_output_begin(M, ring, owner, header, size):
+    """Write the header of a record of `size` bytes; False if there is no room for it. Modifies memory.
+
+    `owner` is the event that a program knows, `ring` the one whose ring it writes into.
+    """
+    if ring.buffer_pages == 0 or ring.paused != 0:
+        return False
     space = U64(ring.buffer_pages << 12)
     lost = ring.rb_lost
     need = size
@@ -102,12 +107,12 @@ def perf_output_begin(M, ring, header, size):
         tail = ld64(M, U64(ring.buffer) + PAGE_DATA_TAIL)
         # CIRC_SPACE(): one byte stays free, and a program may write any tail
         if (tail - ring.head - ONE) & (space - ONE) < need:
-            ring.lost += ONE
+            owner.lost += ONE
             ring.rb_lost += ONE
             return False
     if lost != ZERO:
         _put(M, ring, RECORD_LOST | (_U24 << U48))
-        _put(M, ring, ring.id)
+        _put(M, ring, owner.id)
         _put(M, ring, lost)
         ring.rb_lost = ZERO
     _put(M, ring, header | (size << U48))
@@ -188,7 +193,8 @@ def perf_output_read(S, E, M, ring, i):
 def perf_event_output(S, E, i):
     """Write one PERF_RECORD_SAMPLE of event i into its ring. Modifies memory."""
     event = S.perf_events[i]
-    ring = output_event(S, i)
+    owner = primary_event(S, i)
+    ring = output_ring(S, owner)
     if ring.buffer_pages == 0 or E.memory_size == 0:
         return
     M = memory_at(E.memory, E.memory_size)
@@ -197,13 +203,13 @@ def perf_event_output(S, E, i):
     words = ONE + popcount(kind & SAMPLE_ONE_WORD)
     if kind & SAMPLE_READ != ZERO:
         words += _read_words(S, i)
-    if not perf_output_begin(M, ring, RECORD_SAMPLE | (perf_misc_flags(S) << U32), words * U8):
+    if not perf_output_begin(M, ring, owner, RECORD_SAMPLE | (perf_misc_flags(S) << U32), words * U8):
         return
     task = ZERO
     if host.curr >= 0:
         task = U64(S.tasks[host.curr].tgid) | (U64(S.tasks[host.curr].pid) << U32)
     if kind & SAMPLE_IDENTIFIER != ZERO:
-        _put(M, ring, primary_event_id(S, i))
+        _put(M, ring, owner.id)
     if kind & SAMPLE_IP != ZERO:
         _put(M, ring, perf_instruction_pointer(S))
     if kind & SAMPLE_TID != ZERO:
@@ -213,7 +219,7 @@ def perf_event_output(S, E, i):
     if kind & SAMPLE_ADDR != ZERO:
         _put(M, ring, ZERO)
     if kind & SAMPLE_ID != ZERO:
-        _put(M, ring, primary_event_id(S, i))
+        _put(M, ring, owner.id)
     if kind & SAMPLE_STREAM_ID != ZERO:
         _put(M, ring, event.id)
     if kind & SAMPLE_CPU != ZERO:
@@ -229,13 +235,14 @@ def perf_event_output(S, E, i):
 def perf_log_throttle(S, E, i, enable):
     """PERF_RECORD_THROTTLE (0) or PERF_RECORD_UNTHROTTLE (1) into the event's ring. Modifies memory."""
     event = S.perf_events[i]
-    ring = output_event(S, i)
+    owner = primary_event(S, i)
+    ring = output_ring(S, owner)
     if ring.buffer_pages == 0 or E.memory_size == 0:
         return
     M = memory_at(E.memory, E.memory_size)
     header = RECORD_UNTHROTTLE if enable != 0 else RECORD_THROTTLE
-    if perf_output_begin(M, ring, header, U32):
+    if perf_output_begin(M, ring, owner, header, U32):
         _put(M, ring, sched_clock(S, S.cores[S.this_cpu].t))
-        _put(M, ring, primary_event_id(S, i))
+        _put(M, ring, owner.id)
         _put(M, ring, event.id)
         perf_output_end(M, ring)

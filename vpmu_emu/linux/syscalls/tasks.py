@@ -9,11 +9,13 @@ from typing import Any
 
 from vpmu_emu.linux.calls import (
     CALL_PERF_EXIT_TASK,
+    CALL_PERF_INSTALL,
     CALL_RESCHED,
     CALL_TIMER,
     CALL_VCPU_PUT,
     CALL_WAKE_UP,
 )
+from vpmu_emu.linux.perf.inherit import perf_event_init_task
 from vpmu_emu.linux.state import (
     FILE_STDOUT,
     N_TASKS,
@@ -21,7 +23,7 @@ from vpmu_emu.linux.state import (
     TASK_INTERRUPTIBLE,
 )
 from vpmu_emu.linux.syscalls.files import close_all, open_row
-from vpmu_emu.linux.syscalls.host import MASK64, Errno, Host, signed
+from vpmu_emu.linux.syscalls.host import MASK64, Errno, Host, failed, signed
 from vpmu_emu.linux.syscalls.mm import exit_mmap, load_program, mm_create, mmput
 from vpmu_emu.linux.syscalls.pagetables import TASK_SIZE
 from vpmu_emu.machine.state import NEVER, RAX, REG_FS, RSP
@@ -134,6 +136,13 @@ def sys_clone(
     if flags & CLONE_CHILD_CLEARTID:
         child.clear_child_tid = child_tid
     S.mms[int(task.mm)].users += 1
+    errno = perf_event_init_task(
+        S, lambda event: host.kernel_call(CALL_PERF_INSTALL, event), host.task_row, row
+    )
+    if errno:
+        do_exit(host, row, 0)
+        child.used = 0
+        failed(errno)
     for flag, address in ((CLONE_PARENT_SETTID, parent_tid), (CLONE_CHILD_SETTID, child_tid)):
         if flags & flag:
             _try_put(host, address, int(child.pid))
