@@ -8,9 +8,12 @@ import pytest
 from tests.linux.guests import run, system
 from tests.linux.uncompiled.test_divergences import FAULTS, rdmsr, wrmsr
 from tests.linux.uncompiled.test_emulated import PMI_GUEST, SLEEP, START
+from tests.reference import generator
+from vpmu_emu.asm import assemble
 from vpmu_emu.errors import ConfigError
 from vpmu_emu.linux.perf.sched import perf_event_task_sched
 from vpmu_emu.linux.state import CTX_NONE, CTX_TASK
+from vpmu_emu.system import System
 
 pytestmark = pytest.mark.uncompiled
 
@@ -52,6 +55,20 @@ def test_a_guest_records_what_silicon_would(cpu, between):
     assert records(guest) == records(bare)
     assert sum(1 for pair in records(bare)[0] if any(pair)) == 31  # the first record is the second's
     assert (lbr_event(result)["state"], lbr_event(result)["hw_idx"]) == ("ACTIVE", "lbr")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_programs_record_the_same(seed):
+    text = generator.from_seed("integer", 970 + seed)
+    text = text.replace("_start:", "_start:\n" + START_LBR, 1)
+    program = assemble(text, "random")
+    found = []
+    for mode, options in (("bare", {"cpu": "icx"}), ("emulated", GIVEN)):
+        machine = System(program, vpmu=mode, ram=2, max_insns=60_000, **options)
+        machine.run()
+        found.append(records(machine))
+    assert found[0] == found[1]
+    assert sum(1 for pair in found[0][0] if any(pair)) > 1
 
 
 def test_the_host_and_the_exits_leave_no_record():
