@@ -175,8 +175,15 @@ def _traffic(runs: Sequence[Mapping[str, Any]]) -> list[tuple[Cell, ...]]:
     return found
 
 
+_RARE = ("cpu", "task", "freq", "lost", "throttles")  # columns that are left out where they say nothing
+
+
 def _events(title: str, events: Sequence[Mapping[str, Any]]) -> Table:
-    columns = _ordered(key for event in events for key in event)
+    columns = [
+        key
+        for key in _ordered(key for event in events for key in event)
+        if key not in _RARE or any(event.get(key) for event in events)
+    ]
     return Table(
         title,
         tuple(columns),

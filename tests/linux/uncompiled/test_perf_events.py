@@ -14,6 +14,7 @@ from vpmu_emu.linux.perf.event import (
     EBUSY,
     EINVAL,
     ENOENT,
+    EOPNOTSUPP,
     perf_event_disable,
     perf_event_enable,
     perf_event_exit_task,
@@ -77,6 +78,8 @@ def states(machine, *rows):
         ({**SOFTWARE, "config": 12}, ENOENT),
         ({"config": 0x1234}, 0),  # what the CPU does not know counts nothing
         ({**UNCORE, "config": CLOCKTICKS}, 0),
+        ({"config": INSTRUCTIONS, "sample_type": 1 << 5}, EINVAL),  # call chains
+        ({"config": INSTRUCTIONS, "sample_type": 1 << 11}, EOPNOTSUPP),  # branch stacks
         ({**UNCORE, "config": 0x99}, EINVAL),
         ({**UNCORE, "config": CLOCKTICKS, "sample_period": 100}, EINVAL),
         ({**UNCORE, "config": CLOCKTICKS, "exclude_user": 1}, EINVAL),

@@ -19,7 +19,7 @@ from vpmu_emu.linux.perf.clocks import (
     pmu_of,
 )
 from vpmu_emu.linux.perf.lbr import PERF_SAMPLE_BRANCH_STACK
-from vpmu_emu.linux.perf.output import perf_log_throttle
+from vpmu_emu.linux.perf.output import SAMPLE_SUPPORTED, perf_log_throttle
 from vpmu_emu.linux.perf.overflow import NSEC_PER_SEC, is_sampling_event
 from vpmu_emu.linux.perf.sched import (
     ctx_resched,
@@ -61,6 +61,7 @@ from vpmu_emu.linux.state import (
     N_CORES,
     N_EVENTS,
     N_IDX,
+    OWNER_HOST,
     OWNER_KVM,
     PERF_EVENT_STATE_ACTIVE,
     PERF_EVENT_STATE_ERROR,
@@ -79,6 +80,7 @@ from vpmu_emu.machine.u64 import ONE, TOP, U64, ZERO
 EBUSY = -16
 ENOMEM = -12
 ENOENT = -2
+EOPNOTSUPP = -95
 ORPHAN = -2  # event.parent of an inherited event whose origin is gone
 
 
@@ -129,6 +131,9 @@ def perf_try_init_event(S, i):
     if is_clock(event) and event.sample_freq != 0:  # perf_swevent_init_hrtimer()
         event.sample_period = NSEC_PER_SEC // U64(event.sample_freq)
         event.sample_freq = 0
+    if event.owner == OWNER_HOST and event.sample_type & ~SAMPLE_SUPPORTED != ZERO:
+        branches = event.sample_type & PERF_SAMPLE_BRANCH_STACK != ZERO
+        return EOPNOTSUPP if branches else EINVAL  # not written into samples
     event.pmu_ctx = kind
     if event.leader != i:
         leader = S.perf_events[event.leader]
