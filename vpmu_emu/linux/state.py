@@ -337,6 +337,7 @@ VCPU = np.dtype(
         ("run_page", "i8"),  # struct kvm_run: index into the array of physical memory
         ("user_exit", "i8"),  # KVM_EXIT_* that waits for the VMM, -1 none
         ("complete", "i8"),  # USER_IO_*: what the next KVM_RUN finishes (complete_userspace_io)
+        ("completed", "i8"),  # 1: this KVM_RUN has finished an instruction already
         ("ended", "i8"),  # STOP_*: why the guest cannot go on, 0
         ("ended_info", "u8"),  # and its number
         ("recalc_intercepts", "i8"),  # the APIC's part of the MSR bitmap is to be made again

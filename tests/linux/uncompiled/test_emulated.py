@@ -398,7 +398,7 @@ def test_a_counter_in_error_comes_back_at_the_next_toggle_and_not_before():
     body += "here: nop\n" + half + "WRMSR32 0x38f, 0\n WRMSR32 0x38f, 1\n" + half
     body += "WRMSR32 0x38f, 0\n EXIT 0\n"
     machine = system(body, "emulated", host_events=["branches:DH*8"])
-    while int(machine.core.rip) != machine.program.symbols["here"]:
+    while machine.rip != machine.program.symbols["here"]:
         machine.step()
     states = [e["state"] for e in perf_report(machine.S)]
     assert states == ["ACTIVE"] * 8 + ["ERROR"]

@@ -344,6 +344,7 @@ def complete_userspace_io(S, M, E):
     core.vmx.exit_insn_len = vmread(core, M, V_EXIT_LEN)
     done = vcpu.complete
     vcpu.complete = USER_IO_NONE
+    vcpu.completed = 1
     if done == USER_IO_IN:
         _set_accumulator(core, (vmread(core, M, V_EXIT_QUAL) & _SIZE) + ONE, port_data(S, M))
     elif done == USER_IO_RDMSR or done == USER_IO_WRMSR:

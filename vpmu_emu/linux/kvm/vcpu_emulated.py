@@ -224,7 +224,8 @@ def vcpu_run_emulated(S, M, E):
     """
     core = S.cores[S.this_cpu]
     vcpu = S.vcpus[S.this_vcpu]
-    outside = core.vmx.nonroot == 0
+    outside = core.vmx.nonroot == 0 and vcpu.completed == 0
+    vcpu.completed = 0
     while True:
         if core.vmx.nonroot == 0:
             if core.stop != 0:
