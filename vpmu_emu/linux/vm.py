@@ -247,6 +247,7 @@ def _refresh_controls(S: Any, M: np.ndarray[Any, Any], vcpu: Any, shape: Shape) 
         for used, base, kind in ((reads, half, 1), (writes, 0x800 + half, 2)):
             if used and msr_allowed(M, vm, index, kind):
                 page[base + at // 8] &= 0xFF ^ (1 << at % 8)
+    vcpu.pmu.lbr_passthrough = 0  # until the next entry
     vcpu.recalc_intercepts = 1  # those of the local APIC: vmx_update_msr_bitmap_x2apic()
 
 

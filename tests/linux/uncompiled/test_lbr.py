@@ -13,7 +13,8 @@ from vpmu_emu.asm import assemble
 from vpmu_emu.errors import ConfigError
 from vpmu_emu.linux.perf.sched import perf_event_task_sched
 from vpmu_emu.linux.state import CTX_NONE, CTX_TASK
-from vpmu_emu.system import System
+from vpmu_emu.linux.vm import MSR_FILTER_PAGES, PAGE, refresh_intercepts, set_msr_filter
+from vpmu_emu.system import System, host_model
 
 pytestmark = pytest.mark.uncompiled
 
@@ -97,6 +98,22 @@ def test_registers_pass_from_the_entry_after_the_event_is_there():
     before = system("EXIT 0\n", "emulated", **GIVEN)
     bitmap = int(before.S.vcpus[0].msr_bitmap)
     assert all(before.M[bitmap + index // 8] >> index % 8 & 1 for index in registers)
+
+
+@pytest.mark.parametrize(("denied", "code"), [(None, 0), (1, 13), (2, 0), (3, 13)])
+def test_what_an_msr_filter_denies_never_passes(denied, code):
+    """A filter that comes later: the bitmap is made again, and at the next entry as the filter says."""
+    body = rdmsr(TOS) * 2 + "here:\n" + rdmsr(TOS) + "in al, 0x61\n" + rdmsr(FROM + 1)
+    machine = system(FAULTS.format(body=body), "emulated", **GIVEN)
+    while int(machine.core.rip) != machine.program.symbols["here"]:
+        machine.step()
+    vm = machine.S.vms[0]
+    vm.msr_filter = len(machine.M) - MSR_FILTER_PAGES * PAGE
+    set_msr_filter(machine.M, vm, True, [] if denied is None else [(denied, 1, FROM + 1, b"\0")])
+    refresh_intercepts(machine.S, machine.M, host_model("icx"), 0)
+    result = machine.result(machine.run()).to_json()
+    assert result["exit_code"] == code
+    assert result["exits"]["MSR_READ"] == 2 + (code != 0)  # the first of all, the first after, the denied
 
 
 def test_a_new_event_finds_nothing_of_what_was_there():

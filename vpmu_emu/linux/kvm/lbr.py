@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.kvm.exits import intel_pmu_lbr_is_enabled
+from vpmu_emu.linux.kvm.msrfilter import kvm_msr_allowed
 from vpmu_emu.linux.native import cost, rdmsrl, wrmsrl
 from vpmu_emu.linux.perf.event import (
     ATTR_BRANCH_STACK,
@@ -117,28 +118,30 @@ def intel_pmu_debugctl_written(S, E, value):
 
 
 @jit()
-def _set_intercept(M, bitmap, first, count, intercept):
+def _set_intercept(S, M, first, count, intercept):
+    bitmap = S.vcpus[S.this_vcpu].msr_bitmap
     for k in range(count):
         index = first + U64(k)
-        for half in range(2):
-            at = U64(bitmap + half * _BITMAP_WRITE) + (index >> U3)
+        for writes in range(2):
+            passes = intercept == 0 and kvm_msr_allowed(S, M, index, writes)
+            at = U64(bitmap + writes * _BITMAP_WRITE) + (index >> U3)
             bit = ONE << (index & _SEVEN)
             byte = U64(M[at]) | bit
-            st8(M, at, byte if intercept != 0 else byte & ~bit & BYTE)
+            st8(M, at, byte & ~bit & BYTE if passes else byte)
 
 
 @jit()
 def vmx_update_intercept_for_lbr_msrs(S, M, intercept):
-    """Have every access to an LBR register exit (1) or none (0)."""
+    """Have every access to an LBR register exit (1), or none that the VM's MSR filter allows (0)."""
     vcpu = S.vcpus[S.this_vcpu]
     if vcpu.pmu.lbr_passthrough == 1 - intercept:
         return
     vcpu.pmu.lbr_passthrough = 1 - intercept
-    _set_intercept(M, vcpu.msr_bitmap, MSR_LBR_FROM, N_LBR, intercept)
-    _set_intercept(M, vcpu.msr_bitmap, MSR_LBR_TO, N_LBR, intercept)
-    _set_intercept(M, vcpu.msr_bitmap, MSR_LBR_INFO, N_LBR, intercept)
-    _set_intercept(M, vcpu.msr_bitmap, MSR_LBR_SELECT, 1, intercept)
-    _set_intercept(M, vcpu.msr_bitmap, MSR_LBR_TOS, 1, intercept)
+    _set_intercept(S, M, MSR_LBR_FROM, N_LBR, intercept)
+    _set_intercept(S, M, MSR_LBR_TO, N_LBR, intercept)
+    _set_intercept(S, M, MSR_LBR_INFO, N_LBR, intercept)
+    _set_intercept(S, M, MSR_LBR_SELECT, 1, intercept)
+    _set_intercept(S, M, MSR_LBR_TOS, 1, intercept)
 
 
 @jit()
