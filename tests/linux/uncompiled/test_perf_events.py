@@ -555,6 +555,8 @@ def test_what_was_inherited_goes_with_its_origin(machine):
     perf_event_release_kernel(S, E, i)
     (left,) = machine.events()
     assert int(S.perf_events[left].parent) == -2
+    assert fork(machine, 1, 2) == 0
+    assert machine.events() == [left]  # it is nobody's any more
     S.percpu[1].task_ctx = -1
     perf_event_exit_task(S, E, 1)
     assert machine.events() == []

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from vpmu_emu.linux.perf.event import ORPHAN
 from vpmu_emu.linux.state import (
     CTX_TASK,
     N_EVENTS,
@@ -53,6 +54,6 @@ def perf_event_init_task(S: Any, install: Callable[[int], int], parent: int, chi
 
 def _inherited(S: Any, i: int, ctx: int) -> bool:
     event = S.perf_events[i]
-    if not event.used or int(event.ctx) != ctx:
+    if not event.used or int(event.ctx) != ctx or int(event.parent) == ORPHAN:
         return False
     return bool(S.perf_events[int(event.leader)].inherit) and not event.watchdog
