@@ -196,11 +196,22 @@ def test_a_neighbour_moves_a_guest_counter_to_another_number():
 )
 def test_spr_asks_for_the_most_precise_counter(i, event, written):
     """PDist: precise_ip 3 for PMC0, which keeps it on counter 0; instructions are on fixed counter 0."""
-    body = guest(counter(i, event), enable=1 << i)
+    work = "mov esi, 200\n1: dec esi\njnz 1b\n"
+    body = guest(counter(i, event, -150), enable=1 << i, work=work, again=-150)
     machine, result = run(body, "emulated", cpu="spr", guest={"pmu.perf_caps": 0x24C0})
     assert bool(records(machine)) == written
     assert [int(e.precise_ip) for e in machine.S.perf_events[:1]] == [3 if i == 0 else 1]
     assert result["kvm"]["created"] == 1
+
+
+@pytest.mark.parametrize(("period", "made"), [(127, 0), (128, 1)])
+def test_pdist_takes_no_short_period(period, made):
+    """glc_limit_period(): the event cannot be made, the counter is dead and nothing tells the guest."""
+    machine, result = run(guest(counter(0, BRANCHES, -period)), "emulated", trace=True, cpu="spr",
+                          guest={"pmu.perf_caps": 0x24C0})  # fmt: skip
+    assert result["kvm"]["created"] == made
+    assert ((0, "failed") in reprograms(machine)) == (made == 0)
+    assert (result["counters"]["pmc0"] == WIDTH - period) == (made == 0)
 
 
 # --- what KVM counts itself -----------------------------------------------------------------------------

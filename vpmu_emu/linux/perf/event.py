@@ -45,6 +45,7 @@ from vpmu_emu.linux.perf.userpage import perf_event_update_userpage
 from vpmu_emu.linux.perf.x86 import (
     EINVAL,
     MAX_PERIOD,
+    MIN_PERIOD_PDIST,
     NO_ASSIGNMENT,
     THROTTLED,
     intel_get_event_constraints,
@@ -114,6 +115,12 @@ def validate_group(S, i):
 
 
 @jit()
+def check_period(event, value):
+    """x86_pmu_check_period(): PDist takes no short ones."""
+    return event.precise_ip != 3 or value >= U64(MIN_PERIOD_PDIST)
+
+
+@jit()
 def perf_try_init_event(S, i):
     """pmu->event_init() and the rules of groups: 0 or a negative errno. Sets event.pmu_ctx."""
     event = S.perf_events[i]
@@ -128,6 +135,8 @@ def perf_try_init_event(S, i):
             return EINVAL
     if kind == PMU_CORE and intel_get_event_constraints(S.cores[S.this_cpu], event) == ZERO:
         return EINVAL  # validate_event(): no counter of this CPU can count it
+    if samples and event.sample_freq == 0 and not check_period(event, event.sample_period):
+        return EINVAL
     if is_clock(event) and event.sample_freq != 0:  # perf_swevent_init_hrtimer()
         event.sample_period = NSEC_PER_SEC // U64(event.sample_freq)
         event.sample_freq = 0
@@ -360,6 +369,8 @@ def perf_event_period(S, E, i, value):
     """Give a sampling event a new period, or frequency, from now on; 0 or a negative errno."""
     event = S.perf_events[i]
     if not is_sampling_event(event) or value == ZERO or value & TOP != ZERO:
+        return EINVAL
+    if event.sample_freq == 0 and not check_period(event, value):
         return EINVAL
     if event.sample_freq != 0:
         event.sample_freq = np.int64(value)

@@ -17,7 +17,7 @@ from vpmu_emu.linux.perf.lbr import (
     intel_pmu_lbr_del,
 )
 from vpmu_emu.linux.perf.userpage import perf_event_update_userpage
-from vpmu_emu.linux.state import IDX_VLBR, N_IDX
+from vpmu_emu.linux.state import IDX_VLBR, N_IDX, OWNER_KVM
 from vpmu_emu.machine.bits import lowest_bit, popcount
 from vpmu_emu.machine.pmu import EV_COUNTERS, EV_FIXED, event_row
 from vpmu_emu.machine.state import N_GP
@@ -51,6 +51,7 @@ FIXED_BITS = U64(0xF)
 
 GP_MASK = U64((1 << N_GP) - 1)
 MAX_PERIOD = np.int64((1 << 47) - 1)  # half of a 48-bit counter, as intel_pmu_init() sets it
+MIN_PERIOD_PDIST = 128  # glc_limit_period(): of an event with precise_ip 3
 NO_ASSIGNMENT = ALL
 EINVAL = -22
 THROTTLED = -1
@@ -102,7 +103,7 @@ def x86_perf_event_set_period(S, E, i):
         ended = 1
     event.period_left = left
     # The driver never programs fewer than 2 events: some counters would hang on 1.
-    left = min(max(left, 2), MAX_PERIOD)
+    left = min(max(left, MIN_PERIOD_PDIST if event.precise_ip == 3 else 2), MAX_PERIOD)
     idx = event.idx
     mask = core.pmu.gp_mask if idx < N_GP else core.pmu.fixed_mask
     value = (ZERO - U64(left)) & mask
@@ -136,7 +137,9 @@ def _program(S, E, i, on):
     bit = counter_bit(idx)
     host.intel_ctrl_guest_mask &= ~bit
     host.intel_ctrl_host_mask &= ~bit
-    if event.precise_ip != 0:
+    # Only a guest has a debug store: precise events of the host are sampled by their own interrupt.
+    pebs = event.precise_ip != 0 and event.owner == OWNER_KVM
+    if pebs:
         _program_pebs(S, E, bit, on)
     if on != 0:
         if event.exclude_host != 0:
@@ -151,7 +154,7 @@ def _program(S, E, i, on):
             value |= EVENTSEL_USR
         if event.exclude_kernel == 0:
             value |= EVENTSEL_OS
-        if event.precise_ip != 0:  # the record's own overflow interrupts
+        if pebs:  # what interrupts is the store's threshold
             value &= ~EVENTSEL_INT
             if S.cores[S.this_cpu].pmu.perf_capabilities & CAP_PEBS_BASELINE != ZERO:
                 value |= ICL_EVENTSEL_ADAPTIVE

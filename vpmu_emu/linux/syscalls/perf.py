@@ -23,6 +23,7 @@ from vpmu_emu.linux.calls import (
 )
 from vpmu_emu.linux.perf.output import SAMPLE_SUPPORTED
 from vpmu_emu.linux.perf.report import remember
+from vpmu_emu.linux.perf.x86 import MIN_PERIOD_PDIST
 from vpmu_emu.linux.state import (
     CTX_TASK,
     FILE_PERF,
@@ -60,7 +61,6 @@ BRANCH_RINGS = 7  # PERF_SAMPLE_BRANCH_PLM_ALL
 HW_EVENT_MASK = 0xFFFF_FFFF
 X86_RAW_EVENT_MASK = 0xFF84_FFFF  # EVENT UMASK EDGE INV CMASK
 UNSUPPORTED = ("write_backward", "sigtrap", "aux_output")
-MIN_PERIOD_PDIST = 128  # spr_limit_period() with precise_ip = 3
 TOP = 1 << 63
 
 SAMPLE = {
