@@ -90,7 +90,6 @@ _start:
         control r13d, KVM_SET_USER_MEMORY_REGION, m_region
         xor edx, edx
         control r13d, KVM_CREATE_IRQCHIP, m_irqchip
-        call load_guest
         lea rsi, [rip + gdt]
         lea rdi, [rbp + GDT_AT]
         mov ecx, GDT_SIZE / 8
@@ -131,6 +130,7 @@ no_filter:
         jne failed                      # it stops at the first one that is refused
 no_msrs:
         call set_sregs
+        call load_guest
         lea rdx, [rip + regs]
         mov rax, [rip + header + E_ENTRY]
         mov [rdx + kvm_regs_rip], rax

@@ -10,6 +10,7 @@ import pytest
 from tests.linux.guests import system
 from tests.linux.syscalls.kernel import Kernel
 from vpmu_emu.asm import assemble, write_elf
+from vpmu_emu.linux import boot
 from vpmu_emu.linux.syscalls import handle
 from vpmu_emu.linux.syscalls.tasks import spawn
 from vpmu_emu.machine.state import RUN_SYSCALL
@@ -118,3 +119,15 @@ def test_ports_of_every_size():
     assert machine.serial == bare.serial == "D"
     assert machine.registers() == bare.registers()
     assert machine.instructions == bare.instructions
+
+
+def test_a_boot_that_is_known_is_the_same_boot():
+    boot._BOOTED.clear()
+    runs = [system("nop\n EXIT 0\n", "passthrough", trace=True) for _ in range(3)]
+    assert len(boot._BOOTED) == 1
+    begun = [machine.record() for machine in runs]
+    assert begun[0] == begun[1] == begun[2]
+    assert (runs[0].M == runs[2].M).all()
+    ended = [machine.result(machine.run()) for machine in runs]
+    assert ended[0].record == ended[1].record == ended[2].record
+    assert (ended[0].events() == ended[2].events()).all()
