@@ -172,7 +172,7 @@ def _keep_objects() -> None:
 
     def serialize_using_object_code(self: Any) -> Any:
         if getattr(self, "vpmu_stands_alone", False):
-            # Bitcode is for callers that contain the function, and five sixths of what would be written.
+            # Bitcode is for callers that contain the function.
             self._ensure_finalized()
             state = self.name, "object", (self._get_compiled_object(), nothing)
         else:
