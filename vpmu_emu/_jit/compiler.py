@@ -206,6 +206,18 @@ def _type_borrowed() -> None:
     templates.infer_global(borrowed, types.Function(template))
 
 
+def _drop_annotations() -> None:
+    # numba renders the types of every variable as text for the disk, three fifths of what it writes: nobody
+    # reads that.
+    result: Any = compiler.CompileResult
+    reduce = result._reduce
+
+    def reduce_without(self: Any) -> Any:
+        return reduce(self._replace(type_annotation=""))
+
+    result._reduce = reduce_without
+
+
 @extending.intrinsic  # type: ignore[untyped-decorator]
 def _pointer(typingctx: Any, address: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -224,6 +236,7 @@ def _memory_at(address: Any, size: Any) -> Any:
 
 _link_by_name()
 _keep_objects()
+_drop_annotations()
 _type_borrowed()
 
 
