@@ -374,6 +374,21 @@ def test_period_of_a_sampling_event():
         assert kernel.call("ioctl", fd, request, at) == -ERRNO["EINVAL"]
 
 
+@pytest.mark.parametrize("precise", [0, 1, 2, 3])
+def test_a_precise_event_of_the_host_is_sampled_by_its_own_interrupt(precise):
+    """Only a guest has a debug store here: IA32_PEBS_ENABLE stays clear."""
+    kernel = Kernel().start()
+    fd = event(kernel, sample_period=500, flags=USER | precise << 15)
+    kernel.run(30_000)
+    row = next(e for e in kernel.S.perf_events if e.used)
+    assert (int(row.samples) >= 3, int(row.precise_ip)) == (True, precise)
+    assert int(kernel.S.cores[0].pmu.pebs_enable) == int(kernel.S.percpu[0].pebs_enabled) == 0
+    if precise == 3:  # PDIR or PDist: one counter alone
+        assert int(row.idx) in (0, 8)
+        at = kernel.page((127).to_bytes(8, "little"))
+        assert kernel.call("ioctl", fd, constant("PERF_EVENT_IOC_PERIOD"), at) == -ERRNO["EINVAL"]
+
+
 def test_refresh_stops_by_itself():
     kernel = Kernel().start()
     fd = event(kernel, sample_period=200, flags=USER | DISABLED)
