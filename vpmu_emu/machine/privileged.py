@@ -64,6 +64,7 @@ from vpmu_emu.machine.state import (
     RDX,
     REG_GS,
     RSP,
+    TRAP_EXCEPTION,
     TRAP_SYSCALL,
 )
 from vpmu_emu.machine.u64 import ALL, BYTE, LOW32, ONE, U3, U8, U15, U16, U32, U48, U64, WORD, ZERO
@@ -339,6 +340,14 @@ def _ports(core, E, u, op):
 @jit()
 def _software_interrupt(core, M, E, u, vector):
     # If the gate cannot be taken INT n faults, with the handler returning to it, and does not retire.
+    if vector == VECTOR_BP and core.kernel != 0 and core.vmx.nonroot == 0:
+        # Of a kernel's gates this one is open to programs.
+        retire(core, u)
+        fold_flags(core)
+        core.rip = u.rip + U64(u.len)
+        core.trap = TRAP_EXCEPTION | vector
+        spread_flags(core)
+        return CODE_EDGE
     core.rip = u.rip
     cpl = core.cpl
     fold_flags(core)

@@ -83,6 +83,8 @@ def test_stack_as_the_abi_has_it():
         ("mov rax, [0x400000000000]", 11),
         ("ud2", 4),
         ("xor ecx, ecx\n    div ecx", 8),
+        ("int3", 5),
+        ("int 0x21", 11),
         ("hlt", 11),
         ("rdmsr", 11),
         ("in al, 0x80", 11),
