@@ -694,10 +694,12 @@ def run_as_asked(
     if options["filter"]:
         beside = Path(program.name).parent / options["filter"]
         options["filter"] = str(beside if beside.exists() else options["filter"])
+    beside = Path(program.name).parent
+    options["host"] = [str(beside / p) if (beside / p).exists() else p for p in options["host"]]
     if mode == "bare":
         # The oracle takes the same line: what only a hypervisor can do is left out.
         options |= {"filter": None, "host_events": (), "guest": (), "kvm": (), "quirks": (),
-                    "watchdog": "off"}
+                    "watchdog": "off", "host": ()}
     options["vpmu"] = mode
     options["inject"] = (*options["inject"], *inject)
     return run(program, **options)

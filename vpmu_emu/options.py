@@ -29,6 +29,8 @@ _OPTIONS = (
     click.option("--host-event", "host_events", multiple=True, metavar="SPEC",
                  help="A perf event of the host: instructions:D (pinned), cycles:H, branches:u, "
                  "instructions*12; repeatable."),
+    click.option("--host", multiple=True, metavar="PROG",
+                 help="A program of the host, such as guests/host/noisy_neighbour.s; repeatable."),
     click.option("--watchdog", default="off", show_default=True, metavar="DETECTOR",
                  help="Who finds a hard lockup of the host: off, nmi, buddy, hpet."),
     click.option("--watchdog-thresh", type=float, default=10.0, show_default=True, metavar="SECONDS",

@@ -219,6 +219,7 @@ class System:
         settings, guest, kvm: KEY=VALUE words (or mappings): the host CPU's PMU, what the VMM exposes, KVM.
         quirks, without, inject: names of known bugs, parts left out, rows of isa/mutants.toml.
         all_passthrough: passthrough without intercepting the selectors.
+        host: programs of the host that run beside the VMM: paths, or programs.
         watchdog: detector of hard lockups: off, nmi, buddy or hpet.
         watchdog_thresh: its threshold in seconds.
         trace: keep the event ring (anything true).
@@ -250,6 +251,7 @@ class System:
         all_passthrough: bool = False,
         apicv: bool = True,
         costs: str = "typical",
+        host: Sequence[Program | str | Path] = (),
         watchdog: str = "off",
         watchdog_thresh: float = 10.0,
         trace: Any = None,
@@ -266,10 +268,12 @@ class System:
             raise ConfigError("vpmu", f"no mode is named {vpmu!r}", " ".join(MODES))
         if not 2 <= ram <= MAX_RAM_MIB:
             raise ConfigError("ram", f"{ram} MiB", f"2 to {MAX_RAM_MIB}")
-        watched = watchdog != "off"
-        if vpmu == "bare" and (filter or host_events or _pairs("guest", guest) or watched):
-            what = "filter" if filter else "host-event" if host_events else "guest"
-            what = "watchdog" if watched else what
+        asked = {
+            "filter": filter, "host-event": host_events, "guest": _pairs("guest", guest), "host": host,
+            "watchdog": watchdog != "off",
+        }  # fmt: skip
+        what = next((key for key, value in asked.items() if value), "")
+        if vpmu == "bare" and what:
             raise ConfigError(what, "there is no hypervisor in mode bare", "emulated passthrough")
         if not 1 <= cores <= N_CORES:
             raise ConfigError("cores", f"{cores} cores", f"1 to {N_CORES}")
@@ -326,6 +330,7 @@ class System:
                 costs=costs,
                 watchdog=watchdog,
                 watchdog_thresh=watchdog_thresh,
+                programs=[p if isinstance(p, Program) else load(p) for p in host],
             )
         elif cores == 1:
             self._run = lambda: int(engine.run_core(self.core, self.M, E))

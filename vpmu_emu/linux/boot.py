@@ -6,7 +6,7 @@ What the user asked of the guest reaches the VMM as files, each the structure th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -114,17 +114,21 @@ def boot_host(
     vmm: Any,
     ram_size: int,
     files: dict[str, bytes],
+    others: Sequence[Any] = (),
 ) -> Host:
     """Start program `vmm` and bring it to its first KVM_RUN; `run` is the compiled loop of the mode.
 
+    `others` are host programs: they start then, on CPU 0, before the guest.
+
     Raises:
-        HostError: the VMM gave up; what it wrote says why.
+        HostError: the VMM gave up; what it wrote says why. Or there are more programs than room for tasks.
+        LoadError: a program that is no program for Linux.
     """
     S.config.memory = len(M)
     S.free_page = ram_size
     for core in S.cores:
         core.kernel, core.activity = 1, 0
-    host = Host(S, M, E, model, (vmm,), files)
+    host = Host(S, M, E, model, (vmm, *others), files)
     spawn(host, 0, ["vmm", str(ram_size // MIB)], [])
     task = S.tasks[FIRST]
     trace, E.trace_on = int(E.trace_on), 0
@@ -146,5 +150,11 @@ def boot_host(
                 said = bytes(E.serial[: int(S.cores[0].serial_len)]).decode("utf-8", "replace")
                 raise HostError(constant("EIO"), f"the VMM ended before its guest began: {said.strip()}")
             handle(host)
+    for k, other in enumerate(others, 1):
+        try:
+            spawn(host, k, [other.name], [])
+        except Errno as error:
+            raise HostError(error.number, f"{other.name}: no room for this host program") from None
+        S.percpu[0].need_resched = 1  # it goes first: the VMM has run so long already
     E.trace_on = trace
     return host

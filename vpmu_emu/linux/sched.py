@@ -96,6 +96,13 @@ def select_task_rq(S, task):
 
 
 @jit()
+def vruntime_now(S, cpu):
+    """Virtual runtime of the task that runs on core `cpu`, up to that core's time."""
+    task = S.tasks[S.percpu[cpu].curr]
+    return task.vruntime + S.cores[cpu].t - task.exec_start
+
+
+@jit()
 def wake_up_task(S, k):
     """Make task k runnable (try_to_wake_up)."""
     task = S.tasks[k]
@@ -113,7 +120,7 @@ def wake_up_task(S, k):
     host = S.percpu[cpu]
     # Who slept does not get all of that time back, only the benefit of a slice.
     task.vruntime = max(task.vruntime, host.min_vruntime - S.config.sched_slice)
-    if host.curr < 0 or task.vruntime < S.tasks[host.curr].vruntime:
+    if host.curr < 0 or task.vruntime < vruntime_now(S, cpu):
         resched_cpu(S, cpu)
     if nr_running(S, cpu) > 1 and cpu == S.this_cpu:
         tick_start(S)

@@ -216,11 +216,13 @@ def make_vm(
     n_cores: int = 1,
     watchdog: str = "off",
     watchdog_thresh: float = 10.0,
+    programs: Sequence[Any] = (),
 ) -> tuple[Callable[[], int], Any]:
     """A host kernel whose program `vmm` is about to enter a guest with the ELF `image` in it.
 
     `M` has `ram_size` bytes for the guest and `HOST_MEMORY` above it. Returns the function that runs the
-    host until a RUN_* code, and what answers its system calls.
+    host until a RUN_* code, and what answers its system calls. `programs` of the host begin
+    right before the guest.
 
     Raises:
         ConfigError, HostError: settings that the kernel would refuse.
@@ -274,7 +276,8 @@ def make_vm(
         return int(run(S, M, E))
 
     files = wishes(model, told, guest_events(model, settings), int(S.config.fixed_cap), filter)
-    host = boot_host(S, M, E, model, loop, vmm, ram_size, {"/guest": image, **files})
+    files["/guest"] = image
+    host = boot_host(S, M, E, model, loop, vmm, ram_size, files, programs)
     # As `perf stat` attaches to a VMM that runs already.
     add_host_events(S, events)
     for percpu in S.percpu:
