@@ -31,6 +31,7 @@ def runner(path):
         name = options.pop("filter")
         if name and mode != "bare":
             options["filter"] = path.parent / name
+        options["host"] = [path.parent / p for p in options["host"]] if mode != "bare" else []
         with np.errstate(over="ignore"):
             return run(program, **{**options, "vpmu": mode, "cpu": cpu or "spr"})
 

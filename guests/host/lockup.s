@@ -11,7 +11,6 @@
 #: modes emulated
 #: args --watchdog hpet --watchdog-thresh 0.0002
 #: expect all: stop == "hard-lockup"
-#: expect all: exit_code == 0 - 1
 
         .intel_syntax noprefix
         .include "linux.inc"

@@ -3,9 +3,11 @@
 # KVM puts the vCPU at the old core and loads it at the new one: its perf events, or in mode passthrough
 # its PMU context, go with it. A guest must not see any of it in its counters.
 #
-#: guest ../lessons/01_count.s
-#: modes emulated passthrough
+#: guest ../lessons/07_contention.s
+#: modes emulated
 #: args --cores 2
+#: expect all: printed("moves ") == MOVES
+#: expect all: exit_code == 0
 
         .intel_syntax noprefix
         .include "linux.inc"

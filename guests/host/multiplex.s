@@ -50,6 +50,7 @@ _start:
 failed: exit_program 3
 
         .data
+        .balign 8
         .equ TIMES, PERF_FORMAT_TOTAL_TIME_ENABLED | PERF_FORMAT_TOTAL_TIME_RUNNING
 attr:   perf_attr PERF_TYPE_HARDWARE, PERF_COUNT_HW_BRANCH_INSTRUCTIONS, 0, TIMES
         .balign 8

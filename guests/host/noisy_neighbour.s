@@ -9,9 +9,6 @@
 #
 # Try: vpmu run guests/lessons/07_contention.s --vpmu emulated --host guests/host/noisy_neighbour.s
 #
-#: guest ../lessons/01_count.s
-#: modes emulated passthrough
-
         .intel_syntax noprefix
         .include "linux.inc"
         .include "host.inc"
@@ -67,6 +64,7 @@ _start:
 4:      exit_program 2
 
         .data
+        .balign 8
         .equ NOISY, PERF_ATTR_PINNED
 attrs:  perf_attr PERF_TYPE_HARDWARE, PERF_COUNT_HW_BRANCH_INSTRUCTIONS, NOISY
         perf_attr PERF_TYPE_HARDWARE, PERF_COUNT_HW_INSTRUCTIONS, NOISY

@@ -76,6 +76,7 @@ done:   mov [rbp + perf_event_mmap_page_data_tail], r13
         exit_program 0
 
         .data
+        .balign 8
 attr:   perf_attr PERF_TYPE_HARDWARE, PERF_COUNT_HW_INSTRUCTIONS, PERF_ATTR_DISABLED | PERF_ATTR_FREQ, 0, FREQUENCY, PERF_SAMPLE_IP
         .balign 8
 modes:  .zero 8 * 8                     # samples by PERF_RECORD_MISC_CPUMODE_MASK

@@ -5,8 +5,10 @@
 # passthrough KVM gives the PMU to one guest and then to the other. Either way each guest counts exactly
 # what it did itself, however often the other one comes in between.
 #
-#: guest ../lessons/01_count.s
-#: modes emulated passthrough
+#: guest ../lessons/07_contention.s
+#: modes emulated
+#: expect all: printed("exact counts of the second guest: ") == TIMES
+#: expect all: exit_code == 0
 
         .intel_syntax noprefix
         .include "linux.inc"
@@ -16,7 +18,7 @@
         .equ CODE_AT, 0x1000
         .equ ROUNDS, 1000
         .equ TIMES, 20
-        .equ PAUSE, 5000                # nanoseconds
+        .equ PAUSE, 50000               # nanoseconds
         .equ CPUID_ROOM, 64
         .equ IA32_PMC0, 0xc1
         .equ IA32_PERFEVTSEL0, 0x186
