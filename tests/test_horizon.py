@@ -49,7 +49,7 @@ def in_slices(program, mode, times, **options):
     code = RUN_SLICE
     turns = 0
     while code == RUN_SLICE:
-        code = system._turn(int(system.core.t) + times(turns))
+        code = system._turn(times(turns))
         turns += 1
     return state(system), turns
 

@@ -578,6 +578,28 @@ ROWS: dict[str, Callable[..., None] | str] = {
     "freeze on PMI (DEBUGCTL bit 12)": freeze_is_not_offered,
     "last branch records": "tests/machine/test_lbr.py::test_guests_of_kvm_have_none",
     "PEBS": "tests/machine/test_pebs.py::test_guests_of_kvm_have_none",
+    "branches that KVM emulates, the time in MSR_LBR_INFO of the first branch behind an exit":
+        f"{LINUX}/test_lbr.py::test_the_host_and_the_exits_leave_no_record",
+    "a pinned event of the host on the same index (`r1b00:D`, a second guest's is another thread's)":
+        f"{LINUX}/test_lbr.py::test_somebody_elses_records_do_not_reach_the_guest",
+    "DEBUGCTL.LBR clear at the end of a slice":
+        f"{LINUX}/test_lbr.py::test_the_event_goes_when_a_slice_ends_without_recording",
+    "FREEZE_LBRS_ON_PMI on silicon of version 4":
+        f"{LINUX}/test_lbr.py::test_a_pmi_freezes_the_records_as_version_2_does",
+    "reserved bits of an LBR register":
+        f"{LINUX}/test_lbr.py::test_a_reserved_bit_is_a_warning_of_the_host_at_first_and_a_fault_later",
+    "a PEBS counter whose perf event is on a hardware counter of another number (instructions and cycles"
+    " always: perf takes the fixed counters for them; others if a neighbour or another of the guest's own"
+    " is in the way)":
+        f"{LINUX}/test_pebs.py::test_the_least_flexible_event_goes_first_and_both_are_cross_mapped",
+    "a plain counter, while any counter of the guest has PEBS":
+        f"{LINUX}/test_pebs.py::test_while_one_counter_has_pebs_others_behind_foreign_numbers_stand_still",
+    "PEBS on counter 0 of `spr`, less than 128 from overflow":
+        f"{LINUX}/test_pebs.py::test_pdist_takes_no_short_period",
+    "an exit between the overflow of a PEBS counter and the event that would be recorded":
+        f"{LINUX}/test_pebs.py::test_an_exit_between_an_overflow_and_its_record_costs_the_record",
+    "a PEBS counter that wraps by a software count":
+        f"{LINUX}/test_pebs.py::test_an_overflow_in_software_writes_no_record_and_raises_nothing",
     "VMCALL": hypercall,
     "host event without `exclude_guest`": host_event_that_includes_the_guest,
     "host event with `exclude_guest`": host_event_that_excludes_the_guest,

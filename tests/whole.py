@@ -41,6 +41,11 @@ def machine(program: Program, mode: str, **options: Any) -> System:
     return System(program, vpmu=mode, **options)
 
 
+def reg(system: System, number: int) -> int:
+    """A general register of the program, by its number."""
+    return list(system.registers().values())[number]
+
+
 def state(system: System) -> tuple[bytes, bytes]:
     """Record and memory, the host's pages included."""
     return system.record(), system.M.tobytes()

@@ -309,7 +309,9 @@ class System:
             core.cores, core.number, core.space = cores, k, k
             engine.reset_core(core, np.uint64(k))
             core.slot_size[0] = self.ram_size
-        self._load(program)
+        self._check(program)
+        if vpmu == "bare":  # else the VMM does it
+            self._load(program)
         E.n_uops = 1
         E.insn_limit = (1 << 64) - 1 if max_insns is None else max_insns
         E.t_slice = NEVER
@@ -341,8 +343,8 @@ class System:
             together = self.S.cores
             self._run = lambda: int(smp.run_cores(together, cores, QUANTUM, self.M, E))
 
-    def _load(self, program: Program) -> None:
-        """Put the image and the GDT into memory, the registers where a program finds them."""
+    def _check(self, program: Program) -> None:
+        """Whether the image fits."""
         for segment in program.segments:
             end = segment.addr + len(segment.data)
             what = f"{program.name}: section {segment.name} at {segment.addr:#x}..{end:#x}"
@@ -353,12 +355,17 @@ class System:
                     f"{what} is outside the memory of {self.ram_size // MIB} MiB; "
                     f"give more with --ram, {MAX_RAM_MIB} at the most, or link it lower"
                 )
-            self.M[segment.addr : end] = np.frombuffer(segment.data, dtype=np.uint8)
         inside = (s.addr <= program.entry < s.addr + len(s.data) for s in program.segments)
         if program.segments and not any(inside):
             raise LoadError(
                 f"{program.name}: the entry {program.entry:#x} lies in no section; give one with --entry"
             )
+
+    def _load(self, program: Program) -> None:
+        """Put the image and the GDT into memory, the registers where a program finds them."""
+        for segment in program.segments:
+            end = segment.addr + len(segment.data)
+            self.M[segment.addr : end] = np.frombuffer(segment.data, dtype=np.uint8)
         table = np.array(GDT, dtype="<u8").view(np.uint8)
         self.M[GDT_BASE : GDT_BASE + len(table)] = table
         for core in self.cores:
@@ -441,7 +448,11 @@ class System:
 
     def _host_is_busy(self) -> bool:
         # A step is the guest's: what the VMM and other programs do between is gone through.
-        return self.mode != "bare" and not any(int(core.vmx.nonroot) for core in self.cores)
+        if self.mode == "bare" or any(int(core.vmx.nonroot) for core in self.cores):
+            return False
+        from vpmu_emu.linux.state import TASK_RUNNING
+
+        return int(self.S.tasks[0].state) == TASK_RUNNING
 
     def stop(self, code: int, reason: str = "") -> Stop:
         """A RUN_* code as words."""
@@ -642,7 +653,7 @@ class System:
         if self.mode != "bare":
             from vpmu_emu.linux.setup import report
 
-            values |= report(self.S)
+            values |= report(self.S, self._host.programs)
         memory = self.M[: self.ram_size]
         return Result(values, memory, self.record(), self.events(), self.model, self.program)
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.reference import generator
-from tests.whole import assert_same, machine, state
+from tests.whole import assert_same, machine, reg, state
 from vpmu_emu._jit import COMPILES
 from vpmu_emu.asm import assemble
 
@@ -419,7 +419,7 @@ def test_a_depth_is_a_number_of_registers(depth):
     body += f"mov r14, rax\nmov ecx, {0x1500 + depth}\nrdmsr\nxor r14, r14\n"
     body += "gp: debug_exit 0\nidt_storage\n"
     system, _ = machine_and_stop(HEAD + body, "spr")
-    assert int(system.core.regs[14]) == system.program.symbols["last"]
+    assert reg(system, 14) == system.program.symbols["last"]
     assert [r[0] for r in records(system)] == [system.program.symbols["last"]] * depth
 
 
@@ -448,7 +448,7 @@ def test_guests_of_kvm_have_none(mode, cpu, index):
     system = machine(assemble(HEAD + body, "gp"), mode, cpu=cpu)
     stop = system.run()
     assert (stop.reason, stop.info) == ("debug-exit", 0)
-    assert not int(system.core.regs[14]) >> 19 & 1
+    assert not reg(system, 14) >> 19 & 1
 
 
 @pytest.mark.parametrize("mode", ["none", "emulated", "passthrough"])
@@ -459,7 +459,7 @@ def test_a_guest_cannot_start_them(mode, cpu):
     system = machine(assemble(HEAD + body, "lbr"), mode, cpu=cpu)
     stop = system.run()
     assert (stop.reason, stop.info) == ("debug-exit", 0)
-    assert int(system.core.regs[14]) == 0
+    assert reg(system, 14) == 0
     assert records(system) == [(0, 0, 0)] * 32
 
 

@@ -7,7 +7,7 @@ import pytest
 from tests.machine.test_pmu import CYCLES, INST, OS, counting, per_instruction, write
 from tests.machine.test_pmu_versions import run
 from tests.test_lessons import plan_of
-from tests.whole import lesson
+from tests.whole import lesson, reg
 from vpmu_emu.check import check_program
 from vpmu_emu.errors import ConfigError
 from vpmu_emu.linux.eventfilter import parse_filter
@@ -194,12 +194,12 @@ LOST = """
 def test_a_pmu_without_status_set_loses_a_guests_status(version, status):
     """Passed through, an exit saves GLOBAL_STATUS, and only GLOBAL_STATUS_SET can restore it."""
     system = run(LOST, mode="passthrough", settings={"pmu.version": version})
-    assert int(system.core.regs[8]) == status
-    assert int(run(LOST, mode="emulated", settings={"pmu.version": version}).core.regs[8]) == 1
+    assert reg(system, 8) == status
+    assert reg(run(LOST, mode="emulated", settings={"pmu.version": version}), 8) == 1
 
 
 @pytest.mark.parametrize(("mode", "status"), [("emulated", 1), ("passthrough", 0)])
 def test_silicon_knows_its_own_width(mode, status):
     """A guest with narrower counters than the host: passed through, they wrap where the hardware's do."""
     text = LOST.replace("0xfffffffffffb", "0xfffffffffb")
-    assert int(run(text, mode=mode, guest={"width": 40}).core.regs[8]) == status
+    assert reg(run(text, mode=mode, guest={"width": 40}), 8) == status

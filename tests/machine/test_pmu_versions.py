@@ -24,7 +24,7 @@ from tests.machine.test_pmu import (
     taken,
     write,
 )  # fmt: skip
-from tests.whole import machine
+from tests.whole import machine, reg
 from vpmu_emu.asm import assemble
 from vpmu_emu.errors import ConfigError
 from vpmu_emu.system import System
@@ -101,7 +101,7 @@ def test_a_host_of_version_1_has_no_guests(mode):
 def test_hosts_of_other_versions_have_guests(mode, host):
     if host == 0:
         system = run("mov eax, 10\ncpuid\n", mode=mode, **version(0))
-        assert int(system.core.regs[0]) & 0xFFFFFFFF == 0
+        assert reg(system, 0) & 0xFFFFFFFF == 0
         return
     text = write(0x38F, 0) + write(0x186, ON) + write(0x38F, 1) + "nop\n" * 10 + write(0x38F, 0)
     assert run(text, mode=mode, **version(host)).guest_pmu()["pmc"][0] == 10 + 4
@@ -112,7 +112,8 @@ LEAF_A = "mov eax, 10\nxor ecx, ecx\ncpuid\nmov r8, rax\nmov r9, rbx\nmov r10, r
 
 
 def leaf_a(**options) -> tuple[int, ...]:
-    return tuple(int(v) for v in run(LEAF_A, **options).core.regs[8:12])
+    system = run(LEAF_A, **options)
+    return tuple(reg(system, k) for k in range(8, 12))
 
 
 @pytest.mark.parametrize(
@@ -217,7 +218,7 @@ def test_status_reset_clears_what_is_written_and_nothing_else():
 def test_inuse_follows_the_selectors(selectors, fixed, wanted):
     text = "".join(write(0x186 + n, value) for n, value in selectors.items()) + write(0x38D, fixed)
     system = run(text + "mov ecx, 0x392\nrdmsr\nmov r8d, eax\nmov r9d, edx\n")
-    assert int(system.core.regs[9]) << 32 | int(system.core.regs[8]) == wanted
+    assert reg(system, 9) << 32 | reg(system, 8) == wanted
 
 
 def test_status_reset_of_ctr_frz_lets_the_counters_run_again():
@@ -225,7 +226,7 @@ def test_status_reset_of_ctr_frz_lets_the_counters_run_again():
     text += write(0x390, 1) + "nop\nnop\nmov ecx, 0\nrdpmc\nmov r9d, eax\n"
     text += write(0x390, CTR_FRZ) + "nop\n" * 5 + "mov ecx, 0\nrdpmc\nmov r10d, eax\n"
     system = run(text, HANDLERS)
-    frozen, still, thawed = (int(system.core.regs[k]) for k in (8, 9, 10))
+    frozen, still, thawed = (reg(system, k) for k in (8, 9, 10))
     assert (frozen, still) == (0, 0)  # clearing the overflow alone changes nothing
     assert thawed == 5 + 1  # the WRMSR that thaws does not count, RDPMC reads before it retires
     assert system.guest_pmu()["global_status"] == 2
@@ -279,7 +280,7 @@ def test_the_status_bit_is_set_by_the_event_that_wraps_and_not_before(left):
         text += f"rdmsr\nshl eax, {k}\nor r8d, eax\njmp {k + 1}f\n{k + 1}:\n"
     system = run(text)
     # reading k comes after k jumps; the register's bit 0 shows from the one after the wrap on
-    assert int(system.core.regs[8]) == sum(1 << k for k in range(4) if k >= left)
+    assert reg(system, 8) == sum(1 << k for k in range(4) if k >= left)
 
 
 @pytest.mark.parametrize("counter", [*range(8), *range(32, 36)])
@@ -351,7 +352,7 @@ def test_a_write_that_retires_over_the_edge_overflows_first():
 def test_rdpmc_by_version(n, ecx, since):
     text = RINGS + "set_gate 13, fault\nxor esi, esi\n" + f"mov rcx, {0xABC << 32 | ecx}\nrdpmc\n"
     tail = "fault:\nmov esi, 1\nmov rsp, [kernel_rsp]\nback:\ndebug_exit 0\n" + RING_TAIL
-    faulted = int(run(text, tail, **version(n)).core.regs[6])
+    faulted = reg(run(text, tail, **version(n)), 6)
     assert faulted == (0 if since is not None and n >= since else 1)
 
 
@@ -429,4 +430,4 @@ def test_whether_a_pmi_masks_its_entry_is_the_models(mode, masks):
     system.core.pmu.masks_lvtpc = masks
     assert system.run().reason == "debug-exit"
     assert len(taken(system)) == (1 if masks else 2)
-    assert int(system.core.regs[8]) == NMI | masks << 16
+    assert reg(system, 8) == NMI | masks << 16

@@ -139,10 +139,10 @@ def next_wakeup(S):
 
 @jit()
 def wake_sleepers(S):
-    """hrtimer_wakeup() of every task whose sleep is over."""
+    """hrtimer_wakeup() of every task of this CPU whose sleep is over: another CPU's timers are its own."""
     now = S.cores[S.this_cpu].t
     for k in range(N_TASKS):
-        if S.tasks[k].wake_at <= now:
+        if S.tasks[k].wake_at <= now and S.tasks[k].cpu == S.this_cpu:
             wake_up_task(S, k)
 
 

@@ -34,6 +34,9 @@ from vpmu_emu.linux.state import (
     PERF_TYPE_RAW,
     QUIRKS,
     SYSTEM,
+    TASK_DEAD,
+    TASK_INTERRUPTIBLE,
+    TASK_RUNNING,
     WITHOUT,
     bits,
 )
@@ -333,9 +336,34 @@ def _after_put(S: Any) -> dict[str, Any]:
     }
 
 
-def report(S: Any) -> dict[str, Any]:
-    """The host kernel's part of a result."""
-    host, vcpu = S.percpu[0], S.vcpus[0]
+def _since_switch(S: Any, task: Any) -> int:
+    # what update_curr() has not booked yet
+    cpu = int(task.on_cpu)
+    return int(S.cores[cpu].t) - int(task.exec_start) if cpu >= 0 else 0
+
+
+def tasks_report(S: Any, programs: Sequence[Any]) -> list[dict[str, Any]]:
+    """Every task of the host that there was room to remember; times in cycles."""
+    states = {TASK_RUNNING: "running", TASK_INTERRUPTIBLE: "sleeping", TASK_DEAD: "dead"}
+    return [
+        {
+            "pid": int(task.pid),
+            "program": Path(programs[int(task.program)].name).name,
+            "state": states[int(task.state)],
+            "exit_code": int(task.exit_code) if int(task.state) == TASK_DEAD else None,
+            "cpu": int(task.cpu),
+            "cycles": (int(task.sum_exec) + _since_switch(S, task)) >> 4,
+            "switches": int(task.switches),
+            "migrations": int(task.migrations),
+        }
+        for task in S.tasks
+        if int(task.used)
+    ]
+
+
+def report(S: Any, programs: Sequence[Any]) -> dict[str, Any]:
+    """The host kernel's part of a result; `programs` are what its tasks run."""
+    vcpu = S.vcpus[0]
     pmu = vcpu.pmu
     numbers = ("nmis", "timer_irqs", "vpmi_irqs", "rotations", "throttles")
     kvm = ("created", "released", "resumed", "paused", "loads", "puts", "dirty_puts", "loaded_insns")
@@ -346,7 +374,7 @@ def report(S: Any) -> dict[str, Any]:
             "events": perf_report(S),
             "errors": error_report(S),
             "closed": closed_report(S),
-            **{key: int(host[key]) for key in numbers},
+            **{key: sum(int(host[key]) for host in S.percpu) for key in numbers},
         },
         "kvm": {
             "entries": int(vcpu.entries),
@@ -356,5 +384,6 @@ def report(S: Any) -> dict[str, Any]:
             "eventsel_hw": [int(p.eventsel_hw) for p in pmu.pmcs[: int(pmu.nr_arch_gp_counters)]],
             "fixed_ctr_ctrl_hw": int(pmu.fixed_ctr_ctrl_hw),
         },
+        "tasks": tasks_report(S, programs),
         "watchdog": lockup_report(S),
     }

@@ -23,7 +23,6 @@ from vpmu_emu.linux.kvm.run import (
     exit_for_bug,
     exit_for_port,
     exit_to_user,
-    has_vmm,
     msr_answer,
     port_data,
 )
@@ -51,7 +50,6 @@ from vpmu_emu.machine.msr import (
     note_msr_fault,
 )
 from vpmu_emu.machine.mutants import I_CPUID, I_NO_WRMSR, rdpmc_result
-from vpmu_emu.machine.platform import port_in, port_out
 from vpmu_emu.machine.pmu import DEBUGCTL_LBR
 from vpmu_emu.machine.privileged import cpuid_entry, cr0_is_valid, cr4_is_valid, set_cr0, set_cr4
 from vpmu_emu.machine.ring import TR_GUEST_RDPMC, emit
@@ -317,14 +315,7 @@ def handle_io(S, M, E):
     size = (qualification & _SIZE) + ONE
     mask = ALL >> (U64(64) - size * U8)
     incoming = qualification & _IN != ZERO
-    if has_vmm(S):
-        exit_for_port(S, M, 1 if incoming else 0, port, size, core.regs[RAX] & mask)
-        return
-    if incoming:
-        _set_accumulator(core, size, port_in(core, port, size))
-    else:
-        port_out(core, E, port, size, core.regs[RAX] & mask)
-    kvm_skip_emulated_instruction(S, M, E)
+    exit_for_port(S, M, 1 if incoming else 0, port, size, core.regs[RAX] & mask)
 
 
 @jit()
@@ -386,14 +377,11 @@ def handle_cr(S, M, E):
 
 @jit()
 def _end(S, M, stop, info):
-    # The guest cannot go on. Its VMM hears of it, or the run is over.
+    # The guest cannot go on: its VMM hears of it.
     vcpu = S.vcpus[S.this_vcpu]
     vcpu.ended = stop
     vcpu.ended_info = info
-    if not has_vmm(S):
-        S.cores[S.this_cpu].stop = stop
-        S.cores[S.this_cpu].stop_info = info
-    elif stop == STOP_TRIPLE_FAULT:
+    if stop == STOP_TRIPLE_FAULT:
         exit_to_user(S, M, KVM_EXIT_SHUTDOWN)
     else:
         exit_for_bug(S, M, info)
@@ -413,7 +401,7 @@ def vmx_handle_exit(S, M, E):
         handle_cr(S, M, E)
     elif reason == EXIT_HLT:
         kvm_skip_emulated_instruction(S, M, E)
-        if has_vmm(S) and S.vms[S.this_vm].irqchip == 0:
+        if S.vms[S.this_vm].irqchip == 0:
             exit_to_user(S, M, KVM_EXIT_HLT)  # nothing here could wake it
         else:
             vcpu.mp_state = 1

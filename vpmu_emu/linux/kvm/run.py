@@ -38,12 +38,6 @@ PIO_PAGE = U64(4096)
 
 
 @jit()
-def has_vmm(S):
-    """Whether a program has this vCPU: else ports and the end are dealt with here."""
-    return S.vcpus[S.this_vcpu].run_page != 0
-
-
-@jit()
 def exit_to_user(S, M, reason):
     """Have KVM_RUN return with KVM_EXIT_* `reason`. Modifies the page."""
     vcpu = S.vcpus[S.this_vcpu]
@@ -104,4 +98,4 @@ def exit_for_bug(S, M, reason):
 def immediate_exit(S, M):
     """Whether the VMM wants nothing but the completion."""
     vcpu = S.vcpus[S.this_vcpu]
-    return vcpu.run_page != 0 and ld8(M, U64(vcpu.run_page) + _IMMEDIATE_EXIT) != ZERO
+    return ld8(M, U64(vcpu.run_page) + _IMMEDIATE_EXIT) != ZERO
