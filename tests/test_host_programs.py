@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from click.testing import CliRunner
 
 from tests.asm.gnu import gnu
 from tests.conftest import ROOT
 from tests.linux.guests import run, system
 from tests.linux.syscalls.kernel import Kernel
+from vpmu_emu._jit import COMPILES
+from vpmu_emu.cli import main
 from vpmu_emu.linux.hostevents import HostEvent
 from vpmu_emu.linux.watchdog import lockup_detector_init, lockup_report
 from vpmu_emu.load import load
@@ -174,3 +177,12 @@ def test_a_guest_that_asks_for_200_khz_is_throttled():
     assert perf["throttles"] >= 2
     assert kvm["samples"] <= 9 * ticks
     assert 0 < result["pmis"] <= kvm["samples"]
+
+
+@pytest.mark.skipif(not COMPILES, reason="a hundred million cycles")
+def test_what_the_programs_say_holds():
+    """Every program of guests/host that has expectations, beside its guest."""
+    found = CliRunner().invoke(main, ["check", str(ROOT / "guests" / "host")])
+    assert found.exit_code == 0, found.output
+    for name in ("perf_stat", "perf_record", "multiplex", "migrate", "second_vm", "lockup"):
+        assert f"{name}.s: " in found.output

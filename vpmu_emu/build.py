@@ -206,6 +206,8 @@ def record(wanted: Sequence[str]) -> dict[str, Any]:
         kinds = _jit.cached_signatures(name)
         if len(kinds) == 1:
             found[name] = [_jit.encode_type(kind) for kind in kinds[0]]
+        elif not kinds and name in hints["functions"]:  # it came in the linked file of its entry
+            found[name] = hints["functions"][name]
     lines = [f"{json.dumps(name)}: {json.dumps(spec)}" for name, spec in found.items()]
     modes_text = ",\n".join(f"{json.dumps(m)}: {json.dumps(n)}" for m, n in sorted(roots.items()))
     text = '{"roots": {\n' + modes_text + '\n}, "functions": {\n' + ",\n".join(lines) + "\n}}\n"

@@ -4,6 +4,15 @@
 # events is turned by one. Each event counts for two thirds of the time; count * enabled / running
 # estimates what it would have counted all the time. All twelve have been enabled equally long, and the
 # times that they were on a counter add up to eight times that.
+#
+#: guest ../workloads/spin.s
+#: modes emulated
+#: expect all: printed("branches ") > 0
+#: expect all: printed("running ") < printed("enabled ")
+# Two thirds, but for what an edge of a turn costs.
+#: expect all: printed("running ") * 100 >= printed("enabled ") * 64
+#: expect all: printed("running ") * 100 <= printed("enabled ") * 70
+#: expect all: exit_code == 0
 
         .intel_syntax noprefix
         .include "linux.inc"

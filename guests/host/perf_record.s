@@ -5,6 +5,13 @@
 # was (PERF_SAMPLE_IP). The records lie behind the control page, from data_tail to data_head modulo the
 # size of the buffer; this program is the only reader. What was sampled stands in the record's header:
 # a user program, the kernel, or the guest.
+#
+#: guest ../workloads/spin.s
+#: modes emulated
+#: expect all: printed("samples of the guest's kernel ") > 0
+#: expect all: printed("samples of the kernel ") > 0
+#: expect all: printed("other records ") == 0
+#: expect all: exit_code == 0
 
         .intel_syntax noprefix
         .include "linux.inc"

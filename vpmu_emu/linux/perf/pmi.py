@@ -105,12 +105,14 @@ def perf_event_nmi_handler(S, E):
             ):
                 x86_pmu_stop(S, E, i, 0)
         status = rdmsrl(S, E, MSR_CORE_PERF_GLOBAL_STATUS)
+    # x86_pmu.mid_ack: unmasked after every counter has a new period, and before any counts. Unmasked last
+    # (late_ack), an event with a period of a few instructions would overflow in this handler's own: our
+    # silicon sends a PMI at the overflow and never again, so that event would count on in silence.
+    wrmsrl(S, E, MSR_APIC_LVTPC, APIC_DM_NMI)
     host.enabled = was_enabled
     if was_enabled != 0:
         intel_pmu_enable_all(S, E)
     host_timer_program(S, E)  # a throttled event needs the next tick
-    # Since Haswell the entry is unmasked last, after every counter has a new period.
-    wrmsrl(S, E, MSR_APIC_LVTPC, APIC_DM_NMI)
 
 
 @jit()
