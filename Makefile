@@ -27,7 +27,7 @@ lint: setup
 	$(BIN)/mypy
 
 # The whole suite runs on a build with bounds checks; then the product build of two modes must give the
-# same records, and two cases of each small test run again without the compiler, where coverage is true
+# same records, and a case of each small test runs again without the compiler, where coverage is true
 # (test_uncompiled.py is for those who run pytest alone: it starts the same tests).
 test: lint
 	$(CHECKED) $(BIN)/vpmu build
@@ -39,7 +39,7 @@ test: lint
 
 coverage: setup
 	rm -f .coverage .coverage.*
-	NUMBA_DISABLE_JIT=1 VPMU_HYPOTHESIS=uncompiled VPMU_THIN=2 $(BIN)/python -m coverage run -m pytest -q -n 2 --dist worksteal -m uncompiled -p no:cacheprovider --ignore tests/test_horizon.py
+	NUMBA_DISABLE_JIT=1 VPMU_HYPOTHESIS=uncompiled VPMU_THIN=1 $(BIN)/python -m coverage run -m pytest -q -n 2 --dist worksteal -m uncompiled -p no:cacheprovider --ignore tests/test_horizon.py
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 
