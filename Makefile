@@ -27,8 +27,8 @@ lint: setup
 	$(BIN)/mypy
 
 # The whole suite runs on a build with bounds checks; then the product build of two modes must give the
-# same records, and a case of each small test runs again without the compiler, where coverage is true
-# (test_uncompiled.py is for those who run pytest alone: it starts the same tests).
+# same records, and the tests of the machine, the assembler and the host kernel run again without the
+# compiler, a case of each, where coverage is true (test_uncompiled.py is for those who run pytest alone).
 test: lint
 	$(CHECKED) $(BIN)/vpmu build
 	$(CHECKED) $(BIN)/python -m pytest -n 2 --dist worksteal --ignore tests/linux/test_uncompiled.py
@@ -39,7 +39,7 @@ test: lint
 
 coverage: setup
 	rm -f .coverage .coverage.*
-	NUMBA_DISABLE_JIT=1 VPMU_HYPOTHESIS=uncompiled VPMU_THIN=1 $(BIN)/python -m coverage run -m pytest -q -n 2 --dist worksteal -m uncompiled -p no:cacheprovider --ignore tests/test_horizon.py
+	NUMBA_DISABLE_JIT=1 VPMU_HYPOTHESIS=uncompiled VPMU_THIN=1 $(BIN)/python -m coverage run -m pytest -q -n 2 --dist worksteal -m "uncompiled and not slow" -p no:cacheprovider tests/linux tests/machine tests/asm
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 

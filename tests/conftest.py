@@ -63,7 +63,7 @@ def root() -> Path:
 def pytest_collection_modifyitems(config, items):
     """With VPMU_THIN=N at most N parametrisations of each test stay, spread evenly over all of them.
 
-    Of tests that no compiled run has (they call inner functions) four times as many do.
+    Of tests that no compiled run has (they call inner functions) twice as many do.
     """
     most = int(os.environ.get("VPMU_THIN", "0"))
     if not most:
@@ -75,7 +75,7 @@ def pytest_collection_modifyitems(config, items):
     for family in families.values():
         path = family[0].path
         alone = path.match("linux/uncompiled/*") or path.name == "test_pmu_rules.py"
-        stay = min(4 * most if alone else most, len(family))
+        stay = min(2 * most if alone else most, len(family))
         kept |= {id(family[k * len(family) // stay]) for k in range(stay)}
     gone = [item for item in items if id(item) not in kept]
     items[:] = [item for item in items if id(item) in kept]

@@ -21,6 +21,7 @@ from vpmu_emu.tables.instructions import FORMS
 pytestmark = pytest.mark.uncompiled
 
 
+@pytest.mark.slow  # plain Python: the run with the compiler has it
 def test_every_form_makes_the_round_trip():
     head = ".equ N, 5\n.org 0x1000\n_start: nop\nhere: nop\n"
     statements = [statement for _, statement in all_cases()]

@@ -160,6 +160,7 @@ selectors = st.tuples(
 bodies = st.lists(st.sampled_from(sorted(PIECES)), min_size=1, max_size=6)
 
 
+@pytest.mark.slow  # minutes without the compiler
 @PHASES
 @given(bodies, st.lists(selectors, min_size=8, max_size=8))
 def test_every_counter_is_what_the_trace_says(pieces, chosen):
