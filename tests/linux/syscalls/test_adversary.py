@@ -74,6 +74,7 @@ def others_memory(kernel):
     ]
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(attributes, st.one_of(likely, calls)), min_size=1, max_size=14))
 @settings(max_examples=60, deadline=None)
 def test_random_system_calls(wanted):

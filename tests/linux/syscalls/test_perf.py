@@ -195,6 +195,7 @@ def test_a_group_that_never_fits():
     assert got == [*range(4, 11), -ERRNO["EINVAL"]]
 
 
+@pytest.mark.slow
 def test_events_run_out():
     kernel = Kernel().start()
     at = kernel.page(attr())
@@ -570,6 +571,7 @@ def test_set_output_shares_a_ring():
 
 
 # --- what becomes of events -----------------------------------------------------------------------------
+@pytest.mark.slow
 def test_events_of_a_dead_thread_can_be_read():
     kernel = Kernel(IDLE, IDLE).start()
     fd = event(kernel, pid=2, flags=USER)
@@ -598,6 +600,7 @@ def test_an_event_of_another_core():
     assert second[1] - first[1] == second[2] - first[2] > 0
 
 
+@pytest.mark.slow
 def test_inherited_events_count_threads():
     """A thread made later adds to the event, alive and gone; one without inherit does not see it."""
     kernel = Kernel().start()
@@ -625,6 +628,7 @@ def test_inherited_events_count_threads():
     assert not any(e.used for e in kernel.S.perf_events)
 
 
+@pytest.mark.slow
 def test_a_thread_that_cannot_inherit_is_not_made():
     kernel = Kernel().start()
     at = kernel.page(attr(flags=USER | c("ATTR_INHERIT")))

@@ -156,6 +156,7 @@ def test_a_thread_shares_memory(cores):
     assert [int(t.pid) for t in kernel.S.tasks[:2]] == [1, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cores", [1, 2])
 def test_exit_group_ends_a_thread_that_spins(cores):
     body = THREAD.replace("push rax", "1: mov byte ptr done[rip], 2\n    jmp 1b")

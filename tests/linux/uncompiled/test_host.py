@@ -49,14 +49,14 @@ count2: .quad 0
 """
 
 
-def machine(turns=1_000, then="", cores=1, tasks=(("task1", 1),), mode="emulated", **options):
-    """A run with tasks of the host beside the vCPU's: (symbol, affinity)."""
+def machine(turns=1_000, then="", cores=1, tasks=(("task1", 1),), mode="emulated", quantum=1, **options):
+    """A run with tasks of the host beside the vCPU's: (symbol, affinity); `quantum` in cycles."""
     program = assemble(TEXT.format(turns=turns, then=then), "host")
     system = System(program, vpmu=mode, cores=cores, ram=RAM, **options)
     S = system.S
     S.config.tick_interval = TICK
     S.config.sched_slice = SLICE
-    S.config.quantum = 16
+    S.config.quantum = quantum * 16
     for k, (symbol, allowed) in enumerate(tasks, 1):
         task = S.tasks[k]
         task.used = 1
@@ -115,7 +115,7 @@ def test_what_tasks_retire_is_theirs():
 
 
 def test_an_idle_core_takes_a_waiting_task():
-    system = machine(cores=2, tasks=(("task1", 3),))
+    system = machine(cores=2, quantum=2_000, tasks=(("task1", 3),))
     system.run()
     S = system.S
     assert int(S.tasks[1].cpu) == 1
@@ -126,7 +126,7 @@ def test_an_idle_core_takes_a_waiting_task():
 
 
 def test_affinity_holds():
-    system = machine(cores=2, tasks=(("task1", 1), ("task2", 2)))
+    system = machine(cores=2, quantum=2_000, tasks=(("task1", 1), ("task2", 2)))
     system.run()
     S = system.S
     assert [int(S.tasks[k].cpu) for k in (1, 2)] == [0, 1]
