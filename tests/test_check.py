@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vpmu_emu import check
+from vpmu_emu import check, run
+from vpmu_emu.asm import assemble
 from vpmu_emu.check import CheckError, check_program, judge, read_plan
 
 pytestmark = pytest.mark.uncompiled
@@ -37,6 +38,7 @@ RUN = Run(
         "registers": {"rax": 42, "rip": 0x1010},
         "exits": {"CPUID": 3}, "msr": {}, "pmis": 2, "pmis_hw": 2, "global_status": 1,
         "exit_code": None, "serial": "ok\n", "stop": "halted", "instructions": 100, "cycles": 50,
+        "perf": {"throttles": 3},
     }
 )  # fmt: skip
 
@@ -82,6 +84,7 @@ def verdict(text, run=RUN):
         "exits.MSR_WRITE == 0",
         "msr.IA32_PMC0.reads == 0",
         "msr.MSR_IA32_PERFCTR0.exits == 0",
+        "perf.throttles > 2",
         "pmis == 2",
         "pmis_hw != 3",
         "global_status <= 1",
@@ -147,6 +150,8 @@ def test_what_a_run_lacks_is_a_failure_not_a_crash(text):
         ("expect all: exits == 1", "nothing is called 'exits'", "exits"),
         ("expect all: msr.IA32_PMC0.frobs == 1", "reads, writes and exits", "msr"),
         ("expect all: msr.IA32_PMC1.reads == 1", "did you mean IA32_PMC0?", "msr"),
+        ("expect all: perf.throttels == 1", "did you mean throttles?", "perf"),
+        ("expect all: perf.throttles.x == 1", "nothing is called", "perf"),
         ("expect all: mem8(1, 2) == 1", "one address", "mem8"),
         ("expect all: insns(first) == 1", "two labels", "insns"),
         ("expect all: open('x') == 1", "no function 'open'", "open"),
@@ -279,3 +284,12 @@ def test_perturbing_never_accepts_a_green_that_cannot_redden(actual, bound, op):
     report = check_program(Program(), found, lambda *a: run, perturb=True)
     assert report.verdicts[0].ok == check.COMPARE[op](actual, bound)
     assert not report.blind
+
+
+def test_numbers_of_perf_are_those_of_a_run():
+    result = run(assemble("    .text\n_start: hlt\n"), vpmu="emulated").to_json()
+    for name in check.PERF:
+        assert isinstance(result["perf"][name], int), name
+    bare = attrs.evolve(RUN, values={k: v for k, v in RUN.values.items() if k != "perf"})
+    (expectation,) = plan("expect all: perf.throttles == 0").expectations
+    assert "no host" in judge(expectation, "bare", Program(), bare).message

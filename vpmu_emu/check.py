@@ -21,7 +21,7 @@ A program of the host names the guest that it runs beside:
 
 An expectation compares two expressions with `== != < <= > >=`. They are made of integers,
 `+ - * / % & | ^ << >> ~ ( )` and names: pmcN, fixedN, global_status, registers, exits.NAME,
-msr.NAME.reads|writes|exits, pmis, pmis_hw, exit_code, serial, stop, instructions, cycles,
+msr.NAME.reads|writes|exits, perf.NAME, pmis, pmis_hw, exit_code, serial, stop, instructions, cycles,
 mem8(a) … mem64(a), insns(a, b), printed("text"), the number behind that text on the last line of the
 serial port that begins with it, and the symbols of the program.
 """
@@ -206,6 +206,7 @@ REGISTERS = (
 )  # fmt: skip
 COUNTER = re.compile(r"pmc\d|fixed\d")
 TEXTS = ("serial", "stop")
+PERF = ("nmis", "timer_irqs", "vpmi_irqs", "rotations", "throttles", "too_long", "max_sample_rate")
 
 
 def read_plan(
@@ -420,10 +421,14 @@ def _validate_path(path: list[str], fail: Callable[..., CheckError], at: int) ->
         names = msr_names()
         if path[1] not in names:
             raise fail(f"no MSR is called {path[1]!r}", at, _nearest(path[1], names))
+    elif path[0] == "perf" and len(path) == 2:
+        if path[1] not in PERF:
+            raise fail(f"perf has no number {path[1]!r}", at, _nearest(path[1], PERF))
     else:
         raise fail(
-            f"nothing is called {'.'.join(path)!r}", at, "exits.NAME or msr.NAME.reads|writes|exits"
-        )
+            f"nothing is called {'.'.join(path)!r}", at,
+            "exits.NAME, msr.NAME.reads|writes|exits or perf.NAME",
+        )  # fmt: skip
 
 
 def exit_names() -> dict[str, str]:
@@ -514,6 +519,10 @@ def evaluate(node: ast.expr, program: ProgramLike, outcome: Outcome) -> Value:
             path = _path(node)
             if path[0] == "exits":
                 return int(values["exits"].get(exit_names()[path[1]], 0))
+            if path[0] == "perf":
+                if "perf" not in values:
+                    raise _Unknown("there is no host whose perf could say anything")
+                return int(values["perf"][path[1]])
             row = values["msr"].get(msr_names()[path[1]], {})
             return int(row.get(path[2], 0))
     raise AssertionError(node)

@@ -44,6 +44,8 @@ _OPTIONS = (
                  "events_absent=; repeatable."),
     click.option("--kvm", multiple=True, metavar="KEY=VALUE",
                  help="KVM itself: fixed_cap=3, force_emulation_prefix=0; repeatable."),
+    click.option("--costs", default="typical", show_default=True, metavar="LEVEL",
+                 help="What the host's work costs: low, typical or high of isa/cpus."),
     click.option("--quirk", "quirks", multiple=True, metavar="NAME",
                  help="Bring back a known bug of the RFC; repeatable."),
     click.option("--inject", multiple=True, metavar="NAME",

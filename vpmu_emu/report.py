@@ -102,6 +102,10 @@ def summary(result: Mapping[str, Any], program: str) -> str:
     mode, cpu, stop = result["vpmu"], result["cpu"], result["stop"]
     missing = result["unsupported"]
     note = f"\nnote: {missing['text']}" if missing else ""
+    perf = result.get("perf", {})
+    if perf.get("too_long"):
+        rate = f"kernel.perf_event_max_sample_rate is {perf['max_sample_rate']:,} now"
+        note += f"\nnote: perf: interrupt took too long, {rate}"
     if result["exit_code"] is not None:
         return f"{program}: {mode} on {cpu}, stopped by {stop}, exit code {result['exit_code']}{note}"
     first = f" that began with exception {result['stop_info']}" if stop == "triple-fault" else ""

@@ -25,6 +25,7 @@ from vpmu_emu.linux.perf.report import (
 from vpmu_emu.linux.perf.x86 import MAX_PERIOD
 from vpmu_emu.linux.state import (
     CTX_TASK,
+    HZ,
     MODE_NAMES,
     N_EVENTS,
     N_GP_PMC,
@@ -54,7 +55,8 @@ from vpmu_emu.machine.state import NEVER
 from vpmu_emu.machine.u64 import U64
 from vpmu_emu.tables.cpus import COST_NAMES, CpuModel
 
-HZ = 250
+MAX_SAMPLE_RATE = 100_000  # DEFAULT_MAX_SAMPLE_RATE
+CPU_TIME_MAX_PERCENT = 25  # DEFAULT_CPU_TIME_MAX_PERCENT
 SAPPHIRERAPIDS_X = 0x8F  # KVM's list of CPUs with PDist has no other (vmx_pebs_pdist_cpu)
 SLICE_US = 2800  # sysctl_sched_base_slice of a machine with 8 CPUs or more, in microseconds
 QUANTUM = 1000 * 16  # how far one core may be ahead of another, in 1/16 cycle
@@ -115,7 +117,8 @@ def init_config(
     config.cyc2ns_mul = (1_000_000 << 31) // model.tsc_khz
     config.tick_interval = model.tsc_khz * 1000 // HZ * 16
     config.mux_interval = config.tick_interval  # PERF_CPU_HRTIMER: 1000 / HZ ms
-    config.max_samples_per_tick = 100_000 // HZ
+    set_sample_rate(config, MAX_SAMPLE_RATE)
+    set_cpu_time_max_percent(config, CPU_TIME_MAX_PERCENT)
     config.n_cores = n_cores
     config.quantum = QUANTUM
     config.sched_slice = model.tsc_khz * SLICE_US // 1000 * 16
@@ -123,6 +126,26 @@ def init_config(
     for k, name in enumerate(COST_NAMES):
         cost = model.cost(name)
         config.costs[k] = (cost.cycles[level], cost.instructions, cost.branches)
+
+
+def set_sample_rate(config: Any, rate: int) -> None:
+    """perf_event_max_sample_rate_handler(): `rate` samples of one event in a second, 1 at least."""
+    config.max_sample_rate = rate
+    config.max_samples_per_tick = -(-rate // HZ)
+    _update_perf_cpu_limits(config)
+
+
+def set_cpu_time_max_percent(config: Any, percent: int) -> None:
+    """perf_cpu_time_max_percent_handler(): what samples may take of a CPU; 0 and 100 leave it open."""
+    config.cpu_time_max_percent = percent
+    _update_perf_cpu_limits(config)
+
+
+def _update_perf_cpu_limits(config: Any) -> None:
+    second = int(config.tsc_khz) * 1000 * 16
+    percent = int(config.cpu_time_max_percent)
+    allowed = second // int(config.max_sample_rate) * percent // 100
+    config.sample_allowed = max(1, allowed) if 0 < percent < 100 else 0
 
 
 def init_host(S: Any, model: CpuModel) -> None:
@@ -365,7 +388,7 @@ def report(S: Any, programs: Sequence[Any]) -> dict[str, Any]:
     """The host kernel's part of a result; `programs` are what its tasks run."""
     vcpu = S.vcpus[0]
     pmu = vcpu.pmu
-    numbers = ("nmis", "timer_irqs", "vpmi_irqs", "rotations", "throttles")
+    numbers = ("nmis", "timer_irqs", "vpmi_irqs", "rotations", "throttles", "too_long")
     kvm = ("created", "released", "resumed", "paused", "loads", "puts", "dirty_puts", "loaded_insns")
     after_put = {"hw": _after_put(S)} if int(pmu.puts) else {}
     return {
@@ -375,6 +398,7 @@ def report(S: Any, programs: Sequence[Any]) -> dict[str, Any]:
             "errors": error_report(S),
             "closed": closed_report(S),
             **{key: sum(int(host[key]) for host in S.percpu) for key in numbers},
+            "max_sample_rate": int(S.config.max_sample_rate),
         },
         "kvm": {
             "entries": int(vcpu.entries),

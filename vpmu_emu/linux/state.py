@@ -25,6 +25,7 @@ from vpmu_emu.tables.cpus import COST_NAMES, PARTS
 
 # --- sizes ----------------------------------------------------------------------------------------------
 N_CORES = 2
+HZ = 250  # ticks a second, CONFIG_HZ
 N_EVENTS = 64  # perf events that may exist at one time
 N_TASKS = 8  # threads of host programs
 N_MMS = 6  # their address spaces
@@ -215,6 +216,7 @@ PERCPU = np.dtype(
         ("interrupted", "i8"),  # FROM_*: what the interrupt at hand came upon
         ("row", "i8"),  # row of the costs that the kernel is at
         ("interrupted_row", "i8"),  # at which it was interrupted
+        ("running_sample_length", "i8"),  # 128 times the average of what a sample takes, in 1/16 cycle
         ("pending_disable", "i8"),  # 1: an event of this CPU has reached its limit
         ("in_nmi", "i8"),  # an NMI handler runs: NMIs wait
         # numbers for reports
@@ -224,7 +226,8 @@ PERCPU = np.dtype(
         ("timer_irqs", "u8"),  # local timer interrupts taken by the host
         ("vpmi_irqs", "u8"),  # guest PMIs taken through vector 0xf5 (VPMI of /proc/interrupts)
         ("rotations", "u8"),  # turns of the multiplexing timer
-        ("throttles", "u8"),  # events stopped until the next tick
+        ("throttles", "u8"),  # times that a group was stopped until the next tick
+        ("too_long", "u8"),  # times that perf_sample_event_took() lowered the sample rate
         ("context_switches", "u8"),  # times that a task was switched to
         ("user_insns", "u8"),  # instructions that host programs retired on this core at CPL 3
         ("user_cycles", "u8"),  # unhalted time of theirs, in 1/16 cycle
@@ -409,7 +412,10 @@ CONFIG = np.dtype(
         ("save_global_ctrl", "i8"),  # VM exit can save it; else the MSR-store list does
         ("mux_interval", "i8"),  # PERF_CPU_HRTIMER in 1/16 cycle
         ("tick_interval", "i8"),  # 1/HZ in 1/16 cycle
-        ("max_samples_per_tick", "i8"),  # 100000 / HZ
+        ("max_sample_rate", "i8"),  # sysctl_perf_event_sample_rate, samples a second
+        ("max_samples_per_tick", "i8"),  # of one event: max_sample_rate / HZ
+        ("cpu_time_max_percent", "i8"),  # sysctl_perf_cpu_time_max_percent
+        ("sample_allowed", "i8"),  # perf_sample_allowed_ns in 1/16 cycle, 0 without a limit
         ("memory", "u8"),  # bytes of physical memory
         ("fixed_cap", "i8"),  # KVM_MAX_NR_INTEL_FIXED_COUNTERS
         ("tsc_khz", "i8"),  # rate of the TSC

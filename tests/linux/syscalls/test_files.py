@@ -8,12 +8,12 @@ import pytest
 
 from tests.linux.syscalls.kernel import Kernel
 from vpmu_emu.linux.state import N_FILES
-from vpmu_emu.linux.syscalls.files import TEXTS
+from vpmu_emu.linux.syscalls.files import SYSCTLS, TEXTS
 from vpmu_emu.tables.linux import ERRNO, constant
 
 pytestmark = pytest.mark.uncompiled
 
-AT_FDCWD = constant("AT_FDCWD")
+AT_FDCWD, O_RDWR = constant("AT_FDCWD"), constant("O_RDWR")
 IMAGE = b"\x7fELF" + bytes(range(256)) * 40
 
 
@@ -44,6 +44,51 @@ def test_types_of_pmus():
     assert content(kernel, openat(kernel, base + "software/type")) == b"1\n"
     assert content(kernel, openat(kernel, "/sys/devices/system/cpu/online")) == b"0-1\n"
     assert content(kernel, openat(kernel, base + "cpu/events/branches")) == b"event=0xc4,umask=0x00\n"
+
+
+RATE = "/proc/sys/kernel/perf_event_max_sample_rate"
+PERCENT = "/proc/sys/kernel/perf_cpu_time_max_percent"
+
+
+def store(kernel, path, text):
+    fd = openat(kernel, path, O_RDWR)
+    done = kernel.call("write", fd, kernel.page(text), len(text))
+    assert kernel.call("close", fd) == 0
+    return done
+
+
+def test_numbers_of_the_kernel_can_be_set():
+    kernel = Kernel().start()
+    config = kernel.S.config
+    assert (int(config.max_samples_per_tick), int(config.sample_allowed)) == (400, 5000 * 16)
+    assert store(kernel, RATE, b" 20001\n\0") == 8
+    assert content(kernel, openat(kernel, RATE)) == b"20001\n"
+    assert int(config.max_samples_per_tick) == 81
+    assert abs(int(config.sample_allowed) - 25_000 * 16) < 100  # a quarter of 50 µs at 2 GHz
+    assert store(kernel, PERCENT, b"50") == 2
+    assert abs(int(config.sample_allowed) - 50_000 * 16) < 100
+    assert store(kernel, PERCENT, b"100") == 3
+    assert int(config.sample_allowed) == 0
+    assert store(kernel, RATE, b"1000") == -ERRNO["EINVAL"]  # there is no limit to set
+    assert content(kernel, openat(kernel, RATE)) == b"20001\n"
+
+
+@pytest.mark.parametrize("text", [b"0", b"-5", b"x", b"12x", b"\n", b"0x10", b"2147483648", b"1" * 5000])
+def test_what_is_no_number_sets_nothing(text):
+    kernel = Kernel().start()
+    assert store(kernel, RATE, text) == -ERRNO["EINVAL"]
+    assert content(kernel, openat(kernel, RATE)) == b"100000\n"
+
+
+def test_other_texts_are_read_only():
+    kernel = Kernel().start()
+    at = kernel.page()
+    for path in sorted(set(TEXTS) - set(SYSCTLS)):
+        kernel.host.copy_to_user(at, path.encode() + b"\0")
+        assert kernel.call("openat", AT_FDCWD, at, O_RDWR, 0) == -ERRNO["EACCES"]
+    fd = openat(kernel, RATE, O_RDWR)
+    assert kernel.call("write", fd, 1 << 40, 5) == -ERRNO["EFAULT"]
+    assert kernel.call("write", openat(kernel, RATE), kernel.page(b"7"), 1) == -ERRNO["EBADF"]
 
 
 def test_the_guests_image():

@@ -19,7 +19,7 @@ from vpmu_emu.linux.perf.clocks import (
     pmu_of,
 )
 from vpmu_emu.linux.perf.lbr import PERF_SAMPLE_BRANCH_STACK
-from vpmu_emu.linux.perf.output import SAMPLE_SUPPORTED, perf_log_throttle
+from vpmu_emu.linux.perf.output import SAMPLE_SUPPORTED
 from vpmu_emu.linux.perf.overflow import NSEC_PER_SEC, is_sampling_event
 from vpmu_emu.linux.perf.sched import (
     ctx_resched,
@@ -28,6 +28,7 @@ from vpmu_emu.linux.perf.sched import (
     group_sched_in,
     group_sched_out,
 )
+from vpmu_emu.linux.perf.throttle import perf_event_unthrottle_group
 from vpmu_emu.linux.perf.times import (
     ATTR_BRANCH_STACK,
     ATTR_EXCLUDE_GUEST,
@@ -379,19 +380,20 @@ def perf_event_period(S, E, i, value):
         event.period = value
     core = pmu_of(event.pmu_type) == PMU_CORE
     active = event.state == PERF_EVENT_STATE_ACTIVE
-    if active and event.interrupts == THROTTLED:
-        event.interrupts = 0
-        perf_log_throttle(S, E, i, 1)
-    if active and core:
+    if active:
         perf_pmu_disable(S, E)
+    if active and core:
         x86_pmu_stop(S, E, i, 1)
     event.period_left = 0 if core else np.int64(event.period)
     if active and core:
         x86_pmu_start(S, E, i, 1)
-        perf_pmu_enable(S, E)
     elif active and is_clock(event):
         clock_program(S, i)
         host_timer_program(S, E)
+    if active:
+        if event.interrupts == THROTTLED:
+            perf_event_unthrottle_group(S, E, i, 0)
+        perf_pmu_enable(S, E)
     return 0
 
 

@@ -11,9 +11,10 @@ from vpmu_emu._jit import jit
 from vpmu_emu.linux.kvm.overflow import kvm_perf_overflow
 from vpmu_emu.linux.native import cost, retire
 from vpmu_emu.linux.perf.clocks import pmu_of
-from vpmu_emu.linux.perf.output import perf_event_output, perf_log_throttle
+from vpmu_emu.linux.perf.output import perf_event_output
+from vpmu_emu.linux.perf.throttle import perf_event_throttle_group
 from vpmu_emu.linux.perf.times import sched_clock
-from vpmu_emu.linux.perf.x86 import THROTTLED, x86_pmu_start, x86_pmu_stop
+from vpmu_emu.linux.perf.x86 import x86_pmu_start, x86_pmu_stop
 from vpmu_emu.linux.state import OWNER_KVM, PMU_CORE
 from vpmu_emu.linux.watchdog import watchdog_overflow_callback
 from vpmu_emu.machine.u64 import ONE, U64, ZERO
@@ -64,15 +65,8 @@ def perf_adjust_period(S, E, i, nsec, count, disable):
 
 
 @jit()
-def tick_at(S):
-    """The next tick of this core: int64."""
-    return (S.cores[S.this_cpu].t // S.config.tick_interval + 1) * S.config.tick_interval
-
-
-@jit()
 def _account_interrupt(S, E, i, throttle):
     # 1: too many in this tick
-    host = S.percpu[S.this_cpu]
     event = S.perf_events[i]
     now = S.cores[S.this_cpu].t
     stop = 0
@@ -83,11 +77,7 @@ def _account_interrupt(S, E, i, throttle):
     else:
         event.interrupts += 1
         if throttle != 0 and event.interrupts > S.config.max_samples_per_tick:
-            event.interrupts = THROTTLED
-            event.throttles += ONE
-            host.throttles += ONE
-            host.tick_at = min(host.tick_at, tick_at(S))
-            perf_log_throttle(S, E, i, 0)
+            perf_event_throttle_group(S, E, i)
             stop = 1
     if event.sample_freq != 0:
         delta = now - event.freq_time

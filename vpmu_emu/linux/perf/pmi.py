@@ -8,11 +8,15 @@ from __future__ import annotations
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.hrtimer import host_timer_program
 from vpmu_emu.linux.native import APIC_DM_NMI, MSR_APIC_LVTPC, cost, rdmsrl, retire, wrmsrl
-from vpmu_emu.linux.perf.clocks import clock_program, is_clock, pmu_of
+from vpmu_emu.linux.perf.clocks import pmu_of
 from vpmu_emu.linux.perf.event import perf_event_disable
-from vpmu_emu.linux.perf.output import perf_log_throttle
-from vpmu_emu.linux.perf.overflow import perf_adjust_period, perf_event_overflow, tick_at
+from vpmu_emu.linux.perf.overflow import perf_adjust_period, perf_event_overflow
 from vpmu_emu.linux.perf.sched import perf_rotate_context
+from vpmu_emu.linux.perf.throttle import (
+    perf_event_unthrottle_group,
+    perf_sample_event_took,
+    tick_at,
+)
 from vpmu_emu.linux.perf.times import ctx_cpu, sched_clock
 from vpmu_emu.linux.perf.x86 import (
     MSR_CORE_PERF_GLOBAL_CTRL,
@@ -77,6 +81,7 @@ def perf_event_nmi_handler(S, E):
         # Patch 09: what overflowed is the guest's.
         emit(E, S.cores[S.this_cpu].t, TR_NMI_HANDLER, ZERO, ZERO, ONE, ZERO)
         return
+    start = S.cores[S.this_cpu].t
     retire(S, E, COST_NMI_HANDLER)
     was_enabled = host.enabled
     host.enabled = 0
@@ -113,6 +118,7 @@ def perf_event_nmi_handler(S, E):
     if was_enabled != 0:
         intel_pmu_enable_all(S, E)
     host_timer_program(S, E)  # a throttled event needs the next tick
+    perf_sample_event_took(S, S.cores[S.this_cpu].t - start)
 
 
 @jit()
@@ -163,12 +169,7 @@ def perf_adjust_freq_unthr_context(S, E, i):
     event = S.perf_events[i]
     core = pmu_of(event.pmu_type) == PMU_CORE
     if event.interrupts == THROTTLED:
-        event.interrupts = 0
-        perf_log_throttle(S, E, i, 1)
-        if core:
-            x86_pmu_start(S, E, i, 0)
-        elif is_clock(event):
-            clock_program(S, i)
+        perf_event_unthrottle_group(S, E, i, 1 if event.sample_freq == 0 else 0)
     if event.sample_freq == 0:
         return
     if core:

@@ -19,9 +19,9 @@ from vpmu_emu.linux.perf.clocks import (
     pmu_of,
 )
 from vpmu_emu.linux.perf.lbr import intel_pmu_lbr_sched_task
-from vpmu_emu.linux.perf.output import perf_log_throttle
-from vpmu_emu.linux.perf.overflow import is_sampling_event, tick_at
+from vpmu_emu.linux.perf.overflow import is_sampling_event
 from vpmu_emu.linux.perf.swevent import perf_sw_event
+from vpmu_emu.linux.perf.throttle import perf_event_unthrottle, tick_at
 from vpmu_emu.linux.perf.times import perf_event_set_state, perf_event_update_time
 from vpmu_emu.linux.perf.x86 import (
     THROTTLED,
@@ -99,9 +99,6 @@ def event_sched_in(S, E, i):
     event = S.perf_events[i]
     if event.state != PERF_EVENT_STATE_INACTIVE:
         return 0
-    if event.interrupts == THROTTLED:  # ticks may have passed while it was off
-        perf_log_throttle(S, E, i, 1)
-        event.interrupts = 0
     if pmu_of(event.pmu_type) != PMU_CORE:
         event.prev_count = free_running(S, i)
         if is_clock(event) and is_sampling_event(event):
@@ -116,6 +113,8 @@ def event_sched_in(S, E, i):
         host.tick_at = tick_at(S)
         host_timer_program(S, E)
     perf_event_set_state(S, E, i, PERF_EVENT_STATE_ACTIVE)
+    if event.interrupts == THROTTLED:  # ticks may have passed while it was off
+        perf_event_unthrottle(S, E, i, 0)
     return 0
 
 

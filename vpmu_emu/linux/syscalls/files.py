@@ -6,12 +6,13 @@ fs/read_write.c.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import attrs
 
-from vpmu_emu.linux.setup import HZ
+from vpmu_emu.linux.setup import set_cpu_time_max_percent, set_sample_rate
 from vpmu_emu.linux.state import (
     FILE_GUEST,
     FILE_LKDTM,
@@ -20,6 +21,7 @@ from vpmu_emu.linux.state import (
     FILE_STDOUT,
     FILE_TEXT,
     FILE_VCPU,
+    HZ,
     N_FILES,
     PERF_TYPE_RAW,
     PERF_TYPE_SOFTWARE,
@@ -74,7 +76,6 @@ _KIND_OF_VMA = {VMA_PERF: FILE_PERF, VMA_KVM_RUN: FILE_VCPU}
 _NOTHING = Operations()
 
 LKDTM = "/sys/kernel/debug/provoke-crash/DIRECT"
-MAX_SAMPLE_RATE = 100_000  # sysctl_perf_event_sample_rate
 LOCKUP = "HARDLOCKUP"
 _PMU = "/sys/bus/event_source/devices/"
 
@@ -91,13 +92,11 @@ def _watchdog_thresh(host: Host) -> str:
 
 def _events() -> dict[str, Callable[[Host], str]]:
     """sysfs shows an event of the core PMU as the terms that select it."""
-    named = {event.perf: event.code for event in EVENTS if event.perf}
-    return {
-        f"{_PMU}cpu/events/{name}": (
-            lambda _host, code=code: f"event={code & 255:#04x},umask={code >> 8:#04x}"
-        )
-        for name, code in named.items()
-    }
+
+    def terms(code: int) -> Callable[[Host], str]:
+        return lambda _: f"event={code & 255:#04x},umask={code >> 8:#04x}"
+
+    return {f"{_PMU}cpu/events/{e.perf}": terms(e.code) for e in EVENTS if e.perf}
 
 
 TEXTS: dict[str, Callable[[Host], str]] = {
@@ -121,7 +120,10 @@ TEXTS: dict[str, Callable[[Host], str]] = {
         f"0-{n - 1}" if (n := host.online_cpus().bit_count()) > 1 else "0"
     ),
     "/sys/module/kvm/parameters/enable_pmu": lambda _: "Y",
-    "/proc/sys/kernel/perf_event_max_sample_rate": lambda host: str(MAX_SAMPLE_RATE),
+    "/proc/sys/kernel/perf_event_max_sample_rate": lambda host: str(int(host.S.config.max_sample_rate)),
+    "/proc/sys/kernel/perf_cpu_time_max_percent": (
+        lambda host: str(int(host.S.config.cpu_time_max_percent))
+    ),
     "/proc/sys/kernel/perf_event_paranoid": lambda _: "2",
     "/proc/sys/kernel/perf_event_mlock_kb": lambda _: "516",
     "/proc/sys/kernel/watchdog": lambda host: str(int(int(host.S.config.watchdog) != 0)),
@@ -130,6 +132,24 @@ TEXTS: dict[str, Callable[[Host], str]] = {
 }
 """What a read of each file gives, without the line's end."""
 _PATHS = tuple(TEXTS)
+
+
+def _set_max_sample_rate(host: Host, value: int) -> None:
+    config = host.S.config
+    if int(config.cpu_time_max_percent) in (0, 100):  # without a limit there is nothing to set
+        raise Errno("EINVAL")
+    set_sample_rate(config, value)
+
+
+SYSCTLS: dict[str, tuple[int, int, Callable[[Host, int], None]]] = {
+    "/proc/sys/kernel/perf_event_max_sample_rate": (1, (1 << 31) - 1, _set_max_sample_rate),
+    "/proc/sys/kernel/perf_cpu_time_max_percent": (
+        0,
+        100,
+        lambda host, value: set_cpu_time_max_percent(host.S.config, value),
+    ),
+}
+"""Texts that may be written: the least and greatest number, and what the kernel does with it."""
 
 
 # --- descriptors ----------------------------------------------------------------------------------------
@@ -255,7 +275,7 @@ def _openat(host: Host, dfd: int, filename: int, flags: int) -> int:
     kind, obj = FILE_NONE, 0
     if whole in TEXTS:
         kind, obj = FILE_TEXT, _PATHS.index(whole)
-        if flags & O_ACCMODE != O_RDONLY:
+        if flags & O_ACCMODE != O_RDONLY and whole not in SYSCTLS:
             raise Errno("EACCES")
     elif whole in host.images:
         kind, obj = FILE_GUEST, list(host.images).index(whole)
@@ -337,7 +357,7 @@ def sys_pread64(host: Host, task: Any, fd: int, buffer: int, count: int, positio
 
 
 def sys_write(host: Host, task: Any, fd: int, buffer: int, count: int) -> int:
-    """Write to the console, or provoke a crash."""
+    """Write to the console, set a number of the kernel, or provoke a crash."""
     file = fget(host, signed(fd, 32))
     if int(file.mode) & O_ACCMODE == O_RDONLY:
         raise Errno("EBADF")
@@ -351,6 +371,8 @@ def sys_write(host: Host, task: Any, fd: int, buffer: int, count: int) -> int:
         return min(count, MAX_RW_COUNT)
     if kind == FILE_LKDTM:
         return _direct_entry(host, buffer, count)
+    if kind == FILE_TEXT:
+        return _write_sysctl(host, file, buffer, count)
     raise Errno("EINVAL")
 
 
@@ -362,6 +384,20 @@ def _console(host: Host, data: bytes) -> None:
     serial[start : start + len(part)] = list(part)
     for other in host.S.cores:
         other.serial_len = start + len(part)
+
+
+def _write_sysctl(host: Host, file: Any, buffer: int, count: int) -> int:
+    """proc_dointvec_minmax(): a decimal number at the beginning of the file; later writes are ignored."""
+    if not count or int(file.pos):
+        return count
+    least, most, store = SYSCTLS[_PATHS[int(file.obj)]]
+    text = host.copy_from_user(buffer, min(count, PAGE)).split(b"\0")[0].strip()
+    if not re.fullmatch(rb"-?\d{1,20}", text) or not least <= int(text) <= most:
+        raise Errno("EINVAL")
+    store(host, int(text))
+    file.pos += count
+    host.charge("vfs_write")
+    return count
 
 
 def _direct_entry(host: Host, buffer: int, count: int) -> int:

@@ -24,15 +24,15 @@ from vpmu_emu.linux.state import (
     MODE_NONE,
     MP_STATE_WAIT_FOR_SIPI,
     N_FILTER,
-    N_SLOTS,
     N_VCPUS,
     N_VMS,
     VMA_KVM_RUN,
 )
 from vpmu_emu.linux.syscalls import kvm_vcpu
 from vpmu_emu.linux.syscalls.files import DEVICES, OPERATIONS, Operations, open_row, opened
-from vpmu_emu.linux.syscalls.host import PAGE, Errno, Host
+from vpmu_emu.linux.syscalls.host import Errno, Host
 from vpmu_emu.linux.syscalls.mm import add_vma, place, unmap
+from vpmu_emu.linux.syscalls.pagetables import PAGE
 from vpmu_emu.linux.vm import (
     MSR_FILTER_PAGES,
     VCPU_PAGES,
@@ -42,6 +42,7 @@ from vpmu_emu.linux.vm import (
     set_event_filter,
     set_msr_filter,
 )
+from vpmu_emu.machine.state import N_SLOTS
 from vpmu_emu.tables.linux import IOCTLS, STRUCTS, constant
 from vpmu_emu.tables.msrs import MSRS, rules
 

@@ -294,7 +294,7 @@ def sys_perf_event_open(
     if flags & ~FLAGS:
         raise Errno("EINVAL")
     attr = perf_copy_attr(host, address)
-    if attr.freq and attr.sample_period > files.MAX_SAMPLE_RATE:
+    if attr.freq and attr.sample_period > int(host.S.config.max_sample_rate):
         raise Errno("EINVAL")
     if not attr.freq and attr.sample_period & TOP:
         raise Errno("EINVAL")
@@ -524,7 +524,7 @@ def _period(host: Host, i: int, arg: int) -> int:
     event = host.S.perf_events[i]
     if not (event.sample_period or event.sample_freq) or not value or value & TOP:
         raise Errno("EINVAL")
-    if event.sample_freq and value > files.MAX_SAMPLE_RATE:
+    if event.sample_freq and value > int(host.S.config.max_sample_rate):
         raise Errno("EINVAL")
     with host.on_cpu(active_cpu(host, int(event.ctx))):
         failed(host.kernel_call(CALL_PERF_PERIOD, i, value))
