@@ -15,6 +15,7 @@ from vpmu_emu.linux.hostevents import HostEvent
 from vpmu_emu.linux.watchdog import lockup_detector_init, lockup_report
 from vpmu_emu.load import load
 from vpmu_emu.machine.state import CLASS, STOP_HARD_LOCKUP
+from vpmu_emu.system import System
 
 PROGRAMS = sorted((ROOT / "guests" / "host").glob("*.s"))
 
@@ -177,6 +178,22 @@ def test_a_guest_that_asks_for_200_khz_is_throttled():
     assert perf["throttles"] >= 2
     assert kvm["samples"] <= 9 * ticks
     assert 0 < result["pmis"] <= kvm["samples"]
+
+
+@pytest.mark.skipif(not COMPILES, reason="three million cycles")
+@pytest.mark.parametrize("mode", ["emulated", "passthrough"])
+def test_threads_of_a_vmm_share_one_core(mode):
+    """What the program says of two cores holds on one, but for who it shares them with."""
+    path = ROOT / "guests" / "host" / "vcpu_threads.s"
+    machine = System(load(ROOT / "guests/lessons/07_contention.s"), vpmu=mode, host=[path])
+    assert machine.run().reason == "debug-exit"
+    symbols = load(path).symbols
+    for line in (
+        f"exact counts of vCPU 0: {symbols['ROUNDS']}",
+        f"exact counts of vCPU 1: {symbols['ROUNDS']}",
+        f"sum of both: {2 * symbols['ROUNDS'] * symbols['TURNS']}",
+    ):
+        assert line in machine.serial.splitlines()
 
 
 @pytest.mark.skipif(not COMPILES, reason="a hundred million cycles")
