@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from vpmu_emu.errors import ConfigError, HostError
+from vpmu_emu.linux.boot import boot_host, wishes
 from vpmu_emu.linux.cpuid import guest_cpuid_shape, guest_events
 from vpmu_emu.linux.eventfilter import EventFilter, load_filter
 from vpmu_emu.linux.hostevents import HostEvent, parse_host_events
@@ -41,6 +42,12 @@ from vpmu_emu.linux.state import (
     WITHOUT,
     bits,
 )
+from vpmu_emu.linux.sysctl import (
+    CPU_TIME_MAX_PERCENT,
+    MAX_SAMPLE_RATE,
+    set_cpu_time_max_percent,
+    set_sample_rate,
+)
 from vpmu_emu.linux.watchdog import lockup_detector_init, lockup_report
 from vpmu_emu.machine.lapic import (
     BASE_RESET,
@@ -55,8 +62,6 @@ from vpmu_emu.machine.state import NEVER
 from vpmu_emu.machine.u64 import U64
 from vpmu_emu.tables.cpus import COST_NAMES, CpuModel
 
-MAX_SAMPLE_RATE = 100_000  # DEFAULT_MAX_SAMPLE_RATE
-CPU_TIME_MAX_PERCENT = 25  # DEFAULT_CPU_TIME_MAX_PERCENT
 SAPPHIRERAPIDS_X = 0x8F  # KVM's list of CPUs with PDist has no other (vmx_pebs_pdist_cpu)
 SLICE_US = 2800  # sysctl_sched_base_slice of a machine with 8 CPUs or more, in microseconds
 QUANTUM = 1000 * 16  # how far one core may be ahead of another, in 1/16 cycle
@@ -126,26 +131,6 @@ def init_config(
     for k, name in enumerate(COST_NAMES):
         cost = model.cost(name)
         config.costs[k] = (cost.cycles[level], cost.instructions, cost.branches)
-
-
-def set_sample_rate(config: Any, rate: int) -> None:
-    """perf_event_max_sample_rate_handler(): `rate` samples of one event in a second, 1 at least."""
-    config.max_sample_rate = rate
-    config.max_samples_per_tick = -(-rate // HZ)
-    _update_perf_cpu_limits(config)
-
-
-def set_cpu_time_max_percent(config: Any, percent: int) -> None:
-    """perf_cpu_time_max_percent_handler(): what samples may take of a CPU; 0 and 100 leave it open."""
-    config.cpu_time_max_percent = percent
-    _update_perf_cpu_limits(config)
-
-
-def _update_perf_cpu_limits(config: Any) -> None:
-    second = int(config.tsc_khz) * 1000 * 16
-    percent = int(config.cpu_time_max_percent)
-    allowed = second // int(config.max_sample_rate) * percent // 100
-    config.sample_allowed = max(1, allowed) if 0 < percent < 100 else 0
 
 
 def init_host(S: Any, model: CpuModel) -> None:
@@ -253,8 +238,6 @@ def make_vm(
     Raises:
         ConfigError, HostError: settings that the kernel would refuse.
     """
-    from vpmu_emu.linux.boot import boot_host, wishes  # which needs this module
-
     knobs = dict(kvm or {})
     for key in knobs:
         if key not in KVM_KEYS:

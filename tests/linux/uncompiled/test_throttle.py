@@ -11,7 +11,7 @@ from tests.linux.uncompiled.test_perf_laws import INSTRUCTIONS, USER, Machine
 from vpmu_emu.linux.perf.event import perf_event_period, perf_event_read_value
 from vpmu_emu.linux.perf.pmi import perf_event_task_tick
 from vpmu_emu.linux.perf.throttle import perf_sample_event_took
-from vpmu_emu.linux.setup import set_cpu_time_max_percent, set_sample_rate
+from vpmu_emu.linux.sysctl import set_cpu_time_max_percent, set_sample_rate
 from vpmu_emu.machine.u64 import U64
 from vpmu_emu.tables.cpus import COST_NAMES
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import attrs
 
-from vpmu_emu.linux.setup import set_cpu_time_max_percent, set_sample_rate
 from vpmu_emu.linux.state import (
     FILE_GUEST,
     FILE_LKDTM,
@@ -31,6 +30,7 @@ from vpmu_emu.linux.state import (
 )
 from vpmu_emu.linux.syscalls.host import MASK64, Errno, Host, signed
 from vpmu_emu.linux.syscalls.pagetables import PAGE, TASK_SIZE
+from vpmu_emu.linux.sysctl import set_cpu_time_max_percent, set_sample_rate
 from vpmu_emu.tables.cpus import CpuModel
 from vpmu_emu.tables.events import EVENTS
 from vpmu_emu.tables.linux import constant

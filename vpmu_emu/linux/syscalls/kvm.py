@@ -10,17 +10,14 @@ from typing import Any
 
 from vpmu_emu.errors import ConfigError
 from vpmu_emu.linux.cpuid import (
-    CAP_LBR_FMT,
     guest_cpuid_shape,
     guest_leaves,
-    vmx_get_perf_capabilities,
 )
 from vpmu_emu.linux.eventfilter import make_filter
 from vpmu_emu.linux.state import (
     FILE_KVM,
     FILE_VCPU,
     FILE_VM,
-    MODE_NAMES,
     MODE_NONE,
     MP_STATE_WAIT_FOR_SIPI,
     N_FILTER,
@@ -44,7 +41,6 @@ from vpmu_emu.linux.vm import (
 )
 from vpmu_emu.machine.state import N_SLOTS
 from vpmu_emu.tables.linux import IOCTLS, STRUCTS, constant
-from vpmu_emu.tables.msrs import MSRS, rules
 
 KVM_MAX_VCPU_IDS = 4096
 KVM_USER_MEM_SLOTS = 32764
@@ -123,26 +119,10 @@ def _get_supported_cpuid(host: Host, file: Any, arg: int) -> int:
     return 0
 
 
-def _msrs_to_save(host: Host) -> list[int]:
-    """What the vCPU of a guest with everything that KVM offers keeps in MSRs; its APIC is not of it."""
-    config = host.S.config
-    mode = MODE_NAMES[int(config.mode)]
-    everything = vmx_get_perf_capabilities(host.model.shape(), mode) & ~CAP_LBR_FMT  # LBRs are not saved
-    settings = {"version": 0} if int(config.mode) == MODE_NONE else {"perf_caps": everything}
-    shape = guest_cpuid_shape(host.model.shape(), settings, int(config.fixed_cap), mode)
-    exists = rules("kvm", shape).exists_count
-    return [
-        row.index + n * row.stride
-        for k, row in enumerate(MSRS)
-        if not row.name.startswith(("IA32_X2APIC", "MSR_K7", "IA32_PRED_CMD"))
-        for n in range(int(exists[k]))
-    ]
-
-
 def _get_msr_index_list(host: Host, file: Any, arg: int) -> int:
     row = STRUCTS["kvm_msr_list"]
     room = int(row.read(host.copy_from_user(arg, row.size))["nmsrs"])
-    found = _msrs_to_save(host)
+    found = kvm_vcpu.msrs_to_save(host)
     host.copy_to_user(arg, row.new(nmsrs=len(found)).tobytes())
     if room < len(found):
         raise Errno("E2BIG")

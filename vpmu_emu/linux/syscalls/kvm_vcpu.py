@@ -11,17 +11,28 @@ from typing import Any
 
 import numpy as np
 
-from vpmu_emu.linux.cpuid import CAP_PEBS_FORMAT, Leaf, capabilities_fit, has_debug_store
+from vpmu_emu.linux.calls import CALL_PERF_RELEASE
+from vpmu_emu.linux.cpuid import (
+    CAP_LBR_FMT,
+    CAP_PEBS_FORMAT,
+    Leaf,
+    capabilities_fit,
+    guest_cpuid_shape,
+    has_debug_store,
+    vmx_get_perf_capabilities,
+)
 from vpmu_emu.linux.state import (
     CTX_TASK,
     KVM_REQ_EVENT,
     MODE_NAMES,
+    MODE_NONE,
     MODE_PASSTHROUGH,
     MP_STATE_WAIT_FOR_SIPI,
     MSR_OP_GET,
     MSR_OP_SET,
 )
 from vpmu_emu.linux.syscalls.host import Errno, Host, Restart
+from vpmu_emu.linux.syscalls.tasks import sleep_until
 from vpmu_emu.linux.vm import (
     ALL_ONES,
     kvm_pmu_refresh,
@@ -39,7 +50,7 @@ from vpmu_emu.machine.lapic import (
 )
 from vpmu_emu.machine.state import N_CPUID, NEVER, REG_FS, REG_GS
 from vpmu_emu.tables.linux import ERRNO, STRUCTS, constant
-from vpmu_emu.tables.msrs import row_of
+from vpmu_emu.tables.msrs import MSRS, row_of, rules
 
 RUN_PAGES = 3  # struct kvm_run, the data of port I/O, the ring of coalesced MMIO
 UNMAPPED = ALL_ONES  # a memory slot behind which the VMM has nothing
@@ -71,8 +82,6 @@ def lock(host: Host, k: int) -> None:
     vcpu, task = host.S.vcpus[k], host.task
     if int(vcpu.task) < 0 or int(vcpu.task) == host.task_row:
         return
-    from vpmu_emu.linux.syscalls.tasks import sleep_until
-
     sleep_until(host, task, int(host.core.t) + MUTEX_WAIT)
     raise Restart(host.cpu)
 
@@ -87,8 +96,6 @@ def _vm(host: Host, vcpu: Any) -> Any:
 
 def release_events(host: Host, k: int) -> None:
     """Give back the perf events of a vCPU's counters (kvm_pmu_destroy, kvm_pmu_reset)."""
-    from vpmu_emu.linux.calls import CALL_PERF_RELEASE
-
     pmu = host.S.vcpus[k].pmu
     for pmc in pmu.pmcs:
         row = int(pmc.perf_event)
@@ -284,8 +291,6 @@ class _RefusedError(_NoMsrError):
 
 def _family(vcpu: Any, index: int) -> tuple[str, int]:
     """(name of the family, its row) of an MSR that the guest has."""
-    from vpmu_emu.tables.msrs import MSRS
-
     found = row_of(index)
     if found is None:
         raise _NoMsrError
@@ -418,11 +423,25 @@ def set_msr(host: Host, k: int, index: int, value: int) -> None:
         raise _NoMsrError
 
 
+def msrs_to_save(host: Host) -> list[int]:
+    """What the vCPU of a guest with everything that KVM offers keeps in MSRs; its APIC is not of it."""
+    config = host.S.config
+    mode = MODE_NAMES[int(config.mode)]
+    everything = vmx_get_perf_capabilities(host.model.shape(), mode) & ~CAP_LBR_FMT  # LBRs are not saved
+    settings = {"version": 0} if int(config.mode) == MODE_NONE else {"perf_caps": everything}
+    shape = guest_cpuid_shape(host.model.shape(), settings, int(config.fixed_cap), mode)
+    exists = rules("kvm", shape).exists_count
+    return [
+        row.index + n * row.stride
+        for k, row in enumerate(MSRS)
+        if not row.name.startswith(("IA32_X2APIC", "MSR_K7", "IA32_PRED_CMD"))
+        for n in range(int(exists[k]))
+    ]
+
+
 def _absent_is_fine(host: Host, index: int, value: int) -> bool:
     """An MSR of KVM_GET_MSR_INDEX_LIST that this guest lacks may be read as 0 and written 0."""
-    from vpmu_emu.linux.syscalls.kvm import _msrs_to_save
-
-    return value == 0 and index in _msrs_to_save(host)
+    return value == 0 and index in msrs_to_save(host)
 
 
 def _msrs(host: Host, arg: int) -> tuple[int, Any]:
