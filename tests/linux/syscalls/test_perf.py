@@ -552,7 +552,9 @@ def test_set_output_shares_a_ring():
     assert kernel.call("ioctl", b, request, a) == -ERRNO["EINVAL"]  # a has no ring
     at = kernel.call("mmap", 0, 3 * PAGE, 3, SHARED, a, 0)
     assert kernel.call("ioctl", b, request, a) == 0
-    assert kernel.call("mmap", 0, 3 * PAGE, 3, SHARED, b, 0) == -ERRNO["EINVAL"]
+    assert kernel.call("mmap", 0, 3 * PAGE, 3, SHARED, b, 0) == -ERRNO["EBUSY"]
+    assert kernel.call("mmap", 0, 2 * PAGE, 3, SHARED, b, 0) == -ERRNO["EINVAL"]
+    assert kernel.call("ioctl", a, request, (1 << 64) - 1) == -ERRNO["EINVAL"]  # it is mapped
     kernel.run(60_000)
     records, ids = kernel.host.get_user(at + 1024, 8) // 32, set()
     assert records >= 8
@@ -565,9 +567,45 @@ def test_set_output_shares_a_ring():
     assert kernel.call("ioctl", b, request, (1 << 64) - 1) == 0
     assert kernel.call("ioctl", a, constant("PERF_EVENT_IOC_PAUSE_OUTPUT"), 0) == 0
     kernel.run(30_000)
-    more = kernel.host.get_user(at + 1024, 8) // 32
-    new = {kernel.host.get_user(at + PAGE + 32 * k + 8, 8) for k in range(records, more)}
-    assert new == {1}
+    more = (kernel.host.get_user(at + 1024, 8) - 24) // 32
+    after = at + PAGE + 24  # PERF_RECORD_LOST: what came while it was paused
+    assert kernel.host.get_user(at + PAGE + 32 * records, 4) == 2
+    assert {kernel.host.get_user(after + 32 * k + 8, 8) for k in range(records, more)} == {1}
+
+
+def test_the_output_of_an_output_is_one_ring():
+    """PERF_FLAG_FD_OUTPUT with an event that writes elsewhere itself."""
+    kernel = Kernel().start()
+    sampled = {"sample_period": 300, "sample_type": 0x10041, "flags": USER}
+    a, b = event(kernel, **sampled), event(kernel, **sampled)
+    at = kernel.call("mmap", 0, 3 * PAGE, 3, SHARED, a, 0)
+    assert kernel.call("ioctl", b, constant("PERF_EVENT_IOC_SET_OUTPUT"), a) == 0
+    both = c("FLAG_FD_OUTPUT") | c("FLAG_FD_NO_GROUP")
+    assert event(kernel, group=b, open_flags=both, **sampled) > 0
+    kernel.run(60_000)
+    records = kernel.host.get_user(at + 1024, 8) // 32
+    ids = {kernel.host.get_user(at + PAGE + 32 * k + 8, 8) for k in range(records)}
+    assert ids == {1, 2, 3}
+
+
+@pytest.mark.parametrize(("kind", "allowed"), [(HARDWARE, 1), (SOFTWARE, 0)])
+def test_only_a_page_of_the_core_pmu_allows_rdpmc(kind, allowed):
+    kernel = Kernel().start()
+    fd = event(kernel, type=kind)
+    at = kernel.call("mmap", 0, PAGE, 3, SHARED, fd, 0)
+    found = STRUCTS["perf_event_mmap_page"].read(kernel.host.copy_from_user(at, 1088))
+    assert int(found["capabilities"]) == 0b11010 | allowed << 2
+    assert int(kernel.S.mms[0].perf_rdpmc_allowed) == allowed
+
+
+def test_an_uncore_event_counts_whichever_core_it_was_asked_of():
+    kernel = Kernel(IDLE, cores=2).start()
+    fds = [event(kernel, pid=-1, cpu=k, type=UNCORE, config=1) for k in (0, 1)]
+    assert event(kernel, pid=-1, cpu=1, type=UNCORE, config=1, group=fds[0]) > 0
+    kernel.run(2000)
+    kernel.S.this_cpu = 0
+    values = [words(kernel, fd)[0] for fd in fds]
+    assert min(values) >= 2000
 
 
 # --- what becomes of events -----------------------------------------------------------------------------

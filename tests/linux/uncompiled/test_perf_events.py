@@ -8,13 +8,22 @@ import numpy as np
 import pytest
 
 from tests.linux.guests import system, window
-from tests.linux.uncompiled.test_perf_laws import BRANCHES, INSTRUCTIONS, REF, USER, Machine
+from tests.linux.uncompiled.test_perf_laws import (
+    BRANCHES,
+    GUEST_USER,
+    INSTRUCTIONS,
+    REF,
+    USER,
+    Machine,
+)
+from vpmu_emu.linux.calls import CALL_PERF_PERIOD, CALL_PERF_RESET, kernel_call
 from vpmu_emu.linux.hostevents import HostEvent
 from vpmu_emu.linux.perf.event import (
     EBUSY,
     EINVAL,
     ENOENT,
     EOPNOTSUPP,
+    perf_event_create_kernel_counter,
     perf_event_disable,
     perf_event_enable,
     perf_event_exit_task,
@@ -28,14 +37,16 @@ from vpmu_emu.linux.perf.output import KERNEL_TEXT
 from vpmu_emu.linux.perf.overflow import perf_calculate_period
 from vpmu_emu.linux.perf.pmi import charge, perf_event_task_tick
 from vpmu_emu.linux.perf.report import closed_report, error_report, perf_report, remember
-from vpmu_emu.linux.perf.sched import perf_event_task_sched
+from vpmu_emu.linux.perf.sched import perf_event_task_sched, perf_rotate_context
 from vpmu_emu.linux.perf.swevent import perf_sw_event, perf_swevent_hrtimer
-from vpmu_emu.linux.perf.times import sched_clock
+from vpmu_emu.linux.perf.times import ATTR_EXCLUDE_HOST, ATTR_PINNED, sched_clock
 from vpmu_emu.linux.perf.userpage import perf_event_update_userpage
 from vpmu_emu.linux.space import CR4_PCE, SPACES_OF_A_CORE, x86_pmu_event_mapped
 from vpmu_emu.linux.state import (
     CTX_TASK,
     FROM_USER,
+    KVM_REQ_PMU,
+    OWNER_KVM,
     PERF_EVENT_STATE_ACTIVE,
     PERF_EVENT_STATE_ERROR,
     PERF_EVENT_STATE_EXIT,
@@ -171,6 +182,71 @@ def test_members_outlive_their_leader(machine):
     assert int(perf_event_read_value(S, E, member)) == 7
 
 
+def test_members_of_a_pinned_leader_that_is_closed_are_flexible(machine):
+    """Only a leader is pinned: what it led waits behind everybody else, and never is in ERROR."""
+    S, E = machine.S, machine.E
+    leader = machine.open(config=INSTRUCTIONS, pinned=1)
+    member = machine.open(config=REF, leader=leader)
+    other = machine.open(config=REF)
+    assert states(machine, leader, member, other) == [ACTIVE, ACTIVE, INACTIVE]
+    perf_event_release_kernel(S, E, leader)
+    assert states(machine, member, other) == [ACTIVE, INACTIVE]
+    taker = machine.open(config=REF, pinned=1)
+    assert states(machine, member, other, taker) == [INACTIVE, INACTIVE, ACTIVE]
+    perf_event_release_kernel(S, E, taker)
+    machine.open(config=BRANCHES)  # all flexible ones go out and in
+    assert states(machine, member, other) == [INACTIVE, ACTIVE]
+
+
+# --- who is scheduled when ------------------------------------------------------------------------------
+def test_what_was_not_taken_out_is_not_looked_at(machine):
+    """ctx->is_active: a task's event gets what is free although one of the CPU waits for it."""
+    S, E = machine.S, machine.E
+    perf_event_task_sched(S, E, CTX_TASK)
+    first = machine.open(config=REF)
+    waits = machine.open(config=REF)
+    assert states(machine, first, waits) == [ACTIVE, INACTIVE]
+    perf_event_release_kernel(S, E, first)
+    assert states(machine, waits) == [INACTIVE]  # until the next rotation
+    task = machine.open(config=REF, ctx=CTX_TASK)
+    assert states(machine, waits, task) == [INACTIVE, ACTIVE]
+    perf_event_task_sched(S, E, -1)
+    perf_event_task_sched(S, E, CTX_TASK)
+    assert states(machine, waits, task) == [INACTIVE, ACTIVE]
+    perf_rotate_context(S, E)
+    assert states(machine, waits, task) == [ACTIVE, INACTIVE]
+    pinned = machine.open(config=BRANCHES, ctx=CTX_TASK, pinned=1)  # all flexible ones go out and in
+    assert states(machine, waits, task, pinned) == [ACTIVE, INACTIVE, ACTIVE]
+
+
+def test_rotation_turns_only_events_that_may_run_here(machine):
+    """One bound to another CPU is in the list of its task, but not in this CPU's part of it."""
+    S, E = machine.S, machine.E
+    pinned = machine.open(config=REF, pinned=1)
+    perf_event_task_sched(S, E, CTX_TASK)
+    there = machine.open(config=REF, ctx=CTX_TASK, cpu=1)
+    blocks = machine.open(config=REF, ctx=CTX_TASK)
+    behind = machine.open(config=BRANCHES, ctx=CTX_TASK)
+    perf_event_disable(S, E, behind)
+    perf_event_enable(S, E, behind)
+    assert states(machine, pinned, there, blocks, behind) == [ACTIVE, INACTIVE, INACTIVE, INACTIVE]
+    perf_rotate_context(S, E)
+    assert states(machine, there, blocks, behind) == [INACTIVE, INACTIVE, ACTIVE]
+
+
+def test_an_event_that_reaches_its_limit_as_its_task_leaves_is_off(machine):
+    """event_sched_out() sees pending_disable: the switch itself is what was counted."""
+    S, E = machine.S, machine.E
+    i = machine.open(**SOFTWARE, config=CONTEXT_SWITCHES, ctx=CTX_TASK, sample_period=1)
+    S.perf_events[i].event_limit = 2  # PERF_EVENT_IOC_REFRESH
+    perf_event_task_sched(S, E, CTX_TASK)
+    for _ in range(3):
+        for ctx in (-1, CTX_TASK):
+            perf_event_task_sched(S, E, ctx)
+            charge(S, E, 0)
+    assert (states(machine, i), int(S.perf_events[i].samples)) == ([OFF], 2)
+
+
 def test_an_event_bound_to_another_cpu_only_waits(machine):
     S, E = machine.S, machine.E
     here = machine.open(config=INSTRUCTIONS, ctx=CTX_TASK, cpu=0, pinned=1)
@@ -244,6 +320,22 @@ def test_a_frequency_is_found(machine):
     assert abs((int(event.samples) - before) / seconds - 10_000) < 1000
 
 
+def test_a_frequency_survives_a_reset(machine):
+    """PERF_EVENT_IOC_RESET: the count is behind that of the last tick, and tells nothing about the rate."""
+    S, E = machine.S, machine.E
+    i = machine.open(config=INSTRUCTIONS, sample_freq=1000, exclude_kernel=1)
+    event = S.perf_events[i]
+    event.period = event.period_left = 100_000
+    machine.work(USER, 500_000, 0, 500_000)
+    perf_event_task_tick(S, E)
+    before = int(event.period)
+    kernel_call(S, machine.M, E, CALL_PERF_RESET, i, 0)
+    machine.work(USER, 10, 0, 10)
+    perf_event_task_tick(S, E)
+    assert int(event.count) == 10
+    assert int(event.period) == before
+
+
 # --- rings ----------------------------------------------------------------------------------------------
 def ring(machine, i, pages=1):
     event = machine.S.perf_events[i]
@@ -298,6 +390,70 @@ def test_a_group_reads_all_its_members(machine):
     machine.work(USER, 1000, 77, 5000)
     ((_, _, words),) = records(machine, event)
     assert words == (2, 1000, ids[0], 77, ids[1])
+
+
+def test_the_order_of_a_group_is_that_of_joining(machine):
+    """Rows of the record are used again; what read() and a sample tell is not in their order."""
+    S, E = machine.S, machine.E
+    gone = machine.open(config=REF)
+    leader = machine.open(
+        config=INSTRUCTIONS, sample_period=1000, exclude_kernel=1, sample_type=0x10, read_format=8
+    )
+    first = machine.open(config=BRANCHES, exclude_kernel=1, leader=leader)
+    perf_event_release_kernel(S, E, gone)
+    second = machine.open(config=INSTRUCTIONS, exclude_kernel=1, leader=leader)
+    assert second < leader < first
+    event = ring(machine, leader)
+    machine.work(USER, 1000, 77, 5000)
+    ((_, _, words),) = records(machine, event)
+    assert words == (3, 1000, 77, 1000)
+
+
+def test_a_sample_has_its_events_format_in_the_ring_of_another(machine):
+    S = machine.S
+    a = machine.open(config=BRANCHES, exclude_kernel=1, read_format=0)
+    b = machine.open(
+        config=INSTRUCTIONS, sample_period=1000, exclude_kernel=1, sample_type=0x10, read_format=7
+    )
+    event = ring(machine, a)
+    S.perf_events[b].output = a
+    machine.work(USER, 1000, 10, 5000)
+    ((kind, _, words),) = records(machine, event)
+    assert (kind, len(words), words[0], words[3]) == (9, 4, 1000, int(S.perf_events[b].id))
+
+
+def test_a_sample_of_a_child_reads_the_child(machine):
+    """inherit_and_sample_read(): counts of one task each, under the id that the program knows."""
+    S, E = machine.S, machine.E
+    i = machine.open(
+        config=INSTRUCTIONS, ctx=CTX_TASK, inherit=1, exclude_kernel=1, sample_period=1000,
+        sample_type=0x12, read_format=4,
+    )  # fmt: skip
+    event = ring(machine, i)
+    assert fork(machine, 0, 1) == 0
+    perf_event_task_sched(S, E, CTX_TASK + 1)
+    machine.work(USER, 1000, 10, 5000)
+    perf_event_exit_task(S, E, 1)
+    perf_event_task_sched(S, E, CTX_TASK)
+    machine.work(USER, 1000, 10, 5000)
+    machine.work(USER, 1000, 10, 5000)
+    assert [w[1:] for _, _, w in records(machine, event)] == [
+        (1000, int(event.id)), (1000, int(event.id)), (2000, int(event.id)),
+    ]  # fmt: skip
+
+
+def test_what_a_paused_ring_misses_is_lost(machine):
+    i = machine.open(config=INSTRUCTIONS, sample_period=100, exclude_kernel=1, sample_type=1)
+    event = ring(machine, i)
+    event.paused = 1
+    for _ in range(3):
+        machine.work(USER, 100, 0, 100)
+    assert records(machine, event) == []
+    assert int(event.lost) == 3
+    event.paused = 0
+    machine.work(USER, 100, 0, 100)
+    kind, _, words = records(machine, event)[0]
+    assert (kind, words[-1]) == (2, 3)
 
 
 def test_the_kernel_has_a_symbolic_address(machine):
@@ -379,6 +535,22 @@ def test_samples_of_a_guest():
         rips.add(rip)
     code = made.program.segments[0]
     assert all(code.addr <= rip < code.addr + len(code.data) for rip in rips)
+
+
+def test_an_overflow_is_of_the_vcpu_whose_event_it_is(machine):
+    """A thread that runs two vCPUs has the events of both, whichever it runs now."""
+    S, E = machine.S, machine.E
+    S.this_vcpu = 1
+    i = perf_event_create_kernel_counter(
+        S, E, 0, ATTR_PINNED | ATTR_EXCLUDE_HOST, U64(INSTRUCTIONS), U64(1000), OWNER_KVM, 3
+    )
+    S.vcpus[1].pmu.pmcs[3].perf_event = i
+    S.this_vcpu = 0
+    machine.work(GUEST_USER, 1000, 0, 100)
+    assert int(S.perf_events[i].samples) == 1
+    assert [int(S.vcpus[k].pmu.global_status) for k in (0, 1)] == [0, 1 << 3]
+    assert [int(S.vcpus[k].requests & KVM_REQ_PMU) for k in (0, 1)] == [0, int(KVM_REQ_PMU)]
+    assert int(S.this_vcpu) == 0
 
 
 # --- the mapped page ------------------------------------------------------------------------------------
@@ -529,6 +701,21 @@ def test_a_child_counts_for_the_event_of_its_parent(machine):
     assert [int(perf_event_read_value(S, E, i)) for i in (leader, member)] == [6100, 910]
     assert int(S.perf_events[leader].child_running) > 0
     assert len(machine.events()) == 3
+
+
+def test_a_thread_counts_on_when_the_first_one_has_ended(machine):
+    """The state of a copy is that of the event of the task that clones, its period that of the origin."""
+    S, E = machine.S, machine.E
+    i = machine.open(config=INSTRUCTIONS, ctx=CTX_TASK, inherit=1, exclude_kernel=1, sample_period=1 << 20)
+    assert fork(machine, 0, 1) == 0
+    kernel_call(S, machine.M, E, CALL_PERF_PERIOD, i, 1 << 21)
+    perf_event_exit_task(S, E, 0)
+    assert fork(machine, 1, 2) == 0
+    perf_event_task_sched(S, E, CTX_TASK + 2)
+    machine.work(USER, 100, 10, 100)
+    assert int(perf_event_read_value(S, E, i)) == 100
+    (copy,) = (k for k in machine.events() if int(S.perf_events[k].ctx) == CTX_TASK + 2)
+    assert int(S.perf_events[copy].period) == int(S.perf_events[copy].sample_period) == 1 << 21
 
 
 def test_events_of_a_task_that_ends_keep_their_count(machine):

@@ -47,12 +47,15 @@ def __kvm_perf_overflow(S, E, i, in_pmi):
 
 
 @jit()
-def kvm_perf_overflow(S, E, i):
-    """The event behind pmc i has ended a period."""
-    pmu = S.vcpus[S.this_vcpu].pmu
+def kvm_perf_overflow(S, E, vcpu, i):
+    """The event behind pmc i of a vCPU has ended a period."""
+    pmu = S.vcpus[vcpu].pmu
     # A bit that is set already means that the guest is changing this counter: the overflow is stale.
     if pmu.reprogram_pmi & pmc_bit(i) != ZERO:
         return
+    here = S.this_vcpu
+    S.this_vcpu = vcpu  # a thread that runs several vCPUs has the events of all
     pmu.reprogram_pmi |= pmc_bit(i)
     __kvm_perf_overflow(S, E, i, 1)
     kvm_make_request(S, E, KVM_REQ_PMU)
+    S.this_vcpu = here

@@ -293,10 +293,11 @@ def _free(S, E, i):
     for k in range(S.perf_rows):
         member = S.perf_events[k]
         if member.used != 0 and member.leader == i:
+            # Flexible, for only a leader is pinned, the last of the list, and on the PMU of the group.
             perf_event_update_time(S, k)
             member.leader = k
-            member.pinned = event.pinned
-            member.pmu_ctx = pmu_of(member.pmu_type)
+            member.order = S.list_end
+            S.list_end += 1
     for cpu in range(N_CORES):
         for k in range(N_IDX):
             if S.percpu[cpu].last_event[k] == i:

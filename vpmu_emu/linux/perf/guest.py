@@ -8,7 +8,12 @@ from __future__ import annotations
 
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.native import APIC_DM_NMI, APIC_LVT_MASKED, MSR_APIC_LVTPC, wrmsrl
-from vpmu_emu.linux.perf.sched import event_sched_out, next_group, perf_event_sched_in
+from vpmu_emu.linux.perf.sched import (
+    ALL_CLASSES,
+    event_sched_out,
+    next_group,
+    perf_event_sched_in,
+)
 from vpmu_emu.linux.perf.times import perf_event_set_state
 from vpmu_emu.linux.perf.x86 import perf_pmu_disable, perf_pmu_enable
 from vpmu_emu.linux.state import (
@@ -83,7 +88,7 @@ def perf_guest_exit(S, E):
     if empty:
         return
     perf_pmu_disable(S, E)
-    perf_event_sched_in(S, E)
+    perf_event_sched_in(S, E, ALL_CLASSES)
     perf_pmu_enable(S, E)
 
 

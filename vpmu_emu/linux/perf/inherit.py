@@ -37,17 +37,18 @@ def perf_event_init_task(S: Any, install: Callable[[int], int], parent: int, chi
         if row is None:
             return -12
         copy = S.perf_events[row]
-        S.perf_events[row] = event
+        S.perf_events[row] = S.perf_events[origin]  # its attributes
         copy.ctx = CTX_TASK + child
         copy.parent = origin
         copy.leader = copies.get(int(event.leader), row)
-        wants = int(S.perf_events[origin].state) >= PERF_EVENT_STATE_INACTIVE
+        # The state is that of the task which clones: that of the origin may be over.
+        wants = int(event.state) >= PERF_EVENT_STATE_INACTIVE
         copy.state = PERF_EVENT_STATE_INACTIVE if wants else PERF_EVENT_STATE_OFF
         errno = install(row)
         if errno != 0:
             return errno
         # the period that the frequency has found so far
-        copy.period = copy.last_period = copy.period_left = event.period
+        copy.period = copy.last_period = copy.period_left = S.perf_events[origin].period
         copies[i] = row
     return 0
 

@@ -95,7 +95,11 @@ def perf_output_begin(M, ring, owner, header, size):
 
     `owner` is the event that a program knows, `ring` the one whose ring it writes into.
     """
-    if ring.buffer_pages == 0 or ring.paused != 0:
+    if ring.buffer_pages == 0:
+        return False
+    if ring.paused != 0:
+        owner.lost += ONE
+        ring.rb_lost += ONE
         return False
     space = U64(ring.buffer_pages << 12)
     lost = ring.rb_lost
@@ -144,48 +148,67 @@ def _read_words(S, i):
 
 @jit()
 def _put_value(S, E, M, ring, k):
-    member = S.perf_events[k]
-    if member.state == PERF_EVENT_STATE_ACTIVE:
+    if S.perf_events[k].state == PERF_EVENT_STATE_ACTIVE:
         event_update(S, E, k)
-    _put(M, ring, member.count + member.child_count)
+    _put(M, ring, S.perf_events[k].count)
 
 
 @jit()
-def _put_times(S, M, ring, k):
-    perf_event_update_time(S, k)
-    member = S.perf_events[k]
-    if ring.read_format & FORMAT_TOTAL_TIME_ENABLED != ZERO:
-        _put(M, ring, sched_clock(S, member.total_time_enabled + member.child_enabled))
-    if ring.read_format & FORMAT_TOTAL_TIME_RUNNING != ZERO:
-        _put(M, ring, sched_clock(S, member.total_time_running + member.child_running))
+def _put_times(S, M, ring, form, enabled, running):
+    if form & FORMAT_TOTAL_TIME_ENABLED != ZERO:
+        _put(M, ring, sched_clock(S, enabled))
+    if form & FORMAT_TOTAL_TIME_RUNNING != ZERO:
+        _put(M, ring, sched_clock(S, running))
 
 
 @jit()
-def _put_ids(M, ring, member):
-    if ring.read_format & FORMAT_ID != ZERO:
-        _put(M, ring, member.id)
-    if ring.read_format & FORMAT_LOST != ZERO:
-        _put(M, ring, member.lost)
+def _put_ids(S, M, ring, form, k):
+    if form & FORMAT_ID != ZERO:
+        _put(M, ring, primary_event(S, k).id)
+    if form & FORMAT_LOST != ZERO:
+        _put(M, ring, S.perf_events[k].lost)
+
+
+@jit()
+def _next_member(S, leader, after):
+    # Who joined the group next after the event with id `after`; -1 at the end. Rows are used again.
+    found = -1
+    for k in range(S.perf_rows):
+        member = S.perf_events[k]
+        if member.used == 0 or member.leader != leader or k == leader or member.id <= after:
+            continue
+        if found < 0 or member.id < S.perf_events[found].id:
+            found = k
+    return found
 
 
 @jit()
 def perf_output_read(S, E, M, ring, i):
-    """PERF_SAMPLE_READ: the same words as read() gives. Modifies memory."""
+    """PERF_SAMPLE_READ: what read() gives, but of this task alone. Modifies memory.
+
+    Of an event with its children that means counts of its own (inherit_and_sample_read). Times are those
+    of the event that is sampled, in a group too.
+    """
+    perf_event_update_time(S, i)
     event = S.perf_events[i]
-    leader = event.leader
-    if event.read_format & FORMAT_GROUP == ZERO:
+    form = event.read_format
+    enabled = event.total_time_enabled
+    running = event.total_time_running
+    if form & FORMAT_GROUP == ZERO:
         _put_value(S, E, M, ring, i)
-        _put_times(S, M, ring, i)
-        _put_ids(M, ring, event)
+        _put_times(S, M, ring, form, enabled + event.child_enabled, running + event.child_running)
+        _put_ids(S, M, ring, form, i)
         return
-    _put(M, ring, _members(S, leader))
-    _put_times(S, M, ring, leader)
-    for turn in range(2):  # the leader first
-        for k in range(S.perf_rows):
-            member = S.perf_events[k]
-            if member.used != 0 and member.leader == leader and (k == leader) == (turn == 0):
-                _put_value(S, E, M, ring, k)
-                _put_ids(M, ring, member)
+    k = event.leader
+    _put(M, ring, _members(S, k))
+    _put_times(S, M, ring, form, enabled, running)
+    after = ZERO
+    while k >= 0:  # the leader first
+        _put_value(S, E, M, ring, k)
+        _put_ids(S, M, ring, form, k)
+        if k != event.leader:
+            after = S.perf_events[k].id
+        k = _next_member(S, event.leader, after)
 
 
 @jit()

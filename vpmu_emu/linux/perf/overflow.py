@@ -100,7 +100,7 @@ def perf_event_overflow(S, E, i, throttle):
     stop = _account_interrupt(S, E, i, throttle)
     if event.owner == OWNER_KVM:
         retire(S, E, COST_KVM_OVERFLOW)
-        kvm_perf_overflow(S, E, event.pmc)
+        kvm_perf_overflow(S, E, event.vcpu, event.pmc)
     else:
         perf_event_output(S, E, i)
         if event.event_limit > 0:

@@ -5,6 +5,8 @@ arch/x86/events/core.c, intel/core.c; throttling in kernel/events/core.c.
 
 from __future__ import annotations
 
+import numpy as np
+
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.hrtimer import host_timer_program
 from vpmu_emu.linux.native import APIC_DM_NMI, MSR_APIC_LVTPC, cost, rdmsrl, retire, wrmsrl
@@ -174,12 +176,12 @@ def perf_adjust_freq_unthr_context(S, E, i):
         return
     if core:
         x86_pmu_stop(S, E, i, 1)
-    delta = event.count - event.freq_count
+    delta = np.int64(event.count - event.freq_count)  # negative after PERF_EVENT_IOC_RESET
     event.freq_count = event.count
-    if delta != ZERO:
-        perf_adjust_period(S, E, i, sched_clock(S, S.config.tick_interval), delta, 0)
+    if delta > 0:
+        perf_adjust_period(S, E, i, sched_clock(S, S.config.tick_interval), U64(delta), 0)
     if core:
-        x86_pmu_start(S, E, i, 1 if delta != ZERO else 0)
+        x86_pmu_start(S, E, i, 1 if delta > 0 else 0)
 
 
 @jit()

@@ -37,12 +37,20 @@ from vpmu_emu.linux.state import (
     PERF_EVENT_STATE_ACTIVE,
     PERF_EVENT_STATE_ERROR,
     PERF_EVENT_STATE_INACTIVE,
+    PERF_EVENT_STATE_OFF,
     PMU_CORE,
 )
 from vpmu_emu.linux.trace_kinds import TR_ROTATE
 from vpmu_emu.machine.ring import emit
 from vpmu_emu.machine.state import NEVER
 from vpmu_emu.machine.u64 import ONE, ZERO
+
+# lists of groups on a CPU, first come first served
+CPU_PINNED = 1
+TASK_PINNED = 2
+CPU_FLEXIBLE = 4
+TASK_FLEXIBLE = 8
+ALL_CLASSES = 15
 
 COST_SCHED_IN = cost("event_sched_in")
 COST_SCHED_OUT = cost("event_sched_out")
@@ -64,17 +72,22 @@ def next_group(S, ctx, pinned, after):
 
 @jit()
 def event_sched_out(S, E, i):
-    """Take one event off the hardware: ACTIVE becomes INACTIVE."""
-    if S.perf_events[i].state != PERF_EVENT_STATE_ACTIVE:
+    """Take one event off the hardware: ACTIVE becomes INACTIVE, or OFF if it has reached its limit."""
+    event = S.perf_events[i]
+    if event.state != PERF_EVENT_STATE_ACTIVE:
         return
-    if pmu_of(S.perf_events[i].pmu_type) != PMU_CORE:
+    state = PERF_EVENT_STATE_INACTIVE
+    if event.event_limit < 0:  # pending_disable: its task may leave before perf_pending_disable() comes
+        event.event_limit = 0
+        state = PERF_EVENT_STATE_OFF
+    if pmu_of(event.pmu_type) != PMU_CORE:
         event_update(S, E, i)
-        perf_event_set_state(S, E, i, PERF_EVENT_STATE_INACTIVE)
+        perf_event_set_state(S, E, i, state)
         return
     perf_pmu_disable(S, E)
     retire(S, E, COST_SCHED_OUT)
     x86_pmu_del(S, E, i)
-    perf_event_set_state(S, E, i, PERF_EVENT_STATE_INACTIVE)
+    perf_event_set_state(S, E, i, state)
     perf_pmu_enable(S, E)
 
 
@@ -186,14 +199,21 @@ def ctx_sched_in(S, E, ctx, pinned):
 
 
 @jit()
-def perf_event_sched_in(S, E):
-    """Both contexts, in order of priority; what is in stays in."""
+def perf_event_sched_in(S, E, classes):
+    """Those lists of both contexts that were taken out, in order of priority.
+
+    In the other ones (ctx->is_active) who waits goes on waiting for the rotation, whatever has become free.
+    """
     cpu_ctx = S.this_cpu
     task_ctx = S.percpu[S.this_cpu].task_ctx
-    ctx_sched_in(S, E, cpu_ctx, 1)
-    ctx_sched_in(S, E, task_ctx, 1)
-    ctx_sched_in(S, E, cpu_ctx, 0)
-    ctx_sched_in(S, E, task_ctx, 0)
+    if classes & CPU_PINNED != 0:
+        ctx_sched_in(S, E, cpu_ctx, 1)
+    if classes & TASK_PINNED != 0:
+        ctx_sched_in(S, E, task_ctx, 1)
+    if classes & CPU_FLEXIBLE != 0:
+        ctx_sched_in(S, E, cpu_ctx, 0)
+    if classes & TASK_FLEXIBLE != 0:
+        ctx_sched_in(S, E, task_ctx, 0)
 
 
 @jit()
@@ -202,14 +222,18 @@ def ctx_resched(S, E, ctx, pinned):
     cpu_ctx = S.this_cpu
     task_ctx = S.percpu[S.this_cpu].task_ctx
     perf_pmu_disable(S, E)
+    classes = TASK_FLEXIBLE
     if pinned != 0:
         ctx_sched_out(S, E, task_ctx, 1, 0)
+        classes |= TASK_PINNED
     ctx_sched_out(S, E, task_ctx, 0, 0)
     if ctx < CTX_TASK and pinned != 0:
         ctx_sched_out(S, E, cpu_ctx, 1, 0)
+        classes |= CPU_PINNED
     if ctx < CTX_TASK or pinned != 0:
         ctx_sched_out(S, E, cpu_ctx, 0, 0)
-    perf_event_sched_in(S, E)
+        classes |= CPU_FLEXIBLE
+    perf_event_sched_in(S, E, classes)
     perf_pmu_enable(S, E)
 
 
@@ -251,9 +275,11 @@ def perf_event_task_sched(S, E, ctx):
     host.task_ctx = ctx
     if _ctx_has(S, ctx, 0):
         perf_pmu_disable(S, E)
+        classes = TASK_PINNED | TASK_FLEXIBLE
         if _ctx_has(S, ctx, 1):  # CPU-flexible events give way to the task's pinned ones
             ctx_sched_out(S, E, S.this_cpu, 0, 0)
-        perf_event_sched_in(S, E)
+            classes |= CPU_FLEXIBLE
+        perf_event_sched_in(S, E, classes)
         if host.lbr_users > 0:
             intel_pmu_lbr_sched_task(S, E, ctx, 1)
         perf_pmu_enable(S, E)
@@ -265,17 +291,19 @@ def perf_event_task_sched(S, E, ctx):
 
 @jit()
 def _event_to_rotate(S, ctx):
-    # ctx_event_to_rotate(): the first that is on the hardware, else the first of all
+    # ctx_event_to_rotate(): the first that is on the hardware, else the first of those bound to no CPU,
+    # else of those bound to this one
     S.contexts[ctx].rotate_necessary = 0
     first = -1
     i = next_group(S, ctx, 0, -1)
     while i >= 0:
-        if S.perf_events[i].pmu_ctx == PMU_CORE:
-            if S.perf_events[i].state == PERF_EVENT_STATE_ACTIVE:
+        event = S.perf_events[i]
+        if event.pmu_ctx == PMU_CORE and event_filter_match(S, event):
+            if event.state == PERF_EVENT_STATE_ACTIVE:
                 return i
-            if first < 0:
+            if first < 0 or (event.cpu < 0 and S.perf_events[first].cpu >= 0):
                 first = i
-        i = next_group(S, ctx, 0, S.perf_events[i].order)
+        i = next_group(S, ctx, 0, event.order)
     return first
 
 

@@ -321,6 +321,8 @@ def sys_perf_event_open(
         raise Errno("EOVERFLOW")
     if attr.use_clockid and attr.clockid not in CLOCKS:
         raise Errno("EINVAL")
+    if pmu_type == PERF_TYPE_UNCORE and ctx < CTX_TASK:
+        ctx = cpu = 0  # box->cpu: one core reads it for the socket
     if leader >= 0:
         _check_group(S.perf_events[leader], leader, attr, ctx, cpu)
     _check_supported(attr)
@@ -328,9 +330,7 @@ def sys_perf_event_open(
         raise Errno("ENODEV")
     i = _free_row(host)
     if output >= 0:
-        check_output(S, i, output, cpu, ctx)
-    if pmu_type == PERF_TYPE_UNCORE and ctx < CTX_TASK:
-        ctx = 0  # box->cpu: one core reads it for the socket
+        output = check_output(S, i, output, cpu, ctx)
     with host.on_cpu(active_cpu(host, ctx)):
         fill_row(
             S.perf_events[i],
@@ -428,12 +428,19 @@ def _mappings(S: Any, i: int) -> int:
     )
 
 
+def _user_read_cnt(S: Any, i: int) -> bool:
+    """PERF_EVENT_FLAG_USER_READ_CNT: only events of the core PMU are on counters that RDPMC reads."""
+    return int(S.perf_events[i].pmu_type) == PERF_TYPE_RAW
+
+
 def _rdpmc_allowed(host: Host, i: int) -> None:
-    """RDPMC works at CPL 3 in processes that have a perf page (x86_pmu_event_mapped); the page is told."""
+    """RDPMC works at CPL 3 in processes that have such a page (x86_pmu_event_mapped); the page is told."""
     for row, mm in enumerate(host.S.mms):
         if mm.users:
             mm.perf_rdpmc_allowed = sum(
-                1 for vma in mm.vmas if vma.length and int(vma.kind) == VMA_PERF
+                1
+                for vma in mm.vmas
+                if vma.length and int(vma.kind) == VMA_PERF and _user_read_cnt(host.S, int(vma.obj))
             )
             host.kernel_call(CALL_PERF_USERPAGE, i, row)
 
@@ -536,27 +543,30 @@ def _id(host: Host, i: int, arg: int) -> int:
     return 0
 
 
-def check_output(S: Any, i: int, output: int, cpu: int, ctx: int) -> None:
-    """perf_event_set_output(): event i may write into the ring of event `output`, or EINVAL."""
+def check_output(S: Any, i: int, output: int, cpu: int, ctx: int) -> int:
+    """perf_event_set_output(): whose ring event i writes into if it is told that of event `output`.
+
+    Raises:
+        Errno: EINVAL, it may not, or there is no ring.
+    """
     to = S.perf_events[output]
     if i == output or int(to.cpu) != cpu or (cpu == -1 and int(to.ctx) != ctx):
         raise Errno("EINVAL")
     if not to.buffer and int(to.output) < 0:
         raise Errno("EINVAL")
+    return output if to.buffer else int(to.output)
 
 
 def _set_output(host: Host, i: int, arg: int) -> int:
     S = host.S
     event = S.perf_events[i]
     fd = signed(arg, 32)
-    if fd == -1:
-        event.output = -1
-        return 0
-    to = _leader(host, fd)
-    check_output(S, i, to, int(event.cpu), int(event.ctx))
+    output = -1
+    if fd != -1:
+        output = check_output(S, i, _leader(host, fd), int(event.cpu), int(event.ctx))
     if event.buffer:
         raise Errno("EINVAL")
-    event.output = int(S.perf_events[to].output) if not S.perf_events[to].buffer else to
+    event.output = output
     return 0
 
 
@@ -624,8 +634,11 @@ def mmap(
         raise Errno("EINVAL")
     if pages & (pages - 1) if pages else False:
         raise Errno("EINVAL")
-    if int(event.output) >= 0 or (event.buffer and int(event.buffer_pages) != pages):
+    ring = event if int(event.output) < 0 else S.perf_events[int(event.output)]
+    if ring.buffer and int(ring.buffer_pages) != pages:
         raise Errno("EINVAL")
+    if int(event.output) >= 0:  # two events would write into one control page
+        raise Errno("EBUSY")
     start = place(host, address, length, flags)
     make_room(host, start, length, flags)
     fresh = not event.buffer
@@ -639,21 +652,21 @@ def mmap(
     if fresh:
         event.buffer, event.buffer_pages, event.head = hpa, pages, 0
         event.overwrite = int(not prot & PROT_WRITE)
-        _init_userpage(host, hpa, pages)
+        _init_userpage(host, i, hpa, pages)
     _rdpmc_allowed(host, i)
     return start
 
 
-def _init_userpage(host: Host, at: int, pages: int) -> None:
+def _init_userpage(host: Host, i: int, at: int, pages: int) -> None:
     """perf_event_init_userpage() and what never changes of arch_perf_update_userpage()."""
+    can = ["BIT0_IS_DEPRECATED", "USER_TIME", "USER_TIME_ZERO"]
+    if _user_read_cnt(host.S, i):
+        can.append("USER_RDPMC")
     page = CONTROL.new(
         size=CONTROL.offset("time_mask") + 8,
         data_offset=PAGE,
         data_size=pages * PAGE,
-        capabilities=sum(
-            constant(f"PERF_MMAP_CAP_{name}")
-            for name in ("BIT0_IS_DEPRECATED", "USER_RDPMC", "USER_TIME", "USER_TIME_ZERO")
-        ),
+        capabilities=sum(constant(f"PERF_MMAP_CAP_{name}") for name in can),
         pmc_width=host.model.gp_width,
         time_shift=31,
         time_mult=int(host.S.config.cyc2ns_mul),
