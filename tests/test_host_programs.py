@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from tests.asm.gnu import gnu
 from tests.conftest import ROOT
 from tests.linux.guests import run, system
-from tests.linux.syscalls.kernel import Kernel
+from tests.linux.syscalls.kernel import Kernel, program
 from vpmu_emu._jit import COMPILES
 from vpmu_emu.cli import main
 from vpmu_emu.linux.hostevents import HostEvent
@@ -55,6 +55,33 @@ def test_lockup(detector, cores, seen):
         assert lockup["since"] < 100_000
         least, most = (12, 24) if detector == "buddy" else (10, 20)
         assert least * 40_000 <= lockup["tsc"] <= most * 40_000 + lockup["since"] + 20_000
+
+
+ELSEWHERE = """
+_start:
+    mov edi, 0
+    mov esi, 8
+    lea rdx, [rip + second]
+    CALL_LINUX sched_setaffinity
+    mov edi, 3
+    CALL_LINUX iopl
+    mov al, {value}
+    out {port}, al
+    .data
+second: .quad 2
+"""
+
+
+@pytest.mark.uncompiled
+@pytest.mark.parametrize(("port", "value", "reason"), [(0xF4, 7, "debug-exit"), (0x64, 0xFE, "reset")])
+def test_a_run_may_end_on_the_second_core(port, value, reason):
+    """As it does when the VMM has been moved there."""
+    other = program(ELSEWHERE.format(port=port, value=value))
+    machine = system("1: jmp 1b\n", "emulated", cores=2, host=[other], max_insns=3_000_000)
+    stop = machine.run()
+    assert stop.reason == reason
+    if reason == "debug-exit":
+        assert machine.result(stop).to_json()["exit_code"] == value
 
 
 # --- laws of perf that the programs show, on the events of the first task -------------------------------

@@ -466,7 +466,7 @@ class System:
             STOP_NAMES,
         )
 
-        core = self.core
+        core = next((each for each in self.cores if int(each.stop)), self.core)
         ended, info = (int(core.stop), int(core.stop_info)) if code == RUN_STOPPED else (0, 0)
         if self.mode != "bare" and ended == STOP_HALTED and int(self.S.vcpus[0].ended):
             # Its VMM has left because the guest could not go on.

@@ -10,6 +10,8 @@ import pytest
 from tests.linux.syscalls.kernel import MIB, Kernel
 from vpmu_emu.linux.run_passthrough import run_host_passthrough
 from vpmu_emu.linux.syscalls import handle
+from vpmu_emu.linux.syscalls.files import leave_run
+from vpmu_emu.linux.syscalls.host import IN_USE
 from vpmu_emu.machine.state import RUN_SYSCALL
 from vpmu_emu.tables.linux import ERRNO, STRUCTS, constant
 
@@ -559,3 +561,61 @@ def test_a_vm_goes_with_its_last_file():
     assert kernel.call("munmap", at, 3 * 4096) == 0
     assert int(kernel.S.vms[0].used) == int(kernel.S.vcpus[0].used) == 0
     assert vmm.ioctl(vmm.kvm, "KVM_CREATE_VM") > 0
+
+
+def test_closing_everything_does_not_stop_a_guest():
+    """KVM_RUN holds the file of its vCPU: the VM goes when the guest has come out."""
+    vmm = Vmm()
+    kernel = vmm.kernel
+    vmm.load(b"\xe4\x71")  # in al, 0x71
+    assert vmm.ioctl(vmm.vcpu, "KVM_RUN") == 0
+    task = kernel.S.tasks[kernel.host.task_row]
+    assert int(task.vcpu) == 0
+    for fd in (vmm.vm, vmm.vcpu):
+        assert kernel.call("close", fd) == 0
+    pages = kernel.pages_in_use()
+    assert int(kernel.S.vms[0].used) == int(kernel.S.vcpus[0].used) == 1
+    leave_run(kernel.host, task)
+    assert int(kernel.S.vms[0].used) == int(kernel.S.vcpus[0].used) == 0
+    assert int(task.vcpu) == -1
+    assert kernel.pages_in_use() == pages - 6  # VMCS and bitmap and lists, struct kvm_run and the rest
+
+
+@pytest.mark.parametrize("mode", ["emulated", "passthrough"])
+@pytest.mark.parametrize(
+    ("code", "reason"), [(b"\xf4", "HLT"), (b"\xe6\xf4", "IO"), (b"\x0f\x30", "SHUTDOWN")]
+)
+def test_a_guest_without_cpuid_leaves_for_the_same(mode, code, reason):
+    """HLT, OUT and WRMSR never reach the processor, whatever the VMM forgot."""
+    vmm = Vmm(mode, irqchip=False, cpuid=False)
+    vmm.load(b"\xb9\x8f\x03\x00\x00" + code)  # mov ecx, IA32_PERF_GLOBAL_CTRL; ...
+    before = int(vmm.kernel.S.cores[0].pmu.global_ctrl)
+    assert vmm.run() == 0
+    assert int(vmm.kvm_run["exit_reason"]) == constant(f"KVM_EXIT_{reason}")
+    assert int(vmm.kernel.S.cores[0].stop) == 0
+    assert int(vmm.kernel.S.cores[0].pmu.global_ctrl) == before
+
+
+def test_memory_of_two_slots_is_free_when_both_are_gone():
+    vmm = Vmm()
+    kernel = vmm.kernel
+    at = kernel.call("mmap", 0, 4096, 3, 0x22, -1, 0)
+    page = next(int(v.hpa) for v in kernel.host.mm.vmas if int(v.start) == at) // 4096
+    for slot in (1, 2):
+        assert vmm.region(slot=slot, gpa=slot * 2 * RAM, size=4096, at=at) == 0
+    assert kernel.call("munmap", at, 4096) == 0
+    for slot in (1, 2):
+        assert int(kernel.host.mem_map[page]) == IN_USE
+        assert vmm.region(slot=slot, gpa=slot * 2 * RAM, size=0, at=at) == 0
+    assert int(kernel.host.mem_map[page]) != IN_USE
+
+
+def test_struct_kvm_run_is_no_memory_of_a_guest():
+    vmm = Vmm()
+    at = vmm.kernel.call("mmap", 0, 4096, 3, constant("MAP_SHARED"), vmm.vcpu, 0)
+    assert vmm.region(slot=1, gpa=2 * RAM, size=4096, at=at) == 0
+    vmm.load(b"\xf4")
+    assert vmm.run() == errno("EFAULT")
+    page = int(vmm.kernel.S.vcpus[0].run_page) // 4096
+    assert vmm.region(slot=1, gpa=2 * RAM, size=0, at=at) == 0
+    assert int(vmm.host.mem_map[page]) == IN_USE

@@ -196,7 +196,9 @@ def open_row(host: Host, space: int, kind: int, obj: int, mode: int, fd: int = -
 
 
 def opened(host: Host, kind: int, obj: int) -> bool:
-    """Whether any process has this object open or mapped."""
+    """Whether any process has this object open or mapped, or runs it: KVM_RUN holds its file (fdget)."""
+    if kind == FILE_VCPU and int(host.S.vcpus[obj].task) >= 0:
+        return True
     if any(int(f.kind) == kind and int(f.obj) == obj for f in host.S.files):
         return True
     return any(
@@ -208,7 +210,12 @@ def opened(host: Host, kind: int, obj: int) -> bool:
     )
 
 
-def _put(host: Host, kind: int, obj: int) -> None:
+def put(host: Host, kind: int, obj: int) -> None:
+    """Somebody lets go of an object; with the last one it goes.
+
+    Raises:
+        Restart: what it has is on a core that is in a guest.
+    """
     release = OPERATIONS.get(kind, _NOTHING).release
     if release is not None:
         release(host, obj)
@@ -220,7 +227,7 @@ def unmapped(host: Host, vma_kind: int, obj: int) -> None:
     function = OPERATIONS[kind].unmapped
     if function is not None:
         function(host, obj)
-    _put(host, kind, obj)
+    put(host, kind, obj)
 
 
 def close_row(host: Host, file: Any) -> None:
@@ -232,10 +239,22 @@ def close_row(host: Host, file: Any) -> None:
     kind, obj = int(file.kind), int(file.obj)
     file.kind = FILE_NONE
     try:
-        _put(host, kind, obj)
+        put(host, kind, obj)
     except BaseException:
         file.kind = kind
         raise
+
+
+def leave_run(host: Host, task: Any) -> None:
+    """A task is no longer in KVM_RUN; if all files were closed meanwhile, the VM goes now (fput).
+
+    Raises:
+        Restart: an event of a vCPU is on a core that is in a guest; call again.
+    """
+    k = int(task.vcpu)
+    host.S.vcpus[k].task = -1
+    put(host, FILE_VCPU, k)
+    task.vcpu = -1
 
 
 def close_all(host: Host, space: int) -> None:

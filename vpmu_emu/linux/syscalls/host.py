@@ -201,19 +201,23 @@ class Host:
     def free_pages(self, at: int, n: int) -> None:
         """Give n pages back; those that a guest still has stay until its VM is gone."""
         used = self.mem_map
-        kept = [
-            (int(vm.slot_hpa[k]) // PAGE, -(-int(vm.slot_hpa[k] + vm.slot_size[k]) // PAGE))
-            for vm in self.S.vms
-            if vm.used
-            for k in range(len(vm.slot_size))
-            if vm.slot_size[k]
-        ]
+        kept = list(self._slots())
         for page in range(at // PAGE, at // PAGE + n):
             if not any(low <= page < high for low, high in kept):
                 used[page] = STALE
 
+    def _slots(self) -> Iterator[tuple[int, int]]:
+        """(first page, page after the last) of every memory slot of every VM."""
+        for vm in self.S.vms:
+            for at, size in zip(vm.slot_hpa, vm.slot_size, strict=True):
+                if vm.used and size:
+                    yield int(at) // PAGE, -(-(int(at) + int(size)) // PAGE)
+
     def slots_gone(self, slots: Sequence[tuple[int, int]]) -> None:
-        """Give back the pages of memory slots (index in `M`, bytes) that no address space maps any more."""
+        """Give back the pages of memory slots (index in `M`, bytes) that nobody maps any more.
+
+        Another slot may show the same memory, in this VM or another one.
+        """
         used = self.mem_map
         for at, size in slots:
             used[at // PAGE : -(-(at + size) // PAGE)] = STALE
@@ -222,6 +226,8 @@ class Host:
                 if vma.length:
                     page = int(vma.hpa) // PAGE
                     used[page : page + int(vma.length) // PAGE] = IN_USE
+        for low, high in self._slots():
+            used[low:high] = IN_USE
 
     def clear(self, at: int, size: int) -> None:
         """Zero physical memory."""

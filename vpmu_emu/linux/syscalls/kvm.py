@@ -23,10 +23,11 @@ from vpmu_emu.linux.state import (
     N_FILTER,
     N_VCPUS,
     N_VMS,
+    VMA_ANON,
     VMA_KVM_RUN,
 )
 from vpmu_emu.linux.syscalls import kvm_vcpu
-from vpmu_emu.linux.syscalls.files import DEVICES, OPERATIONS, Operations, open_row, opened
+from vpmu_emu.linux.syscalls.files import DEVICES, OPERATIONS, Operations, open_row, opened, room
 from vpmu_emu.linux.syscalls.host import Errno, Host
 from vpmu_emu.linux.syscalls.mm import add_vma, place, unmap
 from vpmu_emu.linux.syscalls.pagetables import PAGE
@@ -35,6 +36,7 @@ from vpmu_emu.linux.vm import (
     VCPU_PAGES,
     kvm_create_vcpu,
     kvm_create_vm,
+    kvm_pmu_refresh,
     refresh_intercepts,
     set_event_filter,
     set_msr_filter,
@@ -144,9 +146,11 @@ def _create_vcpu(host: Host, file: Any, arg: int) -> int:
         raise Errno("EINVAL")
     if any(int(v.vcpu_id) == arg for v in _vcpus(host, vm)):
         raise Errno("EEXIST")
+    room(host)
     page = host.alloc_pages(VCPU_PAGES + kvm_vcpu.RUN_PAGES)
     fd = open_row(host, int(host.task.mm), FILE_VCPU, row, constant("O_RDWR"))
     kvm_create_vcpu(S, host.M, row, vm, arg, page)
+    kvm_pmu_refresh(S, host.M, host.model, row)  # no CPUID, no PMU; but what a guest must leave for
     vcpu = S.vcpus[row]
     vcpu.run_page = page + VCPU_PAGES * PAGE
     if arg and S.vms[vm].irqchip:
@@ -165,10 +169,13 @@ def _create_irqchip(host: Host, file: Any, arg: int) -> int:
 
 
 def _physical(host: Host, address: int, size: int) -> int:
-    """Where a range of user memory lies, in one piece; ALL_ONES if a part of it is not mapped."""
+    """Where a range of user memory lies, in one piece; ALL_ONES if a part of it is not mapped.
+
+    What perf and KVM show a program is theirs, and cannot be a guest's memory.
+    """
     for vma in host.mm.vmas:
-        start = int(vma.start)
-        if vma.length and start <= address and address + size <= start + int(vma.length):
+        start, end = int(vma.start), int(vma.start) + int(vma.length)
+        if int(vma.kind) == VMA_ANON and start <= address and address + size <= end > start:
             return int(vma.hpa) + address - start
     return kvm_vcpu.UNMAPPED
 

@@ -31,6 +31,7 @@ from vpmu_emu.linux.state import (
     MSR_OP_GET,
     MSR_OP_SET,
 )
+from vpmu_emu.linux.syscalls.files import leave_run
 from vpmu_emu.linux.syscalls.host import Errno, Host, Restart
 from vpmu_emu.linux.syscalls.tasks import sleep_until
 from vpmu_emu.linux.vm import (
@@ -716,10 +717,10 @@ def finish_run(host: Host, task: Any) -> int:
     """KVM_RUN of the current task returns: its result, the rest of struct kvm_run filled in."""
     vcpu = host.S.vcpus[int(task.vcpu)]
     run = STRUCTS["kvm_run"].view(host.M, int(vcpu.run_page))
-    task.vcpu = vcpu.task = -1
     run["cr8"] = int(vcpu.vapic.tpr) >> 4
     run["apic_base"] = int(vcpu.vapic.apic_base)
     run["if_flag"] = vmcs_read(host.M, vcpu, "GUEST_RFLAGS") >> 9 & 1
+    leave_run(host, task)
     return -ERRNO["EINTR"] if int(vcpu.user_exit) == constant("KVM_EXIT_INTR") else 0
 
 

@@ -22,7 +22,7 @@ from vpmu_emu.linux.state import (
     TASK_DEAD,
     TASK_INTERRUPTIBLE,
 )
-from vpmu_emu.linux.syscalls.files import close_all, open_row
+from vpmu_emu.linux.syscalls.files import close_all, leave_run, open_row
 from vpmu_emu.linux.syscalls.host import MASK64, Errno, Host, failed, signed
 from vpmu_emu.linux.syscalls.mm import exit_mmap, load_program, mm_create, mmput
 from vpmu_emu.linux.syscalls.pagetables import TASK_SIZE
@@ -175,7 +175,7 @@ def do_exit(host: Host, row: int, code: int) -> None:
         if int(task.vcpu) >= 0:  # killed in KVM_RUN: what it holds of the vCPU goes back
             if cpu >= 0 and int(S.percpu[cpu].vcpu) >= 0:
                 host.kernel_call(CALL_VCPU_PUT)
-            S.vcpus[int(task.vcpu)].task = task.vcpu = -1
+            leave_run(host, task)
         host.kernel_call(CALL_PERF_EXIT_TASK, row)
         if cpu >= 0:
             host.kernel_call(CALL_RESCHED, cpu)
