@@ -99,6 +99,7 @@ PERF_EVENT = np.dtype(
         ("leader", "i8"),  # event that leads its group, itself when alone
         ("order", "i8"),  # position in its context's list; rotation moves it to the end
         ("config", "u8"),  # selector bits: EVENT UMASK EDGE INV CMASK
+        ("disabled", "i8"),  # attr.disabled: OFF until somebody enables it
         ("pinned", "i8"),  # attr.pinned: must be on a counter, or goes to ERROR
         ("exclude_user", "i8"),  # does not count at CPL 3
         ("exclude_kernel", "i8"),  # does not count at CPL 0

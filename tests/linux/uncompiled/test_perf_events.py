@@ -153,6 +153,19 @@ def test_a_software_leader_moves_to_the_pmu_of_its_members(machine):
     assert states(machine, leader, member) == [ACTIVE, ACTIVE]
 
 
+def test_a_group_that_moves_begins_anew(machine):
+    """move_group installs a software group a second time, each event on or off as it was opened."""
+    S, E = machine.S, machine.E
+    on = machine.open(**SOFTWARE, config=DUMMY)
+    off = machine.open(**SOFTWARE, config=DUMMY, leader=on, state=OFF, disabled=1)
+    perf_event_enable(S, E, off)
+    assert states(machine, on, off) == [ACTIVE, ACTIVE]
+    member = machine.open(config=BRANCHES, leader=on, state=OFF, disabled=1)
+    assert states(machine, on, off, member) == [ACTIVE, OFF, OFF]
+    perf_event_release_kernel(S, E, on)
+    assert int(S.perf_events[off].pmu_ctx) == PMU_CORE
+
+
 def test_enabling_a_leader_starts_its_group(machine):
     S, E = machine.S, machine.E
     leader = machine.open(config=INSTRUCTIONS, state=OFF)

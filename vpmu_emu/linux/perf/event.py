@@ -39,6 +39,7 @@ from vpmu_emu.linux.perf.times import (
     ATTR_PRECISE_SHIFT,
     ctx_cpu,
     error_over,
+    next_member,
     perf_event_set_state,
     perf_event_update_time,
 )
@@ -211,9 +212,25 @@ def _resched(S, E, i):
     leader = S.perf_events[event.leader]
     if leader.pmu_ctx == PMU_CORE:
         ctx_resched(S, E, event.ctx, leader.pinned)
-    elif leader.state >= PERF_EVENT_STATE_INACTIVE:
+    elif leader.state >= PERF_EVENT_STATE_INACTIVE and event_filter_match(S, leader):
         group_sched_out(S, E, event.leader)
         group_sched_in(S, E, event.leader)
+
+
+@jit()
+def _move_group(S, E, i):
+    # perf_event_open(), move_group: a software group that gets a member of another PMU goes there, to the
+    # end of the list, and begins anew, on or off as it was opened.
+    leader = S.perf_events[i].leader
+    group_sched_out(S, E, leader)
+    for k in range(S.perf_rows):
+        member = S.perf_events[k]
+        if member.used != 0 and member.leader == leader and k != i:
+            member.pmu_ctx = S.perf_events[i].pmu_ctx
+            on = member.disabled == 0
+            perf_event_set_state(S, E, k, PERF_EVENT_STATE_INACTIVE if on else PERF_EVENT_STATE_OFF)
+    S.perf_events[leader].order = S.list_end
+    S.list_end += 1
 
 
 @jit()
@@ -231,13 +248,15 @@ def perf_install_in_context(S, E, i):
         event.used = 0
         return errno
     perf_event_alloc(S, i)
-    leader = S.perf_events[event.leader]
-    if leader.pmu_ctx != event.pmu_ctx:  # a software group that gets a member of another PMU moves there
-        group_sched_out(S, E, event.leader)
-        leader.pmu_ctx = event.pmu_ctx
+    moves = S.perf_events[event.leader].pmu_ctx != event.pmu_ctx
+    if moves:
+        _move_group(S, E, i)
     emit(E, S.cores[S.this_cpu].t, TR_PERF_CREATE, ZERO, U64(i), event.config, event.sample_period)
-    active = ctx_cpu(S, event.ctx) == S.this_cpu and event_filter_match(S, event)
-    if active and event.state == PERF_EVENT_STATE_INACTIVE:
+    leads = S.perf_events[event.leader].state
+    wants = leads if leads <= PERF_EVENT_STATE_OFF else event.state  # __perf_effective_state()
+    if moves and leads == PERF_EVENT_STATE_INACTIVE:
+        wants = leads  # the leader was installed anew
+    if ctx_cpu(S, event.ctx) == S.this_cpu and wants != PERF_EVENT_STATE_OFF:
         _resched(S, E, i)
     return 0
 
@@ -290,14 +309,14 @@ def _free(S, E, i):
     emit(E, S.cores[S.this_cpu].t, TR_PERF_RELEASE, ZERO, U64(i), ZERO, ZERO)
     error_over(S, i, 1)
     event.used = 0
-    for k in range(S.perf_rows):
-        member = S.perf_events[k]
-        if member.used != 0 and member.leader == i:
-            # Flexible, for only a leader is pinned, the last of the list, and on the PMU of the group.
-            perf_event_update_time(S, k)
-            member.leader = k
-            member.order = S.list_end
-            S.list_end += 1
+    k = next_member(S, i, ZERO)
+    while k >= 0:
+        # Flexible, for only a leader is pinned, the last of the list, and on the PMU of the group.
+        perf_event_update_time(S, k)
+        S.perf_events[k].leader = k
+        S.perf_events[k].order = S.list_end
+        S.list_end += 1
+        k = next_member(S, i, ZERO)
     for cpu in range(N_CORES):
         for k in range(N_IDX):
             if S.percpu[cpu].last_event[k] == i:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from vpmu_emu._jit import jit, memory_at
 from vpmu_emu.linux.perf.clocks import event_update
-from vpmu_emu.linux.perf.times import perf_event_update_time, sched_clock
+from vpmu_emu.linux.perf.times import next_member, perf_event_update_time, sched_clock
 from vpmu_emu.linux.perf.userpage import PAGE_DATA_HEAD, PAGE_DATA_TAIL
 from vpmu_emu.linux.state import FROM_GUEST, FROM_USER, PERF_EVENT_STATE_ACTIVE
 from vpmu_emu.machine.bits import popcount
@@ -170,19 +170,6 @@ def _put_ids(S, M, ring, form, k):
 
 
 @jit()
-def _next_member(S, leader, after):
-    # Who joined the group next after the event with id `after`; -1 at the end. Rows are used again.
-    found = -1
-    for k in range(S.perf_rows):
-        member = S.perf_events[k]
-        if member.used == 0 or member.leader != leader or k == leader or member.id <= after:
-            continue
-        if found < 0 or member.id < S.perf_events[found].id:
-            found = k
-    return found
-
-
-@jit()
 def perf_output_read(S, E, M, ring, i):
     """PERF_SAMPLE_READ: what read() gives, but of this task alone. Modifies memory.
 
@@ -208,7 +195,7 @@ def perf_output_read(S, E, M, ring, i):
         _put_ids(S, M, ring, form, k)
         if k != event.leader:
             after = S.perf_events[k].id
-        k = _next_member(S, event.leader, after)
+        k = next_member(S, event.leader, after)
 
 
 @jit()

@@ -327,7 +327,8 @@ def perf_rotate_context(S, E):
         task_event = _event_to_rotate(S, task_ctx)
     if cpu_rotate != 0:
         cpu_event = _event_to_rotate(S, cpu_ctx)
-    ctx_sched_out(S, E, task_ctx, 0, 0)
+    if task_event >= 0 or cpu_event >= 0:
+        ctx_sched_out(S, E, task_ctx, 0, 0)
     if cpu_event >= 0:
         ctx_sched_out(S, E, cpu_ctx, 0, 0)
         S.perf_events[cpu_event].order = S.list_end
@@ -336,6 +337,7 @@ def perf_rotate_context(S, E):
     if task_event >= 0:
         S.perf_events[task_event].order = S.list_end
         S.list_end += 1
-    ctx_sched_in(S, E, task_ctx, 0)
+    if task_event >= 0 or cpu_event >= 0:
+        ctx_sched_in(S, E, task_ctx, 0)
     perf_pmu_enable(S, E)
     return 1

@@ -49,6 +49,19 @@ def ctx_cpu(S, ctx):
 
 
 @jit()
+def next_member(S, leader, after):
+    """Who joined a group next after the event with id `after` (uint64); -1 at the end."""
+    found = -1
+    for k in range(S.perf_rows):
+        member = S.perf_events[k]
+        if member.used == 0 or member.leader != leader or k == leader or member.id <= after:
+            continue
+        if found < 0 or member.id < S.perf_events[found].id:
+            found = k
+    return found
+
+
+@jit()
 def perf_event_update_time(S, i):
     """Bring total_time_enabled and total_time_running up to now. Modifies the event.
 

@@ -342,6 +342,7 @@ def sys_perf_event_open(
             owner=OWNER_HOST,
             leader=leader if leader >= 0 else i,
             config=config,
+            disabled=attr.disabled,
             pinned=attr.pinned,
             exclude_user=attr.exclude_user,
             exclude_kernel=attr.exclude_kernel,
