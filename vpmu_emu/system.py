@@ -41,6 +41,7 @@ GDT = (
 MIB = 1 << 20
 MAX_RAM_MIB = 240
 SLICE_SECONDS = 0.03
+PATIENCE = 1_000  # timers that a step waits for one that wakes the processor up
 SETTINGS = ("pmu.version", "pmu.gp", "pmu.fixed", "pmu.width", "pmu.perf_caps")
 
 
@@ -435,24 +436,39 @@ class System:
                 return self.stop(code)
 
     def step(self, count: int = 1) -> Stop:
-        """Run `count` instructions (one iteration of REP, or one delivered exception, is one)."""
+        """Run `count` instructions (one iteration of REP, or one delivered exception, is one).
+
+        HLT is one with all the time until something wakes the processor up, unless `PATIENCE` timers
+        come and none does.
+        """
         from vpmu_emu.machine.state import RUN_SLICE
 
         for _ in range(count):
             code = self._turn(1)
-            while code == RUN_SLICE and self._host_is_busy():
-                code = self._turn(1)
+            timers = PATIENCE
+            while code == RUN_SLICE and timers and (ticks := self._until_the_guest()):
+                code = self._turn(ticks)
+                timers -= ticks > 1
             if code != RUN_SLICE:
                 return self.stop(code)
         return self.stop(RUN_SLICE)
 
-    def _host_is_busy(self) -> bool:
-        # A step is the guest's: what the VMM and other programs do between is gone through.
-        if self.mode == "bare" or any(int(core.vmx.nonroot) for core in self.cores):
-            return False
-        from vpmu_emu.linux.state import TASK_RUNNING
+    def _until_the_guest(self) -> int:
+        # A step is the guest's. How long to go on if it is not its turn: while the VMM or another program
+        # works, a tick at a time; while all wait, up to the next timer. 0: it is.
+        if self.mode == "bare":
+            if any(int(core.activity) == 0 for core in self.cores):
+                return 0
+        else:
+            from vpmu_emu.linux.state import TASK_RUNNING
 
-        return int(self.S.tasks[0].state) == TASK_RUNNING
+            if any(int(core.vmx.nonroot) for core in self.cores):
+                return 0
+            if int(self.S.tasks[0].state) == TASK_RUNNING:
+                return 1
+        timers = (min(int(c.lapic.timer_at), int(c.nmi_at)) for c in self.cores)
+        wait = min(timers) + 1 - max(int(core.t) for core in self.cores)
+        return max(1, min(wait, self._slice))
 
     def stop(self, code: int, reason: str = "") -> Stop:
         """A RUN_* code as words."""

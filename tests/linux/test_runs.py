@@ -49,6 +49,47 @@ def test_stepping_ends_where_running_does(mode):
     assert places == addresses[1:]
 
 
+WAITS = """
+    .include "msr.inc"
+    .include "macros.inc"
+    load_idt
+    set_gate 0x50, tick
+    lapic_enable_x2apic
+    wrmsr_const IA32_X2APIC_LVT_TIMER, 0x40050
+    rdtsc
+    shl rdx, 32
+    or rax, rdx
+    add rax, 3000000
+    mov rdx, rax
+    shr rdx, 32
+    mov ecx, IA32_TSC_DEADLINE
+    wrmsr
+    sti
+waits:
+    hlt
+    EXIT 0
+tick:
+    lapic_eoi
+    iretq
+    idt_storage
+"""
+
+
+@pytest.mark.parametrize("mode", ["bare", "none", "emulated", "passthrough"])
+def test_hlt_is_one_step(mode):
+    whole = system(WAITS, mode)
+    whole.run()
+    stepped = system(WAITS, mode)
+    places = []
+    while (stop := stepped.step()).reason == "step":
+        places.append(stop.rip)
+    assert stepped.record() == whole.record()
+    assert len(places) == len(set(places))
+    symbols = stepped.program.symbols
+    assert places[places.index(symbols["waits"]) + 1] == symbols["tick"]
+    assert int(whole.core.t) >> 4 > 3_000_000
+
+
 @pytest.mark.parametrize("mode", ["emulated", "passthrough"])
 def test_watching_an_access_that_exits(mode):
     machine = system(window("nop"), mode, trace=True)

@@ -129,17 +129,20 @@ class Session:
     # --- going on -------------------------------------------------------------------------------
 
     def step(self, count: int = 1) -> Stop:
-        """Run `count` instructions, breakpoints and watchpoints heeded."""
+        """Run `count` instructions, breakpoints and watchpoints heeded; Ctrl-C is a stop as in cont()."""
         if self._ended:
             return self._ended
         self._begin()
-        stop = self._past_breakpoint()
-        for _ in range(count - 1):
-            if stop.reason != "step":
-                break
-            stop = self.system.step()
-            if stop.reason == "break":  # met, not passed
-                break
+        try:
+            stop = self._past_breakpoint()
+            for _ in range(count - 1):
+                if stop.reason != "step":
+                    break
+                stop = self.system.step()
+                if stop.reason == "break":  # met, not passed
+                    break
+        except KeyboardInterrupt:
+            stop = self.system.stop(0, "interrupted")
         return self._stopped(stop)
 
     def cont(self) -> Stop:
