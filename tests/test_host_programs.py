@@ -10,11 +10,14 @@ from tests.conftest import ROOT
 from tests.linux.guests import run, system
 from tests.linux.syscalls.kernel import Kernel, program
 from vpmu_emu._jit import COMPILES
+from vpmu_emu.asm import assemble
 from vpmu_emu.cli import main
+from vpmu_emu.errors import LoadError
 from vpmu_emu.linux.hostevents import HostEvent
 from vpmu_emu.linux.watchdog import lockup_detector_init, lockup_report
 from vpmu_emu.load import load
 from vpmu_emu.machine.state import CLASS, STOP_HARD_LOCKUP
+from vpmu_emu.report import plain, run_tables
 from vpmu_emu.system import System
 
 PROGRAMS = sorted((ROOT / "guests" / "host").glob("*.s"))
@@ -231,3 +234,58 @@ def test_what_the_programs_say_holds():
     for path in (ROOT / "guests" / "host").glob("*.s"):
         if "#: expect" in path.read_text():
             assert f"{path.name}: " in found.output
+
+
+# --- programs that go wrong ------------------------------------------------------------------------------
+BRIEF = "    mov ecx, 300\n1:  dec ecx\n    jnz 1b\n    hlt\n"  # a guest that ends by itself
+
+
+@pytest.mark.uncompiled
+@pytest.mark.parametrize(
+    ("code", "signal"),
+    [("xor eax, eax\n mov [rax], eax", "SIGSEGV"), (".byte 0x0f, 0x28, 0xc1", "SIGILL"),
+     ("hlt", "SIGSEGV"), ("int3", "SIGTRAP")],
+)  # fmt: skip
+def test_the_report_says_who_was_killed_and_where(code, signal):
+    other = program(f"_start:\n nop\n {code}\n nop\n", "other.s")
+    machine = system(BRIEF, "emulated", host=[other])
+    result = machine.result(machine.run()).to_json()
+    assert result["stop"] == "halted"
+    killed = result["tasks"][1]["killed"]
+    assert killed["signal"] == signal
+    assert killed["line"] == other.place(killed["rip"])
+    assert result["tasks"][0]["killed"] is None
+    (table,) = [t for t in run_tables(result) if t.title == "Programs of the host"]
+    assert f"killed by {signal} at" in plain(table)
+    # An instruction that the emulator lacks was not the guest's.
+    missing = result["unsupported"]
+    assert (missing is not None) == (signal == "SIGILL")
+    if missing:
+        assert missing["line"] == killed["line"]
+        assert "other.s of the host got #UD" in missing["text"]
+
+
+@pytest.mark.uncompiled
+@pytest.mark.parametrize("end", ["hlt", "ud2"])
+def test_a_limit_holds_for_programs_that_spin_after_the_guest(end):
+    machine = system(end + "\n", "emulated", host=[program("_start: jmp _start\n")], max_insns=2000)
+    assert machine.run().reason == "max-insns"
+    assert int(machine.S.percpu[0].user_insns) == 2000
+
+
+@pytest.mark.uncompiled
+def test_a_program_of_nothing_is_refused():
+    with pytest.raises(LoadError, match=r"host\.s: no program"):
+        system(BRIEF, "emulated", host=[program("")])
+
+
+@pytest.mark.uncompiled
+def test_the_first_program_of_the_docs():
+    text = (ROOT / "docs" / "host.md").read_text().split("```asm\n")[1].split("```")[0]
+    guest = "    mov ecx, 9000\n1:  dec ecx\n    jnz 1b\n    hlt\n"
+    machine = system(guest, "emulated", host=[assemble(text, "first.s")])
+    result = machine.result(machine.run()).to_json()
+    assert result["tasks"][1]["exit_code"] == 0
+    said, _, count = result["serial"].partition(": ")
+    assert said == "instructions in 10 us"
+    assert int(count) >= 9000  # the guest all the time, and what the kernel does for it

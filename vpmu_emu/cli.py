@@ -91,6 +91,7 @@ def run(ctx: click.Context, /, prog: str, as_json: bool, **options: Any) -> None
     from vpmu_emu.system import run as run_system
 
     program = load(prog)
+    options["host"] = [load(path) for path in options["host"]]
     prepare([options["vpmu"]])
     result = run_system(program, **options)
     if options["trace"]:
@@ -125,9 +126,10 @@ def load(prog: str) -> Program:
     if prog == "-":
         return load_bytes(sys.stdin.buffer.read(), "<stdin>")
     path = Path(prog)
-    if not path.exists():
+    if not prog or not path.exists():
         near = _similar_guest(prog)
-        raise VpmuError(f"{prog}: no such file" + (f"; did you mean {near}?" if near else ""))
+        name = prog or "''"
+        raise VpmuError(f"{name}: no such file" + (f"; did you mean {near}?" if near else ""))
     program = load_file(path)
     for note in program.notes:
         click.echo(f"vpmu: {prog}: {note}", err=True)

@@ -23,7 +23,8 @@ _OPTIONS = (
     click.option("--entry", metavar="SYMBOL|ADDRESS",
                  help="Begin there instead of at the program's own entry."),
     click.option("--max-insns", type=click.IntRange(1), metavar="N",
-                 help="Stop after so many instructions (exit status 1)."),
+                 help="Stop after so many instructions of a core's guest, or of its host programs "
+                 "(exit status 1)."),
     click.option("--filter", metavar="F.toml",
                  help="PMU event filter, as KVM_SET_PMU_EVENT_FILTER."),
     click.option("--host-event", "host_events", multiple=True, metavar="SPEC",

@@ -158,6 +158,9 @@ def comparison(results: Mapping[str, Mapping[str, Any]], head: str = "") -> list
         title = "MSR traffic of the guest: reads/writes/exits"
         tables.append(Table(title, ("", *names), tuple(traffic)))
     for name, run in results.items():
+        if programs := _programs(run.get("tasks", ())):
+            title = "Programs of the host" + (f", {name}" if len(runs) > 1 else "")
+            tables.append(Table(title, ("pid", "program", "state", "exit code", "cycles"), programs))
         if events := run.get("perf", {}).get("events"):
             title = "perf events of the host" + (f", {name}" if len(runs) > 1 else "")
             tables.append(_events(title, events))
@@ -165,6 +168,22 @@ def comparison(results: Mapping[str, Mapping[str, Any]], head: str = "") -> list
             title = "Hard lockups of the host, detector " + run["watchdog"]["detector"]
             tables.append(_events(title, lockups))
     return tables
+
+
+def _programs(tasks: Sequence[Mapping[str, Any]]) -> tuple[tuple[Cell, ...], ...]:
+    """The tasks of a run that has more than the VMM, or whose VMM has been killed."""
+    if len(tasks) < 2 and not any(task["killed"] for task in tasks):
+        return ()
+    rows = []
+    for task in tasks:
+        state = task["state"]
+        if dead := task["killed"]:
+            state = f"killed by {dead['signal']} at {dead['rip']:#x}" + (
+                f" ({dead['line']})" if dead["line"] else ""
+            )
+        code = task["exit_code"] if not dead else None
+        rows.append((task["pid"], task["program"], state, code, task["cycles"]))
+    return tuple(rows)
 
 
 def _traffic(runs: Sequence[Mapping[str, Any]]) -> list[tuple[Cell, ...]]:

@@ -591,15 +591,24 @@ class System:
         count, rip = int(E.outside_n), int(E.outside_rip)
         if not count:
             return None
-        place = self.program.place(rip)
+        place, who = self.program.place(rip), "the program"
+        for task in self._host_killed() if self.mode != "bare" else ():
+            if task["killed"]["signal"] == "SIGILL" and task["killed"]["rip"] == rip:
+                place, who = task["killed"]["line"] or "", f"{task['program']} of the host"
         code = bytes(E.outside[: min(8, int(E.outside_size))])
         kind = _kind_of(code)
         text = (
             f"the instruction at {rip:#x}{f' ({place})' if place else ''}, bytes {code.hex(' ')} …, "
-            f"is outside of the emulated instruction set{kind and f' ({kind})'}; the program got #UD"
+            f"is outside of the emulated instruction set{kind and f' ({kind})'}; {who} got #UD"
             f"{f', {count} times in all' if count > 1 else ''}"
         )
         return {"rip": rip, "line": place or None, "bytes": code.hex(), "count": count, "text": text}
+
+    def _host_killed(self) -> list[dict[str, Any]]:
+        """The tasks of the host that a signal has killed."""
+        from vpmu_emu.linux.setup import tasks_report
+
+        return [task for task in tasks_report(self.S, self._host.programs) if task["killed"]]
 
     def exits(self) -> dict[str, int]:
         """VM exits by reason, only those that happened."""

@@ -39,7 +39,7 @@ from vpmu_emu.linux.state import (
     USER_IO_NONE,
 )
 from vpmu_emu.linux.trace_kinds import TR_SCHED_SWITCH
-from vpmu_emu.machine.engine import run_core
+from vpmu_emu.machine.engine import guest_instructions, run_core
 from vpmu_emu.machine.interrupts import VECTOR_PF
 from vpmu_emu.machine.lapic import lapic_pending
 from vpmu_emu.machine.pmu import C_CYCLES, C_INST
@@ -65,6 +65,7 @@ COST_CONTEXT_SWITCH = cost("context_switch")
 COST_SYSCALL = cost("syscall")
 COST_EXCEPTION = cost("exc_page_fault")
 
+VMM = 0  # its index among the programs
 HOST_GUEST = 120  # the current task is in KVM_RUN: its vCPU's turn
 _VECTOR = 0xFF
 
@@ -238,10 +239,14 @@ def run_user(S, M, E):
     """The current task at CPL 3 until it traps or the turn is over."""
     core = S.cores[S.this_cpu]
     host = S.percpu[S.this_cpu]
-    # Limits and breakpoints are the guest's.
+    # Breakpoints are the guest's. A limit is for the guest and for each core's programs beside the VMM.
     limit = E.insn_limit
     breaks = E.n_break
+    program = S.tasks[host.curr].program
     E.insn_limit = ALL
+    if program != VMM and limit != ALL:
+        done = guest_instructions(core)
+        E.insn_limit = done + min(limit - min(host.user_insns, limit), ALL - done)
     E.n_break = 0
     insns = core.total[1, C_INST]
     cycles = core.total[1, C_CYCLES]
@@ -249,7 +254,8 @@ def run_user(S, M, E):
     code = run_core(core, M, E)
     core.cpl = 0
     core.stats.task_insns += core.total[1, C_INST] - insns
-    host.user_insns += core.total[1, C_INST] - insns
+    if program != VMM:
+        host.user_insns += core.total[1, C_INST] - insns
     host.user_cycles += core.total[1, C_CYCLES] - cycles
     E.insn_limit = limit
     E.n_break = breaks

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 import numpy as np
@@ -348,6 +349,15 @@ def _since_switch(S: Any, task: Any) -> int:
     return int(S.cores[cpu].t) - int(task.exec_start) if cpu >= 0 else 0
 
 
+def killed(task: Any, program: Any) -> dict[str, Any] | None:
+    """The signal that killed a task, and where its program was; None if none did."""
+    code = int(task.exit_code) if int(task.state) == TASK_DEAD else 0
+    if code >= 0:
+        return None
+    rip = int(task.rip)
+    return {"signal": Signals(-code).name, "rip": rip, "line": program.place(rip) or None}
+
+
 def tasks_report(S: Any, programs: Sequence[Any]) -> list[dict[str, Any]]:
     """Every task of the host that there was room to remember; times in cycles."""
     states = {TASK_RUNNING: "running", TASK_INTERRUPTIBLE: "sleeping", TASK_DEAD: "dead"}
@@ -357,6 +367,7 @@ def tasks_report(S: Any, programs: Sequence[Any]) -> list[dict[str, Any]]:
             "program": Path(programs[int(task.program)].name).name,
             "state": states[int(task.state)],
             "exit_code": int(task.exit_code) if int(task.state) == TASK_DEAD else None,
+            "killed": killed(task, programs[int(task.program)]),
             "cpu": int(task.cpu),
             "cycles": (int(task.sum_exec) + _since_switch(S, task)) >> 4,
             "switches": int(task.switches),

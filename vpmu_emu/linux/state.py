@@ -230,8 +230,8 @@ PERCPU = np.dtype(
         ("throttles", "u8"),  # times that a group was stopped until the next tick
         ("too_long", "u8"),  # times that perf_sample_event_took() lowered the sample rate
         ("context_switches", "u8"),  # times that a task was switched to
-        ("user_insns", "u8"),  # instructions that host programs retired on this core at CPL 3
-        ("user_cycles", "u8"),  # unhalted time of theirs, in 1/16 cycle
+        ("user_insns", "u8"),  # instructions of host programs at CPL 3 on this core, the VMM's apart
+        ("user_cycles", "u8"),  # unhalted time of them all, in 1/16 cycle
         ("mark_insns", "u8"),  # running totals when the present stretch of a host program began
         ("mark_cycles", "u8"),  # and their time
     ]

@@ -326,6 +326,8 @@ def _load_program(
             pieces[-1][2] |= prot
         else:
             pieces.append([low, high, prot])
+    if not pieces:
+        raise LoadError(f"{program.name}: no program: there is nothing in it")
     for low, high, prot in pieces:
         hpa = host.alloc_pages((high - low) // PAGE)
         add_vma(host, mm, low, high - low, hpa, prot)

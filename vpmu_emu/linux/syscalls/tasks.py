@@ -226,6 +226,7 @@ def sys_exit_group(host: Host, task: Any, error_code: int) -> int:
 
 def fatal_signal(host: Host, vector: int) -> None:
     """An exception that the program cannot handle ends its process."""
+    host.task.rip = host.core.rip  # for the report
     do_group_exit(host, host.task, -SIGNALS.get(vector, SIGSEGV))
     host.charge("do_exit")
 
