@@ -7,6 +7,13 @@ import struct
 import pytest
 
 from tests.linux.syscalls.kernel import IDLE, Kernel
+from vpmu_emu.linux.calls import (
+    CALL_PERF_DISABLE,
+    CALL_PERF_ENABLE,
+    CALL_PERF_PERIOD,
+    CALL_PERF_READ,
+    CALL_PERF_RELEASE,
+)
 from vpmu_emu.linux.state import N_EVENTS, PERF_EVENT_STATE_ERROR
 from vpmu_emu.linux.syscalls.pagetables import PAGE
 from vpmu_emu.linux.syscalls.tasks import do_exit
@@ -636,6 +643,31 @@ def test_an_event_of_another_core():
     second = words(kernel, fd)
     assert second[0] - first[0] > 1000
     assert second[1] - first[1] == second[2] - first[2] > 0
+
+
+def test_the_kernel_stops_an_event_where_it_is():
+    """event_function_call(): KVM has events of another thread when a second one runs their vCPU."""
+    kernel = Kernel(IDLE, IDLE, cores=2).start()
+    kernel.run(2000)
+    S, here = kernel.S, 1 - int(kernel.S.tasks[1].on_cpu)
+    S.this_cpu = here
+    fd = event(kernel, pid=2, flags=USER | c("ATTR_PINNED"), sample_period=1 << 40)
+    row = next(k for k, e in enumerate(S.perf_events) if e.used)
+    there = S.percpu[1 - here]
+    counting = 1 << int(S.perf_events[row].idx) - 8 + 32
+    kernel.run(3000)
+    S.this_cpu = here
+    assert kernel.host.kernel_call(CALL_PERF_READ, row) > 1000
+    calls = (CALL_PERF_DISABLE, 0), (CALL_PERF_PERIOD, 0), (CALL_PERF_ENABLE, 1), (CALL_PERF_PERIOD, 1)
+    for call, on in calls:
+        kernel.host.kernel_call(call, row, 1 << 41)
+        assert int(S.this_cpu) == here
+        assert (int(there.n_events), int(there.active_mask)) == (on, counting * on)
+        assert int(S.perf_events[row].state) == (1 if on else -1)
+    assert int(S.perf_events[row].period) == 1 << 41
+    kernel.host.kernel_call(CALL_PERF_RELEASE, row)
+    assert (int(there.n_events), int(there.active_mask), int(S.percpu[here].n_events)) == (0, 0, 0)
+    assert fd > 0
 
 
 @pytest.mark.slow

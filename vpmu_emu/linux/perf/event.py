@@ -9,6 +9,7 @@ import numpy as np
 
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.hrtimer import host_timer_program
+from vpmu_emu.linux.native import wrmsrl
 from vpmu_emu.linux.perf.clocks import (
     PERF_COUNT_SW_MAX,
     UNCORE_CAS_COUNT_RD,
@@ -48,6 +49,7 @@ from vpmu_emu.linux.perf.x86 import (
     EINVAL,
     MAX_PERIOD,
     MIN_PERIOD_PDIST,
+    MSR_CORE_PERF_GLOBAL_CTRL,
     NO_ASSIGNMENT,
     THROTTLED,
     intel_get_event_constraints,
@@ -326,11 +328,31 @@ def _free(S, E, i):
 
 
 @jit()
+def _call_begin(S, i):
+    # event_function_call(): work on the CPU on which event i's task runs. Returns this one.
+    here = S.this_cpu
+    cpu = ctx_cpu(S, S.perf_events[i].ctx)
+    if cpu >= 0:
+        S.this_cpu = cpu
+    return here
+
+
+@jit()
+def _call_end(S, E, here):
+    core = S.cores[S.this_cpu]
+    host = S.percpu[S.this_cpu]
+    if S.this_cpu != here and core.vmx.nonroot != 0:  # perf has switched the PMU on for the host
+        wrmsrl(S, E, MSR_CORE_PERF_GLOBAL_CTRL, host.intel_ctrl & ~host.intel_ctrl_host_mask)
+    S.this_cpu = here
+
+
+@jit()
 def perf_event_release_kernel(S, E, i):
     """Remove event i and what was inherited from it; its counter stays free until the next scheduling.
 
     What was inherited and runs on another CPU is only cut off: its task's end frees it.
     """
+    here = _call_begin(S, i)
     for k in range(S.perf_rows):
         if S.perf_events[k].used != 0 and S.perf_events[k].parent == i:
             cpu = ctx_cpu(S, S.perf_events[k].ctx)
@@ -341,11 +363,11 @@ def perf_event_release_kernel(S, E, i):
                 S.perf_events[k].parent = ORPHAN
     event_sched_out(S, E, i)
     _free(S, E, i)
+    _call_end(S, E, here)
 
 
 @jit()
-def perf_event_enable(S, E, i):
-    """Let event i be scheduled; an event in ERROR gets another chance."""
+def __perf_event_enable(S, E, i):
     event = S.perf_events[i]
     if event.state >= PERF_EVENT_STATE_INACTIVE or event.state < PERF_EVENT_STATE_ERROR:
         return
@@ -360,8 +382,15 @@ def perf_event_enable(S, E, i):
 
 
 @jit()
-def perf_event_disable(S, E, i):
-    """Stop event i, with the group that it leads, and keep it; one in ERROR stays in ERROR."""
+def perf_event_enable(S, E, i):
+    """Let event i be scheduled; an event in ERROR gets another chance."""
+    here = _call_begin(S, i)
+    __perf_event_enable(S, E, i)
+    _call_end(S, E, here)
+
+
+@jit()
+def __perf_event_disable(S, E, i):
     if S.perf_events[i].state < PERF_EVENT_STATE_INACTIVE:
         return
     perf_pmu_disable(S, E)
@@ -372,6 +401,14 @@ def perf_event_disable(S, E, i):
     perf_event_set_state(S, E, i, PERF_EVENT_STATE_OFF)
     perf_pmu_enable(S, E)
     perf_event_update_userpage(S, E, i)
+
+
+@jit()
+def perf_event_disable(S, E, i):
+    """Stop event i, with the group that it leads, and keep it; one in ERROR stays in ERROR."""
+    here = _call_begin(S, i)
+    __perf_event_disable(S, E, i)
+    _call_end(S, E, here)
 
 
 @jit()
@@ -386,8 +423,7 @@ def perf_event_pause(S, E, i, reset):
 
 
 @jit()
-def perf_event_period(S, E, i, value):
-    """Give a sampling event a new period, or frequency, from now on; 0 or a negative errno."""
+def __perf_event_period(S, E, i, value):
     event = S.perf_events[i]
     if not is_sampling_event(event) or value == ZERO or value & TOP != ZERO:
         return EINVAL
@@ -418,8 +454,18 @@ def perf_event_period(S, E, i, value):
 
 
 @jit()
+def perf_event_period(S, E, i, value):
+    """Give a sampling event a new period, or frequency, from now on; 0 or a negative errno."""
+    here = _call_begin(S, i)
+    errno = __perf_event_period(S, E, i, value)
+    _call_end(S, E, here)
+    return errno
+
+
+@jit()
 def perf_event_read_value(S, E, i):
-    """The event's count with its children's, brought up to date if it is on this CPU's hardware."""
+    """The event's count with its children's, brought up to date as far as they are on the event's CPU."""
+    here = _call_begin(S, i)
     event = S.perf_events[i]
     total = event.child_count
     for k in range(S.perf_rows):
@@ -430,6 +476,7 @@ def perf_event_read_value(S, E, i):
         if one.state == PERF_EVENT_STATE_ACTIVE and ctx_cpu(S, one.ctx) == S.this_cpu:
             event_update(S, E, k)
         total += one.count
+    _call_end(S, E, here)
     return total
 
 
