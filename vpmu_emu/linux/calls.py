@@ -10,6 +10,7 @@ import numpy as np
 
 from vpmu_emu._jit import borrowed, jit
 from vpmu_emu.linux.hrtimer import host_timer_program
+from vpmu_emu.linux.kvm.irq import kvm_apic_accept_events
 from vpmu_emu.linux.kvm.vcpu import vcpu_put
 from vpmu_emu.linux.perf.event import (
     perf_event_disable,
@@ -47,6 +48,7 @@ CALL_WAIT = 14  # a: core that this one waits for (csd_lock_wait)
 CALL_VCPU_PUT = 15  # the vCPU on this core leaves it
 CALL_PERF_RESET = 16  # a: event
 CALL_PERF_REFRESH = 17  # a: event, b: overflows until it is disabled
+CALL_APIC_EVENTS = 18  # a: vCPU that no core has loaded
 
 
 @jit(entry=True)
@@ -100,4 +102,6 @@ def kernel_call(S, M, E, op, a, b):
     elif op == CALL_PERF_REFRESH:
         S.perf_events[a].event_limit = max(S.perf_events[a].event_limit + b, 0)
         perf_event_enable(S, E, a)
+    elif op == CALL_APIC_EVENTS:
+        kvm_apic_accept_events(S, M, a)
     return answer

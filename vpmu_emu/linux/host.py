@@ -8,6 +8,7 @@ kernel/sched/core.c, arch/x86/entry.
 from __future__ import annotations
 
 from vpmu_emu._jit import jit
+from vpmu_emu.linux.hrtimer import host_timer_program
 from vpmu_emu.linux.kvm.exits import complete_userspace_io
 from vpmu_emu.linux.kvm.run import KVM_EXIT_INTR, exit_to_user, immediate_exit
 from vpmu_emu.linux.kvm.vcpu import (
@@ -24,7 +25,7 @@ from vpmu_emu.linux.perf.event import perf_init
 from vpmu_emu.linux.perf.pmi import charge, handle_nmis
 from vpmu_emu.linux.perf.sched import perf_event_task_sched
 from vpmu_emu.linux.perf.swevent import perf_sw_event
-from vpmu_emu.linux.sched import pick_next_task, pull_task, update_curr
+from vpmu_emu.linux.sched import nr_running, pick_next_task, pull_task, tick_start, update_curr
 from vpmu_emu.linux.space import task_space
 from vpmu_emu.linux.state import (
     CTX_NONE,
@@ -44,6 +45,7 @@ from vpmu_emu.machine.interrupts import VECTOR_PF
 from vpmu_emu.machine.lapic import lapic_pending
 from vpmu_emu.machine.pmu import C_CYCLES, C_INST
 from vpmu_emu.machine.ring import emit
+from vpmu_emu.machine.smp import see_new_code
 from vpmu_emu.machine.state import (
     CODE_NEXT,
     N_REGS,
@@ -104,6 +106,9 @@ def schedule(S, M, E):
     follows = pick_next_task(S, S.this_cpu)
     if follows < 0 and pull_task(S):
         follows = pick_next_task(S, S.this_cpu)
+    if nr_running(S, S.this_cpu) > 1:
+        tick_start(S)
+        host_timer_program(S, E)
     if follows == left:
         return
     if left >= 0:
@@ -182,6 +187,8 @@ def _next_turn(S, E, end):
         return RUN_STOPPED
     if first >= end:
         return RUN_SLICE
+    if turn != S.this_cpu:
+        see_new_code(S.cores[turn], E)
     S.this_cpu = turn
     E.cpu = turn
     S.turn_end = NEVER

@@ -122,8 +122,11 @@ def wake_up_task(S, k):
     task.vruntime = max(task.vruntime, host.min_vruntime - S.config.sched_slice)
     if host.curr < 0 or task.vruntime < vruntime_now(S, cpu):
         resched_cpu(S, cpu)
-    if nr_running(S, cpu) > 1 and cpu == S.this_cpu:
-        tick_start(S)
+    if nr_running(S, cpu) > 1:
+        if cpu == S.this_cpu:
+            tick_start(S)
+        else:
+            resched_cpu(S, cpu)  # tick_nohz_full_kick_cpu(): its tick is its own to start
 
 
 @jit()

@@ -311,8 +311,11 @@ KVM_PMU = np.dtype(
     ]
 )
 
-# runnable; halted; halted with its thread off the CPU; before its startup message
-MP_STATE_RUNNABLE, MP_STATE_HALTED, MP_STATE_ASLEEP, MP_STATE_WAIT_FOR_SIPI = range(4)
+# runnable; halted; halted with its thread off the CPU; before its INIT; before its startup message
+MP_STATE_RUNNABLE, MP_STATE_HALTED, MP_STATE_ASLEEP = 0, 1, 2
+MP_STATE_UNINITIALIZED, MP_STATE_INIT_RECEIVED = 3, 4
+APIC_INIT, APIC_SIPI = 1, 2
+USER_AGAIN = 256  # as a KVM_EXIT_*: KVM_RUN fails with EAGAIN
 MSR_OP_NONE, MSR_OP_GET, MSR_OP_SET = range(3)
 USER_IO_NONE, USER_IO_OUT, USER_IO_IN, USER_IO_RDMSR, USER_IO_WRMSR = range(5)
 
@@ -324,6 +327,8 @@ VCPU = np.dtype(
         ("exception_error", "u8"),  # its error code
         ("exception_has_error", "i8"),  # 1 if it pushes one
         ("mp_state", "i8"),  # MP_STATE_*
+        ("apic_events", "i8"),  # APIC_INIT, APIC_SIPI: messages that its thread has to look at
+        ("sipi_vector", "i8"),  # page number of the last startup message
         ("launched", "i8"),  # 1 after the first entry
         ("cpl", "i8"),  # of the guest at the last exit
         ("nmi_masked", "i8"),  # the guest was blocking NMIs then
@@ -339,7 +344,7 @@ VCPU = np.dtype(
         ("cpu", "i8"),  # core that it was loaded on last, -1 never
         ("vcpu_id", "i8"),  # what KVM_CREATE_VCPU called it: its APIC id
         ("run_page", "i8"),  # struct kvm_run: index into the array of physical memory
-        ("user_exit", "i8"),  # KVM_EXIT_* that waits for the VMM, -1 none
+        ("user_exit", "i8"),  # KVM_EXIT_* that waits for the VMM, USER_AGAIN, -1 none
         ("complete", "i8"),  # USER_IO_*: what the next KVM_RUN finishes (complete_userspace_io)
         ("completed", "i8"),  # 1: this KVM_RUN has finished an instruction already
         ("ended", "i8"),  # STOP_*: why the guest cannot go on, 0

@@ -303,10 +303,7 @@ def msr_allowed(M: np.ndarray[Any, Any], vm: Any, index: int, kind: int) -> bool
 
 
 def set_event_filter(S: Any, event_filter: EventFilter | None, k: int = 0) -> None:
-    """KVM_SET_PMU_EVENT_FILTER on VM k: have every counter looked at again before the next entry.
-
-    (The kernel also kicks the vCPUs out of their guests; here they leave when they do.)
-    """
+    """KVM_SET_PMU_EVENT_FILTER on VM k: have every counter looked at again before the next entry."""
     vm = S.vms[k]
     vm.events[:] = 0
     vm.filter_on = int(event_filter is not None)

@@ -138,8 +138,8 @@ def _route(cores, n, sender, E):
 
 
 @jit()
-def _see_new_code(core, E):
-    # Another core has decoded pages that this one may write to without being asked.
+def see_new_code(core, E):
+    """Another core has decoded pages: this one no longer writes to them without being asked."""
     for ring in range(2):
         for i in range(N_TLB):
             tag = core.tlb_write[ring, i]
@@ -175,7 +175,7 @@ def run_cores(cores, n, quantum, M, E):
         if first >= end:
             return RUN_SLICE
         core = cores[turn]
-        _see_new_code(core, E)
+        see_new_code(core, E)
         E.cpu = turn
         E.t_slice = end
         if second < end - quantum:

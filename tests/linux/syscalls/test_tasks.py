@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.linux.syscalls.kernel import IDLE, MEMORY, Kernel
+from tests.linux.syscalls.kernel import IDLE, MEMORY, TICK, Kernel
 from vpmu_emu.linux.state import N_TASKS, TASK_DEAD
 from vpmu_emu.machine.state import RSP
 from vpmu_emu.tables.linux import ERRNO, STRUCTS
@@ -248,6 +248,39 @@ def test_affinity_moves_a_task():
     """
     assert Kernel(body, cores=2).run().exit_codes() == [41]
     assert Kernel(body, cores=1).run().exit_codes() == [99]
+
+
+def test_who_comes_to_a_busy_core_has_its_turn_there():
+    """The other core's task needs no tick until then: nobody else wants to run."""
+    busy = """
+    .text
+    _start: mov ecx, 3
+    1:  div rcx
+        jmp 1b
+    """
+    moves = """
+    .text
+    _start:
+        xor edi, edi
+        mov esi, 8
+        lea rdx, mask[rip]
+        CALL_LINUX sched_setaffinity
+        mov esi, 2000
+        mov ecx, 3
+        xor edx, edx
+    1:  div rcx
+        dec esi
+        jnz 1b
+        mov byte ptr mask[rip], 1
+        mov esi, 8
+        lea rdx, mask[rip]
+        CALL_LINUX sched_setaffinity
+        EXIT 7
+    .data
+    mask: .quad 2
+    """
+    kernel = Kernel(busy, moves, cores=2).run(6 * TICK)
+    assert kernel.exit_codes() == [None, 7]
 
 
 def test_affinity_errnos():

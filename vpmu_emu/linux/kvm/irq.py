@@ -5,9 +5,20 @@ arch/x86/kvm/irq.c, lapic.c: kvm_irq_delivery_to_apic(), __apic_accept_irq(), kv
 
 from __future__ import annotations
 
+import numpy as np
+
 from vpmu_emu._jit import jit
-from vpmu_emu.linux.sched import resched_cpu, wake_up_task
-from vpmu_emu.linux.state import KVM_REQ_EVENT, MP_STATE_RUNNABLE, MP_STATE_WAIT_FOR_SIPI, N_VCPUS
+from vpmu_emu.linux.hrtimer import host_timer_program
+from vpmu_emu.linux.sched import RESCHEDULE_VECTOR, wake_up_task
+from vpmu_emu.linux.state import (
+    APIC_INIT,
+    APIC_SIPI,
+    KVM_REQ_EVENT,
+    MP_STATE_INIT_RECEIVED,
+    MP_STATE_RUNNABLE,
+    N_VCPUS,
+    USER_IO_NONE,
+)
 from vpmu_emu.machine.engine import CR0_RESET, CR4_RESET, EFER_RESET
 from vpmu_emu.machine.interrupts import RFLAGS_FIXED
 from vpmu_emu.machine.lapic import (
@@ -22,16 +33,25 @@ from vpmu_emu.machine.lapic import (
     is_deassert,
     is_destination,
     lapic_accept,
+    lapic_reset,
 )
 from vpmu_emu.machine.physical import st64
 from vpmu_emu.machine.state import N_REGS
-from vpmu_emu.machine.u64 import BYTE, U12, U64, ZERO
+from vpmu_emu.machine.u64 import BYTE, U8, U12, U64, WORD, ZERO
 from vpmu_emu.machine.vmx import (
     V_ACTIVITY,
     V_CR0,
+    V_CR0_SHADOW,
     V_CR3,
     V_CR4,
+    V_CR4_SHADOW,
     V_EFER,
+    V_ES,
+    V_FS_BASE,
+    V_GDTR_BASE,
+    V_GDTR_LIMIT,
+    V_GS_BASE,
+    V_IDTR_BASE,
     V_IDTR_LIMIT,
     V_INTERRUPTIBILITY,
     V_RFLAGS,
@@ -41,18 +61,32 @@ from vpmu_emu.machine.vmx import (
 )
 
 NMI_LIMIT = 2
+CR0_REAL_MODE = U64(0x6000_0010)  # CD NW ET
+CS_RESET = U64(0xF000)
+RIP_RESET = U64(0xFFF0)
+V_CS = V_ES + 8
+CLEARED = np.array(
+    [
+        V_RSP, V_CR3, V_CR4, V_CR4_SHADOW, V_EFER, V_SS_AR, V_GDTR_BASE, V_IDTR_BASE, V_FS_BASE, V_GS_BASE,
+        V_INTERRUPTIBILITY, V_ACTIVITY, *(V_ES + 8 * n for n in range(6)),
+    ],
+    dtype=np.int64,
+)  # fmt: skip
+"""Fields that INIT clears."""
 
 
 @jit()
-def kvm_vcpu_kick(S, k):
+def kvm_vcpu_kick(S, E, k):
     """Have vCPU k look at its requests: wake its thread, or interrupt the core that it runs on."""
     vcpu = S.vcpus[k]
     if vcpu.task < 0:
         return
     wake_up_task(S, vcpu.task)
-    task = S.tasks[vcpu.task]
-    if task.on_cpu >= 0 and task.on_cpu != S.this_cpu:
-        resched_cpu(S, task.on_cpu)
+    host_timer_program(S, E)
+    cpu = S.tasks[vcpu.task].on_cpu
+    if cpu >= 0 and cpu != S.this_cpu:
+        lapic_accept(S.cores[cpu].lapic, RESCHEDULE_VECTOR)
+        S.turn_end = 0
 
 
 @jit()
@@ -61,51 +95,81 @@ def _vmwrite(S, M, k, field, value):
 
 
 @jit()
-def _start(S, M, k, page):
-    # A startup message; real mode being outside of the subset, 64-bit code at its page.
+def kvm_vcpu_reset(S, M, k):
+    """INIT of vCPU k, which no core has loaded: its PMU and its APIC's mode stay as they are."""
     vcpu = S.vcpus[k]
+    base = vcpu.vapic.apic_base
+    lapic_reset(vcpu.vapic, vcpu.vapic.id)
+    vcpu.vapic.apic_base = base
+    vcpu.nmi_pending = 0
+    vcpu.exception = -1
+    vcpu.complete = USER_IO_NONE
+    vcpu.entry_intr_info = ZERO
+    vcpu.cr2 = ZERO
     for i in range(N_REGS):
         vcpu.regs[i] = ZERO
-    _vmwrite(S, M, k, V_RIP, page << U12)
-    _vmwrite(S, M, k, V_RSP, ZERO)
+    for n in range(len(CLEARED)):
+        _vmwrite(S, M, k, CLEARED[n], ZERO)
+    _vmwrite(S, M, k, V_RIP, RIP_RESET)
+    _vmwrite(S, M, k, V_CS, CS_RESET)
     _vmwrite(S, M, k, V_RFLAGS, RFLAGS_FIXED)
-    _vmwrite(S, M, k, V_CR0, CR0_RESET)
-    _vmwrite(S, M, k, V_CR3, ZERO)
-    _vmwrite(S, M, k, V_CR4, CR4_RESET)
-    _vmwrite(S, M, k, V_EFER, EFER_RESET)
-    _vmwrite(S, M, k, V_SS_AR, ZERO)
-    _vmwrite(S, M, k, V_IDTR_LIMIT, ZERO)
-    _vmwrite(S, M, k, V_INTERRUPTIBILITY, ZERO)
-    _vmwrite(S, M, k, V_ACTIVITY, ZERO)
-    vcpu.mp_state = MP_STATE_RUNNABLE
+    _vmwrite(S, M, k, V_CR0, CR0_REAL_MODE)
+    _vmwrite(S, M, k, V_CR0_SHADOW, CR0_REAL_MODE)
+    _vmwrite(S, M, k, V_GDTR_LIMIT, WORD)
+    _vmwrite(S, M, k, V_IDTR_LIMIT, WORD)
 
 
 @jit()
-def _accept(S, M, k, vapic, icr):
+def _deliver_sipi_vector(S, M, k):
+    # Real mode being outside of the subset, the vCPU starts in 64-bit mode, at its page.
+    page = U64(S.vcpus[k].sipi_vector)
+    _vmwrite(S, M, k, V_CS, page << U8)
+    _vmwrite(S, M, k, V_RIP, page << U12)
+    _vmwrite(S, M, k, V_CR0, CR0_RESET)
+    _vmwrite(S, M, k, V_CR0_SHADOW, CR0_RESET)
+    _vmwrite(S, M, k, V_CR4, CR4_RESET)
+    _vmwrite(S, M, k, V_CR4_SHADOW, CR4_RESET)
+    _vmwrite(S, M, k, V_EFER, EFER_RESET)
+
+
+@jit()
+def kvm_apic_accept_events(S, M, k):
+    """The INIT and the startup message that have come for vCPU k, which no core has loaded."""
+    vcpu = S.vcpus[k]
+    events = vcpu.apic_events
+    vcpu.apic_events = 0
+    if events & APIC_INIT != 0:
+        kvm_vcpu_reset(S, M, k)
+        # kvm_vcpu_is_bsp(): the first one goes on at once, in the firmware.
+        vcpu.mp_state = MP_STATE_RUNNABLE if vcpu.vcpu_id == 0 else MP_STATE_INIT_RECEIVED
+    if events & APIC_SIPI != 0 and vcpu.mp_state == MP_STATE_INIT_RECEIVED:
+        _deliver_sipi_vector(S, M, k)
+        vcpu.mp_state = MP_STATE_RUNNABLE
+
+
+@jit()
+def _accept(S, M, E, k, vapic, icr):
     vcpu = S.vcpus[k]
     mode = icr & DELIVERY_MODE
     if mode == MODE_INIT:
-        # Only one that does not run yet: INIT of a vCPU at work is not modelled.
-        if not is_deassert(icr) and vcpu.entries == ZERO:
-            vcpu.mp_state = MP_STATE_WAIT_FOR_SIPI
-        return
-    if mode == MODE_SIPI:
-        if vcpu.mp_state != MP_STATE_WAIT_FOR_SIPI:
+        if is_deassert(icr):
             return
-        _start(S, M, k, icr & BYTE)
-    elif vcpu.mp_state == MP_STATE_WAIT_FOR_SIPI:
-        return
+        vcpu.apic_events = APIC_INIT  # a startup message before it is forgotten
+    elif mode == MODE_SIPI:
+        vcpu.sipi_vector = np.int64(icr & BYTE)
+        vcpu.apic_events |= APIC_SIPI
     elif mode == MODE_NMI:
         vcpu.nmi_pending = min(vcpu.nmi_pending + 1, NMI_LIMIT)
-        vcpu.requests |= KVM_REQ_EVENT
     elif mode == MODE_FIXED or mode == MODE_LOWEST:
         lapic_accept(vapic, icr & BYTE)
-        vcpu.requests |= KVM_REQ_EVENT
-    kvm_vcpu_kick(S, k)
+    else:
+        return
+    vcpu.requests |= KVM_REQ_EVENT
+    kvm_vcpu_kick(S, E, k)
 
 
 @jit()
-def kvm_irq_delivery_to_apic(S, M):
+def kvm_irq_delivery_to_apic(S, M, E):
     """Deliver the message in the ICR of this vCPU's APIC to the others. Modifies them."""
     source = S.cores[S.this_cpu].vapic
     source.ipi_out = 0
@@ -124,6 +188,6 @@ def kvm_irq_delivery_to_apic(S, M):
         else:
             vapic = vcpu.vapic
         if shorthand != SHORTHAND_NONE or is_destination(source, vapic, icr):
-            _accept(S, M, k, vapic, icr)
+            _accept(S, M, E, k, vapic, icr)
             if lowest:
                 return

@@ -14,6 +14,7 @@ from vpmu_emu.tables.linux import STRUCTS, constant
 KVM_EXIT_IO = constant("KVM_EXIT_IO")
 KVM_EXIT_INTR = constant("KVM_EXIT_INTR")
 KVM_EXIT_SHUTDOWN = constant("KVM_EXIT_SHUTDOWN")
+KVM_EXIT_FAIL_ENTRY = constant("KVM_EXIT_FAIL_ENTRY")
 KVM_EXIT_INTERNAL_ERROR = constant("KVM_EXIT_INTERNAL_ERROR")
 KVM_EXIT_HLT = constant("KVM_EXIT_HLT")
 KVM_EXIT_X86_RDMSR = constant("KVM_EXIT_X86_RDMSR")
@@ -29,12 +30,15 @@ _DATA_OFFSET = U64(_RUN.offset("io.data_offset"))
 _SUBERROR = U64(_RUN.offset("internal.suberror"))
 _NDATA = U64(_RUN.offset("internal.ndata"))
 _DATA = U64(_RUN.offset("internal.data"))
+_ENTRY_FAILURE = U64(_RUN.offset("fail_entry.hardware_entry_failure_reason"))
+_FAILED_CPU = U64(_RUN.offset("fail_entry.cpu"))
 _MSR_ERROR = U64(_RUN.offset("msr.error"))
 _MSR_REASON = U64(_RUN.offset("msr.reason"))
 _MSR_INDEX = U64(_RUN.offset("msr.index"))
 _MSR_DATA = U64(_RUN.offset("msr.data"))
 _UNEXPECTED_EXIT_REASON = U64(4)  # KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON
 PIO_PAGE = U64(4096)
+INVALID_GUEST_STATE = U64(0x8000_0021)
 
 
 @jit()
@@ -92,6 +96,15 @@ def exit_for_bug(S, M, reason):
     st32(M, page + _NDATA, ONE)
     st64(M, page + _DATA, reason)
     exit_to_user(S, M, KVM_EXIT_INTERNAL_ERROR)
+
+
+@jit()
+def exit_for_real_mode(S, M):
+    """KVM_EXIT_FAIL_ENTRY: a vCPU after RESET or INIT, and no unrestricted guest."""
+    page = U64(S.vcpus[S.this_vcpu].run_page)
+    st64(M, page + _ENTRY_FAILURE, INVALID_GUEST_STATE)
+    st32(M, page + _FAILED_CPU, U64(S.this_cpu))
+    exit_to_user(S, M, KVM_EXIT_FAIL_ENTRY)
 
 
 @jit()

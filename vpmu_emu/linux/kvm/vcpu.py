@@ -13,7 +13,7 @@ import numpy as np
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.hrtimer import host_timer_program
 from vpmu_emu.linux.kvm.exits import finish_wrmsr
-from vpmu_emu.linux.kvm.irq import kvm_irq_delivery_to_apic
+from vpmu_emu.linux.kvm.irq import kvm_apic_accept_events, kvm_irq_delivery_to_apic
 from vpmu_emu.linux.kvm.lapic import (
     kvm_lapic_expired_hv_timer,
     kvm_set_lapic_tscdeadline_msr,
@@ -21,6 +21,7 @@ from vpmu_emu.linux.kvm.lapic import (
     vmx_update_msr_bitmap_x2apic,
 )
 from vpmu_emu.linux.kvm.overflow import kvm_make_request
+from vpmu_emu.linux.kvm.run import exit_for_real_mode
 from vpmu_emu.linux.native import cost, retire, wrmsrl
 from vpmu_emu.linux.perf.event import perf_init
 from vpmu_emu.linux.perf.guest import KVM_VPMU_VECTOR
@@ -35,9 +36,11 @@ from vpmu_emu.linux.state import (
     MODE_PASSTHROUGH,
     MP_STATE_ASLEEP,
     MP_STATE_HALTED,
+    MP_STATE_INIT_RECEIVED,
     MP_STATE_RUNNABLE,
-    MP_STATE_WAIT_FOR_SIPI,
+    MP_STATE_UNINITIALIZED,
     TASK_INTERRUPTIBLE,
+    USER_AGAIN,
 )
 from vpmu_emu.linux.time import sysvec_apic_timer_interrupt
 from vpmu_emu.linux.trace_kinds import TR_HOST_IRQ, TR_INJECT_NMI
@@ -52,7 +55,16 @@ from vpmu_emu.machine.lapic import (
 )
 from vpmu_emu.machine.msr import ROW
 from vpmu_emu.machine.ring import emit
-from vpmu_emu.machine.state import N_REGS, NEVER, RAX, RCX, RDX, STOP_SHUTDOWN
+from vpmu_emu.machine.state import (
+    N_REGS,
+    NEVER,
+    RAX,
+    RCX,
+    RDX,
+    RUN_RESCHED,
+    RUN_USER,
+    STOP_SHUTDOWN,
+)
 from vpmu_emu.machine.u64 import BYTE, LOW32, ONE, U3, U8, U32, U64, ZERO
 from vpmu_emu.machine.vmx import (
     EXIT_EXCEPTION_NMI,
@@ -69,6 +81,7 @@ from vpmu_emu.machine.vmx import (
     STI_BLOCKING,
     TYPE_HARD_EXCEPTION,
     V_CR3,
+    V_EFER,
     V_ENTRY_ERROR,
     V_ENTRY_INTR,
     V_INTERRUPTIBILITY,
@@ -155,9 +168,6 @@ def vcpu_load(S, M, E, k):
         vcpu.launched = 1
         vcpu.recalc_intercepts = 1
         perf_init(S, E)
-    if vcpu.recalc_intercepts != 0:  # KVM_REQ_RECALC_INTERCEPTS
-        vcpu.recalc_intercepts = 0
-        vmx_update_msr_bitmap_x2apic(S, M)
 
 
 @jit()
@@ -237,15 +247,39 @@ def kvm_vcpu_has_events(S, M):
 
 
 @jit()
+def _accept_messages(S, M, E):
+    # The state of the vCPU is made anew where it lies while no core has it.
+    k = S.this_vcpu
+    vcpu_put(S, M)
+    kvm_apic_accept_events(S, M, k)
+    S.percpu[S.this_cpu].space = -1
+    vcpu_load(S, M, E, k)
+
+
+@jit()
 def kvm_vcpu_block(S, M, E):
-    """The guest has halted: its thread sleeps until an event. 0 if one is there already, else 1."""
+    """INIT and startup messages, and the sleep of the vCPU's thread until there is something to do.
+
+    0 if the guest goes on, RUN_RESCHED if the thread sleeps, RUN_USER if it goes back to its VMM.
+    """
     core = S.cores[S.this_cpu]
     vcpu = S.vcpus[S.this_vcpu]
     task = S.tasks[vcpu.task]
-    if vcpu.mp_state == MP_STATE_WAIT_FOR_SIPI:
+    if vcpu.apic_events != 0:
+        if vcpu.mp_state == MP_STATE_UNINITIALIZED:
+            vcpu.user_exit = USER_AGAIN
+        _accept_messages(S, M, E)
+        real_mode = vmread(core, M, V_EFER) == ZERO and vcpu.mp_state == MP_STATE_RUNNABLE
+        if vcpu.user_exit < 0 and real_mode:
+            exit_for_real_mode(S, M)
+        if vcpu.user_exit >= 0:
+            return RUN_USER
+    if vcpu.mp_state == MP_STATE_RUNNABLE:
+        return 0
+    if vcpu.mp_state == MP_STATE_UNINITIALIZED or vcpu.mp_state == MP_STATE_INIT_RECEIVED:
         task.state = TASK_INTERRUPTIBLE
         task.wake_at = NEVER
-        return 1
+        return RUN_RESCHED
     kvm_lapic_expired_hv_timer(S, E)
     if kvm_vcpu_has_events(S, M) or vcpu.requests & KVM_REQ_PMI != ZERO:
         vcpu.mp_state = MP_STATE_RUNNABLE
@@ -259,7 +293,7 @@ def kvm_vcpu_block(S, M, E):
     if vmread(core, M, V_RFLAGS) & RFLAGS_IF != ZERO:
         task.wake_at = core.vapic.timer_at
     host_timer_program(S, E)
-    return 1
+    return RUN_RESCHED
 
 
 @jit()
@@ -267,6 +301,9 @@ def kvm_check_and_inject_events(S, M, E):
     """At most one event for the next entry: exception, NMI, or without APICv an interrupt."""
     core = S.cores[S.this_cpu]
     vcpu = S.vcpus[S.this_vcpu]
+    if vcpu.recalc_intercepts != 0:  # KVM_REQ_RECALC_INTERCEPTS
+        vcpu.recalc_intercepts = 0
+        vmx_update_msr_bitmap_x2apic(S, M)
     vcpu.requests &= ~KVM_REQ_EVENT
     info = ZERO
     blocking = vmread(core, M, V_INTERRUPTIBILITY)
@@ -307,8 +344,6 @@ def kvm_check_and_inject_events(S, M, E):
 def vmx_vcpu_enter(S, M, E):
     """VM entry. Modifies core.stop if the VMCS is refused."""
     core = S.cores[S.this_cpu]
-    if core.vapic.ipi_out != 0:
-        kvm_irq_delivery_to_apic(S, M)
     charge(S, E, COST_VCPU_RUN)
     charge(S, E, COST_VM_ENTRY)
     vmx_update_hv_timer(S, M)
@@ -340,6 +375,13 @@ def vmx_vcpu_exit(S, M, E):
         S.percpu[S.this_cpu].interrupted = FROM_KERNEL
         S.percpu[S.this_cpu].in_nmi = 0
         handle_nmis(S, E)
+
+
+@jit()
+def send_ipi(S, M, E):
+    """What the exit that was just handled has put into the ICR goes out."""
+    if S.cores[S.this_cpu].vapic.ipi_out != 0:
+        kvm_irq_delivery_to_apic(S, M, E)
 
 
 @jit()
@@ -381,6 +423,7 @@ def vmx_exit_handlers_fastpath(S, M, E):
             # The kernel of the passthrough series still leaves the inner loop after an ICR write.
             old_kernel = S.config.mode == MODE_PASSTHROUGH
             done = EXIT_FASTPATH_EXIT_HANDLED if old_kernel else EXIT_FASTPATH_REENTER_GUEST
+    send_ipi(S, M, E)
     # kvm_vcpu_exit_request(): work that waits needs the slow path.
     waits = vcpu.requests & (KVM_REQ_PMU | KVM_REQ_PMI | KVM_REQ_EVENT) != ZERO
     if done == EXIT_FASTPATH_REENTER_GUEST and waits:

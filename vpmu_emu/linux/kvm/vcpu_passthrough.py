@@ -39,6 +39,7 @@ from vpmu_emu.linux.kvm.vcpu import (
     handle_exit_irqoff,
     kvm_check_and_inject_events,
     kvm_vcpu_block,
+    send_ipi,
     vmx_exit_handlers_fastpath,
     vmx_vcpu_enter,
     vmx_vcpu_exit,
@@ -209,8 +210,10 @@ def vcpu_run_passthrough(S, M, E):
         if core.vmx.nonroot == 0:
             if core.stop != 0:
                 return RUN_STOPPED
-            if vcpu.mp_state != 0 and kvm_vcpu_block(S, M, E) != 0:
-                return RUN_RESCHED
+            if vcpu.mp_state != 0 or vcpu.apic_events != 0:
+                blocked = kvm_vcpu_block(S, M, E)
+                if blocked != 0:
+                    return blocked
             if S.percpu[S.this_cpu].need_resched != 0:  # xfer_to_guest_mode_handle_work()
                 return RUN_RESCHED
             if E.stop_request != 0:  # a watchpoint on an access that KVM has just emulated
@@ -250,5 +253,6 @@ def vcpu_run_passthrough(S, M, E):
                 handle_pmu_exit(S, M, E)
             else:
                 vmx_handle_exit(S, M, E)
+            send_ipi(S, M, E)
         if vcpu.user_exit >= 0:
             return RUN_USER

@@ -19,7 +19,7 @@ from vpmu_emu.linux.state import (
     FILE_VCPU,
     FILE_VM,
     MODE_NONE,
-    MP_STATE_WAIT_FOR_SIPI,
+    MP_STATE_UNINITIALIZED,
     N_FILTER,
     N_VCPUS,
     N_VMS,
@@ -154,7 +154,7 @@ def _create_vcpu(host: Host, file: Any, arg: int) -> int:
     vcpu = S.vcpus[row]
     vcpu.run_page = page + VCPU_PAGES * PAGE
     if arg and S.vms[vm].irqchip:
-        vcpu.mp_state = MP_STATE_WAIT_FOR_SIPI
+        vcpu.mp_state = MP_STATE_UNINITIALIZED
     return fd
 
 
@@ -196,11 +196,12 @@ def _set_user_memory_region(host: Host, file: Any, arg: int) -> int:
     if not size:
         if old is None:
             raise Errno("EINVAL")
+        _leave_guests(host, int(file.obj))
         gone = (int(vm.slot_hpa[old]), int(vm.slot_size[old]))
         vm.slot_size[old] = 0
         if gone[0] != kvm_vcpu.UNMAPPED:
             host.slots_gone([gone])
-        _changed(host)
+        _changed(host, int(file.obj))
         return 0
     if old is not None and (size != int(vm.slot_size[old]) or address != int(vm.slot_hva[old])):
         raise Errno("EINVAL")
@@ -211,18 +212,47 @@ def _set_user_memory_region(host: Host, file: Any, arg: int) -> int:
     new = old if old is not None else next((k for k in rows if not vm.slot_size[k]), None)
     if new is None:
         raise Errno("ENOMEM")
+    _leave_guests(host, int(file.obj))
     vm.slot_id[new], vm.slot_gpa[new], vm.slot_size[new] = slot, gpa, size
     vm.slot_hva[new], vm.slot_hpa[new] = address, _physical(host, address, size)
     if gpa == 0:
         vm.ram_size = size
-    _changed(host)
+    _changed(host, int(file.obj))
     return 0
 
 
-def _changed(host: Host) -> None:
-    """Who was in one of the VM's guests must look at its memory slots again when it comes back."""
-    for percpu in host.S.percpu:
-        if int(percpu.vcpu) < 0:
+def _cpus_with(host: Host, vm: int) -> list[int]:
+    """The cores on which a vCPU of the VM is loaded."""
+    S = host.S
+    return [
+        cpu
+        for cpu, percpu in enumerate(S.percpu)
+        if int(percpu.vcpu) >= 0 and int(S.vcpus[int(percpu.vcpu)].vm) == vm
+    ]
+
+
+def _leave_guests(host: Host, vm: int) -> None:
+    """Have every core come out of the VM's guests (kvm_make_all_cpus_request).
+
+    Raises:
+        Restart: one is still in it.
+    """
+    for cpu in _cpus_with(host, vm):
+        with host.on_cpu(cpu):
+            pass
+
+
+def _changed(host: Host, vm: int) -> None:
+    """Memory slots of the VM are others: who is in its guests sees them, who comes back looks anew."""
+    loaded = _cpus_with(host, vm)
+    for cpu, percpu in enumerate(host.S.percpu):
+        if cpu in loaded:
+            core, slots = host.S.cores[cpu], host.S.vms[vm]
+            core.slot_gpa, core.slot_size, core.slot_hpa = (
+                slots.slot_gpa, slots.slot_size, slots.slot_hpa,
+            )  # fmt: skip
+            host.flush(cpu)
+        elif int(percpu.vcpu) < 0:
             percpu.space = -1
 
 
@@ -260,6 +290,7 @@ def _set_pmu_event_filter(host: Host, file: Any, arg: int) -> int:
         )
     except ConfigError:
         raise Errno("EINVAL") from None
+    _leave_guests(host, int(file.obj))
     set_event_filter(host.S, found, int(file.obj))
     return 0
 
@@ -274,6 +305,7 @@ def _x86_set_msr_filter(host: Host, file: Any, arg: int) -> int:
     used = [each for each in head["ranges"] if each["nmsrs"]]
     if not used and flags & DEFAULT_DENY:
         raise Errno("EINVAL")
+    _leave_guests(host, int(file.obj))
     ranges = []
     for each in used:
         size = -(-int(each["nmsrs"]) // 64) * 8

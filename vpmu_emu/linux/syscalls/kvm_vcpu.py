@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from vpmu_emu.linux.calls import CALL_PERF_RELEASE
+from vpmu_emu.linux.calls import CALL_APIC_EVENTS, CALL_PERF_RELEASE
 from vpmu_emu.linux.cpuid import (
     CAP_LBR_FMT,
     CAP_PEBS_FORMAT,
@@ -22,14 +22,19 @@ from vpmu_emu.linux.cpuid import (
     vmx_get_perf_capabilities,
 )
 from vpmu_emu.linux.state import (
+    APIC_SIPI,
     CTX_TASK,
     KVM_REQ_EVENT,
     MODE_NAMES,
     MODE_NONE,
     MODE_PASSTHROUGH,
-    MP_STATE_WAIT_FOR_SIPI,
+    MP_STATE_HALTED,
+    MP_STATE_INIT_RECEIVED,
+    MP_STATE_RUNNABLE,
+    MP_STATE_UNINITIALIZED,
     MSR_OP_GET,
     MSR_OP_SET,
+    USER_AGAIN,
 )
 from vpmu_emu.linux.syscalls.files import leave_run
 from vpmu_emu.linux.syscalls.host import Errno, Host, Restart
@@ -631,6 +636,8 @@ def _set_vcpu_events(host: Host, file: Any, arg: int) -> int:
         raise Errno("EINVAL")
     if flags & constant("KVM_VCPUEVENT_VALID_SMM") and events["smi.smm"]:
         raise Errno("EINVAL")
+    if flags & constant("KVM_VCPUEVENT_VALID_SIPI_VECTOR") and _vm(host, vcpu).irqchip:
+        vcpu.sipi_vector = int(events["sipi_vector"]) & 0xFF
     vcpu.exception = nr if injected else -1
     vcpu.exception_has_error = int(bool(events["exception.has_error_code"]))
     vcpu.exception_error = events["exception.error_code"]
@@ -647,9 +654,12 @@ def _set_vcpu_events(host: Host, file: Any, arg: int) -> int:
 
 
 def _get_mp_state(host: Host, file: Any, arg: int) -> int:
-    state = {0: "RUNNABLE", MP_STATE_WAIT_FOR_SIPI: "UNINITIALIZED"}.get(
-        int(_vcpu(host, file).mp_state), "HALTED"
-    )
+    host.kernel_call(CALL_APIC_EVENTS, int(file.obj))
+    state = {
+        MP_STATE_RUNNABLE: "RUNNABLE",
+        MP_STATE_UNINITIALIZED: "UNINITIALIZED",
+        MP_STATE_INIT_RECEIVED: "INIT_RECEIVED",
+    }.get(int(_vcpu(host, file).mp_state), "HALTED")
     number = constant(f"KVM_MP_STATE_{state}")
     host.copy_to_user(arg, STRUCTS["kvm_mp_state"].new(mp_state=number).tobytes())
     return 0
@@ -658,11 +668,19 @@ def _get_mp_state(host: Host, file: Any, arg: int) -> int:
 def _set_mp_state(host: Host, file: Any, arg: int) -> int:
     vcpu, row = _vcpu(host, file), STRUCTS["kvm_mp_state"]
     wanted = int(row.read(host.copy_from_user(arg, row.size))["mp_state"])
-    names = {"RUNNABLE": 0, "HALTED": 1, "UNINITIALIZED": MP_STATE_WAIT_FOR_SIPI}
+    names = {
+        "RUNNABLE": MP_STATE_RUNNABLE,
+        "HALTED": MP_STATE_HALTED,
+        "UNINITIALIZED": MP_STATE_UNINITIALIZED,
+        "INIT_RECEIVED": MP_STATE_INIT_RECEIVED,
+        "SIPI_RECEIVED": MP_STATE_INIT_RECEIVED,
+    }
     states = {constant(f"KVM_MP_STATE_{name}"): state for name, state in names.items()}
     if wanted not in states or (wanted and not _vm(host, vcpu).irqchip):
         raise Errno("EINVAL")
     vcpu.mp_state = states[wanted]
+    if wanted == constant("KVM_MP_STATE_SIPI_RECEIVED"):
+        vcpu.apic_events |= APIC_SIPI
     return 0
 
 
@@ -701,7 +719,7 @@ def _run(host: Host, file: Any, arg: int) -> int:
     run = STRUCTS["kvm_run"].view(host.M, int(vcpu.run_page))
     if any(n and int(at) == UNMAPPED for at, n in zip(vm.slot_hpa, vm.slot_size, strict=True)):
         raise Errno("EFAULT")
-    waits = int(vcpu.mp_state) == MP_STATE_WAIT_FOR_SIPI
+    waits = int(vcpu.mp_state) in (MP_STATE_UNINITIALIZED, MP_STATE_INIT_RECEIVED)
     if not waits and not vmcs_read(host.M, vcpu, "GUEST_IA32_EFER") & EFER_LMA:
         # VM entry fails: no unrestricted guest, and nothing but 64-bit mode
         run["exit_reason"] = constant("KVM_EXIT_FAIL_ENTRY")
@@ -721,7 +739,9 @@ def finish_run(host: Host, task: Any) -> int:
     run["apic_base"] = int(vcpu.vapic.apic_base)
     run["if_flag"] = vmcs_read(host.M, vcpu, "GUEST_RFLAGS") >> 9 & 1
     leave_run(host, task)
-    return -ERRNO["EINTR"] if int(vcpu.user_exit) == constant("KVM_EXIT_INTR") else 0
+    errnos = {constant("KVM_EXIT_INTR"): "EINTR", USER_AGAIN: "EAGAIN"}
+    name = errnos.get(int(vcpu.user_exit))
+    return -ERRNO[name] if name else 0
 
 
 HANDLERS: dict[str, Callable[[Host, Any, int], int]] = {
