@@ -428,6 +428,14 @@ def test_mp_state_between_init_and_startup():
     assert int(kernel.S.vcpus[1].mp_state) == MP_STATE_INIT_RECEIVED
 
 
+def test_init_to_itself_makes_a_vcpu_wait():
+    guest0 = "X2APIC\n" + until(0x4000, 1) + f"mov esi, 400\n 3: {SLOWLY} dec esi\n jnz 3b\n"
+    guest0 += "SEND SIPI + TO_1\n OVER"
+    guest1 = "lock inc qword ptr [0x4000]\n cmp qword ptr [0x4000], 2\n je 2f\n X2APIC\n SEND INIT + TO_1\n"
+    kernel = vmm("SPAWN 0\n SPAWN 1\n JOIN 0\n JOIN 1\n", guest0, guest1 + "EXIT 1\n 2: OVER")
+    assert kernel.exit_codes() == [0, 0, 0]
+
+
 def test_init_of_the_first_vcpu_ends_in_real_mode():
     main = "SPAWN 0\n SPAWN 1\n JOIN 0\n JOIN 1\n"
     kernel = vmm(main, SPIN, "X2APIC\n SEND INIT\n OVER")

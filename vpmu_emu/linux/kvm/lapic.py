@@ -10,7 +10,7 @@ from vpmu_emu._jit import jit
 from vpmu_emu.linux.kvm.overflow import kvm_make_request
 from vpmu_emu.linux.native import cost
 from vpmu_emu.linux.perf.pmi import charge
-from vpmu_emu.linux.state import KVM_REQ_EVENT
+from vpmu_emu.linux.state import APIC_INIT, KVM_REQ_EVENT
 from vpmu_emu.machine.lapic import (
     BASE_ENABLE,
     BASE_X2APIC,
@@ -114,6 +114,8 @@ def kvm_apic_note_ipi(S, effect):
     """What the guest's APIC did to its own vCPU: __apic_accept_irq() of an NMI or INIT."""
     if effect == NMI_TO_SELF:
         S.vcpus[S.this_vcpu].nmi_pending = min(S.vcpus[S.this_vcpu].nmi_pending + 1, NMI_LIMIT)
+    elif effect == INIT_TO_SELF and (S.this_vm != 0 or S.vcpus[S.this_vcpu].vcpu_id != 0):
+        S.vcpus[S.this_vcpu].apic_events = APIC_INIT
     elif effect == INIT_TO_SELF:
         S.cores[S.this_cpu].stop = STOP_RESET  # the VMM has no firmware to start
 
