@@ -226,6 +226,20 @@ def test_threads_of_a_vmm_share_one_core(mode):
         assert line in machine.serial.splitlines()
 
 
+@pytest.mark.skipif(not COMPILES, reason="two million cycles")
+def test_the_report_says_which_event_lost_its_counter_and_when_it_came_back():
+    other = load(ROOT / "guests/host/noisy_neighbour.s")
+    machine = System(load(ROOT / "guests/lessons/07_contention.s"), vpmu="emulated", host=[other])
+    result = machine.result(machine.run()).to_json()
+    (error,) = result["perf"]["errors"]
+    assert error["cause"] == "no free counter"
+    assert error["tsc"] < error["revived"] < result["cycles"]
+    (table,) = [t for t in run_tables(result) if "went to ERROR" in t.title]
+    shown = plain(table)
+    for value in (error["tsc"], error["revived"]):
+        assert f"{value:,}" in shown
+
+
 @pytest.mark.skipif(not COMPILES, reason="a hundred million cycles")
 def test_what_the_programs_say_holds():
     """Every program of guests/host that has expectations, beside its guest."""

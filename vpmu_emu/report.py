@@ -164,6 +164,9 @@ def comparison(results: Mapping[str, Mapping[str, Any]], head: str = "") -> list
         if events := run.get("perf", {}).get("events"):
             title = "perf events of the host" + (f", {name}" if len(runs) > 1 else "")
             tables.append(_events(title, events))
+        if errors := run.get("perf", {}).get("errors"):
+            title = "perf events that went to ERROR: when, why, and when they counted again"
+            tables.append(_events(title + (f", {name}" if len(runs) > 1 else ""), errors))
         if lockups := run.get("watchdog", {}).get("lockups"):
             title = "Hard lockups of the host, detector " + run["watchdog"]["detector"]
             tables.append(_events(title, lockups))
