@@ -231,6 +231,7 @@ def test_serial_output_is_shown():
         (["--host", str(ROOT / "guests/host/lockup.s")], "there is no hypervisor"),
         (["--set", "pmu.gpp=4"], "pmu.gp"),
         (["--max-insns", "many"], "not a valid integer"),
+        (["--max-insns", str(1 << 64)], "is not in the range"),
     ],
 )
 def test_wrong_settings_name_the_key_and_what_would_do(args, message):

@@ -22,7 +22,7 @@ _OPTIONS = (
                  help="Processors of the machine: of the program with bare, else of the host."),
     click.option("--entry", metavar="SYMBOL|ADDRESS",
                  help="Begin there instead of at the program's own entry."),
-    click.option("--max-insns", type=click.IntRange(1), metavar="N",
+    click.option("--max-insns", type=click.IntRange(1, (1 << 63) - 1), metavar="N",
                  help="Stop after so many instructions of a core's guest, or of its host programs "
                  "(exit status 1)."),
     click.option("--filter", metavar="F.toml",
