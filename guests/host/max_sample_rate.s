@@ -1,6 +1,6 @@
 # The administrator's limit: no event may sample more often than 20,000 times a second.
 #
-# perf counts the overflows of each event within a tick of 4 ms. One that has more than its share, here 80,
+# perf counts the overflows of each event within a tick of 4 ms. One that has its share, here 80,
 # is stopped until the next tick. The guest beside this program asks for 200,000 PMIs a second; its event
 # on the host is throttled, over and over, and the guest is not told. (It does not stay so until the tick:
 # every overflow of a guest's counter makes KVM reprogram it, which schedules the event in again.)

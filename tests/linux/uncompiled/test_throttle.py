@@ -38,10 +38,10 @@ def test_a_group_is_throttled_as_one(machine):
         machine.work(USER, 100, 0, 100)
     assert [int(S.perf_events[i].throttles) for i in (leader, member, other)] == [1, 1, 0]
     assert int(machine.host.throttles) == 1
-    assert [int(perf_event_read_value(S, E, i)) for i in (leader, member, other)] == [400, 400, 600]
+    assert [int(perf_event_read_value(S, E, i)) for i in (leader, member, other)] == [300, 300, 600]
     perf_event_task_tick(S, E)
     machine.work(USER, 100, 0, 100)
-    assert [int(perf_event_read_value(S, E, i)) for i in (leader, member, other)] == [500, 500, 700]
+    assert [int(perf_event_read_value(S, E, i)) for i in (leader, member, other)] == [400, 400, 700]
     found = records(machine, event)
     assert [(kind, words[1]) for kind, _, words in found] == [(5, int(event.id)), (6, int(event.id))]
 
@@ -58,7 +58,7 @@ def test_members_that_overflow_together_go_on_sampling(machine):
             machine.work(USER, 100, 0, 100)
         assert [int(S.perf_events[i].throttles) for i in rows] == [tick, tick]
         perf_event_task_tick(S, E)
-    assert all(int(S.perf_events[i].samples) >= 3 * 3 for i in rows)
+    assert sorted(int(S.perf_events[i].samples) for i in rows) == [3 * 2, 3 * 3]
 
 
 def test_a_new_period_ends_throttling(machine):
@@ -70,7 +70,7 @@ def test_a_new_period_ends_throttling(machine):
         machine.work(USER, 100, 0, 100)
     assert perf_event_period(S, E, member, U64(1000)) == 0
     machine.work(USER, 100, 0, 100)
-    assert [int(perf_event_read_value(S, E, i)) for i in (leader, member)] == [500, 500]
+    assert [int(perf_event_read_value(S, E, i)) for i in (leader, member)] == [400, 400]
 
 
 @pytest.mark.parametrize("percent", [0, 1, 25, 99, 100])

@@ -76,9 +76,9 @@ def _account_interrupt(S, E, i, throttle):
         event.interrupts = 1
     else:
         event.interrupts += 1
-        if throttle != 0 and event.interrupts > S.config.max_samples_per_tick:
-            perf_event_throttle_group(S, E, i)
-            stop = 1
+    if throttle != 0 and event.interrupts >= S.config.max_samples_per_tick:
+        perf_event_throttle_group(S, E, i)
+        stop = 1
     if event.sample_freq != 0:
         delta = now - event.freq_time
         event.freq_time = now
