@@ -708,7 +708,7 @@ def run_as_asked(
     if mode == "bare":
         # The oracle takes the same line: what only a hypervisor can do is left out.
         options |= {"filter": None, "host_events": (), "guest": (), "kvm": (), "quirks": (),
-                    "watchdog": "off", "host": ()}
+                    "watchdog": "off", "host": (), "costs": "typical"}
     options["vpmu"] = mode
     options["inject"] = (*options["inject"], *inject)
     return run(program, **options)

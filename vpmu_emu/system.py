@@ -272,10 +272,11 @@ class System:
         asked = {
             "filter": filter, "host-event": host_events, "guest": _pairs("guest", guest), "host": host,
             "watchdog": watchdog != "off",
+            "costs": costs != "typical",
         }  # fmt: skip
         what = next((key for key, value in asked.items() if value), "")
         if vpmu == "bare" and what:
-            raise ConfigError(what, "there is no hypervisor in mode bare", "emulated passthrough")
+            raise ConfigError(what, "there is no hypervisor in mode bare", " ".join(MODES[1:]))
         if not 1 <= cores <= N_CORES:
             raise ConfigError("cores", f"{cores} cores", f"1 to {N_CORES}")
         if entry is not None:

@@ -49,6 +49,8 @@ CASES = [
     ("mov r8b, ah", 1, "m", "REX", "use al"),
     ("shl eax, 300", 1, "300", "0x12c does not fit", ""),
     ("mov al, 256", 1, "256", "0x100 does not fit", ""),
+    ("mov qword ptr [0x1000], 0x123456789a", 1, "0x123456789a", "does not fit", "sign-extended"),
+    ("mov byte ptr [0x123456789a], 5", 1, "byte ptr [0x123456789a]", "outside of the signed", "register"),
     ("add rax, 0x80000000", 1, "0x80000000", "does not fit", "sign-extended"),
     ("mov ebx, ds:0x80000000", 1, "ds:0x80000000", "outside of the signed", "register first"),
     ("mov eax, [rax + 0x80000000]", 1, "m", "outside of the signed", "register first"),

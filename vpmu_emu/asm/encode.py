@@ -334,7 +334,7 @@ def _usable(form: Form, operands: Sequence[Resolved]) -> bool:
             if word.startswith("moffs"):
                 continue
             if word not in _REL and not memory.base and not memory.index:
-                if isinstance(operand.disp, int) and not -(1 << 31) <= operand.disp < 1 << 31:
+                if not _in_reach(operand.disp):
                     return False
     if form.instruction.sem == "xchg" and form.encoding.plus_r and form.width == 32:
         # 90 is NOP and would not clear the upper half.
@@ -342,6 +342,11 @@ def _usable(form: Form, operands: Sequence[Resolved]) -> bool:
         if isinstance(second, Register) and second.number == 0:
             return False
     return True
+
+
+def _in_reach(disp: object) -> bool:
+    # what is not a number yet is checked when it is
+    return not isinstance(disp, int) or -(1 << 31) <= disp < 1 << 31
 
 
 def _describe(operand: Resolved) -> str:
@@ -357,7 +362,13 @@ def _no_form(
     name: str, operands: Sequence[Resolved], choices: tuple[tuple[Form, bool], ...]
 ) -> Fault:
     if choices:
-        for position, operand in enumerate(operands):
+        # An address that fits is not what was wrong.
+        suspects = [
+            (position, operand)
+            for position, operand in enumerate(operands)
+            if not (isinstance(operand, Address) and _in_reach(operand.disp))
+        ]
+        for position, operand in suspects:
             if isinstance(operand, Immediate) and isinstance(operand.value, int):
                 words = sorted({form.operands[position] for form, _ in choices})
                 widths = {form.width for form, _ in choices}
