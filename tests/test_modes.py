@@ -551,7 +551,7 @@ ROWS: dict[str, Callable[..., None] | str] = {
     "pinned host events hold the counters": pinned_events_hold_the_counters,
     "guest's toggle of GLOBAL_CTRL or a new selector while its event is in ERROR":
         f"{LINUX}/test_perf.py::test_error_is_left_by_enabling_again",
-    "more than 100000/HZ overflows of one counter within a tick": f"{LINUX}/test_perf.py::test_throttling",
+    "100000/HZ overflows of one counter within a tick": f"{LINUX}/test_perf.py::test_throttling",
     "second overflow before KVM_REQ_PMU of the first":
         f"{LINUX}/test_emulated.py::test_one_pmi_per_overflow",
     "overflow while the guest's LVTPC is masked": masked_lvtpc,
