@@ -6,6 +6,7 @@ are policies; nothing of them may be seen in the machine.
 
 from __future__ import annotations
 
+import os
 import random
 
 import numpy as np
@@ -34,6 +35,8 @@ SYSTEM_KINDS = ("events", "paging")  # of tests/reference/generator_system.py, t
 KINDS = ("agreement", "anything", "integer", "running", *SYSTEM_KINDS)
 kinds = pytest.mark.parametrize("kind", KINDS)
 POLICIES = ({"horizon": 1}, {"horizon": 3, "horizon_seed": 11}, {"horizon": 40, "horizon_seed": 7})
+NIGHTLY = os.environ.get("VPMU_HYPOTHESIS") == "nightly"
+SEEDS = (40 if NIGHTLY else 8) if COMPILES else 2
 EXAMPLES = settings(deadline=None) if COMPILES else settings(deadline=None, max_examples=8)
 
 
@@ -137,7 +140,7 @@ def test_random_programs(kind, data, mode, horizon, seed):
 @modes
 def test_fixed_seeds(kind, mode):
     """A stable set besides the random one: it fails the same way for everybody."""
-    for seed in range(20 if COMPILES else 2):
+    for seed in range(SEEDS):
         all_policies(seeded(kind, seed), mode)
 
 
@@ -145,7 +148,7 @@ def test_fixed_seeds(kind, mode):
 @kinds
 @modes
 def test_one_instruction_at_a_time(kind, mode):
-    for seed in range(20, 30 if COMPILES else 22):
+    for seed in range(20, 20 + SEEDS):
         program = seeded(kind, seed)
         plain = finish(program, mode)
         system = machine(program, mode)
@@ -164,7 +167,7 @@ def test_one_instruction_at_a_time(kind, mode):
 @modes
 def test_a_snapshot_is_a_copy_of_the_bytes(kind, mode):
     """Decoded code, ring and breakpoints stay behind: only record and memory are carried over."""
-    for seed in range(40, 50 if COMPILES else 43):
+    for seed in range(40, 40 + SEEDS):
         program = seeded(kind, seed)
         counted = machine(program, mode)
         steps = 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -112,6 +113,12 @@ def reachable() -> list[str]:
     return sorted(build._reachable(name for name in roots if name in _jit.functions))
 
 
+@functools.cache
+def signatures(name):
+    """What is on the disk of one function, read once."""
+    return _jit.cached_signatures(name)
+
+
 @pytest.fixture(scope="session")
 def built():
     """Every mode compiled on the disk."""
@@ -127,7 +134,7 @@ def test_the_memory_of_types_has_every_mode(mode):
 @compiled
 @pytest.mark.parametrize("name", reachable() if _jit.COMPILES else [])
 def test_one_signature_and_clean_types(name, built):
-    kinds = _jit.cached_signatures(name)
+    kinds = signatures(name)
     if name not in _jit.inlined:
         shown = [[_jit.encode_type(kind) for kind in one] for one in kinds]
         assert len(kinds) <= 1, f"compiled for {shown}"
@@ -137,7 +144,7 @@ def test_one_signature_and_clean_types(name, built):
 
 @compiled
 def test_what_is_compiled_is_what_is_reachable(built):
-    missing = [name for name in reachable() if not _jit.cached_signatures(name)]
+    missing = [name for name in reachable() if not signatures(name)]
     # Callees behind branches that constants prune are never compiled; there are few.
     assert len(missing) <= 12, missing
 
@@ -160,7 +167,7 @@ def test_remembered_types_are_right(built):
     """A wrong memory costs two compilations instead of none, so it is kept true."""
     wrong = []
     for name in reachable():
-        kinds = _jit.cached_signatures(name)
+        kinds = signatures(name)
         spec = HINTS["functions"].get(name)
         if len(kinds) == 1 and spec != [_jit.encode_type(kind) for kind in kinds[0]]:
             wrong.append(name)
