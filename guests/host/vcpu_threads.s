@@ -70,15 +70,6 @@
         .equ GUEST_0, SETUP + 2 * MESSAGE + WAIT + COUNTER + ROUNDS * ROUND + 1
         .equ GUEST_1, SETUP + 7 + MESSAGE + COUNTER + ROUNDS * ROUND + 1
 
-# An ioctl with a structure for an argument; the program ends with `code` if it fails.
-        .macro must_ioctl fd, request, structure, code
-        mov edi, \fd
-        mov esi, \request
-        lea rdx, [rip + \structure]
-        linux ioctl
-        exit_if_error \code
-        .endm
-
 # Sleep; any thread may. Destroys rax, rcx, rdi, rsi, r11.
         .macro nap
         lea rdi, [rip + a_nap]
@@ -300,25 +291,8 @@ vcpu_thread:
         cmp dword ptr [rbp + T_VCPU], 0
         jne ready                       # it waits for its startup message
 
-        # 64-bit mode; CR3 = 0 is an identity map to this machine's processors.
         must_ioctl r14d, KVM_GET_SREGS, sregs, 16
-        lea rsi, [rip + sregs]
-        mov word ptr [rsi + kvm_sregs_cs + kvm_segment_selector], 8
-        mov byte ptr [rsi + kvm_sregs_cs + kvm_segment_type], 11
-        mov qword ptr [rsi + kvm_sregs_cs + kvm_segment_base], 0
-        mov dword ptr [rsi + kvm_sregs_cs + kvm_segment_limit], 0xffffffff
-        mov byte ptr [rsi + kvm_sregs_cs + kvm_segment_present], 1
-        mov byte ptr [rsi + kvm_sregs_cs + kvm_segment_dpl], 0
-        mov byte ptr [rsi + kvm_sregs_cs + kvm_segment_s], 1
-        mov byte ptr [rsi + kvm_sregs_cs + kvm_segment_l], 1
-        mov byte ptr [rsi + kvm_sregs_cs + kvm_segment_db], 0
-        mov byte ptr [rsi + kvm_sregs_cs + kvm_segment_g], 1
-        mov byte ptr [rsi + kvm_sregs_cs + kvm_segment_unusable], 0
-        mov eax, 0x80000033             # PG NE ET MP PE
-        mov [rsi + kvm_sregs_cr0], rax
-        mov qword ptr [rsi + kvm_sregs_cr3], 0
-        mov qword ptr [rsi + kvm_sregs_cr4], 0x20       # PAE
-        mov qword ptr [rsi + kvm_sregs_efer], 0x500     # LMA LME
+        long_mode sregs
         must_ioctl r14d, KVM_SET_SREGS, sregs, 17
         must_ioctl r14d, KVM_SET_REGS, regs, 18
 
