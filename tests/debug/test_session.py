@@ -217,3 +217,18 @@ def test_scripted_from_standard_input():
     assert "01_count.s:" in result.output
     wrong = CliRunner().invoke(main, ["debug", str(LESSON)], input="frob\nq\n")
     assert wrong.exit_code == 2
+
+
+@pytest.mark.parametrize("go", ["step", "cont"])
+def test_ctrl_c_in_a_step_is_a_stop_and_keeps_breakpoints(session, monkeypatch, go):
+    second = session.step().rip
+    session.break_at(second)
+    with monkeypatch.context() as patched:
+
+        def interrupted(count=1):
+            raise KeyboardInterrupt
+
+        patched.setattr(session.system, "step", interrupted)
+        assert getattr(session, go)().reason == "interrupted"
+    assert session.rip == second
+    assert int(session.system.E.n_break) == 1

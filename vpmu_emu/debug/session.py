@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -132,8 +132,8 @@ class Session:
         """Run `count` instructions, breakpoints and watchpoints heeded; Ctrl-C is a stop as in cont()."""
         if self._ended:
             return self._ended
-        self._begin()
-        try:
+
+        def go() -> Any:
             stop = self._past_breakpoint()
             for _ in range(count - 1):
                 if stop.reason != "step":
@@ -141,9 +141,9 @@ class Session:
                 stop = self.system.step()
                 if stop.reason == "break":  # met, not passed
                     break
-        except KeyboardInterrupt:
-            stop = self.system.stop(0, "interrupted")
-        return self._stopped(stop)
+            return stop
+
+        return self._until_stopped(go)
 
     def cont(self) -> Stop:
         """Run to the next breakpoint, watched access, or the end.
@@ -153,29 +153,33 @@ class Session:
         """
         if self._ended:
             return self._ended
-        self._begin()
-        stop = self._past_breakpoint()
-        if stop.reason == "step":
-            try:
-                stop = self.system.run()
-            except KeyboardInterrupt:
-                stop = self.system.stop(0, "interrupted")
-        return self._stopped(stop)
 
-    def _begin(self) -> None:
+        def go() -> Any:
+            stop = self._past_breakpoint()
+            return self.system.run() if stop.reason == "step" else stop
+
+        return self._until_stopped(go)
+
+    def _until_stopped(self, go: Callable[[], Any]) -> Stop:
         self._before = self.system.registers()
         self._seen = int(self.system.E.ring_head)
         self.system.E.stop_request = 0
+        try:
+            stop = go()
+        except KeyboardInterrupt:
+            stop = self.system.stop(0, "interrupted")
+        return self._stopped(stop)
 
     def _past_breakpoint(self) -> Any:
         # A breakpoint is heeded before its instruction: the one at rip is not there for one step.
         here = [p for p in self._points if p.address == self.rip]
         if here:
             self._arm(without=self.rip)
-        stop = self.system.step()
-        if here:
-            self._arm()
-        return stop
+        try:
+            return self.system.step()
+        finally:
+            if here:
+                self._arm()
 
     def _stopped(self, stop: Any) -> Stop:
         new = self._accesses(self._seen)

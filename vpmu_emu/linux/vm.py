@@ -40,7 +40,7 @@ EXIT_LOAD_LIST, ENTRY_LOAD_LIST = 0x400, 0x800  # in the page of MSR lists
 ALL_ONES = (1 << 64) - 1
 CR0_REAL_MODE = 0x6000_0010  # RESET: CD NW ET
 RFLAGS_RESET = 2
-RIP_RESET = 0xFFF0
+CS_RESET, RIP_RESET = 0xF000, 0xFFF0
 _ROW = {row.name: k for k, row in enumerate(MSRS)}
 
 
@@ -96,7 +96,7 @@ def kvm_create_vcpu(S: Any, M: np.ndarray[Any, Any], k: int, vm: int, ident: int
         CR0_READ_SHADOW=CR0_REAL_MODE,
         GUEST_RIP=RIP_RESET,
         GUEST_RFLAGS=RFLAGS_RESET,
-        GUEST_CS_SELECTOR=0xF000,
+        GUEST_CS_SELECTOR=CS_RESET,
         GUEST_TR_LIMIT=0xFFFF,
         GUEST_GDTR_LIMIT=0xFFFF,
         GUEST_IDTR_LIMIT=0xFFFF,

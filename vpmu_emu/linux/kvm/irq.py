@@ -19,6 +19,7 @@ from vpmu_emu.linux.state import (
     N_VCPUS,
     USER_IO_NONE,
 )
+from vpmu_emu.linux.vm import CR0_REAL_MODE, CS_RESET, RIP_RESET
 from vpmu_emu.machine.engine import CR0_RESET, CR4_RESET, EFER_RESET
 from vpmu_emu.machine.interrupts import RFLAGS_FIXED
 from vpmu_emu.machine.lapic import (
@@ -61,9 +62,6 @@ from vpmu_emu.machine.vmx import (
 )
 
 NMI_LIMIT = 2
-CR0_REAL_MODE = U64(0x6000_0010)  # CD NW ET
-CS_RESET = U64(0xF000)
-RIP_RESET = U64(0xFFF0)
 V_CS = V_ES + 8
 CLEARED = np.array(
     [
@@ -110,11 +108,11 @@ def kvm_vcpu_reset(S, M, k):
         vcpu.regs[i] = ZERO
     for n in range(len(CLEARED)):
         _vmwrite(S, M, k, CLEARED[n], ZERO)
-    _vmwrite(S, M, k, V_RIP, RIP_RESET)
-    _vmwrite(S, M, k, V_CS, CS_RESET)
+    _vmwrite(S, M, k, V_RIP, U64(RIP_RESET))
+    _vmwrite(S, M, k, V_CS, U64(CS_RESET))
     _vmwrite(S, M, k, V_RFLAGS, RFLAGS_FIXED)
-    _vmwrite(S, M, k, V_CR0, CR0_REAL_MODE)
-    _vmwrite(S, M, k, V_CR0_SHADOW, CR0_REAL_MODE)
+    _vmwrite(S, M, k, V_CR0, U64(CR0_REAL_MODE))
+    _vmwrite(S, M, k, V_CR0_SHADOW, U64(CR0_REAL_MODE))
     _vmwrite(S, M, k, V_GDTR_LIMIT, WORD)
     _vmwrite(S, M, k, V_IDTR_LIMIT, WORD)
 

@@ -21,6 +21,7 @@ from vpmu_emu.linux.cpuid import (
     has_debug_store,
     vmx_get_perf_capabilities,
 )
+from vpmu_emu.linux.kvm.run import INVALID_GUEST_STATE
 from vpmu_emu.linux.state import (
     APIC_SIPI,
     CTX_TASK,
@@ -76,7 +77,6 @@ CR4_VALID = 0x7FF | 1 << 16 | 1 << 17 | 1 << 18 | 1 << 20 | 1 << 21  # what a gu
 EFER_SCE, EFER_LME, EFER_LMA, EFER_NX = 1, 1 << 8, 1 << 10, 1 << 11
 DEFAULT_APIC = 0xFEE0_0000
 STI, MOV_SS, NMI = 1, 2, 8  # GUEST_INTERRUPTIBILITY_INFO
-INVALID_GUEST_STATE = 0x8000_0021
 
 
 def lock(host: Host, k: int) -> None:
@@ -723,7 +723,7 @@ def _run(host: Host, file: Any, arg: int) -> int:
     if not waits and not vmcs_read(host.M, vcpu, "GUEST_IA32_EFER") & EFER_LMA:
         # VM entry fails: no unrestricted guest, and nothing but 64-bit mode
         run["exit_reason"] = constant("KVM_EXIT_FAIL_ENTRY")
-        run["fail_entry.hardware_entry_failure_reason"] = INVALID_GUEST_STATE
+        run["fail_entry.hardware_entry_failure_reason"] = int(INVALID_GUEST_STATE)
         run["fail_entry.cpu"] = host.cpu
         return 0
     vcpu.user_exit = -1
