@@ -12,11 +12,12 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.differential import CASES
+from tests.profiles import PROFILE, PROFILES
 
 ROOT = Path(__file__).resolve().parent.parent
 
 # Deadlines measure the machine, not the code; the first example of a test may compile.
-for name, examples in (("uncompiled", 4), ("dev", 25), ("ci", 100), ("nightly", 10_000)):
+for name, examples in PROFILES.items():
     settings.register_profile(
         name,
         max_examples=examples,
@@ -24,9 +25,7 @@ for name, examples in (("uncompiled", 4), ("dev", 25), ("ci", 100), ("nightly", 
         print_blob=True,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )
-# Uncompiled code runs thousands of times slower: coverage needs every path once, not often.
-_USUAL = "uncompiled" if os.environ.get("NUMBA_DISABLE_JIT") == "1" else "dev"
-settings.load_profile(os.environ.get("VPMU_HYPOTHESIS", _USUAL))
+settings.load_profile(PROFILE)
 
 
 def oracle_missing(name: str) -> str | None:

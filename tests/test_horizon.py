@@ -6,7 +6,6 @@ are policies; nothing of them may be seen in the machine.
 
 from __future__ import annotations
 
-import os
 import random
 
 import numpy as np
@@ -14,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.profiles import cases
 from tests.reference import generator, generator_system
 from tests.whole import (
     LESSONS,
@@ -35,8 +35,7 @@ SYSTEM_KINDS = ("events", "paging")  # of tests/reference/generator_system.py, t
 KINDS = ("agreement", "anything", "integer", "running", *SYSTEM_KINDS)
 kinds = pytest.mark.parametrize("kind", KINDS)
 POLICIES = ({"horizon": 1}, {"horizon": 3, "horizon_seed": 11}, {"horizon": 40, "horizon_seed": 7})
-NIGHTLY = os.environ.get("VPMU_HYPOTHESIS") == "nightly"
-SEEDS = (40 if NIGHTLY else 8) if COMPILES else 2
+SEEDS = cases(day=8, laws=16, night=40)
 EXAMPLES = settings(deadline=None) if COMPILES else settings(deadline=None, max_examples=8)
 
 
