@@ -14,6 +14,7 @@ from vpmu_emu.linux.calls import (
     CALL_PERF_READ,
     CALL_PERF_RELEASE,
 )
+from vpmu_emu.linux.perf.report import closed_report
 from vpmu_emu.linux.state import N_EVENTS, PERF_EVENT_STATE_ERROR
 from vpmu_emu.linux.syscalls.pagetables import PAGE
 from vpmu_emu.linux.syscalls.tasks import do_exit
@@ -407,6 +408,35 @@ def test_refresh_stops_by_itself():
     assert kernel.call("ioctl", fd, constant("PERF_EVENT_IOC_REFRESH"), 1) == 0
     kernel.run(20_000)
     assert (int(row.samples), int(row.state)) == (4, -1)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"flags": c("ATTR_PINNED")},
+        {"config": 9, "flags": c("ATTR_PINNED")},  # ref-cycles
+        {"type": SOFTWARE, "config": 0},
+        {"type": UNCORE, "config": 1},
+        {"flags": c("ATTR_INHERIT")},
+    ],
+)
+def test_a_closed_event_counts_no_more_in_the_log(values):
+    """perf.closed[] has count, times and state of the close, whatever the CPU does afterwards."""
+    kernel = Kernel().start()
+    whom = {"pid": -1, "cpu": 0} if values.get("type") == UNCORE else {}
+    fd = event(kernel, **whom, **values)
+    kernel.run(1000).start()
+    kernel.call("ioctl", fd, c("EVENT_IOC_DISABLE"), 0)
+    last, *_ = words(kernel, fd)
+    kernel.call("ioctl", fd, c("EVENT_IOC_ENABLE"), 0)
+    kernel.call("close", fd)
+    (log,) = closed_report(kernel.S)
+    assert 0 < last <= log["count"] < last + 100_000
+    assert log["state"] == "ACTIVE"
+    assert 0 < log["running"] <= log["enabled"]
+    kernel.run(50_000)
+    assert closed_report(kernel.S) == [log]
 
 
 def test_an_event_in_error_is_at_its_end():

@@ -131,7 +131,8 @@ def _context_cpu(S: Any, ctx: int) -> int:
     return next((cpu for cpu in range(N_CORES) if int(S.percpu[cpu].task_ctx) == ctx), -1)
 
 
-def _event(S: Any, event: Any, hardware: Sequence[Sequence[int]]) -> dict[str, Any]:
+def _live(S: Any, event: Any, hardware: Sequence[Sequence[int]]) -> tuple[int, int, int]:
+    """Count and times of an event now, as a read would bring them up to date."""
     state, ctx = int(event.state), int(event.ctx)
     cpu = _context_cpu(S, ctx)
     enabled, running = int(event.total_time_enabled), int(event.total_time_running)
@@ -142,7 +143,12 @@ def _event(S: Any, event: Any, hardware: Sequence[Sequence[int]]) -> dict[str, A
         enabled += delta if wants >= PERF_EVENT_STATE_INACTIVE else 0
         running += delta if wants >= PERF_EVENT_STATE_ACTIVE else 0
     at = max(cpu, 0)
-    pmc, idx = int(event.pmc), int(event.idx)
+    return event_count(S, event, hardware[at], at), enabled, running
+
+
+def _event(S: Any, event: Any, count: int, enabled: int, running: int) -> dict[str, Any]:
+    ctx, pmc, idx = int(event.ctx), int(event.pmc), int(event.idx)
+    state = int(event.state)
     on = state == PERF_EVENT_STATE_ACTIVE and idx >= 0
     return {
         "id": int(event.id),
@@ -156,7 +162,7 @@ def _event(S: Any, event: Any, hardware: Sequence[Sequence[int]]) -> dict[str, A
         "state": STATE_NAMES[state],
         "cause": CAUSE_NAMES[int(event.error_cause)],
         "tsc": int(event.error_time) >> 4 if event.error_cause else None,
-        "count": event_count(S, event, hardware[at], at) + int(event.child_count),
+        "count": (count + int(event.child_count)) & _MASK,
         "enabled": enabled + int(event.child_enabled) >> 4,
         "running": running + int(event.child_running) >> 4,
         "period": int(event.period) if event.sample_freq else int(event.sample_period),
@@ -174,20 +180,26 @@ def perf_report(S: Any) -> list[dict[str, Any]]:
     Times are in cycles, `task` is a pid. Changes nothing.
     """
     hardware = [hardware_counters(S, cpu) for cpu in range(N_CORES)]
-    return [_event(S, e, hardware) for e in S.perf_events[: int(S.perf_rows)] if e.used]
+    found = [e for e in S.perf_events[: int(S.perf_rows)] if e.used]
+    return [_event(S, e, *_live(S, e, hardware)) for e in found]
 
 
 def remember(S: Any, i: int) -> None:
-    """Keep a copy of event `i`, which a program closes, for `closed_report`."""
+    """Keep event `i`, which a program closes, as it is now, for `closed_report`; it has just been read."""
     S.perf_closed[int(S.perf_closed_n) % N_CLOSED] = S.perf_events[i]
     S.perf_closed_n += 1
 
 
 def closed_report(S: Any) -> list[dict[str, Any]]:
-    """The last events of the host that were closed, oldest first, as `perf_report` has the others."""
+    """The last events of the host that were closed, oldest first, with the keys of `perf_report`.
+
+    State, count and times are those of the moment of the close: nothing goes on in the log.
+    """
     n = int(S.perf_closed_n)
-    none = [[0] * N_CTR] * N_CORES
-    return [_event(S, S.perf_closed[k % N_CLOSED], none) for k in range(max(n - N_CLOSED, 0), n)]
+    found = [S.perf_closed[k % N_CLOSED] for k in range(max(n - N_CLOSED, 0), n)]
+    return [
+        _event(S, e, int(e.count), int(e.total_time_enabled), int(e.total_time_running)) for e in found
+    ]
 
 
 def error_report(S: Any) -> list[dict[str, Any]]:

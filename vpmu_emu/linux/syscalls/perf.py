@@ -399,6 +399,8 @@ def release(host: Host, i: int) -> None:
                 remember(S, i)
             else:  # for the report; nobody can read it any more
                 event.child_count += S.perf_events[k].count
+                event.child_enabled += S.perf_events[k].total_time_enabled
+                event.child_running += S.perf_events[k].total_time_running
             host.kernel_call(CALL_PERF_RELEASE, k)
     for event in S.perf_events:
         if event.used and int(event.output) == i:
