@@ -238,7 +238,8 @@ def toy(tmp_path):
     package = Path(_jit.__file__).parent
     below = tmp_path / "src" / "vpmu_emu"
     shutil.copytree(package, below / "_jit", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(package.parent / "data.py", below)
+    for name in ("data.py", "errors.py"):
+        shutil.copy(package.parent / name, below)
 
     def run(index=0, **settings):
         env = {k: v for k, v in os.environ.items() if not k.startswith(("NUMBA_", "VPMU_"))}

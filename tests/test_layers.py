@@ -16,7 +16,7 @@ pytestmark = pytest.mark.uncompiled
 BELOW: dict[str, set[str]] = {
     "errors": set(),
     "data": set(),
-    "_jit": {"data"},
+    "_jit": {"data", "errors"},
     "tables": {"errors", "data"},
     "asm": {"errors", "data", "tables"},
     "load": {"errors", "data", "asm"},

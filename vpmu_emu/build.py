@@ -9,6 +9,7 @@ tiny guest in each mode.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -28,16 +29,36 @@ WORKERS = 2
 Progress = Callable[[int, int, str], None]
 
 
+# A worker finds this very package wherever it lies, and no module by the folder that it is started in.
+_START = """\
+import importlib.util, pathlib, sys
+root, *sys.path[:] = sys.argv[1:]
+init = pathlib.Path(root, "__init__.py")
+spec = importlib.util.spec_from_file_location("vpmu_emu", init, submodule_search_locations=[root])
+package = sys.modules["vpmu_emu"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(package)
+from vpmu_emu.build import work
+work()
+"""
+
+
 class Worker:
-    """A process that compiles one function at a time; speaks JSON lines."""
+    """A process that compiles one function at a time; speaks JSON lines, and ends with its parent."""
 
     def __init__(self, inbox: SimpleQueue[tuple[Worker, list[Any]]]) -> None:
+        from vpmu_emu import _jit
+
+        base = _jit.cache_base()
+        env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        root = str(Path(__file__).resolve().parent)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "vpmu_emu.build"],
+            [sys.executable, "-P", "-c", _START, root, *_jit.safe_path()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+            env={**env, "VPMU_CACHE_DIR": str(base)},
+            cwd=base,
+            process_group=0,  # Ctrl-C is the parent's
         )
         self._inbox = inbox
         threading.Thread(target=self._read, daemon=True).start()
@@ -51,8 +72,9 @@ class Worker:
     def send(self, *message: Any) -> None:
         """Give the process something to do."""
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(message) + "\n")
-        self.process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it is gone, and its reader says so
+            self.process.stdin.write(json.dumps(message) + "\n")
+            self.process.stdin.flush()
 
     def close(self) -> None:
         """End the process, whatever it does."""
@@ -60,7 +82,8 @@ class Worker:
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
-                pipe.close()
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
 
 
 def load_signatures() -> dict[str, Any]:
@@ -273,8 +296,16 @@ def _serve(inlet: IO[str], outlet: IO[str]) -> None:
         outlet.write(json.dumps(message) + "\n")
         outlet.flush()
 
-    for line in inlet:
-        what, name, spec = json.loads(line)
+    jobs: SimpleQueue[str] = SimpleQueue()
+
+    def listen() -> None:
+        for line in inlet:
+            jobs.put(line)
+        os._exit(0)  # the parent is gone: nobody waits for what is being compiled
+
+    threading.Thread(target=listen, daemon=True).start()
+    while True:
+        what, name, spec = json.loads(jobs.get())
         try:
             if what == "compile":
                 importlib.import_module(name.split(":")[0])
@@ -288,7 +319,8 @@ def _serve(inlet: IO[str], outlet: IO[str]) -> None:
             answer("failed", name, f"{type(error).__name__}: {error}")
 
 
-if __name__ == "__main__":
+def work() -> None:
+    """What a worker process does until its parent ends it, or is gone."""
     # Whatever compiled code or a library prints must not mix with the answers.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

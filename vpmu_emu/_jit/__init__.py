@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from vpmu_emu._jit import native
-from vpmu_emu._jit.folders import cache_base, closure, fingerprint, folder
+from vpmu_emu._jit.folders import cache_base, closure, fingerprint, folder, safe_path
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -57,6 +57,7 @@ __all__ = [
     "functions",
     "jit",
     "memory_at",
+    "safe_path",
 ]
 
 

@@ -15,13 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import llvmlite.binding
-import numba
 import numpy as np
-from numba import extending
-from numba.core import bytecode, codegen, compiler, compiler_machinery, typed_passes, types
-from numba.core import event as numba_event
-from numba.core.typing import templates
 
 from vpmu_emu._jit import (
     Compiled,
@@ -33,7 +27,15 @@ from vpmu_emu._jit import (
     native,
     stands_alone,
 )
-from vpmu_emu._jit.folders import PACKAGE, folder
+from vpmu_emu._jit.folders import PACKAGE, folder, safe_imports
+
+with safe_imports():
+    import llvmlite.binding
+    import numba
+    from numba import extending
+    from numba.core import bytecode, codegen, compiler, compiler_machinery, typed_passes, types
+    from numba.core import event as numba_event
+    from numba.core.typing import templates
 
 numba.config.DISABLE_JIT = 0  # who asked for no compiler through the environment is not here
 

@@ -6,75 +6,241 @@ compiled from an older constant of another file, or without the bounds checks th
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import hashlib
 import importlib.util
 import os
 import re
 import shutil
+import stat
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 from vpmu_emu.data import isa_dir
+from vpmu_emu.errors import ConfigError
 
 PACKAGE = "vpmu_emu"
+KEY = "VPMU_CACHE_DIR"
 UNUSED_DAYS = 14
 # What numba reads from the environment and what changes machine code (but not its caches' places).
 SETTINGS = ("BOUNDSCHECK", "OPT", "CPU_NAME", "CPU_FEATURES", "DEBUGINFO", "ENABLE_PROFILING")
-SETTINGS_FILE = Path(".numba_config.yaml")  # numba reads it too
+# The mark of a folder of ours, as the Cache Directory Tagging Specification has it: backups leave it out.
+TAG = "CACHEDIR.TAG"
+TAG_TEXT = (
+    "Signature: 8a477f597d28d172789f06886806bc55\n"
+    f"# Compiled code of {PACKAGE}; it can be deleted at any time.\n"
+)
+PRUNED = ".pruned"
+OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+_FINGERPRINT = re.compile(r"[0-9a-f]{20}")
+_MADE_HERE = re.compile(r".*\.(nbi|nbc)(\.tmp\.[0-9a-f]+)?|\w+\.code(\.\d+)?")
 
 
-def cache_base() -> Path:
-    """The folder of all compiled code: VPMU_CACHE_DIR, else `vpmu_emu` in the user's cache."""
-    chosen = os.environ.get("VPMU_CACHE_DIR")
+# --- whose folder it is ---------------------------------------------------------------------------
+#
+# Machine code found here is run, and numba's index is a pickle: who can write into the folder can do all
+# that the user can. And what is deleted here must have been made here.
+
+
+def _wanted() -> Path:
+    """The folder that the user names, else `vpmu_emu` in the user's cache.
+
+    Raises:
+        RuntimeError: a home folder is needed, and there is none.
+    """
+    chosen = os.environ.get(KEY)
     if chosen:
-        return Path(chosen).expanduser()
+        return Path(chosen).expanduser().absolute()
     if sys.platform == "win32":
         user = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
     elif sys.platform == "darwin":
         user = "~/Library/Caches"
     else:
         user = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(user).expanduser() / PACKAGE
+        if not user.startswith(("/", "~")):  # the XDG specification: relative paths are ignored
+            user = "~/.cache"
+    return Path(user).expanduser().absolute() / PACKAGE
+
+
+def _private(path: Path, *, sticky_is_fine: bool = False) -> None:
+    """Refuse a folder that is not the user's alone."""
+    if not hasattr(os, "geteuid"):
+        return
+    found = path.stat()
+    if sticky_is_fine and found.st_mode & stat.S_ISVTX:
+        return
+    why = ""
+    if found.st_uid != os.geteuid():
+        why = "belongs to another user"
+    elif found.st_mode & OTHERS_WRITE:
+        why = "can be written by other users"
+    if why:
+        raise ConfigError(
+            "cache", f"{path} {why}, and compiled code from there would run as you; remove it, or set {KEY}"
+        )
+
+
+def _make(path: Path) -> None:
+    """Make a folder that nobody else can look into, and those above it."""
+    for each in (*reversed(path.parents), path):
+        if not each.is_dir():
+            with contextlib.suppress(FileExistsError):
+                each.mkdir(mode=0o700)
+
+
+def _is_ours(base: Path) -> bool:
+    """Whether a folder has our mark, or nothing in it that is not ours by name."""
+    try:
+        return (base / TAG).read_bytes() == TAG_TEXT.encode()
+    except FileNotFoundError:
+        names = (entry.name for entry in base.iterdir())
+        return all(name.startswith((f"{PACKAGE}.", f"{TAG}.")) or name == PRUNED for name in names)
+
+
+def _prepared(wanted: Path) -> Path:
+    """The folder of ours at `wanted`, or in it if other things are there.
+
+    Raises:
+        OSError: it cannot be used; ConfigError: it must not be.
+    """
+    base = wanted
+    _make(wanted)
+    _private(wanted, sticky_is_fine=True)
+    if wanted.stat().st_mode & stat.S_ISVTX or not _is_ours(wanted):
+        base = wanted / PACKAGE
+        _make(base)
+        _private(base)
+    if not _is_ours(base):
+        raise ConfigError("cache", f"{wanted} and {base} hold other things; set {KEY} to an empty folder")
+    if base.stat().st_mode & 0o077:
+        base.chmod(0o700)
+    tempfile.TemporaryFile(dir=base).close()
+    if not (base / TAG).exists():
+        part = base / f"{TAG}.{os.getpid()}"
+        part.write_text(TAG_TEXT, encoding="ascii")
+        part.replace(base / TAG)
+    return base
 
 
 @cache
-def _usable_base() -> Path:
-    base = cache_base()
+def cache_base() -> Path:
+    """The folder of all compiled code; where none can be, one of this process, which goes with it.
+
+    Raises:
+        ConfigError: other users could put code into it, or it holds what is not ours.
+    """
     try:
-        base.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=base).close()
-    except OSError:
-        # numba would fall back to __pycache__, whose key is too weak: compile into a folder of
-        # this process instead.
-        return Path(tempfile.mkdtemp(prefix=f"{PACKAGE}-"))
+        base = _prepared(_wanted())
+    except (OSError, RuntimeError) as error:
+        return _passing(error)
     _prune(base)
     return base
+
+
+def _passing(error: Exception) -> Path:
+    # numba would fall back to __pycache__, whose key is too weak.
+    above = Path(tempfile.gettempdir())
+    for left in above.glob(f"{PACKAGE}-*-*"):  # by processes that were killed
+        with contextlib.suppress(OSError, ValueError, ConfigError):
+            _private(left)
+            number = int(left.name.split("-")[1])
+            if _is_ours(left) and not _runs(number):
+                shutil.rmtree(left, ignore_errors=True)
+    base = Path(tempfile.mkdtemp(prefix=f"{PACKAGE}-{os.getpid()}-"))
+    owner = os.getpid()
+    (base / TAG).write_text(TAG_TEXT, encoding="ascii")
+
+    def remove() -> None:
+        if os.getpid() == owner:  # not in a child that was forked
+            shutil.rmtree(base, ignore_errors=True)
+
+    atexit.register(remove)
+    why = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error).rstrip(".")
+    if sys.stderr is not None:
+        sys.stderr.write(f"vpmu: compiled code is not kept for the next run: {why}; set {KEY}\n")
+    return base
+
+
+def _runs(process: int) -> bool:
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 @cache
 def folder(module: str) -> Path:
     """The cache folder of `module`, made if need be and marked as used today."""
-    path = _usable_base() / module / fingerprint(module)
-    path.mkdir(parents=True, exist_ok=True)
+    path = cache_base() / module / fingerprint(module)
+    _make(path)
+    _private(path.parent)
+    _private(path)
     os.utime(path)
     return path
 
 
 def _prune(base: Path) -> None:
     # At most once a day: looking costs a few milliseconds at every start otherwise.
-    mark = base / ".pruned"
+    mark = base / PRUNED
     now = time.time()
     with contextlib.suppress(OSError):
         if mark.exists() and now - mark.stat().st_mtime < 86_400:
             return
         mark.touch()
-        for folder in base.glob("*/*"):
-            if folder.is_dir() and now - folder.stat().st_mtime > UNUSED_DAYS * 86_400:
-                shutil.rmtree(folder, ignore_errors=True)
+        for folder in base.glob(f"{PACKAGE}.*/*"):
+            if _FINGERPRINT.fullmatch(folder.name) and not folder.is_symlink() and folder.is_dir():
+                if now - folder.stat().st_mtime > UNUSED_DAYS * 86_400 and _made_here(folder):
+                    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _made_here(folder: Path) -> bool:
+    """Whether a folder holds nothing but compiled code and the marks of modes, which are empty files."""
+    for path in folder.rglob("*"):
+        if path.is_symlink() or not (path.is_dir() or path.is_file()):
+            return False
+        if path.is_file() and not _MADE_HERE.fullmatch(path.name) and path.stat().st_size:
+            return False
+    return True
+
+
+# --- what code of ours imports --------------------------------------------------------------------
+
+
+def safe_path() -> list[str]:
+    """`sys.path` with the current folder at its end: what lies there hides no library."""
+    here = _here()
+    found = [os.path.join(here, entry) for entry in sys.path if entry]  # noqa: PTH118  (no cwd, no Path)
+    return [entry for entry in found if entry != here] + [here] * (here in found)
+
+
+def _here() -> str:
+    try:
+        return str(Path.cwd())
+    except OSError:  # it has been deleted
+        return "/"
+
+
+@contextlib.contextmanager
+def safe_imports() -> Iterator[None]:
+    """Import by `safe_path`, in our own folder: numba reads a file of settings in the current one."""
+    before, here = list(sys.path), _here()
+    sys.path[:] = safe_path()
+    os.chdir(cache_base())
+    try:
+        yield
+    finally:
+        os.chdir(here)
+        sys.path[:] = before
 
 
 @cache
@@ -89,7 +255,12 @@ def fingerprint(module: str) -> str:
 
 def numba_version() -> str:
     """The version of numba, without the third of a second that importing it takes."""
-    found = importlib.util.find_spec("numba")
+    before = list(sys.path)
+    sys.path[:] = safe_path()
+    try:
+        found = importlib.util.find_spec("numba")
+    finally:
+        sys.path[:] = before
     assert found is not None, "numba is not installed"
     try:
         return Path(found.origin or "").with_name("_version.py").read_text(encoding="utf-8")
@@ -112,7 +283,6 @@ def _environment() -> bytes:
         llvmlite.__version__,
         llvmlite.binding.get_host_cpu_name(),
         [os.environ.get(f"NUMBA_{name}") for name in SETTINGS],
-        SETTINGS_FILE.read_bytes() if SETTINGS_FILE.is_file() else None,
     )
     digest.update(repr(parts).encode())
     isa = isa_dir()
