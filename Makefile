@@ -4,8 +4,13 @@ BIN := .venv/bin
 STAMP := .venv/.stamp
 # Compiled code of the tests, apart from the user's own.
 CHECKED := NUMBA_BOUNDSCHECK=1
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
+UNCOMPILED := tests/linux/uncompiled tests/machine/test_pmu_rules.py
+# Nights share the long profile: each takes one part in SHARES of the random tests, by the day of the year.
+SHARES := 6
+NIGHT := $(shell date +%j)
 
-.PHONY: setup build demo test lint bench mutants nightly coverage clean
+.PHONY: setup build demo test laws lint bench mutants nightly coverage clean
 
 setup: $(STAMP)
 
@@ -26,20 +31,29 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# The whole suite runs on a build with bounds checks; then the product build of two modes must give the
-# same records, and the tests of the machine, the assembler and the host kernel run again without the
-# compiler, a case of each, where coverage is true (test_uncompiled.py is for those who run pytest alone).
+# The suite runs on a build with bounds checks; then the product build of two modes must give the same
+# records, and what can only run without the compiler does (it calls inner functions one by one).
 test: lint
 	$(CHECKED) $(BIN)/vpmu build
-	$(CHECKED) $(BIN)/python -m pytest -n 2 --dist worksteal --ignore tests/linux/test_uncompiled.py
+	$(CHECKED) $(PYTEST) --ignore tests/linux/test_uncompiled.py
 	$(CHECKED) $(BIN)/python -m tests.same_records save .venv/records.json bare,passthrough
 	$(BIN)/vpmu build --modes bare,passthrough
 	$(BIN)/python -m tests.same_records compare .venv/records.json bare,passthrough
-	$(MAKE) coverage
+	NUMBA_DISABLE_JIT=1 $(PYTEST) -q -m "uncompiled and not slow and not laws" $(UNCOMPILED)
 
+# What is too long for every change: more examples of everything random, the tests marked `laws`,
+# coverage, and the deliberate bugs. At most 35 minutes on two cores.
+laws: setup
+	$(CHECKED) $(BIN)/vpmu build
+	VPMU_HYPOTHESIS=ci $(CHECKED) $(PYTEST) -m "" -o timeout=1800 --ignore tests/linux/test_uncompiled.py
+	NUMBA_DISABLE_JIT=1 VPMU_HYPOTHESIS=ci $(PYTEST) -q -m uncompiled -o timeout=1800 $(UNCOMPILED) -k "laws or states"
+	$(MAKE) coverage
+	$(MAKE) mutants
+
+# True only without the compiler: machine code has no lines.
 coverage: setup
 	rm -f .coverage .coverage.*
-	NUMBA_DISABLE_JIT=1 VPMU_HYPOTHESIS=uncompiled VPMU_THIN=1 $(BIN)/python -m coverage run -m pytest -q -n 2 --dist worksteal -m "uncompiled and not slow" -p no:cacheprovider tests/linux tests/machine tests/asm
+	NUMBA_DISABLE_JIT=1 VPMU_HYPOTHESIS=uncompiled VPMU_THIN=2 $(BIN)/python -m coverage run -m pytest -q -n 2 --dist worksteal -m "uncompiled and not slow" -p no:cacheprovider -o timeout=1800 tests/linux tests/machine tests/asm
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 
@@ -53,9 +67,11 @@ mutants: setup
 	$(BIN)/vpmu build
 	$(BIN)/python -m tests.mutants
 
-nightly: lint mutants
+# The longest profile, at most an hour: hypothesis has 10 000 examples and each random test its most cases,
+# for a share of them a night. Any night can be had again: make nightly NIGHT=123.
+nightly: lint
 	$(CHECKED) $(BIN)/vpmu build
-	VPMU_HYPOTHESIS=nightly $(CHECKED) $(BIN)/python -m pytest -n 2 --dist worksteal -o timeout=7200
+	VPMU_HYPOTHESIS=nightly VPMU_SHARE=$(NIGHT)/$(SHARES) $(CHECKED) $(PYTEST) -m "" -o timeout=3000 --ignore tests/linux/test_uncompiled.py
 
 clean:
 	rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache .coverage

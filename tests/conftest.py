@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,13 +61,25 @@ def root() -> Path:
 
 
 def pytest_collection_modifyitems(config, items):
+    """VPMU_THIN and VPMU_SHARE leave some of the tests out."""
+    keep = set(map(id, items))
+    most = int(os.environ.get("VPMU_THIN", "0"))
+    if most:
+        keep &= thin(items, most)
+    share = os.environ.get("VPMU_SHARE")
+    if share:
+        part, _, parts = share.partition("/")
+        keep &= {id(item) for item in items if _part(item, int(parts)) == int(part) % int(parts)}
+    gone = [item for item in items if id(item) not in keep]
+    items[:] = [item for item in items if id(item) in keep]
+    config.hook.pytest_deselected(items=gone)
+
+
+def thin(items, most):
     """With VPMU_THIN=N at most N parametrisations of each test stay, spread evenly over all of them.
 
     Of tests that no compiled run has (they call inner functions) twice as many do.
     """
-    most = int(os.environ.get("VPMU_THIN", "0"))
-    if not most:
-        return
     families: dict[str, list[pytest.Item]] = {}
     for item in items:
         families.setdefault(item.nodeid.partition("[")[0], []).append(item)
@@ -76,9 +89,12 @@ def pytest_collection_modifyitems(config, items):
         alone = path.match("linux/uncompiled/*") or path.name == "test_pmu_rules.py"
         stay = min(2 * most if alone else most, len(family))
         kept |= {id(family[k * len(family) // stay]) for k in range(stay)}
-    gone = [item for item in items if id(item) not in kept]
-    items[:] = [item for item in items if id(item) in kept]
-    config.hook.pytest_deselected(items=gone)
+    return kept
+
+
+def _part(item, parts):
+    """With VPMU_SHARE=K/N every test is in one of N shares: the same one in every process."""
+    return zlib.crc32(item.nodeid.encode()) % parts
 
 
 # Differential tests are spread over several processes; their counts come together here.

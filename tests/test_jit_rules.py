@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -15,9 +13,9 @@ from pathlib import Path
 import numba
 import numpy as np
 import pytest
-from numba.core import ir
 
 from tests.conftest import ROOT
+from tests.typed import HINTS, faults, reachable, to_walk
 from vpmu_emu import _jit, build
 from vpmu_emu._jit import native
 
@@ -25,52 +23,6 @@ compiled = pytest.mark.skipif(not _jit.COMPILES, reason="nothing is compiled in 
 
 WIDE = {"int64": "signed", "uint64": "unsigned"}
 BANNED = {int, float, round, divmod, pow, complex}
-
-
-def faults(typed) -> list[str]:
-    """Everything in the typed IR of one function that the rules forbid."""
-    found = []
-
-    def side(variable):
-        kind = numba.types.unliteral(typed.typemap[variable.name])
-        return WIDE.get(str(kind))
-
-    for block in typed.blocks.values():
-        for statement in block.body:
-            where = f"{Path(statement.loc.filename).name}:{statement.loc.line}"
-            if not isinstance(statement, ir.Assign):
-                continue
-            value = statement.value
-            kind = str(typed.typemap.get(statement.target.name, ""))
-            if re.search(r"float\d|complex\d", kind) and "Record" not in kind:
-                found.append(f"float: {where}: {value} :: {kind}")
-            if isinstance(value, (ir.Global, ir.FreeVar)) and value.value in BANNED_IDS:
-                found.append(f"banned: {where}: {value.name}()")
-            if not isinstance(value, ir.Expr):
-                continue
-            if value.op in ("binop", "inplace_binop"):
-                operands = [value.lhs, value.rhs]
-            elif value.op == "call":
-                called = typed.typemap[value.func.name]
-                if getattr(called, "typing_key", None) not in (min, max):
-                    continue
-                operands = list(value.args)
-            else:
-                continue
-            kinds = {side(operand) for operand in operands} - {None}
-            if len(kinds) == 2:
-                found.append(f"mixed: {where}: {value}")
-    return found
-
-
-class _Banned:
-    """Membership by identity: a global may be an array, which has no truth value when compared."""
-
-    def __contains__(self, value):
-        return any(value is banned for banned in BANNED)
-
-
-BANNED_IDS = _Banned()
 
 
 @compiled
@@ -104,19 +56,6 @@ def test_the_walk_sees(body, fault):
 
 # --- all of it ----------------------------------------------------------------------------------
 
-HINTS = build.load_signatures()
-
-
-def reachable() -> list[str]:
-    build._import(name for names in HINTS["roots"].values() for name in names)
-    roots = {name for names in HINTS["roots"].values() for name in names}
-    return sorted(build._reachable(name for name in roots if name in _jit.functions))
-
-
-@functools.cache
-def signatures(name):
-    """What is on the disk of one function, read once."""
-    return _jit.cached_signatures(name)
 
 
 @pytest.fixture(scope="session")
@@ -132,21 +71,10 @@ def test_the_memory_of_types_has_every_mode(mode):
 
 
 @compiled
-@pytest.mark.parametrize("name", reachable() if _jit.COMPILES else [])
-def test_one_signature_and_clean_types(name, built):
-    kinds = signatures(name)
-    if name not in _jit.inlined:
-        shown = [[_jit.encode_type(kind) for kind in one] for one in kinds]
-        assert len(kinds) <= 1, f"compiled for {shown}"
-    for one in kinds:
+@pytest.mark.parametrize("name", to_walk() if _jit.COMPILES else [])
+def test_clean_types(name, built):
+    for one in _jit.cached_signatures(name):
         assert faults(_jit.typed_ir(name, one)) == []
-
-
-@compiled
-def test_what_is_compiled_is_what_is_reachable(built):
-    missing = [name for name in reachable() if not signatures(name)]
-    # Callees behind branches that constants prune are never compiled; there are few.
-    assert len(missing) <= 12, missing
 
 
 @compiled
@@ -163,14 +91,22 @@ def test_a_warm_run_does_without_the_compiler(mode, built):
 
 
 @compiled
-def test_remembered_types_are_right(built):
-    """A wrong memory costs two compilations instead of none, so it is kept true."""
-    wrong = []
+def test_one_signature_and_it_is_remembered(built):
+    """One test: to read what is on the disk takes ten seconds."""
+    missing, several, wrong = [], [], []
     for name in reachable():
-        kinds = signatures(name)
-        spec = HINTS["functions"].get(name)
-        if len(kinds) == 1 and spec != [_jit.encode_type(kind) for kind in kinds[0]]:
-            wrong.append(name)
+        kinds = [[_jit.encode_type(kind) for kind in one] for one in _jit.cached_signatures(name)]
+        if not kinds:
+            missing.append(name)
+        elif len(kinds) == 1:
+            if HINTS["functions"].get(name) != kinds[0]:
+                wrong.append(name)
+        elif name not in _jit.inlined:
+            several.append((name, kinds))
+    assert not several
+    # Callees behind branches that constants prune are never compiled; there are few.
+    assert len(missing) <= 12, missing
+    # A wrong memory costs two compilations instead of none.
     assert not wrong, "run `vpmu build --record`"
 
 

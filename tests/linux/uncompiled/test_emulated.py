@@ -249,6 +249,7 @@ REARM = """
 """
 
 
+@pytest.mark.laws
 def test_throttling_ends_with_the_reprogram_that_every_overflow_brings():
     """perf stops an event after 100000 / HZ overflows in a tick; scheduling it in again forgives all."""
     guest = pmi_guest(None, FIXED, REARM, nops=600)

@@ -126,6 +126,7 @@ def test_an_idle_core_takes_a_waiting_task():
     assert abs(int(S.cores[0].t) - int(S.cores[1].t)) < 16 * 20_000
 
 
+@pytest.mark.laws
 def test_affinity_holds():
     system = machine(cores=2, quantum=2_000, tasks=(("task1", 1), ("task2", 2)))
     system.run()

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.linux.guests import system
+from tests.profiles import cases
 from vpmu_emu.linux import native
 from vpmu_emu.linux.calls import CALL_PERF_INSTALL, kernel_call
 from vpmu_emu.linux.perf.event import (
@@ -215,7 +216,7 @@ def play(machine, step, last):
     return last
 
 
-@settings(max_examples=20)
+@settings(max_examples=cases(day=8, laws=100, night=1000, uncompiled=8))
 @given(st.lists(steps, min_size=40, max_size=80))
 def test_counts_and_times_are_those_of_the_entitled(schedule):
     with Machine(gp=2) as machine:  # few counters, so that they are fought for
@@ -233,7 +234,7 @@ def test_counts_and_times_are_those_of_the_entitled(schedule):
             machine.check(i)
 
 
-@settings(max_examples=20)
+@settings(max_examples=cases(day=8, laws=100, night=1000, uncompiled=8))
 @given(st.lists(steps, min_size=40, max_size=80))
 def test_groups_are_on_counters_together(schedule):
     """Of a group whose leader is ACTIVE every member that is enabled is ACTIVE, of another one none."""
@@ -268,6 +269,7 @@ def test_kernel_work_is_counted_by_whoever_does_not_exclude_it():
 
 
 # --- rotation -------------------------------------------------------------------------------------------
+@settings(max_examples=cases(day=2, laws=20, night=200, uncompiled=2))  # seconds each
 @given(
     st.lists(st.tuples(st.integers(10**6, 10**7), st.integers(0, 10**6)), min_size=17, max_size=20),
     st.integers(9, 16),

@@ -11,6 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.linux.uncompiled.test_perf_laws import BRANCHES, CYCLES, INSTRUCTIONS, REF, USER, Machine
+from tests.profiles import cases
 from vpmu_emu.linux.perf.event import (
     EINVAL,
     perf_event_disable,
@@ -318,7 +319,7 @@ class Both:
         assert found == [event.state for event in self.rows]
 
 
-@settings(max_examples=30)
+@settings(max_examples=cases(day=10, laws=100, night=1000, uncompiled=10))
 @given(st.sampled_from([1, 2, 2, 5]), st.lists(steps, min_size=20, max_size=80))
 @example(
     2,

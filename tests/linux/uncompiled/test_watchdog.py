@@ -205,6 +205,7 @@ SPIN = """
 """
 
 
+@pytest.mark.laws
 @pytest.mark.parametrize("detector", ["nmi", "buddy", "hpet"])
 @pytest.mark.parametrize("mode", ["emulated", "passthrough"])
 def test_a_guest_that_spins_with_interrupts_off_triggers_none(mode, detector):
