@@ -141,8 +141,7 @@ def kernel(
 
 
 def words(system, address: int, count: int, size: int = 2) -> list[int]:
-    base = int(system.core.slot_hpa[0]) + address
-    raw = bytes(system.M[base : base + count * size])
+    raw = system.read(address, count * size)
     return [int.from_bytes(raw[i : i + size], "little") for i in range(0, len(raw), size)]
 
 

@@ -71,8 +71,9 @@ def task_space(S, mm):
     for i in range(N_SLOTS):
         core.slot_size[i] = ZERO
     core.slot_gpa[0] = ZERO
-    core.slot_hpa[0] = ZERO
+    core.slot_at[0] = ZERO
     core.slot_size[0] = S.config.memory
+    core.slot_tables = ZERO
 
 
 @jit()
@@ -86,4 +87,5 @@ def guest_space(S, k, cr3):
     for i in range(N_SLOTS):
         core.slot_gpa[i] = vm.slot_gpa[i]
         core.slot_size[i] = vm.slot_size[i]
-        core.slot_hpa[i] = vm.slot_hpa[i]
+        core.slot_at[i] = vm.slot_hva[i]
+    core.slot_tables = S.mms[vm.mm].cr3

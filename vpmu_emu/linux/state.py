@@ -315,7 +315,8 @@ KVM_PMU = np.dtype(
 MP_STATE_RUNNABLE, MP_STATE_HALTED, MP_STATE_ASLEEP = 0, 1, 2
 MP_STATE_UNINITIALIZED, MP_STATE_INIT_RECEIVED = 3, 4
 APIC_INIT, APIC_SIPI = 1, 2
-USER_AGAIN = 256  # as a KVM_EXIT_*: KVM_RUN fails with EAGAIN
+# as a KVM_EXIT_*: KVM_RUN fails with EAGAIN; with EFAULT
+USER_AGAIN, USER_FAULT = 256, 257
 MSR_OP_NONE, MSR_OP_GET, MSR_OP_SET = range(3)
 USER_IO_NONE, USER_IO_OUT, USER_IO_IN, USER_IO_RDMSR, USER_IO_WRMSR = range(5)
 
@@ -344,7 +345,7 @@ VCPU = np.dtype(
         ("cpu", "i8"),  # core that it was loaded on last, -1 never
         ("vcpu_id", "i8"),  # what KVM_CREATE_VCPU called it: its APIC id
         ("run_page", "i8"),  # struct kvm_run: index into the array of physical memory
-        ("user_exit", "i8"),  # KVM_EXIT_* that waits for the VMM, USER_AGAIN, -1 none
+        ("user_exit", "i8"),  # KVM_EXIT_* that waits for the VMM, USER_AGAIN, USER_FAULT, -1 none
         ("complete", "i8"),  # USER_IO_*: what the next KVM_RUN finishes (complete_userspace_io)
         ("completed", "i8"),  # 1: this KVM_RUN has finished an instruction already
         ("ended", "i8"),  # STOP_*: why the guest cannot go on, 0
@@ -395,10 +396,9 @@ VM = np.dtype(
         ("msr_filter_n", "i8"),  # its ranges
         ("msr_filter_allow", "i8"),  # 1: what is in no range is allowed
         ("user_space_msr_mask", "i8"),  # KVM_CAP_X86_USER_SPACE_MSR: KVM_MSR_EXIT_REASON_*
-        # memory slots: guest-physical base, size in bytes, index into the array of physical memory
+        # memory slots: what the guest sees there is what its VMM has at `slot_hva` at that time
         ("slot_gpa", "u8", (N_SLOTS,)),  # guest-physical
         ("slot_size", "u8", (N_SLOTS,)),  # length 0: unused
-        ("slot_hpa", "u8", (N_SLOTS,)),  # where it lies
         ("slot_id", "i8", (N_SLOTS,)),  # number that the VMM gave it
         ("slot_hva", "u8", (N_SLOTS,)),  # where the VMM sees it
     ]

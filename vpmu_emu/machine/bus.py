@@ -17,16 +17,18 @@ from vpmu_emu.machine.lapic import (
     lapic_mmio_read,
     lapic_mmio_write,
 )
-from vpmu_emu.machine.physical import NOWHERE, physical
+from vpmu_emu.machine.physical import ACCESS_FETCH, ACCESS_WRITE, NOWHERE, UNBACKED, physical
 from vpmu_emu.machine.state import CODE_EDGE, CODE_EXIT, CODE_NEXT, STOP_RESET
-from vpmu_emu.machine.u64 import ALL, ONE, PAGE_BASE, PAGE_MASK, U3, U12, U64, ZERO
+from vpmu_emu.machine.u64 import ALL, ONE, PAGE_BASE, PAGE_MASK, U2, U3, U4, U12, U64, ZERO
 from vpmu_emu.tables.cpus import LATENCIES
 from vpmu_emu.tables.exits import exit_number
 
 OFF_RAM = U64((1 << 64) - 2)  # translated, but no memory lies there
 LAT_MSR = LATENCIES.index("msr")
 EXIT_APIC_ACCESS = U64(exit_number("APIC_ACCESS"))
+EXIT_EPT_VIOLATION = U64(exit_number("EPT_VIOLATION"))
 EXIT_EPT_MISCONFIG = U64(exit_number("EPT_MISCONFIG"))
+FAULT_EPT = 256  # E.fault_vector: no exception, the guest is left with an EPT violation
 _DEFAULT_PAGE = BASE_RESET & BASE_ADDRESS
 _BITS = U64(64)
 
@@ -45,13 +47,49 @@ def is_mapped(core, gpa):
 
 
 @jit()
-def locate(core, E, gpa):
-    """Host offset of a physical address, OFF_RAM with E.bus_address set where no memory answers."""
-    p = physical(core, gpa)
-    if p == NOWHERE or is_apic_page(core, gpa):
-        E.bus_address = gpa
-        return OFF_RAM
-    return p
+def ept_violation(E, gpa, access):
+    """Note that a guest's access to a slot meets nothing of its VMM; the instruction at hand is undone.
+
+    E.fault_error is the exit qualification (SDM 3C table 28-7).
+    """
+    E.fault_vector = FAULT_EPT
+    E.fault_has_error = 0
+    E.fault_canonical = 1
+    E.fault_address = gpa
+    E.fault_error = ONE
+    if access == ACCESS_WRITE:
+        E.fault_error = U2
+    elif access == ACCESS_FETCH:
+        E.fault_error = U4
+
+
+@jit()
+def note_ept_violation(core, E):
+    """The guest is about to be left for the EPT violation that is noted in E."""
+    vmx = core.vmx
+    vmx.exit_reason = EXIT_EPT_VIOLATION
+    vmx.exit_qual = E.fault_error
+    vmx.exit_intr_info = ZERO
+    vmx.exit_intr_err = ZERO
+    vmx.exit_insn_len = ZERO
+
+
+@jit()
+def locate(core, M, E, gpa, access):
+    """Host offset of a physical address; OFF_RAM with E.bus_address set where no memory answers.
+
+    NOWHERE with an EPT violation noted in E where a guest's VMM has nothing. An emulator takes that for
+    a device that nobody has (KVM's emulator_read_write_onepage()).
+    """
+    if not is_apic_page(core, gpa):
+        p = physical(core, M, gpa, access)
+        if p == UNBACKED and E.emulating == 0:
+            ept_violation(E, gpa, access)
+            return NOWHERE
+        if p != NOWHERE and p != UNBACKED:
+            return p
+    E.bus_address = gpa
+    return OFF_RAM
 
 
 @jit()

@@ -10,6 +10,7 @@ import numpy as np
 
 from vpmu_emu._jit import borrowed, jit
 from vpmu_emu.machine.alu import fold_flags, spread_flags
+from vpmu_emu.machine.bus import FAULT_EPT, note_ept_violation
 from vpmu_emu.machine.decode import find
 from vpmu_emu.machine.dispatch import run_slice
 from vpmu_emu.machine.interrupts import (
@@ -60,20 +61,24 @@ from vpmu_emu.machine.state import (
     TRAP_EXCEPTION,
     TRAP_INTERRUPT,
 )
-from vpmu_emu.machine.u64 import ALL, ONE, U64, ZERO
+from vpmu_emu.machine.u64 import ALL, ONE, U8, U64, ZERO
 from vpmu_emu.machine.vmx import (
     EXIT_INTERRUPT_WINDOW,
     EXIT_NMI_WINDOW,
     EXIT_PREEMPTION_TIMER,
     EXIT_TRIPLE_FAULT,
+    INTR_HAS_ERROR,
+    INTR_VALID,
     PIN_EXT_INTR,
     PIN_NMI,
     PROC_INTR_WINDOW,
     PROC_NMI_WINDOW,
+    TYPE_HARD_EXCEPTION,
     note_exception_exit,
     note_exit,
     note_interrupt_exit,
     vm_exit,
+    vm_exit_undelivered,
 )
 
 _LIMIT = U64(1 << 40)
@@ -169,6 +174,15 @@ def _deliver(core, M, E, vector, kind, has_error, error):
     cpl = core.cpl
     rip = core.rip
     code = deliver(core, M, E, vector, kind, has_error, error, rip)
+    if code == CODE_EXIT:
+        info = INTR_VALID | U64(vector)
+        if kind != KIND_EXTERNAL:
+            info |= TYPE_HARD_EXCEPTION << U8
+        if has_error != 0:
+            info |= INTR_HAS_ERROR
+        pmu_check(core, E)
+        vm_exit_undelivered(core, M, E, info, error)
+        return code
     after = core.cpl
     core.cpl = cpl
     spend(core, core.latency[LAT_INTERRUPT])
@@ -183,6 +197,8 @@ def _take(core, M, E, vector, kind):
     """Deliver an interrupt; a triple fault on the way ends the run or the guest's turn."""
     core.activity = 0
     code = _deliver(core, M, E, vector, kind, 0, ZERO)
+    if code == CODE_EXIT:
+        return code
     pmu_check(core, E)  # time has passed: a counter of cycles may have overflowed
     return code
 
@@ -210,9 +226,8 @@ def _interrupts(core, M, E):
     if not virtual and core.nmi_pending != 0 and core.nmi_blocked == 0 and core.shadow != 2:
         core.nmi_pending = 0
         core.nmi_blocked = 1
-        if _take(core, M, E, VECTOR_NMI, KIND_NMI) != CODE_NEXT:
-            return _shutdown(core, M, E, VECTOR_NMI)
-        return CODE_NEXT
+        code = _take(core, M, E, VECTOR_NMI, KIND_NMI)
+        return _shutdown(core, M, E, VECTOR_NMI) if code == CODE_FAULT else code
     if core.rflags & RFLAGS_IF == ZERO or core.shadow != 0:
         return CODE_NEXT
     if virtual:
@@ -226,8 +241,8 @@ def _interrupts(core, M, E):
             lapic_ack(core.vapic, vector)
         else:
             lapic_ack(core.lapic, vector)
-        if _take(core, M, E, vector, KIND_EXTERNAL) != CODE_NEXT:
-            return _shutdown(core, M, E, vector)
+        code = _take(core, M, E, vector, KIND_EXTERNAL)
+        return _shutdown(core, M, E, vector) if code == CODE_FAULT else code
     return CODE_NEXT
 
 
@@ -294,6 +309,11 @@ def _fault(core, M, E):
 @jit()
 def _raise(core, M, E, kind):
     vector = E.fault_vector
+    if vector == FAULT_EPT:
+        pmu_check(core, E)
+        note_ept_violation(core, E)
+        vm_exit(core, M, E, NO_VECTOR)
+        return CODE_EXIT
     if core.vmx.nonroot != 0 and (core.vmx.exceptions >> U64(vector)) & ONE != ZERO:
         pmu_check(core, E)
         note_exception_exit(core, E, vector)
@@ -306,9 +326,7 @@ def _raise(core, M, E, kind):
         core.cr2 = E.fault_address
         return RUN_TRAP
     code = _deliver(core, M, E, vector, kind, E.fault_has_error, E.fault_error)
-    if code != CODE_NEXT:
-        return _shutdown(core, M, E, vector)
-    return CODE_NEXT
+    return _shutdown(core, M, E, vector) if code == CODE_FAULT else code
 
 
 @jit()

@@ -10,9 +10,10 @@ import numpy as np
 
 from vpmu_emu._jit import jit
 from vpmu_emu.machine.alu import spread_flags
+from vpmu_emu.machine.bus import FAULT_EPT, note_ept_violation
 from vpmu_emu.machine.memory import VECTOR_GP, VECTOR_PF, VECTOR_SS, fault, read, write
 from vpmu_emu.machine.ring import TR_EXCEPTION, TR_IRQ, TR_NMI, emit
-from vpmu_emu.machine.state import CLASS, CODE_FAULT, CODE_NEXT, CODE_NOT_RETIRED, RSP
+from vpmu_emu.machine.state import CLASS, CODE_EXIT, CODE_FAULT, CODE_NEXT, CODE_NOT_RETIRED, RSP
 from vpmu_emu.machine.u64 import ONE, U2, U3, U4, U7, U8, U15, U16, U32, U48, U64, WORD, ZERO
 
 C_CYCLES = CLASS["cycles"]
@@ -175,6 +176,9 @@ def _contributory(vector):
 def deliver(core, M, E, vector, kind, has_error, error, return_rip):
     """Deliver an event whatever it takes: CODE_NEXT, or CODE_FAULT for a triple fault.
 
+    CODE_EXIT: a guest has to be left for what lies behind an address, core.vmx.exit_* says so, and nothing
+    has been delivered.
+
     `return_rip` is what the handler returns to. Status flags must be folded. The time of the memory
     accesses is of the ring that was interrupted. Modifies core and memory.
     """
@@ -198,8 +202,12 @@ def _deliver(core, M, E, vector, kind, has_error, error, return_rip):
             if vector < 32:
                 core.stats.exceptions[vector] += ONE
             emit(E, core.t, TR_EXCEPTION, core.rip, U64(vector), error, core.cr2)
-        if through_gate(core, M, E, vector, kind, has_error, error, return_rip) == CODE_NEXT:
-            return CODE_NEXT
+        code = through_gate(core, M, E, vector, kind, has_error, error, return_rip)
+        if code == CODE_NEXT or code == CODE_EXIT:
+            return code
+        if E.fault_vector == FAULT_EPT:
+            note_ept_violation(core, E)
+            return CODE_EXIT
         if kind == KIND_FAULT and vector == VECTOR_DF:
             break
         second = E.fault_vector

@@ -187,6 +187,14 @@ def lapic_ack(lapic, vector):
 
 
 @jit()
+def lapic_put_back(lapic, vector):
+    """`vector` was taken and could not be delivered: it is requested again."""
+    mask = ONE << U64(vector & 63)
+    lapic.isr[vector >> 6] &= ~mask
+    lapic.irr[vector >> 6] |= mask
+
+
+@jit()
 def lapic_eoi(lapic):
     """End the highest interrupt in service."""
     vector = _highest(lapic.isr)

@@ -12,15 +12,16 @@ import numpy as np
 from vpmu_emu._jit import jit
 from vpmu_emu.machine.bus import OFF_RAM, bus_read, bus_write, is_mapped, locate
 from vpmu_emu.machine.paging import (
-    ACCESS_FETCH,
-    ACCESS_READ,
-    ACCESS_WRITE,
+    LEFT,
     NO_ERROR,
     access_error,
     identity,
     walk,
 )
 from vpmu_emu.machine.physical import (
+    ACCESS_FETCH,
+    ACCESS_READ,
+    ACCESS_WRITE,
     NOWHERE,
     PAGE_CODE,
     PAGE_DIRTY,
@@ -127,7 +128,7 @@ def _page_fault(core, E, va, error):
 
 @jit()
 def translate(core, M, E, va, access):
-    """Host offset for a virtual address; NOWHERE with the fault noted in E, or OFF_RAM.
+    """Host offset for a virtual address; NOWHERE with the fault (or EPT violation) noted in E, or OFF_RAM.
 
     E.bus_address is then the physical address, and E.page_global whether the page is global.
     """
@@ -137,7 +138,7 @@ def translate(core, M, E, va, access):
         E.fault_canonical = 0
         return NOWHERE
     if identity(core):
-        p = locate(core, E, va)
+        p = locate(core, M, E, va, access)
         E.page_global = 0
         if p == OFF_RAM and not is_mapped(core, va):
             _page_fault(core, E, va, access_error(core, access))
@@ -145,10 +146,11 @@ def translate(core, M, E, va, access):
         return p
     gpa, error, shared = walk(core, M, E, va, access)
     if error != NO_ERROR:
-        _page_fault(core, E, va, error)
+        if error != LEFT:
+            _page_fault(core, E, va, error)
         return NOWHERE
     E.page_global = 0 if shared == ZERO else 1
-    return locate(core, E, gpa)
+    return locate(core, M, E, gpa, access)
 
 
 @jit()

@@ -10,18 +10,28 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
-from vpmu_emu.machine.physical import NOWHERE, PAGE_DIRTY, ld64, physical, st64
+from vpmu_emu.machine.bus import ept_violation
+from vpmu_emu.machine.physical import (
+    ACCESS_FETCH,
+    ACCESS_WRITE,
+    NOWHERE,
+    PAGE_DIRTY,
+    PTE_FRAME,
+    PTE_P,
+    PTE_U,
+    PTE_W,
+    UNBACKED,
+    ld64,
+    physical,
+    st64,
+)
 from vpmu_emu.machine.u64 import ALL, ONE, PAGE_BASE, U2, U3, U4, U8, U12, U64, ZERO
 
-PTE_P = ONE
-PTE_W = U2
-PTE_U = U4
 PTE_A = U64(1 << 5)
 PTE_D = U64(1 << 6)
 PTE_PS = U64(1 << 7)
 PTE_G = U64(1 << 8)
 PTE_NX = U64(1 << 63)
-PTE_FRAME = U64(((1 << 52) - 1) & ~0xFFF)
 PTE_PAT_LARGE = U64(1 << 12)  # the only bit below the frame of a large page that is not reserved
 
 PF_PRESENT = ONE
@@ -34,8 +44,8 @@ CR0_WP = U64(1 << 16)
 CR4_PGE = U64(1 << 7)
 EFER_NXE = U64(1 << 11)
 
-ACCESS_READ, ACCESS_WRITE, ACCESS_FETCH = 0, 1, 2
 NO_ERROR = ALL
+LEFT = ALL - ONE  # as an error code: the walk left the guest
 _INDEX = U64(0x1FF)
 
 
@@ -69,7 +79,8 @@ def _mark(M, E, at, bits):
 def walk(core, M, E, va, access):
     """(physical address, NO_ERROR, PTE_G if global) of a canonical `va`, or (0, error code of #PF, 0).
 
-    Sets accessed and dirty bits in the tables. Modifies memory.
+    The error code is LEFT, and an EPT violation noted in E, if a guest's table is where its VMM has no
+    memory. Sets accessed and dirty bits in the tables. Modifies memory.
     """
     error = access_error(core, access)
     table = core.cr3 & PTE_FRAME
@@ -80,8 +91,13 @@ def walk(core, M, E, va, access):
     levels = 0
     for level in range(3, -1, -1):
         shift = U64(12 + 9 * level)
-        at = physical(core, table + (((va >> shift) & _INDEX) << U3))
-        if at == NOWHERE:
+        gpa = table + (((va >> shift) & _INDEX) << U3)
+        # With accessed and dirty flags for EPT, which KVM turns on, this is a write (SDM 3C 29.3.3.2).
+        at = physical(core, M, gpa, ACCESS_WRITE)
+        if at == UNBACKED and E.emulating == 0:
+            ept_violation(E, gpa, ACCESS_WRITE)
+            return ZERO, LEFT, ZERO
+        if at == NOWHERE or at == UNBACKED:
             return ZERO, error | PF_PRESENT | PF_RESERVED, ZERO  # an open bus reads all ones
         entry = ld64(M, at)
         if entry & PTE_P == ZERO:

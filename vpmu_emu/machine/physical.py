@@ -1,4 +1,4 @@
-"""Physical memory is one host array: bytes are composed one by one, and slots say what lies where.
+"""Physical memory is one host array: bytes are composed one by one, slots say what lies where, all bounded.
 
 LLVM merges the plain byte compositions below into one access each, and they run uncompiled too.
 """
@@ -13,6 +13,7 @@ from vpmu_emu.machine.u64 import (
     ALL,
     BYTE,
     ONE,
+    PAGE_MASK,
     U2,
     U3,
     U4,
@@ -25,11 +26,21 @@ from vpmu_emu.machine.u64 import (
     U48,
     U56,
     U64,
+    ZERO,
 )
 
 _U5 = U64(5)
 _U6 = U64(6)
 NOWHERE = ALL
+UNBACKED = ALL - U64(2)  # a slot is there, but what it shows of its owner is not
+ACCESS_READ, ACCESS_WRITE, ACCESS_FETCH = 0, 1, 2
+PTE_P = ONE
+PTE_W = U2
+PTE_U = U4
+PTE_FRAME = U64(((1 << 52) - 1) & ~0xFFF)
+_SHOWN = PTE_P | PTE_U
+_INDEX = U64(0x1FF)
+_SHOWN_END = U64(1 << 47)
 PAGE_CODE = U64(1)  # sticky: instructions were decoded from this page
 PAGE_DIRTY = U64(2)
 
@@ -108,9 +119,40 @@ def st64(M, p, v):
 
 
 @jit()
-def physical(core, gpa):
-    """Host offset of a physical address of the running program, NOWHERE outside its memory."""
+def shown(M, table, va, access):
+    """Host offset of what the page tables at host offset `table` let their program have at `va`.
+
+    UNBACKED if it could not read there, or with ACCESS_WRITE not write. Sets no accessed or dirty bits:
+    this is what get_user_pages() finds, not an access of the program.
+    """
+    if va >= _SHOWN_END:
+        return UNBACKED
+    wanted = _SHOWN | PTE_W if access == ACCESS_WRITE else _SHOWN
+    size = U64(len(M))
+    entry = table
+    for level in range(3, -1, -1):
+        at = (entry & PTE_FRAME) + (((va >> U64(12 + 9 * level)) & _INDEX) << U3)
+        if at >= size:
+            return UNBACKED
+        entry = ld64(M, at)
+        if entry & wanted != wanted:
+            return UNBACKED
+    p = (entry & PTE_FRAME) | (va & PAGE_MASK)
+    return p if p < size else UNBACKED
+
+
+@jit()
+def physical(core, M, gpa, access):
+    """Host offset of a physical address of the running program: always one inside of M.
+
+    Without a slot it is NOWHERE. A guest's slots lie in the address space of their owner, whose tables
+    are asked each time (KVM's __gfn_to_hva_memslot() and hva_to_pfn()); UNBACKED where he has nothing.
+    """
     for i in range(N_SLOTS):
-        if gpa - core.slot_gpa[i] < core.slot_size[i]:
-            return core.slot_hpa[i] + (gpa - core.slot_gpa[i])
+        offset = gpa - core.slot_gpa[i]
+        if offset < core.slot_size[i]:
+            p = core.slot_at[i] + offset
+            if core.slot_tables != ZERO:
+                return shown(M, core.slot_tables, p, access)
+            return p if p < U64(len(M)) else NOWHERE
     return NOWHERE

@@ -185,6 +185,7 @@ VMX = np.dtype(
         ("exit_intr_info", "u8"),
         ("exit_intr_err", "u8"),
         ("exit_insn_len", "u8"),
+        ("idt_vectoring", "u8"),  # the event that was being delivered at the exit, as in the VMCS
     ]
 )
 
@@ -265,7 +266,8 @@ CORE = np.dtype(
         ("serial_len", "i8"),  # bytes written to COM1
         ("slot_gpa", "u8", (N_SLOTS,)),  # physical memory seen by the running program: base,
         ("slot_size", "u8", (N_SLOTS,)),  # size in bytes,
-        ("slot_hpa", "u8", (N_SLOTS,)),  # and where it lies in the host array
+        ("slot_at", "u8", (N_SLOTS,)),  # and where it lies: in the host array, or for its owner
+        ("slot_tables", "u8"),  # host offset of the page tables of the slots' owner, 0: the host array
         ("total", "u8", (2, N_CLASSES)),  # running totals by CPL class; cycles in 1/16
         ("latency", "i8", (N_LATENCY,)),  # 1/16 cycle per cost class of the CPU model
         ("ref_num", "u8"),  # reference cycles per unhalted cycle = ref_num / ref_den

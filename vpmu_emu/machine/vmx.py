@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
+from vpmu_emu.machine.bus import EXIT_EPT_VIOLATION
 from vpmu_emu.machine.interrupts import (
     KIND_EXTERNAL,
     KIND_FAULT,
@@ -27,7 +28,7 @@ from vpmu_emu.machine.msr import find_msr, msr_apply, msr_value
 from vpmu_emu.machine.physical import ld32, ld64, st64
 from vpmu_emu.machine.pmu import DEBUGCTL_LBR, pmu_set_global_ctrl
 from vpmu_emu.machine.ring import TR_VM_ENTRY, TR_VM_EXIT, emit
-from vpmu_emu.machine.state import CODE_NEXT, NEVER, REG_FS, REG_GS, RSP
+from vpmu_emu.machine.state import CODE_EXIT, CODE_NEXT, NEVER, REG_FS, REG_GS, RSP
 from vpmu_emu.machine.u64 import BYTE, ONE, U3, U8, U64, ZERO
 from vpmu_emu.tables.exits import exit_number
 from vpmu_emu.tables.msrs import by_name
@@ -65,6 +66,9 @@ V_EXIT_INTR = offset("VM_EXIT_INTR_INFO")
 V_EXIT_ERROR = offset("VM_EXIT_INTR_ERROR_CODE")
 V_EXIT_LEN = offset("VM_EXIT_INSTRUCTION_LEN")
 V_EXIT_QUAL = offset("EXIT_QUALIFICATION")
+V_IDT_VECTORING = offset("IDT_VECTORING_INFO_FIELD")
+V_IDT_VECTORING_ERROR = offset("IDT_VECTORING_ERROR_CODE")
+V_GUEST_PHYSICAL = offset("GUEST_PHYSICAL_ADDRESS")
 V_GUEST_GLOBAL_CTRL = offset("GUEST_IA32_PERF_GLOBAL_CTRL")
 V_HOST_GLOBAL_CTRL = offset("HOST_IA32_PERF_GLOBAL_CTRL")
 V_RIP = offset("GUEST_RIP")
@@ -343,6 +347,9 @@ def vm_exit(core, M, E, vector):
     vmwrite(core, M, V_EXIT_INTR, vmx.exit_intr_info)
     vmwrite(core, M, V_EXIT_ERROR, vmx.exit_intr_err)
     vmwrite(core, M, V_EXIT_LEN, vmx.exit_insn_len)
+    vmwrite(core, M, V_IDT_VECTORING, vmx.idt_vectoring)
+    if vmx.exit_reason == EXIT_EPT_VIOLATION:
+        vmwrite(core, M, V_GUEST_PHYSICAL, E.fault_address)
     vmwrite(core, M, V_ENTRY_INTR, vmread(core, M, V_ENTRY_INTR) & ~INTR_VALID)
     core.stats.exits[vmx.exit_reason & U64(0x7F)] += ONE
     emit(E, core.t, TR_VM_EXIT, core.rip, vmx.exit_reason, vmx.exit_qual, vmx.exit_intr_info)
@@ -351,6 +358,14 @@ def vm_exit(core, M, E, vector):
     core.nmi_blocked = 0
     core.activity = 0
     vmx.preempt_at = NEVER
+
+
+@jit()
+def vm_exit_undelivered(core, M, E, info, error):
+    """Leave non-root mode for what core.vmx.exit_* says while event `info` is delivered (SDM 3C 28.2.4)."""
+    core.vmx.idt_vectoring = info
+    vmwrite(core, M, V_IDT_VECTORING_ERROR, error)
+    vm_exit(core, M, E, -1)
 
 
 @jit()
@@ -380,7 +395,8 @@ def _inject(core, M, E, info):
 def vm_entry(core, M, E):
     """VMLAUNCH or VMRESUME: 0 in the guest now, else the exit reason of a failed entry.
 
-    A triple fault while injecting leaves at once, as an exit does: then the result is 0 too, and
+    A triple fault while injecting, or no memory to inject into, leaves at once, as an exit does: then the
+    result is 0 too, and
     `core.vmx.nonroot` is 0. Modifies core.
     """
     vmx = core.vmx
@@ -399,6 +415,7 @@ def vm_entry(core, M, E):
         if value & core.msr_reserved[rn >> 6] != ZERO:
             return np.int64(EXIT_INVALID_STATE | ENTRY_FAILURE)
         pmu_set_global_ctrl(core, E, value)
+    vmx.idt_vectoring = ZERO
     load_guest(core, M, E)
     _load_list(core, M, E, V_ENTRY_LOAD_ADDR, V_ENTRY_LOAD_COUNT)
     info = vmread(core, M, V_ENTRY_INTR)
@@ -407,7 +424,11 @@ def vm_entry(core, M, E):
     vmx.preempt_at = NEVER
     if vmx.pin & PIN_PREEMPTION != ZERO:
         vmx.preempt_at = core.t + (np.int64(vmread(core, M, V_PREEMPTION)) << 4)
-    if info & INTR_VALID != ZERO and _inject(core, M, E, info) != CODE_NEXT:
-        note_exit(core, EXIT_TRIPLE_FAULT, ZERO, ZERO)
-        vm_exit(core, M, E, -1)
+    if info & INTR_VALID != ZERO:
+        code = _inject(core, M, E, info)
+        if code == CODE_EXIT:
+            vm_exit_undelivered(core, M, E, info, vmread(core, M, V_ENTRY_ERROR))
+        elif code != CODE_NEXT:
+            note_exit(core, EXIT_TRIPLE_FAULT, ZERO, ZERO)
+            vm_exit(core, M, E, -1)
     return 0

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.linux.syscalls.kernel import MIB, Kernel
+from vpmu_emu.asm import assemble
 from vpmu_emu.linux.run_passthrough import run_host_passthrough
 from vpmu_emu.linux.syscalls import handle
 from vpmu_emu.linux.syscalls.files import leave_run
@@ -24,6 +25,7 @@ INSTRUCTIONS = 0x4300C0
 RAM = MIB
 SCRATCH = 64 * 4096
 BAD = 0x6FFF_0000  # nothing is mapped there
+READ_EAX, WRITE_EAX = b"\x8b\x04\x25", b"\x89\x04\x25"  # from and to a 32-bit address
 
 
 def errno(name: str) -> int:
@@ -203,7 +205,7 @@ def test_memory_regions():
     assert vmm.region(slot=7, size=0) == errno("EINVAL")
     assert vmm.region(slot=1, gpa=RAM, size=0) == 0
     assert vmm.region(slot=1, gpa=RAM, size=4096, at=BAD) == 0  # nobody looks before the guest does
-    vmm.load(b"\xf4")
+    vmm.load(READ_EAX + RAM.to_bytes(4, "little") + b"\xf4")
     assert vmm.run() == errno("EFAULT")
     assert vmm.ioctl(vmm.vm, "KVM_SET_USER_MEMORY_REGION", BAD) == errno("EFAULT")
 
@@ -596,7 +598,7 @@ def test_a_guest_without_cpuid_leaves_for_the_same(mode, code, reason):
     assert int(vmm.kernel.S.cores[0].pmu.global_ctrl) == before
 
 
-def test_memory_of_two_slots_is_free_when_both_are_gone():
+def test_memory_of_two_slots_is_free_when_the_vmm_unmaps_it():
     vmm = Vmm()
     kernel = vmm.kernel
     at = kernel.call("mmap", 0, 4096, 3, 0x22, -1, 0)
@@ -604,18 +606,121 @@ def test_memory_of_two_slots_is_free_when_both_are_gone():
     for slot in (1, 2):
         assert vmm.region(slot=slot, gpa=slot * 2 * RAM, size=4096, at=at) == 0
     assert kernel.call("munmap", at, 4096) == 0
-    for slot in (1, 2):
-        assert int(kernel.host.mem_map[page]) == IN_USE
-        assert vmm.region(slot=slot, gpa=slot * 2 * RAM, size=0, at=at) == 0
     assert int(kernel.host.mem_map[page]) != IN_USE
-
-
-def test_struct_kvm_run_is_no_memory_of_a_guest():
-    vmm = Vmm()
-    at = vmm.kernel.call("mmap", 0, 4096, 3, constant("MAP_SHARED"), vmm.vcpu, 0)
-    assert vmm.region(slot=1, gpa=2 * RAM, size=4096, at=at) == 0
-    vmm.load(b"\xf4")
+    vmm.load(READ_EAX + (2 * RAM).to_bytes(4, "little") + b"\xf4")
     assert vmm.run() == errno("EFAULT")
-    page = int(vmm.kernel.S.vcpus[0].run_page) // 4096
-    assert vmm.region(slot=1, gpa=2 * RAM, size=0, at=at) == 0
-    assert int(vmm.host.mem_map[page]) == IN_USE
+
+
+ANONYMOUS = constant("MAP_PRIVATE") | constant("MAP_ANONYMOUS") | constant("MAP_FIXED")
+THERE = 0x2000_0000  # free addresses of the VMM
+SLOT = 2 * RAM
+
+
+def touch(vmm: Vmm, code: bytes) -> int:
+    """What the guest has in EAX at its HLT, or the errno of KVM_RUN."""
+    vmm.load(code + b"\xf4")
+    result = vmm.run()
+    return result if result else int(vmm.get("KVM_GET_REGS", "kvm_regs")["rax"])
+
+
+def reads(vmm: Vmm, page: int) -> int:
+    return touch(vmm, READ_EAX + (SLOT + page * 4096).to_bytes(4, "little"))
+
+
+def writes(vmm: Vmm, page: int) -> int:
+    return touch(vmm, b"\x31\xc0" + WRITE_EAX + (SLOT + page * 4096 + 8).to_bytes(4, "little"))
+
+
+def test_a_slot_shows_what_its_vmm_has_there_now():
+    """Pieces of two mappings side by side, a hole, what may not be written, and the same after a change."""
+    vmm = Vmm(irqchip=False)
+    kernel = vmm.kernel
+    for k, prot in ((2, 1), (0, 3), (1, 3)):  # no page follows the one before in physical memory
+        assert kernel.call("mmap", THERE + k * 4096, 4096, 3, ANONYMOUS, -1, 0) > 0
+        vmm.host.put_user(THERE + k * 4096, 0x1111 * (k + 1), 4)
+        assert kernel.call("mprotect", THERE + k * 4096, 4096, prot) == 0
+    assert vmm.region(slot=1, gpa=SLOT, size=4 * 4096, at=THERE) == 0
+    assert [reads(vmm, k) for k in range(4)] == [0x1111, 0x2222, 0x3333, errno("EFAULT")]
+    assert [writes(vmm, k) for k in range(4)] == [0, 0, errno("EFAULT"), errno("EFAULT")]
+    assert kernel.call("mmap", THERE + 3 * 4096, 4096, 3, ANONYMOUS, -1, 0) > 0
+    vmm.host.put_user(THERE + 3 * 4096, 0x4444, 4)
+    assert kernel.call("munmap", THERE, 4096) == 0
+    assert kernel.call("mprotect", THERE + 4096, 4096, 0) == 0
+    assert kernel.call("mprotect", THERE + 2 * 4096, 4096, 3) == 0
+    assert [reads(vmm, k) for k in range(4)] == [errno("EFAULT"), errno("EFAULT"), 0x3333, 0x4444]
+    assert writes(vmm, 2) == 0
+
+
+def test_memory_that_a_guest_has_touched_goes_with_its_mapping():
+    """What a core remembers of a translation ends with the mapping: the next owner's data is not seen."""
+    vmm = Vmm(irqchip=False)
+    kernel = vmm.kernel
+    assert kernel.call("mmap", THERE, 4096, 3, ANONYMOUS, -1, 0) > 0
+    assert vmm.region(slot=1, gpa=SLOT, size=4096, at=THERE) == 0
+    assert reads(vmm, 0) == 0
+    assert kernel.call("munmap", THERE, 4096) == 0
+    other = kernel.call("mmap", 0, 4096, 3, constant("MAP_PRIVATE") | constant("MAP_ANONYMOUS"), -1, 0)
+    vmm.host.put_user(other, 0x5EC2E7, 4)  # on the page that has just become free
+    assert reads(vmm, 0) == errno("EFAULT")
+    assert kernel.call("mmap", THERE, 4096, 3, ANONYMOUS, -1, 0) > 0
+    assert reads(vmm, 0) == 0
+
+
+IDT = """
+    lgdt [0x1f00]
+    mov word ptr [0x3000], 0xfff
+    mov qword ptr [0x3002], {idt:#x}
+    lidt [0x3000]
+"""
+GDT = (39).to_bytes(2, "little") + (0x1F10).to_bytes(8, "little") + bytes(6)
+GDT += b"".join(n.to_bytes(8, "little") for n in (0, 0x00AF_9B00_0000_FFFF, 0x00CF_9300_0000_FFFF))
+GATE = 0x0000_8E00_0008_5000  # to 0x5000
+
+
+@pytest.mark.parametrize("where", ["code", "table", "idt", "stack"])
+def test_efault_whatever_the_guest_wanted_there(where):
+    """Fetches, walks and deliveries leave the guest too, and go on once the VMM has put memory there."""
+    vmm = Vmm(irqchip=False)
+    assert vmm.region(slot=1, gpa=SLOT, size=4 * 4096, at=THERE) == 0
+    text = {
+        "code": f"mov eax, {SLOT:#x}\n jmp rax",
+        "table": f"mov eax, {SLOT:#x}\n mov cr3, rax",
+        "idt": IDT.format(idt=SLOT) + "ud2",
+        "stack": IDT.format(idt=0x4000) + f"mov esp, {SLOT + 4096:#x}\n ud2",
+    }[where]
+    at = vmm.ram
+    vmm.host.copy_to_user(at + 0x1F00, GDT)
+    vmm.host.put_user(at + 0x4060, GATE, 8)
+    vmm.host.put_user(at + 0x5000, 0xF4, 1)
+    vmm.load(bytes(assemble(".intel_syntax noprefix\n" + text, "guest.s").segments[0].data))
+    assert vmm.run() == errno("EFAULT")
+    assert vmm.run() == errno("EFAULT")  # nothing has changed, in the guest neither
+    assert vmm.kernel.call("mmap", THERE, 4 * 4096, 3, ANONYMOUS, -1, 0) > 0
+    if where == "code":
+        vmm.host.put_user(THERE, 0xF4, 1)
+    if where == "idt":
+        vmm.host.put_user(THERE + 0x60, GATE, 8)
+    assert vmm.run() == 0
+    reason = "SHUTDOWN" if where == "table" else "HLT"
+    assert int(vmm.kvm_run["exit_reason"]) == constant(f"KVM_EXIT_{reason}")
+    if where in ("idt", "stack"):
+        assert int(vmm.get("KVM_GET_REGS", "kvm_regs")["rip"]) == 0x5001
+
+
+def test_an_interrupt_that_met_no_memory_comes_again():
+    """vmx_complete_interrupts(): an NMI whose frame has no place is injected at the next entry."""
+    vmm = Vmm(irqchip=False)
+    assert vmm.region(slot=1, gpa=SLOT, size=4096, at=THERE) == 0
+    vmm.host.copy_to_user(vmm.ram + 0x1F00, GDT)
+    vmm.host.put_user(vmm.ram + 0x4020, GATE, 8)
+    vmm.host.put_user(vmm.ram + 0x5000, 0xF4, 1)
+    text = IDT.format(idt=0x4000) + f"mov esp, {SLOT + 4096:#x}\n hlt"
+    vmm.load(bytes(assemble(".intel_syntax noprefix\n" + text, "guest.s").segments[0].data))
+    assert vmm.run() == 0
+    assert vmm.ioctl(vmm.vcpu, "KVM_NMI") == 0
+    assert [vmm.run(), vmm.run()] == [errno("EFAULT")] * 2
+    assert vmm.kernel.call("mmap", THERE, 4096, 3, ANONYMOUS, -1, 0) > 0
+    assert vmm.run() == 0
+    assert int(vmm.get("KVM_GET_REGS", "kvm_regs")["rip"]) == 0x5001
+    events = vmm.get("KVM_GET_VCPU_EVENTS", "kvm_vcpu_events")
+    assert (int(events["nmi.pending"]), int(events["nmi.masked"])) == (0, 1)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
-from vpmu_emu.linux.kvm.exits import kvm_queue_exception
+from vpmu_emu.linux.kvm.exits import handle_undelivered, kvm_queue_exception
 from vpmu_emu.linux.kvm.lapic import kvm_apic_note_ipi
 from vpmu_emu.linux.kvm.pmu import kvm_pmu_trigger_event
 from vpmu_emu.linux.native import cost
@@ -250,4 +250,5 @@ def handle_emulated_exit(S, M, E):
             kvm_queue_exception(S, VECTOR_DB, 0, ZERO)
     elif vmx.exit_reason == EXIT_APIC_ACCESS or vmx.exit_reason == EXIT_EPT_MISCONFIG:
         # handle_apic_access(), handle_ept_misconfig()
-        x86_emulate_instruction(S, M, E)
+        if not handle_undelivered(S, M):
+            x86_emulate_instruction(S, M, E)

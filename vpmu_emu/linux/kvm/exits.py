@@ -28,8 +28,14 @@ from vpmu_emu.linux.kvm.run import (
 )
 from vpmu_emu.linux.native import cost
 from vpmu_emu.linux.perf.pmi import charge
-from vpmu_emu.linux.state import USER_IO_IN, USER_IO_NONE, USER_IO_RDMSR, USER_IO_WRMSR
-from vpmu_emu.machine.bus import EXIT_APIC_ACCESS, EXIT_EPT_MISCONFIG
+from vpmu_emu.linux.state import (
+    USER_FAULT,
+    USER_IO_IN,
+    USER_IO_NONE,
+    USER_IO_RDMSR,
+    USER_IO_WRMSR,
+)
+from vpmu_emu.machine.bus import EXIT_APIC_ACCESS, EXIT_EPT_MISCONFIG, EXIT_EPT_VIOLATION
 from vpmu_emu.machine.interrupts import RFLAGS_TF, VECTOR_DB
 from vpmu_emu.machine.lapic import BASE_X2APIC
 from vpmu_emu.machine.lbr import R_LBR_SELECT
@@ -79,6 +85,7 @@ from vpmu_emu.machine.vmx import (
     EXIT_TRIPLE_FAULT,
     EXIT_VMCALL,
     EXIT_WBINVD,
+    INTR_VALID,
     MOV_SS_BLOCKING,
     STI_BLOCKING,
     V_CR0,
@@ -388,6 +395,16 @@ def _end(S, M, stop, info):
 
 
 @jit()
+def handle_undelivered(S, M):
+    """Whether the exit met a device while an event was delivered to it: KVM_INTERNAL_ERROR_DELIVERY_EV."""
+    vmx = S.cores[S.this_cpu].vmx
+    if vmx.idt_vectoring & INTR_VALID == ZERO:
+        return False
+    _end(S, M, STOP_SHUTDOWN, vmx.exit_reason)
+    return True
+
+
+@jit()
 def vmx_handle_exit(S, M, E):
     """Every exit reason that needs no vPMU; an unknown one ends the run (KVM_EXIT_INTERNAL_ERROR)."""
     core = S.cores[S.this_cpu]
@@ -414,6 +431,9 @@ def vmx_handle_exit(S, M, E):
         kvm_skip_emulated_instruction(S, M, E)
     elif reason == EXIT_NMI_WINDOW or reason == EXIT_INTERRUPT_WINDOW:
         charge(S, E, COST_WINDOW)
+    elif reason == EXIT_EPT_VIOLATION:
+        # kvm_mmu_page_fault(): hva_to_pfn() found KVM_PFN_ERR_FAULT
+        vcpu.user_exit = USER_FAULT
     elif reason == EXIT_TRIPLE_FAULT:
         _end(S, M, STOP_TRIPLE_FAULT, core.stop_info)
     elif (

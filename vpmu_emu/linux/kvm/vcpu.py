@@ -50,6 +50,7 @@ from vpmu_emu.machine.lapic import (
     X2_ICR,
     lapic_ack,
     lapic_pending,
+    lapic_put_back,
     lapic_timer_expire,
     lapic_write,
 )
@@ -84,6 +85,7 @@ from vpmu_emu.machine.vmx import (
     V_EFER,
     V_ENTRY_ERROR,
     V_ENTRY_INTR,
+    V_IDT_VECTORING_ERROR,
     V_INTERRUPTIBILITY,
     V_PROC,
     V_RFLAGS,
@@ -117,6 +119,7 @@ MSR_IA32_TSC_DEADLINE = U64(by_name("IA32_TSC_DEADLINE"))
 _NMI_BLOCKED = STI_BLOCKING | MOV_SS_BLOCKING | NMI_BLOCKING
 _SHADOWS = STI_BLOCKING | MOV_SS_BLOCKING
 _AR_DPL = U64(5)
+INTR_TYPE = U64(7 << 8)
 
 
 @jit()
@@ -357,10 +360,33 @@ def vmx_vcpu_enter(S, M, E):
 
 
 @jit()
+def vmx_complete_interrupts(S, M):
+    """What the exit kept from being delivered is tried again at the next entry."""
+    core = S.cores[S.this_cpu]
+    vcpu = S.vcpus[S.this_vcpu]
+    info = core.vmx.idt_vectoring
+    if info & INTR_VALID == ZERO:
+        return
+    kind = info & INTR_TYPE
+    vector = np.int64(info & BYTE)
+    if kind == NMI_INFO & INTR_TYPE:
+        vcpu.nmi_pending += 1
+        blocking = vmread(core, M, V_INTERRUPTIBILITY)
+        vmwrite(core, M, V_INTERRUPTIBILITY, blocking & ~NMI_BLOCKING)
+    elif kind == TYPE_HARD_EXCEPTION << U8:
+        vcpu.exception = vector
+        vcpu.exception_has_error = 1 if info & INTR_HAS_ERROR != ZERO else 0
+        vcpu.exception_error = vmread(core, M, V_IDT_VECTORING_ERROR)
+    else:
+        lapic_put_back(core.vapic, vector)
+
+
+@jit()
 def vmx_vcpu_exit(S, M, E):
     """From the VM exit to the end of the assembly: an NMI that caused it is handled right here."""
     core = S.cores[S.this_cpu]
     vcpu = S.vcpus[S.this_vcpu]
+    vmx_complete_interrupts(S, M)
     vcpu.cpl = np.int64((vmread(core, M, V_SS_AR) >> _AR_DPL) & U3)
     vcpu.nmi_masked = 1 if vmread(core, M, V_INTERRUPTIBILITY) & NMI_BLOCKING != ZERO else 0
     # The transition is charged first: NMIs stay blocked until the handler below has returned.

@@ -155,6 +155,39 @@ class Host:
             self.kernel_call(CALL_KICK, cpu)
         return False
 
+    def cpus_with(self, vm: int) -> list[int]:
+        """The cores on which a vCPU of the VM is loaded."""
+        S = self.S
+        return [
+            cpu
+            for cpu, percpu in enumerate(S.percpu)
+            if int(percpu.vcpu) >= 0 and int(S.vcpus[int(percpu.vcpu)].vm) == vm
+        ]
+
+    def leave_guests(self, vm: int) -> None:
+        """Have every core come out of the VM's guests (kvm_make_all_cpus_request).
+
+        Raises:
+            Restart: one is still in it.
+        """
+        for cpu in self.cpus_with(vm):
+            with self.on_cpu(cpu):
+                pass
+
+    def invalidate_range_start(self, mm: Any, start: int, end: int) -> None:
+        """start..end of an address space is about to change: no guest that is shown any of it runs on.
+
+        kvm_mmu_notifier_invalidate_range_start(). What its core remembers is forgotten with the change.
+
+        Raises:
+            Restart: one is still in it; nothing has changed.
+        """
+        for k, vm in enumerate(self.S.vms):
+            if vm.used and int(self.S.mms[int(vm.mm)].cr3) == int(mm.cr3):
+                slots = zip(vm.slot_hva, vm.slot_size, strict=True)
+                if any(n and int(at) < end and start < int(at) + int(n) for at, n in slots):
+                    self.leave_guests(k)
+
     def flush(self, cpu: int) -> None:
         """Forget a core's translations and everybody's decoded code."""
         self.kernel_call(CALL_FLUSH, cpu)
@@ -199,35 +232,8 @@ class Host:
         return page * PAGE
 
     def free_pages(self, at: int, n: int) -> None:
-        """Give n pages back; those that a guest still has stay until its VM is gone."""
-        used = self.mem_map
-        kept = list(self._slots())
-        for page in range(at // PAGE, at // PAGE + n):
-            if not any(low <= page < high for low, high in kept):
-                used[page] = STALE
-
-    def _slots(self) -> Iterator[tuple[int, int]]:
-        """(first page, page after the last) of every memory slot of every VM."""
-        for vm in self.S.vms:
-            for at, size in zip(vm.slot_hpa, vm.slot_size, strict=True):
-                if vm.used and size:
-                    yield int(at) // PAGE, -(-(int(at) + int(size)) // PAGE)
-
-    def slots_gone(self, slots: Sequence[tuple[int, int]]) -> None:
-        """Give back the pages of memory slots (index in `M`, bytes) that nobody maps any more.
-
-        Another slot may show the same memory, in this VM or another one.
-        """
-        used = self.mem_map
-        for at, size in slots:
-            used[at // PAGE : -(-(at + size) // PAGE)] = STALE
-        for mm in self.S.mms:
-            for vma in mm.vmas if mm.users else ():
-                if vma.length:
-                    page = int(vma.hpa) // PAGE
-                    used[page : page + int(vma.length) // PAGE] = IN_USE
-        for low, high in self._slots():
-            used[low:high] = IN_USE
+        """Give n pages back, which nobody maps any more."""
+        self.mem_map[at // PAGE : at // PAGE + n] = STALE
 
     def clear(self, at: int, size: int) -> None:
         """Zero physical memory."""

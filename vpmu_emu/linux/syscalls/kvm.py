@@ -23,7 +23,6 @@ from vpmu_emu.linux.state import (
     N_FILTER,
     N_VCPUS,
     N_VMS,
-    VMA_ANON,
     VMA_KVM_RUN,
 )
 from vpmu_emu.linux.syscalls import kvm_vcpu
@@ -168,18 +167,6 @@ def _create_irqchip(host: Host, file: Any, arg: int) -> int:
     return 0
 
 
-def _physical(host: Host, address: int, size: int) -> int:
-    """Where a range of user memory lies, in one piece; ALL_ONES if a part of it is not mapped.
-
-    What perf and KVM show a program is theirs, and cannot be a guest's memory.
-    """
-    for vma in host.mm.vmas:
-        start, end = int(vma.start), int(vma.start) + int(vma.length)
-        if int(vma.kind) == VMA_ANON and start <= address and address + size <= end > start:
-            return int(vma.hpa) + address - start
-    return kvm_vcpu.UNMAPPED
-
-
 def _set_user_memory_region(host: Host, file: Any, arg: int) -> int:
     row = STRUCTS["kvm_userspace_memory_region"]
     region = row.read(host.copy_from_user(arg, row.size))
@@ -196,11 +183,8 @@ def _set_user_memory_region(host: Host, file: Any, arg: int) -> int:
     if not size:
         if old is None:
             raise Errno("EINVAL")
-        _leave_guests(host, int(file.obj))
-        gone = (int(vm.slot_hpa[old]), int(vm.slot_size[old]))
+        host.leave_guests(int(file.obj))
         vm.slot_size[old] = 0
-        if gone[0] != kvm_vcpu.UNMAPPED:
-            host.slots_gone([gone])
         _changed(host, int(file.obj))
         return 0
     if old is not None and (size != int(vm.slot_size[old]) or address != int(vm.slot_hva[old])):
@@ -212,44 +196,23 @@ def _set_user_memory_region(host: Host, file: Any, arg: int) -> int:
     new = old if old is not None else next((k for k in rows if not vm.slot_size[k]), None)
     if new is None:
         raise Errno("ENOMEM")
-    _leave_guests(host, int(file.obj))
+    host.leave_guests(int(file.obj))
     vm.slot_id[new], vm.slot_gpa[new], vm.slot_size[new] = slot, gpa, size
-    vm.slot_hva[new], vm.slot_hpa[new] = address, _physical(host, address, size)
+    vm.slot_hva[new] = address  # nobody looks what is there before the guest does
     if gpa == 0:
         vm.ram_size = size
     _changed(host, int(file.obj))
     return 0
 
 
-def _cpus_with(host: Host, vm: int) -> list[int]:
-    """The cores on which a vCPU of the VM is loaded."""
-    S = host.S
-    return [
-        cpu
-        for cpu, percpu in enumerate(S.percpu)
-        if int(percpu.vcpu) >= 0 and int(S.vcpus[int(percpu.vcpu)].vm) == vm
-    ]
-
-
-def _leave_guests(host: Host, vm: int) -> None:
-    """Have every core come out of the VM's guests (kvm_make_all_cpus_request).
-
-    Raises:
-        Restart: one is still in it.
-    """
-    for cpu in _cpus_with(host, vm):
-        with host.on_cpu(cpu):
-            pass
-
-
 def _changed(host: Host, vm: int) -> None:
     """Memory slots of the VM are others: who is in its guests sees them, who comes back looks anew."""
-    loaded = _cpus_with(host, vm)
+    loaded = host.cpus_with(vm)
     for cpu, percpu in enumerate(host.S.percpu):
         if cpu in loaded:
             core, slots = host.S.cores[cpu], host.S.vms[vm]
-            core.slot_gpa, core.slot_size, core.slot_hpa = (
-                slots.slot_gpa, slots.slot_size, slots.slot_hpa,
+            core.slot_gpa, core.slot_size, core.slot_at = (
+                slots.slot_gpa, slots.slot_size, slots.slot_hva,
             )  # fmt: skip
             host.flush(cpu)
         elif int(percpu.vcpu) < 0:
@@ -290,7 +253,7 @@ def _set_pmu_event_filter(host: Host, file: Any, arg: int) -> int:
         )
     except ConfigError:
         raise Errno("EINVAL") from None
-    _leave_guests(host, int(file.obj))
+    host.leave_guests(int(file.obj))
     set_event_filter(host.S, found, int(file.obj))
     return 0
 
@@ -305,7 +268,7 @@ def _x86_set_msr_filter(host: Host, file: Any, arg: int) -> int:
     used = [each for each in head["ranges"] if each["nmsrs"]]
     if not used and flags & DEFAULT_DENY:
         raise Errno("EINVAL")
-    _leave_guests(host, int(file.obj))
+    host.leave_guests(int(file.obj))
     ranges = []
     for each in used:
         size = -(-int(each["nmsrs"]) // 64) * 8
@@ -407,8 +370,6 @@ def put_vm(host: Host, k: int) -> None:
     if vm.msr_filter:
         host.free_pages(int(vm.msr_filter), MSR_FILTER_PAGES)
     vm.used = 0
-    slots = zip(vm.slot_hpa, vm.slot_size, strict=True)
-    host.slots_gone([(int(a), int(n)) for a, n in slots if n and int(a) != kvm_vcpu.UNMAPPED])
 
 
 def _put_vcpu(host: Host, row: int) -> None:

@@ -36,6 +36,7 @@ from vpmu_emu.linux.state import (
     MSR_OP_GET,
     MSR_OP_SET,
     USER_AGAIN,
+    USER_FAULT,
 )
 from vpmu_emu.linux.syscalls.files import leave_run
 from vpmu_emu.linux.syscalls.host import Errno, Host, Restart
@@ -60,7 +61,6 @@ from vpmu_emu.tables.linux import ERRNO, STRUCTS, constant
 from vpmu_emu.tables.msrs import MSRS, row_of, rules
 
 RUN_PAGES = 3  # struct kvm_run, the data of port I/O, the ring of coalesced MMIO
-UNMAPPED = ALL_ONES  # a memory slot behind which the VMM has nothing
 MAX_CPUID_ENTRIES = 256
 MAX_IO_MSRS = 256
 MUTEX_WAIT = 10_000 * 16  # how long a thread sleeps before it looks at vcpu->mutex again
@@ -713,12 +713,9 @@ def _set_tsc_khz(host: Host, file: Any, arg: int) -> int:
 def _run(host: Host, file: Any, arg: int) -> int:
     """KVM_RUN: the guest has the core from here on; `finish_run` gives the result."""
     vcpu, k = _vcpu(host, file), int(file.obj)
-    vm = _vm(host, vcpu)
     if arg:
         raise Errno("EINVAL")
     run = STRUCTS["kvm_run"].view(host.M, int(vcpu.run_page))
-    if any(n and int(at) == UNMAPPED for at, n in zip(vm.slot_hpa, vm.slot_size, strict=True)):
-        raise Errno("EFAULT")
     waits = int(vcpu.mp_state) in (MP_STATE_UNINITIALIZED, MP_STATE_INIT_RECEIVED)
     if not waits and not vmcs_read(host.M, vcpu, "GUEST_IA32_EFER") & EFER_LMA:
         # VM entry fails: no unrestricted guest, and nothing but 64-bit mode
@@ -739,7 +736,7 @@ def finish_run(host: Host, task: Any) -> int:
     run["apic_base"] = int(vcpu.vapic.apic_base)
     run["if_flag"] = vmcs_read(host.M, vcpu, "GUEST_RFLAGS") >> 9 & 1
     leave_run(host, task)
-    errnos = {constant("KVM_EXIT_INTR"): "EINTR", USER_AGAIN: "EAGAIN"}
+    errnos = {constant("KVM_EXIT_INTR"): "EINTR", USER_AGAIN: "EAGAIN", USER_FAULT: "EFAULT"}
     name = errnos.get(int(vcpu.user_exit))
     return -ERRNO[name] if name else 0
 

@@ -135,6 +135,7 @@ def unmap(host: Host, mm: Any, start: int, length: int) -> None:
     Raises:
         Errno: EINVAL, a part of a mapping that cannot be split; ENOMEM, too many mappings. Nothing has
             changed then.
+        Restart: a guest that is shown some of it has to come out first. Nothing has changed.
     """
     end = start + length
     hit = [v for v in vmas(mm) if int(v.start) < end and start < int(v.start) + int(v.length)]
@@ -148,6 +149,7 @@ def unmap(host: Host, mm: Any, start: int, length: int) -> None:
         pieces += int(vma.start) < start and int(vma.start) + int(vma.length) > end
     if pieces > len(_free_vmas(mm)):
         raise Errno("ENOMEM")
+    host.invalidate_range_start(mm, start, end)
     for vma in hit:
         low, high = int(vma.start), int(vma.start) + int(vma.length)
         hpa, prot, kind, obj = int(vma.hpa), int(vma.prot), int(vma.kind), int(vma.obj)
@@ -222,6 +224,7 @@ def sys_mprotect(host: Host, task: Any, address: int, length: int, prot: int) ->
             raise Errno("ENOMEM")
         hit.append(found[0])
         at = int(found[0].start) + int(found[0].length)
+    host.invalidate_range_start(mm, address, address + length)
     for vma in hit:
         low = max(address, int(vma.start))
         high = min(address + length, int(vma.start) + int(vma.length))

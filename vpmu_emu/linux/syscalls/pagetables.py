@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from vpmu_emu.machine.paging import PTE_FRAME, PTE_P, PTE_U, PTE_W
+from vpmu_emu.machine.physical import PTE_FRAME, PTE_P, PTE_U, PTE_W
 
 PAGE = 4096
 TASK_SIZE = (1 << 47) - PAGE  # the last page is not used: SYSRET to its end would fault in the kernel
