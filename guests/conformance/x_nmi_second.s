@@ -72,7 +72,7 @@ handler:
         mov rax, [rsp + 24]
         mov [r12 + rbx * 8], rax
         rdmsr_rax IA32_PERF_GLOBAL_STATUS
-        mov [r12 + rbx * 8 + status - place], rax
+        mov [r12 + rbx * 8 + (status - place)], rax
         wrmsr_const IA32_PERF_GLOBAL_STATUS_RESET, GLOBAL_PMC0
         inc ebx
         cmp ebx, 1

@@ -34,7 +34,7 @@
         .endr
         wrmsr_const IA32_PERF_GLOBAL_CTRL, 0
         rdmsr_rax IA32_PERF_GLOBAL_STATUS
-        mov [r12 + status - taken], rax
+        mov [r12 + (status - taken)], rax
         wrmsr_const IA32_PERF_GLOBAL_STATUS_RESET, GLOBAL_PMC0
         .endm
 

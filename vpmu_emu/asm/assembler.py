@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from vpmu_emu.asm.blocks import OPENS, Blocks
+from vpmu_emu.asm.blocks import Blocks
 from vpmu_emu.asm.core import Frame, TooBigError, moved
-from vpmu_emu.asm.directives import DATA_SIZES, Directives
+from vpmu_emu.asm.directives import CFI, DATA_SIZES, IGNORED, Directives
 from vpmu_emu.asm.errors import DirectiveFault, Fault, did_you_mean
 from vpmu_emu.asm.image import Image
 from vpmu_emu.asm.instructions import FIXED, Instructions
@@ -20,11 +20,6 @@ from vpmu_emu.errors import LoadError
 _LABEL = re.compile(r"\s*(?:([A-Za-z_.$][A-Za-z0-9_.$]*)|([0-9]+))\s*:(?!:)")
 _ASSIGN = re.compile(r"([A-Za-z_.$][A-Za-z0-9_.$]*)\s*(==?)(?!=)\s*")
 _WORD = re.compile(r"\S+")
-_IGNORED = {
-    ".local", ".type", ".size", ".hidden", ".protected", ".internal",
-    ".ident", ".file", ".loc", ".extern", ".code64", ".title", ".sbttl", ".print", ".warning",
-    ".att_mnemonic", ".intel_mnemonic", ".addrsig", ".addrsig_sym", ".arch",
-}  # fmt: skip
 # Nothing of these is kept in notes and debugging tables, so nothing in them needs to have a value.
 _DROPPED = {
     *DATA_SIZES, ".uleb128", ".sleb128", ".ascii", ".asciz", ".string", ".string8",
@@ -86,7 +81,7 @@ class Assembler(Instructions, Directives, Blocks, Image):
 
     def _leave(self, frame: Frame) -> None:
         self.frames.pop()
-        if frame.kind != "rept" and len(self.conditions) > frame.conditions:
+        if len(self.conditions) > frame.conditions:
             for condition in self.conditions[frame.conditions :]:
                 self.report(condition.statement, _open_condition())
             del self.conditions[frame.conditions :]
@@ -101,8 +96,6 @@ class Assembler(Instructions, Directives, Blocks, Image):
                     self.directives[word](text[len(word) :].strip(), statement)
                 except DirectiveFault as fault:
                     raise Fault(fault.message, fault.hint, 0, len(word)) from None
-            elif OPENS.match(text):
-                self._skip_block(statement)
             return
         code = FIXED.get(text)
         if code is not None and not self.pending and not self.shadowed:
@@ -136,6 +129,8 @@ class Assembler(Instructions, Directives, Blocks, Image):
                 self._assign(assign[1], value, assign.end(), statement, assign[2] == "==")
                 return
         if word in self.macros:
+            if text[match.end() :].lstrip().startswith("::"):
+                raise Fault("'::' is not expected here", "", text.index("::"), 2)
             self._call(self.macros[word], text[match.end() :], statement)
             return
         if word[0] == ".":
@@ -143,8 +138,6 @@ class Assembler(Instructions, Directives, Blocks, Image):
             rest = text[match.end() :]
             stripped = rest.strip()
             if handler is None:
-                if word.startswith((".cfi_", ".att_")):
-                    return
                 hint = did_you_mean(word, self.directives)
                 msg = f"no such directive: '{word}'"
                 raise Fault(msg, hint, 0, len(word))
@@ -168,8 +161,12 @@ class Assembler(Instructions, Directives, Blocks, Image):
         table: dict[str, Callable[[str, Statement], None]] = {}
         for name, size in DATA_SIZES.items():
             table[name] = self._data(size)
-        for name in _IGNORED:
-            table[name] = lambda text, statement: None
+        for name, (pattern, example) in IGNORED.items():
+            table[name] = self._ignored(pattern, example)
+        for name in (".local", ".hidden", ".protected", ".internal"):
+            table[name] = self._binding(None)
+        for name in CFI:
+            table[name] = self._cfi(name)
         for name in (".text", ".data", ".bss"):
             table[name] = self._switch(name)
         for name in _CONDITIONALS:
@@ -186,8 +183,6 @@ class Assembler(Instructions, Directives, Blocks, Image):
             table[name] = self._stray(name)
         for name in (".code16", ".code32", ".att_syntax"):
             table[name] = self._refused(name)
-        for name in (".comm", ".lcomm"):
-            table[name] = self._comm
         table |= {
             ".globl": self._binding(self.globals),
             ".global": self._binding(self.globals),
@@ -200,6 +195,11 @@ class Assembler(Instructions, Directives, Blocks, Image):
             ".previous": self._previous,
             ".intel_syntax": self._intel_syntax,
             ".fill": self._fill,
+            ".comm": self._comm,
+            ".lcomm": self._lcomm,
+            ".size": self._size,
+            ".file": self._file,
+            ".loc": self._loc,
             ".org": self._org,
             ".include": self._include,
             ".macro": self._macro,

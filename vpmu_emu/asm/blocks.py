@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from pathlib import Path
 
-from vpmu_emu.asm.core import MAX_DEPTH, Condition, Core, Frame, moved
+import attrs
+
+from vpmu_emu.asm.core import MAX_DEPTH, Condition, Core, Frame
 from vpmu_emu.asm.encode import PREFIXES
 from vpmu_emu.asm.errors import DirectiveFault, Fault, did_you_mean
 from vpmu_emu.asm.program import Expectation
 from vpmu_emu.asm.reader import (
+    NAME,
     Expansion,
     Macro,
     Statement,
+    listed_characters,
+    listed_values,
     parse_arguments,
     parse_parameters,
     read,
+    scrub,
     split_operands,
     string_bytes,
     substitute,
@@ -24,7 +30,13 @@ from vpmu_emu.asm.reader import (
 from vpmu_emu.tables.instructions import BY_NAME
 
 _NAME = re.compile(r"[A-Za-z_.$][A-Za-z0-9_.$]*\Z")
-OPENS = re.compile(r"(?:[\w.$]+\s*:\s*)*\.(rept|irpc?|macro|endr|endm)\b", re.IGNORECASE)
+_TOKEN = re.compile(NAME)
+# As buffer_and_nest() of GNU as finds them: behind labels that are names.
+_NESTS = re.compile(
+    rf"((?:{NAME}[ \t]*:[ \t]*)*)\.(rept|rep|irpc|irp|irepc|irep|macro|endr|endm)(?![\w.$]|[ \t]*:)",
+    re.IGNORECASE,
+)
+_REPEATS = ("rept", "rep", "irp", "irpc", "irep", "irepc")
 
 
 class Blocks(Core):
@@ -32,17 +44,12 @@ class Blocks(Core):
 
     def read_text(self, text: str, name: str, statement: Statement | None = None) -> None:
         """Push a source to be read next."""
-        try:
-            statements, lines, expectations = read(text, name)
-        except Fault as fault:
-            lines = text.split("\n")
-            self.source[name] = lines
-            where = Statement("", name, fault.at, 1, lines[fault.at - 1])
-            self.report(where, Fault(fault.message, fault.hint))
-            return
-        self.source[name] = lines
-        self.expectations += [Expectation(name, line, words) for line, words in expectations]
-        self.frames.append(Frame(statements, "file", name, conditions=len(self.conditions)))
+        source = read(text, name)
+        self.source[name] = source.lines
+        self.expectations += [Expectation(name, line, words) for line, words in source.expectations]
+        for where, fault in source.faults:
+            self.report(where, fault)
+        self.frames.append(Frame(source.statements, "file", name, conditions=len(self.conditions)))
 
     def _include(self, text: str, statement: Statement) -> None:
         wanted = string_bytes(text).decode("utf-8", "surrogateescape")
@@ -77,10 +84,11 @@ class Blocks(Core):
         frame = self.frames[-1]
         depth, begin = 1, frame.position
         for index in range(begin, len(frame.statements)):
-            match = OPENS.match(frame.statements[index].text)
+            last = frame.statements[index]
+            match = _NESTS.match(last.text) if "." in last.text else None
             if not match:
                 continue
-            word = match[1].lower()
+            word = match[2].lower()
             if word in opens:
                 depth += 1
             elif word == closes:
@@ -88,34 +96,33 @@ class Blocks(Core):
                 if depth == 0:
                     frame.position = index + 1
                     self.budget -= index - begin
-                    return frame.statements[begin:index]
+                    body = frame.statements[begin:index]
+                    if labels := match[1].strip():
+                        body.append(attrs.evolve(last, text=labels))
+                    return body
         frame.position = len(frame.statements)
         word = opening.text.split()[0]
         raise DirectiveFault(f"this {word} is never closed", f"write .{closes}")
 
-    def _skip_block(self, statement: Statement) -> None:
-        match = OPENS.match(statement.text)
-        assert match
-        word = match[1].lower()
-        if word == "macro":
-            self._block(("macro",), "endm", statement)
-        elif word in ("rept", "irp", "irpc"):
-            self._block(("rept", "irp", "irpc"), "endr", statement)
-
     def _macro(self, text: str, statement: Statement) -> None:
-        match = re.match(r"([A-Za-z_.$][\w.$]*)[\s,]*", text)
+        length = max(1, len(text))
+        text = scrub(text, 3)
+        match = _TOKEN.match(text)
         body = self._block(("macro",), "endm", statement)
         if not match:
-            raise Fault("a macro needs a name", ".macro NAME a, b=5", 0, max(1, len(text)))
+            raise Fault("a macro needs a name", ".macro NAME a, b=5", 0, length)
+        name = match[0].lower()
+        if name in self.directives:
+            msg = f"'{name}' is a directive"
+            raise Fault(msg, "choose another name", 0, len(name))
         try:
             parameters = parse_parameters(text[match.end() :])
         except Fault as error:
-            raise moved(error, match.end()) from None
-        name = match[1].lower()
+            raise Fault(error.message, error.hint, 0, length) from None
         if name in self.macros:
             msg = f"macro '{name}' is already defined"
             raise Fault(msg, ".purgem forgets a macro", 0, len(name))
-        self.macros[name] = Macro(match[1], parameters, body)
+        self.macros[name] = Macro(match[0], parameters, body)
         self._update_shadowed()
 
     def _purgem(self, text: str, statement: Statement) -> None:
@@ -138,24 +145,25 @@ class Blocks(Core):
             self._flush_prefixes()
         values = parse_arguments(macro, text.strip())
         expansion = Expansion(macro.name, statement, depth)
-        statements = substitute(macro.body, values, self.macro_calls, expansion)
+        statements = substitute(macro.body, values, self.macro_calls, expansion, self._keep())
         self.macro_calls += 1
         frame = Frame(statements, "macro", macro.name, conditions=len(self.conditions))
         frame.origin = expansion
         self.frames.append(frame)
 
+    def _keep(self) -> Container[str]:
+        return () if self.shadowed else BY_NAME
+
     def _exitm(self, text: str, statement: Statement) -> None:
-        if not any(frame.kind == "macro" for frame in self.frames):
+        frame = self.frames[-1]
+        if frame.kind == "file":
             raise Fault(".exitm outside of a macro")
-        while self.frames:
-            frame = self.frames.pop()
-            if frame.kind == "macro":
-                del self.conditions[frame.conditions :]
-                self._update_skipping()
-                return
+        self.frames.pop()
+        del self.conditions[frame.conditions :]
+        self._update_skipping()
 
     def _rept(self, text: str, statement: Statement) -> None:
-        body = self._block(("rept", "irp", "irpc"), "endr", statement)
+        body = self._block(_REPEATS, "endr", statement)
         count = self._number(text, "the count")
         if count < 0:
             raise Fault("a negative count", "", 0, len(text))
@@ -169,23 +177,19 @@ class Blocks(Core):
         self.frames.append(frame)
 
     def _irp(self, text: str, statement: Statement) -> None:
-        body = self._block(("rept", "irp", "irpc"), "endr", statement)
-        match = re.match(r"([A-Za-z_.$][\w.$]*)\s*,?\s*", text)
+        body = self._block(_REPEATS, "endr", statement)
+        match = _TOKEN.match(text)
         if not match:
             raise Fault("a parameter name is expected", ".irp r, 1, 2, 3")
-        rest = text[match.end() :]
-        if statement.text.split()[0].lower().endswith("c"):
-            values = list(rest.strip().strip('"')) or [""]
-        else:
-            listed = Macro("", parse_parameters("a:vararg"), [])
-            joined = parse_arguments(listed, rest)["a"]
-            values = [piece for _, piece in split_operands(joined)]
-            values = [word for piece in values for word in (piece.split() or [""])]
+        rest = text[match.end() :].lstrip()
+        rest = rest[1:] if rest.startswith(",") else rest
+        characters = statement.text.split()[0].lower().endswith("c")
+        values = (listed_characters if characters else listed_values)(rest.lstrip())
         if len(values) * len(body) > self.budget:
             raise Fault("the block repeats too often")
         out: list[Statement] = []
         for value in values:
-            out += substitute(body, {match[1]: value}, self.macro_calls, None)
+            out += substitute(body, {match[0]: value}, self.macro_calls, None, self._keep())
         if out:
             self._push_repeat(out, 1)
 
@@ -223,6 +227,8 @@ class Blocks(Core):
             condition.active = False
             if condition.parent and not condition.taken:
                 condition.active = condition.taken = self._truth(".if", text)
+        if text and name in (".else", ".endif"):
+            raise Fault(f"something follows {name}", "begin a comment with #", 0, len(text))
 
     def _truth(self, name: str, text: str) -> bool:
         if name in (".ifdef", ".ifndef", ".ifnotdef"):
@@ -231,14 +237,21 @@ class Blocks(Core):
             symbol = self.symbols.get(text)
             return (symbol is not None and symbol.value is not None) == (name == ".ifdef")
         if name in (".ifb", ".ifnb"):
-            return (not text.strip()) == (name == ".ifb")
-        if name in (".ifc", ".ifnc", ".ifeqs", ".ifnes"):
+            return (not scrub(text, 3)) == (name == ".ifb")
+        if name in (".ifc", ".ifnc"):
+            one, comma, other = scrub(text, 3).partition(",")
+            if not comma or ";" in text:
+                raise Fault("two texts with a comma are expected", "", 0, max(1, len(text)))
+            return (one.strip() == other.strip()) == (name == ".ifc")
+        if name in (".ifeqs", ".ifnes"):
             parts = [part for _, part in split_operands(text)]
             if len(parts) != 2:
                 raise Fault("two strings are expected", "", 0, max(1, len(text)))
-            same = parts[0].strip("'\"") == parts[1].strip("'\"")
-            return same == (name in (".ifc", ".ifeqs"))
-        value = self._number(text, "a condition")
+            first, second = (string_bytes(part) for part in parts)
+            if b"\0" in first + second:
+                raise Fault("a string of this condition cannot have a zero in it", "", 0, len(text))
+            return (first == second) == (name == ".ifeqs")
+        value = self._number(text, "a condition", compares=True)
         return {
             ".if": value != 0,
             ".ifne": value != 0,

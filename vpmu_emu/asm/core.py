@@ -13,6 +13,7 @@ from vpmu_emu.asm.encode import PREFIXES, Fixup
 from vpmu_emu.asm.errors import Diagnostic, Fault, did_you_mean
 from vpmu_emu.asm.nodes import (
     REGISTERS,
+    RESERVED,
     Binary,
     Bracket,
     Indexed,
@@ -30,6 +31,7 @@ from vpmu_emu.asm.reader import Expansion, Macro, Statement
 from vpmu_emu.asm.sections import (
     MAX_IMAGE,
     Amount,
+    Deferred,
     Fragment,
     Linear,
     Section,
@@ -37,8 +39,10 @@ from vpmu_emu.asm.sections import (
     Tail,
     UndefinedFault,
     combine,
+    known,
     negate,
     symbol_amount,
+    symbols_of,
 )
 from vpmu_emu.data import guests_dir
 
@@ -83,6 +87,11 @@ def moved(fault: Fault, by: int) -> Fault:
     return Fault(fault.message, fault.hint, fault.at + by, fault.length)
 
 
+def _is_symbol(value: Linear) -> bool:
+    # Another name for something that need not be defined if nobody asks.
+    return len(value.terms) == 1 and value.terms[0][1] == 1 and not isinstance(value.terms[0][0], Deferred)
+
+
 class Core:
     """What one assembly knows so far."""
 
@@ -102,6 +111,11 @@ class Core:
         self.macro_calls = 0
         self.globals: set[str] = set()
         self.weak: set[str] = set()
+        self.common: set[Symbol] = set()
+        self.files: set[int] = set()
+        self.in_frame = False
+        self.sizes: list[tuple[Amount, Statement]] = []
+        self.computed: list[tuple[Amount, Statement]] = []
         self.shadowed = False
         self.frames: list[Frame] = []
         self.conditions: list[Condition] = []
@@ -162,7 +176,7 @@ class Core:
 
     def here(self) -> Amount:
         """The address of the next byte."""
-        return Linear(len(self.fragment.data), ((self.fragment, 1),))
+        return Linear(len(self.fragment.data) + len(self.pending), ((self.fragment, 1),))
 
     def _label(self, match: re.Match[str], statement: Statement) -> None:
         if match[2]:
@@ -189,9 +203,8 @@ class Core:
         symbol.place = (statement.file, statement.line)
 
     def _may_define(self, name: str) -> None:
-        if name.lower() in REGISTERS:
-            msg = f"'{name}' is a register"
-            raise Fault(msg, "choose another name", 0, len(name))
+        if what := RESERVED.get(name.lower()):
+            raise Fault(f"'{name}' is {what}", "choose another name", 0, len(name))
         if name == ".":
             raise Fault("'.' cannot be set", "use .org or .skip")
 
@@ -200,7 +213,7 @@ class Core:
     ) -> None:
         self._may_define(name)
         symbol = self._symbol(name)
-        if symbol.label or (once and symbol.value is not None):
+        if symbol.label or symbol.once or (once and symbol.value is not None):
             file, line = symbol.place
             msg = f"'{name}' is already defined"
             raise Fault(msg, f"first at {file}:{line}", 0, len(name))
@@ -213,7 +226,12 @@ class Core:
         if isinstance(value, Linear) and any(atom is symbol for atom, _ in value.terms):
             msg = f"'{name}' is defined through itself"
             raise Fault(msg, "give it a first value above", 0, len(name))
-        symbol.value = value
+        if symbol.value is not None:
+            # What named it before its first value keeps that one (symbol_clone_if_forward_ref()).
+            symbol = self.symbols[name] = Symbol(name)
+        symbol.value, symbol.once = value, once
+        if isinstance(value, Linear) and not _is_symbol(value):
+            self.computed.append((value, statement))
         symbol.place = (statement.file, statement.line)
 
     def evaluate(self, node: Value) -> Amount:
@@ -266,11 +284,12 @@ class Core:
             raise Fault(msg, f"write {node.number}f for one below", node.at, len(text))
         return self.locals[node.number]
 
-    def _number(self, text: str, what: str) -> int:
-        """An expression that must be known now."""
+    def _number(self, text: str, what: str, compares: bool = False) -> int:
+        """An expression that must be known now; conditions may compare labels."""
         value = self.evaluate(parse_expression(text))
+        value = known(value) if compares else value
         if not isinstance(value, int):
-            names = [atom.name for atom, _ in value.terms if isinstance(atom, Symbol)]
+            names = [symbol.name for symbol in symbols_of(value)]
             hint = "its value depends on branches or alignments in between"
             if names:
                 hint = did_you_mean(names[0], [s.name for s in self.symbols.values() if s.value])

@@ -118,7 +118,7 @@ def _accepted() -> dict[str, frozenset[str]]:
         table[name] = table[f"r{width}"] | {name}
     table["sreg"] = frozenset(("sreg",))
     table["fs"], table["gs"] = frozenset(("sreg", "fs")), frozenset(("sreg", "gs"))
-    table["cr"] = frozenset(("cr",))
+    table["cr"], table["dr"] = frozenset(("cr",)), frozenset(("dr",))
     immediates = {"imm8", "imm16", "imm32", "imm64", "imm8s", "imm32s", "1"}
     branches = {"rel8", "rel32"}
     table["i"] = frozenset(immediates | branches)
@@ -145,6 +145,10 @@ def _accepts(form: Form, word: str, key: str) -> bool:
     return form.instruction.widen and key in _WIDER.get(word, ())
 
 
+# The size of what they extend is never clear by itself, not even for a 16-bit destination.
+_EXTENDS = ("movzx", "movsx")
+
+
 @lru_cache(maxsize=16384)
 def candidates(name: str, keys: tuple[str, ...]) -> tuple[tuple[Form, bool], ...]:
     """Forms of a mnemonic that operands of these keys may match, with "operands swapped"."""
@@ -154,17 +158,17 @@ def candidates(name: str, keys: tuple[str, ...]) -> tuple[tuple[Form, bool], ...
             continue
         if all(_accepts(form, w, k) for w, k in zip(form.operands, keys, strict=True)):
             found.append((form, False))
-        elif form.instruction.commutes and all(
+        elif form.instruction.commutes and "i" not in keys and all(
             _accepts(form, w, k) for w, k in zip(form.operands, reversed(keys), strict=True)
         ):
             found.append((form, True))
     sizes = [i for i, key in enumerate(keys) if key[0] in "mab" and key[1:] == "0"]
-    if sizes and len(found) > 1:
+    if sizes and (len(found) > 1 or name in _EXTENDS):
         index = sizes[0]
         words = {f.operands[len(keys) - 1 - index if swapped else index] for f, swapped in found}
         widths = {word.removeprefix("r/").removeprefix("moffs").removeprefix("m") for word in words}
         widths -= {"rel8", "rel32", ""}
-        if len(widths) > 1:
+        if len(widths) > 1 or (found and name in _EXTENDS):
             default = [
                 (f, s) for f, s in found if f.width == 64 and 32 in f.opsizes and not s
             ]
@@ -189,8 +193,9 @@ def _fits(word: str, width: int, value: Amount) -> bool:
     if word == "1":
         return value == 1
     if word == "imm8s":
-        # GNU as takes the value modulo the operand size first: add eax, 0xffffffff is 83 /0 ff.
-        return _in_width(value, width) and -128 <= _wrapped(value, width or 64) <= 127
+        # GNU as takes a positive value modulo the operand size first: add eax, 0xffffffff is 83 /0 ff.
+        taken = _wrapped(value, width or 64) if value > 0 else value
+        return _in_width(value, width) and -128 <= taken <= 127
     if word == "imm8":
         return _in_width(value, 8) if width == 8 else -128 <= value <= 255
     if word == "imm16":
@@ -226,8 +231,9 @@ def _special(name: str, operands: Sequence[Resolved]) -> tuple[str, tuple[Resolv
         if name == "xchg" and isinstance(first, Register) and isinstance(second, Register):
             if first.name == second.name == "rax":
                 return "nop", ()
-    elif name == "int" and isinstance(operands[0], Immediate) and operands[0].value == 3:
-        return "int3", ()
+    elif name == "int" and len(operands) == 1:
+        if isinstance(operands[0], Immediate) and operands[0].value == 3:
+            return "int3", ()
     return name, tuple(operands)
 
 
@@ -301,10 +307,13 @@ def encode(
             head.append(byte)
         elif prefix in _SEGMENT_WORDS:
             named = next((o for o in operands if isinstance(o, Address)), None)
-            if not (row.sem in ("nop", "jcc") or (named and named.memory.segment < 0)):
+            hint = row.sem == "jcc" and prefix in ("cs", "ds")
+            branch = any(word in _REL for word in form.operands)
+            memory = named and named.memory.segment < 0 and not branch
+            if not (row.sem == "nop" or hint or memory):
                 raise Fault(f"'{prefix}' does not go with '{name}' here", "it is for memory operands")
             head.append(byte)
-        elif not (row.rep or row.sem in ("ret", "nop", "pause", "bsf")):
+        elif not (row.rep or row.sem in ("ret", "nop", "bsf")):
             raise Fault(f"'{prefix}' does not go with '{name}'", "it repeats string instructions")
     repeat = next((PREFIXES[p] for p in prefixes if PREFIXES[p] in (0xF2, 0xF3)), 0)
     if form.operands and form.operands[0] == "rel8":
@@ -321,7 +330,7 @@ def encode(
 _LOCK_HINT = "it goes with read-modify-write instructions whose destination is memory"
 
 
-_NAMED = ("r8", "r16", "r32", "r64", "sreg", "cr")
+_NAMED = ("r8", "r16", "r32", "r64", "sreg", "cr", "dr")
 
 
 def _usable(form: Form, operands: Sequence[Resolved]) -> bool:
@@ -503,7 +512,8 @@ def _put(out: bytearray, fixups: list[Fixup], size: int, amount: Amount, kind: s
 def _rm_slot(form: Form, word: str) -> bool:
     # mov r64, cr0: the general register is ModRM.rm although no memory may stand there, and
     # mov r32, sreg likewise.
-    return any(w in ("cr", "sreg") for w in form.operands) and word not in ("cr", "sreg")
+    special = ("cr", "dr", "sreg")
+    return any(w in special for w in form.operands) and word not in special
 
 
 def _segment(memory: Memory) -> bytes:
@@ -526,13 +536,13 @@ def _modrm(
     memory, disp = operand.memory, operand.disp
     base, index = memory.base, memory.index
     reg <<= 3
+    if isinstance(disp, int) and not -(1 << 31) <= disp < 1 << 31:
+        raise Fault(f"displacement {disp:#x} is outside of the signed 32-bit range",
+                    "load it into a register first")
     if base is not None and base.kind == "ip":
         # A plain number after rip is a displacement, a symbol is a place (GNU as).
         relative = not isinstance(disp, int)
         return 0, bytes((reg | 5, 0, 0, 0, 0)), (4, disp, relative)
-    if isinstance(disp, int) and not -(1 << 31) <= disp < 1 << 31:
-        raise Fault(f"displacement {disp:#x} is outside of the signed 32-bit range",
-                    "load it into a register first")
     rex = 0
     if index is not None:
         rex |= 0x42 if index.number & 8 else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import Any
 
 from vpmu_emu.asm.core import Core
@@ -13,6 +14,7 @@ from vpmu_emu.asm.sections import (
     IMAGE_BASE,
     MAX_IMAGE,
     PAGE,
+    Amount,
     Fragment,
     Linear,
     Section,
@@ -20,6 +22,7 @@ from vpmu_emu.asm.sections import (
     Tail,
     UndefinedFault,
     is_address,
+    nets,
     nops,
     number,
     relax,
@@ -34,6 +37,10 @@ def _code_gap(size: int) -> bytes:
     return b"".join([*nops(10)] * full + [*nops(rest)])
 
 
+def _known(amount: Amount) -> bool:
+    return isinstance(amount, int) or all(isinstance(atom, Fragment) for atom, _ in amount.terms)
+
+
 class Image(Core):
     """From everything read to the Program."""
 
@@ -44,6 +51,7 @@ class Image(Core):
             AssemblyError: everything that went wrong since the start.
         """
         self._layout()
+        self._check_unused()
         if not self.diagnostics:
             self._check_bare()
             self._fix()
@@ -69,9 +77,13 @@ class Image(Core):
                 # Another file might define a weak symbol, a linker bend a PLT: GNU as leaves room.
                 tail.far = tail.symbol in self.weak or (tail.plt and tail.symbol in self.globals)
                 try:
+                    if tail.kind == "org" and not _known(tail.target):
+                        raise Fault(".org needs a label above", "GNU as takes 0 for one below")
                     tail.target = settle(tail.target)
                     if tail.kind == "org":
                         self._check_org(tail, section)
+                    elif tail.kind == "skip" and nets(tail.target):
+                        raise Fault("a length is a number or a distance")
                 except Fault as fault:
                     faults.append((tail.where, fault))
                     tail.target = 0
@@ -111,6 +123,18 @@ class Image(Core):
 
         return sorted(found, key=rank)
 
+    def _check_unused(self) -> None:
+        """What no byte depends on must have a value, too."""
+        for amount, statement in (*self.sizes, *self.computed):
+            try:
+                settle(amount)
+            except Fault as fault:
+                self.report(statement, fault)
+        for amount, statement in self.sizes:
+            with suppress(Fault):
+                if nets(settle(amount)):
+                    self.report(statement, Fault("a size is a number or a distance"))
+
     def _check_bare(self) -> None:
         for amount, statement in self.bare:
             try:
@@ -143,6 +167,7 @@ class Image(Core):
             try:
                 value = number(settle(fixup.amount))
                 self._check_relative(fixup)
+                self._check_computable(fixup, fragment.section)
             except UndefinedFault as fault:
                 if id(statement) in bare:
                     name = fault.symbol.name
@@ -174,6 +199,15 @@ class Image(Core):
         for section in self.sections.values():
             for fragment in section.fragments:
                 self._fill_tail(fragment)
+
+    @staticmethod
+    def _check_computable(fixup: Fixup, here: Section) -> None:
+        """A number, an address, or a distance from this section to another: what a linker can do."""
+        found = nets(settle(fixup.amount))
+        other = [net for section, net in found.items() if section is not here]
+        if found.get(here, 0) + sum(other) not in (0, 1) or other not in ([], [1]):
+            hint = "a number, an address, or the distance to one from here"
+            raise Fault("the expression cannot be resolved", hint)
 
     def _check_relative(self, fixup: Fixup) -> None:
         if fixup.pc_relative:

@@ -19,15 +19,26 @@ from vpmu_emu.asm.encode import (
     unknown_mnemonic,
 )
 from vpmu_emu.asm.errors import Fault, did_you_mean
-from vpmu_emu.asm.nodes import REGISTERS, Expression, Memory, Name, Operand, Register
+from vpmu_emu.asm.nodes import (
+    REGISTERS,
+    Binary,
+    Expression,
+    Memory,
+    Name,
+    Node,
+    Operand,
+    Register,
+    Unary,
+)
 from vpmu_emu.asm.parser import parse_operand
-from vpmu_emu.asm.reader import Statement, split_operands
-from vpmu_emu.asm.sections import Deferred, Tail, UndefinedFault
+from vpmu_emu.asm.reader import Statement, split_operands, starts_word
+from vpmu_emu.asm.sections import Deferred, Tail, UndefinedFault, compares
 from vpmu_emu.tables.instructions import BY_NAME
 
 _WORD = re.compile(r"\S+")
 # Through the procedure linkage table, which a static image does not have: the function itself.
 _PLT = re.compile(r"@plt\Z", re.IGNORECASE)
+_EQUALS = re.compile(r"(?:[^\"=']|'.|\"(?:\\.|[^\"])*\")*=")
 _FIXED_LIMIT = 100_000
 #: Bytes of statements that came out the same wherever they stood.
 FIXED: dict[str, bytes] = {}
@@ -59,11 +70,17 @@ def _split_instruction(text: str) -> tuple[tuple[str, ...], str, tuple[tuple[int
     stripped = rest.lstrip()
     if stripped:
         begin = match.end() + len(rest) - len(stripped)
+        if prefixes and not starts_word(stripped):
+            # Behind a prefix GNU as reads `ret !5` as `ret!5`.
+            raise Fault(f"'{stripped[0]}' cannot begin the operand behind a prefix", "", begin)
         for offset, piece in split_operands(stripped):
             at = begin + offset
             if _PLT.search(piece) and "branch" in BY_NAME[word][0].instruction.retires:
                 piece = _PLT.sub("", piece)
             try:
+                if "=" in piece and (equals := _EQUALS.search(piece)):
+                    msg = "'=' cannot stand in an operand"
+                    raise Fault(msg, "give the comparison a name with .equ", equals.end() - 1)
                 operands.append((at, parse_operand(piece)))
             except Fault as fault:
                 raise moved(fault, at) from None
@@ -135,6 +152,21 @@ class Instructions(Core):
         if bare is not None and not any(f.pc_relative for f in encoded.fixups):
             self.bare.append((bare, statement))
 
+    def _check_differences(self, operand: Memory) -> None:
+        """GNU as loses `b - a` of two labels that stands beside a register without parentheses."""
+        node = operand.disp
+        terms: list[Node] = []
+        while isinstance(node, Binary) and node.op in "+-":
+            if node.op == "-":
+                terms.append(node.right)
+            node = node.left
+        if isinstance(node, Unary) and node.op == "-":
+            terms.append(node.node)
+        for term in terms:
+            if not isinstance(self.evaluate(term), int):
+                hint = "put the difference of two labels into parentheses"
+                raise Fault("a label cannot be subtracted beside a register or a segment", hint, term.at)
+
     def _check_register_names(self, operands: Sequence[tuple[int, Operand]]) -> None:
         """A misspelt register is an undefined symbol, so memory; say what is meant."""
         for at, operand in operands:
@@ -175,6 +207,12 @@ class Instructions(Core):
                 return Address(memory, value, 1, "b0")
             return Immediate(value, operand.text)
         disp = self.evaluate(operand.disp)
+        beside = operand.base or operand.index or operand.segment >= 0
+        if beside and not isinstance(operand.disp, int):
+            self._check_differences(operand)
+        if compares(disp):
+            msg = "a comparison of labels in an address"
+            raise Fault(msg, "give it a name with .equ", 0, len(operand.text))
         if operand.bare and isinstance(disp, int):
             hint = f"write [{operand.text.split()[-1]}] for memory at that address"
             msg = "a number with a size is an immediate to GNU as"

@@ -63,7 +63,7 @@ class Register:
 
     Attributes:
         name: lower case.
-        kind: "r" general, "s" segment, "c" control, "ip".
+        kind: "r" general, "s" segment, "c" control, "d" debug, "ip".
         number: encoding, 0..15; ah..dh are 4..7.
         width: bits.
         key: the narrowest operand word it matches, for choosing forms.
@@ -171,9 +171,24 @@ def _registers() -> dict[str, Register]:
         add(name, "s", number, 16, name if name in ("fs", "gs") else "sreg")
     for number in (0, 2, 3, 4, 8):
         add(f"cr{number}", "c", number, 64, "cr")
+    for number in range(8):
+        add(f"dr{number}", "d", number, 64, "dr")
     add("rip", "ip", 5, 64, "rip")
     return table
 
 
+def _reserved() -> dict[str, str]:
+    sizes = "byte word dword fword qword mmword tbyte oword xmmword ymmword zmmword near far short"
+    words = "offset flat not mod and or xor shl shr eq ne lt le gt ge"
+    table = dict.fromkeys((*sizes.split(), *words.split()), "a word of Intel syntax")
+    for stem, count in (("mm", 8), ("xmm", 32), ("ymm", 32), ("zmm", 32), ("tmm", 8), ("k", 8),
+                        ("bnd", 4), ("cr", 16), ("dr", 16), ("db", 16)):  # fmt: skip
+        table |= dict.fromkeys((f"{stem}{i}" for i in range(count)), "a register")
+    return table | dict.fromkeys(("st", "eip", *REGISTERS), "a register")
+
+
 #: Every register by its lower-case name.
 REGISTERS: dict[str, Register] = _registers()
+
+#: Names that GNU as does not take for a symbol in an expression, in lower case, and what they are.
+RESERVED: dict[str, str] = _reserved()

@@ -12,6 +12,7 @@ from lark.exceptions import UnexpectedCharacters, UnexpectedToken, VisitError
 from vpmu_emu.asm.errors import Fault
 from vpmu_emu.asm.nodes import (
     REGISTERS,
+    RESERVED,
     Binary,
     Bracket,
     Expression,
@@ -28,6 +29,7 @@ from vpmu_emu.asm.nodes import (
     Value,
     wrap,
 )
+from vpmu_emu.asm.reader import char_value
 from vpmu_emu.data import isa_dir
 
 # GNU as, "Infix Operators", with the ranks its operator table really has.
@@ -39,7 +41,6 @@ _RANK = {
     "&&": 3, "||": 2,
 }  # fmt: skip
 _SIZES = {"byte": 8, "word": 16, "dword": 32, "fword": 48, "qword": 64, "tbyte": 80, "xmmword": 128}
-_CHARS = {"b": 8, "f": 12, "n": 10, "r": 13, "t": 9}
 _ATT = "this assembler reads Intel syntax: registers and numbers are written without % and $"
 _DEEP = "split it with .equ"
 MAX_OPERAND = 4096
@@ -54,7 +55,8 @@ def constant_binary(op: str, a: int, b: int) -> int | None:
     if op == "*":
         return wrap(a * b)
     if op in "/%":
-        if b == 0:
+        # The least number by -1 ends GNU as itself.
+        if b == 0 or (a == -(1 << 63) and b == -1):
             return None
         quotient = abs(a) // abs(b)
         quotient = quotient if (a < 0) == (b < 0) else -quotient
@@ -85,19 +87,6 @@ def constant_unary(op: str, a: int) -> int:
     if op == "-":
         return wrap(-a)
     return ~a if op == "~" else int(a == 0)
-
-
-def char_value(text: str) -> int:
-    """The value of a character literal with its quotes."""
-    body = text[1:]
-    if body.startswith("\\"):
-        value = _CHARS.get(body[1], ord(body[1]))
-    else:
-        value = ord(body[0])
-    if value > 255:
-        msg = "a character literal is one byte"
-        raise Fault(msg, "spell it in UTF-8 with .ascii", 0, len(text))
-    return value
 
 
 _NUMBER = re.compile("(?P<hex>0x[0-9a-f]+)|(?P<bin>0b[01]+)|(?P<oct>0[0-7]*)|(?P<dec>[1-9][0-9]*)")
@@ -141,13 +130,25 @@ def _apply(token: Token, left: Node, right: Node) -> Node:
     return _binary(str(token), left, right, token.start_pos or 0)
 
 
+def _name(text: str, at: int = 0) -> Name:
+    """A symbol.
+
+    Raises:
+        Fault: the name means something else to GNU as.
+    """
+    what = RESERVED.get(text.lower())
+    if what is not None:
+        raise Fault(f"'{text}' is {what}", "it cannot be a symbol here", at, len(text))
+    return Name("." if text == "$" else text, at)
+
+
 def _unary(op: str, node: Node, at: int) -> Node:
     if type(node) is Number:
         return Number(node.value if op == "+" else constant_unary(op, node.value), at)
     if type(node) is Indexed:
         # -8[rbp] is [rbp - 8]
         return Indexed(_unary(op, node.base, at), node.inner, at)
-    return node if op == "+" else Unary(op, node, at)
+    return Unary(op, node, at) if op != "+" or isinstance(node, Binary) else node
 
 
 @v_args(inline=True)
@@ -187,10 +188,11 @@ class _Build(Transformer[Token, Any]):
         if token[0] == "$" and len(token) > 1:
             msg = f"'{token}' looks like an AT&T immediate"
             raise Fault(msg, _ATT, at, len(token))
-        return Name(str(token).replace("$", ".") if len(token) == 1 else str(token), at)
+        return _name(str(token), at)
 
     def group(self, node: Node) -> Node:
-        return node
+        # `+` keeps a sum in parentheses together: [rax + (b - a)] is not [rax + b - a].
+        return Unary("+", node, node.at) if isinstance(node, Binary) else node
 
     def bracket(self, node: Node) -> Node:
         return Bracket(node, node.at)
@@ -269,7 +271,7 @@ def _single(text: str) -> Node | None:
         value = number_value(text.lstrip("-"))
         return Number(wrap(-value) if text[0] == "-" else value)
     if _ONE_NAME.fullmatch(text):
-        return REGISTERS.get(text.lower()) or Name(text)
+        return REGISTERS.get(text.lower()) or _name(text)
     return None
 
 
@@ -329,6 +331,8 @@ class _Collect:
         if kind is Number:
             value = node.value  # type: ignore[union-attr]
             self.constant = wrap(self.constant - value if negative else self.constant + value)
+        elif isinstance(node, Unary) and node.op == "+" and _has_register(node.node):
+            self.add(node.node, negative)
         elif isinstance(node, Binary) and node.op in "+-":
             self.add(node.left, negative)
             self.add(node.right, negative != (node.op == "-"))
@@ -350,9 +354,10 @@ class _Collect:
             self._prefix(node, negative)
         else:
             _no_registers(node)
-            if negative:
-                node = Unary("-", node, node.at)
-            self.rest = node if self.rest is None else Binary("+", self.rest, node, node.at)
+            if self.rest is not None:
+                self.rest = Binary("-" if negative else "+", self.rest, node, node.at)
+            else:
+                self.rest = Unary("-", node, node.at) if negative else node
 
     def _enter(self, node: Node, negative: bool) -> None:
         if negative:
@@ -362,6 +367,8 @@ class _Collect:
     def _prefix(self, node: Prefixed, negative: bool) -> None:
         word = node.word
         if word == "offset":
+            if self.offset or negative:
+                raise Fault("one OFFSET is enough", "the difference of two labels needs none", node.at, 6)
             self.offset = True
         elif negative:
             raise Fault("an address cannot be subtracted", _ADDRESS, node.at)
@@ -372,6 +379,10 @@ class _Collect:
         else:
             if self.segment >= 0:
                 raise Fault("two segment overrides", "", node.at, 2)
+            if isinstance(node.node, Register):
+                name = node.node.name
+                hint = f"write {word}:[{name}]"
+                raise Fault("a segment goes before brackets or a number", hint, node.at, 2)
             self.segment = _SEGMENTS[word]
         self.add(node.node, negative)
 
@@ -400,6 +411,14 @@ class _Collect:
         if self.constant == 0:
             return self.rest
         return Binary("+", self.rest, Number(self.constant), self.rest.at)
+
+
+def _has_register(node: Node) -> bool:
+    try:
+        _no_registers(node)
+    except Fault:
+        return True
+    return False
 
 
 def _no_registers(node: Node) -> None:
@@ -436,7 +455,8 @@ def _address(found: _Collect, text: str) -> Memory:
         else:
             length = len(register.name)
             raise Fault("too many registers in an address", _ADDRESS, register.at, length)
-    if index is not None and index.name == "rsp" and scale == 1 and base is not None:
+    plain = all(factor is None for _, factor in found.registers)
+    if index is not None and index.name == "rsp" and base is not None and plain:
         base, index = index, base
     if index is not None and index.name == "rsp":
         raise Fault("rsp cannot be an index", "", index.at, 3)
@@ -467,6 +487,10 @@ def parse_operand(text: str) -> Operand:
     Raises:
         Fault: with the offset in `text`.
     """
+    if "[" in text and (match := _BARE_SIZE.search(text)):
+        # GNU as reads `dword [rax]` as 4[rax], which nobody means.
+        word = match[1].lower()
+        raise Fault(f"'{word}' needs 'ptr'", f"write {word} ptr [...]", match.start(), len(word))
     node = parse_expression(text)
     if isinstance(node, Register):
         if node.kind == "ip":
@@ -478,10 +502,6 @@ def parse_operand(text: str) -> Operand:
     except RecursionError:
         msg = "the expression is nested too deeply"
         raise Fault(msg, _DEEP) from None
-    if "[" in text and (match := _BARE_SIZE.search(text)):
-        # GNU as reads `dword [rax]` as 4[rax], which nobody means.
-        word = match[1].lower()
-        raise Fault(f"'{word}' needs 'ptr'", f"write {word} ptr [...]", match.start(), len(word))
     if found.memory or found.segment >= 0:
         if found.offset and not found.registers:
             hint = "write OFFSET x for the address, [x] for what is there"
@@ -496,8 +516,7 @@ def parse_operand(text: str) -> Operand:
         if isinstance(value, int):
             hint = f"write ds:{text.split()[-1]} for memory at that address"
             raise Fault("a number with a size is an immediate to GNU as", hint, 0, len(text))
-        if not found.offset:
-            return Memory(
-                found.size, -1, None, None, 1, value, True, text, f"a{found.size}"
-            )
+        if found.offset:
+            raise Fault("OFFSET has no size", "its place decides", 0, len(text))
+        return Memory(found.size, -1, None, None, 1, value, True, text, f"a{found.size}")
     return Expression(value, found.offset, text)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import attrs
 
-from vpmu_emu.asm.errors import Fault
+from vpmu_emu.asm.errors import Fault, did_you_mean
 
 MAX_STATEMENT = 65536
 
@@ -53,11 +53,21 @@ class Expansion:
 
 
 _PLAIN = re.compile(r"[^\"'/;#]*")
+# Letters of a word for the scrubber of GNU as (app.c), with the extra ones of i386: blanks between
+# two of them stay, others vanish.
+_SYMBOL = re.compile(r"[A-Za-z0-9_.$*%\-(\[{}\x80-\U0010ffff]")
+_JOINS = re.compile(r"[\w.$*%\-(\[{}\"'\\]")
 _LITERAL = re.compile(r"\"(?:\\.|[^\"\\])*(?:\"|$)|'(?:\\.|[^\\])'?", re.DOTALL)
+# A string whose last quote is itself behind a backslash.
+_OPEN = re.compile(r'"(?:\\.|[^"\\])*\\"', re.DOTALL)
 
 
 def split_line(line: str, in_comment: bool = False) -> tuple[list[tuple[int, str]], bool]:
-    """Statements of one line as (column from 1, text), and whether a /* comment stays open."""
+    """Statements of one line as (column from 1, text), and whether a /* comment stays open.
+
+    Raises:
+        Fault: a string without its end, or a comment inside of a statement; `at` is the offset.
+    """
     pieces: list[tuple[int, str]] = []
     text, start, position, end = "", 0, 0, len(line)
 
@@ -73,9 +83,14 @@ def split_line(line: str, in_comment: bool = False) -> tuple[list[tuple[int, str
             close = line.find("*/", position)
             if close < 0:
                 break
-            # A comment is a blank; blanks keep the columns of what follows.
+            # Blanks keep the columns of what follows.
             text += " " * (close + 2 - position)
             position, in_comment = close + 2, False
+            before, after = text.rstrip()[-1:], line[position:].lstrip()[:1]
+            if _JOINS.match(before) and _JOINS.match(after):
+                # GNU as joins the words on both sides of a comment, or not: it depends.
+                msg = "a comment between two words"
+                raise Fault(msg, "put it before or behind the statement", position)
             continue
         plain = _PLAIN.match(line, position)
         if plain and plain.end() > position:
@@ -96,22 +111,35 @@ def split_line(line: str, in_comment: bool = False) -> tuple[list[tuple[int, str
         else:
             literal = _LITERAL.match(line, position) if char != "/" else None
             piece = literal[0] if literal else char
+            if char == '"' and (len(piece) < 2 or piece[-1] != '"' or _OPEN.fullmatch(piece)):
+                raise Fault("the string is never closed", 'write "', position, len(piece))
             text += piece
             position += len(piece)
     flush(end)
     return pieces, in_comment
 
 
-def read(text: str, name: str) -> tuple[list[Statement], list[str], list[tuple[int, str]]]:
-    """A whole source.
+@attrs.frozen
+class Source:
+    """A source that was read.
 
-    Returns:
-        its statements, its lines, and its `#:` lines as (line, text after the mark).
-
-    Raises:
-        Fault: an unterminated comment; `at` is the line.
+    Attributes:
+        statements: of all lines.
+        lines: as written.
+        expectations: its `#:` lines as (line, text after the mark).
+        faults: with the line as a statement.
     """
+
+    statements: list[Statement]
+    lines: list[str]
+    expectations: list[tuple[int, str]]
+    faults: list[tuple[Statement, Fault]]
+
+
+def read(text: str, name: str) -> Source:
+    """A whole source."""
     lines = text.split("\n")
+    faults: list[tuple[Statement, Fault]] = []
     statements: list[Statement] = []
     expectations: list[tuple[int, str]] = []
     in_comment, opened = False, 0
@@ -133,15 +161,21 @@ def read(text: str, name: str) -> tuple[list[Statement], list[str], list[tuple[i
                     statements.append(Statement(stripped, name, number, column, line))
                 continue
         before = in_comment
-        pieces, in_comment = split_line(line, in_comment)
+        try:
+            pieces, in_comment = split_line(line, in_comment)
+        except Fault as fault:
+            where = Statement(line, name, number, 1, line)
+            faults.append((where, fault))
+            in_comment = False
+            continue
         if in_comment and not before:
             opened = number
         for column, piece in pieces:
             statements.append(Statement(piece, name, number, column, line))
     if in_comment:
-        msg = "the comment is never closed"
-        raise Fault(msg, "write */", opened)
-    return statements, lines, expectations
+        where = Statement("", name, opened, 1, lines[opened - 1])
+        faults.append((where, Fault("the comment is never closed", "write */")))
+    return Source(statements, lines, expectations, faults)
 
 
 def split_operands(text: str) -> list[tuple[int, str]]:
@@ -180,8 +214,8 @@ def split_operands(text: str) -> list[tuple[int, str]]:
     return parts
 
 
-_ESCAPES = {"b": 8, "f": 12, "n": 10, "r": 13, "t": 9}
-_ESCAPE = re.compile(r"\\([0-7]{1,3}|[xX][0-9a-fA-F]+|.)", re.DOTALL)
+_ESCAPES = {"b": 8, "f": 12, "n": 10, "r": 13, "t": 9, "v": 11}
+_ESCAPE = re.compile(r"\\([0-9]{1,3}|[xX][0-9a-fA-F]*|.)", re.DOTALL)
 
 
 def string_bytes(text: str) -> bytes:
@@ -202,10 +236,11 @@ def string_bytes(text: str) -> bytes:
     for match in _ESCAPE.finditer(body):
         out += body[position : match.start()].encode("utf-8", "surrogateescape")
         escape = match[1]
-        if escape[0] in "01234567":
-            out.append(int(escape, 8) & 255)
-        elif escape[0] in "xX" and len(escape) > 1:
-            out.append(int(escape[-2:] if len(escape) > 2 else escape[1:], 16) & 255)
+        if escape[0] in "0123456789":
+            # 8 and 9 are digits, too: GNU as multiplies by eight and adds.
+            out.append(sum(int(d) << 3 * i for i, d in enumerate(reversed(escape))) & 255)
+        elif escape[0] in "xX":
+            out.append(int(escape[1:][-2:] or "0", 16))
         elif escape in _ESCAPES:
             out.append(_ESCAPES[escape])
         else:
@@ -233,110 +268,201 @@ class Macro:
     body: list[Statement]
 
 
-_PARAMETER = re.compile(r"\s*([A-Za-z_.$][\w.$]*)\s*(?::\s*(\w+))?\s*(=\s*)?")
-# Blanks between two of these characters separate arguments; others vanish (the scrubber of
-# GNU as, with the extra symbol characters of i386).
-_WORDY = re.compile(r"[\w.$*%\-(\[{}\"']")
+NAME = r"[A-Za-z_.$\x80-\U0010ffff][\w.$\x80-\U0010ffff]*"
+_TOKEN = re.compile(NAME)
+_BLANKS = re.compile(r"[ \t]*")
+_COMMA = re.compile(r"[ \t]*(,?)[ \t]*")
+_QUALIFIER = re.compile(rf"[ \t]*:[ \t]*({NAME})?")
+_CHARACTER = re.compile(r"'(\\?)(.?)'?", re.DOTALL)
+_CHARS = {"b": 8, "f": 12, "n": 10, "r": 13, "t": 9}
+
+
+def char_value(text: str) -> int:
+    """The value of a character literal with its opening quote.
+
+    Raises:
+        Fault: no byte.
+    """
+    match = _CHARACTER.match(text)
+    assert match
+    char = match[2]
+    if not char:
+        raise Fault("a character is missing behind the quote", "", 0, len(text))
+    value = _CHARS.get(char, ord(char)) if match[1] else ord(char)
+    if value > 127:
+        raise Fault("a character literal is one byte", "spell it in UTF-8 with .ascii", 0, len(text))
+    return value
+
+
+def scrub(text: str, state: int = 0) -> str:
+    """A statement as do_scrub_chars() of GNU as hands it on: few blanks, characters as numbers.
+
+    Macros see this text, not what is written. States as there: 0 and 1 before the first word, 2 and
+    11 in it, 3 in the operands, 9 behind a letter of a word, 10 behind a blank behind one.
+    """
+    out: list[str] = []
+    position, end = 0, len(text)
+    while position < end:
+        char = text[position]
+        if char in " \t":
+            blanks = _BLANKS.match(text, position)
+            assert blanks
+            position = blanks.end()
+            if position >= end:
+                break
+            if state in (2, 11) and text[position] != ":":
+                out.append(" ")
+                state = 3
+            elif state == 9:
+                state = 10
+            continue
+        if state == 10 and (char in "\"'\\" or _SYMBOL.match(char)):
+            out.append(" ")
+            state = 3
+        if char == '"':
+            literal = _LITERAL.match(text, position)
+            assert literal
+            out.append(literal[0])
+            position = literal.end()
+            state = {0: 11, 3: 9}.get(state, state)
+            continue
+        if char == "'":
+            literal = _CHARACTER.match(text, position)
+            assert literal
+            number = str(char_value(literal[0]))
+            out.append(number)
+            position = literal.end()
+            if len(number) > 1 and state == 9:
+                state = 3
+            continue
+        out.append(char)
+        position += 1
+        if char == ":":
+            state = 3 if state in (3, 9, 10) else 1
+        elif _SYMBOL.match(char):
+            state = {0: 11, 1: 2, 3: 9, 10: 3}.get(state, state)
+        else:
+            state = {0: 11, 1: 2, 9: 3, 10: 3}.get(state, state)
+    return "".join(out)
+
+
+def starts_word(text: str) -> bool:
+    """Whether a blank before this text stays."""
+    return text[0] in "\"'\\" or bool(_SYMBOL.match(text))
+
+
+def _comma(text: str, position: int) -> int:
+    """Behind blanks and at most one comma."""
+    match = _COMMA.match(text, position)
+    assert match
+    return match.end()
 
 
 def parse_parameters(text: str) -> tuple[Parameter, ...]:
-    """Parameters of a `.macro` line, after its name.
+    """Parameters of a `.macro` line, after its name; as do_formals() of GNU as.
 
     Raises:
         Fault: with the offset in `text`.
     """
     found: list[Parameter] = []
-    position = 0
+    position = _comma(text, 0)
     while position < len(text):
-        if text[position] in " \t,":
-            position += 1
-            continue
-        match = _PARAMETER.match(text, position)
-        if not match:
-            msg = "a parameter name is expected"
-            raise Fault(msg, "", position)
-        name, kind = match[1], (match[2] or "").lower()
-        if kind not in ("", "req", "vararg"):
-            msg = f"a parameter cannot be ':{kind}'"
-            raise Fault(msg, "write :req or :vararg", position, len(match[0]))
-        position = match.end()
+        name = _TOKEN.match(text, position)
+        if not name:
+            raise Fault("a parameter name is expected", "", position)
+        position, kind = name.end(), ""
+        if qualifier := _QUALIFIER.match(text, position):
+            kind = qualifier[1] or ""
+            if kind not in ("req", "vararg"):
+                msg = f"a parameter cannot be ':{kind}'"
+                length = qualifier.end() - name.start()
+                raise Fault(msg, "write :req or :vararg", name.start(), length)
+            position = qualifier.end()
         default = ""
-        if match[3]:
-            default, position = _argument(text, position)
-        if any(p.name == name for p in found):
-            msg = f"parameter '{name}' is there twice"
-            raise Fault(msg, "", match.start(1), len(name))
-        found.append(Parameter(name, default, kind))
+        blanks = _BLANKS.match(text, position)
+        assert blanks
+        if text.startswith("=", blanks.end()):
+            default, position = _argument(text, blanks.end() + 1)
+            default = "" if kind == "req" else default
+        if any(p.name == name[0] for p in found):
+            msg = f"parameter '{name[0]}' is there twice"
+            raise Fault(msg, "", name.start(), len(name[0]))
+        found.append(Parameter(name[0], default, kind))
+        behind = _comma(text, position)
+        if text[position:behind].strip() and behind >= len(text):
+            raise Fault("a parameter name is expected", "", behind)
+        if kind == "vararg" and behind < len(text):
+            raise Fault("nothing can follow a :vararg parameter", "", behind, len(text) - behind)
+        position = behind
     return tuple(found)
 
 
 def _argument(text: str, position: int) -> tuple[str, int]:
-    """One argument from `position`; as get_any_string() of GNU as."""
-    while position < len(text) and text[position] in " \t":
-        position += 1
-    if position < len(text) and text[position] == '"':
-        literal = _LITERAL.match(text, position)
-        assert literal
-        body = literal[0]
-        body = body[1:-1] if body.endswith('"') and len(body) > 1 else body[1:]
-        return body.replace('\\"', '"'), literal.end()
-    begin, depth = position, 0
+    """One argument from `position` of scrubbed text; as get_any_string() of GNU as."""
+    blanks = _BLANKS.match(text, position)
+    assert blanks
+    position = blanks.end()
+    if text.startswith('"', position):
+        return _quoted(text, position)
+    begin, inside = position, ""
     while position < len(text):
         char = text[position]
-        if char in "\"'":
-            literal = _LITERAL.match(text, position)
-            position = literal.end() if literal else position + 1
-            continue
-        if char == "," or (char in " \t" and depth <= 0):
+        if char == "," or (char in " \t" and not inside):
             break
-        depth += (char in "([") - (char in ")]")
+        if char in "\"'":
+            close = text.find(char, position + 1)
+            if close < 0:
+                return text[begin:], len(text)
+            position = close
+        elif char in "([":
+            inside = char + inside
+        elif inside and char + inside[0] in (")(", "]["):
+            inside = inside[1:]
         position += 1
     return text[begin:position], position
 
 
-def _scrubbed(text: str) -> str:
-    """Blanks that do not separate words removed."""
+def _quoted(text: str, position: int) -> tuple[str, int]:
+    # getstring(): backslashes stay for whoever reads the text next, two quotes are one.
     out: list[str] = []
-    position = 0
+    position += 1
     while position < len(text):
         char = text[position]
-        if char in "\"'":
-            literal = _LITERAL.match(text, position)
-            piece = literal[0] if literal else char
-            out.append(piece)
-            position += len(piece)
-        elif char in " \t":
-            while position < len(text) and text[position] in " \t":
-                position += 1
-            before = out[-1][-1] if out else ""
-            after = text[position : position + 1]
-            if before and after and _WORDY.match(before) and _WORDY.match(after):
-                out.append(" ")
-            elif before in (")", "]") and after and _WORDY.match(after):
-                out.append(" ")
-        else:
-            out.append(char)
+        if char == "\\" and position + 1 < len(text):
+            out.append(text[position : position + 2])
+            position += 2
+            continue
+        if char == '"':
             position += 1
-    return "".join(out)
+            if not text.startswith('"', position):
+                break
+        out.append(char)
+        position += 1
+    return "".join(out), position
+
+
+_KEYWORD = re.compile(r'[^ \t,";()=]*=')
 
 
 def parse_arguments(macro: Macro, text: str) -> dict[str, str]:
-    """The arguments of a call by parameter name.
+    """The arguments of a call by parameter name; as macro_expand() of GNU as.
 
     Raises:
         Fault: too many, unknown, missing, or positional after named.
     """
-    text = _scrubbed(text)
+    text = scrub(text, 3)
     values: dict[str, str] = {}
     names = [p.name for p in macro.parameters]
     position, count, keyword = 0, 0, False
     while position < len(text):
-        while position < len(text) and text[position] in " \t":
-            position += 1
-        named = re.compile(r"([A-Za-z_.$][\w.$]*)=(?!=)").match(text, position)
-        if named and named[1] in names:
-            value, position = _argument(text, named.end())
-            values[named[1]] = value
+        if named := _KEYWORD.match(text, position):
+            # `a==b` names a, too, whose value then begins with `=`.
+            name = named[0][:-1]
+            if name not in names:
+                msg = f"macro '{macro.name}' has no parameter '{name}'"
+                hint = did_you_mean(name, names) or "quote an argument that has = in it"
+                raise Fault(msg, hint)
+            values[name], position = _argument(text, named.end())
             keyword = True
         else:
             if keyword:
@@ -351,69 +477,110 @@ def parse_arguments(macro: Macro, text: str) -> dict[str, str]:
                 value, position = text[position:], len(text)
             else:
                 value, position = _argument(text, position)
-            if value:
-                values[parameter.name] = value
+            values[parameter.name] = value
             count += 1
-        while position < len(text) and text[position] in " \t":
-            position += 1
-        if position < len(text) and text[position] == ",":
-            position += 1
+        position = _comma(text, position)
     for parameter in macro.parameters:
-        if parameter.name not in values:
+        if not values.get(parameter.name):
             if parameter.kind == "req":
-                raise Fault(f"macro '{macro.name}' needs a value for '{parameter.name}'")
+                listed = " ".join(f"{p.name}:{p.kind}" if p.kind else p.name for p in macro.parameters)
+                raise Fault(
+                    f"macro '{macro.name}' needs a value for '{parameter.name}'",
+                    f"it is defined as .macro {macro.name} {listed}",
+                )
             values[parameter.name] = parameter.default
     return values
 
 
-_REFERENCE = re.compile(r"\\(?:\(\)|@|([A-Za-z_.$][\w.$]*))")
+def listed_values(text: str) -> list[str]:
+    """The values of `.irp`, behind its parameter; as expand_irp() of GNU as."""
+    text = scrub(text, 3)
+    values: list[str] = []
+    position = 0
+    while position < len(text):
+        value, position = _argument(text, position)
+        values.append(value)
+        position = _comma(text, position)
+    return values or [""]
+
+
+def listed_characters(text: str) -> list[str]:
+    """The characters of `.irpc`, behind its parameter."""
+    text = scrub(text, 3)
+    if not text:
+        return [""]
+    if not text.isascii():
+        raise Fault("a character is one byte to GNU as", "write .irp with commas", 0, len(text))
+    quoted = text.startswith('"')
+    values: list[str] = []
+    position = int(quoted)
+    while position < len(text):
+        if text[position] == '"':
+            quoted = not quoted
+            if not text[position + 1 :].strip(" \t"):
+                break
+        values.append(text[position])
+        position += 1
+        while not quoted and text[position : position + 1] in (" ", "\t"):
+            position += 1
+    return values
+
+
+_REFERENCE = re.compile(rf"\\(?:\(([^)]*)(\)?)|@|&|({NAME})'?)?|&({NAME})&?")
 
 
 def substitute(
-    body: Sequence[Statement], values: dict[str, str], count: int, origin: Expansion | None
+    body: Sequence[Statement],
+    values: dict[str, str],
+    count: int,
+    origin: Expansion | None,
+    keep: Container[str] = (),
 ) -> list[Statement]:
-    """A macro body with its arguments in place.
+    r"""A macro body with its arguments in place; as macro_expand_body() of GNU as.
+
+    Args:
+        body: the statements as written.
+        values: by parameter name.
+        count: what `\@` stands for.
+        origin: the call, or None to keep that of the body.
+        keep: first words of statements that keep their blanks, because blanks mean nothing there.
 
     Raises:
         Fault: a statement grows beyond all measure.
     """
 
     def replace(match: re.Match[str]) -> str:
-        name = match[1]
-        if name is None:
-            return "" if match[0] == "\\()" else str(count)
-        while name:
-            if name in values:
-                # `\a.b` with a parameter a: the longest name that is one.
-                return values[name] + match[1][len(name) :]
-            name = name[:-1] if "." in name or "$" in name else ""
-        return match[0]
+        literal, closed, name, joined = match.groups()
+        whole = match[0]
+        if literal is not None:
+            if not closed:
+                raise Fault("')' is missing behind \\(")
+            return literal
+        if name is not None:
+            return values.get(name, "\\" + name)  # a quote behind it ends the name
+        if joined is not None:
+            return values.get(joined, whole)
+        return str(count) if whole == "\\@" else whole
 
     out: list[Statement] = []
     for statement in body:
-        if "\\" not in statement.text:
+        text = statement.text
+        source = origin or statement.origin
+        if "\\" not in text and "&" not in text:
             out.append(
-                Statement(
-                    statement.text,
-                    statement.file,
-                    statement.line,
-                    statement.column,
-                    statement.source,
-                    origin or statement.origin,
-                )
+                Statement(text, statement.file, statement.line, statement.column, statement.source, source)
             )
             continue
-        text = _REFERENCE.sub(replace, statement.text)
+        if "'" in text or text.split(None, 1)[0].lower() not in keep:
+            text = scrub(text)
+        text = _REFERENCE.sub(replace, text)
         if len(text) > MAX_STATEMENT:
             msg = f"a statement of more than {MAX_STATEMENT} characters"
             raise Fault(msg, "a macro argument grows with every call")
-        pieces: list[tuple[int, str]] = []
         for line in text.split("\n"):
-            pieces += split_line(line)[0]
-        for column, piece in pieces:
-            out.append(
-                Statement(
-                    piece, statement.file, statement.line, column, text, origin or statement.origin
-                )
-            )
+            pieces, commented = split_line(line)
+            if commented:
+                raise Fault("an argument opens a comment", "quote /* in a string")
+            for column, piece in pieces:
+                out.append(Statement(piece, statement.file, statement.line, column, text, source))
     return out

@@ -27,12 +27,14 @@ class Symbol:
     Attributes:
         value: None while undefined.
         label: defined by `name:`.
+        once: defined by `.equiv`, so not to be defined again.
         place: (file, line) of the definition, or of the first use while undefined.
     """
 
     name: str
     value: Amount | None = None
     label: bool = False
+    once: bool = False
     place: tuple[str, int] = ("", 0)
 
 
@@ -149,6 +151,46 @@ def symbol_amount(symbol: Symbol) -> Amount:
     return Linear(0, ((symbol, 1),)) if symbol.value is None else symbol.value
 
 
+def symbols_of(amount: Amount) -> list[Symbol]:
+    """The symbols without a value that an amount waits for."""
+    found: list[Symbol] = []
+    for atom, _ in _terms(amount):
+        if isinstance(atom, Symbol):
+            found.append(atom)
+        elif isinstance(atom, Deferred):
+            found += symbols_of(atom.left) + (symbols_of(atom.right) if atom.right is not None else [])
+    return found
+
+
+def compares(amount: Amount) -> bool:
+    """Whether labels are compared in it."""
+    return any(
+        isinstance(atom, Deferred)
+        and (atom.op in _COMPARES or compares(atom.left) or compares(atom.right or 0))
+        for atom, _ in _terms(amount)
+    )
+
+
+def known(amount: Amount) -> Amount:
+    """The amount with comparisons of labels of one fragment made."""
+    if isinstance(amount, int):
+        return amount
+    total: Amount = amount.constant
+    for atom, coefficient in amount.terms:
+        part: Amount = Linear(0, ((atom, 1),))
+        if isinstance(atom, Deferred):
+            left = known(atom.left)
+            if atom.right is None:
+                part = negate(atom.op, left)
+            else:
+                right = known(atom.right)
+                if atom.op in _COMPARES and _placed(left) and _terms(left) == _terms(right):
+                    left, right = _constant(left), _constant(right)
+                part = combine(atom.op, left, right)
+        total = _plus(total, part, coefficient)
+    return total
+
+
 def _terms(amount: Amount) -> tuple[tuple[Atom, int], ...]:
     return () if isinstance(amount, int) else amount.terms
 
@@ -168,26 +210,80 @@ def combine(op: str, left: Amount, right: Amount) -> Amount:
         if value is None:
             raise Fault("division by zero" if op in "/%" else "a shift count outside 0..63")
         return value
+    same = op == "-" and _terms(left) == _terms(right)
+    if op in "+-" and not same and (_net(right) > 0 or nets(right)):
+        # A number has to come out of a difference, at most one address out of a sum: step by step.
+        if not (_placed(left) and _placed(right)):
+            return _defer(op, left, right) if op == "-" or _net(left) else _plus(left, right, 1)
+        if op == "+" and _net(left) > 0:
+            raise Fault("two addresses cannot be added", "subtract them for a distance")
+        if op == "-" and not nets(left):
+            raise Fault("an address cannot be subtracted from a number", "subtract it from an address")
     if op in "+-":
-        sign = 1 if op == "+" else -1
-        total: dict[Atom, int] = dict(_terms(left))
-        for atom, coefficient in _terms(right):
-            total[atom] = total.get(atom, 0) + sign * coefficient
-        constant = wrap(_constant(left) + sign * _constant(right))
-        terms = tuple((a, c) for a, c in total.items() if c)
-        return Linear(constant, terms) if terms else constant
+        return _plus(left, right, 1 if op == "+" else -1)
     if op == "*":
         scalar, other = (left, right) if isinstance(left, int) else (right, left)
         if isinstance(scalar, int):
             if scalar == 0:
                 return 0
-            terms = tuple((a, c * scalar) for a, c in _terms(other))
-            return Linear(wrap(_constant(other) * scalar), terms)
+            if scalar == 1:
+                return other
+            if all(isinstance(atom, Fragment) for atom, _ in _terms(other)):
+                _check_operand(op, other)
+                terms = tuple((a, c * scalar) for a, c in _terms(other))
+                return Linear(wrap(_constant(other) * scalar), terms)
     return _defer(op, left, right)
+
+
+def _plus(left: Amount, right: Amount, factor: int) -> Amount:
+    total: dict[Atom, int] = dict(_terms(left))
+    for atom, coefficient in _terms(right):
+        total[atom] = total.get(atom, 0) + factor * coefficient
+    constant = wrap(_constant(left) + factor * _constant(right))
+    terms = tuple((a, c) for a, c in total.items() if c)
+    return Linear(constant, terms) if terms else constant
+
+
+def _net(amount: Amount) -> int:
+    """How many addresses the amount is the sum of."""
+    return sum(coefficient for _, coefficient in _terms(amount))
+
+
+def _placed(amount: Amount) -> bool:
+    return all(type(atom) is Fragment for atom, _ in _terms(amount))
+
+
+def nets(amount: Amount) -> dict[Section, int]:
+    """For each section, how many of its addresses a settled amount is the sum of; zeros left out."""
+    found: dict[Section, int] = {}
+    for atom, coefficient in _terms(amount):
+        if isinstance(atom, Fragment):
+            found[atom.section] = found.get(atom.section, 0) + coefficient
+    return {section: net for section, net in found.items() if net}
+
+
+def _check_operand(op: str, amount: Amount) -> None:
+    if nets(amount):
+        raise Fault(f"'{op}' does not go with an address", "a distance of two labels is a number")
+
+
+_COMPARES = ("==", "!=", "<>", "<", ">", "<=", ">=")
+
+
+def _check_operands(op: str, left: Amount, right: Amount) -> None:
+    """What a linker could not compute is an error, as in GNU as."""
+    if op in _COMPARES:
+        if nets(left) != nets(right):
+            raise Fault("addresses of different sections cannot be compared")
+    elif op not in "+-":
+        _check_operand(op, left)
+        _check_operand(op, right)
 
 
 def negate(op: str, amount: Amount) -> Amount:
     """`op amount`."""
+    if op == "+":
+        return amount
     if isinstance(amount, int):
         return constant_unary(op, amount)
     if op == "-":
@@ -219,12 +315,15 @@ def settle(amount: Amount, trail: tuple[Symbol, ...] = ()) -> Amount:
         elif isinstance(atom, Deferred):
             left = settle(atom.left, trail)
             if atom.right is None:
+                _check_operand(atom.op, left)
                 part = negate(atom.op, left)
             else:
-                part = combine(atom.op, left, settle(atom.right, trail))
+                right = settle(atom.right, trail)
+                _check_operands(atom.op, left, right)
+                part = combine(atom.op, left, right)
         else:
             part = Linear(0, ((atom, 1),))
-        total = combine("+", total, combine("*", part, coefficient))
+        total = _plus(total, part, coefficient)
     return total
 
 
@@ -374,6 +473,10 @@ def relax(section: Section, faults: list[tuple[Any, Fault]]) -> None:
                     return
         if not changed:
             break
+    else:
+        circle = Fault("the length depends on itself", "count from labels that do not move with it")
+        faults += [(f.tail.where, circle) for f in section.fragments if f.tail and f.tail.kind == "skip"]
+        return
     for fragment in section.fragments:
         tail = fragment.tail
         if tail is not None and tail.kind == "org":
