@@ -43,6 +43,7 @@ import attrs
 from vpmu_emu.errors import VpmuError
 
 DEFAULT_MODES = ("bare", "emulated", "passthrough")
+MOST_CYCLES = 1 << 34  # of a guest that has no `--max-cycles` in its `args`
 KEYS = ("cpu", "args", "modes", "expect", "guest", "row", "kernels", "upstream")
 # Whose behaviour each mode shows.
 KERNELS = {
@@ -697,7 +698,7 @@ def run_as_asked(
     from vpmu_emu.options import parse
     from vpmu_emu.system import run
 
-    options = parse(args)
+    options = parse(args, max_cycles=MOST_CYCLES)
     if cpu is not None:
         options["cpu"] = cpu
     if options["filter"]:

@@ -56,10 +56,11 @@ class Stop:
     """Why a run came back.
 
     Attributes:
-        reason: debug-exit, halted, triple-fault, shutdown, reset, hard-lockup, max-insns, break, watch,
-            step or interrupted.
+        reason: debug-exit, halted, triple-fault, shutdown, reset, hard-lockup, max-insns, max-cycles,
+            end-of-time, break, watch, step or interrupted.
         rip: address of the next instruction, or of the one that faulted.
-        line: its source line, None outside the program.
+        line: source line of the instruction that ended the run, if one did, else of that at `rip`; None
+            outside the program.
         file: its source file.
         info: exit value of debug-exit, vector that began a triple fault, CPU of a hard lockup.
         note: what the machine could not do for the program so far, in a sentence; else "".
@@ -214,7 +215,9 @@ class System:
         cpu: name of a CPU model.
         ram: guest memory in MiB, 2 to 240.
         entry: where to begin instead of where the program says: a symbol or an address.
-        max_insns: stop after so many instructions.
+        max_insns: stop after so many instructions, those that KVM does for the guest included; an exception
+            whose handler does not get to do one counts as one.
+        max_cycles: stop at this time of the TSC, idle time included.
         filter: path of a TOML event filter, or an EventFilter.
         host_events: perf events of the host, in the perf tool's syntax.
         settings, guest, kvm: KEY=VALUE words (or mappings): the host CPU's PMU, what the VMM exposes, KVM.
@@ -241,6 +244,7 @@ class System:
         cores: int = 1,
         entry: int | str | None = None,
         max_insns: int | None = None,
+        max_cycles: int | None = None,
         filter: Any = None,  # noqa: A002  (the option's name)
         host_events: Sequence[Any] = (),
         settings: Iterable[str] | Mapping[str, int] = (),
@@ -261,7 +265,7 @@ class System:
     ) -> None:
         from vpmu_emu.linux.state import N_CORES, SYSTEM
         from vpmu_emu.machine import engine as compiled
-        from vpmu_emu.machine.state import ENGINE, NEVER
+        from vpmu_emu.machine.state import END_OF_TIME, ENGINE, NEVER
 
         engine: Any = compiled
 
@@ -285,6 +289,7 @@ class System:
         self.mode = vpmu
         self.model = host_model(cpu, settings)
         self.max_insns = max_insns
+        self.max_cycles = max_cycles
         self.wall_s = 0.0
         self.jit_s = 0.0
         self._loaded = False
@@ -317,6 +322,7 @@ class System:
         E.n_uops = 1
         E.insn_limit = (1 << 64) - 1 if max_insns is None else max_insns
         E.t_slice = NEVER
+        E.t_limit = END_OF_TIME
         E.horizon = horizon
         E.horizon_seed = horizon_seed
         E.trace_on = int(bool(trace))
@@ -344,6 +350,8 @@ class System:
             smp: Any = compiled_smp
             together = self.S.cores
             self._run = lambda: int(smp.run_cores(together, cores, QUANTUM, self.M, E))
+        if max_cycles is not None:
+            E.t_limit = min(16 * max_cycles, int(END_OF_TIME))
 
     def _check(self, program: Program) -> None:
         """Whether the image fits."""
@@ -478,9 +486,12 @@ class System:
             RUN_LIMIT,
             RUN_SLICE,
             RUN_STOPPED,
+            RUN_TIME,
             RUN_WATCH,
+            STOP_DEBUG_EXIT,
             STOP_HALTED,
             STOP_NAMES,
+            STOP_RESET,
         )
 
         core = next((each for each in self.cores if int(each.stop)), self.core)
@@ -489,10 +500,14 @@ class System:
             # Its VMM has left because the guest could not go on.
             ended, info = int(self.S.vcpus[0].ended), int(self.S.vcpus[0].ended_info)
         names = {RUN_BREAK: "break", RUN_WATCH: "watch", RUN_SLICE: "step", RUN_LIMIT: "max-insns"}
+        # No time of a guest's timer or a sleep is beyond what 63 bits of 1/16 cycle hold.
+        names[RUN_TIME] = "end-of-time" if self.max_cycles is None else "max-cycles"
         if not reason:
             reason = STOP_NAMES[ended] if code == RUN_STOPPED else names[code]
-        rip = self.rip
-        line = self.program.line_at(rip)
+        rip = int(self.cores[int(self.E.cpu)].rip) if self.mode == "bare" else self.rip
+        # OUT and HLT have retired: what is next is not what ended the run.
+        done = ended in (STOP_DEBUG_EXIT, STOP_HALTED, STOP_RESET)
+        line = self.program.line_at(rip - 1 if done else rip)
         file, number = (line.file, line.line) if line else (None, None)
         missing = self.unsupported()
         return Stop(reason, rip, file, number, info, missing["text"] if missing else "")
@@ -500,14 +515,8 @@ class System:
     # --- looking ----------------------------------------------------------------------------------------
     @property
     def instructions(self) -> int:
-        """Instructions that the program retired, those that KVM emulated included."""
-        hardware = sum(map(_retired, self.cores))
-        return hardware + (self._software_instructions() if self.mode != "bare" else 0)
-
-    def _software_instructions(self) -> int:
-        from vpmu_emu.linux.setup import software_instructions
-
-        return software_instructions(self.S)
+        """Instructions that the program retired, and those that KVM did for it."""
+        return sum(_retired(core) + int(core.stats.emulated) for core in self.cores)
 
     @property
     def serial(self) -> str:

@@ -23,7 +23,7 @@ from vpmu_emu.linux.perf.event import (
 )
 from vpmu_emu.linux.perf.pmi import charge
 from vpmu_emu.linux.perf.userpage import perf_event_update_userpage
-from vpmu_emu.linux.sched import CALL_FUNCTION_VECTOR, resched_cpu, wake_up_task
+from vpmu_emu.linux.sched import CALL_FUNCTION_VECTOR, end_turn, resched_cpu, wake_up_task
 from vpmu_emu.linux.space import x86_pmu_event_mapped
 from vpmu_emu.machine.lapic import lapic_accept
 from vpmu_emu.machine.memory import drop_decoded, tlb_flush
@@ -92,7 +92,7 @@ def kernel_call(S, M, E, op, a, b):
         behind = S.cores[a].t - core.t
         if behind >= 0:
             pmu_charge(core, E, (behind >> 4) + 1, ZERO, ZERO)
-        S.turn_end = 0
+        end_turn(S)
     elif op == CALL_VCPU_PUT:
         vcpu_put(S, M)
     elif op == CALL_PERF_RESET:

@@ -1,7 +1,7 @@
 """What a core of the host does next: the core that is behind in time gets a turn, its current task runs.
 
 A turn ends when the core is a quantum ahead of the next one, or has given another one something to do.
-The quantum is a parameter of the model; no policy of the engine moves turns.
+It is in the record, `core.turn` and `turn_end`; no policy of the engine moves turns.
 kernel/sched/core.c, arch/x86/entry.
 """
 
@@ -36,16 +36,19 @@ from vpmu_emu.linux.state import (
     ENTERED_SYSCALL,
     FROM_KERNEL,
     FROM_USER,
+    INSIDE_KERNEL,
+    INSIDE_KVM,
+    INSIDE_USER,
     TASK_RUNNING,
     USER_IO_NONE,
 )
 from vpmu_emu.linux.trace_kinds import TR_SCHED_SWITCH
-from vpmu_emu.machine.engine import guest_instructions, run_core
+from vpmu_emu.machine.engine import guest_work, run_core
 from vpmu_emu.machine.interrupts import VECTOR_PF
 from vpmu_emu.machine.lapic import lapic_pending
 from vpmu_emu.machine.pmu import C_CYCLES, C_INST
 from vpmu_emu.machine.ring import emit
-from vpmu_emu.machine.smp import see_new_code
+from vpmu_emu.machine.smp import first_due, see_new_code
 from vpmu_emu.machine.state import (
     CODE_NEXT,
     N_REGS,
@@ -54,7 +57,9 @@ from vpmu_emu.machine.state import (
     RUN_SLICE,
     RUN_STOPPED,
     RUN_SYSCALL,
+    RUN_TIME,
     RUN_TRAP,
+    RUN_TURN,
     RUN_USER,
     STOP_HALTED,
     TRAP_EXCEPTION,
@@ -166,39 +171,40 @@ def _due(S, cpu):
 
 
 @jit()
-def _next_turn(S, E, end):
-    """Choose the core that is behind: CODE_NEXT, RUN_SLICE at Python's turn, RUN_STOPPED if all sleep."""
-    turn = -1
-    first = NEVER
-    second = NEVER
+def _next_turn(S, E):
+    """Give the turn to the core that is behind: CODE_NEXT, RUN_STOPPED if all sleep, RUN_TIME."""
     for cpu in range(S.config.n_cores):
-        due = _due(S, cpu)
-        if due < first:
-            second = first
-            first = due
-            turn = cpu
-        elif due < second:
-            second = due
+        E.due[cpu] = _due(S, cpu)
+    turn, first, end = first_due(S.config.n_cores, S.config.quantum, E)
     if turn < 0:
         S.cores[0].stop = STOP_HALTED
         return RUN_STOPPED
     host = S.percpu[turn]
     if (host.curr < 0 or host.lockup != 0) and nothing_can_happen(S):
         return RUN_STOPPED
-    if first >= end:
-        return RUN_SLICE
+    if first > E.t_limit:
+        return RUN_TIME
+    core = S.cores[turn]
     if turn != S.this_cpu:
-        see_new_code(S.cores[turn], E)
+        see_new_code(core, E)
     S.this_cpu = turn
-    E.cpu = turn
-    S.turn_end = NEVER
-    if second < NEVER - S.config.quantum:
-        S.turn_end = second + S.config.quantum
-    S.cores[turn].t = max(S.cores[turn].t, first)  # an idle core jumps to its next timer
+    core.turn = 1
+    core.turn_end = end
+    core.t = max(core.t, first)  # an idle core jumps to its next timer
     if host.vcpu >= 0:
         S.this_vcpu = host.vcpu
         S.this_vm = S.vcpus[host.vcpu].vm
     return CODE_NEXT
+
+
+@jit()
+def _came_back(S, code, inside):
+    """After a program or a guest came back with `code`, of no concern to the kernel: it goes on later."""
+    S.percpu[S.this_cpu].inside = inside
+    if code == RUN_TURN:
+        S.cores[S.this_cpu].turn = 0
+        return CODE_NEXT
+    return code
 
 
 @jit()
@@ -252,7 +258,7 @@ def run_user(S, M, E):
     program = S.tasks[host.curr].program
     E.insn_limit = ALL
     if program != VMM and limit != ALL:
-        done = guest_instructions(core)
+        done = guest_work(core)
         E.insn_limit = done + min(limit - min(host.user_insns, limit), ALL - done)
     E.n_break = 0
     insns = core.total[1, C_INST]
@@ -267,8 +273,9 @@ def run_user(S, M, E):
     E.insn_limit = limit
     E.n_break = breaks
     if code == RUN_TRAP:
+        host.inside = INSIDE_KERNEL
         return _user_trap(S, M, E)
-    return CODE_NEXT if code == RUN_SLICE else code
+    return _came_back(S, code, INSIDE_USER)
 
 
 @jit()
@@ -281,38 +288,49 @@ def _to_vmm(S, M):
 
 
 @jit()
-def host_turn(S, M, E, end):
+def host_turn(S, M, E):
     """Do a piece of the host's work: CODE_NEXT, HOST_GUEST for the mode's own loop, or a RUN_* code.
 
-    `end` is Python's next turn.
+    Whoever has the turn keeps it when Python has one in between, and goes on where it was.
     """
     if _stopped(S):
         return RUN_STOPPED
     core = S.cores[S.this_cpu]
-    if core.t >= S.turn_end or core.t >= end or _due(S, S.this_cpu) > core.t:
-        code = _next_turn(S, E, end)
+    host = S.percpu[S.this_cpu]
+    over = core.turn == 0
+    if host.inside == INSIDE_KERNEL and not over:
+        over = core.t >= core.turn_end or _due(S, S.this_cpu) > core.t
+    if over:
+        core.turn = 0
+        code = _next_turn(S, E)
         if code != CODE_NEXT:
             return code
         core = S.cores[S.this_cpu]
-    E.t_slice = min(end, S.turn_end)
-    if core.vmx.nonroot != 0:
+        host = S.percpu[S.this_cpu]
+    E.cpu = S.this_cpu
+    if host.inside == INSIDE_USER:
+        return run_user(S, M, E)
+    if host.inside == INSIDE_KVM:
         return HOST_GUEST
-    host = S.percpu[S.this_cpu]
+    if core.t >= E.t_slice:
+        return RUN_SLICE
+    if core.t >= E.t_limit:
+        return RUN_TIME
     if must_boot(host):
         perf_init(S, E)
     handle_nmis(S, E)
     if host.lockup != 0:
-        lockup_spin(S, E, E.t_slice)
+        lockup_spin(S, E, min(min(E.t_slice, E.t_limit), core.turn_end))
         return CODE_NEXT
     host_irqs_enable(S, E)
     if host.call != 0:
         host.call = 2
-        S.turn_end = 0
+        core.turn_end = 0
         return CODE_NEXT
     if host.curr < 0 or host.need_resched != 0 or S.tasks[host.curr].state != TASK_RUNNING:
         schedule(S, M, E)
         if host.curr < 0:
-            S.turn_end = 0
+            core.turn_end = 0
             return CODE_NEXT
     task = S.tasks[host.curr]
     if task.entered != ENTERED_NOT:
@@ -335,6 +353,9 @@ def host_turn(S, M, E, end):
 @jit()
 def guest_turn_ended(S, M, E, code):
     """After the mode's own loop came back with `code`: what the host's loop goes on with."""
-    if code == RUN_SLICE or code == RUN_RESCHED:
+    S.percpu[S.this_cpu].inside = INSIDE_KERNEL
+    if code == RUN_RESCHED:
         return CODE_NEXT
-    return _to_vmm(S, M) if code == RUN_USER else code
+    if code == RUN_USER:
+        return _to_vmm(S, M)
+    return _came_back(S, code, INSIDE_KVM)

@@ -16,10 +16,9 @@ def run_host_passthrough(S, M, E):
     if S.msr_op != MSR_OP_NONE:  # KVM_GET_MSRS and KVM_SET_MSRS come this way: no entry of their own
         host_msr(S, E)
         return RUN_SYSCALL
-    end = E.t_slice
     code = CODE_NEXT
     while code == CODE_NEXT:
-        code = host_turn(S, M, E, end)
+        code = host_turn(S, M, E)
         if code == HOST_GUEST:
             code = vcpu_run_passthrough(S, M, E)
             code = guest_turn_ended(S, M, E, code)

@@ -69,6 +69,13 @@ def tick_start(S):
 
 
 @jit()
+def end_turn(S):
+    """Whoever has the turn has given another core something to do: it may be its turn now."""
+    for cpu in range(S.config.n_cores):
+        S.cores[cpu].turn_end = 0
+
+
+@jit()
 def resched_cpu(S, cpu):
     """Have core `cpu` look for a better task; another core is told by an interrupt."""
     S.percpu[cpu].need_resched = 1
@@ -76,7 +83,7 @@ def resched_cpu(S, cpu):
         if S.percpu[cpu].curr < 0:  # it slept until now
             S.cores[cpu].t = max(S.cores[cpu].t, S.cores[S.this_cpu].t)
         lapic_accept(S.cores[cpu].lapic, RESCHEDULE_VECTOR)
-        S.turn_end = 0  # it may be its turn now
+        end_turn(S)
 
 
 @jit()

@@ -324,11 +324,6 @@ def guest_pmu(S: Any, E: Any) -> dict[str, Any]:
     }
 
 
-def software_instructions(S: Any) -> int:
-    """Instructions that KVM did for the guest; hardware never retired them."""
-    return int(S.vcpus[0].emulated_insns)
-
-
 def _after_put(S: Any) -> dict[str, Any]:
     """The hardware PMU right after the last put, before host events were scheduled in again."""
     pmu, silicon = S.vcpus[0].pmu, S.cores[0].pmu

@@ -13,6 +13,7 @@ from vpmu_emu.machine.state import (
     CORE,
     CPUID,
     LAPIC,
+    N_CORES,
     N_CPUID,
     N_CTR,
     N_LBR,
@@ -24,7 +25,6 @@ from vpmu_emu.machine.u64 import U64
 from vpmu_emu.tables.cpus import COST_NAMES, PARTS
 
 # --- sizes ----------------------------------------------------------------------------------------------
-N_CORES = 2
 HZ = 250  # ticks a second, CONFIG_HZ
 N_EVENTS = 64  # perf events that may exist at one time
 N_TASKS = 8  # threads of host programs
@@ -73,6 +73,10 @@ PMU_SOFTWARE = 2
 FROM_KERNEL = 0
 FROM_USER = 1
 FROM_GUEST = 2
+
+# a core that stopped, or whose turn ended, goes on where it was: in the kernel at the top of its loop,
+# in a program at CPL 3, in vcpu_run()
+INSIDE_KERNEL, INSIDE_USER, INSIDE_KVM = range(3)
 
 OWNER_HOST = 0
 OWNER_KVM = 1
@@ -194,6 +198,7 @@ PERCPU = np.dtype(
         ("online", "i8"),  # the host uses this core
         ("booted", "i8"),  # its first events are scheduled, its timers armed
         ("curr", "i8"),  # the task that runs, -1 idle
+        ("inside", "i8"),  # INSIDE_*: what goes on when this core goes on
         ("need_resched", "i8"),  # TIF_NEED_RESCHED of it
         ("slice_end", "i8"),  # time at which its slice is over
         ("min_vruntime", "i8"),  # what a task that wakes begins with
@@ -531,7 +536,6 @@ SYSTEM = np.dtype(
     [
         ("config", CONFIG),  # settings
         ("this_cpu", "i8"),  # core that compiled code works for: index of cores and percpu
-        ("turn_end", "i8"),  # time at which its turn is over
         ("this_vcpu", "i8"),  # vCPU that it works for: index of vcpus
         ("msr_op", "i8"),  # MSR_OP_*: the VMM wants a register of this_vcpu's PMU
         ("msr_index", "u8"),  # which

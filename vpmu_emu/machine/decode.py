@@ -109,6 +109,8 @@ _LOW48 = U64((1 << 48) - 1)
 _GENERATION = U64(GENERATIONS - 1)
 _U10 = U64(10)
 _MAX_BLOCK = 64
+# the block builder never gets so far: one that is always zero, REP that goes on and the link behind it
+BLANK, REP = N_UOPS - 4, N_UOPS - 3
 _MAX_LENGTH = 15
 VECTOR_GP_ = 13
 _SIGN = np.array([0, 1 << 7, 1 << 15, 0, 1 << 31, 0, 0, 0, 1 << 63], dtype=np.uint64)
@@ -475,6 +477,24 @@ def _link(E, n, rip, target):
     u.len = 0
 
 
+@jit()
+def rep_over(core, E):
+    """Something comes between two iterations of REP: the instruction will be fetched again."""
+    if core.iterations != ZERO:
+        core.iterations = ZERO
+        core.rep[0] = E.uops[BLANK]
+
+
+@jit()
+def rep_goes_on(core, E):
+    """Index of the REP instruction that has begun, as it was decoded then; behind it is the way on."""
+    E.uops[REP] = core.rep[0]
+    core.rep[0] = E.uops[BLANK]
+    u = E.uops[REP]
+    _link(E, REP + 1, u.rip + U64(u.len), -1)
+    return REP
+
+
 @jit(inline=True)
 def find(E, rip):
     """Index of the micro-op at rip if it is decoded, else -1."""
@@ -498,7 +518,7 @@ def lookup(core, M, E, rip):
     found = find(E, rip)
     if found >= 0:
         return found
-    if E.n_uops + _MAX_BLOCK + 2 >= N_UOPS:
+    if E.n_uops + _MAX_BLOCK + 2 >= BLANK:
         drop_decoded(E)
     n = E.n_uops
     first = n

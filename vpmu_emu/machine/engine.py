@@ -11,7 +11,7 @@ import numpy as np
 from vpmu_emu._jit import borrowed, jit
 from vpmu_emu.machine.alu import fold_flags, spread_flags
 from vpmu_emu.machine.bus import FAULT_EPT, note_ept_violation
-from vpmu_emu.machine.decode import find
+from vpmu_emu.machine.decode import find, rep_over
 from vpmu_emu.machine.dispatch import run_slice
 from vpmu_emu.machine.interrupts import (
     KIND_EXTERNAL,
@@ -24,9 +24,14 @@ from vpmu_emu.machine.interrupts import (
     VECTOR_DB,
     VECTOR_NMI,
     deliver,
+    guest_done,
 )
 from vpmu_emu.machine.lapic import (
+    DELIVERY_MODE,
+    LVT_MASKED,
     LVT_NMI,
+    LVT_TIMER,
+    MODE_NMI,
     lapic_ack,
     lapic_pending,
     lapic_reset,
@@ -36,12 +41,13 @@ from vpmu_emu.machine.lbr import BR_OTHER, lbr_on, lbr_record, lbr_reset, lbr_re
 from vpmu_emu.machine.memory import VECTOR_SS, fault, tlb_flush
 from vpmu_emu.machine.ops import K_MEM, OPS
 from vpmu_emu.machine.pebs import pebs_begins, pebs_counting, pebs_retired
-from vpmu_emu.machine.pmu import C_INST, LAT_SLOT, counter_value, pmu_check, pmu_horizon, pmu_reset
+from vpmu_emu.machine.pmu import LAT_SLOT, counter_value, pmu_check, pmu_horizon, pmu_reset
 from vpmu_emu.machine.privileged import LAT_INTERRUPT, S_INT, S_INT3, S_SYSCALL, spend
 from vpmu_emu.machine.state import (
     CODE_BREAK,
     CODE_EXIT,
     CODE_FAULT,
+    CODE_JUMP,
     CODE_NEXT,
     CODE_NOT_RETIRED,
     N_CTR,
@@ -54,7 +60,9 @@ from vpmu_emu.machine.state import (
     RUN_LIMIT,
     RUN_SLICE,
     RUN_STOPPED,
+    RUN_TIME,
     RUN_TRAP,
+    RUN_TURN,
     RUN_WATCH,
     STOP_HALTED,
     STOP_TRIPLE_FAULT,
@@ -81,7 +89,7 @@ from vpmu_emu.machine.vmx import (
     vm_exit_undelivered,
 )
 
-_LIMIT = U64(1 << 40)
+MOST_ITERATIONS = U64(1 << 30)
 CR0_RESET = U64(0x8000_0033)  # PG NE ET MP PE
 CR4_RESET = U64(1 << 5)  # PAE
 EFER_RESET = U64(1 << 8 | 1 << 10)  # LME LMA
@@ -95,9 +103,15 @@ STACK_OPS = tuple(
 
 
 @jit()
-def guest_instructions(core):
-    """Instructions that the guest retired, as uint64: all that retired less the host's own."""
-    return core.total[0, C_INST] + core.total[1, C_INST] - core.stats.host_insns - core.stats.task_insns
+def guest_work(core):
+    """What the guest did, as a limit counts it: instructions, and what an endless guest does instead.
+
+    That is an exception whose handler does not get to do one, and a REP that has gone over more than any
+    memory: then all there can be.
+    """
+    if core.iterations >= MOST_ITERATIONS:
+        return ALL
+    return guest_done(core) + core.stats.fruitless
 
 
 @jit()
@@ -109,11 +123,11 @@ def _horizon(core, E):
     limit = min(limit, core.lapic.timer_at)
     limit = min(limit, core.vmx.preempt_at)
     limit = min(limit, core.nmi_at)
-    limit = min(limit, E.t_slice)
+    limit = min(limit, min(E.t_slice, E.t_limit))
+    limit = min(limit, core.turn_end)
     if E.insn_limit != ALL:
-        left = E.insn_limit - guest_instructions(core)
-        if left < _LIMIT:
-            limit = min(limit, t + np.int64(left) * slot)
+        left = min(E.insn_limit - guest_work(core), MOST_ITERATIONS - core.iterations)
+        limit = min(limit, t + np.int64(left) * slot)
     single = core.shadow != 0 or core.rflags & RFLAGS_TF != ZERO
     single = single or lbr_on(core) or pebs_counting(core) != ZERO
     if single or E.stop_request != 0:
@@ -194,13 +208,13 @@ def _deliver(core, M, E, vector, kind, has_error, error):
 
 @jit()
 def _take(core, M, E, vector, kind):
-    """Deliver an interrupt; a triple fault on the way ends the run or the guest's turn."""
+    """Deliver an interrupt: CODE_JUMP; a triple fault on the way ends the run or the guest's turn."""
     core.activity = 0
     code = _deliver(core, M, E, vector, kind, 0, ZERO)
     if code == CODE_EXIT:
         return code
     pmu_check(core, E)  # time has passed: a counter of cycles may have overflowed
-    return code
+    return _shutdown(core, M, E, vector) if code == CODE_FAULT else CODE_JUMP
 
 
 @jit()
@@ -216,18 +230,18 @@ def _shutdown(core, M, E, vector):
 
 @jit()
 def _interrupts(core, M, E):
-    """Take at most one interrupt: CODE_NEXT, CODE_EXIT, RUN_STOPPED or RUN_TRAP."""
+    """Take at most one interrupt: CODE_JUMP if so, CODE_NEXT, CODE_EXIT, RUN_STOPPED or RUN_TRAP."""
     virtual = core.vmx.nonroot != 0
     if core.kernel != 0 and not virtual:
         # The kernel of this program is compiled code: it takes what is due itself.
         if core.trap == 0 and (core.nmi_pending != 0 or lapic_pending(core.lapic) >= 0):
             core.trap = TRAP_INTERRUPT
+            rep_over(core, E)
         return RUN_TRAP if core.trap != 0 else CODE_NEXT
     if not virtual and core.nmi_pending != 0 and core.nmi_blocked == 0 and core.shadow != 2:
         core.nmi_pending = 0
         core.nmi_blocked = 1
-        code = _take(core, M, E, VECTOR_NMI, KIND_NMI)
-        return _shutdown(core, M, E, VECTOR_NMI) if code == CODE_FAULT else code
+        return _take(core, M, E, VECTOR_NMI, KIND_NMI)
     if core.rflags & RFLAGS_IF == ZERO or core.shadow != 0:
         return CODE_NEXT
     if virtual:
@@ -241,22 +255,26 @@ def _interrupts(core, M, E):
             lapic_ack(core.vapic, vector)
         else:
             lapic_ack(core.lapic, vector)
-        code = _take(core, M, E, vector, KIND_EXTERNAL)
-        return _shutdown(core, M, E, vector) if code == CODE_FAULT else code
+        return _take(core, M, E, vector, KIND_EXTERNAL)
     return CODE_NEXT
 
 
 @jit()
 def _edge(core, M, E):
-    """Everything that is looked at between instructions. CODE_NEXT to go on, else what to return."""
+    """Everything that is looked at between instructions, where nothing changes if somebody looks again.
+
+    CODE_NEXT to go on, CODE_JUMP to look once more, else what to return.
+    """
     pmu_check(core, E)
     _timers(core)
     if core.stop != 0:
         return RUN_STOPPED
     if E.stop_request != 0:
         return RUN_WATCH
-    if guest_instructions(core) >= E.insn_limit:
+    if guest_work(core) >= E.insn_limit:
         return RUN_LIMIT
+    if core.t >= E.t_limit:
+        return RUN_TIME
     if core.vmx.nonroot != 0:
         code = _guest_event(core, M, E)
         if code != CODE_NEXT:
@@ -264,21 +282,47 @@ def _edge(core, M, E):
     code = _interrupts(core, M, E)
     if code != CODE_NEXT:
         return code
-    if core.t >= E.t_slice or core.lapic.ipi_out != 0:
-        return RUN_SLICE
+    if core.t >= core.turn_end or core.lapic.ipi_out != 0:
+        return RUN_TURN
     return CODE_NEXT
 
 
 @jit()
+def goes_on_at(core):
+    """When a halted core has something to look at: its next timer that may wake it, or NEVER."""
+    at = core.nmi_at if core.nmi_blocked == 0 else NEVER
+    if core.vmx.nonroot != 0:
+        return min(at, min(core.lapic.timer_at, core.vmx.preempt_at))
+    entry = core.lapic.lvt[LVT_TIMER]
+    if core.rflags & RFLAGS_IF != ZERO or entry & (DELIVERY_MODE | LVT_MASKED) == MODE_NMI:
+        at = min(at, core.lapic.timer_at)
+    return at
+
+
+@jit()
 def _idle(core, E):
-    """Halted: time jumps to the next timer, the TSC goes on, nothing unhalted counts."""
-    wake = min(core.lapic.timer_at, core.vmx.preempt_at)
-    wake = min(wake, core.nmi_at)
+    """Halted: time jumps to the next timer, the TSC goes on, nothing unhalted counts.
+
+    However far that is, it takes no time of ours: a slice does not cut it.
+    """
+    if core.turn_end != NEVER:
+        return RUN_TURN  # how far it may jump depends on the others
+    wake = goes_on_at(core)
     if wake == NEVER:
         core.stop = STOP_HALTED
         return RUN_STOPPED
-    core.t = max(core.t, min(wake, E.t_slice))
+    if wake > E.t_limit:
+        return RUN_TIME
+    core.t = max(core.t, wake)
     return CODE_NEXT
+
+
+@jit()
+def _slice_is_over(core, E):
+    """Whether it is Python's turn; what ends a run altogether is left to the edge that reports it."""
+    if core.t < E.t_slice or core.stop != 0 or E.stop_request != 0:
+        return False
+    return guest_work(core) < E.insn_limit
 
 
 @jit()
@@ -346,14 +390,18 @@ def _single_step(core, M, E, rip):
 
 @jit(entry=True)
 def run_core(core, M, E):
-    """Run the core until a VM exit (CODE_EXIT), a stop (RUN_STOPPED), or Python's turn (other RUN_*).
+    """Run the core until a VM exit (CODE_EXIT), its turn's end (RUN_TURN), or another RUN_* for Python.
 
     With no hypervisor this is the whole of mode `bare`; in non-root mode it is a guest's turn. At every
     return core.rflags is exact and the scratch words are zero. Modifies everything.
     """
     M = borrowed(M)
     while True:
+        if _slice_is_over(core, E):
+            return RUN_SLICE  # before anything of the edge: the next slice begins with it
         code = _edge(core, M, E)
+        if code == CODE_JUMP:
+            continue
         if code != CODE_NEXT:
             return code
         if core.activity != 0:
@@ -414,6 +462,7 @@ def reset_core(core, ident):
     core.vmx.vmcs = -1
     core.vmx.preempt_at = NEVER
     core.nmi_at = NEVER
+    core.turn_end = NEVER
     lapic_reset(core.lapic, ident)
     lapic_reset(core.vapic, ident)
     pmu_reset(core)

@@ -26,7 +26,7 @@ import numpy as np
 
 from vpmu_emu._jit import jit
 from vpmu_emu.machine.alu import execute_general, LAT_MISPREDICT
-from vpmu_emu.machine.decode import find, lookup
+from vpmu_emu.machine.decode import find, lookup, rep_goes_on
 from vpmu_emu.machine.memory import (
     L1_INDEX,
     TLB_INDEX,
@@ -123,7 +123,7 @@ def run_slice(core, M, E, tlim):
     lanes1 = ZERO
     lanes2 = ZERO
     code = CODE_NEXT
-    pc = lookup(core, M, E, core.rip)
+    pc = lookup(core, M, E, core.rip) if core.iterations == ZERO else rep_goes_on(core, E)
     u = uops[pc]
     while True:
         tsub = min(tlim, t + slots)
@@ -316,6 +316,7 @@ if op < OP_SYSTEM:
     fs = core.fs
     cv = core.cv
     if code >= CODE_NOT_RETIRED:
+        core.iterations = ZERO
         core.rip = u.rip
         lanes1 += u.lanes1
         lanes2 += u.lanes2
@@ -323,8 +324,10 @@ if op < OP_SYSTEM:
         break
     t += u.cost
     if code == CODE_REPEAT:
+        core.iterations += ONE
         code = CODE_NEXT
         continue
+    core.iterations = ZERO
     lanes1 += u.lanes1
     lanes2 += u.lanes2
 else:
@@ -371,6 +374,8 @@ LOOP_TAIL = """        if code >= CODE_NOT_RETIRED:
         mark = t
         if code != CODE_NEXT or t >= tlim:
             break
+    if core.iterations != ZERO:
+        core.rep[0] = uops[pc]
     core.fz = fz
     core.fs = fs
     core.cv = cv

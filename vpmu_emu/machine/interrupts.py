@@ -11,12 +11,14 @@ import numpy as np
 from vpmu_emu._jit import jit
 from vpmu_emu.machine.alu import spread_flags
 from vpmu_emu.machine.bus import FAULT_EPT, note_ept_violation
+from vpmu_emu.machine.decode import rep_over
 from vpmu_emu.machine.memory import VECTOR_GP, VECTOR_PF, VECTOR_SS, fault, read, write
 from vpmu_emu.machine.ring import TR_EXCEPTION, TR_IRQ, TR_NMI, emit
 from vpmu_emu.machine.state import CLASS, CODE_EXIT, CODE_FAULT, CODE_NEXT, CODE_NOT_RETIRED, RSP
 from vpmu_emu.machine.u64 import ONE, U2, U3, U4, U7, U8, U15, U16, U32, U48, U64, WORD, ZERO
 
 C_CYCLES = CLASS["cycles"]
+C_INST = CLASS["inst"]
 VECTOR_DF = 8
 VECTOR_NP = 11
 VECTOR_TS = 10
@@ -47,6 +49,18 @@ _LOW32 = U64(0xFFFF_FFFF)
 
 # A trap's frame has RF clear: the instruction before it is done (SDM 3B 18.3.1.1).
 KIND_FAULT, KIND_SOFTWARE, KIND_EXTERNAL, KIND_NMI, KIND_TRAP = range(5)
+
+
+@jit()
+def guest_instructions(core):
+    """Instructions that the guest retired, as uint64: all that retired less the host's own."""
+    return core.total[0, C_INST] + core.total[1, C_INST] - core.stats.host_insns - core.stats.task_insns
+
+
+@jit()
+def guest_done(core):
+    """Instructions that the guest did by whatever hand: those that a hypervisor did for it, too."""
+    return guest_instructions(core) + core.stats.emulated
 
 
 @jit()
@@ -182,6 +196,11 @@ def deliver(core, M, E, vector, kind, has_error, error, return_rip):
     `return_rip` is what the handler returns to. Status flags must be folded. The time of the memory
     accesses is of the ring that was interrupted. Modifies core and memory.
     """
+    rep_over(core, E)
+    done = guest_done(core)
+    if done == core.stats.delivered_at:
+        core.stats.fruitless += ONE
+    core.stats.delivered_at = done
     row = 0 if core.cpl == 0 else 1
     t = core.t
     code = _deliver(core, M, E, vector, kind, has_error, error, return_rip)

@@ -11,7 +11,7 @@ import numpy as np
 
 from vpmu_emu._jit import jit
 from vpmu_emu.machine.bits import highest_bit
-from vpmu_emu.machine.state import NEVER
+from vpmu_emu.machine.state import BEYOND, NEVER
 from vpmu_emu.machine.u64 import (
     ALL,
     BYTE,
@@ -109,6 +109,7 @@ NMI_TO_SELF = 2
 INIT_TO_SELF = 3
 
 # results of delivering an LVT entry
+_LAST_CYCLE = U64(int(BEYOND) >> 4)
 LVT_DROPPED = 0
 LVT_FIXED = 1
 LVT_NMI = 2
@@ -253,10 +254,9 @@ def lapic_set_deadline(core, lapic, deadline, offset):
         lapic.timer_at = core.t
     else:
         wait = deadline - (now + offset)
-        if wait >> U56 == ZERO:
+        lapic.timer_at = BEYOND
+        if wait < _LAST_CYCLE - now:
             lapic.timer_at = ((core.t >> 4) + np.int64(wait)) << 4
-        else:
-            lapic.timer_at = NEVER
 
 
 @jit()

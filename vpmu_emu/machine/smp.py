@@ -1,14 +1,15 @@
 """Several cores on one board: the one that is behind in time runs, and messages pass between turns.
 
 A turn lasts until the core is a quantum ahead of the next one, or has sent a message. The quantum is a
-parameter of the model: with one core there are no turns, and no policy of the engine moves them.
+parameter of the model, and whose turn it is until when is in the record: no policy of the engine moves it.
 SDM volume 3, 11.6 for messages, 9.4 for how the other cores are started.
 """
 
 from __future__ import annotations
 
 from vpmu_emu._jit import borrowed, jit
-from vpmu_emu.machine.engine import CR0_RESET, CR4_RESET, run_core
+from vpmu_emu.machine.decode import rep_over
+from vpmu_emu.machine.engine import CR0_RESET, CR4_RESET, goes_on_at, run_core
 from vpmu_emu.machine.interrupts import RFLAGS_FIXED, RFLAGS_IF
 from vpmu_emu.machine.lapic import (
     DELIVERY_MODE,
@@ -28,10 +29,12 @@ from vpmu_emu.machine.lapic import (
 from vpmu_emu.machine.memory import TLB_NONE, drop_decoded, tlb_flush
 from vpmu_emu.machine.physical import PAGE_CODE
 from vpmu_emu.machine.state import (
+    CODE_NEXT,
     N_TLB,
     NEVER,
-    RUN_SLICE,
     RUN_STOPPED,
+    RUN_TIME,
+    RUN_TURN,
     STOP_HALTED,
 )
 from vpmu_emu.machine.u64 import BYTE, U12, U64, ZERO
@@ -67,6 +70,7 @@ def _accept(core, E, icr):
     mode = icr & DELIVERY_MODE
     if mode == MODE_INIT:
         if not is_deassert(icr):
+            rep_over(core, E)
             wait_for_sipi(core)
             drop_decoded(E)
     elif mode == MODE_SIPI:
@@ -107,11 +111,59 @@ def _due(core):
         return NEVER
     if core.nmi_pending != 0 and core.nmi_blocked == 0:
         return core.t
-    if core.rflags & RFLAGS_IF == ZERO:
-        return NEVER
-    if lapic_pending(core.lapic) >= 0:
+    if core.rflags & RFLAGS_IF != ZERO and lapic_pending(core.lapic) >= 0:
         return core.t
-    return core.lapic.timer_at
+    return goes_on_at(core)
+
+
+@jit()
+def first_due(n, quantum, E):
+    """Whose turn it is, by E.due of the first `n` cores: (its number, since when, until when).
+
+    That is the one that is behind, until it is `quantum` ahead of the next; -1 if none ever goes on.
+    """
+    turn = -1
+    first = NEVER
+    second = NEVER
+    for i in range(n):
+        due = E.due[i]
+        if due < first:
+            second = first
+            first = due
+            turn = i
+        elif due < second:
+            second = due
+    end = NEVER
+    if second < NEVER - quantum:
+        end = second + quantum
+    return turn, first, end
+
+
+@jit()
+def _next_turn(cores, n, quantum, E):
+    """Give the turn to a core: CODE_NEXT, RUN_STOPPED if all sleep for good, RUN_TIME."""
+    for i in range(n):
+        E.due[i] = _due(cores[i])
+    turn, first, end = first_due(n, quantum, E)
+    if turn < 0:
+        cores[0].stop = STOP_HALTED
+        return RUN_STOPPED
+    if first > E.t_limit:
+        return RUN_TIME
+    core = cores[turn]
+    core.turn = 1
+    core.turn_end = end
+    core.t = max(core.t, first)  # who idles jumps to its next timer
+    see_new_code(core, E)
+    return CODE_NEXT
+
+
+@jit()
+def _whose_turn(cores, n):
+    for i in range(n):
+        if cores[i].turn != 0:
+            return i
+    return -1
 
 
 @jit()
@@ -153,47 +205,34 @@ def see_new_code(core, E):
 def run_cores(cores, n, quantum, M, E):
     """Run the first `n` cores until a stop or Python's turn: a RUN_* code.
 
-    `quantum` is in 1/16 cycle. The stop of any core is reported in the first one. Modifies everything.
+    `quantum` is in 1/16 cycle. The stop of any core is reported in the first one. Whoever has the turn
+    keeps it when Python has one in between. Modifies everything.
     """
     M = borrowed(M)
-    end = E.t_slice
     while True:
-        turn = -1
-        first = NEVER
-        second = NEVER
-        for i in range(n):
-            due = _due(cores[i])
-            if due < first:
-                second = first
-                first = due
-                turn = i
-            elif due < second:
-                second = due
+        turn = _whose_turn(cores, n)
         if turn < 0:
-            cores[0].stop = STOP_HALTED
-            return RUN_STOPPED
-        if first >= end:
-            return RUN_SLICE
+            code = _next_turn(cores, n, quantum, E)
+            if code != CODE_NEXT:
+                return code
+            turn = _whose_turn(cores, n)
         core = cores[turn]
-        see_new_code(core, E)
         E.cpu = turn
-        E.t_slice = end
-        if second < end - quantum:
-            E.t_slice = second + quantum
         code = run_core(core, M, E)
-        E.t_slice = end
         for i in range(n):  # there is one board
             if i != turn:
                 cores[i].serial_len = core.serial_len
                 _same_board(cores[i].board, core.board)
-        if core.lapic.ipi_out != 0:
-            _route(cores, n, turn, E)
-        if code == RUN_STOPPED:
-            if core.stop == STOP_HALTED:
-                core.stop = 0
-                continue
+        if code == RUN_STOPPED and core.stop == STOP_HALTED:
+            core.stop = 0
+            code = RUN_TURN
+        if code == RUN_TURN:
+            core.turn = 0
+            if core.lapic.ipi_out != 0:
+                _route(cores, n, turn, E)
+        elif code == RUN_STOPPED:
             cores[0].stop = core.stop
             cores[0].stop_info = core.stop_info
             return code
-        if code != RUN_SLICE:
+        else:
             return code

@@ -18,6 +18,7 @@ N_GP = 8  # general-purpose counters that the record has room for
 N_FIXED = 4  # fixed counters
 N_CTR = N_GP + N_FIXED  # counter i < N_GP is IA32_PMCi, N_GP + j is IA32_FIXED_CTRj
 N_TLB = 256  # direct-mapped entries for reads, and as many for writes, at CPL 0 and at CPL > 0
+N_CORES = 2  # of the board
 N_SPACES = 32  # address spaces, see core.space
 GENERATIONS = 1 << 10  # of decoded code that its keys tell apart: 48 bits address, 10 these, 6 space, ring
 N_ITLB = 64  # pages that instructions were fetched from since the last flush
@@ -57,6 +58,36 @@ N_CLASSES = len(CLASSES)
 # What tells branches apart, one after another: from `far` to `brmiss`.
 FIRST_BRANCH_CLASS = CLASS["far"]
 N_BRANCH_CLASSES = CLASS["brmiss"] + 1 - FIRST_BRANCH_CLASS
+
+UOP = np.dtype(
+    [
+        ("imm", "u8"),
+        ("disp", "u8"),
+        ("rip", "u8"),  # of the instruction
+        ("lanes1", "u8"),  # what it retires: 10-bit lanes inst branch load store nop far
+        ("lanes2", "u8"),  # cond taken call ret indirect
+        ("op", "i4"),  # arm of the interpreter
+        ("cost", "i4"),  # 1/16 cycle
+        ("target", "i4"),  # micro-op of a direct branch's target or of a link; -1 not looked up yet
+        ("bp", "i4"),  # predictor entry
+        ("a", "u1"),  # destination register
+        ("r", "u1"),  # source register
+        ("b", "u1"),  # base register
+        ("c", "u1"),  # index register
+        ("scale", "u1"),
+        ("seg", "u1"),  # REG_FS, REG_GS or REG_ZERO
+        ("len", "u1"),  # bytes
+        ("width", "u1"),  # 8 16 32 64: operand size in bits
+        ("width2", "u1"),  # of the source of MOVZX/MOVSX
+        ("dst", "u1"),  # kind of operand 1, see decode
+        ("src", "u1"),  # kind of operand 2
+        ("cc", "u1"),  # condition, or REP kind
+        ("lock", "u1"),
+        ("rmw", "u1"),  # 1: operand 1 is memory that is read, then written
+        ("emulator", "u1"),  # what a hypervisor's emulator does with it, see the instruction table
+        ("pad", "u1", (1,)),
+    ]
+)
 
 LAPIC = np.dtype(
     [
@@ -203,6 +234,9 @@ STATS = np.dtype(
         ("host_branches", "u8"),
         ("task_insns", "u8"),  # instructions of host programs at CPL 3 in root mode
         ("host_time", "i8"),  # time that host work took
+        ("emulated", "u8"),  # guest instructions that a hypervisor did on this core: they retire nowhere
+        ("delivered_at", "u8"),  # guest instructions done when an exception or interrupt was delivered last
+        ("fruitless", "u8"),  # deliveries since whose predecessor no instruction was done
         ("exceptions", "u8", (32,)),  # delivered, by vector
     ]
 )
@@ -227,6 +261,11 @@ CORE = np.dtype(
         ("fs", "u8"),  # bit 63 SF, low byte gives PF
         ("cv", "u8"),  # carry vector: bit 63 CF, bit 63 ^ bit 62 OF, bit 3 AF
         ("t", "i8"),  # now
+        ("turn", "i8"),  # 1: of the cores of the board this one runs
+        ("turn_end", "i8"),  # time at which its turn is over; NEVER if no other core wants one
+        # An instruction with REP that has begun goes on as it was decoded, whatever its bytes say now.
+        ("iterations", "u8"),  # that it has done so far, 0: there is none
+        ("rep", UOP, (1,)),  # it, while somebody looks between two of its iterations; else all zero
         ("cpl", "i8"),
         ("cr0", "u8"),
         ("cr2", "u8"),
@@ -313,36 +352,6 @@ N_SERIAL = 1 << 16
 N_BREAK = 64
 N_WATCH = 16
 
-UOP = np.dtype(
-    [
-        ("imm", "u8"),
-        ("disp", "u8"),
-        ("rip", "u8"),  # of the instruction
-        ("lanes1", "u8"),  # what it retires: 10-bit lanes inst branch load store nop far
-        ("lanes2", "u8"),  # cond taken call ret indirect
-        ("op", "i4"),  # arm of the interpreter
-        ("cost", "i4"),  # 1/16 cycle
-        ("target", "i4"),  # micro-op of a direct branch's target or of a link; -1 not looked up yet
-        ("bp", "i4"),  # predictor entry
-        ("a", "u1"),  # destination register
-        ("r", "u1"),  # source register
-        ("b", "u1"),  # base register
-        ("c", "u1"),  # index register
-        ("scale", "u1"),
-        ("seg", "u1"),  # REG_FS, REG_GS or REG_ZERO
-        ("len", "u1"),  # bytes
-        ("width", "u1"),  # 8 16 32 64: operand size in bits
-        ("width2", "u1"),  # of the source of MOVZX/MOVSX
-        ("dst", "u1"),  # kind of operand 1, see decode
-        ("src", "u1"),  # kind of operand 2
-        ("cc", "u1"),  # condition, or REP kind
-        ("lock", "u1"),
-        ("rmw", "u1"),  # 1: operand 1 is memory that is read, then written
-        ("emulator", "u1"),  # what a hypervisor's emulator does with it, see the instruction table
-        ("pad", "u1", (1,)),
-    ]
-)
-
 EVENT = np.dtype(
     [
         ("t", "i8"),  # time in 1/16 cycle
@@ -362,7 +371,9 @@ ENGINE = np.dtype(
         ("horizon", "i8"),  # 0 as far as is safe, else at most this many instructions (a test's knob)
         ("horizon_seed", "u8"),  # nonzero: random horizons from this state
         ("t_slice", "i8"),  # return to Python at the first edge at or after this time
-        ("insn_limit", "u8"),  # return once this many guest instructions have retired
+        ("t_limit", "i8"),  # the run may not go beyond this time
+        ("insn_limit", "u8"),  # return once the guest has done this many instructions, see guest_work()
+        ("due", "i8", (N_CORES,)),  # when each core can go on, while the next turn is chosen
         ("fault_vector", "i8"),
         ("fault_error", "u8"),
         ("fault_has_error", "i8"),
@@ -413,6 +424,8 @@ ENGINE = np.dtype(
 )
 
 NEVER = np.int64((1 << 63) - 1)
+END_OF_TIME = np.int64((1 << 63) - (1 << 48))  # no run goes on beyond, so that sums of times stay times
+BEYOND = np.int64((1 << 63) - 16)  # when something happens that is to happen after the end of time
 
 # --- why a slice of execution came back -----------------------------------------------------------------
 # Below CODE_NOT_RETIRED the instruction at hand retired.
@@ -450,6 +463,8 @@ RUN_STOPPED = 103  # core.stop says why
 RUN_LIMIT = 104  # E.insn_limit is reached
 RUN_TRAP = 105  # a program in root mode needs its kernel: core.trap
 RUN_SYSCALL = 106  # a host program has a system call for Python
+RUN_TURN = 109  # the core's turn is over
+RUN_TIME = 110  # E.t_limit is reached, or nothing happens before it
 # between the host's own loops
 RUN_RESCHED = 107  # the host has something else to do on this core
 RUN_USER = 108  # KVM_RUN returns to the VMM

@@ -11,6 +11,7 @@ import numpy as np
 
 from vpmu_emu._jit import jit
 from vpmu_emu.machine.bus import EXIT_EPT_VIOLATION
+from vpmu_emu.machine.decode import rep_over
 from vpmu_emu.machine.interrupts import (
     KIND_EXTERNAL,
     KIND_FAULT,
@@ -329,6 +330,7 @@ def vm_exit(core, M, E, vector):
     `vector` is the external interrupt to acknowledge, -1 for none. Status flags must be folded.
     """
     vmx = core.vmx
+    rep_over(core, E)
     if vector >= 0 and vmx.exit_ctl & EXIT_ACK_INTR != ZERO:
         lapic_ack(core.lapic, vector)
         vmx.exit_intr_info = INTR_VALID | U64(vector)

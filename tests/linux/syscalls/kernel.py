@@ -15,7 +15,7 @@ from vpmu_emu.linux.syscalls import FUNCTIONS, Errno, Host, handle
 from vpmu_emu.linux.syscalls.host import IN_USE
 from vpmu_emu.linux.syscalls.tasks import spawn
 from vpmu_emu.machine import engine
-from vpmu_emu.machine.state import ENGINE, RUN_SYSCALL
+from vpmu_emu.machine.state import END_OF_TIME, ENGINE, RUN_SYSCALL
 from vpmu_emu.system import fill_core, host_model
 from vpmu_emu.tables.linux import SYSCALLS
 
@@ -62,6 +62,7 @@ class Kernel:
         self.model = host_model("spr")
         self.E.n_uops = 1
         self.E.insn_limit = (1 << 64) - 1
+        self.E.t_limit = END_OF_TIME
         for k, core in enumerate(self.S.cores):
             fill_core(core, self.model)
             core.cores, core.number, core.space = cores, k, k

@@ -35,7 +35,7 @@ class Host:
         S.tasks[0].state = TASK_INTERRUPTIBLE
         S.tasks[0].wake_at = 1 << 60
         S.percpu[0].curr = -1
-        S.turn_end = 0
+        S.cores[0].turn = 0
         S.percpu[0].task_ctx = -1
         with np.errstate(over="ignore"):
             host_timer_program(S, self.machine.E)

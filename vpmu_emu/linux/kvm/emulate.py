@@ -187,6 +187,7 @@ def x86_emulate_instruction(S, M, E):
             kvm_queue_exception(S, VECTOR_DB, 0, ZERO)  # kvm_vcpu_do_singlestep()
         kvm_apic_note_ipi(S, E.apic_effect)
         vcpu.emulated_insns += ONE
+        core.stats.emulated += ONE
         if core.inject & I_FEP != ZERO:
             return
         kvm_pmu_trigger_event(S, E, vcpu.pmu.pmc_counting_instructions)

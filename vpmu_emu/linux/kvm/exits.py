@@ -164,6 +164,7 @@ def kvm_skip_emulated_instruction(S, M, E):
     core.rip = vmread(core, M, V_RIP) + core.vmx.exit_insn_len
     vmwrite(core, M, V_RIP, core.rip)
     S.vcpus[S.this_vcpu].emulated_insns += ONE
+    S.cores[S.this_cpu].stats.emulated += ONE
     vmwrite(core, M, V_INTERRUPTIBILITY, vmread(core, M, V_INTERRUPTIBILITY) & ~_SHADOWS)
     if core.inject == ZERO or not _uncounted(core):
         kvm_pmu_trigger_event(S, E, S.vcpus[S.this_vcpu].pmu.pmc_counting_instructions)

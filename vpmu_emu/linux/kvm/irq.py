@@ -9,7 +9,7 @@ import numpy as np
 
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.hrtimer import host_timer_program
-from vpmu_emu.linux.sched import RESCHEDULE_VECTOR, wake_up_task
+from vpmu_emu.linux.sched import RESCHEDULE_VECTOR, end_turn, wake_up_task
 from vpmu_emu.linux.state import (
     APIC_INIT,
     APIC_SIPI,
@@ -84,7 +84,7 @@ def kvm_vcpu_kick(S, E, k):
     cpu = S.tasks[vcpu.task].on_cpu
     if cpu >= 0 and cpu != S.this_cpu:
         lapic_accept(S.cores[cpu].lapic, RESCHEDULE_VECTOR)
-        S.turn_end = 0
+        end_turn(S)
 
 
 @jit()

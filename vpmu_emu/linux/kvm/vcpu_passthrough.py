@@ -200,7 +200,7 @@ def vcpu_run_passthrough(S, M, E):
     """KVM_RUN of the loaded vCPU.
 
     Until it goes back to the VMM (RUN_USER), the core is wanted for something else (RUN_RESCHED), the
-    turn is over (RUN_SLICE), or the run is (RUN_STOPPED).
+    turn is over (RUN_TURN), it is Python's (RUN_SLICE), or the run is over (RUN_STOPPED).
     """
     core = S.cores[S.this_cpu]
     vcpu = S.vcpus[S.this_vcpu]

@@ -26,7 +26,7 @@ from vpmu_emu.linux.syscalls.files import close_all, leave_run, open_row
 from vpmu_emu.linux.syscalls.host import MASK64, Errno, Host, failed, signed
 from vpmu_emu.linux.syscalls.mm import exit_mmap, load_program, mm_create, mmput
 from vpmu_emu.linux.syscalls.pagetables import TASK_SIZE
-from vpmu_emu.machine.state import NEVER, RAX, REG_FS, RSP
+from vpmu_emu.machine.state import BEYOND, NEVER, RAX, REG_FS, RSP
 from vpmu_emu.tables.linux import STRUCTS, constant
 
 RFLAGS_USER = 0x202  # IF and the bit that is always 1
@@ -271,7 +271,7 @@ def sys_sched_yield(host: Host, task: Any) -> int:
 def sleep_until(host: Host, task: Any, at: int) -> None:
     """Take the current task off its core until a time."""
     task.state = TASK_INTERRUPTIBLE
-    task.wake_at = min(at, NEVER - 1)
+    task.wake_at = min(at, int(BEYOND))
     host.S.percpu[host.cpu].need_resched = 1
     host.kernel_call(CALL_TIMER)
 
