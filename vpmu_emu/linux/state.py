@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from vpmu_emu.machine import state as machine
 from vpmu_emu.machine.state import (
     CORE,
     CPUID,
     LAPIC,
-    N_CORES,
     N_CPUID,
     N_CTR,
     N_LBR,
@@ -25,6 +25,7 @@ from vpmu_emu.machine.u64 import U64
 from vpmu_emu.tables.cpus import COST_NAMES, PARTS
 
 # --- sizes ----------------------------------------------------------------------------------------------
+N_CORES = machine.N_CORES
 HZ = 250  # ticks a second, CONFIG_HZ
 N_EVENTS = 64  # perf events that may exist at one time
 N_TASKS = 8  # threads of host programs
