@@ -37,7 +37,7 @@ RUN = Run(
         "counters": {"pmc0": 4, "pmc1": (1 << 48) - 1, "fixed0": 9},
         "registers": {"rax": 42, "rip": 0x1010},
         "exits": {"CPUID": 3}, "msr": {}, "pmis": 2, "pmis_hw": 2, "global_status": 1,
-        "exit_code": None, "serial": "ok\n", "stop": "halted", "instructions": 100, "cycles": 50,
+        "exit_code": None, "serial": "ok\n", "stop": "debug-exit", "instructions": 100, "cycles": 50,
         "perf": {"throttles": 3},
     }
 )  # fmt: skip
@@ -89,7 +89,7 @@ def verdict(text, run=RUN):
         "pmis_hw != 3",
         "global_status <= 1",
         'serial == "ok\\n"',
-        "stop == halted",
+        'stop == "debug-exit"',
         'stop != "triple fault"',
         "exit_code != 0",
         "instructions < 101",
@@ -206,9 +206,10 @@ def test_check_runs_each_mode_once_and_reports():
         asked.append((mode, cpu, args))
         return RUN
 
-    found = plan("args -x", "modes bare emulated", "expect all: pmc0 == 4", "expect bare: rax == 1")
+    found = plan("args --ram 8", "modes bare emulated", "expect all: pmc0 == 4", "expect bare: rax == 1")
     report = check_program(Program(), found, runner)
-    assert asked == [("bare", None, ("-x",)), ("emulated", None, ("-x",))]
+    words = ("--ram", "8")
+    assert asked == [("bare", None, words), ("emulated", None, words)]
     assert [(v.mode, v.expectation.line, v.ok) for v in report.verdicts] == [
         ("bare", 3, True), ("bare", 4, False), ("emulated", 3, True),
     ]  # fmt: skip
@@ -259,7 +260,7 @@ def blind(text):
     [
         "pmc0 == 4", "pmc0 >= 1", "pmc0 <= 1000", "4 == pmc0", "pmc0 != 5", "pmc0 > 0", "pmc0 < 99",
         "pmc0 == insns(first, last)", "rax == COUNT + 2", "rax - COUNT == 2", "serial == 'ok\\n'",
-        "stop == halted", "exit_code != 0", "fixed0 == pmc0 + 5", "pmis == pmis_hw", "rax & 15 == 10",
+        'stop == "debug-exit"', "exit_code != 0", "fixed0 == pmc0 + 5", "pmis == pmis_hw", "rax & 15 == 10",
     ],
 )  # fmt: skip
 def test_perturbing_reddens_every_real_expectation(text):

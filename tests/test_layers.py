@@ -16,16 +16,17 @@ pytestmark = pytest.mark.uncompiled
 BELOW: dict[str, set[str]] = {
     "errors": set(),
     "data": set(),
+    "numerals": set(),
     "_jit": {"data", "errors"},
     "tables": {"errors", "data"},
     "asm": {"errors", "data", "tables"},
     "load": {"errors", "data", "asm"},
     "machine": {"errors", "data", "tables", "_jit"},
-    "linux": {"errors", "data", "tables", "_jit", "machine"},
+    "linux": {"errors", "data", "numerals", "tables", "_jit", "machine"},
     "build": {"errors", "data", "_jit", "asm", "system"},
-    "system": {"errors", "data", "tables", "_jit", "asm", "load", "machine", "linux", "build"},
+    "system": {"errors", "data", "numerals", "tables", "_jit", "asm", "load", "machine", "linux", "build"},
     "options": {"errors"},
-    "check": {"errors", "data", "tables", "asm", "load", "system", "options"},
+    "check": {"errors", "data", "numerals", "tables", "asm", "load", "system", "options"},
 }
 CLIENTS = {"debug", "trace", "lab", "report", "bench", "explain"}
 for part in CLIENTS:

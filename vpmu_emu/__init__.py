@@ -87,9 +87,12 @@ def run(program: Program | str | Path, *, vpmu: str = "bare", **options: Any) ->
         AssemblyError: the source has errors, all of them listed.
         ConfigError: an option with a wrong value; says what would do.
         LoadError: a file that cannot be read, or a program that does not fit.
+        KeyboardInterrupt: Ctrl-C; a `Session` stops there instead and can say how far the guest came.
     """
     from vpmu_emu import build, system
 
-    if vpmu in system.MODES and not build.is_built(vpmu):
-        build.build([vpmu])
-    return system.run(program, vpmu=vpmu, **options)
+    def ready() -> None:
+        if not build.is_built(vpmu):
+            build.build([vpmu])
+
+    return system.run(program, vpmu=vpmu, ready=ready, **options)

@@ -24,6 +24,8 @@ An expectation compares two expressions with `== != < <= > >=`. They are made of
 msr.NAME.reads|writes|exits, perf.NAME, pmis, pmis_hw, exit_code, serial, stop, instructions, cycles,
 mem8(a) … mem64(a), insns(a, b), printed("text"), the number behind that text on the last line of the
 serial port that begins with it, and the symbols of the program.
+
+A run that ends otherwise than by debug-exit is a failure, unless a line expects that: `stop == "halted"`.
 """
 
 from __future__ import annotations
@@ -34,13 +36,14 @@ import keyword
 import operator
 import re
 import shlex
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import attrs
 
-from vpmu_emu.errors import VpmuError
+from vpmu_emu.errors import AssemblyError, ConfigError, VpmuError
 
 DEFAULT_MODES = ("bare", "emulated", "passthrough")
 MOST_CYCLES = 1 << 34  # of a guest that has no `--max-cycles` in its `args`
@@ -127,6 +130,7 @@ class Plan:
     kernels: tuple[str, ...] = ()  # of KERNELS, in its order
     upstream: str = ""
     guest: str = ""  # this is a program of the host; the guest beside it
+    lines: tuple[tuple[int, str], ...] = ()  # where `cpu` and `args` come from
 
 
 @attrs.frozen
@@ -207,6 +211,10 @@ REGISTERS = (
 )  # fmt: skip
 COUNTER = re.compile(r"pmc\d|fixed\d")
 TEXTS = ("serial", "stop")
+NORMAL_STOP = "debug-exit"
+LONGEST = 2000  # characters of an expression
+DEEPEST = 100  # operators within operators
+MOST_BITS = 128  # of what comes out on the way
 PERF = ("nmis", "timer_irqs", "vpmi_irqs", "rotations", "throttles", "too_long", "max_sample_rate")
 
 
@@ -237,10 +245,7 @@ def read_plan(
         if key == "cpu":
             cpu = value.strip()
         elif key == "args":
-            try:
-                found["args"] = found.get("args", ()) + tuple(shlex.split(value))
-            except ValueError as error:
-                raise CheckError(*where, f"args: {error}") from None
+            found["args"] = found.get("args", ()) + _args(value, where)
         elif key == "modes":
             found["modes"] = _modes(value, modes, where)
         elif key in ("row", "kernels"):
@@ -260,8 +265,21 @@ def read_plan(
     return Plan(
         file, named, cpu, found.get("args", ()), tuple(expectations), found.get("row", ()),
         tuple(kernel for kernel in dict.fromkeys(KERNELS.values()) if kernel in kernels), upstream,
-        guest,
+        guest, tuple((n, text) for n, text in lines if text.split(" ", 1)[0] in ("cpu", "args")),
     )  # fmt: skip
+
+
+def _args(value: str, where: tuple[str, int]) -> tuple[str, ...]:
+    from vpmu_emu.options import parse
+
+    try:
+        words = tuple(shlex.split(value))
+        parse(words)
+    except ValueError as error:
+        raise CheckError(*where, f"args: {error}") from None
+    except ConfigError as error:
+        raise CheckError(*where, str(error)) from None
+    return words
 
 
 def _words(key: str, value: str, where: tuple[str, int]) -> tuple[str, ...]:
@@ -306,15 +324,10 @@ def _expectation(
 
     def fail(message: str, at: int, hint: str = "") -> CheckError:
         # Python counts columns in bytes.
-        at = len(_no_keywords(text).encode()[:at].decode(errors="ignore"))
-        return CheckError(file, line, message, source, column + at, hint)
+        data = _no_keywords(text).encode(errors="surrogatepass")[:at]
+        return CheckError(file, line, message, source, column + len(data.decode(errors="ignore")), hint)
 
-    try:
-        tree = ast.parse(_no_keywords(text), mode="eval").body
-    except SyntaxError as error:
-        raise fail(f"cannot read this ({error.msg})", (error.offset or 1) - 1) from None
-    except ValueError as error:  # NUL bytes
-        raise fail(f"cannot read this ({error})", 0) from None
+    tree = _parsed(text, fail)
     if not isinstance(tree, ast.Compare):
         raise fail("not a comparison", 0, "write `A == B`; operators are == != < <= > >=")
     if len(tree.ops) != 1:
@@ -323,6 +336,8 @@ def _expectation(
         raise fail("unknown comparison", tree.left.end_col_offset or 0, "use == != < <= > >=")
     left, right = tree.left, tree.comparators[0]
     texts = _is_text(left) or _is_text(right)
+    if texts:
+        left, right = _as_text(left, fail), _as_text(right, fail)
     _validate(left, program, fail, texts)
     _validate(right, program, fail, texts)
     if ast.dump(left) == ast.dump(right):
@@ -333,6 +348,37 @@ def _expectation(
     if texts and op not in ("==", "!="):
         raise fail("text can only be equal or not", tree.left.end_col_offset or 0)
     return Expectation(file, line, chosen, text, left, op, right, source, column)
+
+
+def _parsed(text: str, fail: Callable[..., CheckError]) -> ast.expr:
+    """The tree of an expression, which is no deeper than what follows can walk."""
+    if len(text) > LONGEST:
+        raise fail(f"longer than {LONGEST} characters", 0)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Python about Python
+            tree = ast.parse(_no_keywords(text), mode="eval").body
+    except SyntaxError as error:
+        raise fail(f"cannot read this ({error.msg})", (error.offset or 1) - 1) from None
+    except ValueError as error:  # NUL bytes, bytes that are not UTF-8
+        raise fail(f"cannot read this ({error})", 0) from None
+    except (RecursionError, MemoryError):
+        raise fail("nested too deeply", 0) from None
+    level: list[ast.AST] = [tree]
+    for _ in range(DEEPEST):
+        level = [child for node in level for child in ast.iter_child_nodes(node)]
+        if not level:
+            return tree
+    raise fail("nested too deeply", 0)
+
+
+def _as_text(node: ast.expr, fail: Callable[..., CheckError]) -> ast.expr:
+    """A side of a comparison with text: a bare word is text, whatever else has that name."""
+    if isinstance(node, ast.Name) and node.id not in TEXTS:
+        return ast.copy_location(ast.Constant(node.id), node)
+    if isinstance(node, ast.BinOp | ast.UnaryOp):
+        raise fail("text is a word, or stands in quotes", node.col_offset, 'stop == "max-insns"')
+    return node
 
 
 def _no_keywords(text: str) -> str:
@@ -356,6 +402,7 @@ def _validate(
     program: ProgramLike,
     fail: Callable[..., CheckError],
     texts: bool,
+    place: bool = False,
 ) -> None:
     at = node.col_offset
     match node:
@@ -363,18 +410,25 @@ def _validate(
             raise fail("not an integer", at)
         case ast.Constant(value=str()) if not texts:
             raise fail("text compares with `serial` or `stop` only", at)
+        case ast.Constant(value=int(value)) if value >= 1 << 64:
+            raise fail("a number of more than 64 bits", at)
         case ast.Constant():
             return
         case ast.BinOp(left=left, op=op, right=right):
             if type(op) not in ARITHMETIC:
                 raise fail("unknown operator", at, "use + - * / % & | ^ << >>")
-            _validate(left, program, fail, False)
-            _validate(right, program, fail, False)
+            _validate(left, program, fail, False, place)
+            _validate(right, program, fail, False, place)
         case ast.UnaryOp(op=op, operand=operand):
             if type(op) not in UNARY:
                 raise fail("unknown operator", at, "use - ~")
-            _validate(operand, program, fail, False)
+            _validate(operand, program, fail, False, place)
         case ast.Name(id=name):
+            if name in program.symbols and _of_run(name) and not place:
+                raise fail(
+                    f"{name!r} is a name of this program and a value of the run", at,
+                    "give the program's another name; in mem8(…) and insns(…) it is the program's",
+                )  # fmt: skip
             if name in program.symbols or name in PLAIN or name in REGISTERS:
                 return
             if COUNTER.fullmatch(name) or texts:
@@ -386,12 +440,12 @@ def _validate(
         case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in MEMORY:
             if len(args) != 1:
                 raise fail(f"{name} takes one address", at)
-            _validate(args[0], program, fail, False)
+            _validate(args[0], program, fail, False, place=True)
         case ast.Call(func=ast.Name(id="insns"), args=args, keywords=[]):
             if len(args) != 2:
                 raise fail("insns takes two labels", at, "insns(first, end)")
             for arg in args:
-                _validate(arg, program, fail, False)
+                _validate(arg, program, fail, False, place=True)
         case ast.Call(func=ast.Name(id="printed"), args=[ast.Constant(value=str())], keywords=[]):
             return
         case ast.Call(func=ast.Name(id="printed")):
@@ -400,6 +454,10 @@ def _validate(
             raise fail(f"no function {name!r}", at, "mem8 mem16 mem32 mem64 insns printed")
         case _:
             raise fail("not allowed here", at)
+
+
+def _of_run(name: str) -> bool:
+    return name in PLAIN or name in REGISTERS or bool(COUNTER.fullmatch(name))
 
 
 def _path(node: ast.expr) -> list[str]:
@@ -451,8 +509,12 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {found[0]}?" if found else ""
 
 
-def evaluate_text(text: str, program: ProgramLike, outcome: Outcome) -> Value:
+def evaluate_text(
+    text: str, program: ProgramLike, outcome: Outcome, *, place: bool = False
+) -> Value:
     """The value of one expression over a run, as a debugger's user writes it.
+
+    With `place` it is an address: names of the program come before values of the run.
 
     Raises:
         CheckError: what cannot be read, with a caret; VpmuError: what this run does not have.
@@ -461,13 +523,10 @@ def evaluate_text(text: str, program: ProgramLike, outcome: Outcome) -> Value:
     def fail(message: str, at: int, hint: str = "") -> CheckError:
         return CheckError("expression", 1, message, text, at, hint)
 
+    tree = _parsed(text.strip(), fail)
+    _validate(tree, program, fail, False, place)
     try:
-        tree = ast.parse(_no_keywords(text.strip()), mode="eval").body
-    except SyntaxError as error:
-        raise fail(f"cannot read this ({error.msg})", (error.offset or 1) - 1) from None
-    _validate(tree, program, fail, False)
-    try:
-        return evaluate(tree, program, outcome)
+        return evaluate(tree, program, outcome, place)
     except _Unknown as error:
         raise VpmuError(str(error)) from None
 
@@ -479,12 +538,14 @@ class _Unknown(Exception):
     """A value that this run does not have."""
 
 
-def evaluate(node: ast.expr, program: ProgramLike, outcome: Outcome) -> Value:
-    """The value of one side of an expectation after a run."""
+def evaluate(
+    node: ast.expr, program: ProgramLike, outcome: Outcome, place: bool = False
+) -> Value:
+    """The value of one side of an expectation after a run; of an address if `place`."""
     values = outcome.values
 
-    def number(inner: ast.expr) -> int:
-        found = evaluate(inner, program, outcome)
+    def number(inner: ast.expr, place: bool = place) -> int:
+        found = evaluate(inner, program, outcome, place)
         if not isinstance(found, int):
             raise _Unknown(f"{ast.unparse(inner)} is {show(found)}, not a number")
         return found
@@ -494,19 +555,24 @@ def evaluate(node: ast.expr, program: ProgramLike, outcome: Outcome) -> Value:
             return value  # type: ignore[return-value]
         case ast.BinOp(left=left, op=op, right=right):
             try:
-                return ARITHMETIC[type(op)](number(left), number(right))
+                result = ARITHMETIC[type(op)](number(left), number(right))
             except (ZeroDivisionError, ValueError) as error:
                 raise _Unknown(f"{ast.unparse(node)}: {error}") from None
+            if abs(result) >> MOST_BITS:
+                raise _Unknown(f"{ast.unparse(node)}: more than {MOST_BITS} bits")
+            return result
         case ast.UnaryOp(op=op, operand=operand):
             return UNARY[type(op)](number(operand))
         case ast.Call(func=ast.Name(id="insns"), args=[first, last]):
-            return program.insns(number(first), number(last))
+            return program.insns(number(first, True), number(last, True))
         case ast.Call(func=ast.Name(id="printed"), args=[ast.Constant(value=str(text))]):
             return _printed(text, values["serial"])
         case ast.Call(func=ast.Name(id=name), args=[address]):
-            return int.from_bytes(outcome.read(number(address), MEMORY[name]), "little")
+            return int.from_bytes(outcome.read(number(address, True), MEMORY[name]), "little")
         case ast.Name(id=name):
-            if COUNTER.fullmatch(name) and name not in program.symbols:
+            if place and name in program.symbols:
+                return program.symbols[name]
+            if COUNTER.fullmatch(name):
                 if name not in values["counters"]:
                     raise _Unknown(f"this machine has no counter {name}")
                 return int(values["counters"][name])
@@ -515,7 +581,7 @@ def evaluate(node: ast.expr, program: ProgramLike, outcome: Outcome) -> Value:
             if name in PLAIN:
                 found: Value = values[name]
                 return found
-            return program.symbols.get(name, name)  # a bare word beside `stop` is text
+            return program.symbols[name]
         case ast.Attribute():
             path = _path(node)
             if path[0] == "exits":
@@ -650,17 +716,23 @@ class FileReport:
     blind: tuple[str, ...] = ()  # under --perturb: expectations that noticed nothing
     error: str = ""  # why it could not be checked at all
     notes: tuple[str, ...] = ()  # what the machine could not do for the guest
+    stops: tuple[str, ...] = ()  # runs that ended as nothing expects
+
+    @property
+    def failed(self) -> int:
+        """How much does not hold."""
+        return sum(not v.ok for v in self.verdicts) + len(self.stops)
 
     @property
     def ok(self) -> bool:
         """Nothing failed, and there was something to fail."""
-        return not self.error and not self.blind and all(v.ok for v in self.verdicts)
+        return not self.error and not self.blind and not self.failed
 
     def to_json(self) -> dict[str, Any]:
         """The report as plain data."""
         return {
             "file": self.file, "ok": self.ok, "error": self.error, "blind": list(self.blind),
-            "notes": list(self.notes),
+            "notes": list(self.notes), "stops": list(self.stops),
             "expectations": [v.to_json() for v in self.verdicts],
         }  # fmt: skip
 
@@ -674,7 +746,7 @@ def find_guests(paths: Sequence[str | Path]) -> list[Path]:
     found: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside = [p for p in sorted(path.rglob("*.s")) if "\n#:" in "\n" + p.read_text()]
+            inside = [p for p in sorted(path.rglob("*.s")) if _may_be_guest(p)]
             if not inside:
                 raise VpmuError(f"{path}: no guest with `#: expect` lines in this folder")
             found += inside
@@ -685,18 +757,30 @@ def find_guests(paths: Sequence[str | Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
+def _may_be_guest(path: Path) -> bool:
+    # What cannot be read is one, so that its turn says why.
+    if path.is_dir():
+        return False
+    try:
+        return not path.is_file() or re.search(rb"^#:", path.read_bytes(), re.MULTILINE) is not None
+    except OSError:
+        return True
+
+
 def run_as_asked(
-    program: Any, mode: str, cpu: str | None, args: Sequence[str], inject: Sequence[str] = ()
+    program: Any, mode: str, cpu: str | None, args: Sequence[str], inject: Sequence[str] = (),
+    ready: Callable[[Sequence[str]], None] | None = None,
 ) -> Outcome:
     """A `Runner` for real: the options of `vpmu run`, a filter beside the guest found by name.
 
-    `inject` names deliberate bugs, beside those that `args` may name.
+    `inject` names deliberate bugs, beside those that `args` may name; `ready` is called with the mode once
+    nothing is wrong with what was asked, and before compiled code is needed.
 
     Raises:
         VpmuError: whatever is wrong with the options.
     """
     from vpmu_emu.options import parse
-    from vpmu_emu.system import run
+    from vpmu_emu.system import check_hypervisor, run
 
     options = parse(args, max_cycles=MOST_CYCLES)
     if cpu is not None:
@@ -707,12 +791,14 @@ def run_as_asked(
     beside = Path(program.name).parent
     options["host"] = [str(beside / p) if (beside / p).exists() else p for p in options["host"]]
     if mode == "bare":
-        # The oracle takes the same line: what only a hypervisor can do is left out.
+        # The oracle takes the same line: what only a hypervisor can do is looked at and left out.
+        check_hypervisor(options)
         options |= {"filter": None, "host_events": (), "guest": (), "kvm": (), "quirks": (),
-                    "watchdog": "off", "host": (), "costs": "typical"}
+                    "watchdog": "off", "watchdog_thresh": None, "host": (), "costs": "typical",
+                    "all_passthrough": False}
     options["vpmu"] = mode
     options["inject"] = (*options["inject"], *inject)
-    return run(program, **options)
+    return run(program, **options, ready=(lambda: ready([mode])) if ready is not None else None)
 
 
 def check_program(
@@ -736,16 +822,24 @@ def check_program(
     verdicts = []
     blind = []
     notes = []
+    stops = []
     for mode in plan.modes:
         asked = [e for e in plan.expectations if mode in e.modes]
         if not asked:
             continue
-        outcome = runner(subject, mode, plan.cpu, args)
+        try:
+            outcome = runner(subject, mode, plan.cpu, args)
+        except AssemblyError:
+            raise
+        except VpmuError as error:
+            raise _placed(error, plan) from None
         if missing := outcome.values.get("unsupported"):
             notes.append(f"[{mode}] {missing['text']}")
+        stop_expected = outcome.values["stop"] == NORMAL_STOP
         for expectation in asked:
             verdict = judge(expectation, mode, program, outcome)
             verdicts.append(verdict)
+            stop_expected |= verdict.ok and _names_stop(expectation)
             if not perturb or not verdict.ok:
                 continue
             for what, candidates in perturbed(expectation, verdict):
@@ -754,4 +848,35 @@ def check_program(
                         f"{expectation.file}:{expectation.line}: [{mode}] {expectation.text}\n"
                         f"    stays green whatever {what} is"
                     )
-    return FileReport(plan.file, tuple(verdicts), tuple(blind), notes=tuple(notes))
+        if not stop_expected:
+            stops.append(_stop_text(plan.file, mode, outcome.values))
+    return FileReport(
+        plan.file, tuple(verdicts), tuple(blind), notes=tuple(notes), stops=tuple(stops)
+    )
+
+
+def _names_stop(expectation: Expectation) -> bool:
+    sides = (expectation.left, expectation.right)
+    return expectation.op == "==" and any(isinstance(s, ast.Name) and s.id == "stop" for s in sides)
+
+
+def _stop_text(file: str, mode: str, values: Mapping[str, Any]) -> str:
+    stop = values["stop"]
+    at = f" at rip {values['stop_rip']:#x}" if "stop_rip" in values else ""
+    line = f" ({values['stop_line']})" if values.get("stop_line") else ""
+    return (
+        f"{file}: [{mode}] ended by {stop}{at}{line}, not by {NORMAL_STOP}\n"
+        f'  hint: if that is meant, write `#: expect {mode}: stop == "{stop}"`'
+    )
+
+
+def _placed(error: VpmuError, plan: Plan) -> VpmuError:
+    """An error of the settings with the line that they come from, as far as that can be told."""
+    option = error.key.split(".")[0].split()[0] if isinstance(error, ConfigError) and error.key else ""
+    for number, text in plan.lines:
+        key, _, value = text.partition(" ")
+        words = value.split()
+        named = key == option or f"--{option}" in (word.split("=")[0] for word in words)
+        if named or any(len(word) > 2 and word.strip("'\"") in str(error) for word in words):
+            return CheckError(plan.file, number, str(error))
+    return error

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import errno
 import json
+import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,8 +22,18 @@ from vpmu_emu.errors import VpmuError
 if TYPE_CHECKING:
     from vpmu_emu.asm.program import Program
     from vpmu_emu.check import Plan
+    from vpmu_emu.system import System
 
 FINE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+ENDED = 128  # and the number of the signal
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF, errno.EIO)
+
+
+def say(text: str, *, err: bool = False, nl: bool = True) -> None:
+    """Print text of which a program may have made a part: nothing in it steers the terminal."""
+    from vpmu_emu.report import visible
+
+    click.echo(visible(text), err=err, nl=nl)
 
 
 class _Message(click.ClickException):
@@ -27,11 +42,34 @@ class _Message(click.ClickException):
     exit_code = BAD_INPUT
 
     def show(self, file: Any = None) -> None:
-        click.echo(f"vpmu: {self.message}", file=file, err=file is None)
+        say(f"vpmu: {self.message}", err=True)
 
 
 class _Group(click.Group):
     """Sub-commands with did-you-mean, and errors of ours as one message each."""
+
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        """As click's, but whatever ends the command ends it with one message and a status of ours."""
+        click_main: Any = super().main
+        if not standalone_mode:
+            return click_main(*args, standalone_mode=False, **extra)
+        from vpmu_emu.report import visible
+
+        _open_streams()
+        status: Any
+        with _ending_signals():
+            try:
+                status = click_main(*args, standalone_mode=False, **extra)
+            except click.ClickException as error:
+                error.message = visible(error.message)  # type: ignore[misc]
+                error.show()
+                status = error.exit_code
+            except (click.Abort, KeyboardInterrupt):
+                say("vpmu: interrupted", err=True)
+                status = INTERRUPTED
+            except BrokenPipeError:
+                status = FAILED
+            sys.exit(_flushed(status if isinstance(status, int) else FINE))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -50,9 +88,6 @@ class _Group(click.Group):
             return super().invoke(ctx)
         except VpmuError as error:
             raise _Message(str(error)) from error
-        except KeyboardInterrupt:
-            click.echo("vpmu: interrupted", err=True)
-            ctx.exit(INTERRUPTED)
         except RecursionError:
             raise _Message("the input is nested too deeply") from None
         except UnicodeDecodeError as error:
@@ -62,8 +97,65 @@ class _Group(click.Group):
         except OSError as error:
             if isinstance(error, BrokenPipeError):
                 raise
-            place = f"{error.filename}: " if error.filename else ""
-            raise _Message(f"{place}{error.strerror or error}") from error
+            place = error.filename or ("standard output" if error.errno in NO_ROOM else "")
+            raise _Message(f"{place}{place and ': '}{error.strerror or error}") from error
+        except MemoryError:
+            raise _Message("there is not enough memory") from None
+
+
+# --- what a command stands in: streams and signals -------------------------------------------------
+
+
+def _open_streams() -> None:
+    # A file that is opened must not get the number of a closed stream; writing to that is still an error.
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            try:
+                os.fstat(number)
+            except OSError:
+                os.open(os.devnull, os.O_RDONLY if name == "stdout" else os.O_RDWR)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+    for stream in (sys.stdout, sys.stderr):
+        # Names of files may have bytes that are no text, and not every terminal shows every character.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _flushed(status: int) -> int:
+    """The status, once everything is written; what cannot be is told here, not as the interpreter ends."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            if stream is sys.stdout and not isinstance(error, BrokenPipeError):
+                with contextlib.suppress(OSError):
+                    say(f"vpmu: standard output: {error.strerror}", err=True)
+                status = BAD_INPUT
+            elif stream is sys.stdout:
+                status = status or FAILED
+    return status
+
+
+@contextlib.contextmanager
+def _ending_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP unwind as Ctrl-C does, so that nothing is left behind."""
+    names = [s for n in ("SIGTERM", "SIGHUP") if (s := getattr(signal, n, None)) is not None]
+    if threading.current_thread() is not threading.main_thread():
+        names = []
+
+    def end(number: int, frame: Any) -> None:
+        raise SystemExit(ENDED + number)
+
+    before = {name: signal.getsignal(name) for name in names}
+    for name in names:
+        if before[name] is signal.SIG_DFL:
+            signal.signal(name, end)
+    try:
+        yield
+    finally:
+        for name in names:
+            signal.signal(name, before[name])
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -88,25 +180,51 @@ from vpmu_emu.options import run_options  # noqa: E402  (the shared options need
 def run(ctx: click.Context, /, prog: str, as_json: bool, **options: Any) -> None:
     """Run PROG (a .s file, an ELF executable, or - for standard input) and report what it did."""
     from vpmu_emu.report import run_tables, show, summary
-    from vpmu_emu.system import run as run_system
 
-    program = load(prog)
-    options["host"] = [load(path) for path in options["host"]]
-    prepare([options["vpmu"]])
-    result = run_system(program, **options)
-    if options["trace"]:
-        from vpmu_emu.trace.files import write_trace
-
-        write_trace(result, Path(options["trace"]))
+    if as_json and options["trace"] == "-":
+        raise VpmuError("--trace - and --json both write to standard output")
+    program, system = machine(prog, options)
+    try:
+        stop = system.run()
+    except KeyboardInterrupt:
+        stop = system.stop(0, "interrupted")
+    result = system.result(stop)
+    save_trace(result, options["trace"])
     values = result.to_json()
     if as_json:
         _json(values)
     else:
         if values["serial"]:
-            click.echo(values["serial"], nl=not values["serial"].endswith("\n"))
-        click.echo(summary(values, program.name))
+            say(values["serial"], nl=not values["serial"].endswith("\n"))
+        say(summary(values, program.name))
         show(run_tables(values))
     ctx.exit(exit_status(values))
+
+
+def machine(prog: str, options: dict[str, Any]) -> tuple[Program, System]:
+    """The program PROG and a machine with it; compiled once nothing is wrong with what was asked."""
+    from vpmu_emu.system import System
+
+    program = load(prog)
+    return program, System(program, **settings(options))
+
+
+def settings(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a command as those of a `System`, which compiles once nothing is wrong with them."""
+    from vpmu_emu.trace.files import check_trace
+
+    if options["trace"]:
+        check_trace(options["trace"])
+    host = [load(path) for path in options["host"]]
+    return {**options, "host": host, "ready": partial(prepare, [options["vpmu"]])}
+
+
+def save_trace(run: Any, path: str | None) -> None:
+    """Write the trace of a run, if that was asked for."""
+    if path:
+        from vpmu_emu.trace.files import write_trace
+
+        write_trace(run, path)
 
 
 def exit_status(values: dict[str, Any]) -> int:
@@ -132,7 +250,7 @@ def load(prog: str) -> Program:
         raise VpmuError(f"{name}: no such file" + (f"; did you mean {near}?" if near else ""))
     program = load_file(path)
     for note in program.notes:
-        click.echo(f"vpmu: {prog}: {note}", err=True)
+        say(f"vpmu: {prog}: {note}", err=True)
     return program
 
 
@@ -198,8 +316,8 @@ def demo(prog: str | None, modes: str, as_json: bool) -> None:
     from vpmu_emu.report import comparison, show
     from vpmu_emu.system import run as run_system
 
+    names = named_modes(modes)
     program = load(prog or str(guests_dir() / "lessons" / "06_sampling.s"))
-    names = modes.split(",")
     prepare(names)
     results = {mode: run_system(program, vpmu=mode).to_json() for mode in names}
     if as_json:
@@ -207,8 +325,8 @@ def demo(prog: str | None, modes: str, as_json: bool) -> None:
         return
     for mode, values in results.items():
         if values["serial"]:
-            click.echo(f"{mode} says:")
-            click.echo("  " + values["serial"].rstrip("\n").replace("\n", "\n  "))
+            say(f"{mode} says:")
+            say("  " + values["serial"].rstrip("\n").replace("\n", "\n  "))
     click.echo()
     show(comparison(results))
 
@@ -237,16 +355,17 @@ def check(
     from vpmu_emu.tables.mutants import inject_bits
 
     inject_bits(inject)  # a wrong name is told before anything compiles
-    runner = partial(run_as_asked, inject=inject)
+    runner = partial(run_as_asked, inject=inject, ready=prepare)
     reports = []
     broken = False
     for path in find_guests(paths):
         try:
             program, plan = load_plan(path)
-            prepare(plan.modes)
             report = check_program(program, plan, runner, perturb=perturb)
-        except VpmuError as error:
-            report = FileReport(str(path), error=str(error))
+        except (VpmuError, OSError, UnicodeError, RecursionError, MemoryError) as error:
+            if isinstance(error, BrokenPipeError):
+                raise
+            report = FileReport(str(path), error=_one_sentence(path, error))
             broken = True
         reports.append(report)
         if not as_json:
@@ -259,15 +378,25 @@ def check(
             "ok": failed == 0,
             "files": [report.to_json() for report in reports],
             "expectations": len(verdicts),
-            "failed": sum(not v.ok for v in verdicts),
+            "failed": sum(report.failed for report in reports),
         })  # fmt: skip
     else:
-        click.echo(
+        say(
             f"{len(reports)} guests, {len(verdicts)} expectations, "
-            f"{sum(not v.ok for v in verdicts)} failed"
+            f"{sum(report.failed for report in reports)} failed"
             + (f", {sum(len(r.blind) for r in reports)} blind" if perturb else "")
         )
     ctx.exit(BAD_INPUT if broken else FAILED if failed else FINE)
+
+
+def _one_sentence(path: Path, error: Exception) -> str:
+    if isinstance(error, VpmuError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{error.filename or path}: {error.strerror or error}"
+    if isinstance(error, UnicodeError):
+        return f"{path}: not a text file"
+    return f"{path}: " + ("nested too deeply" if isinstance(error, RecursionError) else "not enough memory")
 
 
 def load_plan(path: Path) -> tuple[Program, Plan]:
@@ -275,6 +404,8 @@ def load_plan(path: Path) -> tuple[Program, Plan]:
     from vpmu_emu.check import read_plan
     from vpmu_emu.system import MODES
 
+    if path.exists() and not path.is_file():
+        raise VpmuError(f"{path}: not a file")  # nobody waits for a FIFO
     program = load(str(path))
     lines = [(e.line, e.text) for e in program.expectations if e.file == program.name]
     return program, read_plan(program.name, lines, program, MODES)
@@ -284,16 +415,18 @@ def _show_report(report: Any, perturb: bool, verbose: bool) -> None:
     held = sum(v.ok for v in report.verdicts)
     modes = " ".join(dict.fromkeys(v.mode for v in report.verdicts))
     state = "ok    " if report.ok else "FAILED"
-    click.echo(f"{state} {report.file}: {held} of {len(report.verdicts)} hold ({modes})")
+    say(f"{state} {report.file}: {held} of {len(report.verdicts)} hold ({modes})")
     for verdict in report.verdicts:
         if verbose or not verdict.ok:
-            click.echo(f"  {'  ' if verdict.ok else '! '}{verdict}")
+            say(f"  {'  ' if verdict.ok else '! '}{verdict}")
+    for stop in report.stops:
+        say(f"  ! {stop}")
     for note in report.notes:
-        click.echo(f"  note: {note}")
+        say(f"  note: {note}")
     for line in report.blind:
-        click.echo(f"  blind: {line}")
+        say(f"  blind: {line}")
     if report.error:
-        click.echo(report.error)
+        say(report.error)
 
 
 # --- asm, guests, info, build -----------------------------------------------------------------------
@@ -323,11 +456,11 @@ def asm(prog: str, listing: bool, output: str | None, as_json: bool) -> None:
             "symbols": dict(program.symbols),
         })  # fmt: skip
     elif listing:
-        click.echo(listing_of(program), nl=False)
+        say(listing_of(program), nl=False)
     else:
         count = sum(1 for _ in instructions(program))
         parts = ", ".join(f"{s.name} {s.addr:#x}+{len(s.data):#x}" for s in program.segments)
-        click.echo(f"{program.name}: {count} instructions, entry {program.entry:#x}; {parts}")
+        say(f"{program.name}: {count} instructions, entry {program.entry:#x}; {parts}")
 
 
 @main.command()
@@ -436,10 +569,11 @@ def explain(
     from vpmu_emu.explain import explain as steps_of
     from vpmu_emu.explain import parse_number
     from vpmu_emu.report import Table, show
-    from vpmu_emu.system import host_model, msr_bitmap, msr_rules
+    from vpmu_emu.system import host_model, known_mode, msr_bitmap, msr_rules
 
+    known_mode(vpmu)
     number = None if value is None else parse_number(value, "VALUE")
-    bitmap = None if vpmu == "bare" else lambda: msr_bitmap(vpmu, cpu)
+    bitmap = None if vpmu == "bare" else lambda: msr_bitmap(vpmu, cpu, ready=partial(prepare, [vpmu]))
     events = host_model(cpu).events
     steps = steps_of(action, what, number, bitmap, lambda side: msr_rules(side, vpmu, cpu), events)
     if as_json:
@@ -480,13 +614,15 @@ def debug(ctx: click.Context, /, prog: str, script: Any, **options: Any) -> None
     from vpmu_emu.debug.repl import Repl
     from vpmu_emu.debug.session import Session
 
-    program = load(prog)
-    prepare([options["vpmu"]])
-    session = Session(program, **options)
-    repl = Repl(session, lambda text: click.echo(text, nl=False))
-    repl.start()
     source = script or sys.stdin
+    if prog == "-" and source is sys.stdin:
+        raise VpmuError("the program comes from standard input, so the commands have to come from --script")
+    program = load(prog)
+    session = Session(program, **settings(options))
+    repl = Repl(session, partial(say, nl=False))
+    repl.start()
     failures = repl.run(_typed_lines() if source is sys.stdin and source.isatty() else source)
+    save_trace(session.system, options["trace"])
     ctx.exit(BAD_INPUT if failures and not source.isatty() else FINE)
 
 
@@ -503,21 +639,33 @@ def _typed_lines() -> Iterator[str]:
             click.echo()
 
 
+def named_modes(text: str) -> list[str]:
+    """The modes of a comma-separated list.
+
+    Raises:
+        VpmuError: an unknown one, with the nearest.
+    """
+    from vpmu_emu.numerals import shown
+    from vpmu_emu.system import MODES
+
+    wanted = text.split(",")
+    for mode in wanted:
+        if mode not in MODES:
+            near = difflib.get_close_matches(mode, MODES, 1)
+            hint = f"; did you mean {near[0]}?" if near else f" (allowed: {', '.join(MODES)})"
+            raise VpmuError(f"--modes: unknown mode {shown(mode)}{hint}")
+    return list(dict.fromkeys(wanted))
+
+
 @main.command("build")
 @click.option("--modes", help="Comma-separated; default all.")
-@click.option("--workers", default=2, show_default=True, help="Processes.")
+@click.option("--workers", type=click.IntRange(1, 64), default=2, show_default=True, help="Processes.")
 @click.option("--record", is_flag=True, help="Compile here and write down the argument types.")
 def build_command(modes: str | None, workers: int, record: bool) -> None:
     """Compile ahead what the modes need."""
     from vpmu_emu import build
 
-    known = build.modes()
-    wanted = modes.split(",") if modes else list(known)
-    for mode in wanted:
-        if mode not in known:
-            near = difflib.get_close_matches(mode, known, 1)
-            hint = f"; did you mean {near[0]}?" if near else f" (allowed: {', '.join(known)})"
-            raise VpmuError(f"--modes: unknown mode {mode!r}{hint}")
+    wanted = named_modes(modes) if modes is not None else list(build.modes())
     if record:
         found = build.record(wanted)
         click.echo(f"{len(found['functions'])} functions recorded", err=True)

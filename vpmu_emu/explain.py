@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 
 from vpmu_emu.errors import ConfigError
+from vpmu_emu.numerals import shown, whole
 from vpmu_emu.tables.events import LISTS
 from vpmu_emu.tables.msrs import by_name, decode_value, msr_name, row_of, value_words
 
@@ -28,13 +29,26 @@ def parse_number(text: str, key: str) -> int:
     Raises:
         ConfigError: anything else, or a value that 64 bits cannot hold.
     """
-    try:
-        value = int(text, 0)
-    except ValueError:
-        raise ConfigError(key, f"{text!r} is not a number", "42, 0x2a, 0b101010") from None
-    if not -(1 << 63) <= value < 1 << 64:
-        raise ConfigError(key, f"{text} does not fit 64 bits")
+    value = whole(text)
+    if value is None and text.strip().isdigit():
+        raise ConfigError(key, f"{shown(text)} does not fit 64 bits")
+    if value is None:
+        raise ConfigError(key, f"{shown(text)} is not a number", "42, 0x2a, 0b101010; at most 64 bits")
+    if value < -(1 << 63):
+        raise ConfigError(key, f"{shown(text)} does not fit 64 bits")
     return value & (1 << 64) - 1
+
+
+def parse_index(text: str, key: str) -> int:
+    """What ECX can hold, as a number.
+
+    Raises:
+        ConfigError: something else.
+    """
+    value = whole(text)
+    if value is None or not 0 <= value < 1 << 32:
+        raise ConfigError(key, f"{shown(text)} is not what ECX can hold", "0 to 0xffffffff")
+    return value
 
 
 def bitmap_place(index: int, write: bool) -> tuple[int, int] | None:
@@ -71,11 +85,10 @@ def explain(
         UnknownNameError: no such MSR.
     """
     if action == "rdpmc":
-        return list(_rdpmc(parse_number(what, "ECX"), bitmap is not None))
-    try:
-        index = int(what, 0) & 0xFFFF_FFFF
-    except ValueError:
-        index = by_name(what)
+        if value is not None:
+            raise ConfigError("VALUE", "RDPMC takes none: its counter is in ECX")
+        return list(_rdpmc(parse_index(what, "ECX"), bitmap is not None))
+    index = parse_index(what, "MSR") if what.strip()[:1] in "-+0123456789" else by_name(what)
     return list(_msr(action, index, value, bitmap, rules, events))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from vpmu_emu.errors import ConfigError
 
@@ -36,8 +37,8 @@ _OPTIONS = (
                  help="A program of the host, such as guests/host/noisy_neighbour.s; repeatable."),
     click.option("--watchdog", default="off", show_default=True, metavar="DETECTOR",
                  help="Who finds a hard lockup of the host: off, nmi, buddy, hpet."),
-    click.option("--watchdog-thresh", type=float, default=10.0, show_default=True, metavar="SECONDS",
-                 help="Its threshold; parts of a second are allowed."),
+    click.option("--watchdog-thresh", type=float, metavar="SECONDS",
+                 help="Its threshold, 10 if not said; parts of a second are allowed."),
     click.option("--all-passthrough", is_flag=True,
                  help="passthrough: let the selectors through too, with no filter."),
     click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
@@ -72,6 +73,9 @@ def _collect(prog: str, **options: Any) -> dict[str, Any]:
 _COMMAND = click.command(name="args", add_help_option=False)(_collect)
 
 
+NOT_OF_A_GUEST = {"vpmu": "`#: modes` names modes", "trace": "a check writes no files"}
+
+
 def parse(args: Sequence[str], **defaults: Any) -> dict[str, Any]:
     """Options from a list of words, as after `vpmu run PROG`.
 
@@ -81,7 +85,10 @@ def parse(args: Sequence[str], **defaults: Any) -> dict[str, Any]:
     try:
         with _COMMAND.make_context("args", ["-", *args], default_map=defaults) as context:
             found = dict(context.params)
-    except click.UsageError as error:
+            for name, why in NOT_OF_A_GUEST.items():
+                if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+                    raise ConfigError("args", f"--{name} is not a guest's to say: {why}")
+    except click.ClickException as error:
         raise ConfigError("args", error.format_message()) from None
     del found["prog"]
     return found

@@ -19,6 +19,10 @@ PARTS = {
     "tasks": "tasks and system calls",
     "idle": "halted",
 }
+LOST = {
+    "serial": "characters more than are kept were written to the serial port",
+    "trace": "events are lost: the trace keeps the last ones",
+}
 
 
 @attrs.frozen
@@ -28,6 +32,20 @@ class Table:
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
+
+
+# What steers a terminal instead of being shown: controls but tab and newline, and what turns the direction
+# of text. C1 controls are escape sequences too.
+_STEERS = {
+    **{code: f"\\x{code:02x}" for code in (*range(32), *range(0x7F, 0xA0)) if chr(code) not in "\t\n"},
+    **{code: f"\\u{code:04x}" for code in (0x61C, *range(0x200E, 0x2010), *range(0x2028, 0x202F),
+                                           *range(0x2066, 0x206A))},
+}  # fmt: skip
+
+
+def visible(text: str) -> str:
+    """`text`, part of which a program may have made, as something that can only be read."""
+    return text.replace("\r\n", "\n").translate(_STEERS)
 
 
 def cell(value: Cell) -> str:
@@ -40,7 +58,7 @@ def cell(value: Cell) -> str:
         return f"{value:,}" if abs(value) < 1 << 40 else f"{value:#x}"
     if isinstance(value, float):
         return f"{value:,.2f}" if abs(value) >= 0.1 else f"{value:.3g}"
-    return value
+    return visible(value)
 
 
 def show(tables: Iterable[Table], out: IO[str] | None = None) -> None:
@@ -51,6 +69,7 @@ def show(tables: Iterable[Table], out: IO[str] | None = None) -> None:
         return
     for table in tables:
         stream.write(plain(table) + "\n")
+    stream.flush()
 
 
 def plain(table: Table) -> str:
@@ -103,6 +122,9 @@ def summary(result: Mapping[str, Any], program: str) -> str:
     missing = result["unsupported"]
     note = f"\nnote: {missing['text']}" if missing else ""
     perf = result.get("perf", {})
+    for what, count in result.get("lost", {}).items():
+        if count:
+            note += f"\nnote: {count:,} {LOST[what]}"
     if perf.get("too_long"):
         rate = f"kernel.perf_event_max_sample_rate is {perf['max_sample_rate']:,} now"
         note += f"\nnote: perf: interrupt took too long, {rate}"

@@ -6,9 +6,10 @@ crank in slices short enough for signals to be seen, and says what happened. Gue
 
 from __future__ import annotations
 
+import difflib
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from vpmu_emu.asm import Program, assemble_file, write_elf
 from vpmu_emu.data import guests_dir
 from vpmu_emu.errors import ConfigError, LoadError
 from vpmu_emu.load import load
+from vpmu_emu.numerals import shown, whole
 from vpmu_emu.tables.cpus import PARTS, CpuModel, cpu, cpuid_leaves
 from vpmu_emu.tables.events import event_mask
 from vpmu_emu.tables.exits import exit_name
@@ -102,6 +104,11 @@ class Result:
         """The trace ring, oldest event first; empty if tracing was off."""
         return self.ring
 
+    def lost(self) -> dict[str, int]:
+        """Of what there was no room for more: characters of the serial port, events of the trace."""
+        found: dict[str, int] = self.values["lost"]
+        return found
+
     def read(self, address: int, size: int) -> bytes:
         """Guest memory at the end of the run; bytes outside it read as zero."""
         part = bytes(self.memory[address : address + size]) if address >= 0 else b""
@@ -132,13 +139,11 @@ def _pairs(key: str, items: Iterable[str] | Mapping[str, int]) -> dict[str, int]
         return dict(items)
     found: dict[str, int] = {}
     for item in items:
-        name, equals, text = item.partition("=")
-        try:
-            found[name.strip()] = int(text, 0)
-        except ValueError:
-            found[name.strip()] = -1
-        if not equals or found[name.strip()] < 0:
-            raise ConfigError(key, f"{item!r} is not NAME=NUMBER", "such as pmu.gp=4")
+        name, _, text = item.partition("=")
+        value = whole(text)
+        if value is None or value < 0:
+            raise ConfigError(key, f"{shown(item)} is not NAME=NUMBER", "such as pmu.gp=4")
+        found[name.strip()] = value
     return found
 
 
@@ -206,6 +211,14 @@ def fill_cpuid(entries: Any, leaves: Sequence[tuple[int, int, int, int, int]]) -
             entry.leaf = (1 << 64) - 1
 
 
+def known_mode(name: str) -> None:
+    """Raises ConfigError if no mode has this name, with the nearest."""
+    if name not in MODES:
+        near = difflib.get_close_matches(name, MODES, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError("vpmu", f"no mode is named {shown(name)}{hint}", " ".join(MODES))
+
+
 class System:
     """One machine with one program in it.
 
@@ -225,10 +238,11 @@ class System:
         all_passthrough: passthrough without intercepting the selectors.
         host: programs of the host that run beside the VMM: paths, or programs.
         watchdog: detector of hard lockups: off, nmi, buddy or hpet.
-        watchdog_thresh: its threshold in seconds.
+        watchdog_thresh: its threshold in seconds, 10 if None.
         trace: keep the event ring (anything true).
         horizon, horizon_seed: at most so many instructions between two looks (random ones from a seed);
             the result does not depend on it.
+        ready: called when all that can be wrong has been looked at, and before compiled code is needed.
 
     Raises:
         ConfigError, LoadError: settings or programs that cannot be.
@@ -258,10 +272,11 @@ class System:
         costs: str = "typical",
         host: Sequence[Program | str | Path] = (),
         watchdog: str = "off",
-        watchdog_thresh: float = 10.0,
+        watchdog_thresh: float | None = None,
         trace: Any = None,
         horizon: int = 0,
         horizon_seed: int = 0,
+        ready: Callable[[], None] | None = None,
     ) -> None:
         from vpmu_emu.linux.state import N_CORES, SYSTEM
         from vpmu_emu.machine import engine as compiled
@@ -269,18 +284,21 @@ class System:
 
         engine: Any = compiled
 
-        if vpmu not in MODES:
-            raise ConfigError("vpmu", f"no mode is named {vpmu!r}", " ".join(MODES))
+        known_mode(vpmu)
         if not 2 <= ram <= MAX_RAM_MIB:
             raise ConfigError("ram", f"{ram} MiB", f"2 to {MAX_RAM_MIB}")
+        quirks, without = tuple(quirks), tuple(without)
         asked = {
             "filter": filter, "host-event": host_events, "guest": _pairs("guest", guest), "host": host,
-            "watchdog": watchdog != "off",
-            "costs": costs != "typical",
+            "watchdog": watchdog != "off", "watchdog-thresh": watchdog_thresh is not None,
+            "costs": costs != "typical", "kvm": _pairs("kvm", kvm), "quirk": quirks,
+            "without": without, "all-passthrough": all_passthrough,
         }  # fmt: skip
         what = next((key for key, value in asked.items() if value), "")
         if vpmu == "bare" and what:
             raise ConfigError(what, "there is no hypervisor in mode bare", " ".join(MODES[1:]))
+        if max_insns is not None and not 0 <= max_insns < 1 << 64:
+            raise ConfigError("max-insns", "not a 64-bit number", "1 to 2**63 - 1")
         if not 1 <= cores <= N_CORES:
             raise ConfigError("cores", f"{cores} cores", f"1 to {N_CORES}")
         if entry is not None:
@@ -288,12 +306,29 @@ class System:
         self.program = program
         self.mode = vpmu
         self.model = host_model(cpu, settings)
+        injected = inject_bits(inject)
+        if vpmu != "bare":
+            from vpmu_emu.linux.setup import vm_settings
+
+            vm: dict[str, Any] = {
+                "quirks": quirks, "without": without, "all_passthrough": all_passthrough,
+                "costs": costs, "watchdog": watchdog, "watchdog_thresh": watchdog_thresh,
+            }  # fmt: skip
+            vm["settings"] = vm_settings(
+                self.model, vpmu, filter=filter, host_events=host_events,
+                guest=_pairs("guest", guest), kvm=_pairs("kvm", kvm), **vm,
+            )  # fmt: skip
+            vm |= {"n_cores": cores, "apicv": apicv}
+            vm["programs"] = [p if isinstance(p, Program) else load(p) for p in host]
+        self.ram_size = ram * MIB
+        self._check(program)
+        if ready is not None:
+            ready()
         self.max_insns = max_insns
         self.max_cycles = max_cycles
         self.wall_s = 0.0
         self.jit_s = 0.0
         self._loaded = False
-        self.ram_size = ram * MIB
         self._slice = 1 << 24
         self._array = np.zeros(1, dtype=SYSTEM).view(np.recarray)
         self._engine = np.zeros(1, dtype=ENGINE).view(np.recarray)
@@ -311,12 +346,11 @@ class System:
         self.cores: list[Any] = [self.S.cores[k] for k in range(cores)]
         E = self.E
         for k, core in enumerate(self.cores):
-            core.inject = inject_bits(inject)
+            core.inject = injected
             fill_core(core, self.model)
             core.cores, core.number, core.space = cores, k, k
             engine.reset_core(core, np.uint64(k))
             core.slot_size[0] = self.ram_size
-        self._check(program)
         if vpmu == "bare":  # else the VMM does it
             self._load(program)
         E.n_uops = 1
@@ -327,21 +361,7 @@ class System:
         E.horizon_seed = horizon_seed
         E.trace_on = int(bool(trace))
         if vpmu != "bare":
-            self._run, self._host = self._make_vm(
-                n_cores=cores,
-                filter=filter,
-                host_events=host_events,
-                guest=_pairs("guest", guest),
-                kvm=_pairs("kvm", kvm),
-                quirks=quirks,
-                without=without,
-                all_passthrough=all_passthrough,
-                apicv=apicv,
-                costs=costs,
-                watchdog=watchdog,
-                watchdog_thresh=watchdog_thresh,
-                programs=[p if isinstance(p, Program) else load(p) for p in host],
-            )
+            self._run, self._host = self._make_vm(**vm)
         elif cores == 1:
             self._run = lambda: int(engine.run_core(self.core, self.M, E))
         else:
@@ -524,6 +544,13 @@ class System:
         length = min(int(self.core.serial_len), len(self.E.serial))
         return bytes(self.E.serial[:length]).decode("utf-8", "replace")
 
+    def lost(self) -> dict[str, int]:
+        """Of what there was no room for more: characters of the serial port, events of the trace."""
+        return {
+            "serial": max(0, int(self.core.serial_len) - len(self.E.serial)),
+            "trace": max(0, int(self.E.ring_head) - len(self.E.ring)),
+        }
+
     def registers(self) -> dict[str, int]:
         """The sixteen registers, rip and rflags."""
         if self.mode == "bare":
@@ -671,6 +698,7 @@ class System:
             "stop_rip": stop.rip,
             "stop_line": f"{stop.file}:{stop.line}" if stop.line is not None else None,
             "unsupported": self.unsupported(),
+            "lost": self.lost(),
             "engine": "interpreter",
             "jit_s": round(self.jit_s, 6),
             "wall_s": round(self.wall_s, 6),
@@ -738,23 +766,44 @@ def run(program: Program | str | Path, **options: Any) -> Result:
         options: as for `System`; with `trace` the result keeps the event ring.
 
     Raises:
-        VpmuError: whatever is wrong with program or options.
+        VpmuError: whatever is wrong with program or options; KeyboardInterrupt: Ctrl-C.
     """
     if not isinstance(program, Program):
         program = load(program)
     system = System(program, **options)
+    return system.result(system.run())
+
+
+def check_hypervisor(options: Mapping[str, Any]) -> None:
+    """Look at the options of a run that only a hypervisor heeds, for a run that has none.
+
+    Raises:
+        ConfigError, HostError: no mode takes them; LoadError, AssemblyError: a program of the host.
+    """
+    from vpmu_emu.linux.setup import vm_settings
+
+    keys = ("filter", "host_events", "quirks", "all_passthrough", "costs", "watchdog", "watchdog_thresh")
+    asked: dict[str, Any] = {key: options[key] for key in keys}
+    asked |= {key: _pairs(key, options[key]) for key in ("guest", "kvm")}
+    usual = {"costs": "typical", "watchdog": "off", "filter": None, "watchdog_thresh": None}
+    if all(value == usual[key] if key in usual else not value for key, value in asked.items()):
+        asked.clear()
+    if not asked and not options["host"]:
+        return
+    model = host_model(options["cpu"], options["settings"])
     try:
-        stop = system.run()
-    except KeyboardInterrupt:
-        stop = system.stop(0, "interrupted")
-    return system.result(stop)
+        vm_settings(model, "passthrough" if options["all_passthrough"] else "emulated", **asked)
+    except ConfigError:
+        vm_settings(model, "passthrough", **asked)  # what only that mode takes
+    for program in options["host"]:
+        load(program)
 
 
-def msr_bitmap(vpmu: str, cpu: str = "spr") -> bytes:
+def msr_bitmap(vpmu: str, cpu: str = "spr", ready: Callable[[], None] | None = None) -> bytes:
     """The 4 KiB MSR bitmap of a fresh VM in this mode."""
     from vpmu_emu.asm import assemble
 
-    system = System(assemble("hlt", "<empty>"), vpmu=vpmu, cpu=cpu, ram=2)
+    system = System(assemble("hlt", "<empty>"), vpmu=vpmu, cpu=cpu, ram=2, ready=ready)
     at = int(system.S.vcpus[0].msr_bitmap)
     return bytes(system.M[at : at + 4096])
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from vpmu_emu.errors import VpmuError
+from vpmu_emu.numerals import shown
 
 if TYPE_CHECKING:
     from vpmu_emu.debug.session import Session, Stop
@@ -36,6 +37,7 @@ VERBS = {
     "h": "help", "help": "help",
 }  # fmt: skip
 REPEATABLE = {"step", "continue", "examine", "list"}
+MOST_UNITS = 4096
 UNITS = {"b": 1, "h": 2, "w": 4, "g": 8}
 TOPICS = ("regs", "pmu", "msr", "exits", "events", "break", "line")
 
@@ -83,14 +85,13 @@ class Repl:
     def _dispatch(self, text: str) -> None:
         match = re.match(r"([A-Za-z]+)(/\S*)?\s*(.*)", text, re.DOTALL)
         if match is None:
-            raise VpmuError(f"cannot read {text!r}; try `help`")
+            raise VpmuError(f"cannot read {shown(text)}; try `help`")
         word, form, rest = match[1], (match[2] or "").lstrip("/"), match[3].strip()
         verb = VERBS.get(word)
         if verb is None:
             near = difflib.get_close_matches(word, VERBS, 1)
-            raise VpmuError(
-                f"unknown command {word!r}" + (f"; did you mean {near[0]}?" if near else "; try `help`")
-            )
+            hint = f"did you mean {near[0]}?" if near else "try `help`"
+            raise VpmuError(f"unknown command {shown(word)}; {hint}")
         self._last = text if verb in REPEATABLE else ""
         getattr(self, f"_do_{verb}")(rest, form)
 
@@ -105,7 +106,7 @@ class Repl:
     def _count(self, text: str) -> int:
         value = self.session.evaluate(text)
         if not isinstance(value, int) or not 0 < value < 1 << 40:
-            raise VpmuError(f"{text!r} is not a number of instructions")
+            raise VpmuError(f"{shown(text)} is not a number of instructions")
         return value
 
     def _show_stop(self, stop: Stop) -> None:
@@ -141,7 +142,7 @@ class Repl:
             raise VpmuError("write `watch msr NAME [r|w|rw]`")
         mode = words[2] if len(words) == 3 else "w"
         if mode not in ("r", "w", "rw"):
-            raise VpmuError(f"watch: {mode!r} is not r, w or rw")
+            raise VpmuError(f"watch: {shown(mode)} is not r, w or rw")
         point = self.session.watch_msr(words[1], read="r" in mode, write="w" in mode)
         self.write(f"watchpoint {point.number}: {point.describe()}\n")
 
@@ -157,7 +158,7 @@ class Repl:
         if topic is None:
             near = difflib.get_close_matches(rest, TOPICS, 1)
             hint = f"; did you mean {near[0]}?" if near else f" (allowed: {', '.join(TOPICS)})"
-            raise VpmuError(f"info: unknown topic {rest!r}{hint}")
+            raise VpmuError(f"info: unknown topic {shown(rest)}{hint}")
         getattr(self, f"_info_{topic}")()
 
     def _info_regs(self) -> None:
@@ -199,12 +200,14 @@ class Repl:
         self._where()
 
     def _do_examine(self, rest: str, form: str) -> None:
-        match = re.fullmatch(r"(\d*)([xduct si]?)([bhwg]?)", form) or re.fullmatch(
-            r"(\d*)([bhwg]?)([xduct si]?)", form
+        match = re.fullmatch(r"([0-9]*)([xduct si]?)([bhwg]?)", form) or re.fullmatch(
+            r"([0-9]*)([bhwg]?)([xduct si]?)", form
         )
         if match is None:
-            raise VpmuError(f"x/{form}: a count, a format of x d u t c s i and a unit of b h w g")
-        count = int(match[1] or 1)
+            raise VpmuError(f"x/{shown(form)}: a count, a format of x d u t c s i and a unit of b h w g")
+        count = int(match[1][:9] or 1)
+        if count > MOST_UNITS:
+            raise VpmuError(f"x/{shown(form)}: at most {MOST_UNITS} units at a time")
         letters = match[2] + match[3]
         unit = next((c for c in letters if c in UNITS), "g")
         style = next((c for c in letters if c not in UNITS), "x")
@@ -226,8 +229,8 @@ class Repl:
                 for i in range(count)
             ]
             for i in range(0, count, per_line):
-                shown = " ".join(_format(v, style, size) for v in values[i : i + per_line])
-                self.write(f"{address + i * size:#x}: {shown}\n")
+                values_text = " ".join(_format(v, style, size) for v in values[i : i + per_line])
+                self.write(f"{address + i * size:#x}: {values_text}\n")
             address += count * size
         self._next_address = address
         self._last = f"x/{form}"
@@ -239,9 +242,9 @@ class Repl:
         return bytes(found)
 
     def _address(self, text: str) -> int:
-        value = self.session.evaluate(text)
+        value = self.session.evaluate(text, place=True)
         if not isinstance(value, int):
-            raise VpmuError(f"{text!r} is not an address")
+            raise VpmuError(f"{shown(text)} is not an address")
         return value
 
     def _do_print(self, rest: str, form: str) -> None:
@@ -268,6 +271,7 @@ class Repl:
 
 def _format(value: int, style: str, size: int) -> str:
     bits = 8 * size
+    value &= (1 << bits) - 1
     if style in ("", "x"):
         return f"{value:#0{2 * size + 2}x}"
     if style == "d":
@@ -275,7 +279,7 @@ def _format(value: int, style: str, size: int) -> str:
     if style == "t":
         return f"{value:#b}"
     if style == "c":
-        return repr(chr(value))
+        return repr(chr(value & 0xFF))
     if style == "u":
         return str(value)
-    raise VpmuError(f"unknown format {style!r}; x d u t c")
+    raise VpmuError(f"unknown format {shown(style)}; x d u t c")

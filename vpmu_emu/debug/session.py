@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from vpmu_emu.machine.ring import (
     TR_MSR_FAULT,
 )
 from vpmu_emu.machine.state import GENERATIONS, N_BREAK, N_WATCH
+from vpmu_emu.numerals import shown, whole
 from vpmu_emu.system import System
 from vpmu_emu.tables.msrs import by_name, msr_name, value_words
 
@@ -192,8 +194,8 @@ class Session:
         hits: tuple[Access, ...] = ()
         text = str(attrs.evolve(stop, note=""))
         if stop.reason == "watch":
-            hits = tuple(a for a in new[-1:] if self._watched(a))
-            numbers = [p.number for p in self._points for a in hits if p.msr == a.index]
+            hits = tuple(a for a in new[-1:] if self._asked_by(a))
+            numbers = [p.number for a in hits for p in self._asked_by(a)]
             text = f"watchpoint {', '.join(map(str, numbers)) or '?'}"
         elif stop.reason == "break":
             numbers = [p.number for p in self._points if p.address == stop.rip]
@@ -211,8 +213,9 @@ class Session:
             self._ended = found
         return found
 
-    def _watched(self, access: Access) -> bool:
-        return any(p.msr == access.index for p in self._points)
+    def _asked_by(self, access: Access) -> list[Point]:
+        kind = {"rdmsr": 1, "wrmsr": 2}.get(access.kind, 0)
+        return [p for p in self._points if p.msr == access.index and p.mode & kind]
 
     # --- points ---------------------------------------------------------------------------------
 
@@ -223,6 +226,8 @@ class Session:
             ConfigError: no such place, or no room for more.
         """
         address = where if isinstance(where, int) else self.locate(where)
+        if not 0 <= address < 1 << 64:
+            raise ConfigError("break", f"{shown(address)} is not an address", "0 to 2**64 - 1")
         if sum(p.address >= 0 for p in self._points) >= N_BREAK:
             raise ConfigError("break", f"there are {N_BREAK} breakpoints already")
         self._number += 1
@@ -242,19 +247,19 @@ class Session:
             UnknownNameError: no such MSR; ConfigError: neither reads nor writes, or no room.
         """
         if isinstance(name, str):
-            try:
-                index = int(name, 0)
-            except ValueError:
-                index = by_name(name)
+            value = whole(name)
+            index = by_name(name) if value is None else value
         else:
             index = name
+        if not 0 <= index < 1 << 32:
+            raise ConfigError("watch", f"{shown(index)} is not what ECX can hold", "0 to 0xffffffff")
         mode = (1 if read else 0) | (2 if write else 0)
         if not mode:
             raise ConfigError("watch", "neither reads nor writes", "r w rw")
         if sum(p.msr >= 0 for p in self._points) >= N_WATCH:
             raise ConfigError("watch", f"there are {N_WATCH} watchpoints already")
         self._number += 1
-        point = Point(self._number, msr=index & 0xFFFF_FFFF, mode=mode)
+        point = Point(self._number, msr=index, mode=mode)
         self._points.append(point)
         self._arm()
         return point
@@ -268,7 +273,7 @@ class Session:
         kept = [p for p in self._points if number is not None and p.number != number]
         if number is not None and len(kept) == len(self._points):
             numbers = " ".join(str(p.number) for p in self._points) or "none"
-            raise ConfigError("delete", f"there is no point {number}", numbers)
+            raise ConfigError("delete", f"there is no point {shown(number)}", numbers)
         self._points = kept
         self._arm()
 
@@ -362,16 +367,18 @@ class Session:
         """
         if address < 0 or address + size > self.system.ram_size:
             top = self.system.ram_size
-            raise ConfigError(f"{address:#x}", "outside memory", f"0 to {top - 1:#x}")
+            raise ConfigError(shown(hex(address)).strip("'"), "outside memory", f"0 to {top - 1:#x}")
         return self.system.read(address, size)
 
-    def evaluate(self, text: str) -> int | str | None:
+    def evaluate(self, text: str, *, place: bool = False) -> int | str | None:
         """A register, symbol, counter, memory word or arithmetic over them.
+
+        With `place` it is an address: names of the program come before values of the run.
 
         Raises:
             VpmuError: what cannot be read, with a caret.
         """
-        return evaluate_text(text.replace("$", ""), self.program, self)
+        return evaluate_text(text.replace("$", ""), self.program, self, place=place)
 
     @property
     def values(self) -> dict[str, Any]:
@@ -387,23 +394,23 @@ class Session:
             ConfigError: nothing there; with the nearest name.
         """
         text = text.strip().removeprefix("*")
-        file, colon, number = text.rpartition(":")
-        if text.isdigit() or (colon and number.isdigit()):
-            return self._line_address(file or self.program.name, int(number))
+        file, _, number = text.rpartition(":")
+        if re.fullmatch("[0-9]+", number):
+            return self._line_address(file or self.program.name, whole(number.lstrip("0") or "0"))
         try:
-            value = self.evaluate(text)
+            value = self.evaluate(text, place=True)
         except CheckError:
             near = difflib.get_close_matches(text, self._labels(), 1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise ConfigError("place", f"nothing is called {text!r}{hint}") from None
+            raise ConfigError("place", f"nothing is called {shown(text)}{hint}") from None
         if not isinstance(value, int):
-            raise ConfigError("place", f"{text!r} is not an address")
+            raise ConfigError("place", f"{shown(text)} is not an address")
         return value
 
     def _labels(self) -> list[str]:
         return [name for name in self.program.symbols if name not in self.program.equates]
 
-    def _line_address(self, file: str, number: int) -> int:
+    def _line_address(self, file: str, number: int | None) -> int:
         rows = [
             line
             for line in self.program.lines
@@ -412,10 +419,11 @@ class Session:
         if not rows:
             files = " ".join(sorted({line.file for line in self.program.lines}))
             raise ConfigError("place", f"no code comes from {file!r}", files)
-        later = [line for line in rows if line.line >= number]
+        later = [line for line in rows if number is not None and line.line >= number]
         if not later:
             last = max(line.line for line in rows)
-            raise ConfigError("place", f"{file} has no code at or after line {number}", f"1 to {last}")
+            which = "such a line" if number is None else f"line {number}"
+            raise ConfigError("place", f"{file} has no code at or after {which}", f"1 to {last}")
         return min(later, key=lambda line: (line.line, line.addr)).addr
 
     def describe_place(self, address: int) -> str:

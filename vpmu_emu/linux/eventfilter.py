@@ -18,6 +18,7 @@ import attrs
 from vpmu_emu.errors import ConfigError
 from vpmu_emu.linux.hostevents import event_codes
 from vpmu_emu.linux.state import KVM_PMU_EVENT_ALLOW, KVM_PMU_EVENT_DENY, N_FILTER
+from vpmu_emu.numerals import shown
 from vpmu_emu.tables.events import LISTS
 
 ACTIONS = {"allow": KVM_PMU_EVENT_ALLOW, "deny": KVM_PMU_EVENT_DENY}
@@ -87,14 +88,14 @@ def make_filter(
 def _int(table: dict[str, Any], key: str, place: str, low: int, high: int, default: int) -> int:
     value = table.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise ConfigError(f"{place}.{key}", f"{value!r} is not allowed", f"{low} to {high:#x}")
+        raise ConfigError(f"{place}.{key}", f"{shown(value)} is not allowed", f"{low} to {high:#x}")
     return value
 
 
 def _bool(table: dict[str, Any], key: str, place: str, default: bool) -> bool:
     value = table.get(key, default)
     if not isinstance(value, bool):
-        raise ConfigError(f"{place}.{key}", f"{value!r} is not allowed", "true false")
+        raise ConfigError(f"{place}.{key}", f"{shown(value)} is not allowed", "true false")
     return value
 
 
@@ -116,7 +117,7 @@ def _entry(item: Any, place: str, masked: bool, codes: dict[str, int]) -> int:
         return masked_entry(item & 0xFF, 0xFF, item >> 8, False) if masked else item
     if isinstance(item, int) and not isinstance(item, bool):
         if not 0 <= item < 1 << 64:
-            raise ConfigError(place, f"{item} is not a 64-bit number", "0 to 2**64 - 1")
+            raise ConfigError(place, f"{shown(item)} is not a 64-bit number", "0 to 2**64 - 1")
         # A short number is EVENT and UMASK; a longer one is a masked entry as the ioctl takes it.
         if masked and item <= EVENT_MASK:
             return masked_entry(item & 0xFF, 0xFF, item >> 8, False)
@@ -135,7 +136,7 @@ def _entry(item: Any, place: str, masked: bool, codes: dict[str, int]) -> int:
             key = "mask" if "mask" in item else "exclude"
             raise ConfigError(f"{place}.{key}", "needs masked = true", "select umask")
         return umask << 8 | select
-    raise ConfigError(place, f"{item!r} is not an event", "a name, a number, a table")
+    raise ConfigError(place, f"{shown(item)} is not an event", "a name, a number, a table")
 
 
 def parse_filter(text: str, name: str = "filter", names: str = LISTS[0]) -> EventFilter:
@@ -146,18 +147,20 @@ def parse_filter(text: str, name: str = "filter", names: str = LISTS[0]) -> Even
     """
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOMLDecodeError, and numbers of more digits than Python reads
         raise ConfigError(name, f"not TOML: {error}") from None
+    except RecursionError:
+        raise ConfigError(name, "nested too deeply") from None
     _unknown(table, KEYS, name)
     action = table.get("action")
     if not isinstance(action, str) or action not in ACTIONS:
-        problem = "is missing" if action is None else f"{action!r} is not an action"
+        problem = "is missing" if action is None else f"{shown(action)} is not an action"
         raise ConfigError(f"{name}.action", problem, " ".join(ACTIONS))
     masked = _bool(table, "masked", name, False)
     bitmap = _int(table, "fixed_counter_bitmap", name, 0, 0xFFFF_FFFF, 0)
     events = table.get("events", [])
     if not isinstance(events, list):
-        raise ConfigError(f"{name}.events", f"{events!r} is not a list", "[…]")
+        raise ConfigError(f"{name}.events", f"{shown(events)} is not a list", "[…]")
     codes = event_codes(names)
     entries = [_entry(item, f"{name}.events[{k}]", masked, codes) for k, item in enumerate(events)]
     return make_filter(ACTIONS[action], entries, bitmap, masked, name)
@@ -170,7 +173,10 @@ def load_filter(path: str | Path, names: str = LISTS[0]) -> EventFilter:
         ConfigError: the file cannot be read, or as `parse_filter`.
     """
     try:
-        text = Path(path).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError("filter", f"cannot read {path}: {error}") from None
+        if not Path(path).is_file() and Path(path).exists():
+            raise ConfigError("filter", f"cannot read {path}: not a file")  # nobody waits for a FIFO
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError("filter", f"cannot read {path}: {why}") from None
     return parse_filter(text, str(path), names)

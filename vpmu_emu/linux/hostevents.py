@@ -19,6 +19,7 @@ from functools import cache
 import attrs
 
 from vpmu_emu.errors import ConfigError
+from vpmu_emu.numerals import shown, whole
 from vpmu_emu.tables.events import LISTS, event_names
 
 KEY = "host-event"
@@ -75,10 +76,10 @@ def event_codes(events: str) -> dict[str, int]:
 
 
 def _number(text: str, spec: str, what: str) -> int:
-    try:
-        return int(text, 0)
-    except ValueError:
-        raise ConfigError(KEY, f"{spec!r}: {what} is not a number: {text!r}", "1000, 0x3e8") from None
+    value = whole(text)
+    if value is None:
+        raise ConfigError(KEY, f"{shown(spec)}: {what} is not a number: {shown(text)}", "1000, 0x3e8")
+    return value
 
 
 def _terms(text: str, spec: str, config: int, own: bool) -> tuple[int, int]:
@@ -88,16 +89,16 @@ def _terms(text: str, spec: str, config: int, own: bool) -> tuple[int, int]:
         if key == "period":
             period = _number(value, spec, "period")
             if not 2 <= period < 1 << 63:
-                raise ConfigError(KEY, f"{spec!r}: period {period}", "2 to 2**63 - 1")
+                raise ConfigError(KEY, f"{shown(spec)}: period {period}", "2 to 2**63 - 1")
         elif own and key in _TERMS:
             low, size = _TERMS[key]
             number = _number(value, spec, key) if value else 1
             if not 0 <= number < 1 << size:
-                raise ConfigError(KEY, f"{spec!r}: {key}={value}", f"0 to {(1 << size) - 1:#x}")
+                raise ConfigError(KEY, f"{shown(spec)}: {key}={value}", f"0 to {(1 << size) - 1:#x}")
             config |= number << low
         else:
             allowed = " ".join((*_TERMS, "period")) if own else "period"
-            raise ConfigError(KEY, f"{spec!r}: unknown term {key!r}", allowed)
+            raise ConfigError(KEY, f"{shown(spec)}: unknown term {key!r}", allowed)
     return config, period
 
 
@@ -106,7 +107,7 @@ def _one(text: str, spec: str, events: str) -> tuple[str, int, int]:
     name, slash, terms = text.partition("/")
     if slash:
         if not terms.endswith("/"):
-            raise ConfigError(KEY, f"{spec!r}: no closing '/'", "cpu/event=0xc4,umask=0x20/")
+            raise ConfigError(KEY, f"{shown(spec)}: no closing '/'", "cpu/event=0xc4,umask=0x20/")
         terms = terms[:-1]
     if slash and name == "cpu":
         config, period = _terms(terms, spec, 0, own=True)
@@ -117,14 +118,14 @@ def _one(text: str, spec: str, events: str) -> tuple[str, int, int]:
         config = int(raw[1], 16)
         if config & ~0xFF84FFFF:
             allowed = "EVENT, UMASK, edge, inv and cmask: mask 0xff84ffff"
-            raise ConfigError(KEY, f"{spec!r}: bits outside the raw event mask", allowed)
+            raise ConfigError(KEY, f"{shown(spec)}: bits outside the raw event mask", allowed)
     elif name.lower() in codes:
         config = codes[name.lower()]
     else:
         near = difflib.get_close_matches(name.lower(), codes, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         allowed = "cycles instructions branches … rNNNN cpu/event=…,umask=…/"
-        raise ConfigError(KEY, f"{spec!r}: no event is named {name!r}{hint}", allowed)
+        raise ConfigError(KEY, f"{shown(spec)}: no event is named {name!r}{hint}", allowed)
     config, period = _terms(terms, spec, config, own=False) if slash else (config, 0)
     return name, config, period
 
@@ -153,25 +154,25 @@ def parse_host_event(spec: str, events: str = LISTS[0]) -> list[HostEvent]:
     if star:
         repeat = _number(times, spec, "the repeat count")
         if not 1 <= repeat <= MAX_REPEAT:
-            raise ConfigError(KEY, f"{spec!r}: repeat {repeat}", f"1 to {MAX_REPEAT}")
+            raise ConfigError(KEY, f"{shown(spec)}: repeat {repeat}", f"1 to {MAX_REPEAT}")
         text = body
     context = ""
     body, at, where = text.rpartition("@")
     if at:
         if where not in ("cpu", "task"):
-            raise ConfigError(KEY, f"{spec!r}: unknown context {where!r}", "@cpu @task")
+            raise ConfigError(KEY, f"{shown(spec)}: unknown context {where!r}", "@cpu @task")
         context, text = where, body
-    match = re.fullmatch(r"(.*?)(?::([A-Za-z]*))?", text)
+    match = re.fullmatch(r"(.*?)(?::([A-Za-z]*))?", text, re.DOTALL)
     assert match is not None
     body, modifiers = match[1], match[2] or ""
     if not body:
-        raise ConfigError(KEY, f"{spec!r}: no event", "instructions:D, cpu/event=0xc4/, r00c4")
+        raise ConfigError(KEY, f"{shown(spec)}: no event", "instructions:D, cpu/event=0xc4/, r00c4")
     unknown = set(modifiers) - set("ukhGHD")
     if unknown:
-        raise ConfigError(KEY, f"{spec!r}: unknown modifier {''.join(sorted(unknown))!r}", _MODIFIERS)
+        raise ConfigError(KEY, f"{shown(spec)}: unknown modifier {''.join(sorted(unknown))!r}", _MODIFIERS)
     group = body.startswith("{")
     if group and not body.endswith("}"):
-        raise ConfigError(KEY, f"{spec!r}: no closing '}}'", "{instructions,cycles}:D")
+        raise ConfigError(KEY, f"{shown(spec)}: no closing '}}'", "{instructions,cycles}:D")
     members = [m.strip() for m in (_split(body[1:-1]) if group else [body])]
     rings = bool(set(modifiers) & set("ukh"))
     sides = bool(set(modifiers) & set("GH"))
@@ -180,10 +181,10 @@ def parse_host_event(spec: str, events: str = LISTS[0]) -> list[HostEvent]:
         first = len(found)
         for member in members:
             name, config, period = _one(member, spec, events)
-            shown = name + (f":{modifiers}" if modifiers else "") + (f"@{context}" if context else "")
+            label = name + (f":{modifiers}" if modifiers else "") + (f"@{context}" if context else "")
             found.append(
                 HostEvent(
-                    name=shown,
+                    name=label,
                     config=config,
                     period=period,
                     pinned="D" in modifiers,

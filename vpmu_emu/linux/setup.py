@@ -10,6 +10,7 @@ from pathlib import Path
 from signal import Signals
 from typing import Any
 
+import attrs
 import numpy as np
 
 from vpmu_emu.errors import ConfigError, HostError
@@ -49,7 +50,13 @@ from vpmu_emu.linux.sysctl import (
     set_cpu_time_max_percent,
     set_sample_rate,
 )
-from vpmu_emu.linux.watchdog import lockup_detector_init, lockup_report
+from vpmu_emu.linux.watchdog import (
+    DEFAULT_THRESH,
+    WATCHDOG_NAMES,
+    check_settings,
+    lockup_detector_init,
+    lockup_report,
+)
 from vpmu_emu.machine.lapic import (
     BASE_RESET,
     BASE_X2APIC,
@@ -62,6 +69,7 @@ from vpmu_emu.machine.lapic import (
 from vpmu_emu.machine.state import NEVER
 from vpmu_emu.machine.u64 import U64
 from vpmu_emu.tables.cpus import COST_NAMES, CpuModel
+from vpmu_emu.tables.msrs import Shape
 
 SAPPHIRERAPIDS_X = 0x8F  # KVM's list of CPUs with PDist has no other (vmx_pebs_pdist_cpu)
 SLICE_US = 2800  # sysctl_sched_base_slice of a machine with 8 CPUs or more, in microseconds
@@ -164,7 +172,7 @@ def init_host(S: Any, model: CpuModel) -> None:
     S.this_vcpu = S.this_vm = 0
 
 
-def check_room(S: Any, events: Sequence[HostEvent]) -> None:
+def check_room(events: Sequence[HostEvent]) -> None:
     """Raises HostError (ENOSPC) if the record has no room for so many events of the host."""
     if len(events) > N_EVENTS - N_PMC:
         raise HostError(28, f"{len(events)} host events; there is room for {N_EVENTS - N_PMC}")
@@ -176,7 +184,7 @@ def add_host_events(S: Any, events: Sequence[HostEvent]) -> None:
     Raises:
         HostError: ENOSPC, more than the record has room for.
     """
-    check_room(S, events)
+    check_room(events)
     first = int(S.perf_rows)
     for k, attr in enumerate(events):
         i = first + k
@@ -206,15 +214,28 @@ def add_host_events(S: Any, events: Sequence[HostEvent]) -> None:
         S.perf_events[i].id = i + 1
 
 
-def make_vm(
-    S: Any,
-    M: np.ndarray[Any, Any],
-    E: Any,
+@attrs.frozen(kw_only=True)
+class VmSettings:
+    """What was asked of host and guest, and can be.
+
+    Attributes:
+        told: what the guest's CPUID shows of its PMU.
+        guest: what the VMM changes in it.
+        kvm: parameters of KVM.
+        chosen: the event filter.
+        events: of the host.
+    """
+
+    told: Shape
+    guest: Mapping[str, int]
+    kvm: Mapping[str, int]
+    chosen: EventFilter | None
+    events: Sequence[HostEvent]
+
+
+def vm_settings(
     model: CpuModel,
     mode: str,
-    vmm: Any,
-    image: bytes,
-    ram_size: int,
     *,
     filter: EventFilter | str | Path | None = None,  # noqa: A002
     host_events: Sequence[str | HostEvent] = (),
@@ -223,18 +244,11 @@ def make_vm(
     quirks: Iterable[str] = (),
     without: Iterable[str] = (),
     all_passthrough: bool = False,
-    apicv: bool = True,
     costs: str = "typical",
-    n_cores: int = 1,
     watchdog: str = "off",
-    watchdog_thresh: float = 10.0,
-    programs: Sequence[Any] = (),
-) -> tuple[Callable[[], int], Any]:
-    """A host kernel whose program `vmm` is about to enter a guest with the ELF `image` in it.
-
-    `M` has `ram_size` bytes for the guest and `HOST_MEMORY` above it. Returns the function that runs the
-    host until a RUN_* code, and what answers its system calls. `programs` of the host begin
-    right before the guest.
+    watchdog_thresh: float | None = None,
+) -> VmSettings:
+    """Look at everything that can be asked of a host and its guest, before anything is made.
 
     Raises:
         ConfigError, HostError: settings that the kernel would refuse.
@@ -245,6 +259,10 @@ def make_vm(
             raise ConfigError(f"kvm {key}", "unknown key", " ".join(KVM_KEYS))
     if knobs.get("force_emulation_prefix", 1) not in (0, 1):
         raise ConfigError("kvm force_emulation_prefix", f"{knobs['force_emulation_prefix']}", "0 1")
+    if costs not in COST_LEVELS:
+        raise ConfigError("costs", f"no level is named {costs!r}", " ".join(COST_LEVELS))
+    chosen_bits("quirk", QUIRKS, quirks)
+    chosen_bits("without", WITHOUT, without)
     if all_passthrough and mode != "passthrough":
         raise ConfigError("all-passthrough", f"not in mode {mode}", "passthrough")
     if all_passthrough and filter is not None:
@@ -252,6 +270,54 @@ def make_vm(
     if model.version == 1:
         # core_pmu of the kernel would switch every selector at VM entry; no CPU with EPT is so old.
         raise ConfigError("set pmu.version", "a host needs GLOBAL_CTRL for its guests", "0 2 3 4 5")
+    fixed_cap = knobs.get("fixed_cap", 3)
+    told = guest_cpuid_shape(model.shape(), guest or {}, fixed_cap, mode)
+    settings: Mapping[str, int] = guest or {}
+    if mode == "none":
+        settings = {"version": 0}
+        told = guest_cpuid_shape(model.shape(), settings, fixed_cap, mode)
+    thresh = DEFAULT_THRESH if watchdog_thresh is None else watchdog_thresh
+    check_settings(watchdog, thresh, model.version)
+    if watchdog_thresh is not None and watchdog == WATCHDOG_NAMES[0]:
+        raise ConfigError("watchdog-thresh", "there is no watchdog without --watchdog", "nmi buddy hpet")
+    if filter is not None and not isinstance(filter, EventFilter):
+        filter = load_filter(filter, model.events)  # noqa: A001
+    parsed = parse_host_events([e for e in host_events if isinstance(e, str)], model.events)
+    events = parsed + [e for e in host_events if isinstance(e, HostEvent)]
+    check_room(events)
+    return VmSettings(told=told, guest=settings, kvm=knobs, chosen=filter, events=events)
+
+
+def make_vm(
+    S: Any,
+    M: np.ndarray[Any, Any],
+    E: Any,
+    model: CpuModel,
+    mode: str,
+    vmm: Any,
+    image: bytes,
+    ram_size: int,
+    *,
+    settings: VmSettings,
+    quirks: Iterable[str] = (),
+    without: Iterable[str] = (),
+    all_passthrough: bool = False,
+    apicv: bool = True,
+    costs: str = "typical",
+    n_cores: int = 1,
+    watchdog: str = "off",
+    watchdog_thresh: float | None = None,
+    programs: Sequence[Any] = (),
+) -> tuple[Callable[[], int], Any]:
+    """A host kernel whose program `vmm` is about to enter a guest with the ELF `image` in it.
+
+    `M` has `ram_size` bytes for the guest and `HOST_MEMORY` above it; `settings` were looked at by
+    `vm_settings`. Returns the function that runs the host until a RUN_* code, and what answers its system
+    calls. `programs` of the host begin right before the guest.
+
+    Raises:
+        ConfigError, HostError: settings that the kernel would refuse.
+    """
     init_config(
         S,
         model,
@@ -265,18 +331,10 @@ def make_vm(
     )
     # Off in a kernel that nobody told otherwise; on here, because tests of KVM need it and nothing else
     # executes UD2 followed by "kvm".
-    S.config.force_emulation_prefix = knobs.get("force_emulation_prefix", 1)
-    settings = {"version": 0} if mode == "none" else dict(guest or {})
-    S.config.fixed_cap = knobs.get("fixed_cap", 3)
-    told = guest_cpuid_shape(model.shape(), settings, int(S.config.fixed_cap), mode)
+    S.config.force_emulation_prefix = settings.kvm.get("force_emulation_prefix", 1)
+    S.config.fixed_cap = settings.kvm.get("fixed_cap", 3)
     init_host(S, model)
-    lockup_detector_init(S, watchdog, watchdog_thresh)
-    if filter is not None and not isinstance(filter, EventFilter):
-        filter = load_filter(filter, model.events)  # noqa: A001
-    specs = [e if isinstance(e, HostEvent) else None for e in host_events]
-    parsed = parse_host_events([e for e in host_events if isinstance(e, str)], model.events)
-    events = parsed + [e for e in specs if e is not None]
-    check_room(S, events)
+    lockup_detector_init(S, watchdog, DEFAULT_THRESH if watchdog_thresh is None else watchdog_thresh)
     if mode == "passthrough":
         from vpmu_emu.linux.run_passthrough import run_host_passthrough as run
     else:
@@ -285,11 +343,12 @@ def make_vm(
     def loop() -> int:
         return int(run(S, M, E))
 
-    files = wishes(model, told, guest_events(model, settings), int(S.config.fixed_cap), filter)
+    own = guest_events(model, settings.guest)
+    files = wishes(model, settings.told, own, int(S.config.fixed_cap), settings.chosen)
     files["/guest"] = image
     host = boot_host(S, M, E, model, loop, vmm, ram_size, files, programs)
     # As `perf stat` attaches to a VMM that runs already.
-    add_host_events(S, events)
+    add_host_events(S, settings.events)
     for percpu in S.percpu:
         percpu.booted = 0
     return loop, host

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-TR_PERF_STATE = 64  # a event row, b old state + 2, c new state + 2
-TR_PERF_CREATE = 65  # a event row, b config, c period
-TR_PERF_RELEASE = 66  # a event row
+TR_PERF_STATE = 64  # a id of the event, b old state + 2, c new state + 2
+TR_PERF_CREATE = 65  # a id of the event, b config, c period
+TR_PERF_RELEASE = 66  # a id of the event
 TR_REPROGRAM = 67  # a pmc (fixed ones are 32 + i), b new config, c REPROGRAM_*
 TR_REQUEST = 68  # a request bit, b request bits before
 TR_PMI_INJECT = 69  # a LVTPC, b 0 dropped, 1 fixed, 2 NMI

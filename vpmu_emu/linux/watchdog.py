@@ -37,7 +37,7 @@ COST_TIMER_FN = cost("watchdog_timer_fn")
 CPU_CYCLES = 0x3C
 # The kernel takes whole seconds up to 60. Simulated time costs real time, so that parts of one are allowed;
 # the least is what still leaves time for anything but the watchdog.
-LEAST_THRESH, MOST_THRESH = 0.0001, 60.0
+LEAST_THRESH, MOST_THRESH, DEFAULT_THRESH = 0.0001, 60.0, 10.0
 
 
 # --- the detectors --------------------------------------------------------------------------------------
@@ -134,8 +134,8 @@ def lockup_will_be_seen(S, cpu):
 
 
 # --- plain Python ---------------------------------------------------------------------------------------
-def check_settings(detector: str, thresh: float) -> None:
-    """What `--watchdog` and `--watchdog-thresh` may be.
+def check_settings(detector: str, thresh: float, version: int) -> None:
+    """What `--watchdog` and `--watchdog-thresh` may be on a CPU with this version of PMU.
 
     Raises:
         ConfigError: they are something else.
@@ -144,6 +144,8 @@ def check_settings(detector: str, thresh: float) -> None:
         raise ConfigError("watchdog", f"no detector is named {detector!r}", " ".join(WATCHDOG_NAMES))
     if not (math.isfinite(thresh) and LEAST_THRESH <= thresh <= MOST_THRESH):
         raise ConfigError("watchdog-thresh", f"{thresh:g} seconds", f"{LEAST_THRESH:g} to {MOST_THRESH:g}")
+    if detector == "nmi" and not version:
+        raise ConfigError("watchdog", "detector nmi needs a PMU", "off buddy hpet")
 
 
 def lockup_detector_init(S: Any, detector: str, thresh: float) -> None:
@@ -152,7 +154,7 @@ def lockup_detector_init(S: Any, detector: str, thresh: float) -> None:
     Raises:
         ConfigError: the detector nmi on a CPU without a PMU, or settings that cannot be.
     """
-    check_settings(detector, thresh)
+    check_settings(detector, thresh, int(S.cores[0].pmu.version))
     config = S.config
     config.watchdog = WATCHDOG_NAMES.index(detector)
     config.watchdog_period = round(thresh * int(config.tsc_khz) * 1000) * 16
@@ -171,8 +173,6 @@ def lockup_detector_init(S: Any, detector: str, thresh: float) -> None:
 
 
 def _hardlockup_detector_event_create(S: Any, cpu: int) -> None:
-    if not int(S.cores[0].pmu.version):
-        raise ConfigError("watchdog", "detector nmi needs a PMU", "off buddy hpet")
     i = int(S.perf_rows)
     event = S.perf_events[i]
     event.used = event.watchdog = event.pinned = event.stopped = 1

@@ -348,7 +348,7 @@ N_UOPS = 1 << 16
 N_MAP = 1 << 16
 N_PAGES = 1 << 16  # 256 MiB of host array at the most
 N_RING = 1 << 16
-N_SERIAL = 1 << 16
+N_SERIAL = 1 << 20
 N_BREAK = 64
 N_WATCH = 16
 

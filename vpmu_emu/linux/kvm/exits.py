@@ -37,7 +37,7 @@ from vpmu_emu.linux.state import (
 )
 from vpmu_emu.machine.bus import EXIT_APIC_ACCESS, EXIT_EPT_MISCONFIG, EXIT_EPT_VIOLATION
 from vpmu_emu.machine.interrupts import RFLAGS_TF, VECTOR_DB
-from vpmu_emu.machine.lapic import BASE_X2APIC
+from vpmu_emu.machine.lapic import BASE_X2APIC, lapic_read
 from vpmu_emu.machine.lbr import R_LBR_SELECT
 from vpmu_emu.machine.memory import VECTOR_GP
 from vpmu_emu.machine.msr import (
@@ -221,8 +221,8 @@ def kvm_set_msr_common(S, M, E, index, value):
 
 
 @jit()
-def kvm_get_msr_common(S, M, E, index):
-    """RDMSR of the guest of anything but its PMU: (1 for #GP, value)."""
+def kvm_get_msr_common(S, M, E, index, look):
+    """RDMSR of the guest of anything but its PMU: (1 for #GP, value). `look` 1: it takes no time."""
     core = S.cores[S.this_cpu]
     vcpu = S.vcpus[S.this_vcpu]
     rn = find_msr(index)
@@ -239,6 +239,8 @@ def kvm_get_msr_common(S, M, E, index):
     if index >= _X2APIC_FIRST and index <= _X2APIC_LAST:
         if core.vapic.apic_base & BASE_X2APIC == ZERO:
             return 1, ZERO
+        if look != 0:
+            return 0, lapic_read(core, core.vapic, index)
         return 0, kvm_x2apic_msr_read(S, E, index)
     if row == R_APIC_BASE:
         return 0, core.vapic.apic_base

@@ -29,7 +29,7 @@ from vpmu_emu.linux.perf.pmi import charge
 from vpmu_emu.linux.perf.x86 import INTEL_FIXED_VLBR_EVENT
 from vpmu_emu.linux.state import CTX_TASK, OWNER_KVM, PERF_EVENT_STATE_ACTIVE
 from vpmu_emu.machine.lbr import R_LASTBRANCH_INFO, R_LBR_SELECT
-from vpmu_emu.machine.msr import check_write, find_msr
+from vpmu_emu.machine.msr import check_write, find_msr, msr_value
 from vpmu_emu.machine.physical import st8
 from vpmu_emu.machine.pmu import DEBUGCTL_FREEZE_LBRS_ON_PMI, DEBUGCTL_LBR
 from vpmu_emu.machine.state import N_LBR
@@ -107,6 +107,16 @@ def intel_pmu_handle_lbr_msrs_access(S, E, index, value, writes):
     if check_write(core, index, value) >= 0:
         wrmsrl(S, E, index, value)
     return ZERO
+
+
+@jit()
+def intel_pmu_lbr_msr_now(S, index):
+    """What RDMSR of an LBR register would give; nothing follows from looking."""
+    core = S.cores[S.this_cpu]
+    i = S.vcpus[S.this_vcpu].pmu.lbr_event
+    if i < 0 or S.perf_events[i].state != PERF_EVENT_STATE_ACTIVE:
+        return ZERO
+    return msr_value(core, find_msr(index), index)
 
 
 @jit()

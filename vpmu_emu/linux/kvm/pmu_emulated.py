@@ -36,6 +36,7 @@ from vpmu_emu.linux.kvm.pmu import (
 from vpmu_emu.linux.native import cost
 from vpmu_emu.linux.perf.event import (
     ATTR_PRECISE_SHIFT,
+    perf_event_count_now,
     perf_event_create_kernel_counter,
     perf_event_enable,
     perf_event_pause,
@@ -96,6 +97,17 @@ def pmc_read_counter(S, E, i):
     if pmc.perf_event >= 0 and pmc.is_paused == 0:
         counter += perf_event_read_value(S, E, pmc.perf_event)
         charge(S, E, COST_READ)
+    return counter & pmu.counter_bitmask
+
+
+@jit()
+def pmc_counter_now(S, i):
+    """What pmc_read_counter() would give; it takes no time and changes nothing."""
+    pmu = S.vcpus[S.this_vcpu].pmu
+    pmc = pmu.pmcs[i]
+    counter = pmc.counter + pmc.emulated_counter
+    if pmc.perf_event >= 0 and pmc.is_paused == 0:
+        counter += perf_event_count_now(S, pmc.perf_event)
     return counter & pmu.counter_bitmask
 
 

@@ -22,6 +22,7 @@ from vpmu_emu.linux.kvm.lbr import (
     intel_pmu_deliver_pmi,
     intel_pmu_handle_lbr_msrs_access,
     intel_pmu_is_valid_lbr_msr,
+    intel_pmu_lbr_msr_now,
     vmx_passthrough_lbr_msrs,
 )
 from vpmu_emu.linux.kvm.msrfilter import kvm_msr_allowed, msr_denied_to_vmm
@@ -39,6 +40,7 @@ from vpmu_emu.linux.kvm.pmu_emulated import (
     kvm_pmu_get_msr,
     kvm_pmu_handle_event,
     kvm_pmu_set_msr,
+    pmc_counter_now,
     pmc_read_counter,
 )
 from vpmu_emu.linux.kvm.vcpu import (
@@ -130,8 +132,9 @@ def handle_lbr_exit(S, M, E, index):
     else:
         charge(S, E, COST_WRMSR_EXIT)
         value = (core.regs[RAX] & LOW32) | (core.regs[RDX] << U32)
+        old = intel_pmu_lbr_msr_now(S, index)
         intel_pmu_handle_lbr_msrs_access(S, E, index, value, 1)
-        finish_wrmsr(S, M, E, index, value, ZERO, 0)
+        finish_wrmsr(S, M, E, index, value, old, 0)
 
 
 @jit()
@@ -164,7 +167,7 @@ def handle_pmu_exit(S, M, E):
         if which >= 0:
             value = kvm_pmu_get_msr(S, E, which)
         else:
-            fault, value = kvm_get_msr_common(S, M, E, index)
+            fault, value = kvm_get_msr_common(S, M, E, index, 0)
         finish_rdmsr(S, M, E, index, value, fault)
         return
     charge(S, E, COST_WRMSR_EXIT)
@@ -175,11 +178,12 @@ def handle_pmu_exit(S, M, E):
     if which >= 0:
         kind = which & _KIND
         if kind == PMU_PERFCTR or kind == PMU_PMC or kind == PMU_FIXED_CTR:
-            old = pmu.pmcs[which & 15].counter  # for the trace: without asking perf
+            old = pmc_counter_now(S, which & 15)  # for the trace: without asking perf
         else:
             old = kvm_pmu_get_msr(S, E, which)
         fault = kvm_pmu_set_msr(S, E, which, value, 0)
     else:
+        _, old = kvm_get_msr_common(S, M, E, index, 1)
         fault = kvm_set_msr_common(S, M, E, index, value)
         if index == MSR_IA32_DEBUGCTLMSR and fault == 0:
             intel_pmu_debugctl_written(S, E, value)

@@ -142,7 +142,7 @@ def handle_pmu_exit(S, M, E):
         if which >= 0:
             value = kvm_pmu_get_msr(S, E, which)
         else:
-            fault, value = kvm_get_msr_common(S, M, E, index)
+            fault, value = kvm_get_msr_common(S, M, E, index, 0)
         finish_rdmsr(S, M, E, index, value, fault)
         return
     charge(S, E, COST_WRMSR_EXIT)
@@ -154,6 +154,7 @@ def handle_pmu_exit(S, M, E):
         old = kvm_pmu_get_msr(S, E, which)
         fault = kvm_pmu_set_msr(S, E, which, value, 0)
     else:
+        _, old = kvm_get_msr_common(S, M, E, index, 1)
         fault = kvm_set_msr_common(S, M, E, index, value)
     finish_wrmsr(S, M, E, index, value, old, fault)
 

@@ -79,7 +79,9 @@ from vpmu_emu.linux.state import (
     PMU_UNCORE,
 )
 from vpmu_emu.linux.trace_kinds import TR_PERF_CREATE, TR_PERF_RELEASE
+from vpmu_emu.machine.pmu import counter_value
 from vpmu_emu.machine.ring import emit
+from vpmu_emu.machine.state import N_CTR, N_GP
 from vpmu_emu.machine.u64 import ONE, TOP, U64, ZERO
 
 EBUSY = -16
@@ -253,7 +255,7 @@ def perf_install_in_context(S, E, i):
     moves = S.perf_events[event.leader].pmu_ctx != event.pmu_ctx
     if moves:
         _move_group(S, E, i)
-    emit(E, S.cores[S.this_cpu].t, TR_PERF_CREATE, ZERO, U64(i), event.config, event.sample_period)
+    emit(E, S.cores[S.this_cpu].t, TR_PERF_CREATE, ZERO, event.id, event.config, event.sample_period)
     leads = S.perf_events[event.leader].state
     wants = leads if leads <= PERF_EVENT_STATE_OFF else event.state  # __perf_effective_state()
     if moves and leads == PERF_EVENT_STATE_INACTIVE:
@@ -308,7 +310,7 @@ def perf_event_create_kernel_counter(S, E, ctx, flags, config, period, owner, pm
 def _free(S, E, i):
     # perf_group_detach() and _free_event(): what it led goes on alone.
     event = S.perf_events[i]
-    emit(E, S.cores[S.this_cpu].t, TR_PERF_RELEASE, ZERO, U64(i), ZERO, ZERO)
+    emit(E, S.cores[S.this_cpu].t, TR_PERF_RELEASE, ZERO, event.id, ZERO, ZERO)
     error_over(S, i, 1)
     event.used = 0
     k = next_member(S, i, ZERO)
@@ -478,6 +480,19 @@ def perf_event_read_value(S, E, i):
         total += one.count
     _call_end(S, E, here)
     return total
+
+
+@jit()
+def perf_event_count_now(S, i):
+    """What perf_event_read_value() would give for an event of KVM; changes nothing."""
+    event = S.perf_events[i]
+    idx = event.idx
+    count = event.child_count + event.count
+    if event.state != PERF_EVENT_STATE_ACTIVE or event.stopped != 0 or idx < 0 or idx >= N_CTR:
+        return count
+    core = S.cores[max(ctx_cpu(S, event.ctx), 0)]
+    mask = core.pmu.gp_mask if idx < N_GP else core.pmu.fixed_mask
+    return count + ((counter_value(core, idx) - event.prev_count) & mask)
 
 
 @jit()

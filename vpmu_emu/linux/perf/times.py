@@ -137,7 +137,7 @@ def perf_event_set_state(S, E, i, state):
         for k in range(S.perf_rows):
             if S.perf_events[k].used != 0 and S.perf_events[k].leader == i and k != i:
                 perf_event_update_time(S, k)
-    emit(E, S.cores[S.this_cpu].t, TR_PERF_STATE, ZERO, U64(i), U64(event.state + 2), U64(state + 2))
+    emit(E, S.cores[S.this_cpu].t, TR_PERF_STATE, ZERO, event.id, U64(event.state + 2), U64(state + 2))
     event.state = state
     if state == PERF_EVENT_STATE_ERROR:
         _log_error(S, i)
