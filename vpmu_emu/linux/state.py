@@ -469,6 +469,7 @@ TASK = np.dtype(
         ("entered", "i8"),  # why it is in the kernel: ENTERED_*
         ("fault", "i8"),  # vector of the exception then
         ("vcpu", "i8"),  # vCPU that it is in KVM_RUN with, -1 none
+        ("mutex", "i8"),  # 1 + the vCPU whose mutex it sleeps for, 0 none
         ("clear_child_tid", "u8"),  # where its number is cleared when it exits, 0 nowhere
         ("exit_code", "i8"),  # what exit() gave; -signal when it was killed
         ("switches", "u8"),  # times it was switched to

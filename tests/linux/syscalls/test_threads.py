@@ -6,6 +6,7 @@ import pytest
 
 from tests.linux.syscalls.kernel import Kernel
 from vpmu_emu.linux.state import MP_STATE_INIT_RECEIVED, TASK_DEAD
+from vpmu_emu.machine.state import STOP_HALTED
 from vpmu_emu.tables.linux import constant
 
 pytestmark = pytest.mark.uncompiled
@@ -316,6 +317,27 @@ def test_a_vcpu_whose_files_are_closed_runs_on(cores):
     kernel = vmm(main, f"1: lock inc qword ptr [0x4000]\n {SLOWLY} jmp 1b\n", cores=cores)
     assert kernel.exit_codes() == [0, 0]
     all_gone(kernel)
+
+
+ASK = "SPAWN 0\n NAP\n mov r14d, fds[rip]\n lea rdx, regs[rip]\n IOCTL r14d, KVM_GET_REGS\n MUST 20\n"
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_who_waits_for_a_vcpu_sleeps_until_it_is_free(cores):
+    """vcpu->mutex: no look at it in between, however long the other thread is in KVM_RUN."""
+    guest = f"mov esi, 700\n2: {SLOWLY} dec esi\n jnz 2b\n OVER"
+    main = ASK + "cmp qword ptr regs[rip + kvm_regs_rsi], 0\n je 3f\n EXIT 9\n3:\n"
+    kernel = vmm(main, guest, cores=cores)
+    assert kernel.exit_codes() == [0, 0]
+    assert int(kernel.S.tasks[0].switches) <= 5
+    all_gone(kernel)
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_a_wait_that_nothing_ends_is_the_end_of_the_run(cores):
+    kernel = vmm(ASK, "cli\n hlt", cores=cores, cycles=1 << 50)
+    assert int(kernel.S.cores[0].stop) == STOP_HALTED
+    assert int(kernel.S.cores[0].t) >> 4 < 1_000_000
 
 
 @pytest.mark.parametrize("cores", [1, 2])

@@ -12,6 +12,7 @@ from typing import Any
 
 import attrs
 
+from vpmu_emu.linux.calls import CALL_WAKE_UP
 from vpmu_emu.linux.state import (
     FILE_GUEST,
     FILE_LKDTM,
@@ -246,13 +247,18 @@ def close_row(host: Host, file: Any) -> None:
 
 
 def leave_run(host: Host, task: Any) -> None:
-    """A task is no longer in KVM_RUN; if all files were closed meanwhile, the VM goes now (fput).
+    """A task is no longer in KVM_RUN: who waits for the vCPU's mutex wakes up.
+
+    If all files were closed meanwhile, the VM goes now (fput).
 
     Raises:
         Restart: an event of a vCPU is on a core that is in a guest; call again.
     """
     k = int(task.vcpu)
     host.S.vcpus[k].task = -1
+    for row, other in host.tasks():
+        if int(other.mutex) == k + 1:
+            host.kernel_call(CALL_WAKE_UP, row)
     put(host, FILE_VCPU, k)
     task.vcpu = -1
 

@@ -56,14 +56,13 @@ from vpmu_emu.machine.lapic import (
     TIMER_MODE,
     TIMER_TSC_DEADLINE,
 )
-from vpmu_emu.machine.state import N_CPUID, NEVER, REG_FS, REG_GS
+from vpmu_emu.machine.state import BEYOND, N_CPUID, NEVER, REG_FS, REG_GS
 from vpmu_emu.tables.linux import ERRNO, STRUCTS, constant
 from vpmu_emu.tables.msrs import MSRS, row_of, rules
 
 RUN_PAGES = 3  # struct kvm_run, the data of port I/O, the ring of coalesced MMIO
 MAX_CPUID_ENTRIES = 256
 MAX_IO_MSRS = 256
-MUTEX_WAIT = 10_000 * 16  # how long a thread sleeps before it looks at vcpu->mutex again
 REGS = (
     "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
     "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
@@ -83,12 +82,14 @@ def lock(host: Host, k: int) -> None:
     """Take vcpu->mutex: KVM_RUN of another thread has it until it returns.
 
     Raises:
-        Restart: it has; this thread sleeps a little and looks again.
+        Restart: it has; this thread sleeps until that is over, see leave_run().
     """
     vcpu, task = host.S.vcpus[k], host.task
+    task.mutex = 0
     if int(vcpu.task) < 0 or int(vcpu.task) == host.task_row:
         return
-    sleep_until(host, task, int(host.core.t) + MUTEX_WAIT)
+    task.mutex = k + 1
+    sleep_until(host, task, int(NEVER))
     raise Restart(host.cpu)
 
 
@@ -387,7 +388,7 @@ def set_deadline(host: Host, vcpu: Any, value: int) -> None:
         return
     vapic.tsc_deadline = value
     wait = value - _tsc(host, vcpu)
-    vapic.timer_at = NEVER if value == 0 or wait >> 56 > 0 else now + 16 * max(wait, 0)
+    vapic.timer_at = NEVER if value == 0 else min(now + 16 * max(wait, 0), int(BEYOND))
 
 
 def set_msr(host: Host, k: int, index: int, value: int) -> None:

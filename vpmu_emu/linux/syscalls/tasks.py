@@ -269,9 +269,9 @@ def sys_sched_yield(host: Host, task: Any) -> int:
 
 
 def sleep_until(host: Host, task: Any, at: int) -> None:
-    """Take the current task off its core until a time."""
+    """Take the current task off its core until a time; NEVER: until somebody wakes it."""
     task.state = TASK_INTERRUPTIBLE
-    task.wake_at = min(at, int(BEYOND))
+    task.wake_at = at if at == NEVER else min(at, int(BEYOND))
     host.S.percpu[host.cpu].need_resched = 1
     host.kernel_call(CALL_TIMER)
 
