@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 import vpmu_emu
 from tests.conftest import ROOT
+from vpmu_emu._jit import COMPILES
+from vpmu_emu.asm import write_elf
 
 pytestmark = pytest.mark.uncompiled
 
@@ -59,3 +64,33 @@ def test_session_watches():
     stops = [session.cont() for _ in range(2)]
     assert [stop.accesses[0].value for stop in stops] == [0, 0x1_0000_0007]
     assert stops[1].accesses[0].old == 0
+
+
+FORTY_RUNS = """
+import resource, sys
+import vpmu_emu
+runs = int(sys.argv[1])
+for _ in range(runs):
+    assert vpmu_emu.run(sys.argv[2], vpmu=sys.argv[3], ram=64).to_json()["exit_code"] == 0
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+TOUCHES = """
+_start: mov edi, 0x200000
+1:      mov [rdi], rdi
+        add edi, 4096
+        cmp edi, 0x3f00000
+        jb 1b
+        xor eax, eax
+        out 0xf4, al
+"""
+
+
+@pytest.mark.skipif(not COMPILES, reason="takes long uncompiled")
+@pytest.mark.parametrize("mode", ["bare", "emulated"])
+def test_memory_of_a_run_goes_with_its_last_reference(mode, tmp_path):
+    """Not with the collector of cycles, which comes when it likes."""
+    path = tmp_path / "touches.elf"
+    path.write_bytes(write_elf(vpmu_emu.assemble(TOUCHES, "touches.s")))
+    command = [sys.executable, "-c", FORTY_RUNS, "40", str(path), mode]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    assert int(done.stdout) < 200

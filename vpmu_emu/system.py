@@ -363,13 +363,14 @@ class System:
         if vpmu != "bare":
             self._run, self._host = self._make_vm(**vm)
         elif cores == 1:
-            self._run = lambda: int(engine.run_core(self.core, self.M, E))
+            core, M = self.core, self.M  # without a cycle: memory goes with the last reference to the run
+            self._run = lambda: int(engine.run_core(core, M, E))
         else:
             from vpmu_emu.machine import smp as compiled_smp
 
             smp: Any = compiled_smp
-            together = self.S.cores
-            self._run = lambda: int(smp.run_cores(together, cores, QUANTUM, self.M, E))
+            together, M = self.S.cores, self.M
+            self._run = lambda: int(smp.run_cores(together, cores, QUANTUM, M, E))
         if max_cycles is not None:
             E.t_limit = min(16 * max_cycles, int(END_OF_TIME))
 
