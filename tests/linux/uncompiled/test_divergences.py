@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.linux.guests import run, window
+from tests.whole import machine
+from vpmu_emu.asm import assemble
 
 pytestmark = pytest.mark.uncompiled
 
@@ -134,3 +136,56 @@ def test_emulated_cycles_leave_out_the_host():
     bare = pmc0(body, "bare")
     for mode in ("emulated", "passthrough"):
         assert pmc0(body, mode) < bare
+
+
+HALT = """
+    .intel_syntax noprefix
+    .include "msr.inc"
+    .include "macros.inc"
+    .globl _start
+_start: lapic_enable_x2apic
+    load_idt
+    set_gate 0x40, pmi
+    set_gate 0x41, timer
+    wrmsr_const IA32_X2APIC_LVT_PMI, 0x40
+    wrmsr_const IA32_X2APIC_LVT_TIMER, 0x41
+    wrmsr_const IA32_X2APIC_DIV_CONF, 0xb
+    wrmsr_const IA32_PERF_GLOBAL_CTRL, 0
+    wrmsr_const IA32_PERFEVTSEL0, EVT_INST_RETIRED_ANY_P | EVTSEL_OS | EVTSEL_INT | EVTSEL_EN
+    wrmsr_const IA32_PMC0, -{left} & 0xffffffff
+    {timer}
+    wrmsr_const IA32_PERF_GLOBAL_CTRL, GLOBAL_PMC0
+    nop
+    nop
+    nop
+    sti
+    hlt
+    cli
+    debug_exit 0
+pmi: mov esi, 1
+    jmp served
+timer: mov edi, 1
+served:
+    wrmsr_const IA32_PERF_GLOBAL_CTRL, 0
+    wrmsr_const IA32_PERF_GLOBAL_STATUS_RESET, GLOBAL_PMC0
+    lapic_eoi
+    iretq
+    idt_storage
+"""
+
+
+@pytest.mark.parametrize(("mode", "left"), [("bare", 5), ("emulated", 6), ("passthrough", 5)])
+def test_a_halt_that_wraps_the_counter_itself(mode, left):
+    """Hardware takes the PMI of its HLT; KVM finds the wrap at KVM_REQ_PMU, which does not wake a vCPU."""
+    stop, seen = {}, {}
+    timer = "wrmsr_const IA32_X2APIC_INIT_COUNT, 200000\n"
+    for left_over, wakes in ((left, ""), (left - 1, ""), (left, timer)):
+        system = machine(assemble(HALT.format(left=left_over, timer=wakes), "halt"), mode)
+        key = (left_over == left, bool(wakes))
+        stop[key] = system.run().reason
+        seen[key] = system.registers()["rsi"]
+    bare = mode == "bare"
+    assert stop == {(True, False): "debug-exit" if bare else "halted", (False, False): "debug-exit",
+                    (True, True): "debug-exit"}  # fmt: skip
+    # what wakes it brings the PMI along, at the entry
+    assert seen == {(True, False): int(bare), (False, False): 1, (True, True): 1}
