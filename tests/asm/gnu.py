@@ -15,7 +15,7 @@ SECTIONS {
   . = 0x100000;
   .text : { *(.text) *(.text.*) }
   . = ALIGN(4096);
-  .data : { *(.data) *(.rodata) *(.rodata.*) *(.data.*) }
+  .data : { *(.data) *(.rodata) *(.rodata.*) *(.data.*) *(.got) }
   . = ALIGN(4096);
   .bss : { *(.bss) *(.bss.*) *(COMMON) }
   /DISCARD/ : { *(.note.*) *(.comment) *(.eh_frame) }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import subprocess
 from pathlib import Path
 
@@ -60,6 +61,8 @@ STYLES = {
     "comments": ["-fno-pic", "-fverbose-asm"],
     "kernel": ["-mcmodel=kernel", "-fno-pic"],
     "large": ["-mcmodel=large", "-fno-pic"],
+    "position-independent": ["-fpic"],
+    "no procedure linkage table": ["-fPIC", "-fno-plt"],
     "no jump tables": ["-fno-pic", "-fno-jump-tables"],
     "frames": ["-fno-pic", "-fno-omit-frame-pointer", "-fno-plt"],
 }
@@ -76,6 +79,56 @@ def test_every_style_of_compiler_output_assembles_to_the_same(style, level, tmp_
 def test_the_style_of_another_compiler_assembles_too(tmp_path):
     text = SOURCE.with_name("clang.s").read_text()
     assert _image(assemble(text)) == gnu(text, tmp_path)
+
+
+@pytest.mark.parametrize("flags", [["-fpic", "-fno-plt"], ["-fno-pic"]])
+def test_symbols_in_quotes_are_symbols(flags, tmp_path):
+    text = _compiled(BODIES[1], tmp_path, "-O2", *flags)
+    names = set(re.findall(r"^([\w.]+):", text, re.MULTILINE))
+    quoted = re.sub(
+        r"^(?!\s*\.(?:section|file|ident|string|ascii)).*$",
+        lambda line: re.sub(r"(?<![\w.$@])[A-Za-z_.][\w.]*",
+                            lambda m: f'"{m[0]}"' if m[0] in names else m[0], line[0]),
+        text, flags=re.MULTILINE,
+    )  # fmt: skip
+    assert '"[rip' in quoted or '"@GOTPCREL[rip' in quoted
+    assert _image(assemble(quoted)) == _image(assemble(text)) == gnu(quoted, tmp_path)
+
+
+def test_places_of_addresses_are_left_out_where_ld_does_without(tmp_path):
+    slot = "value@GOTPCREL[rip]"
+    lines = [
+        f"mov rax, QWORD PTR {slot}", f"mov r9d, {slot}", "mov rax, [rip + value@GOTPCREL]",
+        "mov rax, value@GOTPCREL[rip+4]", f"cmp QWORD PTR {slot}, 5", f"push QWORD PTR {slot}",
+        f"imul rax, {slot}", f"lea rax, {slot}", f"xchg rax, {slot}", f"cmovne rax, {slot}",
+        f"cmp {slot}, rax", f"mov {slot}, rax", f"mov ax, {slot}", f"movzx eax, BYTE PTR {slot}",
+        f"test QWORD PTR {slot}, rcx", f"test r11d, {slot}", "call [QWORD PTR func@GOTPCREL[rip]]",
+        "jmp QWORD PTR func@gotpcrel[rip]", "call hook@GOTPCREL[rip]", "jmp hook@GOTPCREL[rip]",
+        "mov rdi, hook@GOTPCREL[rip]", "mov r13, other@GOTPCREL[rip]",
+        *(f"{op} {register}, {slot}" for op in ("add", "or", "adc", "sbb", "and", "sub", "xor", "cmp")
+          for register in ("rax", "r15", "ebx", "r8d")),
+    ]  # fmt: skip
+    source = "\n".join(lines) + "\nfunc: ret\n.weak hook\n.data\nvalue: .long 7\nother: .byte 1\n"
+    theirs = gnu(source, tmp_path)
+    theirs.pop(".got.plt", None)  # of the dynamic linker, which ld writes for anything with @GOTPCREL
+    assert _image(assemble(source)) == theirs
+
+
+def test_a_weak_symbol_that_nobody_defines_is_zero(tmp_path):
+    source = """
+        .weak hook
+        mov eax, OFFSET FLAT:hook
+        lea rax, hook[rip]
+        mov ecx, hook
+        mov ecx, [rax + hook]
+        call hook
+        je hook
+        jmp hook@PLT
+        .quad hook
+        .byte hook
+    """
+    assert assemble(source).segments[0].data.hex() == gnu(source, tmp_path)[".text"][1].hex()
+    assert "hook" not in assemble(source).symbols
 
 
 def test_sections_of_their_own_lie_as_ld_lays_them(tmp_path):

@@ -13,11 +13,11 @@ from vpmu_emu.asm.errors import DirectiveFault, Fault, did_you_mean
 from vpmu_emu.asm.image import Image
 from vpmu_emu.asm.instructions import FIXED, Instructions
 from vpmu_emu.asm.program import Program
-from vpmu_emu.asm.reader import Statement
+from vpmu_emu.asm.reader import SYMBOL, Statement
 from vpmu_emu.asm.sections import UndefinedFault
 from vpmu_emu.errors import LoadError
 
-_LABEL = re.compile(r"\s*(?:([A-Za-z_.$][A-Za-z0-9_.$]*)|([0-9]+))\s*:(?!:)")
+_LABEL = re.compile(rf"\s*(?:({SYMBOL})|([0-9]+))(?:(?<!\")\s*)?:(?!:)")
 _ASSIGN = re.compile(r"([A-Za-z_.$][A-Za-z0-9_.$]*)\s*(==?)(?!=)\s*")
 _WORD = re.compile(r"\S+")
 # Nothing of these is kept in notes and debugging tables, so nothing in them needs to have a value.

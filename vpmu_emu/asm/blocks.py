@@ -14,6 +14,7 @@ from vpmu_emu.asm.errors import DirectiveFault, Fault, did_you_mean
 from vpmu_emu.asm.program import Expectation
 from vpmu_emu.asm.reader import (
     NAME,
+    SYMBOL,
     Expansion,
     Macro,
     Statement,
@@ -29,7 +30,7 @@ from vpmu_emu.asm.reader import (
 )
 from vpmu_emu.tables.instructions import BY_NAME
 
-_NAME = re.compile(r"[A-Za-z_.$][A-Za-z0-9_.$]*\Z")
+_NAME = re.compile(rf"{SYMBOL}\Z")
 _TOKEN = re.compile(NAME)
 # As buffer_and_nest() of GNU as finds them: behind labels that are names.
 _NESTS = re.compile(
@@ -234,7 +235,7 @@ class Blocks(Core):
         if name in (".ifdef", ".ifndef", ".ifnotdef"):
             if not _NAME.match(text):
                 raise Fault("a symbol is expected", "", 0, max(1, len(text)))
-            symbol = self.symbols.get(text)
+            symbol = self.symbols.get(text.strip('"'))
             return (symbol is not None and symbol.value is not None) == (name == ".ifdef")
         if name in (".ifb", ".ifnb"):
             return (not scrub(text, 3)) == (name == ".ifb")

@@ -14,6 +14,7 @@ from vpmu_emu.asm.errors import Diagnostic, Fault, did_you_mean
 from vpmu_emu.asm.nodes import (
     REGISTERS,
     RESERVED,
+    SLOT,
     Binary,
     Bracket,
     Indexed,
@@ -111,6 +112,7 @@ class Core:
         self.macro_calls = 0
         self.globals: set[str] = set()
         self.weak: set[str] = set()
+        self.slots: dict[str, Symbol] = {}
         self.common: set[Symbol] = set()
         self.files: set[int] = set()
         self.in_frame = False
@@ -188,7 +190,7 @@ class Core:
             if waiting is not None:
                 waiting.value = self.here()
             return
-        name = match[1]
+        name = match[1].strip('"')
         try:
             self._may_define(name)
             symbol = self._symbol(name)
@@ -248,6 +250,9 @@ class Core:
         if isinstance(node, Name):
             if node.name == ".":
                 return self.here()
+            if node.name.endswith(SLOT):
+                msg = "@GOTPCREL goes with rip"
+                raise Fault(msg, f"write {node.name[: -len(SLOT)]}@GOTPCREL[rip]", node.at, len(node.name))
             symbol = self.symbols.get(node.name)
             if symbol is None:
                 symbol = self._symbol(node.name)

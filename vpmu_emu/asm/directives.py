@@ -9,10 +9,10 @@ from vpmu_emu.asm.core import MAX_DEPTH, Core, moved
 from vpmu_emu.asm.encode import Fixup
 from vpmu_emu.asm.errors import DirectiveFault, Fault
 from vpmu_emu.asm.parser import number_value, parse_expression
-from vpmu_emu.asm.reader import Statement, split_operands, string_bytes
+from vpmu_emu.asm.reader import SYMBOL, Statement, split_operands, string_bytes
 from vpmu_emu.asm.sections import MAX_IMAGE, Section, Tail, UndefinedFault
 
-_NAME = re.compile(r"[A-Za-z_.$][A-Za-z0-9_.$]*\Z")
+_NAME = re.compile(rf"{SYMBOL}\Z")
 _STRING = re.compile(r'"(?:\\.|[^"\\])*(?:"|$)', re.DOTALL)
 _LOC_WORDS = (
     r"(?:basic_block|prologue_end|epilogue_begin|is_stmt\s+[01]|isa\s+[0-9]+|discriminator\s+[0-9]+|view\s+\S+)"
@@ -20,7 +20,7 @@ _LOC_WORDS = (
 _QUOTED = r'"(?:\\.|[^"\\])*"'
 #: Directives without an effect: what may follow them, and an example.
 IGNORED = {
-    ".type": (rf"[\w.$\"]+\s*,?\s*(?:[@%]\w+|{_QUOTED}|STT_\w+)", ".type NAME, @function"),
+    ".type": (rf"{SYMBOL}\s*,?\s*(?:[@%]\w+|{_QUOTED}|STT_\w+)", ".type NAME, @function"),
     ".ident": (_QUOTED, '.ident "text"'),
     ".print": (_QUOTED, '.print "text"'),
     ".title": (_QUOTED, '.title "text"'),
@@ -86,7 +86,7 @@ class Directives(Core):
                 if not _NAME.match(name):
                     raise Fault("a name is expected", "", offset, max(1, len(name)))
                 if names is not None:
-                    names.add(name)
+                    names.add(name.strip('"'))
 
         return handler
 
@@ -205,7 +205,7 @@ class Directives(Core):
             if not _NAME.match(name) or not comma:
                 msg = "a name, a comma and a value are expected"
                 raise Fault(msg, ".equ NAME, 5", 0, max(1, len(name)))
-            self._assign(name, value, len(text) - len(value.lstrip()), statement, once)
+            self._assign(name.strip('"'), value, len(text) - len(value.lstrip()), statement, once)
 
         return handler
 
@@ -349,6 +349,7 @@ class Directives(Core):
         parts = self._most(text, 3)
         if len(parts) < 2 or not _NAME.match(parts[0]):
             raise Fault("a name and a size are expected", ".comm NAME, 8, 8", 0, max(1, len(text)))
+        parts[0] = parts[0].strip('"')
         self._may_define(parts[0])
         size = self._number(parts[1], "the size")
         alignment = self._number(parts[2], "the alignment") if len(parts) > 2 else min(size, 16)

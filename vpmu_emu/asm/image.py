@@ -9,7 +9,9 @@ from typing import Any
 from vpmu_emu.asm.core import Core
 from vpmu_emu.asm.encode import Fixup
 from vpmu_emu.asm.errors import Diagnostic, Fault
+from vpmu_emu.asm.nodes import SLOT
 from vpmu_emu.asm.program import Line, Program, Segment
+from vpmu_emu.asm.reader import Statement
 from vpmu_emu.asm.sections import (
     IMAGE_BASE,
     MAX_IMAGE,
@@ -27,6 +29,7 @@ from vpmu_emu.asm.sections import (
     number,
     relax,
     settle,
+    symbols_of,
 )
 from vpmu_emu.errors import AssemblyError
 
@@ -50,6 +53,7 @@ class Image(Core):
         Raises:
             AssemblyError: everything that went wrong since the start.
         """
+        self._link()
         self._layout()
         self._check_unused()
         if not self.diagnostics:
@@ -66,6 +70,28 @@ class Image(Core):
 
             raise AssemblyError(sorted(self.diagnostics.values(), key=place))
         return self._program()
+
+    def _link(self) -> None:
+        """What a linker adds: zero for weak symbols that nobody defines, and places of addresses."""
+        for name in self.weak:
+            symbol = self.symbols.get(name)
+            if symbol is not None and symbol.value is None:
+                symbol.value, symbol.absent = 0, True
+        wanted: dict[Symbol, Statement] = {}
+        for _, _, _, fixup, statement in self.fixups:
+            for symbol in symbols_of(fixup.amount):
+                if symbol.name.endswith(SLOT):
+                    wanted.setdefault(symbol, statement)
+        if not wanted:
+            return
+        self._change(self._section(".got", "data"))
+        self.section.alignment = 8
+        for slot, statement in wanted.items():
+            symbol = self.symbols[slot.name[: -len(SLOT)]]
+            slot.value, slot.label = self.here(), True
+            where = self._emit(bytes(8), "data", statement)
+            address = Fixup(0, 8, Linear(0, ((symbol, 1),)), False, "either")
+            self.fixups.append((self.fragment, where, where + 8, address, statement))
 
     def _layout(self) -> None:
         faults: list[tuple[Any, Fault]] = []
@@ -143,7 +169,7 @@ class Image(Core):
                 continue  # reported where the value is used
             if isinstance(value, int) and isinstance(amount, Linear):
                 symbol = next((a for a, _ in amount.terms if isinstance(a, Symbol)), None)
-                if symbol is None:
+                if symbol is None or symbol.absent:
                     continue
                 file, line = symbol.place
                 found = re.search(
@@ -257,7 +283,7 @@ class Image(Core):
         symbols: dict[str, int] = {}
         equates: dict[str, int] = {}
         for name, symbol in self.symbols.items():
-            if symbol.value is None:
+            if symbol.value is None or symbol.absent:
                 continue
             try:
                 settled = settle(symbol.value)

@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
+import attrs
+
 from vpmu_emu.asm.core import Core, moved
 from vpmu_emu.asm.encode import (
     PREFIXES,
@@ -13,6 +15,7 @@ from vpmu_emu.asm.encode import (
     Address,
     Branch,
     Encoded,
+    Fixup,
     Immediate,
     Resolved,
     encode,
@@ -21,18 +24,20 @@ from vpmu_emu.asm.encode import (
 from vpmu_emu.asm.errors import Fault, did_you_mean
 from vpmu_emu.asm.nodes import (
     REGISTERS,
+    SLOT,
     Binary,
     Expression,
     Memory,
     Name,
     Node,
+    Number,
     Operand,
     Register,
     Unary,
 )
 from vpmu_emu.asm.parser import parse_operand
 from vpmu_emu.asm.reader import Statement, split_operands, starts_word
-from vpmu_emu.asm.sections import Deferred, Tail, UndefinedFault, compares
+from vpmu_emu.asm.sections import Amount, Deferred, Linear, Symbol, Tail, UndefinedFault, compares
 from vpmu_emu.tables.instructions import BY_NAME
 
 _WORD = re.compile(r"\S+")
@@ -85,6 +90,12 @@ def _split_instruction(text: str) -> tuple[tuple[str, ...], str, tuple[tuple[int
             except Fault as fault:
                 raise moved(fault, at) from None
     return tuple(prefixes), word, tuple(operands)
+
+
+def _of_slot(amount: Amount) -> bool:
+    return isinstance(amount, Linear) and any(
+        isinstance(atom, Symbol) and atom.name.endswith(SLOT) for atom, _ in amount.terms
+    )
 
 
 class Instructions(Core):
@@ -148,9 +159,68 @@ class Instructions(Core):
                 self._flush_prefixes()
             self._tail(tail, "insn", statement)
             return
+        if self.slots and encoded.fixups and _of_slot(encoded.fixups[0].amount):
+            encoded = self._direct(encoded)
         self._place(encoded, text, constant, statement)
         if bare is not None and not any(f.pc_relative for f in encoded.fixups):
             self.bare.append((bare, statement))
+
+    def _slot(self, operand: Memory) -> Amount | None:
+        """The place of `x@GOTPCREL[rip]`, an address that holds the address of x."""
+        if operand.base is None or operand.base.kind != "ip" or isinstance(operand.disp, int):
+            return None
+        node: Node = operand.disp
+        more = 0
+        if isinstance(node, Binary) and node.op == "+" and isinstance(node.right, Number):
+            more = node.right.value
+            node = node.left
+        if not isinstance(node, Name) or not node.name.endswith(SLOT):
+            return None
+        name = node.name[: -len(SLOT)]
+        if isinstance(self._symbol(name).value, int):
+            raise Fault(f"'{name}' is a number and has no address", "", node.at, len(name))
+        symbol = self.slots.setdefault(name, Symbol(node.name))
+        return Linear(more, ((symbol, 1),))
+
+    def _direct(self, encoded: Encoded) -> Encoded:
+        """Without its slot where a static linker does without it (x86-64 ABI, B.2; as GNU ld)."""
+        fixup = encoded.fixups[0]
+        amount, at, code = fixup.amount, fixup.offset, bytearray(encoded.data)
+        assert isinstance(amount, Linear)
+        symbol = amount.terms[0][0]
+        assert isinstance(symbol, Symbol)
+        named = self._symbol(symbol.name[: -len(SLOT)])
+        target = Linear(0, ((named, 1),))
+        opcode, register = code[at - 2], code[at - 1] >> 3 & 7
+        escaped = at > 2 and code[at - 3] == 0x0F
+        if amount.constant or at + 4 != len(code) or escaped:
+            return encoded
+        if 0x66 in code[: at - 2]:
+            if opcode != 0x8B:
+                return encoded
+            code[at - 2] = 0x8D
+            return attrs.evolve(encoded, data=bytes(code), fixups=(attrs.evolve(fixup, amount=target),))
+        if opcode == 0xFF and register == 2:
+            code[at - 2 : at] = b"\x67\xe8"
+            return attrs.evolve(encoded, data=bytes(code), fixups=(attrs.evolve(fixup, amount=target),))
+        if opcode == 0xFF and register == 4:
+            # The displacement ends before the no-operation that fills the room.
+            code[at - 2 :] = b"\xe9\0\0\0\0\x90"
+            beyond = Linear(1, target.terms)
+            jump = attrs.evolve(fixup, offset=at - 1, amount=beyond)
+            return attrs.evolve(encoded, data=bytes(code), fixups=(jump,))
+        if opcode == 0x8B:
+            code[at - 2 : at] = bytes((0xC7, 0xC0 | register))
+        elif opcode & 0xC7 == 0x03:
+            code[at - 2 : at] = bytes((0x81, 0xC0 | opcode & 0x38 | register))
+        elif opcode == 0x85:
+            code[at - 2 : at] = bytes((0xF7, 0xC0 | register))
+        else:
+            return encoded
+        if at > 2 and code[at - 3] & 0xF4 == 0x44:
+            code[at - 3] ^= 0x05  # the register has moved from ModRM.reg to ModRM.rm
+        number = Fixup(at, 4, target, False, "signed")
+        return attrs.evolve(encoded, data=bytes(code), fixups=(number,))
 
     def _check_differences(self, operand: Memory) -> None:
         """GNU as loses `b - a` of two labels that stands beside a register without parentheses."""
@@ -206,9 +276,10 @@ class Instructions(Core):
                 memory = Memory(0, -1, None, None, 1, 0, True, operand.text, "b0")
                 return Address(memory, value, 1, "b0")
             return Immediate(value, operand.text)
-        disp = self.evaluate(operand.disp)
+        slot = self._slot(operand)
+        disp = slot if slot is not None else self.evaluate(operand.disp)
         beside = operand.base or operand.index or operand.segment >= 0
-        if beside and not isinstance(operand.disp, int):
+        if slot is None and beside and not isinstance(operand.disp, int):
             self._check_differences(operand)
         if compares(disp):
             msg = "a comparison of labels in an address"

@@ -21,9 +21,13 @@ class Number:
     at: int = attrs.field(default=0, eq=False)
 
 
+#: Behind a name: not the symbol but the place that holds its address.
+SLOT = "@gotpcrel"
+
+
 @attrs.frozen
 class Name:
-    """A symbol, or `.` for the place of the statement."""
+    """A symbol, `.` for the place of the statement, or `x@gotpcrel`."""
 
     name: str
     at: int = attrs.field(default=0, eq=False)

@@ -13,6 +13,7 @@ from vpmu_emu.asm.errors import Fault
 from vpmu_emu.asm.nodes import (
     REGISTERS,
     RESERVED,
+    SLOT,
     Binary,
     Bracket,
     Expression,
@@ -136,10 +137,13 @@ def _name(text: str, at: int = 0) -> Name:
     Raises:
         Fault: the name means something else to GNU as.
     """
-    what = RESERVED.get(text.lower())
+    name, slot = text, ""
+    if text.lower().endswith(SLOT):
+        name, slot = text[: -len(SLOT)], SLOT
+    what = RESERVED.get(name.lower())
     if what is not None:
-        raise Fault(f"'{text}' is {what}", "it cannot be a symbol here", at, len(text))
-    return Name("." if text == "$" else text, at)
+        raise Fault(f"'{name}' is {what}", "it cannot be a symbol here", at, len(name))
+    return Name("." if name == "$" else name + slot, at)
 
 
 def _unary(op: str, node: Node, at: int) -> Node:
@@ -189,6 +193,11 @@ class _Build(Transformer[Token, Any]):
             msg = f"'{token}' looks like an AT&T immediate"
             raise Fault(msg, _ATT, at, len(token))
         return _name(str(token), at)
+
+    def quoted(self, token: Token) -> Node:
+        # Quotes keep blanks in a name; what it means without them, it means to GNU as with them.
+        name, slot = str(token)[1:].split('"')
+        return _name(name + slot, token.start_pos or 0)
 
     def group(self, node: Node) -> Node:
         # `+` keeps a sum in parentheses together: [rax + (b - a)] is not [rax + b - a].
@@ -255,7 +264,7 @@ def _syntax_fault(text: str, at: int) -> Fault:
     if text[at] == '"':
         hint = "a character is written 'a'"
     elif text[at] == "@":
-        hint = "there is no linker here: compile with -fno-pic"
+        hint = "@PLT and @GOTPCREL are known: there is no dynamic linker and no thread-local storage here"
     elif re.search(r"[\w\])]\s*$", text[:at]) and text[at].isalnum():
         hint = "an operator or a comma is missing"
     return Fault(f"'{text[at : at + length]}' is not expected here", hint, at, length)

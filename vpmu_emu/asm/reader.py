@@ -269,6 +269,8 @@ class Macro:
 
 
 NAME = r"[A-Za-z_.$\x80-\U0010ffff][\w.$\x80-\U0010ffff]*"
+#: A symbol, perhaps in quotes, as compilers write all of them in Intel syntax lately.
+SYMBOL = r'(?:[A-Za-z_.$][A-Za-z0-9_.$]*|"[A-Za-z_.$][A-Za-z0-9_.$ ]*")'
 _TOKEN = re.compile(NAME)
 _BLANKS = re.compile(r"[ \t]*")
 _COMMA = re.compile(r"[ \t]*(,?)[ \t]*")

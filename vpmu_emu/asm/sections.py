@@ -28,6 +28,7 @@ class Symbol:
         value: None while undefined.
         label: defined by `name:`.
         once: defined by `.equiv`, so not to be defined again.
+        absent: weak and defined nowhere, so 0.
         place: (file, line) of the definition, or of the first use while undefined.
     """
 
@@ -35,6 +36,7 @@ class Symbol:
     value: Amount | None = None
     label: bool = False
     once: bool = False
+    absent: bool = False
     place: tuple[str, int] = ("", 0)
 
 
