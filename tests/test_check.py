@@ -293,3 +293,61 @@ def test_numbers_of_perf_are_those_of_a_run():
     bare = attrs.evolve(RUN, values={k: v for k, v in RUN.values.items() if k != "perf"})
     (expectation,) = plan("expect all: perf.throttles == 0").expectations
     assert "no host" in judge(expectation, "bare", Program(), bare).message
+
+
+def test_a_name_of_the_program_that_is_a_value_of_the_run_too():
+    class Named(Program):
+        symbols = {**Program.symbols, "cycles": 0x2000, "pmc0": 0x2001, "triple": 5}
+
+    def judged(text):
+        (expectation,) = read_plan("g.s", [(1, f"expect all: {text}")], Named(), MODES).expectations
+        return judge(expectation, "bare", Named(), RUN)
+
+    assert judged("mem8(cycles) == 1").ok
+    assert judged("mem8(cycles + 1) == 2").ok
+    assert judged("mem8(pmc0) == 2").ok
+    assert judged("rax == insns(cycles, cycles + 168)").ok
+    for text in ("cycles == 50", "rax == cycles", "pmc0 == 4", "mem8(buffer) + cycles == 1"):
+        with pytest.raises(CheckError, match="is a name of this program and a value of the run"):
+            judged(text)
+    run = attrs.evolve(RUN, values={**RUN.values, "stop": "triple"})
+    (expectation,) = read_plan("g.s", [(1, "expect all: stop == triple")], Named(), MODES).expectations
+    assert judge(expectation, "bare", Named(), run).ok
+
+
+@pytest.mark.parametrize("stop", ["halted", "triple-fault", "max-insns", "hard-lockup", "interrupted"])
+def test_only_an_equality_that_holds_expects_a_stop(stop):
+    run = attrs.evolve(RUN, values={**RUN.values, "stop": stop, "stop_rip": 16, "stop_line": "g.s:3"})
+
+    def report(*lines):
+        found = plan("modes bare emulated", "expect all: pmc0 == 4", *lines)
+        return check_program(Program(), found, lambda *a: run)
+
+    red = report()
+    assert not red.ok
+    assert red.failed == 2
+    assert red.stops[0].startswith(f"g.s: [bare] ended by {stop} at rip 0x10 (g.s:3), not by debug-exit")
+    assert report(f'expect all: stop == "{stop}"').ok
+    assert report(f'expect bare: stop == "{stop}"').failed == 1
+    assert not report('expect all: stop != "x"').ok
+    assert not report('expect all: stop == "x"').ok
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("pmc0 == " + "9" * 1900, "more than 64 bits"),
+        ("pmc0 == " + "9" * 5000, "longer than"),
+        ("pmc0 == " + "~" * 1000 + "1", "nested too deeply"),
+        ("pmc0 == " + "(" * 500 + "1" + ")" * 500, "nested"),
+        ("pmc0 == \udcff", "cannot read"),
+        ("stop == max-insns", "in quotes"),
+    ],
+)
+def test_expressions_beyond_measure(text, message):
+    with pytest.raises(CheckError, match=message):
+        plan(f"expect all: {text}")
+
+
+def test_arithmetic_stays_within_bounds():
+    assert "more than 128 bits" in verdict("pmc0 << 64 << 64 << 64 == 1").message

@@ -340,26 +340,40 @@ def test_signals(tmp_path, command, number):
         [sys.executable, "-c", code, *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, env=env, start_new_session=True, text=True,
     )  # fmt: skip
-    if command == "debug":
-        child.stdin.write("c\n")
-        child.stdin.flush()
-    time.sleep(2.5)
-    below = children(child.pid)
-    assert (len(below) == 2) == (command in ("build", "cold"))
-    child.send_signal(number)
-    if command == "debug" and number == signal.SIGINT:
-        # A stop, as in gdb; what follows is the next command.
-        out, err = child.communicate("q\n", timeout=30)
-        assert "stopped: interrupted" in out
-        assert child.returncode == 0
-    else:
-        out, err = child.communicate(timeout=30)
-        assert child.returncode == 128 + number, (out, err)
-    assert "Traceback" not in err
-    end = time.monotonic() + 5
+    with child:
+        try:
+            below = _begun(child, command)
+            child.send_signal(number)
+            stays = command == "debug" and number == signal.SIGINT  # a stop, as in gdb
+            out, err = child.communicate("q\n" if stays else None, timeout=60)
+        finally:
+            child.kill()
+    assert "Traceback" not in err, err
+    assert child.returncode == (0 if stays else 128 + number), (out, err)
+    assert not stays or "stopped: interrupted" in out
+    end = time.monotonic() + 10
     while any(Path(f"/proc/{pid}").exists() for pid in below) and time.monotonic() < end:
         time.sleep(0.05)
     assert not any(Path(f"/proc/{pid}").exists() for pid in below)
+
+
+def _begun(child, command):
+    """The processes below, once the command is at its work."""
+    if command == "debug":
+        child.stdin.write("c\n")
+        child.stdin.flush()
+    if command in ("build", "cold"):
+        while len(below := children(child.pid)) < 2 and child.poll() is None:
+            time.sleep(0.05)
+        return below
+    # Compiled or not, a run spends its life in one function; until then modules are being imported.
+    ticks = os.sysconf("SC_CLK_TCK")
+    while child.poll() is None:
+        words = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
+        if (int(words[11]) + int(words[12])) / ticks > 2:
+            break
+        time.sleep(0.05)
+    return children(child.pid)
 
 
 def children(pid: int) -> list[int]:

@@ -30,12 +30,12 @@ _start: mov ecx, 0x186
 loop:   nop
         dec ebx
         jnz loop
-        lea rsi, [rip + word]
+        lea rsi, [rip + value]
         mov rdi, [rsi]
         rdmsr
         hlt
         .data
-word:   .quad 0x1122334455667788
+value:  .quad 0x1122334455667788
 text:   .asciz "hello"
 """
 
@@ -155,8 +155,8 @@ def test_looking_changes_nothing(mode):
 
 def test_repl_speaks_gdb(session):
     text, failures = talk(
-        session, "b loop", "c", "p rbx", "p/x rbx + COUNT", "x/2xg word",
-        "x/s text", "x/4xb word", "x/2i rip", "info regs", "info pmu", "info msr", "info break", "l", "",
+        session, "b loop", "c", "p rbx", "p/x rbx + COUNT", "x/2xg value",
+        "x/s text", "x/4xb value", "x/2i rip", "info regs", "info pmu", "info msr", "info break", "l", "",
         "d 1", "tb 11", "c", "q", "p 1",
     )  # fmt: skip
     assert failures == 0, text
@@ -232,3 +232,90 @@ def test_ctrl_c_in_a_step_is_a_stop_and_keeps_breakpoints(session, monkeypatch, 
         assert getattr(session, go)().reason == "interrupted"
     assert session.rip == second
     assert int(session.system.E.n_break) == 1
+
+
+WRITES = (
+    ("IA32_APIC_BASE", 0xFEE0_0D00), ("IA32_X2APIC_LVT_PMI", 0x50), ("IA32_X2APIC_SIVR", 0x1FF),
+    ("IA32_EFER", 0x501), ("IA32_MISC_ENABLE", 0x1800), ("IA32_KERNEL_GS_BASE", 0x1234),
+    ("IA32_KERNEL_GS_BASE", 0x99), ("IA32_FIXED_CTR_CTRL", 0xB), ("IA32_PERFEVTSEL0", 0x4300C0),
+    ("IA32_PERF_GLOBAL_CTRL", 0x1_0000_0001), ("IA32_FIXED_CTR0", 50), ("IA32_FIXED_CTR0", 1000),
+    ("IA32_PMC0", 7), ("IA32_PMC0", 9), ("IA32_A_PMC0", 1 << 40), ("IA32_X2APIC_TPR", 0x20),
+    ("IA32_X2APIC_TPR", 0), ("IA32_X2APIC_DIV_CONF", 0xB), ("IA32_STAR", 1 << 40), ("IA32_LSTAR", 0x100000),
+    ("IA32_TSC_AUX", 7), ("IA32_TSC_DEADLINE", 0), ("IA32_PERF_GLOBAL_CTRL", 0), ("IA32_PMC0", 3),
+)  # fmt: skip
+RUNNING = ("IA32_FIXED_CTR0", "IA32_PMC0", "IA32_A_PMC0")
+BETWEEN = 3  # instructions from a read to the write of the same register
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_old_is_what_a_read_would_have_given(mode):
+    from vpmu_emu.tables.msrs import by_name
+
+    text = "_start: nop\n"
+    for name, value in WRITES:
+        text += f"mov ecx, {by_name(name)}\n rdmsr\n mov eax, {value & 0xFFFFFFFF}\n"
+        text += f"mov edx, {value >> 32}\n wrmsr\n"
+    program = assemble(text + "hlt\n")
+    session = Session(program, vpmu=mode, ram=2)
+    session.cont()
+    found = session.msr_traffic(200)
+    assert len(found) == 2 * len(WRITES)
+    on = False
+    for read, write in zip(found[::2], found[1::2], strict=True):
+        assert (read.kind, write.kind, read.index) == ("rdmsr", "wrmsr", write.index)
+        counted = BETWEEN if on and write.name in RUNNING else 0
+        assert write.old == read.value + counted, write.describe()
+        if write.name == "IA32_PERF_GLOBAL_CTRL":
+            on = bool(write.value)
+    # and looking has changed nothing
+    plain = System(program, vpmu=mode, ram=2)
+    plain.run()
+    assert session.system.record() == plain.record()
+
+
+def test_a_stop_at_a_write_does_not_name_a_watch_for_reads(session):
+    reads = session.watch_msr("0x186", read=True, write=False)
+    writes = session.watch_msr("0x186")
+    assert session.cont().text == f"watchpoint {writes.number}"
+    assert session.cont().text == f"watchpoint {reads.number}"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("b 1<<70", "not an address"),
+        ("b -1", "not an address"),
+        ("b ²", "nothing is called"),
+        ("b " + "9" * 5000, "no code at or after such a line"),
+        ("b t.s:" + "9" * 5000, "no code at or after such a line"),
+        ("p " + "~" * 1000 + "1", "nested too deeply"),
+        ("p " + "~" * 5000 + "1", "longer than"),
+        ("p " + "9" * 1900, "more than 64 bits"),
+        ("p 1<<64<<64<<64", "more than 128 bits"),
+        ("x/99999999999xb 0", "at most 4096"),
+        ("x/²xb 0", "a count, a format"),
+        ("watch msr 0x1000000c1", "not what ECX can hold"),
+        ("delete " + "9" * 40, "not a number|more than 64 bits"),
+    ],
+)
+def test_numbers_that_cannot_be(session, line, message):
+    text, failures = talk(session, line, "p 1")
+    assert failures == 1
+    assert any(part in text for part in message.split("|")), text[:300]
+    assert "1 (0x1)" in text
+
+
+def test_numbers_of_any_size_are_shown_in_the_size_of_a_register(session):
+    text, failures = talk(session, "p/c 0x110041", "p/x -1", "p/d 0xffffffffffffffff", "p 1 << 64")
+    assert failures == 0, text
+    assert text.split("\n")[:4] == ["'A'", "0xffffffffffffffff", "-1", f"{1 << 64} ({1 << 64:#x})"]
+
+
+def test_a_label_is_a_place_whatever_else_has_its_name():
+    session = Session(assemble("_start: nop\ncycles: nop\nstop: hlt\n"), vpmu="bare", ram=2)
+    at = session.program.symbols["cycles"]
+    assert session.locate("cycles") == at
+    assert session.evaluate("mem8(cycles)") == 0x90
+    assert session.break_at("stop").address == session.program.symbols["stop"]
+    with pytest.raises(VpmuError, match="a name of this program and a value of the run"):
+        session.evaluate("cycles + 1")

@@ -34,8 +34,12 @@ def check_trace(path: str) -> None:
     suffix = Path(path).suffix or ".txt"
     if suffix not in FORMATS:
         raise ConfigError("trace", f"no trace format is named {shown(suffix)}", " ".join(FORMATS))
-    if Path(path).is_dir() or not Path(path).parent.is_dir():
-        raise ConfigError("trace", f"cannot write {path}: no such folder, or a folder itself")
+    try:
+        fits = not Path(path).is_dir() and Path(path).parent.is_dir()
+    except OSError:
+        fits = False
+    if not fits:
+        raise ConfigError("trace", f"cannot write {shown(path)}: no such folder, or a folder itself")
 
 
 def write_trace(run: Any, path: str | Path) -> None:
