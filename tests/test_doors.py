@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from vpmu_emu.asm import assemble
 from vpmu_emu.cli import main
 from vpmu_emu.report import visible
 from vpmu_emu.system import System
+from vpmu_emu.trace.text import lines
 
 pytestmark = pytest.mark.uncompiled
 
@@ -152,6 +154,29 @@ def test_trace_to_standard_output_and_from_the_debugger(guest, tmp_path):
     out = tmp_path / "t.trace"
     assert vpmu("debug", path, "--trace", out, stdin="c\nq\n").exit_code == 0
     assert "guest_rdmsr: c1" in out.read_text()
+
+
+def test_the_trace_numbers_perf_events_as_the_report_does():
+    text = "_start: mov ecx, 0x186\n mov eax, 0x4300c0\n xor edx, edx\n wrmsr\n"
+    text += "mov ecx, 0x38f\n mov eax, 1\n wrmsr\n hlt\n"
+    options = {"vpmu": "emulated", "host_events": ["instructions:D", "cycles"], "trace": True, "ram": 2}
+    result = vpmu_emu.run(assemble(text), **options)
+    known = {event["id"] for event in result.values["perf"]["events"]}
+    found = re.findall(r"perf_event_\w+: event (\d+)", "\n".join(lines(result.events())))
+    assert {int(number) for number in found} <= known
+    assert len(set(found)) == len(known) == 3
+
+
+def test_asm_does_not_write_over_its_sources(guest):
+    include = guest(".equ X, 1\n", "x.inc")
+    path = guest(f'.include "{include}"\n_start: hlt\n')
+    for output in (path, include):
+        before = output.read_bytes()
+        result = vpmu("asm", path, "-o", output)
+        assert result.exit_code == 2
+        assert "would be overwritten" in result.output
+        assert output.read_bytes() == before
+    assert CliRunner().invoke(main, ["asm", str(path), "-o", "-"]).stdout_bytes.startswith(b"\x7fELF")
 
 
 # --- what steers a terminal ----------------------------------------------------------------------------
@@ -299,6 +324,7 @@ LESSON = "guests/lessons/01_count.s"
         ("$VPMU guests --json > /dev/full", 2, "standard output: No space left"),
         (f"$VPMU check {LESSON} > /dev/full", 2, "standard output: No space left"),
         (f"$VPMU run {LESSON} >&-", 2, "standard output"),
+        ("$VPMU run no-such.s 2> /dev/full", 2, ""),
         (f"$VPMU run {LESSON} 2>&- > /dev/null", 0, ""),
         (f"$VPMU run {LESSON} <&- > /dev/null", 0, ""),
         ("$VPMU run - <&-", 2, ""),

@@ -33,7 +33,8 @@ def say(text: str, *, err: bool = False, nl: bool = True) -> None:
     """Print text of which a program may have made a part: nothing in it steers the terminal."""
     from vpmu_emu.report import visible
 
-    click.echo(visible(text), err=err, nl=nl)
+    with contextlib.suppress(OSError) if err else contextlib.nullcontext():  # nobody is left to be told
+        click.echo(visible(text), err=err, nl=nl)
 
 
 class _Message(click.ClickException):
@@ -318,8 +319,9 @@ def demo(prog: str | None, modes: str, as_json: bool) -> None:
 
     names = named_modes(modes)
     program = load(prog or str(guests_dir() / "lessons" / "06_sampling.s"))
-    prepare(names)
-    results = {mode: run_system(program, vpmu=mode).to_json() for mode in names}
+    results = {
+        mode: run_system(program, vpmu=mode, ready=partial(prepare, [mode])).to_json() for mode in names
+    }
     if as_json:
         _json(results)
         return
@@ -445,7 +447,13 @@ def asm(prog: str, listing: bool, output: str | None, as_json: bool) -> None:
 
     program = load(prog)
     if output:
-        Path(output).write_bytes(write_elf(program))
+        sources = [path for path in map(Path, (prog, *program.source)) if path.exists()]
+        if Path(output).exists() and any(path.samefile(output) for path in sources):
+            raise VpmuError(f"{output}: is a source of this program, and would be overwritten")
+        with click.open_file(output, "wb") as file:
+            file.write(write_elf(program))
+        if output == "-":
+            return
     if as_json:
         _json({
             "schema": 1, "name": program.name, "entry": program.entry,

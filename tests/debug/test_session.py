@@ -273,6 +273,16 @@ def test_old_is_what_a_read_would_have_given(mode):
     assert session.system.record() == plain.record()
 
 
+def test_what_cannot_be_read_has_no_old_value():
+    text = "_start: mov ecx, 0x1b\n rdmsr\n or eax, 0xc00\n wrmsr\n"
+    text += "mov ecx, 0x80b\n xor eax, eax\n wrmsr\n hlt\n"
+    session = Session(assemble(text), vpmu="bare", ram=2)
+    session.cont()
+    last = session.msr_traffic()[-1]
+    assert (last.name, last.old) == ("IA32_X2APIC_EOI", None)
+    assert "old" not in last.describe()
+
+
 def test_a_stop_at_a_write_does_not_name_a_watch_for_reads(session):
     reads = session.watch_msr("0x186", read=True, write=False)
     writes = session.watch_msr("0x186")

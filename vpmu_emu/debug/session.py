@@ -24,7 +24,7 @@ from vpmu_emu.machine.ring import (
 from vpmu_emu.machine.state import GENERATIONS, N_BREAK, N_WATCH
 from vpmu_emu.numerals import shown, whole
 from vpmu_emu.system import System
-from vpmu_emu.tables.msrs import by_name, msr_name, value_words
+from vpmu_emu.tables.msrs import by_name, msr_name, row_of, value_words
 
 RECENT = 5
 ACCESS_KINDS = {
@@ -36,7 +36,7 @@ ACCESS_KINDS = {
 
 @attrs.frozen
 class Access:
-    """One RDMSR, WRMSR or RDPMC of the guest; `old` is what a write replaced."""
+    """One RDMSR, WRMSR or RDPMC of the guest; `old` is what RDMSR would have given right before a write."""
 
     kind: str
     index: int
@@ -353,7 +353,7 @@ class Session:
             a, b, c = int(event["a"]), int(event["b"]), int(event["c"])
             place = self.describe_place(rip)
             if kind in ACCESS_KINDS:
-                old = c if kind == TR_GUEST_WRMSR else None
+                old = c if kind == TR_GUEST_WRMSR and _readable(a) else None
                 found.append(Access(ACCESS_KINDS[kind], a, b, old, rip, place))
             elif kind == TR_MSR_FAULT:
                 found.append(Access("wrmsr" if c else "rdmsr", a, b, None, rip, place, True))
@@ -481,6 +481,12 @@ class Session:
             f"{'=>' if n == line.line else '  '} {n:4}  {text[n - 1]}"
             for n in range(first, min(len(text), line.line + context) + 1)
         ]
+
+
+def _readable(index: int) -> bool:
+    """Whether RDMSR of this register is ever anything but #GP."""
+    found = row_of(index)
+    return found is None or "wo" not in (found[0].hw.access, found[0].kvm.access)
 
 
 def _statement(line: Line) -> str:
