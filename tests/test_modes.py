@@ -523,6 +523,13 @@ def pinned_event_that_does_not_fit():
     assert [event["state"] for event in events] == ["ACTIVE"] * 8 + ["ERROR"] * 2
 
 
+def not_there():
+    text = write_text(CTRL, 0) + write_text(EVTSEL0 + 4, 0x4381D0) + write_text(CTRL, 16)
+    text += "pop rbx\npush rbx\n" + write_text(CTRL, 0)
+    found = [end(text, mode)[1]["counters"]["pmc4"] for mode in ("bare", *GUESTS)]
+    assert found == [0, 1, 0]
+
+
 def no_global_check():
     text = write_text(CTRL, 0) + write_text(EVTSEL0, INST) + CPUID * 2
     plain, quirky = (count(text, "passthrough", quirks=q) for q in ((), ("v1-no-global-check",)))
@@ -548,6 +555,10 @@ ROWS: dict[str, Callable[..., None] | str] = {
     "far branches, calls, interrupts": far_branches_agree,
     "cycles, reference cycles, slots over a window with exits": cycles_of_the_guest_alone,
     "time read by RDTSC, deadlines, number of ticks": time_goes_on_in_the_host,
+    "an event on a counter that cannot count it (loads on 4 to 7, see `vpmu info --cpu`)": not_there,
+    "host events of the same constraint hold the few counters that there are for it (`r0180:D` four times,"
+    " on `spr`)":
+        f"{LINUX}/test_perf.py::test_a_guest_is_bound_by_the_constraints_of_its_host",
     "pinned host events hold the counters": pinned_events_hold_the_counters,
     "guest's toggle of GLOBAL_CTRL or a new selector while its event is in ERROR":
         f"{LINUX}/test_perf.py::test_error_is_left_by_enabling_again",
@@ -588,9 +599,9 @@ ROWS: dict[str, Callable[..., None] | str] = {
         f"{LINUX}/test_lbr.py::test_a_pmi_freezes_the_records_as_version_2_does",
     "reserved bits of an LBR register":
         f"{LINUX}/test_lbr.py::test_a_reserved_bit_is_a_warning_of_the_host_at_first_and_a_fault_later",
-    "a PEBS counter whose perf event is on a hardware counter of another number (instructions and cycles"
-    " always: perf takes the fixed counters for them; others if a neighbour or another of the guest's own"
-    " is in the way)":
+    "a PEBS counter whose perf event is on a hardware counter of another number (cycles always, and"
+    " instructions but on `spr`: perf takes the fixed counters for them; there a precise one takes the"
+    " lowest of 1 to 7; others if a neighbour or another of the guest's own is in the way)":
         f"{LINUX}/test_pebs.py::test_the_least_flexible_event_goes_first_and_both_are_cross_mapped",
     "a plain counter, while any counter of the guest has PEBS":
         f"{LINUX}/test_pebs.py::test_while_one_counter_has_pebs_others_behind_foreign_numbers_stand_still",

@@ -11,10 +11,12 @@ from vpmu_emu.tables.events import (
     N_ARCH,
     SOURCES,
     TIME_SOURCES,
+    constraint,
     event_by_code,
     event_by_name,
     event_mask,
     event_names,
+    metric_names,
 )
 from vpmu_emu.tables.instructions import EVENT_CLASSES
 from vpmu_emu.tables.names import UnknownNameError
@@ -98,12 +100,67 @@ def test_every_class_of_the_instruction_table_is_a_source():
         # The kernel's intel_perfmon_event_map.
         ("cycles", 0x003C), ("instructions", 0x00C0), ("cache-references", 0x4F2E),
         ("cache-misses", 0x412E), ("branches", 0x00C4), ("branch-misses", 0x00C5),
-        ("bus-cycles", 0x013C), ("ref-cycles", 0x0300),
+        ("bus-cycles", 0x013C),
     ],
 )  # fmt: skip
 def test_perf_names_are_the_kernels(name, perf, code):
     assert event_by_name(perf, name).code == code
     assert event_names(name)[perf] == code
+
+
+def test_ref_cycles_need_no_fixed_counter_on_the_newest():
+    """intel_pmu_ref_cycles_ext(), Linux 6.6."""
+    codes = {name: event_by_name("ref-cycles", name).code for name in LISTS}
+    assert codes == {"spr": 0x013C, "icx": 0x0300, "skx": 0x0300}
+
+
+# (list, EVENT and UMASK, general-purpose counters, fixed): intel_*_event_constraints[]
+CONSTRAINED = [
+    ("spr", 0x0180, 0x0F, None), ("spr", 0x0001, 0x0F, None), ("spr", 0x018F, 0x0F, None),
+    ("spr", 0x0190, 0xFF, None), ("spr", 0x412E, 0xFF, None), ("spr", 0x003C, 0xFF, 1),
+    ("spr", 0x023C, 0xFF, None), ("spr", 0x013C, 0xFF, 2), ("spr", 0x0300, 0, 2), ("spr", 0x0100, 0, 0),
+    ("spr", 0x0400, 0, 3), ("spr", 0x04A4, 1, None), ("spr", 0x08A4, 1, None), ("spr", 0x01A4, 0xFF, None),
+    ("spr", 0x01CE, 1, None), ("spr", 0x02CD, 1, None), ("spr", 0x01CD, 0xFF, None),
+    ("spr", 0x81D0, 0x0F, None), ("spr", 0x01DF, 0x0F, None), ("spr", 0x01E0, 0xFF, None),
+    ("spr", 0x01A3, 0x0F, None), ("spr", 0x04A3, 0xFF, None), ("spr", 0x00FF, 0xFF, None),
+    ("icx", 0x00C0, 0xFF, 0), ("icx", 0x01C0, 0xFF, 0), ("icx", 0x0103, 0x0F, None),
+    ("icx", 0x010B, 0xFF, None), ("icx", 0x0127, 0x0F, None), ("icx", 0x0129, 0xFF, None),
+    ("icx", 0x0132, 0x0F, None), ("icx", 0x0160, 0x0F, None), ("icx", 0x018C, 0xFF, None),
+    ("icx", 0x04A3, 0xFF, None), ("icx", 0x06A3, 0x0F, None), ("icx", 0x01B7, 0x0F, None),
+    ("icx", 0x01E6, 0x0F, None), ("icx", 0x01E7, 0xFF, None), ("icx", 0x01F4, 0x0F, None),
+    ("icx", 0x013C, 0xFF, None), ("skx", 0x0180, 0xFF, None), ("skx", 0x01C0, 0x02, None),
+    ("skx", 0x81D0, 0x0F, None), ("skx", 0x01D3, 0xFF, None), ("skx", 0x01C6, 0x0F, None),
+    ("skx", 0x0300, 0, 2), ("skx", 0x013C, 0xFF, None), ("skx", 0x0400, 0xFF, None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "code", "counters", "fixed"), CONSTRAINED)
+def test_constraints_are_the_kernels(name, code, counters, fixed):
+    row = constraint(code, name)
+    assert (row.counters, row.fixed) == (counters, fixed)
+    # EDGE, INV and CMASK need a general-purpose counter; other constraints do not look at them.
+    assert constraint(code | 1 << 24, name).fixed is None
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "counters", "fixed"),
+    [
+        ("spr", 0x00C0, 0xFE, None), ("spr", 0x010000C0, 0xFF, None), ("spr", 0x0100, 0, 0),
+        ("spr", 0x01CD, 0xFE, None), ("spr", 0x81D0, 0x0F, None), ("spr", 0x0180, 0x0F, None),
+        ("icx", 0x00C0, 0xFF, 0), ("icx", 0x01C0, 0, 0), ("icx", 0x01D4, 0x0F, None),
+    ],
+)  # fmt: skip
+def test_precise_events_have_constraints_of_their_own(name, config, counters, fixed):
+    row = constraint(config, name, pebs=True)
+    assert (row.counters, row.fixed) == (counters, fixed)
+
+
+def test_fractions_of_the_slots_have_the_kernels_names():
+    assert metric_names("spr") == {**metric_names("icx"), "topdown-heavy-ops": 0x8400,
+        "topdown-br-mispredict": 0x8500, "topdown-fetch-lat": 0x8600, "topdown-mem-bound": 0x8700,
+    }  # fmt: skip
+    assert list(metric_names("icx").values()) == [0x8000, 0x8100, 0x8200, 0x8300]
+    assert not metric_names("skx")
 
 
 NEW, OLD, BOTH = ("icx", "spr"), ("skx",), ("icx", "spr", "skx")

@@ -20,7 +20,7 @@ import attrs
 
 from vpmu_emu.errors import ConfigError
 from vpmu_emu.numerals import shown, whole
-from vpmu_emu.tables.events import LISTS, event_names
+from vpmu_emu.tables.events import LISTS, event_names, metric_names
 
 KEY = "host-event"
 MAX_REPEAT = 32
@@ -68,7 +68,7 @@ class HostEvent:
 @cache
 def event_codes(events: str) -> dict[str, int]:
     """Names of event list `events` in lower case, with bits 15:0 of the selector."""
-    names = event_names(events)
+    names = event_names(events) | metric_names(events)
     for new, old in _SYNONYMS.items():
         if old in names:
             names[new] = names[old]

@@ -25,7 +25,7 @@ from vpmu_emu.linux.perf.report import (
     hardware_counters,
     perf_report,
 )
-from vpmu_emu.linux.perf.x86 import MAX_PERIOD
+from vpmu_emu.linux.perf.x86 import CAP_PERF_METRICS, INTEL_TD_SLOTS, MAX_PERIOD
 from vpmu_emu.linux.state import (
     CTX_TASK,
     HZ,
@@ -66,12 +66,15 @@ from vpmu_emu.machine.lapic import (
     SPIV_ENABLE,
     TIMER_TSC_DEADLINE,
 )
+from vpmu_emu.machine.pmu import EN_PERF_METRICS
 from vpmu_emu.machine.state import NEVER
 from vpmu_emu.machine.u64 import U64
 from vpmu_emu.tables.cpus import COST_NAMES, CpuModel
+from vpmu_emu.tables.events import LISTS, metric_names
 from vpmu_emu.tables.msrs import Shape
 
 SAPPHIRERAPIDS_X = 0x8F  # KVM's list of CPUs with PDist has no other (vmx_pebs_pdist_cpu)
+ICELAKE_X = 0x6A  # of those with PDIR (vmx_icl_pebs_cpu)
 SLICE_US = 2800  # sysctl_sched_base_slice of a machine with 8 CPUs or more, in microseconds
 QUANTUM = 1000 * 16  # how far one core may be ahead of another, in 1/16 cycle
 LOCAL_TIMER_VECTOR = 0xEC
@@ -125,7 +128,9 @@ def init_config(
     config.all_passthrough = int(all_passthrough)
     config.apicv = int(apicv)
     config.load_global_ctrl = 1
+    config.events = LISTS.index(model.events)
     config.pebs_pdist = int((model.family, model.model) == (6, SAPPHIRERAPIDS_X))
+    config.pebs_pdir = int((model.family, model.model) == (6, ICELAKE_X))
     config.save_global_ctrl = int("save_perf_global_ctrl" in model.features)
     config.tsc_khz = model.tsc_khz
     config.cyc2ns_mul = (1_000_000 << 31) // model.tsc_khz
@@ -148,6 +153,8 @@ def init_host(S: Any, model: CpuModel) -> None:
         for field in ("event_list", "assign", "events", "last_event"):
             host[field][:] = -1
         host.intel_ctrl = (1 << model.gp) - 1 | ((1 << model.fixed) - 1) << 32
+        if model.perf_capabilities & int(CAP_PERF_METRICS):
+            host.intel_ctrl |= EN_PERF_METRICS
         host.enabled = 1
         host.curr = host.vcpu = host.task_ctx = -1
         host.online = int(cpu < S.config.n_cores)
@@ -178,13 +185,36 @@ def check_room(events: Sequence[HostEvent]) -> None:
         raise HostError(28, f"{len(events)} host events; there is room for {N_EVENTS - N_PMC}")
 
 
+def topdown_events(S: Any, events: Sequence[HostEvent]) -> set[int]:
+    """Indices of the events that share fixed counter 3: fractions of PERF_METRICS and their slots events.
+
+    Raises:
+        HostError: EINVAL, a fraction without a slots event that leads its group, or one that samples
+            (intel_pmu_hw_config).
+    """
+    if not int(S.cores[0].pmu.perf_capabilities) & int(CAP_PERF_METRICS):
+        return set()
+    codes = metric_names(LISTS[int(S.config.events)]).values()
+    found = set()
+    for k, event in enumerate(events):
+        leader = events[event.leader] if event.leader >= 0 else event
+        if event.config & 0xFFFF not in codes:
+            continue
+        if event.config not in codes or leader.config != INTEL_TD_SLOTS or event.period or leader.period:
+            what = "needs a slots event that leads its group, and no period"
+            raise HostError(22, f"{event.name}: {what}; {{slots,topdown-retiring}} is such a group")
+        found |= {k, event.leader}
+    return found
+
+
 def add_host_events(S: Any, events: Sequence[HostEvent]) -> None:
     """Make the host's events, enabled and not scheduled yet.
 
     Raises:
-        HostError: ENOSPC, more than the record has room for.
+        HostError: ENOSPC, more than the record has room for; EINVAL, as `topdown_events`.
     """
     check_room(events)
+    topdown = topdown_events(S, events)
     first = int(S.perf_rows)
     for k, attr in enumerate(events):
         i = first + k
@@ -209,6 +239,7 @@ def add_host_events(S: Any, events: Sequence[HostEvent]) -> None:
         event.period = attr.period or int(MAX_PERIOD)
         event.period_left = event.period
         event.stopped = 1
+        event.topdown = int(k in topdown)
     S.list_end = S.perf_rows = S.perf_ids = first + len(events)
     for i in range(int(S.perf_rows)):
         S.perf_events[i].id = i + 1

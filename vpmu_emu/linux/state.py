@@ -17,6 +17,7 @@ from vpmu_emu.machine.state import (
     N_CPUID,
     N_CTR,
     N_LBR,
+    N_METRICS,
     N_MSR_ROWS,
     N_REGS,
     N_SLOTS,
@@ -44,7 +45,8 @@ N_CLOSED = 16  # last events of the host that were closed
 N_COSTS = len(COST_NAMES)
 N_PARTS = len(PARTS)
 IDX_VLBR = N_CTR  # INTEL_PMC_IDX_FIXED_VLBR: the counter, which is none, of the guest's LBR event
-N_IDX = N_CTR + 1  # counters that perf hands out
+IDX_METRIC = IDX_VLBR + 1  # INTEL_PMC_IDX_METRIC_BASE: the fractions of PERF_METRICS, which are none either
+N_IDX = IDX_METRIC + N_METRICS  # counters that perf hands out
 
 # --- perf -----------------------------------------------------------------------------------------------
 # enum perf_event_state
@@ -85,7 +87,13 @@ OWNER_KVM = 1
 ERR_NONE = 0
 ERR_NO_COUNTER = 1  # merge_sched_in(): a pinned event did not fit
 ERR_GUEST_ENTER = 2  # perf_guest_enter(): an event without exclude_guest met a guest that owns the PMU
-CAUSE_NAMES = {ERR_NONE: "", ERR_NO_COUNTER: "no free counter", ERR_GUEST_ENTER: "guest owns the PMU"}
+ERR_NO_LEADER = 3  # perf_group_detach(): a fraction of PERF_METRICS cannot be without its slots leader
+CAUSE_NAMES = {
+    ERR_NONE: "",
+    ERR_NO_COUNTER: "no free counter",
+    ERR_GUEST_ENTER: "guest owns the PMU",
+    ERR_NO_LEADER: "its slots event is gone",
+}
 
 PERF_EVENT = np.dtype(
     [
@@ -102,6 +110,7 @@ PERF_EVENT = np.dtype(
         ("pmc", "i8"),  # KVM's counter behind it, -1 for host events
         ("spec", "i8"),  # which --host-event it came from, -1 for KVM's
         ("leader", "i8"),  # event that leads its group, itself when alone
+        ("group_generation", "i8"),  # of a leader: times that its group has changed
         ("order", "i8"),  # position in its context's list; rotation moves it to the end
         ("config", "u8"),  # selector bits: EVENT UMASK EDGE INV CMASK
         ("disabled", "i8"),  # attr.disabled: OFF until somebody enables it
@@ -116,6 +125,7 @@ PERF_EVENT = np.dtype(
         ("sample_freq", "i8"),  # attr.sample_freq with attr.freq, else 0
         ("sample_type", "u8"),  # attr.sample_type: PERF_SAMPLE_*
         ("read_format", "u8"),  # attr.read_format: PERF_FORMAT_*
+        ("clock", "i8"),  # 1 + attr.clockid with attr.use_clockid; 0: sched_clock()
         ("watchdog", "i8"),  # 1: the NMI watchdog's
         ("sample_period", "u8"),  # attr.sample_period; 0 counts without sampling
         ("count", "u8"),  # event->count: events up to the last update
@@ -148,6 +158,9 @@ PERF_EVENT = np.dtype(
         ("last_period", "u8"),  # the one that ended last: what a sample stands for
         ("event_limit", "i8"),  # overflows until it is disabled (PERF_EVENT_IOC_REFRESH), 0 never, -1 now
         ("period_left", "i8"),  # events up to the next overflow to report
+        ("topdown", "i8"),  # PERF_X86_EVENT_TOPDOWN: in a group that reads PERF_METRICS
+        ("saved_slots", "u8"),  # what of fixed counter 3 is in its count already
+        ("saved_metric", "u8"),  # PERF_METRICS then
         ("interrupts", "i8"),  # overflows within the present tick, -1 throttled
         ("interrupts_seq", "i8"),  # tick that `interrupts` counts
         ("freq_time", "i8"),  # frequency mode: time of the last overflow; of a clock: its next one
@@ -185,6 +198,8 @@ PERCPU = np.dtype(
         ("events", "i8", (N_IDX,)),  # the reverse: event running on counter i, -1 none
         ("last_event", "i8", (N_IDX,)),  # event that used counter i last
         ("fake_list", "i8", (N_IDX,)),  # rows of a group that validate_group() tries out
+        ("fake_assign", "i8", (N_IDX,)),  # what x86_schedule_events() found last
+        ("event_constraint", "u8", (N_IDX,)),  # and what it could choose from, bits by counter
         ("active_mask", "u8"),  # counters that run; bit i, fixed j at 32 + j
         ("intel_ctrl", "u8"),  # GLOBAL_CTRL bits of all counters
         ("intel_ctrl_guest_mask", "u8"),  # those of exclude_host events
@@ -420,7 +435,9 @@ CONFIG = np.dtype(
         ("apicv", "i8"),  # 1: APICv, interrupts reach the guest without exits
         ("force_emulation_prefix", "i8"),  # kvm.force_emulation_prefix: `ud2; "kvm"` reaches the emulator
         ("load_global_ctrl", "i8"),  # VM entry and exit can load GLOBAL_CTRL; else MSR lists do
+        ("events", "i8"),  # the CPU's list of events and their constraints, a row of tables.events.LISTS
         ("pebs_pdist", "i8"),  # vmx_pebs_pdist_cpu: PEBS is most precise on counter 0
+        ("pebs_pdir", "i8"),  # vmx_icl_pebs_cpu: and this one's PEBS on fixed counter 0
         ("save_global_ctrl", "i8"),  # VM exit can save it; else the MSR-store list does
         ("mux_interval", "i8"),  # PERF_CPU_HRTIMER in 1/16 cycle
         ("tick_interval", "i8"),  # 1/HZ in 1/16 cycle

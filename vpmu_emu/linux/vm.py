@@ -27,6 +27,7 @@ from vpmu_emu.machine.lapic import BASE_RESET, LVT_MASKED
 from vpmu_emu.machine.mutants import I_ABSENT_PERFCTR, I_RESET_TO_0
 from vpmu_emu.machine.state import NEVER
 from vpmu_emu.tables.cpus import CpuModel
+from vpmu_emu.tables.events import LISTS, event_by_name
 from vpmu_emu.tables.msrs import MSRS, Shape, by_name, rules
 from vpmu_emu.tables.mutants import unchecked_msrs
 from vpmu_emu.tables.vmcs import control_bit, vmcs_field
@@ -191,10 +192,13 @@ def _refresh_registers(S: Any, vcpu: Any, shape: Shape) -> None:
     # version 1 has no GLOBAL_CTRL, but the hardware has, and it is loaded with this.
     enabled = (shape.version > 1 or passthrough) and not inject & int(I_RESET_TO_0)
     pmu.global_ctrl = gp_mask if enabled else 0
+    # intel_get_fixed_pmc_eventsel() asks perf what it calls them; 6.7 had a table of its own.
+    ref_cycles = 0x0300 if passthrough else event_by_name("ref-cycles", LISTS[int(S.config.events)]).code
+    eventsels = (0x00C0, 0x003C, ref_cycles, 0x0400)
     for i, pmc in enumerate(pmu.pmcs):
         pmc.counter = pmc.emulated_counter = pmc.eventsel_hw = pmc.current_config = 0
         pmc.is_paused = pmc.intr = 0
-        pmc.eventsel = (0x00C0, 0x003C, 0x0300, 0x0400)[i - N_GP_PMC] if i >= N_GP_PMC else 0
+        pmc.eventsel = eventsels[i - N_GP_PMC] if i >= N_GP_PMC else 0
     vcpu.msr_n[:] = table.exists_count
     vcpu.msr_reserved[:] = table.reserved
     vcpu.msr_access[:] = table.access

@@ -39,6 +39,7 @@ from vpmu_emu.machine.lapic import (
 )
 from vpmu_emu.machine.lbr import BR_OTHER, lbr_on, lbr_record, lbr_reset, lbr_retired, step_begins
 from vpmu_emu.machine.memory import VECTOR_SS, fault, tlb_flush
+from vpmu_emu.machine.metrics import metrics_value
 from vpmu_emu.machine.ops import K_MEM, OPS
 from vpmu_emu.machine.pebs import pebs_begins, pebs_counting, pebs_retired
 from vpmu_emu.machine.pmu import LAT_SLOT, counter_value, pmu_check, pmu_horizon, pmu_reset
@@ -474,6 +475,11 @@ def reset_core(core, ident):
 
 @jit(entry=True)
 def read_counters(core, out):
-    """Values of the N_CTR counters as RDPMC would give them, into `out` (uint64)."""
+    """Values of the N_CTR counters as RDPMC would give them, into `out` (uint64).
+
+    With room for one more, PERF_METRICS too, which brings `core.metrics` up to date.
+    """
     for i in range(N_CTR):
         out[i] = counter_value(core, i)
+    if len(out) > N_CTR:
+        out[N_CTR] = metrics_value(core)

@@ -80,8 +80,8 @@ FIXED_EVENT = np.array(
     dtype=np.int64,
 )
 
-EV_INSTRUCTIONS = next(k for k, e in enumerate(EVENTS) if e.perf == "instructions")
-EV_BRANCHES = next(k for k, e in enumerate(EVENTS) if e.perf == "branches")
+EV_INSTRUCTIONS = next(k for k, e in enumerate(EVENTS) if "instructions" in e.perf)
+EV_BRANCHES = next(k for k, e in enumerate(EVENTS) if "branches" in e.perf)
 LAT_SLOT = LATENCIES.index("slot")
 C_INST = CLASS["inst"]
 C_BRANCH = CLASS["branch"]

@@ -12,7 +12,7 @@ import attrs
 
 from vpmu_emu.data import isa_dir
 from vpmu_emu.errors import ConfigError
-from vpmu_emu.tables.events import EVENTS, LISTS
+from vpmu_emu.tables.events import EVENTS, LISTS, other_names
 from vpmu_emu.tables.msrs import Shape
 
 
@@ -221,7 +221,7 @@ def describe(model: CpuModel) -> dict[str, Any]:
         "events": [
             {
                 "name": event.name,
-                "aliases": [*event.aliases, *([event.perf] if event.perf else [])],
+                "aliases": other_names(event, model.events),
                 "code": event.code,
                 "arch": event.arch,
                 "counters": [n for n in range(model.gp) if event.counters >> n & 1],

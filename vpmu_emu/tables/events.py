@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterator
 from typing import Any
 
 import attrs
@@ -23,13 +24,17 @@ LISTS = ("spr", "icx", "skx")
 """The event lists; a CPU model names its own. The first is what a name means where no CPU is at hand."""
 
 
+def _words(words: str | list[str]) -> tuple[str, ...]:
+    return (words,) if isinstance(words, str) else tuple(words)
+
+
 @attrs.frozen(kw_only=True)
 class Event:
     """One event.
 
     Attributes:
         name: as in Intel's event lists; `aliases` are further names there.
-        perf: generic name of the perf tool, "" if it has none.
+        perf: generic names of the perf tool, () if it has none.
         select, umask: bits 7:0 and 15:8 of a selector.
         lists: names of `LISTS` that have it.
         arch: bit in CPUID.0AH:EBX, None if the event is not architectural.
@@ -37,13 +42,12 @@ class Event:
         fixed_source: it is the event which fixed counter `fixed` counts.
         plus, minus: names of `SOURCES`; the event's total is the sum of the first less the second.
         growth: the most it grows in one instruction, or "time".
-        counters: mask of the general-purpose counters that can count it.
         doc: one line.
     """
 
     name: str
     aliases: tuple[str, ...] = attrs.field(default=(), converter=tuple)
-    perf: str = ""
+    perf: tuple[str, ...] = attrs.field(default=(), converter=_words)
     select: int
     umask: int
     lists: tuple[str, ...] = attrs.field(default=LISTS, converter=tuple)
@@ -53,13 +57,59 @@ class Event:
     plus: tuple[str, ...]
     minus: tuple[str, ...] = ()
     growth: int | str
-    counters: int = 0xFF
     doc: str
 
     @property
     def code(self) -> int:
         """UMASK and EVENT as they stand in bits 15:0 of a selector."""
         return self.umask << 8 | self.select
+
+    @property
+    def counters(self) -> int:
+        """Mask of the general-purpose counters that can count it, the same in all its lists."""
+        (mask,) = {constraint(self.code, name).counters for name in self.lists}
+        return mask
+
+
+MATCHES = {"event": 0xFF, "umask": 0xFFFF, "all": 0xFF84_FFFF, "event-all": 0xFF84_00FF}
+"""Bits of a selector that a constraint compares."""
+
+
+@attrs.frozen(kw_only=True)
+class Constraint:
+    """Which counters can count some events.
+
+    Attributes:
+        code: EVENT and UMASK as in bits 15:0 of a selector; `last` is the last of a range of them.
+        match: a key of `MATCHES`.
+        lists: names of `LISTS` that it holds for.
+        pebs: of precise events only.
+        counters: mask of the general-purpose counters.
+        fixed, metric: number of a fixed counter or of a fraction of PERF_METRICS that will do too, or None.
+        perf: name of the fraction in the perf tool.
+    """
+
+    code: int
+    last: int = attrs.field()
+    match: str = attrs.field(validator=attrs.validators.in_(MATCHES))
+    lists: tuple[str, ...] = attrs.field(default=LISTS, converter=tuple)
+    pebs: bool = False
+    counters: int = attrs.field()
+    fixed: int | None = None
+    metric: int | None = None
+    perf: str = ""
+
+    @last.default
+    def _one(self) -> int:
+        return self.code
+
+    @counters.default
+    def _all(self) -> int:
+        return 0xFF if self.code & 0xFF else 0
+
+    def matches(self, config: int) -> bool:
+        """Whether a selector's EVENT, UMASK, EDGE, INV and CMASK are what this is about."""
+        return self.code <= config & MATCHES[self.match] <= self.last
 
 
 def _event(row: dict[str, Any]) -> Event:
@@ -69,18 +119,37 @@ def _event(row: dict[str, Any]) -> Event:
     return Event(plus=tuple(source["plus"]), minus=tuple(source.get("minus", ())), **row)
 
 
-EVENTS: tuple[Event, ...] = tuple(
-    _event(row) for row in tomllib.loads((isa_dir() / "events.toml").read_text())["event"]
-)
+_ROWS = tomllib.loads((isa_dir() / "events.toml").read_text())
+EVENTS: tuple[Event, ...] = tuple(_event(row) for row in _ROWS["event"])
+CONSTRAINTS: tuple[Constraint, ...] = tuple(Constraint(**row) for row in _ROWS["constraint"])
+_UNCONSTRAINED = Constraint(code=0, last=0xFF, match="event", counters=0xFF)
 
 _BY_CODE = {(name, event.code): event for event in EVENTS for name in event.lists}
-_NAMES = {
-    name: Names(
-        "event",
-        ((n, e) for e in EVENTS if name in e.lists for n in (e.name, *e.aliases, e.perf) if n),
-    )
-    for name in LISTS
-}
+
+
+def _named(name: str) -> Iterator[tuple[str, Event]]:
+    """Every name in list `name` and what it means there."""
+    taken = set()
+    for event in EVENTS:
+        if name in event.lists:
+            yield from ((n, event) for n in (event.name, *event.aliases))
+            yield from ((n, event) for n in event.perf if n not in taken)
+            taken |= set(event.perf)
+
+
+_NAMES = {name: Names("event", _named(name)) for name in LISTS}
+
+
+def constraint(config: int, name: str = LISTS[0], *, pebs: bool = False) -> Constraint:
+    """What says which counters can count a selector's EVENT, UMASK, EDGE, INV and CMASK in list `name`."""
+    rows = (row for row in CONSTRAINTS if name in row.lists and pebs >= row.pebs)
+    found = sorted((row for row in rows if row.matches(config)), key=lambda row: not row.pebs)
+    return found[0] if found else _UNCONSTRAINED
+
+
+def metric_names(name: str = LISTS[0]) -> dict[str, int]:
+    """The fractions of PERF_METRICS by name, with bits 15:0 of the selector that the kernel made up."""
+    return {row.perf: row.code for row in CONSTRAINTS if row.metric is not None and name in row.lists}
 
 
 def event_mask(name: str) -> int:
@@ -100,6 +169,12 @@ def event_by_name(event: str, name: str = LISTS[0]) -> Event:
         UnknownNameError: no such event; the message names the nearest.
     """
     return _NAMES[name][event]
+
+
+def other_names(event: Event, name: str = LISTS[0]) -> list[str]:
+    """What else list `name` calls an event: aliases of Intel's, generic names of perf."""
+    perf = [n for n in event.perf if event_by_name(n, name) is event]
+    return [*event.aliases, *perf]
 
 
 def event_names(name: str = LISTS[0]) -> dict[str, int]:

@@ -14,7 +14,7 @@ from vpmu_emu.linux.calls import (
     CALL_PERF_READ,
     CALL_PERF_RELEASE,
 )
-from vpmu_emu.linux.perf.report import closed_report
+from vpmu_emu.linux.perf.report import closed_report, perf_report
 from vpmu_emu.linux.state import N_EVENTS, PERF_EVENT_STATE_ERROR
 from vpmu_emu.linux.syscalls.pagetables import PAGE
 from vpmu_emu.linux.syscalls.tasks import do_exit
@@ -47,14 +47,18 @@ def attr(size=136, tail=b"", **values):
 
 def event(kernel, *, pid=0, cpu=-1, group=-1, open_flags=0, data=None, **values):
     at = kernel.page(attr(**values) if data is None else data)
-    return kernel.call("perf_event_open", at, pid, cpu, group, open_flags)
+    fd = kernel.call("perf_event_open", at, pid, cpu, group, open_flags)
+    kernel.call("munmap", at, PAGE)
+    return fd
 
 
 def words(kernel, fd, n=16):
     at = kernel.page()
     size = kernel.call("read", fd, at, 8 * n)
     assert size >= 0, size
-    return struct.unpack(f"<{size // 8}Q", kernel.host.copy_from_user(at, size))
+    data = kernel.host.copy_from_user(at, size)
+    kernel.call("munmap", at, PAGE)
+    return struct.unpack(f"<{size // 8}Q", data)
 
 
 # --- attributes -----------------------------------------------------------------------------------------
@@ -410,6 +414,171 @@ def test_refresh_stops_by_itself():
     assert (int(row.samples), int(row.state)) == (4, -1)
 
 
+# --- what needs a clock, a store, or slots --------------------------------------------------------------
+CLOCKED = c("ATTR_USE_CLOCKID")
+
+
+@pytest.mark.parametrize(
+    ("values", "errno"),
+    [
+        *(({"clockid": clock}, "EINVAL") for clock in (0, 7, 11, 2, 5)),
+        *(({"clockid": clock}, None) for clock in (1, 4)),
+        *(({"type": SOFTWARE, "config": 0, "clockid": clock}, None) for clock in (0, 1, 4, 7, 11)),
+        ({"type": SOFTWARE, "config": 0, "clockid": 5}, "EINVAL"),
+        ({"type": UNCORE, "config": 1, "clockid": 0}, "EINVAL"),
+        ({"type": RAW, "config": 0xC4, "clockid": 11}, "EINVAL"),
+    ],
+)
+def test_what_samples_in_an_nmi_has_a_clock_for_it(values, errno):
+    """perf_event_set_clock(): only software events may have a clock that is not safe in an NMI."""
+    kernel = Kernel().start()
+    whom = {"pid": -1, "cpu": 0} if values.get("type") == UNCORE else {}
+    fd = event(kernel, flags=CLOCKED, **whom, **values)
+    assert fd == (-ERRNO[errno] if errno else 3)
+
+
+def test_events_of_different_clocks_share_nothing():
+    """perf_event_open() of a member, perf_event_set_output(): the clocks must be the same one."""
+    kernel = Kernel().start()
+    leader = event(kernel, flags=CLOCKED, clockid=1)
+    plain = event(kernel)
+    ring = {fd: kernel.call("mmap", 0, 2 * PAGE, 3, SHARED, fd, 0) for fd in (leader, plain)}
+    assert all(at > 0 for at in ring.values())
+    for group, values, errno in (
+        (leader, {}, "EINVAL"),
+        (leader, {"flags": CLOCKED, "clockid": 4}, "EINVAL"),
+        (plain, {"flags": CLOCKED, "clockid": 1}, "EINVAL"),
+        (leader, {"flags": CLOCKED, "clockid": 1}, None),
+        (plain, {}, None),
+    ):
+        for flags in (0, constant("PERF_FLAG_FD_OUTPUT") | constant("PERF_FLAG_FD_NO_GROUP")):
+            fd = event(kernel, group=group, open_flags=flags, **values)
+            assert fd == -ERRNO[errno] if errno else fd > 0
+    alone = event(kernel, flags=CLOCKED, clockid=4)
+    set_output = c("EVENT_IOC_SET_OUTPUT")
+    assert kernel.call("ioctl", alone, set_output, leader) == -ERRNO["EINVAL"]
+    assert kernel.call("ioctl", alone, set_output, plain) == -ERRNO["EINVAL"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "values", "errno"),
+    [
+        ("emulated", {"config": 4}, "EOPNOTSUPP"),
+        ("emulated", {"type": RAW, "config": 0xC4}, "EOPNOTSUPP"),
+        ("emulated", {"type": RAW, "config": 0x10000C4}, "EOPNOTSUPP"),
+        ("emulated", {"type": RAW, "config": 0xC4, "flags": USER}, "EOPNOTSUPP"),
+        ("emulated", {"type": RAW, "config": 0x20C4}, None),
+        ("emulated", {"config": 4, "flags": c("ATTR_FREQ")}, None),
+        ("emulated", {"config": 4, "flags": c("ATTR_EXCLUDE_HOST")}, None),
+        ("passthrough", {"config": 4, "flags": c("ATTR_EXCLUDE_HOST")}, "EOPNOTSUPP"),
+        ("emulated", {"config": 1}, None),
+    ],
+)
+def test_every_single_branch_would_be_the_branch_trace_stores(mode, values, errno):
+    """intel_pmu_has_bts_period(): no CPU here has the store; since 6.19 guests' events are none of it."""
+    kernel = Kernel(mode=mode).start()
+    values = {"flags": DISABLED, **values}
+    values["flags"] |= DISABLED
+    fd = event(kernel, sample_period=1, **values)
+    assert fd == (-ERRNO[errno] if errno else 3)
+    many = event(kernel, **{**values, "sample_period": 1000})
+    one = kernel.page(struct.pack("<Q", 1))
+    expect = -ERRNO["EINVAL"] if errno else 0
+    assert kernel.call("ioctl", many, c("EVENT_IOC_PERIOD"), one) == expect
+
+
+def test_members_that_are_off_need_no_counter():
+    """validate_group() leaves them out: a group may have more of them than there are counters."""
+    kernel = Kernel().start()
+    leader = event(kernel, flags=DISABLED)
+    for _ in range(20):
+        assert event(kernel, group=leader, flags=DISABLED) > 0
+    on = [event(kernel, group=leader, config=4) for _ in range(9)]
+    assert all(fd > 0 for fd in on[:8])
+    assert on[8] == -ERRNO["EINVAL"]
+
+
+SLOTS, RETIRING = 0x0400, 0x8000
+
+
+@pytest.mark.parametrize(
+    ("leader", "values", "errno"),
+    [
+        (None, {"config": RETIRING}, "EINVAL"),
+        (None, {"config": RETIRING + 0x700}, "EINVAL"),
+        (None, {"config": SLOTS | 1 << 18}, "EINVAL"),
+        (None, {"config": SLOTS | 1 << 23}, "EINVAL"),
+        (None, {"config": SLOTS | 1 << 24}, "EINVAL"),
+        ({"config": SLOTS}, {"config": RETIRING, "sample_period": 1000}, "EINVAL"),
+        ({"config": SLOTS}, {"config": RETIRING | 1 << 24}, "EINVAL"),
+        ({"config": SLOTS, "sample_period": 100_000}, {"config": RETIRING}, "EINVAL"),
+        ({"config": 0xC0}, {"config": RETIRING}, "EINVAL"),
+        ({"config": SLOTS}, {"config": RETIRING}, None),
+        ({"config": SLOTS}, {"config": RETIRING + 0x700}, None),
+        ({"config": SLOTS}, {"config": RETIRING + 0x800}, None),  # not theirs: an event like others
+        (None, {"config": SLOTS, "sample_period": 100_000}, None),
+    ],
+)
+def test_who_may_read_perf_metrics(leader, values, errno):
+    """intel_pmu_hw_config(): a fraction needs a slots event that leads its group, and nobody samples."""
+    kernel = Kernel().start()
+    group = event(kernel, type=RAW, flags=DISABLED, **leader) if leader else -1
+    fd = event(kernel, type=RAW, group=group, **{"flags": 0 if leader else DISABLED, **values})
+    assert fd == (-ERRNO[errno] if errno else group + 1 if leader else 3)
+
+
+WORK = """
+    .text
+_start: xor ecx, ecx
+1:  imul rax, rax
+    inc ecx
+    test ecx, 7
+    jnz 1b
+    jmp 1b
+"""
+
+
+@pytest.mark.parametrize("form", [0, GROUP | FORMAT_ALL])
+def test_fractions_of_the_slots_add_up(form):
+    kernel = Kernel(WORK).start()
+    fds = [event(kernel, type=RAW, config=SLOTS, flags=DISABLED | USER, read_format=form)]
+    for k in range(8):
+        fds.append(event(kernel, type=RAW, config=RETIRING + k * 0x100, group=fds[0], flags=USER))
+    inst = event(kernel, group=fds[0], flags=USER)
+    assert min(*fds, inst) > 0
+    kernel.call("ioctl", fds[0], c("EVENT_IOC_ENABLE"), 0)
+    for _ in range(3):
+        kernel.run(5000).start()
+    live = [e["count"] for e in perf_report(kernel.S)]
+    kernel.call("ioctl", fds[0], c("EVENT_IOC_DISABLE"), 0)
+    assert [e["count"] for e in perf_report(kernel.S)] == live
+    if form:
+        n, _, _, *found = words(kernel, fds[0], 64)
+        counts = found[::3][:n]
+    else:
+        counts = [words(kernel, fd)[0] for fd in (*fds, inst)]
+    assert counts == live
+    slots, *metrics, instructions = counts
+    unit = slots / 255
+    assert slots > 8000
+    assert abs(sum(metrics[:4]) - slots) < 8 * unit
+    assert metrics[0] == pytest.approx(instructions, abs=3 * unit + 40)
+    assert metrics[2] == 0
+    assert metrics[3] > metrics[0]
+
+
+def test_a_fraction_without_its_slots_event_is_in_error():
+    """PERF_EV_CAP_SIBLING: it cannot be alone, and nothing brings it back."""
+    kernel = Kernel().start()
+    slots = event(kernel, type=RAW, config=SLOTS, flags=USER)
+    metric = event(kernel, type=RAW, config=RETIRING, group=slots, flags=USER)
+    kernel.call("close", slots)
+    (left,) = perf_report(kernel.S)
+    assert (left["state"], left["cause"]) == ("ERROR", "its slots event is gone")
+    kernel.call("ioctl", metric, c("EVENT_IOC_ENABLE"), 0)
+    assert words(kernel, metric) == ()
+
+
 @pytest.mark.parametrize(
     "values",
     [
@@ -726,6 +895,26 @@ def test_inherited_events_count_threads():
     assert sum(int(e.used) for e in kernel.S.perf_events) == 3
     assert [kernel.call("close", fd) for fd in (leader, member, alone)] == [0, 0, 0]
     assert not any(e.used for e in kernel.S.perf_events)
+
+
+def test_a_group_that_grew_after_a_task_inherited_it_is_not_read():
+    """__perf_read_group_add(): ECHILD, for what the child counts belongs to other members."""
+    kernel = Kernel().start()
+    flags = USER | c("ATTR_INHERIT")
+    leader = event(kernel, flags=flags, read_format=GROUP)
+    member = event(kernel, flags=flags, group=leader, read_format=GROUP)
+    stack = kernel.page()
+    assert kernel.call("clone", 0x10F00, stack + PAGE) == 2
+    assert words(kernel, leader)[0] == words(kernel, member)[0] == 2
+    third = event(kernel, flags=flags, group=leader)
+    at = kernel.page()
+    for fd in (leader, member):
+        assert kernel.call("read", fd, at, 4096) == -ERRNO["ECHILD"]
+    kernel.call("close", third)
+    assert kernel.call("read", leader, at, 4096) == -ERRNO["ECHILD"]  # as many as before, but changed
+    row = next(k for k, t in enumerate(kernel.S.tasks) if int(t.pid) == 2)
+    do_exit(kernel.host, row, 0)
+    assert words(kernel, leader)[0] == 2
 
 
 @pytest.mark.slow

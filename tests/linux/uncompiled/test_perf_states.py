@@ -35,6 +35,7 @@ pytestmark = pytest.mark.uncompiled
 OFF, INACTIVE, ACTIVE = PERF_EVENT_STATE_OFF, PERF_EVENT_STATE_INACTIVE, PERF_EVENT_STATE_ACTIVE
 ERROR = PERF_EVENT_STATE_ERROR
 LOADS = 0x81D0  # counters 0 to 3 only
+STALLS = 0x04A4  # counter 0
 DUMMY = 9
 CPU, TASKS = 0, (CTX_TASK, CTX_TASK + 1)
 MOST = 24
@@ -66,6 +67,7 @@ class Model:
             REF: {"fixed 2"},
             BRANCHES: {*range(gp)},
             LOADS: {*range(min(gp, 4))},
+            STALLS: {0},
         }
         self.lists = {(ctx, pinned): [] for ctx in (CPU, *TASKS) for pinned in (0, 1)}
         self.rotate = dict.fromkeys((CPU, *TASKS), False)
@@ -158,7 +160,8 @@ class Model:
     def open(self, event):
         """Install an event; False if its group could never be on counters."""
         leader = event.leader
-        if not self.fit([*leader.group, event] if leader is not event else [event]):
+        others = [e for e in leader.members if e.state > OFF]  # who is off is not asked
+        if not self.fit([leader, *others, event] if leader is not event else [event]):
             return False
         moved = event.hardware and not leader.hardware
         if leader is event:
@@ -246,7 +249,9 @@ class Model:
 
 # --- schedules ------------------------------------------------------------------------------------------
 attributes = st.tuples(
-    st.sampled_from([INSTRUCTIONS, CYCLES, REF, REF, BRANCHES, BRANCHES, LOADS, LOADS, DUMMY]),
+    st.sampled_from(
+        [INSTRUCTIONS, CYCLES, REF, REF, BRANCHES, BRANCHES, LOADS, LOADS, STALLS, DUMMY]
+    ),
     st.sampled_from([CPU, CPU, *TASKS]),
     st.sampled_from([-1, -1, -1, 0, 1]),
     st.sampled_from([0, 0, 1]),  # pinned
@@ -331,6 +336,14 @@ class Both:
         ("open", (BRANCHES, CPU, -1, 0, 1, 0)),
         ("enable", 0),
         ("close", 0),
+    ],
+)
+@example(
+    1,
+    [  # members that are off may be more than the counters are; who is put on then ends the group
+        ("open", (BRANCHES, CPU, -1, 1, 0, None)),
+        *[("open", (BRANCHES, CPU, -1, 0, 1, 0))] * 4,
+        ("enable", 3),
     ],
 )
 def test_states_are_those_of_the_rules(gp, schedule):

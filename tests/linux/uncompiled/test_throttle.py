@@ -11,6 +11,7 @@ from tests.linux.uncompiled.test_perf_laws import INSTRUCTIONS, USER, Machine
 from vpmu_emu.linux.perf.event import perf_event_period, perf_event_read_value
 from vpmu_emu.linux.perf.pmi import perf_event_task_tick
 from vpmu_emu.linux.perf.throttle import perf_sample_event_took
+from vpmu_emu.linux.state import MODE_PASSTHROUGH
 from vpmu_emu.linux.sysctl import set_cpu_time_max_percent, set_sample_rate
 from vpmu_emu.machine.u64 import U64
 from vpmu_emu.tables.cpus import COST_NAMES
@@ -44,6 +45,27 @@ def test_a_group_is_throttled_as_one(machine):
     assert [int(perf_event_read_value(S, E, i)) for i in (leader, member, other)] == [400, 400, 700]
     found = records(machine, event)
     assert [(kind, words[1]) for kind, _, words in found] == [(5, int(event.id)), (6, int(event.id))]
+
+
+def test_before_6_16_only_the_event_that_was_too_fast_rested(machine):
+    """Mode passthrough is Linux 6.7: its group goes on, and the event's own ring is told."""
+    S, E = machine.S, machine.E
+    S.config.max_samples_per_tick = 3
+    leader = machine.open(config=INSTRUCTIONS, exclude_kernel=1)
+    member = machine.open(
+        config=INSTRUCTIONS, sample_period=100, exclude_kernel=1, leader=leader, sample_type=0x40
+    )
+    event = ring(machine, member)
+    S.config.mode = MODE_PASSTHROUGH
+    for _ in range(6):
+        machine.work(USER, 100, 0, 100)
+    assert [int(S.perf_events[i].throttles) for i in (leader, member)] == [0, 1]
+    assert [int(perf_event_read_value(S, E, i)) for i in (leader, member)] == [600, 300]
+    perf_event_task_tick(S, E)
+    machine.work(USER, 100, 0, 100)
+    assert [int(perf_event_read_value(S, E, i)) for i in (leader, member)] == [700, 400]
+    found = [(kind, words[1]) for kind, _, words in records(machine, event) if kind != 9]
+    assert found == [(5, int(event.id)), (6, int(event.id))]
 
 
 def test_members_that_overflow_together_go_on_sampling(machine):

@@ -195,7 +195,8 @@ def pmc_release_perf_event(S, E, i):
 @jit()
 def pmc_get_pebs_precise_level(S, i):
     """3 where the CPU has one counter that is more precise than the others, and this is its number."""
-    return 3 if i == 0 and S.config.pebs_pdist != 0 else 1
+    pdist = i == 0 and S.config.pebs_pdist != 0
+    return 3 if pdist or (i == N_GP_PMC and S.config.pebs_pdir != 0) else 1
 
 
 @jit()

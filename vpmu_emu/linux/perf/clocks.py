@@ -10,7 +10,7 @@ import numpy as np
 
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.perf.times import sched_clock
-from vpmu_emu.linux.perf.x86 import x86_perf_event_update
+from vpmu_emu.linux.perf.x86 import intel_pmu_read_event
 from vpmu_emu.linux.state import (
     N_CORES,
     PERF_TYPE_HARDWARE,
@@ -95,4 +95,4 @@ def event_update(S, E, i):
         event.count += total - event.prev_count
         event.prev_count = total
     elif event.stopped == 0:
-        x86_perf_event_update(S, E, i)
+        intel_pmu_read_event(S, E, i)

@@ -9,7 +9,7 @@ import numpy as np
 
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.hrtimer import host_timer_program
-from vpmu_emu.linux.native import wrmsrl
+from vpmu_emu.linux.native import cost, retire, wrmsrl
 from vpmu_emu.linux.perf.clocks import (
     PERF_COUNT_SW_MAX,
     UNCORE_CAS_COUNT_RD,
@@ -47,12 +47,19 @@ from vpmu_emu.linux.perf.times import (
 from vpmu_emu.linux.perf.userpage import perf_event_update_userpage
 from vpmu_emu.linux.perf.x86 import (
     EINVAL,
+    EVENTSEL_EVENT,
+    INTEL_TD_METRIC_RETIRING,
     MAX_PERIOD,
     MIN_PERIOD_PDIST,
     MSR_CORE_PERF_GLOBAL_CTRL,
-    NO_ASSIGNMENT,
     THROTTLED,
+    collect_event,
+    has_pdist,
+    has_perf_metrics,
     intel_get_event_constraints,
+    intel_pmu_has_bts_period,
+    is_metric_event,
+    is_slots_event,
     perf_pmu_disable,
     perf_pmu_enable,
     x86_pmu_start,
@@ -62,6 +69,7 @@ from vpmu_emu.linux.perf.x86 import (
 from vpmu_emu.linux.state import (
     CTX_NONE,
     CTX_TASK,
+    ERR_NO_LEADER,
     ERR_NONE,
     N_CORES,
     N_EVENTS,
@@ -82,13 +90,15 @@ from vpmu_emu.linux.trace_kinds import TR_PERF_CREATE, TR_PERF_RELEASE
 from vpmu_emu.machine.pmu import counter_value
 from vpmu_emu.machine.ring import emit
 from vpmu_emu.machine.state import N_CTR, N_GP
-from vpmu_emu.machine.u64 import ONE, TOP, U64, ZERO
+from vpmu_emu.machine.u64 import ONE, TOP, U8, U64, ZERO
 
 EBUSY = -16
 ENOMEM = -12
 ENOENT = -2
 EOPNOTSUPP = -95
 ORPHAN = -2  # event.parent of an inherited event whose origin is gone
+
+COST_RESERVE = cost("x86_reserve_hardware")
 
 
 @jit()
@@ -105,7 +115,10 @@ def perf_event_alloc_errno(S, i):
 
 @jit()
 def validate_group(S, i):
-    """Whether the counters suffice for event i and its group when nothing else is there: 0, or EINVAL."""
+    """Whether the counters suffice for event i and its group when nothing else is there: 0, or EINVAL.
+
+    Members that are off are left out, as collect_events() does in every kernel.
+    """
     rows = S.percpu[S.this_cpu].fake_list
     leader = S.perf_events[i].leader
     n = 0
@@ -113,17 +126,43 @@ def validate_group(S, i):
         event = S.perf_events[k]
         if event.used == 0 or event.leader != leader or pmu_of(event.pmu_type) != PMU_CORE:
             continue
-        if n == N_IDX:
+        if k != leader and k != i and event.state <= PERF_EVENT_STATE_OFF:
+            continue
+        if collect_event(S, rows, n, event.config) != 0:
             return EINVAL
         rows[n] = k
         n += 1
-    return EINVAL if x86_schedule_events(S, rows, n) == NO_ASSIGNMENT else 0
+    return x86_schedule_events(S, rows, n)
 
 
 @jit()
-def check_period(event, value):
-    """x86_pmu_check_period(): PDist takes no short ones."""
-    return event.precise_ip != 3 or value >= U64(MIN_PERIOD_PDIST)
+def check_period(S, event, value):
+    """x86_pmu_check_period(): PDist takes no short ones, and branches not 1: that is BTS."""
+    if intel_pmu_has_bts_period(S, event, value):
+        return False
+    return not has_pdist(S, event) or value >= U64(MIN_PERIOD_PDIST)
+
+
+@jit()
+def intel_pmu_hw_config(S, i):
+    """What the driver does not take from event i: 0, EINVAL or EOPNOTSUPP."""
+    event = S.perf_events[i]
+    if intel_pmu_has_bts_period(S, event, event.sample_period):
+        return EOPNOTSUPP  # intel_pmu_bts_config(): this CPU has no branch trace store
+    if not has_perf_metrics(S):
+        return 0
+    metric = is_metric_event(event.config)
+    if not metric and not is_slots_event(event.config):
+        return 0
+    code = event.config & EVENTSEL_EVENT
+    if event.config != code:
+        return EINVAL
+    there = U64(S.cores[S.this_cpu].metrics.count)
+    if metric and code < INTEL_TD_METRIC_RETIRING + (there << U8):
+        leader = S.perf_events[event.leader]
+        if is_sampling_event(event) or is_sampling_event(leader) or not is_slots_event(leader.config):
+            return EINVAL
+    return 0
 
 
 @jit()
@@ -139,9 +178,13 @@ def perf_try_init_event(S, i):
         known = event.config == UNCORE_CLOCKTICKS or event.config == UNCORE_CAS_COUNT_RD
         if samples or excludes != 0 or event.ctx >= CTX_TASK or not known:
             return EINVAL
-    if kind == PMU_CORE and intel_get_event_constraints(S.cores[S.this_cpu], event) == ZERO:
-        return EINVAL  # validate_event(): no counter of this CPU can count it
-    if samples and event.sample_freq == 0 and not check_period(event, event.sample_period):
+    if kind == PMU_CORE:
+        errno = intel_pmu_hw_config(S, i)
+        if errno != 0:
+            return errno
+        if intel_get_event_constraints(S, event) == ZERO:
+            return EINVAL  # validate_event(): no counter of this CPU can count it
+    if samples and event.sample_freq == 0 and not check_period(S, event, event.sample_period):
         return EINVAL
     if is_clock(event) and event.sample_freq != 0:  # perf_swevent_init_hrtimer()
         event.sample_period = NSEC_PER_SEC // U64(event.sample_freq)
@@ -185,6 +228,10 @@ def perf_event_alloc(S, i):
     event.error_cause = ERR_NONE
     event.error_time = 0
     event.error_log = 0
+    event.group_generation = 0
+    event.topdown = 0
+    event.saved_slots = ZERO
+    event.saved_metric = ZERO
     event.samples = ZERO
     event.throttles = ZERO
     event.child_count = ZERO
@@ -238,6 +285,26 @@ def _move_group(S, E, i):
 
 
 @jit()
+def x86_reserve_hardware(S, E, i):
+    """The first event of the core PMU after there was none: buffers for all CPUs (reserve_ds_buffers)."""
+    for k in range(S.perf_rows):
+        other = S.perf_events[k]
+        if k != i and other.used != 0 and pmu_of(other.pmu_type) == PMU_CORE:
+            return
+    retire(S, E, COST_RESERVE)
+
+
+@jit()
+def _pair_with_slots(S, E, i):
+    # PERF_X86_EVENT_TOPDOWN: from now on event i's leader shares fixed counter 3 with a metric
+    leader = S.perf_events[i].leader
+    if S.perf_events[leader].topdown == 0:
+        group_sched_out(S, E, leader)
+        S.perf_events[leader].topdown = 1
+    S.perf_events[i].topdown = 1
+
+
+@jit()
 def perf_install_in_context(S, E, i):
     """The rest of perf_event_open() for row i; 0, or a negative errno and the row is free again.
 
@@ -251,7 +318,13 @@ def perf_install_in_context(S, E, i):
     if errno != 0:
         event.used = 0
         return errno
+    if event.pmu_ctx == PMU_CORE and pmu_of(event.pmu_type) == PMU_CORE:
+        x86_reserve_hardware(S, E, i)
     perf_event_alloc(S, i)
+    if event.leader != i:
+        S.perf_events[event.leader].group_generation += 1
+        if is_slots_event(S.perf_events[event.leader].config) and is_metric_event(event.config):
+            _pair_with_slots(S, E, i)
     moves = S.perf_events[event.leader].pmu_ctx != event.pmu_ctx
     if moves:
         _move_group(S, E, i)
@@ -289,6 +362,7 @@ def perf_event_create_kernel_counter(S, E, ctx, flags, config, period, owner, pm
     event.spec = -1
     event.leader = i
     event.config = config
+    event.clock = 0
     event.pinned = 1 if flags & ATTR_PINNED != 0 else 0
     event.exclude_user = 1 if flags & ATTR_EXCLUDE_USER != 0 else 0
     event.exclude_kernel = 1 if flags & ATTR_EXCLUDE_KERNEL != 0 else 0
@@ -313,6 +387,8 @@ def _free(S, E, i):
     emit(E, S.cores[S.this_cpu].t, TR_PERF_RELEASE, ZERO, event.id, ZERO, ZERO)
     error_over(S, i, 1)
     event.used = 0
+    if event.leader != i:
+        S.perf_events[event.leader].group_generation += 1
     k = next_member(S, i, ZERO)
     while k >= 0:
         # Flexible, for only a leader is pinned, the last of the list, and on the PMU of the group.
@@ -320,6 +396,11 @@ def _free(S, E, i):
         S.perf_events[k].leader = k
         S.perf_events[k].order = S.list_end
         S.list_end += 1
+        if event.topdown != 0 and is_metric_event(S.perf_events[k].config):  # PERF_EV_CAP_SIBLING
+            event_sched_out(S, E, k)
+            S.perf_events[k].error_cause = ERR_NO_LEADER
+            S.perf_events[k].error_time = S.cores[S.this_cpu].t
+            perf_event_set_state(S, E, k, PERF_EVENT_STATE_ERROR)
         k = next_member(S, i, ZERO)
     for cpu in range(N_CORES):
         for k in range(N_IDX):
@@ -374,6 +455,8 @@ def __perf_event_enable(S, E, i):
     if event.state >= PERF_EVENT_STATE_INACTIVE or event.state < PERF_EVENT_STATE_ERROR:
         return
     if event.state == PERF_EVENT_STATE_ERROR:
+        if event.leader == i and event.topdown != 0 and is_metric_event(event.config):
+            return  # it cannot be without the slots event that is gone
         perf_event_set_state(S, E, i, PERF_EVENT_STATE_OFF)
     perf_event_set_state(S, E, i, PERF_EVENT_STATE_INACTIVE)
     if ctx_cpu(S, event.ctx) != S.this_cpu or not event_filter_match(S, event):
@@ -429,7 +512,7 @@ def __perf_event_period(S, E, i, value):
     event = S.perf_events[i]
     if not is_sampling_event(event) or value == ZERO or value & TOP != ZERO:
         return EINVAL
-    if event.sample_freq == 0 and not check_period(event, value):
+    if event.sample_freq == 0 and not check_period(S, event, value):
         return EINVAL
     if event.sample_freq != 0:
         event.sample_freq = np.int64(value)

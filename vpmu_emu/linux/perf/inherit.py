@@ -50,6 +50,8 @@ def perf_event_init_task(S: Any, install: Callable[[int], int], parent: int, chi
         # the period that the frequency has found so far
         copy.period = copy.last_period = copy.period_left = S.perf_events[origin].period
         copies[i] = row
+    for i, row in copies.items():  # inherit_group(): alike from here on
+        S.perf_events[row].group_generation = S.perf_events[i].group_generation
     return 0
 
 

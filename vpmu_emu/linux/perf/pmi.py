@@ -28,6 +28,7 @@ from vpmu_emu.linux.perf.x86 import (
     THROTTLED,
     counter_bit,
     intel_pmu_enable_all,
+    intel_update_topdown_event,
     perf_pmu_disable,
     perf_pmu_enable,
     x86_perf_event_set_period,
@@ -44,6 +45,7 @@ from vpmu_emu.linux.state import (
 )
 from vpmu_emu.linux.trace_kinds import TR_NMI_HANDLER
 from vpmu_emu.linux.watchdog import hardlockup_detector_nmi_handler
+from vpmu_emu.machine.pmu import EN_PERF_METRICS
 from vpmu_emu.machine.ring import emit
 from vpmu_emu.machine.state import N_CTR, N_GP, NEVER
 from vpmu_emu.machine.u64 import ONE, U64, ZERO
@@ -102,6 +104,8 @@ def perf_event_nmi_handler(S, E):
         wrmsrl(S, E, MSR_CORE_PERF_GLOBAL_OVF_CTRL, status)
         if status & GLOBAL_STATUS_BUFFER_OVF != ZERO:
             x86_pmu_handle_guest_pebs(S, E)
+        if status & EN_PERF_METRICS != ZERO:
+            intel_update_topdown_event(S, E, -1)
         for idx in range(N_CTR):
             i = host.events[idx]
             if status & counter_bit(idx) == ZERO or i < 0:

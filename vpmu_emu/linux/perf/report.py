@@ -19,6 +19,7 @@ from vpmu_emu.linux.perf.times import (
 from vpmu_emu.linux.state import (
     CAUSE_NAMES,
     CTX_TASK,
+    IDX_METRIC,
     IDX_VLBR,
     N_CLOSED,
     N_CORES,
@@ -35,9 +36,11 @@ from vpmu_emu.linux.state import (
 from vpmu_emu.machine.state import CLASS, N_CTR
 from vpmu_emu.tables.events import EVENTS, LISTS
 
-_PERF_NAMES = {code: name for name, code in reversed(event_codes(LISTS[0]).items())} | {
-    event.code: event.perf for event in EVENTS if event.perf
-}
+_PERF_NAMES = [
+    {code: name for name, code in reversed(event_codes(name).items())}
+    | {event.code: event.perf[0] for event in EVENTS if event.perf and name in event.lists}
+    for name in LISTS
+]
 _SOFTWARE_NAMES = (
     "cpu-clock", "task-clock", "page-faults", "context-switches", "cpu-migrations", "minor-faults",
     "major-faults", "alignment-faults", "emulation-faults", "dummy", "bpf-output", "cgroup-switches",
@@ -50,19 +53,21 @@ _MASK = (1 << 64) - 1
 
 
 def counter_name(i: int) -> str:
-    """Counter `i` of the record: pmc0 …, fixed0 …; lbr, which is none."""
+    """Counter `i` of the record: pmc0 …, fixed0 …; lbr and metric0 …, which are none."""
     if i == IDX_VLBR:
         return "lbr"
+    if i >= IDX_METRIC:
+        return f"metric{i - IDX_METRIC}"
     return f"pmc{i}" if i < N_GP_PMC else f"fixed{i - N_GP_PMC}"
 
 
-def _name(pmu_type: int, config: int, attr: int) -> str:
+def _name(S: Any, pmu_type: int, config: int, attr: int) -> str:
     if pmu_type == PERF_TYPE_SOFTWARE:
         name = _SOFTWARE_NAMES[config]
     elif pmu_type == PERF_TYPE_UNCORE:
         name = _UNCORE_NAMES[config]
     else:
-        name = _PERF_NAMES.get(config, f"r{config:x}")
+        name = _PERF_NAMES[int(S.config.events)].get(config, f"r{config:x}")
     flags = ""
     if attr & (ATTR_EXCLUDE_USER | ATTR_EXCLUDE_KERNEL):
         flags += "" if attr & ATTR_EXCLUDE_USER else "u"
@@ -74,7 +79,7 @@ def _name(pmu_type: int, config: int, attr: int) -> str:
     return name + (f":{flags}" if flags else "")
 
 
-def event_name(event: Any) -> str:
+def event_name(S: Any, event: Any) -> str:
     """A perf event's attributes in the perf tool's words."""
     attr = (
         int(event.pinned) * ATTR_PINNED
@@ -83,16 +88,17 @@ def event_name(event: Any) -> str:
         | int(event.exclude_host) * ATTR_EXCLUDE_HOST
         | int(event.exclude_guest) * ATTR_EXCLUDE_GUEST
     )
-    return _name(int(event.pmu_type), int(event.config), attr)
+    return _name(S, int(event.pmu_type), int(event.config), attr)
 
 
 def hardware_counters(S: Any, cpu: int = 0) -> list[int]:
-    """What the counters of a core hold now, by index of the record."""
+    """What the counters of a core hold now, by index of the record, and PERF_METRICS."""
     from vpmu_emu.machine.engine import read_counters
 
-    found = np.zeros(N_CTR, dtype=np.uint64)
+    found = np.zeros(N_CTR + 1, dtype=np.uint64)
+    cores = S.cores.copy()  # who reads PERF_METRICS brings it up to date
     with np.errstate(over="ignore"):
-        read_counters(S.cores[cpu], found)
+        read_counters(cores[cpu], found)
     return [int(v) for v in found]
 
 
@@ -109,6 +115,12 @@ def _free_running(S: Any, event: Any, cpu: int) -> int:
     return _nanoseconds(S, int(S.cores[cpu].t)) if int(event.config) <= 1 else 0
 
 
+def _slots(event: Any, slots: int, metrics: int) -> int:
+    # x86._topdown_value()
+    metric = int(event.idx) - IDX_METRIC
+    return slots if metric < 0 else slots * (metrics >> 8 * metric & 0xFF) // 0xFF
+
+
 def event_count(S: Any, event: Any, hardware: Sequence[int], cpu: int = 0) -> int:
     """event->count as perf_event_read_value() would bring it up to date, without changing anything."""
     count = int(event.count)
@@ -117,7 +129,11 @@ def event_count(S: Any, event: Any, hardware: Sequence[int], cpu: int = 0) -> in
     if int(event.pmu_type) in (PERF_TYPE_SOFTWARE, PERF_TYPE_UNCORE):
         return (count + _free_running(S, event, cpu) - int(event.prev_count)) & _MASK
     idx = int(event.idx)
-    if 0 <= idx < N_CTR and not int(event.stopped):
+    if int(event.topdown) and not int(event.stopped):
+        grown = _slots(event, hardware[N_GP_PMC + 3], hardware[N_CTR])
+        grown -= _slots(event, int(event.saved_slots), int(event.saved_metric))
+        count += max(grown, 0)
+    elif 0 <= idx < N_CTR and not int(event.stopped):
         pmu = S.cores[cpu].pmu
         mask = int(pmu.gp_mask if idx < N_GP_PMC else pmu.fixed_mask)
         count += (hardware[idx] - int(event.prev_count)) & mask
@@ -152,7 +168,7 @@ def _event(S: Any, event: Any, count: int, enabled: int, running: int) -> dict[s
     on = state == PERF_EVENT_STATE_ACTIVE and idx >= 0
     return {
         "id": int(event.id),
-        "name": event_name(event),
+        "name": event_name(S, event),
         "owner": "host" if int(event.owner) == OWNER_HOST else "kvm",
         "context": "cpu" if 0 <= ctx < CTX_TASK else "task",
         "cpu": ctx if 0 <= ctx < CTX_TASK else None if int(event.cpu) < 0 else int(event.cpu),
@@ -216,7 +232,7 @@ def error_report(S: Any) -> list[dict[str, Any]]:
         found.append(
             {
                 "id": int(log.id),
-                "name": _name(-1, int(log.config), int(log.attr)),
+                "name": _name(S, -1, int(log.config), int(log.attr)),
                 "owner": "host" if int(log.owner) == OWNER_HOST else "kvm",
                 "pmc": None if pmc < 0 else counter_name(pmc),
                 "vcpu": None if vcpu < 0 else vcpu,

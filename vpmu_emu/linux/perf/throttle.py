@@ -17,7 +17,7 @@ from vpmu_emu.linux.perf.x86 import (
     x86_pmu_start,
     x86_pmu_stop,
 )
-from vpmu_emu.linux.state import HZ, PERF_EVENT_STATE_ACTIVE, PMU_CORE
+from vpmu_emu.linux.state import HZ, MODE_PASSTHROUGH, PERF_EVENT_STATE_ACTIVE, PMU_CORE
 from vpmu_emu.machine.u64 import ONE
 
 NR_ACCUMULATED_SAMPLES = 128
@@ -30,8 +30,14 @@ def tick_at(S):
 
 
 @jit()
+def throttles_groups(S):
+    """Whether this kernel lets whole groups rest (since 6.16), or the one event that was too fast."""
+    return S.config.mode != MODE_PASSTHROUGH
+
+
+@jit()
 def perf_event_throttle(S, E, i):
-    """Stop one event; a clock just gets no timer. Its leader tells the ring."""
+    """Stop one event; a clock just gets no timer. The leader of a group that rests tells the ring."""
     event = S.perf_events[i]
     if event.state != PERF_EVENT_STATE_ACTIVE:
         return
@@ -39,7 +45,7 @@ def perf_event_throttle(S, E, i):
     event.throttles += ONE
     if pmu_of(event.pmu_type) == PMU_CORE:
         x86_pmu_stop(S, E, i, 1)
-    if event.leader == i:
+    if event.leader == i or not throttles_groups(S):
         perf_log_throttle(S, E, i, 0)
 
 
@@ -56,13 +62,16 @@ def perf_event_unthrottle(S, E, i, start):
             x86_pmu_start(S, E, i, 1)
         elif is_clock(event):
             clock_program(S, i)
-    if event.leader == i:
+    if event.leader == i or not throttles_groups(S):
         perf_log_throttle(S, E, i, 1)
 
 
 @jit()
 def perf_event_throttle_group(S, E, i):
-    """Too many samples of event i: its whole group rests, or its counts would not belong together."""
+    """Too many samples of event i: its whole group rests, or its counts would not belong together.
+
+    Before 6.16 event i alone did.
+    """
     host = S.percpu[S.this_cpu]
     host.throttles += ONE
     host.tick_at = min(host.tick_at, tick_at(S))
@@ -70,7 +79,9 @@ def perf_event_throttle_group(S, E, i):
     if host.in_nmi == 0:  # a clock's timer; an NMI has stopped the PMU already
         perf_pmu_disable(S, E)
     for k in range(S.perf_rows):
-        if S.perf_events[k].used != 0 and S.perf_events[k].leader == leader:
+        if S.perf_events[k].used == 0 or S.perf_events[k].leader != leader:
+            continue
+        if k == i or throttles_groups(S):
             perf_event_throttle(S, E, k)
     if host.in_nmi == 0:
         perf_pmu_enable(S, E)
@@ -81,7 +92,9 @@ def perf_event_unthrottle_group(S, E, i, start):
     """The group of event i fires again; `start` 0: event i itself is started by the caller."""
     leader = S.perf_events[i].leader
     for k in range(S.perf_rows):
-        if S.perf_events[k].used != 0 and S.perf_events[k].leader == leader:
+        if S.perf_events[k].used == 0 or S.perf_events[k].leader != leader:
+            continue
+        if k == i or throttles_groups(S):
             perf_event_unthrottle(S, E, k, 1 if k != i else start)
     host_timer_program(S, E)
 

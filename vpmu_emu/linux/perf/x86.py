@@ -1,7 +1,8 @@
 """The x86 driver: it alone programs counters for perf, as x86_pmu and its Intel part do.
 
 Counter `idx` is 0..7 for GP and 8 + j for fixed counter j; in MSR bit masks fixed j is bit 32 + j. IDX_VLBR
-is no counter: an event on it has the branch records.
+is no counter: an event on it has the branch records. Nor are those from IDX_METRIC on: an event there reads
+a fraction of PERF_METRICS, and fixed counter 3 counts for it.
 SDM volume 3, chapter 20; arch/x86/events/core.c and intel/core.c.
 """
 
@@ -17,15 +18,18 @@ from vpmu_emu.linux.perf.lbr import (
     intel_pmu_lbr_del,
 )
 from vpmu_emu.linux.perf.userpage import perf_event_update_userpage
-from vpmu_emu.linux.state import IDX_VLBR, N_IDX, OWNER_KVM
+from vpmu_emu.linux.state import IDX_METRIC, IDX_VLBR, MODE_PASSTHROUGH, N_IDX, OWNER_KVM
 from vpmu_emu.machine.bits import lowest_bit, popcount
-from vpmu_emu.machine.pmu import EV_COUNTERS, EV_FIXED, event_row
-from vpmu_emu.machine.state import N_GP
-from vpmu_emu.machine.u64 import ALL, ONE, U4, U15, U64, ZERO
+from vpmu_emu.machine.pmu import SLOTS_COUNTER
+from vpmu_emu.machine.state import N_GP, N_METRICS
+from vpmu_emu.machine.u64 import BYTE, ONE, U3, U64, ZERO
+from vpmu_emu.tables.events import CONSTRAINTS, LISTS, MATCHES
 
 MSR_IA32_PMC0 = U64(0x4C1)
 MSR_P6_EVNTSEL0 = U64(0x186)
 MSR_CORE_PERF_FIXED_CTR0 = U64(0x309)
+MSR_CORE_PERF_FIXED_CTR3 = U64(0x30C)
+MSR_PERF_METRICS = U64(0x329)
 MSR_CORE_PERF_FIXED_CTR_CTRL = U64(0x38D)
 MSR_CORE_PERF_GLOBAL_STATUS = U64(0x38E)
 MSR_CORE_PERF_GLOBAL_CTRL = U64(0x38F)
@@ -40,9 +44,15 @@ EVENTSEL_EVENT = U64(0xFFFF)
 X86_RAW_EVENT_MASK = U64(0xFF84FFFF)  # EVENT UMASK EDGE INV CMASK
 ICL_EVENTSEL_ADAPTIVE = U64(1 << 34)
 CAP_PEBS_BASELINE = U64(1 << 14)
+CAP_PERF_METRICS = U64(1 << 15)
 INSTRUCTIONS = U64(0xC0)
+BRANCHES = U64(0xC4)
+INTEL_TD_SLOTS = U64(0x0400)
+INTEL_TD_METRIC_RETIRING = U64(0x8000)
+INTEL_TD_METRIC_MAX = U64(0x8700)
 INTEL_FIXED_VLBR_EVENT = U64(0x1B00)  # of no counter, and in no list of events
 RDPMC_FIXED_BASE = U64(1 << 30)
+RDPMC_METRICS = U64(1 << 29)
 FIXED_ENABLE_PMI = U64(8)
 FIXED_USER = U64(2)
 FIXED_KERNEL = U64(1)
@@ -52,15 +62,151 @@ FIXED_BITS = U64(0xF)
 GP_MASK = U64((1 << N_GP) - 1)
 MAX_PERIOD = np.int64((1 << 47) - 1)  # half of a 48-bit counter, as intel_pmu_init() sets it
 MIN_PERIOD_PDIST = 128  # glc_limit_period(): of an event with precise_ip 3
-NO_ASSIGNMENT = ALL
 EINVAL = -22
 THROTTLED = -1
+METRIC_UNIT = U64(0xFF)  # all of the slots
+
+# --- the constraints as arrays: those of list `which` are rows CON_FIRST[pebs, which] up to CON_END ------
+SPR = LISTS.index("spr")
+_CONSTRAINTS = [
+    [[row for row in CONSTRAINTS if name in row.lists and row.pebs == pebs] for name in LISTS]
+    for pebs in (False, True)
+]
+_FLAT = [row for part in _CONSTRAINTS for rows in part for row in rows]
+_SIZES = np.array([[len(rows) for rows in part] for part in _CONSTRAINTS], dtype=np.int64)
+CON_END = np.cumsum(_SIZES).reshape(_SIZES.shape)
+CON_FIRST = CON_END - _SIZES
+CON_CODE = np.array([row.code for row in _FLAT], dtype=np.uint64)
+CON_LAST = np.array([row.last for row in _FLAT], dtype=np.uint64)
+CON_MASK = np.array([MATCHES[row.match] for row in _FLAT], dtype=np.uint64)
+CON_COUNTERS = np.array([row.counters for row in _FLAT], dtype=np.uint64)
+CON_FIXED = np.array([-1 if row.fixed is None else row.fixed for row in _FLAT], dtype=np.int64)
+CON_METRIC = np.array([-1 if row.metric is None else row.metric for row in _FLAT], dtype=np.int64)
 
 
 @jit(inline=True)
 def counter_bit(idx):
-    """Bit of counter `idx` in GLOBAL_CTRL and its kin."""
-    return ONE << U64(idx if idx < N_GP else idx + 24)
+    """Bit of counter `idx` in GLOBAL_CTRL and its kin; of a metric 48 and its number."""
+    if idx < N_GP:
+        return ONE << U64(idx)
+    return ONE << U64(idx + 24 if idx < IDX_METRIC else idx - IDX_METRIC + 48)
+
+
+TOPDOWN_BITS = U64(((1 << N_METRICS) - 1) << 48 | 1 << 35)
+
+
+# --- topdown: PERF_METRICS tells what fixed counter 3 counted; both are read and begin anew together -----
+@jit()
+def is_topdown_idx(idx):
+    """Whether an event on `idx` needs fixed counter 3."""
+    return idx == SLOTS_COUNTER or idx >= IDX_METRIC
+
+
+@jit()
+def has_perf_metrics(S):
+    """Whether this CPU has PERF_METRICS."""
+    return S.cores[S.this_cpu].pmu.perf_capabilities & CAP_PERF_METRICS != ZERO
+
+
+@jit()
+def is_slots_event(config):
+    """TOPDOWN.SLOTS, which only fixed counter 3 counts."""
+    return config & EVENTSEL_EVENT == INTEL_TD_SLOTS
+
+
+@jit()
+def is_metric_event(config):
+    """One of the kernel's encodings of the fractions of PERF_METRICS."""
+    code = config & EVENTSEL_EVENT
+    return code & BYTE == ZERO and INTEL_TD_METRIC_RETIRING <= code and code <= INTEL_TD_METRIC_MAX
+
+
+@jit()
+def _topdown_value(event, slots, metrics):
+    # icl_get_topdown_value(): slots in a metric
+    if event.idx < IDX_METRIC:
+        return slots
+    fraction = (metrics >> (U64(event.idx - IDX_METRIC) << U3)) & BYTE
+    return slots * fraction // METRIC_UNIT
+
+
+@jit()
+def _update_topdown(event, slots, metrics, last_slots, last_metrics):
+    value = _topdown_value(event, slots, metrics)
+    last = ZERO
+    if last_slots != ZERO:
+        last = _topdown_value(event, last_slots, last_metrics)
+    if value > last:  # a fraction of 8 bits may have become less
+        event.count += value - last
+
+
+@jit()
+def _save_topdown(S, i, slots, metrics):
+    # update_saved_topdown_regs()
+    host = S.percpu[S.this_cpu]
+    S.perf_events[i].saved_slots = slots
+    S.perf_events[i].saved_metric = metrics
+    for idx in range(SLOTS_COUNTER, N_IDX):
+        other = host.events[idx]
+        if is_topdown_idx(idx) and other >= 0:
+            S.perf_events[other].saved_slots = slots
+            S.perf_events[other].saved_metric = metrics
+
+
+@jit()
+def intel_update_topdown_event(S, E, i):
+    """Bring the events that share fixed counter 3 up to date; `i` is one of them, or -1."""
+    host = S.percpu[S.this_cpu]
+    slots = rdpmcl(S, E, RDPMC_FIXED_BASE | U3)
+    if slots == ZERO:
+        return
+    metrics = rdpmcl(S, E, RDPMC_METRICS)
+    last_slots = ZERO
+    last_metrics = ZERO
+    if i >= 0:
+        last_slots = S.perf_events[i].saved_slots
+        last_metrics = S.perf_events[i].saved_metric
+    for idx in range(SLOTS_COUNTER, N_IDX):
+        other = host.events[idx]
+        if is_topdown_idx(idx) and other >= 0:
+            _update_topdown(S.perf_events[other], slots, metrics, last_slots, last_metrics)
+    if i >= 0 and host.events[S.perf_events[i].idx] != i:  # it is being stopped: the others follow
+        _update_topdown(S.perf_events[i], slots, metrics, last_slots, last_metrics)
+        _save_topdown(S, i, slots, metrics)
+        return
+    wrmsrl(S, E, MSR_CORE_PERF_FIXED_CTR3, ZERO)
+    wrmsrl(S, E, MSR_PERF_METRICS, ZERO)
+    if i >= 0:
+        _save_topdown(S, i, ZERO, ZERO)
+
+
+@jit()
+def intel_pmu_read_event(S, E, i):
+    """pmu->read() of an event that counts: topdown events only while the PMU stands still."""
+    host = S.percpu[S.this_cpu]
+    if S.perf_events[i].topdown == 0:
+        x86_perf_event_update(S, E, i)
+        return
+    was_enabled = host.enabled
+    host.enabled = 0
+    if was_enabled != 0:
+        wrmsrl(S, E, MSR_CORE_PERF_GLOBAL_CTRL, ZERO)
+    intel_update_topdown_event(S, E, i)
+    host.enabled = was_enabled
+    if was_enabled != 0:
+        intel_pmu_enable_all(S, E)
+
+
+@jit()
+def _set_topdown_period(S, E, i):
+    # icl_set_topdown_event_period(): counts of both registers begin at 0
+    event = S.perf_events[i]
+    wrmsrl(S, E, MSR_CORE_PERF_FIXED_CTR3, ZERO)
+    wrmsrl(S, E, MSR_PERF_METRICS, ZERO)
+    event.saved_slots = ZERO
+    event.saved_metric = ZERO
+    event.prev_count = ZERO
+    perf_event_update_userpage(S, E, i)
 
 
 @jit()
@@ -70,6 +216,9 @@ def x86_perf_event_update(S, E, i):
     core = S.cores[S.this_cpu]
     idx = event.idx
     if idx == IDX_VLBR:
+        return
+    if event.topdown != 0:
+        intel_update_topdown_event(S, E, i)
         return
     if idx < N_GP:
         raw = rdpmcl(S, E, U64(idx))
@@ -90,6 +239,9 @@ def x86_perf_event_set_period(S, E, i):
     core = S.cores[S.this_cpu]
     if event.idx == IDX_VLBR:
         return 0
+    if event.topdown != 0:
+        _set_topdown_period(S, E, i)
+        return 0
     left = event.period_left
     period = np.int64(event.period)
     ended = 0
@@ -103,7 +255,7 @@ def x86_perf_event_set_period(S, E, i):
         ended = 1
     event.period_left = left
     # The driver never programs fewer than 2 events: some counters would hang on 1.
-    left = min(max(left, MIN_PERIOD_PDIST if event.precise_ip == 3 else 2), MAX_PERIOD)
+    left = min(max(left, MIN_PERIOD_PDIST if has_pdist(S, event) else 2), MAX_PERIOD)
     idx = event.idx
     mask = core.pmu.gp_mask if idx < N_GP else core.pmu.fixed_mask
     value = (ZERO - U64(left)) & mask
@@ -134,6 +286,10 @@ def _program(S, E, i, on):
     host = S.percpu[S.this_cpu]
     event = S.perf_events[i]
     idx = event.idx
+    if event.topdown != 0 and is_topdown_idx(idx):
+        if host.active_mask & TOPDOWN_BITS & ~counter_bit(idx) != ZERO:
+            return  # another one has fixed counter 3 on, or still needs it
+        idx = SLOTS_COUNTER
     bit = counter_bit(idx)
     host.intel_ctrl_guest_mask &= ~bit
     host.intel_ctrl_host_mask &= ~bit
@@ -172,6 +328,15 @@ def _program(S, E, i, on):
             if event.exclude_kernel == 0:
                 field |= FIXED_KERNEL
         host.fixed_ctrl_val = (host.fixed_ctrl_val & ~(FIXED_BITS << shift)) | (field << shift)
+
+
+@jit()
+def intel_pmu_has_bts_period(S, event, period):
+    """Whether Linux takes an event for one of the branch trace store: every branch, at a fixed period."""
+    if event.sample_freq != 0 or period != ONE or event.config & EVENTSEL_EVENT != BRANCHES:
+        return False
+    # "BTS doesn't virtualize", since 6.19
+    return event.exclude_host == 0 or S.config.mode == MODE_PASSTHROUGH
 
 
 @jit()
@@ -262,78 +427,116 @@ def perf_pmu_enable(S, E):
     intel_pmu_enable_all(S, E)
 
 
+# --- which counter for which event -----------------------------------------------------------------------
 @jit()
-def x86_get_event_constraints(core, config):
-    """Counters that may count `config`, as bits by `idx`; 0 if this CPU has none."""
-    if config == INTEL_FIXED_VLBR_EVENT:
-        return ONE << U64(IDX_VLBR)  # intel_vlbr_constraints(), before all others
-    gp = (ONE << U64(core.pmu.gp)) - ONE
-    fixed = -1
-    row = event_row(core.pmu, config & EVENTSEL_EVENT)
-    if row >= 0:
-        gp &= EV_COUNTERS[row]
-        # EDGE, INV and CMASK need a general-purpose counter.
-        if config & X86_RAW_EVENT_MASK == config & EVENTSEL_EVENT:
-            fixed = EV_FIXED[row]
-    if fixed >= 0 and fixed < core.pmu.fixed:
-        gp |= ONE << U64(N_GP + fixed)
-    return gp
+def _constraint(S, config, pebs):
+    # The row of the constraints of this CPU that a selector matches, -1 none; `pebs` 1: of precise events.
+    which = S.config.events
+    for k in range(CON_FIRST[pebs, which], CON_END[pebs, which]):
+        code = config & CON_MASK[k]
+        if CON_CODE[k] <= code and code <= CON_LAST[k]:
+            return k
+    return -1
 
 
 @jit()
-def intel_get_event_constraints(core, event):
-    """Counters that may count an event, as bits by `idx`: with precise_ip 3 only the most precise one."""
-    choice = x86_get_event_constraints(core, event.config)
-    if event.precise_ip == 3:
-        # PDIR: fixed counter 0 for instructions; PDist: counter 0 for everything else
-        choice &= ONE << U64(N_GP) if event.config == INSTRUCTIONS else ONE
+def _choice(S, k):
+    # What row k of the constraints leaves on this CPU (intel_pmu_check_event_constraints)
+    core = S.cores[S.this_cpu]
+    choice = (ONE << U64(core.pmu.gp)) - ONE
+    if k < 0:
+        return choice
+    choice &= CON_COUNTERS[k]
+    if CON_FIXED[k] >= 0 and CON_FIXED[k] < core.pmu.fixed:
+        choice |= ONE << U64(N_GP + CON_FIXED[k])
+    if CON_METRIC[k] >= 0 and core.pmu.fixed > SLOTS_COUNTER - N_GP:
+        choice |= ONE << U64(IDX_METRIC + CON_METRIC[k])
     return choice
 
 
 @jit()
-def x86_schedule_events(S, rows, n):
-    """Find a counter for each of the events `rows[:n]`.
+def x86_get_event_constraints(S, config):
+    """Counters that may count `config`, as bits by `idx`; 0 if this CPU has none."""
+    return _choice(S, _constraint(S, config, 0))
 
-    Returns 4 bits of `idx` per row, lowest row first, or NO_ASSIGNMENT.
-    """
-    core = S.cores[S.this_cpu]
-    packed = ZERO
+
+@jit()
+def has_pdist(S, event):
+    """:ppp of the Golden Cove core: the most precise counter, and no short periods (glc_limit_period)."""
+    return event.precise_ip == 3 and S.config.events == SPR
+
+
+@jit()
+def intel_get_event_constraints(S, event):
+    """Counters that may count an event, as bits by `idx`; a precise one has constraints of its own."""
+    if event.config == INTEL_FIXED_VLBR_EVENT:
+        return ONE << U64(IDX_VLBR)  # intel_vlbr_constraints(), before all others
+    if event.precise_ip == 0:
+        return x86_get_event_constraints(S, event.config)
+    if event.precise_ip == 3 and event.config == INSTRUCTIONS:
+        return ONE << U64(N_GP)  # PDIR: fixed0_constraint
+    k = _constraint(S, event.config, 1)
+    if k < 0:
+        k = _constraint(S, event.config, 0)  # PMU_FL_PEBS_ALL
+    choice = _choice(S, k)
+    # PDist: counter0_constraint, or none
+    return choice & ONE if has_pdist(S, event) else choice
+
+
+@jit()
+def x86_schedule_events(S, rows, n):
+    """Find a counter for each of the events `rows[:n]`: 0 and they stand in `fake_assign`, or -EINVAL."""
+    host = S.percpu[S.this_cpu]
+    choices = host.event_constraint
     used = ZERO
     k = 0
+    for j in range(n):
+        choices[j] = intel_get_event_constraints(S, S.perf_events[rows[j]])
     while k < n:  # everybody keeps the counter that it had, if that works
-        event = S.perf_events[rows[k]]
-        if event.idx < 0:
+        idx = S.perf_events[rows[k]].idx
+        if idx < 0:
             break
-        bit = ONE << U64(event.idx)
-        if intel_get_event_constraints(core, event) & bit == ZERO or used & bit != ZERO:
+        bit = ONE << U64(idx)
+        if choices[k] & bit == ZERO or used & bit != ZERO:
             break
         used |= bit
-        packed |= U64(event.idx) << (U64(k) * U4)
+        host.fake_assign[k] = idx
         k += 1
     if k == n:
-        return packed
+        return 0
     # perf_assign_events(): the least flexible first, fixed counters preferred
-    packed = ZERO
     used = ZERO
     placed = 0
-    for weight in range(1, N_IDX + 1):
+    for weight in range(1, N_GP + 2):
         for j in range(n):
-            event = S.perf_events[rows[j]]
-            choice = intel_get_event_constraints(core, event)
-            if popcount(choice) != U64(weight):
+            if popcount(choices[j]) != U64(weight):
                 continue
-            free = choice & ~used
+            free = choices[j] & ~used
             if free & ~GP_MASK != ZERO:
                 free &= ~GP_MASK
             idx = lowest_bit(free)
             if idx < 0:
-                return NO_ASSIGNMENT
+                return EINVAL
             used |= ONE << U64(idx)
-            packed |= U64(idx) << (U64(j) * U4)
+            host.fake_assign[j] = idx
             placed += 1
-    if placed < n:
-        return NO_ASSIGNMENT
-    return packed
+    return 0 if placed == n else EINVAL
+
+
+@jit()
+def collect_event(S, rows, n, config):
+    """Whether a further event of `config` may join the events `rows[:n]` at all: 0 or -EINVAL."""
+    pmu = S.cores[S.this_cpu].pmu
+    metrics = 0
+    if has_perf_metrics(S):
+        for k in range(n):
+            if is_metric_event(S.perf_events[rows[k]].config):
+                metrics += 1
+        if is_metric_event(config):
+            if metrics == N_METRICS:
+                return EINVAL
+            metrics += 1
+    return 0 if n < pmu.gp + pmu.fixed + metrics else EINVAL
 
 
 @jit()
@@ -341,15 +544,14 @@ def x86_pmu_add(S, E, i):
     """Take event i into the set that is scheduled; 0, or EINVAL if the counters do not suffice."""
     host = S.percpu[S.this_cpu]
     n = host.n_events
-    if n == N_IDX:
+    if collect_event(S, host.event_list, n, S.perf_events[i].config) != 0:
         return EINVAL
     host.event_list[n] = i
-    packed = x86_schedule_events(S, host.event_list, n + 1)
-    if packed == NO_ASSIGNMENT:
+    if x86_schedule_events(S, host.event_list, n + 1) != 0:
         host.event_list[n] = -1
         return EINVAL
     for k in range(n + 1):
-        host.assign[k] = np.int64((packed >> (U64(k) * U4)) & U15)
+        host.assign[k] = host.fake_assign[k]
     event = S.perf_events[i]
     event.stopped = 1
     event.arch_stopped = 0

@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 
 from vpmu_emu.linux.calls import CALL_WAKE_UP
+from vpmu_emu.linux.hostevents import event_codes
 from vpmu_emu.linux.state import (
     FILE_GUEST,
     FILE_LKDTM,
@@ -33,7 +34,7 @@ from vpmu_emu.linux.syscalls.host import MASK64, Errno, Host, signed
 from vpmu_emu.linux.syscalls.pagetables import PAGE, TASK_SIZE
 from vpmu_emu.linux.sysctl import set_cpu_time_max_percent, set_sample_rate
 from vpmu_emu.tables.cpus import CpuModel
-from vpmu_emu.tables.events import EVENTS
+from vpmu_emu.tables.events import EVENTS, metric_names
 from vpmu_emu.tables.linux import constant
 
 MAP_SHARED, MAP_TYPE, PROT_WRITE = (constant(n) for n in ("MAP_SHARED", "MAP_TYPE", "PROT_WRITE"))
@@ -94,10 +95,17 @@ def _watchdog_thresh(host: Host) -> str:
 def _events() -> dict[str, Callable[[Host], str]]:
     """sysfs shows an event of the core PMU as the terms that select it."""
 
-    def terms(code: int) -> Callable[[Host], str]:
-        return lambda _: f"event={code & 255:#04x},umask={code >> 8:#04x}"
+    def terms(name: str) -> Callable[[Host], str]:
+        def text(host: Host) -> str:
+            code = event_codes(host.model.events).get(name)
+            if code is None:
+                raise Errno("ENOENT")
+            return f"event={code & 255:#04x},umask={code >> 8:#04x}"
 
-    return {f"{_PMU}cpu/events/{e.perf}": terms(e.code) for e in EVENTS if e.perf}
+        return text
+
+    names = (*(name for e in EVENTS for name in e.perf), *metric_names())
+    return {f"{_PMU}cpu/events/{name}": terms(name) for name in names}
 
 
 TEXTS: dict[str, Callable[[Host], str]] = {

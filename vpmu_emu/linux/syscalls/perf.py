@@ -23,7 +23,6 @@ from vpmu_emu.linux.calls import (
 )
 from vpmu_emu.linux.perf.output import SAMPLE_SUPPORTED
 from vpmu_emu.linux.perf.report import remember
-from vpmu_emu.linux.perf.x86 import MIN_PERIOD_PDIST
 from vpmu_emu.linux.state import (
     CTX_TASK,
     FILE_PERF,
@@ -44,7 +43,7 @@ from vpmu_emu.linux.syscalls import files
 from vpmu_emu.linux.syscalls.host import Errno, Host, failed, signed
 from vpmu_emu.linux.syscalls.mm import MAP_SHARED, MAP_TYPE, PROT_WRITE, add_vma, make_room, place
 from vpmu_emu.linux.syscalls.pagetables import PAGE
-from vpmu_emu.tables.events import EVENTS
+from vpmu_emu.tables.events import LISTS, event_by_name
 from vpmu_emu.tables.linux import HEADERS, STRUCTS, constant
 
 ATTR = STRUCTS["perf_event_attr"]
@@ -56,6 +55,7 @@ FORMATS = sum(value for name, value in _HEADER.items() if name.startswith("PERF_
 FLAGS = sum(value for name, value in _HEADER.items() if name.startswith("PERF_FLAG_"))
 CALLCHAIN_MAX = 127  # sysctl_perf_event_max_stack
 CLOCKS = (0, 1, 4, 7, 11)  # CLOCK_REALTIME, MONOTONIC, MONOTONIC_RAW, BOOTTIME, TAI
+NMI_SAFE_CLOCKS = (1, 4)
 BRANCHES = (1 << 20) - 1  # PERF_SAMPLE_BRANCH_MAX - 1
 BRANCH_RINGS = 7  # PERF_SAMPLE_BRANCH_PLM_ALL
 HW_EVENT_MASK = 0xFFFF_FFFF
@@ -79,26 +79,20 @@ FD_NO_GROUP, FD_OUTPUT, PID_CGROUP = (
 )
 REGISTERS = (1 << 24) - 1 & ~(1 << 12 | 1 << 13 | 1 << 14 | 1 << 15)  # PERF_REG_X86_*: no DS ES FS GS
 
-# intel_perfmon_event_map[]: 0, an event that no CPU here has
-_CODES = {event.perf: event.code for event in EVENTS if event.perf and event.perf != "bus-cycles"}
-HARDWARE = (
-    _CODES["cycles"],
-    _CODES["instructions"],
-    _CODES["cache-references"],
-    _CODES["cache-misses"],
-    _CODES["branches"],
-    _CODES["branch-misses"],
-    0x013C,
-    0,
-    0,
-    _CODES["ref-cycles"],
-)
+# intel_perfmon_event_map[] of each list of events
+_HARDWARE_NAMES = (
+    "cycles", "instructions", "cache-references", "cache-misses", "branches", "branch-misses", "bus-cycles",
+    "", "", "ref-cycles",
+)  # fmt: skip
+HARDWARE = {
+    name: [event_by_name(perf, name).code if perf else 0 for perf in _HARDWARE_NAMES] for name in LISTS
+}
 # hw_cache_event_ids of (cache, operation, result); of them what the model counts
 _LOADS, _STORES = 0x81D0, 0x82D0
 HW_CACHE = {
     (0, 0, 0): _LOADS, (0, 1, 0): _STORES,  # L1D
     (3, 0, 0): _LOADS, (3, 1, 0): _STORES,  # DTLB
-    (5, 0, 0): _CODES["branches"], (5, 0, 1): _CODES["branch-misses"],  # BPU
+    (5, 0, 0): 0x00C4, (5, 0, 1): 0x00C5,  # BPU
 }  # fmt: skip
 CACHES, CACHE_OPS, CACHE_RESULTS = 7, 3, 2
 
@@ -179,13 +173,13 @@ def _check_attr(attr: Attr) -> None:
         raise Errno("EINVAL")
 
 
-def _hardware_config(attr: Attr) -> int:
+def _hardware_config(attr: Attr, events: str) -> int:
     """Selector bits of a HARDWARE or HW_CACHE event (x86_setup_perfctr, set_ext_hw_attr)."""
     config = attr.config & HW_EVENT_MASK
     if attr.type == PERF_TYPE_HARDWARE:
-        if config >= len(HARDWARE):
+        if config >= len(HARDWARE[events]):
             raise Errno("EINVAL")
-        code = HARDWARE[config]
+        code = HARDWARE[events][config]
     else:
         which = config & 255, config >> 8 & 255, config >> 16 & 255
         if which[0] >= CACHES or which[1] >= CACHE_OPS or which[2] >= CACHE_RESULTS:
@@ -206,7 +200,7 @@ def _event_init(host: Host, attr: Attr) -> tuple[int, int]:
     if kind in (PERF_TYPE_HARDWARE, PERF_TYPE_HW_CACHE):
         if config >> 32 not in (0, PERF_TYPE_RAW):  # PERF_PMU_CAP_EXTENDED_HW_TYPE
             raise Errno("ENOENT")
-        config = _hardware_config(attr)
+        config = _hardware_config(attr, host.model.events)
     elif kind == PERF_TYPE_RAW:
         config &= X86_RAW_EVENT_MASK
     elif kind not in (PERF_TYPE_SOFTWARE, PERF_TYPE_UNCORE):
@@ -221,14 +215,27 @@ def _event_init(host: Host, attr: Attr) -> tuple[int, int]:
             raise Errno("EOPNOTSUPP")
         if not attr.sampling:
             raise Errno("EINVAL")
-        if attr.precise_ip == 3 and not attr.freq and attr.sample_period < MIN_PERIOD_PDIST:
-            raise Errno("EINVAL")
     return PERF_TYPE_RAW, config
 
 
 def has_lbr(host: Host) -> bool:
     """Whether the CPU has last branch records."""
     return bool(int(host.S.cores[0].lbr.kind))
+
+
+def _clock(attr: Attr) -> int:
+    """What `clock` of a row says: 0 sched_clock(), else 1 + attr.clockid."""
+    return 1 + attr.clockid if attr.use_clockid else 0
+
+
+def _check_clock(attr: Attr, pmu_type: int) -> None:
+    """perf_event_set_clock(): in an NMI most clocks cannot be read, and only software events know none."""
+    if not attr.use_clockid:
+        return
+    if attr.clockid not in CLOCKS or (
+        pmu_type != PERF_TYPE_SOFTWARE and attr.clockid not in NMI_SAFE_CLOCKS
+    ):
+        raise Errno("EINVAL")
 
 
 def _check_supported(attr: Attr) -> None:
@@ -319,8 +326,7 @@ def sys_perf_event_open(
     pmu_type, config = _event_init(host, attr)
     if attr.sample_type & SAMPLE["CALLCHAIN"] and attr.sample_max_stack > CALLCHAIN_MAX:
         raise Errno("EOVERFLOW")
-    if attr.use_clockid and attr.clockid not in CLOCKS:
-        raise Errno("EINVAL")
+    _check_clock(attr, pmu_type)
     if pmu_type == PERF_TYPE_UNCORE and ctx < CTX_TASK:
         ctx = cpu = 0  # box->cpu: one core reads it for the socket
     if leader >= 0:
@@ -330,7 +336,7 @@ def sys_perf_event_open(
         raise Errno("ENODEV")
     i = _free_row(host)
     if output >= 0:
-        output = check_output(S, i, output, cpu, ctx)
+        output = check_output(S, i, output, cpu, ctx, _clock(attr))
     with host.on_cpu(active_cpu(host, ctx)):
         fill_row(
             S.perf_events[i],
@@ -355,6 +361,7 @@ def sys_perf_event_open(
             sample_period=0 if attr.freq else attr.sample_period,
             sample_type=attr.sample_type,
             read_format=attr.read_format,
+            clock=_clock(attr),
         )
         failed(host.kernel_call(CALL_PERF_INSTALL, i))
     S.perf_events[i].output = output
@@ -364,7 +371,9 @@ def sys_perf_event_open(
 
 
 def _check_group(leader: Any, row: int, attr: Attr, ctx: int, cpu: int) -> None:
-    if int(leader.leader) != row or int(leader.cpu) != cpu or int(leader.ctx) != ctx:
+    if int(leader.leader) != row or int(leader.clock) != _clock(attr):
+        raise Errno("EINVAL")
+    if int(leader.cpu) != cpu or int(leader.ctx) != ctx:
         raise Errno("EINVAL")
     if attr.exclusive or attr.pinned:  # only a leader's are obeyed
         raise Errno("EINVAL")
@@ -485,6 +494,18 @@ def _one(host: Host, i: int, form: int) -> list[int]:
     return words
 
 
+def _check_children(S: Any, leader: int, size: int) -> None:
+    """__perf_read_group_add(): counts of inherited groups can be added only while all are alike.
+
+    Raises:
+        Errno: ECHILD, this group has changed since a task inherited it, or that task's has.
+    """
+    for k in children(S, leader):
+        same = int(S.perf_events[k].group_generation) == int(S.perf_events[leader].group_generation)
+        if not same or len(members(S, k)) != size:
+            raise Errno("ECHILD")
+
+
 def read(host: Host, file: Any, buffer: int, count: int) -> int:
     """struct read_format of an event: 0 bytes (end of file) in state ERROR, ENOSPC if it does not fit."""
     S = host.S
@@ -499,8 +520,11 @@ def read(host: Host, file: Any, buffer: int, count: int) -> int:
     size += 8 if form & FORMAT_GROUP else 0
     if count < size:
         raise Errno("ENOSPC")
+    if form & FORMAT_GROUP:
+        _check_children(S, rows[0], len(rows))
     for k in rows:
-        _update(host, k)
+        if k == rows[0] or not S.perf_events[k].topdown:  # its leader's read was for all of PERF_METRICS
+            _update(host, k)
     words = [len(rows), *_times(host, rows[0], form)] if form & FORMAT_GROUP else []
     for k in rows:
         words += _one(host, k, form)
@@ -546,7 +570,7 @@ def _id(host: Host, i: int, arg: int) -> int:
     return 0
 
 
-def check_output(S: Any, i: int, output: int, cpu: int, ctx: int) -> int:
+def check_output(S: Any, i: int, output: int, cpu: int, ctx: int, clock: int) -> int:
     """perf_event_set_output(): whose ring event i writes into if it is told that of event `output`.
 
     Raises:
@@ -555,7 +579,7 @@ def check_output(S: Any, i: int, output: int, cpu: int, ctx: int) -> int:
     to = S.perf_events[output]
     if i == output or int(to.cpu) != cpu or (cpu == -1 and int(to.ctx) != ctx):
         raise Errno("EINVAL")
-    if not to.buffer and int(to.output) < 0:
+    if int(to.clock) != clock or (not to.buffer and int(to.output) < 0):
         raise Errno("EINVAL")
     return output if to.buffer else int(to.output)
 
@@ -566,7 +590,8 @@ def _set_output(host: Host, i: int, arg: int) -> int:
     fd = signed(arg, 32)
     output = -1
     if fd != -1:
-        output = check_output(S, i, _leader(host, fd), int(event.cpu), int(event.ctx))
+        numbers = (int(event[name]) for name in ("cpu", "ctx", "clock"))
+        output = check_output(S, i, _leader(host, fd), *numbers)
     if event.buffer:
         raise Errno("EINVAL")
     event.output = output
