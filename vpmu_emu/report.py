@@ -170,7 +170,7 @@ def comparison(results: Mapping[str, Mapping[str, Any]], head: str = "") -> list
     if any(run["vpmu"] != "bare" for run in runs):
         shown = tuple((PARTS[str(key)], *cells) for key, *cells in rows("cycles_by"))
         tables.append(Table("Where the cycles went", ("", *names), shown))
-    if counters := rows("counters"):
+    if counters := _counters(runs):
         status = ("global_status", *(run["global_status"] for run in runs))
         tables.append(Table("Counters, as the guest sees them", ("", *names), (*counters, status)))
     if exits := rows("exits"):
@@ -193,6 +193,19 @@ def comparison(results: Mapping[str, Mapping[str, Any]], head: str = "") -> list
             title = "Hard lockups of the host, detector " + run["watchdog"]["detector"]
             tables.append(_events(title, lockups))
     return tables
+
+
+def _counters(runs: Sequence[Mapping[str, Any]]) -> list[tuple[Cell, ...]]:
+    """Counters that hold something, or were asked for an event that they do not count."""
+    found: list[tuple[Cell, ...]] = []
+    for key in _ordered(key for run in runs for key in run["counters"]):
+        values = [run["counters"].get(key) for run in runs]
+        notes = [run["uncounted"].get(key) for run in runs]
+        if not any(values) and not any(notes):
+            continue
+        cells = (f"{cell(v)} ({note})" if note else v for v, note in zip(values, notes, strict=True))
+        found.append((key, *cells))
+    return found
 
 
 def _programs(tasks: Sequence[Mapping[str, Any]]) -> tuple[tuple[Cell, ...], ...]:
@@ -223,7 +236,8 @@ def _traffic(runs: Sequence[Mapping[str, Any]]) -> list[tuple[Cell, ...]]:
     return found
 
 
-_RARE = ("cpu", "task", "freq", "lost", "throttles")  # columns that are left out where they say nothing
+# columns that are left out where they say nothing
+_RARE = ("cpu", "task", "freq", "lost", "throttles", "uncounted")
 
 
 def _events(title: str, events: Sequence[Mapping[str, Any]]) -> Table:

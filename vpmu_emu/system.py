@@ -23,7 +23,7 @@ from vpmu_emu.errors import ConfigError, LoadError
 from vpmu_emu.load import load
 from vpmu_emu.numerals import shown, whole
 from vpmu_emu.tables.cpus import PARTS, CpuModel, cpu, cpuid_leaves
-from vpmu_emu.tables.events import event_mask
+from vpmu_emu.tables.events import event_mask, event_text, why_uncounted
 from vpmu_emu.tables.exits import exit_name
 from vpmu_emu.tables.msrs import MSRS, msr_name, rules
 from vpmu_emu.tables.mutants import inject_bits, unchecked_msrs
@@ -642,6 +642,18 @@ class System:
         )
         return {"rip": rip, "line": place or None, "bytes": code.hex(), "count": count, "text": text}
 
+    def uncounted(self) -> dict[str, str]:
+        """Counters with which the program asked for an event that they do not count, and why not."""
+        selectors = [int(v) for v in self.core.pmu.uncounted]
+        if self.mode != "bare":
+            pmcs = self.S.vcpus[0].pmu.pmcs
+            selectors = [v or int(pmcs[i].uncounted) for i, v in enumerate(selectors)]
+        return {
+            f"pmc{i}": f"{event_text(v)}: {why_uncounted(v, self.model.events)}"
+            for i, v in enumerate(selectors)
+            if v
+        }
+
     def _host_killed(self) -> list[dict[str, Any]]:
         """The tasks of the host that a signal has killed."""
         from vpmu_emu.linux.setup import tasks_report
@@ -689,6 +701,7 @@ class System:
             "pmis": int(core.stats.pmis),
             "pmis_hw": int(core.stats.pmis_hw),
             "counters": counters,
+            "uncounted": self.uncounted(),
             "global_status": guest["global_status"],
             "hw": self.hardware_pmu(),
             "registers": self.registers(),

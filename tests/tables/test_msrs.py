@@ -240,7 +240,9 @@ def test_selector_values_read_as_words():
     assert value_words(selector, 0x01D611C4) == (
         "BR_INST_RETIRED.COND os edge int en inv cmask=0x1"
     )
-    assert value_words(selector, 0x4101FF) == "event=0xff umask=0x1 usr en"
+    words = "event=0xff umask=0x1 usr en, not counted by this model"
+    assert value_words(selector, 0x4101FF) == words
+    assert value_words(selector, 0x410000) == "event=0x0 usr en"
     assert ("event", 0xC0, "INST_RETIRED.ANY_P") in decode_value(selector, 0x4300C0)
     assert decode_value(selector, 1 << 63)[-1][:2] == ("reserved", 1 << 63)
 

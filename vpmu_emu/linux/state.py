@@ -265,6 +265,7 @@ KVM_PMC = np.dtype(
         ("emulated_counter", "u8"),  # events that KVM counted in software since the last reprogram
         ("eventsel", "u8"),  # what the guest wrote; of a fixed counter the event it stands for
         ("eventsel_hw", "u8"),  # what hardware gets (passthrough)
+        ("uncounted", "u8"),  # selector of the guest that it last counted nothing for, 0 none
         ("current_config", "u8"),  # what the perf event was made from
         ("is_paused", "i8"),  # 1: the event is disabled, `counter` holds all
         ("intr", "i8"),  # the guest wants a PMI

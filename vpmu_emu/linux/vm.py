@@ -197,7 +197,7 @@ def _refresh_registers(S: Any, vcpu: Any, shape: Shape) -> None:
     eventsels = (0x00C0, 0x003C, ref_cycles, 0x0400)
     for i, pmc in enumerate(pmu.pmcs):
         pmc.counter = pmc.emulated_counter = pmc.eventsel_hw = pmc.current_config = 0
-        pmc.is_paused = pmc.intr = 0
+        pmc.is_paused = pmc.intr = pmc.uncounted = 0
         pmc.eventsel = eventsels[i - N_GP_PMC] if i >= N_GP_PMC else 0
     vcpu.msr_n[:] = table.exists_count
     vcpu.msr_reserved[:] = table.reserved

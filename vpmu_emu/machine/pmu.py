@@ -483,9 +483,20 @@ def pmu_update(core, E):
 
 
 @jit()
+def counts_nothing(core, i, selector):
+    """Whether a selector turns general-purpose counter i on for an event that it cannot count."""
+    if selector & EVENTSEL_ENABLE == ZERO:
+        return False
+    row = event_row(core.pmu, selector & EVENTSEL_EVENT)
+    return row < 0 or (EV_COUNTERS[row] >> U64(i)) & ONE == ZERO
+
+
+@jit()
 def pmu_write_eventsel(core, E, i, value):
     """WRMSR to IA32_PERFEVTSELx. Modifies core.pmu."""
     pmu = core.pmu
+    if (core.vmx.root == 0 or core.vmx.nonroot != 0) and counts_nothing(core, i, value):
+        pmu.uncounted[i] = value  # for the report: the host's perf tells of its own events
     if pmu.eventsel[i] == value:
         return
     if is_armed(core, i):
@@ -602,6 +613,7 @@ def pmu_reset(core):
     pmu = core.pmu
     for i in range(N_GP):
         pmu.eventsel[i] = ZERO
+        pmu.uncounted[i] = ZERO
     for i in range(N_CTR):
         pmu.ctr_base[i] = ZERO
         pmu.snap[i] = ZERO

@@ -114,6 +114,7 @@ LAPIC = np.dtype(
 PMU = np.dtype(
     [
         ("eventsel", "u8", (N_GP,)),  # IA32_PERFEVTSELx as written
+        ("uncounted", "u8", (N_GP,)),  # selector of a program that counted nothing, 0 none
         ("fixed_ctr_ctrl", "u8"),
         ("global_ctrl", "u8"),
         ("global_status", "u8"),

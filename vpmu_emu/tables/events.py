@@ -177,6 +177,20 @@ def other_names(event: Event, name: str = LISTS[0]) -> list[str]:
     return [*event.aliases, *perf]
 
 
+NOT_COUNTED = "not counted by this model"
+
+
+def event_text(config: int) -> str:
+    """UMASK and EVENT of a selector as the perf tool writes a raw event."""
+    return f"r{config & 0xFFFF:04x}"
+
+
+def why_uncounted(config: int, name: str = LISTS[0]) -> str:
+    """Why a general-purpose counter does not count what a selector of list `name` asks it for."""
+    event = event_by_code(config, name)
+    return f"{event.name} not on this counter" if event else NOT_COUNTED
+
+
 def event_names(name: str = LISTS[0]) -> dict[str, int]:
     """Every name of list `name`, in lower case, with bits 15:0 of its selector."""
     return {n.lower(): event.code for n, event in _NAMES[name].items()}

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import attrs
 
 from vpmu_emu.data import isa_dir
-from vpmu_emu.tables.events import LISTS, event_by_code
+from vpmu_emu.tables.events import LISTS, NOT_COUNTED, event_by_code
 from vpmu_emu.tables.expressions import MASK64, evaluate
 from vpmu_emu.tables.names import Names
 
@@ -283,7 +283,7 @@ def decode_value(index: int, value: int, events: str = LISTS[0]) -> list[tuple[s
 def _words(row: MsrRow, field: Field, bits: int, value: int, events: str) -> str:
     if row.name == "IA32_PERFEVTSEL" and field.name == "event":
         event = event_by_code(value, events)
-        return event.name if event else ""
+        return event.name if event else NOT_COUNTED if value & 0xFFFF else ""
     if field.each:
         width = range(field.high - field.low + 1)
         return " ".join(f"{field.name}{i}" for i in width if bits >> i & 1)
@@ -304,18 +304,19 @@ def value_words(index: int, value: int, events: str = LISTS[0]) -> str:
     wide = {field.name: field.high > field.low for field in row.fields}
     parts = decode_value(index, value, events)
     selector = row.name == "IA32_PERFEVTSEL"
-    known = selector and any(name == "event" and words for name, _, words in parts)
+    known = selector and event_by_code(value, events) is not None
     out: list[str] = []
     for name, bits, words in parts:
         if known and name == "umask":
             continue
-        if words and name != "reserved":
+        if words and name != "reserved" and not (selector and not known and name == "event"):
             out.append(words)
         elif name != "reserved" and not wide[name]:
             out += [name] if bits else []
         elif bits or (selector and name == "event"):
             out.append(f"{name}={bits:#x}")
-    return " ".join(out) or "0"
+    asks = selector and not known and value & 0xFFFF
+    return (" ".join(out) or "0") + (f", {NOT_COUNTED}" if asks else "")
 
 
 @cache

@@ -17,6 +17,7 @@ from typing import Any
 from vpmu_emu.linux import trace_kinds as lk
 from vpmu_emu.linux.state import KVM_REQ_EVENT, KVM_REQ_PMI, KVM_REQ_PMU, STATE_NAMES
 from vpmu_emu.machine import ring as mk
+from vpmu_emu.tables.events import LISTS
 from vpmu_emu.tables.exits import exit_name
 from vpmu_emu.tables.msrs import msr_name, value_words
 
@@ -39,11 +40,11 @@ def _pmc_name(i: int) -> str:
     return f"pmc{i}" if i < 8 else f"fixed{i - 8}"
 
 
-def _named(index: int, value: int) -> str:
+def _named(index: int, value: int, events: str) -> str:
     name = msr_name(index)
     if name.startswith("MSR_0x"):
         return ""
-    words = value_words(index, value)
+    words = value_words(index, value, events)
     return f" ({name} {words})" if words not in ("0", f"{value:#x}") else f" ({name})"
 
 
@@ -54,13 +55,13 @@ def _intr(info: int) -> str:
     return f"{kind} vector {info & 0xFF:#x}"
 
 
-def _guest_msr(kind: int, a: int, b: int, c: int, exited: bool) -> str:
+def _guest_msr(kind: int, a: int, b: int, c: int, exited: bool, events: str) -> str:
     if kind == mk.TR_GUEST_RDMSR:
         word = "kvm_msr: msr_read" if exited else "guest_rdmsr:"
-        return f"{word} {a:x} = {b:#x}{_named(a, b)}"
+        return f"{word} {a:x} = {b:#x}{_named(a, b, events)}"
     if kind == mk.TR_GUEST_WRMSR:
         word = "kvm_msr: msr_write" if exited else "guest_wrmsr:"
-        return f"{word} {a:x} = {b:#x}{_named(a, b)}"
+        return f"{word} {a:x} = {b:#x}{_named(a, b, events)}"
     if kind == mk.TR_GUEST_RDPMC:
         word = "kvm_pmu_rdpmc:" if exited else "guest_rdpmc:"
         return f"{word} {a:x}, value {b:x}"
@@ -136,13 +137,14 @@ _OF_PROGRAM = {*_GUEST_KINDS, mk.TR_VM_EXIT, mk.TR_EXCEPTION, mk.TR_IRQ, mk.TR_N
 
 
 def decode(
-    events: Iterable[Any], place: Callable[[int], str] | None = None
+    events: Iterable[Any], place: Callable[[int], str] | None = None, names: str = LISTS[0]
 ) -> Iterator[tuple[int, str]]:
     """(time in 1/16 cycle, words) of each event of the ring, in order; the core first if there are several.
 
     Args:
         events: with the fields t kind cpu rip a b c, as `System.events()` gives them.
         place: gives `file:line` of an address, or "".
+        names: the CPU's list of PMU events.
     """
     events = list(events)
     several = any(int(event["cpu"]) for event in events)
@@ -156,7 +158,7 @@ def decode(
         elif kind == mk.TR_VM_ENTRY:
             outside.discard(cpu)
         if kind in _GUEST_KINDS:
-            words = _guest_msr(kind, a, b, c, exited=cpu in outside)
+            words = _guest_msr(kind, a, b, c, exited=cpu in outside, events=names)
         elif kind < lk.TR_PERF_STATE:
             words = _machine(kind, rip, a, b, c)
         else:
@@ -167,13 +169,16 @@ def decode(
 
 
 def lines(
-    events: Iterable[Any], tsc_khz: int = 0, place: Callable[[int], str] | None = None
+    events: Iterable[Any],
+    tsc_khz: int = 0,
+    place: Callable[[int], str] | None = None,
+    names: str = LISTS[0],
 ) -> Iterator[str]:
     """The ring as lines; times in seconds if the rate of the TSC is given, else in cycles.
 
-    With `place`, as for `decode`, a line of the source follows what the program did, behind `#`.
+    With `place` and `names` as for `decode`, a line of the source follows what the program did, behind `#`.
     """
-    for t, words in decode(events, place):
+    for t, words in decode(events, place, names):
         if tsc_khz:
             nanoseconds = t * 1_000_000 // (16 * tsc_khz)
             yield f"{nanoseconds // 10**9}.{nanoseconds % 10**9:09}: {words}"

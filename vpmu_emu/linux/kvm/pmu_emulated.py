@@ -73,6 +73,7 @@ from vpmu_emu.machine.mutants import (
     perfctr_value,
     status_after_reset,
 )
+from vpmu_emu.machine.pmu import EVENTSEL_EVENT, event_row
 from vpmu_emu.machine.ring import emit
 from vpmu_emu.machine.u64 import LOW32, ONE, U2, U64, ZERO
 
@@ -369,6 +370,9 @@ def kvm_pmu_set_msr(S, E, which, data, host_initiated):
                 pmc_write_counter(S, E, i, ZERO)
             if data != pmc.eventsel:
                 pmc.eventsel = data
+                row = event_row(S.cores[S.this_cpu].pmu, data & EVENTSEL_EVENT)
+                if data & EVENTSEL_ENABLE != ZERO and row < 0:
+                    pmc.uncounted = data  # on whichever counter perf puts it
                 kvm_pmu_recalc_pmc_emulation(pmu, i)
                 kvm_pmu_request_counter_reprogram(S, E, i)
         elif kind == PMU_PMC:

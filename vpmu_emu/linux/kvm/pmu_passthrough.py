@@ -53,7 +53,7 @@ from vpmu_emu.machine.mutants import (
     sets_status,
     status_after_reset,
 )
-from vpmu_emu.machine.pmu import counter_value
+from vpmu_emu.machine.pmu import counter_value, counts_nothing
 from vpmu_emu.machine.ring import emit
 from vpmu_emu.machine.u64 import ONE, U15, U64, ZERO
 from vpmu_emu.tables.msrs import by_name
@@ -272,6 +272,8 @@ def kvm_pmu_set_msr(S, E, which, data, host_initiated):
             pmu.pmcs[i].counter = ZERO
         if data != pmu.pmcs[i].eventsel:
             pmu.pmcs[i].eventsel = data
+            if counts_nothing(S.cores[S.this_cpu], i, data):
+                pmu.pmcs[i].uncounted = data
             _refresh_selector(S, i)
     elif kind == PMU_FIXED_CTR_CTRL:
         if data & pmu.fixed_ctr_ctrl_rsvd != ZERO:

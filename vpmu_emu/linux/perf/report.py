@@ -16,6 +16,7 @@ from vpmu_emu.linux.perf.times import (
     ATTR_EXCLUDE_USER,
     ATTR_PINNED,
 )
+from vpmu_emu.linux.perf.x86 import INTEL_FIXED_VLBR_EVENT
 from vpmu_emu.linux.state import (
     CAUSE_NAMES,
     CTX_TASK,
@@ -34,7 +35,7 @@ from vpmu_emu.linux.state import (
     STATE_NAMES,
 )
 from vpmu_emu.machine.state import CLASS, N_CTR
-from vpmu_emu.tables.events import EVENTS, LISTS
+from vpmu_emu.tables.events import EVENTS, LISTS, NOT_COUNTED, event_by_code
 
 _PERF_NAMES = [
     {code: name for name, code in reversed(event_codes(name).items())}
@@ -162,6 +163,16 @@ def _live(S: Any, event: Any, hardware: Sequence[Sequence[int]]) -> tuple[int, i
     return event_count(S, event, hardware[at], at), enabled, running
 
 
+def _uncounted(S: Any, event: Any) -> str:
+    """Why the silicon counts nothing for an event of the core PMU; "" if it does."""
+    config, names = int(event.config), LISTS[int(S.config.events)]
+    if int(event.pmu_type) in (PERF_TYPE_SOFTWARE, PERF_TYPE_UNCORE) or int(event.topdown):
+        return ""
+    if config == int(INTEL_FIXED_VLBR_EVENT) or event_by_code(config, names):
+        return ""
+    return NOT_COUNTED
+
+
 def _event(S: Any, event: Any, count: int, enabled: int, running: int) -> dict[str, Any]:
     ctx, pmc, idx = int(event.ctx), int(event.pmc), int(event.idx)
     state = int(event.state)
@@ -187,6 +198,7 @@ def _event(S: Any, event: Any, count: int, enabled: int, running: int) -> dict[s
         "lost": int(event.lost),
         "throttles": int(event.throttles),
         "hw_idx": counter_name(idx) if on else None,
+        "uncounted": _uncounted(S, event),
     }
 
 
