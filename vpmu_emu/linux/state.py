@@ -115,6 +115,7 @@ PERF_EVENT = np.dtype(
         ("config", "u8"),  # selector bits: EVENT UMASK EDGE INV CMASK
         ("disabled", "i8"),  # attr.disabled: OFF until somebody enables it
         ("pinned", "i8"),  # attr.pinned: must be on a counter, or goes to ERROR
+        ("exclusive", "i8"),  # attr.exclusive: no other group of the core PMU beside this one
         ("exclude_user", "i8"),  # does not count at CPL 3
         ("exclude_kernel", "i8"),  # does not count at CPL 0
         ("exclude_host", "i8"),  # counts in the guest only
@@ -125,6 +126,7 @@ PERF_EVENT = np.dtype(
         ("sample_freq", "i8"),  # attr.sample_freq with attr.freq, else 0
         ("sample_type", "u8"),  # attr.sample_type: PERF_SAMPLE_*
         ("read_format", "u8"),  # attr.read_format: PERF_FORMAT_*
+        ("sample_id_all", "i8"),  # attr.sample_id_all: records end with who, when and where
         ("clock", "i8"),  # 1 + attr.clockid with attr.use_clockid; 0: sched_clock()
         ("watchdog", "i8"),  # 1: the NMI watchdog's
         ("sample_period", "u8"),  # attr.sample_period; 0 counts without sampling
@@ -206,6 +208,7 @@ PERCPU = np.dtype(
         ("intel_ctrl_host_mask", "u8"),  # those of exclude_guest events
         ("fixed_ctrl_val", "u8"),  # wanted FIXED_CTR_CTRL
         ("active_fixed_ctrl_val", "u8"),  # as last written
+        ("exclusive", "i8"),  # 1: an exclusive group is on
         ("lbr_users", "i8"),  # events that have the branch records
         ("pebs_enabled", "u8"),  # counters of events with precise_ip; bits as in IA32_PEBS_ENABLE
         ("task_ctx", "i8"),  # context of the task whose events are scheduled in, CTX_NONE

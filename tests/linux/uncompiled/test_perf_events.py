@@ -10,6 +10,7 @@ import pytest
 from tests.linux.guests import system, window
 from tests.linux.uncompiled.test_perf_laws import (
     BRANCHES,
+    CYCLES,
     GUEST_USER,
     INSTRUCTIONS,
     REF,
@@ -46,6 +47,8 @@ from vpmu_emu.linux.state import (
     CTX_TASK,
     FROM_USER,
     KVM_REQ_PMU,
+    MODE_EMULATED,
+    MODE_PASSTHROUGH,
     OWNER_KVM,
     PERF_EVENT_STATE_ACTIVE,
     PERF_EVENT_STATE_ERROR,
@@ -369,6 +372,68 @@ def records(machine, event, begin=0):
     assert at == int(event.head)
     assert int.from_bytes(bytes(machine.M[RING + 1024 : RING + 1032]), "little") == at
     return found
+
+
+@pytest.mark.parametrize("mode", [MODE_EMULATED, MODE_PASSTHROUGH])
+def test_the_tick_keeps_the_frequency_of_leaders(machine, mode):
+    """perf_adjust_freq_unthr_events() walks the lists of groups since 6.9; 6.7 walked all events."""
+    S, E = machine.S, machine.E
+    rows = [machine.open(config=INSTRUCTIONS, sample_freq=1000, exclude_kernel=1)]
+    rows.append(machine.open(config=BRANCHES, sample_freq=1000, exclude_kernel=1, leader=rows[0]))
+    for i in rows:
+        S.perf_events[i].period = S.perf_events[i].period_left = 1 << 40
+    S.config.mode = mode
+    machine.work(USER, 500_000, 500_000, 500_000)
+    perf_event_task_tick(S, E)
+    changed = [int(S.perf_events[i].period) != 1 << 40 for i in rows]
+    assert changed == [True, mode == MODE_PASSTHROUGH]
+
+
+@pytest.mark.parametrize("kind", [0, 0x101C6, 0x10002, 0x10084])
+def test_records_end_with_who_when_and_where(machine, kind):
+    """attr.sample_id_all: TID TIME ID STREAM_ID CPU IDENTIFIER, of what the event's samples have."""
+    S = machine.S
+    S.tasks[2].pid, S.tasks[2].tgid, machine.host.curr = 7, 5, 2
+    S.config.max_samples_per_tick = 1
+    attributes = {"sample_period": 100, "exclude_kernel": 1, "sample_type": kind, "sample_id_all": 1}
+    i = machine.open(config=INSTRUCTIONS, **attributes)
+    event = ring(machine, i)
+    event.rb_lost = 3  # tell of lost records first
+    machine.work(USER, 100, 0, 100)
+    lost, throttle = (r for r in records(machine, event) if r[0] in (2, 5))
+    assert lost[2][:2] == (int(event.id), 3)
+    now = throttle[2][0]
+    words = {1: 7 << 32 | 5, 2: now, 6: int(event.id), 9: int(event.id), 7: 0, 16: int(event.id)}
+    expect = tuple(words[bit] for bit in words if kind >> bit & 1)
+    assert throttle[2][3:] == expect
+    assert len(lost[2][2:]) == len(expect)
+
+
+def test_an_exclusive_group_bears_nobody_beside_it(machine):
+    """group_can_go_on(): what comes behind it waits, and it waits for those of its list before it."""
+    S, E = machine.S, machine.E
+    alone = machine.open(config=INSTRUCTIONS, exclude_kernel=1, exclusive=1)
+    member = machine.open(config=BRANCHES, exclude_kernel=1, leader=alone)
+    other = machine.open(config=BRANCHES, exclude_kernel=1)
+    clock = machine.open(pmu_type=PERF_TYPE_SOFTWARE, config=0)
+    seen = set()
+    for _ in range(4):
+        states = [int(S.perf_events[i].state) for i in (alone, member, other)]
+        assert states in ([1, 1, 0], [0, 0, 1])
+        assert int(S.perf_events[clock].state) == PERF_EVENT_STATE_ACTIVE
+        seen.add(tuple(states))
+        machine.work(USER, 10, 1, 10)
+        perf_rotate_context(S, E)
+    assert len(seen) == 2
+    perf_event_release_kernel(S, E, alone)
+    perf_event_release_kernel(S, E, member)
+    perf_event_disable(S, E, other)
+    perf_event_enable(S, E, other)
+    assert int(S.perf_events[other].state) == PERF_EVENT_STATE_ACTIVE
+    pinned = machine.open(config=CYCLES, exclude_kernel=1, pinned=1)
+    assert int(S.perf_events[pinned].state) == PERF_EVENT_STATE_ACTIVE
+    late = machine.open(config=CYCLES, exclude_kernel=1, pinned=1, exclusive=1)
+    assert int(S.perf_events[late].state) == PERF_EVENT_STATE_ERROR
 
 
 def test_a_sample_has_what_was_asked_for(machine):

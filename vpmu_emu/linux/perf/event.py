@@ -363,6 +363,8 @@ def perf_event_create_kernel_counter(S, E, ctx, flags, config, period, owner, pm
     event.leader = i
     event.config = config
     event.clock = 0
+    event.exclusive = 0
+    event.sample_id_all = 0
     event.pinned = 1 if flags & ATTR_PINNED != 0 else 0
     event.exclude_user = 1 if flags & ATTR_EXCLUDE_USER != 0 else 0
     event.exclude_kernel = 1 if flags & ATTR_EXCLUDE_KERNEL != 0 else 0

@@ -27,6 +27,7 @@ SAMPLE_CPU = U64(1 << 7)
 SAMPLE_PERIOD = U64(1 << 8)
 SAMPLE_STREAM_ID = U64(1 << 9)
 SAMPLE_IDENTIFIER = U64(1 << 16)
+SAMPLE_ID_ALL = SAMPLE_TID | SAMPLE_TIME | SAMPLE_ID | SAMPLE_STREAM_ID | SAMPLE_CPU | SAMPLE_IDENTIFIER
 SAMPLE_ONE_WORD = U64(0x103CF)  # all but READ
 SAMPLE_SUPPORTED = SAMPLE_ONE_WORD | SAMPLE_READ
 # enum perf_event_read_format
@@ -90,7 +91,40 @@ def _put(M, ring, word):
 
 
 @jit()
-def perf_output_begin(M, ring, owner, header, size):
+def _id_words(event):
+    # event->id_header_size, in words: what attr.sample_id_all puts behind a record that is no sample
+    return popcount(event.sample_type & SAMPLE_ID_ALL) if event.sample_id_all != 0 else ZERO
+
+
+@jit()
+def _current(S):
+    # perf_event_pid() and perf_event_tid() in one word
+    curr = S.percpu[S.this_cpu].curr
+    return U64(S.tasks[curr].tgid) | (U64(S.tasks[curr].pid) << U32) if curr >= 0 else ZERO
+
+
+@jit()
+def perf_event__output_id_sample(S, M, ring, event, owner):
+    """Who, when and where, behind a record that is no sample. Modifies memory."""
+    if event.sample_id_all == 0:
+        return
+    kind = event.sample_type
+    if kind & SAMPLE_TID != ZERO:
+        _put(M, ring, _current(S))
+    if kind & SAMPLE_TIME != ZERO:
+        _put(M, ring, sched_clock(S, S.cores[S.this_cpu].t))
+    if kind & SAMPLE_ID != ZERO:
+        _put(M, ring, owner.id)
+    if kind & SAMPLE_STREAM_ID != ZERO:
+        _put(M, ring, event.id)
+    if kind & SAMPLE_CPU != ZERO:
+        _put(M, ring, U64(S.this_cpu))
+    if kind & SAMPLE_IDENTIFIER != ZERO:
+        _put(M, ring, owner.id)
+
+
+@jit()
+def perf_output_begin(S, M, ring, owner, header, size):
     """Write the header of a record of `size` bytes; False if there is no room for it. Modifies memory.
 
     `owner` is the event that a program knows, `ring` the one whose ring it writes into.
@@ -104,8 +138,9 @@ def perf_output_begin(M, ring, owner, header, size):
     space = U64(ring.buffer_pages << 12)
     lost = ring.rb_lost
     need = size
+    told = _U24 + _id_words(owner) * U8  # the size of a PERF_RECORD_LOST
     if lost != ZERO:
-        need += _U24
+        need += told
     if ring.overwrite == 0:
         tail = ld64(M, U64(ring.buffer) + PAGE_DATA_TAIL)
         # CIRC_SPACE(): one byte stays free, and a program may write any tail
@@ -114,9 +149,10 @@ def perf_output_begin(M, ring, owner, header, size):
             ring.rb_lost += ONE
             return False
     if lost != ZERO:
-        _put(M, ring, RECORD_LOST | (_U24 << U48))
+        _put(M, ring, RECORD_LOST | (told << U48))
         _put(M, ring, owner.id)
         _put(M, ring, lost)
+        perf_event__output_id_sample(S, M, ring, owner, owner)
         ring.rb_lost = ZERO
     _put(M, ring, header | (size << U48))
     return True
@@ -207,22 +243,19 @@ def perf_event_output(S, E, i):
     if ring.buffer_pages == 0 or E.memory_size == 0:
         return
     M = memory_at(E.memory, E.memory_size)
-    host = S.percpu[S.this_cpu]
     kind = event.sample_type
     words = ONE + popcount(kind & SAMPLE_ONE_WORD)
     if kind & SAMPLE_READ != ZERO:
         words += _read_words(S, i)
-    if not perf_output_begin(M, ring, owner, RECORD_SAMPLE | (perf_misc_flags(S) << U32), words * U8):
+    header = RECORD_SAMPLE | (perf_misc_flags(S) << U32)
+    if not perf_output_begin(S, M, ring, owner, header, words * U8):
         return
-    task = ZERO
-    if host.curr >= 0:
-        task = U64(S.tasks[host.curr].tgid) | (U64(S.tasks[host.curr].pid) << U32)
     if kind & SAMPLE_IDENTIFIER != ZERO:
         _put(M, ring, owner.id)
     if kind & SAMPLE_IP != ZERO:
         _put(M, ring, perf_instruction_pointer(S))
     if kind & SAMPLE_TID != ZERO:
-        _put(M, ring, task)
+        _put(M, ring, _current(S))
     if kind & SAMPLE_TIME != ZERO:
         _put(M, ring, sched_clock(S, S.cores[S.this_cpu].t))
     if kind & SAMPLE_ADDR != ZERO:
@@ -250,8 +283,9 @@ def perf_log_throttle(S, E, i, enable):
         return
     M = memory_at(E.memory, E.memory_size)
     header = RECORD_UNTHROTTLE if enable != 0 else RECORD_THROTTLE
-    if perf_output_begin(M, ring, owner, header, U32):
+    if perf_output_begin(S, M, ring, owner, header, U32 + _id_words(event) * U8):
         _put(M, ring, sched_clock(S, S.cores[S.this_cpu].t))
         _put(M, ring, owner.id)
         _put(M, ring, event.id)
+        perf_event__output_id_sample(S, M, ring, event, owner)
         perf_output_end(M, ring)

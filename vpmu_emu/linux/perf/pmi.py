@@ -17,6 +17,7 @@ from vpmu_emu.linux.perf.sched import perf_rotate_context
 from vpmu_emu.linux.perf.throttle import (
     perf_event_unthrottle_group,
     perf_sample_event_took,
+    throttles_groups,
     tick_at,
 )
 from vpmu_emu.linux.perf.times import ctx_cpu, sched_clock
@@ -200,6 +201,8 @@ def perf_event_task_tick(S, E):
             continue
         if event.sample_freq == 0 and event.interrupts != THROTTLED:
             continue
+        if event.leader != i and throttles_groups(S):
+            continue  # since 6.9 only leaders are looked at
         if ctx_cpu(S, event.ctx) != S.this_cpu:
             continue
         if not disabled:

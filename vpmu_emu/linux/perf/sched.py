@@ -87,6 +87,9 @@ def event_sched_out(S, E, i):
     perf_pmu_disable(S, E)
     retire(S, E, COST_SCHED_OUT)
     x86_pmu_del(S, E, i)
+    host = S.percpu[S.this_cpu]
+    if event.exclusive != 0 or host.n_events == 0:
+        host.exclusive = 0
     perf_event_set_state(S, E, i, state)
     perf_pmu_enable(S, E)
 
@@ -122,6 +125,8 @@ def event_sched_in(S, E, i):
         failed = x86_pmu_add(S, E, i)
         if failed != 0:
             return failed
+        if event.exclusive != 0:
+            host.exclusive = 1
     if event.sample_freq != 0 and host.tick_at == NEVER:  # its period is adjusted there
         host.tick_at = tick_at(S)
         host_timer_program(S, E)
@@ -162,6 +167,22 @@ def ctx_sched_out(S, E, ctx, pinned, every):
 
 
 @jit()
+def group_can_go_on(S, leader, can_add_hw):
+    """Whether a group of the core PMU may try: exclusive ones bear none beside them, nor behind others."""
+    event = S.perf_events[leader]
+    if S.percpu[S.this_cpu].exclusive != 0:
+        return False
+    if event.exclusive != 0:
+        for i in range(S.perf_rows):
+            other = S.perf_events[i]
+            if other.used == 0 or other.leader != i or other.state != PERF_EVENT_STATE_ACTIVE:
+                continue
+            if other.ctx == event.ctx and other.pinned == event.pinned and other.pmu_ctx == PMU_CORE:
+                return False
+    return can_add_hw != 0
+
+
+@jit()
 def ctx_sched_in(S, E, ctx, pinned):
     """Schedule the pinned or the flexible events of a context, first come first served (merge_sched_in)."""
     host = S.percpu[S.this_cpu]
@@ -183,7 +204,7 @@ def ctx_sched_in(S, E, ctx, pinned):
         # While a guest owns the PMU nothing may come in (patch 02).
         if host.force_exclude_guest != 0:
             continue
-        if can_add_hw != 0:
+        if group_can_go_on(S, i, can_add_hw):
             group_sched_in(S, E, i)
         if event.state == PERF_EVENT_STATE_INACTIVE:
             can_add_hw = 0  # for the rest of this list

@@ -362,6 +362,8 @@ def sys_perf_event_open(
             sample_type=attr.sample_type,
             read_format=attr.read_format,
             clock=_clock(attr),
+            exclusive=attr.exclusive,
+            sample_id_all=attr.sample_id_all,
         )
         failed(host.kernel_call(CALL_PERF_INSTALL, i))
     S.perf_events[i].output = output
