@@ -398,7 +398,8 @@ def _free(S, E, i):
         S.perf_events[k].leader = k
         S.perf_events[k].order = S.list_end
         S.list_end += 1
-        if event.topdown != 0 and is_metric_event(S.perf_events[k].config):  # PERF_EV_CAP_SIBLING
+        metric = event.topdown != 0 and is_metric_event(S.perf_events[k].config)
+        if metric and event.ctx != CTX_NONE:  # PERF_EV_CAP_SIBLING
             event_sched_out(S, E, k)
             S.perf_events[k].error_cause = ERR_NO_LEADER
             S.perf_events[k].error_time = S.cores[S.this_cpu].t
