@@ -42,6 +42,17 @@ def test_a_program_writes_and_exits():
     assert (kernel.text, kernel.exit_codes()) == ("hello\n", [6])
 
 
+def test_what_the_console_has_no_room_for_is_counted():
+    kernel = Kernel(HELLO)
+    room = len(kernel.E.serial)
+    for core in kernel.S.cores:
+        core.serial_len = room - 2
+    kernel.run()
+    assert bytes(kernel.E.serial[room - 2 :]) == b"he"
+    assert {int(core.serial_len) for core in kernel.S.cores} == {room + 4}
+    assert kernel.exit_codes() == [6]
+
+
 def test_two_processes_of_one_image_do_not_share():
     body = """
     .text

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import attrs
+import numpy as np
 
 from vpmu_emu.linux.calls import CALL_WAKE_UP
 from vpmu_emu.linux.hostevents import event_codes
@@ -399,9 +400,10 @@ def sys_write(host: Host, task: Any, fd: int, buffer: int, count: int) -> int:
     kind = int(file.kind)
     if kind == FILE_STDOUT:
         data = host.copy_from_user(buffer, min(count, len(host.E.serial)))
-        _console(host, data)
+        count = min(count, MAX_RW_COUNT)
+        _console(host, data[:count], count)
         host.charge("vfs_write")
-        return min(count, MAX_RW_COUNT)
+        return count
     if kind == FILE_LKDTM:
         return _direct_entry(host, buffer, count)
     if kind == FILE_TEXT:
@@ -409,14 +411,14 @@ def sys_write(host: Host, task: Any, fd: int, buffer: int, count: int) -> int:
     raise Errno("EINVAL")
 
 
-def _console(host: Host, data: bytes) -> None:
-    """Text joins what is written to the serial port; what does not fit is dropped, as there."""
+def _console(host: Host, data: bytes, count: int) -> None:
+    """Text joins what is written to the serial port; what does not fit is counted only, as there."""
     core, serial = host.S.cores[0], host.E.serial
     start = int(core.serial_len)
     part = data[: max(0, len(serial) - start)]
-    serial[start : start + len(part)] = list(part)
+    serial[start : start + len(part)] = np.frombuffer(part, dtype=np.uint8)
     for other in host.S.cores:
-        other.serial_len = start + len(part)
+        other.serial_len = start + count
 
 
 def _write_sysctl(host: Host, file: Any, buffer: int, count: int) -> int:
