@@ -25,6 +25,7 @@ from vpmu_emu.numerals import shown, whole
 from vpmu_emu.tables.cpus import PARTS, CpuModel, cpu, cpuid_leaves
 from vpmu_emu.tables.events import event_mask, event_text, why_uncounted
 from vpmu_emu.tables.exits import exit_name
+from vpmu_emu.tables.instructions import FEATURES
 from vpmu_emu.tables.msrs import MSRS, msr_name, rules
 from vpmu_emu.tables.mutants import inject_bits, unchecked_msrs
 
@@ -193,6 +194,7 @@ def fill_core(core: Any, model: CpuModel) -> None:
     core.msr_reserved[:] = table.reserved
     core.msr_access[:] = table.access
     core.misc_enable = table.reset[next(row.number for row in MSRS if row.name == "IA32_MISC_ENABLE")]
+    core.features = sum(1 << k for k, name in enumerate(FEATURES) if name in model.features)
     core.latency[:] = model.latency
     core.pa_reserved = (1 << 52) - (1 << model.maxphyaddr)
     core.ref_num, core.ref_den = model.ref_num, model.ref_den

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from vpmu_emu.tables.instructions import FORMS, Form
 
+WRITTEN = [form for form in FORMS if form.written]
 _REGISTERS = {
     8: ["al", "cl", "bl", "ah", "ch", "dh", "bh", "spl", "bpl", "sil", "dil", "r8b", "r13b", "r15b"],
     16: ["ax", "cx", "dx", "sp", "bp", "di", "r8w", "r12w", "r15w"],
@@ -18,7 +19,8 @@ ADDRESSES = [
     "[rdi*4]", "[r9*8+0x12345678]", "[rcx*1+rdx]", "[rsi-0x80000000]", "[rdi+0x7fffffff]",
     "[r13+r12]", "-8[rbp]", "8[rsp][rcx*2]", "[rip+0x10]", "[rip-4]", "here[rip]", "[rip+here+4]",
     "gs:[0x40]", "fs:[rax+8]", "es:[r8]", "ds:[rbp]", "ss:[rbp]", "cs:[rdi]", "ds:0x7fffffff",
-    "[here]", "here[rax*8]", "[rax+2*rcx+1+2]",
+    "[here]", "here[rax*8]", "[rax+2*rcx+1+2]", "[eax]", "[r13d+ecx*4-129]", "[esp+ebp]", "fs:[r8d*8+4]",
+    "[eip+here]",
 ]  # fmt: skip
 _IMMEDIATES = {
     "imm8": ["0", "2", "3", "127", "128", "255", "-1", "-128", "'a'"],
@@ -29,7 +31,7 @@ _IMMEDIATES = {
     "imm32s": ["128", "-129", "0x12345678", "0x7fffffff", "-0x80000000", "OFFSET here+4"],
     "imm64": ["0x80000000", "0xffffffff", "0x123456789abcdef0", "-0x80000001", "1<<63"],
 }  # fmt: skip
-_PTR = {8: "byte ptr ", 16: "word ptr ", 32: "dword ptr ", 64: "qword ptr ", 80: ""}
+_PTR = {8: "byte ptr ", 16: "word ptr ", 32: "dword ptr ", 64: "qword ptr ", 80: "", 128: "xmmword ptr "}
 _HIGH = {"ah", "ch", "dh", "bh"}
 
 
@@ -48,13 +50,15 @@ def _choices(word: str) -> list[str]:
     if word in _IMMEDIATES:
         return _IMMEDIATES[word]
     if word == "rel8":
-        return [".", ".+2", ".+129", ".-126", "1b", "2f"]
+        return [".", ".+2", ".+129", ".-125", "1b", "2f"]
     if word == "rel32":
         return [".+134", ".-123", "here", "_start", "0x1234", ".+100000"]
     if word == "sreg":
         return ["es", "ss", "ds", "fs", "gs"]
     if word == "cr":
         return ["cr0", "cr2", "cr3", "cr4", "cr8"]
+    if word == "dr":
+        return ["dr0", "dr3", "dr6", "dr7"]
     return [word]
 
 
@@ -102,7 +106,7 @@ def cases(form: Form) -> Iterator[str]:
 
 
 def all_cases() -> Iterator[tuple[Form, str]]:
-    """Every form with every statement."""
-    for form in FORMS:
+    """Every form that an assembler writes, with every statement."""
+    for form in WRITTEN:
         for statement in cases(form):
             yield form, statement

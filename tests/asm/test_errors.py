@@ -38,7 +38,7 @@ CASES = [
     ("mov eax, $1", 1, "$1", "AT&T", "Intel syntax"),
     ("mov eax, -8(%rbp)", 1, "%", "AT&T", "Intel syntax"),
     ("mov eaxx, 5", 1, "eaxx", "not a register", "did you mean 'eax'"),
-    ("mov eax, [ecx]", 1, "ecx", "cannot address memory", "64-bit name"),
+    ("mov eax, [cx]", 1, "cx", "cannot address memory", "64-bit name"),
     ("mov eax, [rax + ecx]", 1, "ecx", "cannot address memory", "64-bit name"),
     ("mov eax, rbx", 1, "m", "does not take eax, rbx", "differ in size"),
     ("lea rax, 5", 1, "l", "does not take rax, number", "r64, m"),

@@ -329,3 +329,22 @@ def test_a_label_is_a_place_whatever_else_has_its_name():
     assert session.break_at("stop").address == session.program.symbols["stop"]
     with pytest.raises(VpmuError, match="a name of this program and a value of the run"):
         session.evaluate("cycles + 1")
+
+
+def test_instructions_are_what_memory_holds():
+    source = """
+    _start: mov byte ptr [rip + patch], 0x48
+            mov word ptr [rip + patch + 1], 0xc0ff
+    patch:  nop
+            nop
+            nop
+            hlt
+    """
+    session = Session(assemble(source), ram=2)
+    patch = session.program.symbols["patch"]
+    before = [row.split(maxsplit=1)[1] for row in session.instructions(patch, 4)]
+    assert [row.split()[-1] for row in before] == ["nop", "nop", "nop", "hlt"]
+    session.step(2)
+    rows = [row.split(": ")[1] for row in session.instructions(patch, 2)]
+    assert [" ".join(row.split()) for row in rows] == ["48 ff c0 inc rax", "f4 hlt"]
+    assert len(session.instructions((2 << 20) - 1, 3)) == 1

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 
 from tests.differential import compared, count_case
 from tests.machine.board import Board
+from tests.profiles import cases as number_of_cases
 from tests.reference import alu
-from tests.reference.forms import CODE, DATA, TOP, Case, cases, differing, judged
+from tests.reference.forms import CODE, DATA, TOP, Case, cases, differing
 from tests.reference.interpreter import Reference
 
 if os.environ.get("VPMU_REQUIRE_ORACLES") == "1":
@@ -23,18 +24,15 @@ from unicorn import x86_const as x86
 
 from tests.reference.test_reference_unicorn import (
     _REGS,
-    ABSENT,
+    FORMS,
     UNLIKE_SILICON,
     build,
 )
 
 pytestmark = pytest.mark.oracle
 FLAGS = alu.STATUS | alu.DF
-FORMS = [f for f in judged() if f.instruction.mnemonic not in ABSENT]
 ORACLE = "engine against Unicorn"
-# The long profile compares this many cases in all; one of its own profile's length would take hours.
-MOST = 60_000
-EXAMPLES = min(settings().max_examples, -(-MOST // len(FORMS)))
+EXAMPLES = number_of_cases(day=8, laws=25, night=100, uncompiled=4)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from . import alu
 # All oracles run with this layout; it lies below 2 GiB and above what Linux forbids to map.
 BOTTOM = 0x100000
 CODE, DATA, DATA_END, STACK, TOP = 0x101000, 0x104000, 0x108000, 0x108000, 0x10A000
-RSP, RBP, RSI, RDI, RCX = 4, 5, 6, 7, 1
+RCX, RDX, RBX, RSP, RBP, RSI, RDI = 1, 2, 3, 4, 5, 6, 7
 
 EDGES = [0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF]
 EDGES += [0x100000000, (1 << 63) - 1, 1 << 63, (1 << 63) + 1, (1 << 64) - 2, (1 << 64) - 1]
@@ -90,6 +90,12 @@ def cases(draw: st.DrawFn, form: Form) -> Case:
     area[0x2000 - 64 : 0x2000 - 64 + 256] = data
 
     regs[RSP] = STACK + 0x800
+    if sem == "xlat":
+        regs[RBX] = target - draw(st.integers(0, 255))
+    if sem == "cmpxchg8b":
+        for number, edge in zip((0, RDX), (data[:8], data[8:16]), strict=True):
+            if draw(st.booleans()):
+                regs[number] = int.from_bytes(edge, "little")
     if sem in ("leave", "enter"):
         regs[RBP] = STACK + 0x900 if sem == "leave" else STACK + 0x700
     rex = 8 if enc.rex_w else 0
@@ -179,7 +185,7 @@ def cases(draw: st.DrawFn, form: Form) -> Case:
     if sem == "loop" or sem.startswith("loop") or sem == "jrcxz":
         regs[RCX] = draw(st.sampled_from([0, 1, 2, (1 << 64) - 1, 1 << 32]))
     prefix = bytes([0x66]) if enc.osize else b""
-    if enc.mandatory:
+    if enc.mandatory and not enc.vex:
         prefix += bytes([enc.mandatory])
     rep = form.instruction.rep
     if rep:
@@ -196,9 +202,18 @@ def cases(draw: st.DrawFn, form: Form) -> Case:
     if enc.plus_r:
         opcode[-1] |= low
     code = prefix
-    if rex or use_rex:
-        code += bytes([0x40 | rex])
-    code += bytes(opcode) + modrm + imm
+    if enc.vex:
+        pp = (0, 0x66, 0xF3, 0xF2).index(enc.prefix)
+        names = enc.digit is not None or "imm8" not in form.operands
+        third = draw(st.integers(0, 15)) if names else 0
+        third = RDI if third == RSP else third
+        first = (7 - (rex & 7)) << 5 | enc.map - 4
+        code += bytes([0xC4, first, (rex & 8) << 4 | (15 - third) << 3 | pp, opcode[-1]])
+    else:
+        if rex or use_rex:
+            code += bytes([0x40 | rex])
+        code += bytes(opcode)
+    code += modrm + imm
     stack = bytearray(TOP - STACK)
     for at in range(0x700, 0xE00, 8):
         stack[at : at + 8] = (CODE + at).to_bytes(8, "little")

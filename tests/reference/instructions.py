@@ -96,6 +96,10 @@ def undefined_flags(ins: iced.Instruction) -> int:
         return alu.OF | alu.SF | alu.AF | alu.PF
     if name in ("tzcnt", "lzcnt"):
         return alu.OF | alu.SF | alu.AF | alu.PF
+    if name in ("andn", "blsi", "blsmsk", "blsr", "bzhi"):
+        return alu.AF | alu.PF
+    if name == "bextr":
+        return alu.AF | alu.PF | alu.SF
     return 0
 
 
@@ -120,11 +124,12 @@ class Instructions:
             return self.fs_base
         return self.gs_base if segment == _REGISTER.GS else 0
 
-    def effective(self: Reference, ins: iced.Instruction) -> int:
-        """The effective address (no segment base) of the memory operand."""
+    def effective(self: Reference, ins: iced.Instruction, beyond: int = 0) -> int:
+        """The effective address (no segment base) of the memory operand, `beyond` bytes further."""
         if ins.is_ip_rel_memory_operand:
-            return ins.ip_rel_memory_address
-        address = ins.memory_displacement
+            narrow = ins.memory_base == _REGISTER.EIP
+            return (ins.ip_rel_memory_address + beyond) & (mask(32) if narrow else M64)
+        address = ins.memory_displacement + beyond
         narrow = ins.memory_displ_size == 4
         for register, scale in ((ins.memory_base, 1), (ins.memory_index, ins.memory_index_scale)):
             if register != _REGISTER.NONE:
@@ -133,10 +138,10 @@ class Instructions:
                 address += self.get(number, width) * scale
         return address & (mask(32) if narrow else M64)
 
-    def linear(self: Reference, ins: iced.Instruction) -> tuple[int, bool]:
+    def linear(self: Reference, ins: iced.Instruction, beyond: int = 0) -> tuple[int, bool]:
         """(linear address, is the stack segment)."""
         segment = ins.memory_segment
-        address = (self.effective(ins) + self._base(segment)) & M64
+        address = (self.effective(ins, beyond) + self._base(segment)) & M64
         return address, segment == _REGISTER.SS
 
     def _check(self, address: int, size: int, stack: bool) -> None:
@@ -337,7 +342,9 @@ class Instructions:
     def op_bswap(self: Reference, ins: Any) -> None:
         width = self.width(ins)
         if width == 16:
-            self.tainted.append((self.rip, 0))  # SDM: undefined
+            self.tainted.append((self.rip, 0))  # SDM: undefined; silicon writes 0
+            self.write(ins, 0, 0)
+            return
         self.write(ins, 0, alu.bswap(self.read(ins, 0), width))
 
     def op_cbw(self: Reference, ins: Any) -> None:
@@ -524,11 +531,9 @@ class Instructions:
         memory = ins.op_kind(0) == _KIND.MEMORY
         address = stack = None
         if memory:
-            address, stack = self.linear(ins)
-            if ins.op_kind(1) == _KIND.REGISTER:
-                # A register bit offset is signed and reaches any bit string in memory.
-                step = signed(index, width) // width
-                address = (address + step * (width // 8)) & M64
+            # A register bit offset is signed and reaches any bit string in memory.
+            words = signed(index, width) // width if ins.op_kind(1) == _KIND.REGISTER else 0
+            address, stack = self.linear(ins, words * (width // 8))
             a = self.load(address, width // 8, stack=stack, intent=change is not None)
         else:
             a = self.read(ins, 0)
@@ -650,20 +655,27 @@ class Instructions:
         self._branch_if(ins, self.get(RCX, 32) == 0)
 
     def op_enter(self: Reference, ins: Any) -> None:
-        size, level = ins.immediate(0) & 0xFFFF, ins.immediate(1) & 31
-        self.push(self.regs[RBP])
+        bytes_, level = ins.immediate(0) & 0xFFFF, ins.immediate(1) & 31
+        size = 2 if mnemonic(ins) == "enter" and "ENTERW" in _code_name(ins) else 8
+        base = self.regs[RBP]
+        self.push(base, size)
         frame = self.regs[RSP]
         if level:
             for _ in range(level - 1):
-                self.regs[RBP] = (self.regs[RBP] - 8) & M64
-                self.push(self.load(self.regs[RBP], 8, stack=True))
-            self.push(frame)
-        self.regs[RBP] = frame
-        self.regs[RSP] = (self.regs[RSP] - size) & M64
+                base = (base - size) & M64
+                self.push(self.load(base, size, stack=True), size)
+            self.push(frame, size)
+        final = (self.regs[RSP] - bytes_) & M64
+        # "a page fault whenever a write using the final value of the stack pointer would do so"
+        self._check(final, size, True)
+        self.memory.locate(final, size, True, self.cpl == 3)
+        self.put(RBP, 8 * size, 0, frame)
+        self.regs[RSP] = final
 
     def op_leave(self: Reference, ins: Any) -> None:
+        size = 2 if "LEAVEW" in _code_name(ins) else 8
         self.regs[RSP] = self.regs[RBP]
-        self.regs[RBP] = self.pop()
+        self.put(RBP, 8 * size, 0, self.pop(size))
 
     def set_if(self: Reference, ins: Any, cc: int) -> None:
         self.reads(alu.CONDITION_READS[cc >> 1])
@@ -721,11 +733,22 @@ class Instructions:
         )
 
     def op_pushfq(self: Reference, ins: Any) -> None:
+        self._push_flags(8)
+
+    def op_pushf(self: Reference, ins: Any) -> None:
+        self._push_flags(2)
+
+    def _push_flags(self: Reference, size: int) -> None:
         self.reads(STATUS)
-        self.push(self.rflags & ~(VM | RF))
+        self.push(self.rflags & ~(VM | RF), size)
+
+    def op_popf(self: Reference, ins: Any) -> None:
+        self._pop_flags(self.pop(2) | self.rflags & ~0xFFFF)
 
     def op_popfq(self: Reference, ins: Any) -> None:
-        value = self.pop()
+        self._pop_flags(self.pop())
+
+    def _pop_flags(self: Reference, value: int) -> None:
         change = STATUS | alu.TF | DF | NT | AC | ID
         if self.cpl == 0:
             change |= IOPL | IF

@@ -13,6 +13,7 @@ import iced_x86 as iced
 from .alu import AC, DF, ID, IF, IOPL, NT, RF, STATUS, TF, VM
 from .apic import Apic
 from .instructions import M64, RCX, RSP, Instructions, mnemonic, undefined_flags
+from .later import Later
 from .memory import APIC_PAGE, GP, NP, PF, SS, TS, UD, Fault, Memory, canonical
 from .memory import DF as DOUBLE_FAULT
 from .pmu import INST, MODELLED_EVENTS, MODELLED_FIXED, Gp, Pmu, Shape
@@ -52,7 +53,7 @@ _PLAIN_MSRS = {
 }
 
 
-class Reference(Instructions):
+class Reference(Later, Instructions):
     """A processor, its APIC and PMU, RAM, COM1 and the debug-exit port.
 
     Args:
@@ -509,7 +510,7 @@ class Reference(Instructions):
             self.memory.cr3 = value
             self.memory.paging = value & ~0xFFF != 0
         elif number == 4:
-            if value & ~0x7FF or not value & 1 << 5:
+            if value & ~0x107FF or not value & 1 << 5:  # bit 16 FSGSBASE
                 raise Fault(GP, 0)
             self.cr4 = value
         else:

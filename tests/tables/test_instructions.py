@@ -23,7 +23,8 @@ def _decoder_keys(form: Form):
     for size in form.opsizes:
         for mod in form.mod if form.mod in ("r", "m") else "rm":
             yield (
-                encoding.mandatory,
+                form.requires,
+                encoding.map,
                 encoding.opcode,
                 encoding.digit,
                 encoding.modrm_fixed,
@@ -46,7 +47,7 @@ def test_an_opcode_has_digits_or_not_and_registers_in_it_or_not():
     for form in FORMS:
         encoding = form.encoding
         group = encoding.digit is not None or encoding.modrm_fixed is not None
-        by_opcode[encoding.mandatory, encoding.opcode].add((group, encoding.has_modrm))
+        by_opcode[form.requires, encoding.map, encoding.opcode].add((group, encoding.has_modrm))
     mixed = {key for key, kinds in by_opcode.items() if len(kinds) > 1}
     assert mixed == set()
 

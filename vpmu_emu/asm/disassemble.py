@@ -8,9 +8,12 @@ from collections.abc import Iterable, Iterator
 import attrs
 
 from vpmu_emu.asm.nodes import REGISTERS
-from vpmu_emu.tables.instructions import BY_OPCODE, Form, operand_width
+from vpmu_emu.tables.instructions import BY_OPCODE, NO_PREFIX, NO_REPEAT, Form, operand_width
 
-_SIZES = {8: "byte ptr ", 16: "word ptr ", 32: "dword ptr ", 64: "qword ptr ", 80: "tbyte ptr "}
+_SIZES = {
+    8: "byte ptr ", 16: "word ptr ", 32: "dword ptr ", 64: "qword ptr ", 80: "tbyte ptr ",
+    128: "xmmword ptr ",
+}  # fmt: skip
 _SEGMENTS = {0x26: "es", 0x2E: "cs", 0x36: "ss", 0x3E: "ds", 0x64: "fs", 0x65: "gs"}
 _SREGS = ("es", "cs", "ss", "ds", "fs", "gs")
 _IMMEDIATES = {"ib": 1, "iw": 2, "id": 4, "iq": 8, "cb": 1, "cd": 4, "moffs": 8}
@@ -65,6 +68,13 @@ class _Prefixes:
     lock: bool = False
     segment: int = 0
     rex: int = 0
+    vex: bool = False
+    third: int = 0  # register of VEX.vvvv
+
+    @property
+    def named(self) -> bool:
+        """Whether one of them stands before the opcode."""
+        return self.opsize16 or self.rep != 0 or self.lock or self.rex != 0
 
 
 def _prefixes(code: _Bytes) -> _Prefixes:
@@ -88,6 +98,27 @@ def _prefixes(code: _Bytes) -> _Prefixes:
             code.at -= 1
             return found
         found.rex = 0  # a legacy prefix after REX takes it away
+
+
+def _opcode(code: _Bytes, prefixes: _Prefixes) -> tuple[int, int] | None:
+    """(map, opcode byte); what VEX says goes into `prefixes`."""
+    byte = code.take(1)
+    if byte == 0xC4:
+        first, second = code.take(1), code.take(1)
+        if prefixes.named or first & 31 > 3 or second & 4:
+            return None
+        prefixes.vex = True
+        prefixes.rex = 0x40 | 7 - (first >> 5) | second >> 4 & 8
+        prefixes.third = 15 - (second >> 3 & 15)
+        prefixes.opsize16 = second & 3 == 1
+        prefixes.rep = (0, 0, 0xF3, 0xF2)[second & 3]
+        return 4 + (first & 31), code.take(1)
+    if byte != 0x0F:
+        return 0, byte
+    byte = code.take(1)
+    if byte in (0x38, 0x3A):
+        return (2 if byte == 0x38 else 3), code.take(1)
+    return 1, byte
 
 
 def disassemble_one(code: bytes, addr: int) -> Instruction | None:
@@ -122,13 +153,14 @@ def disassemble(code: bytes, addr: int, places: Iterable[int] = ()) -> Iterator[
 
 def _one(code: _Bytes, addr: int) -> Instruction | None:
     prefixes = _prefixes(code)
+    opcode = _opcode(code, prefixes)
+    if opcode is None:
+        return None
     rex = prefixes.rex
-    escape = code.take(1) == 0x0F
-    opcode = code.take(1) if escape else code.code[code.at - 1]
-    size = 64 if rex & 8 else 16 if prefixes.opsize16 else 32
+    size = 64 if rex & 8 else 16 if prefixes.opsize16 and not prefixes.vex else 32
     modrm = code.code[code.at] if code.at < len(code.code) else None
-    candidates = BY_OPCODE.get((escape, opcode), ())
-    if opcode == 0x90 and not escape:  # with itself, which is NOP, unless REX.B makes it R8
+    candidates = BY_OPCODE.get(opcode, ())
+    if opcode == (0, 0x90):  # with itself, which is NOP, unless REX.B makes it R8
         candidates = tuple(f for f in candidates if (f.instruction.sem == "xchg") == bool(rex & 1))
     form = next((f for f in candidates if _takes(f, prefixes, size, modrm)), None)
     if form is None:
@@ -139,14 +171,15 @@ def _one(code: _Bytes, addr: int) -> Instruction | None:
     if encoding.has_modrm:
         byte = code.take(1)
         reg, rm = byte >> 3 & 7 | (rex & 4) << 1, byte & 7 | (rex & 1) << 3
-        if byte < 0xC0 and encoding.modrm_fixed is None:
-            memory, place = _memory(code, byte, rex)
-    values = [code.take(_IMMEDIATES[kind], kind in ("cb", "cd")) for kind in encoding.imm]
+        if byte < 0xC0 and encoding.modrm_fixed is None and form.mod != "any":
+            memory, place = _memory(code, byte, prefixes)
+    sizes = {**_IMMEDIATES, "moffs": 4} if prefixes.addr32 else _IMMEDIATES
+    values = [code.take(sizes[kind], kind in ("cb", "cd")) for kind in encoding.imm]
     end = addr + code.at
     target = None if place is None else end + place
     if place is not None:
-        memory = f"rip{place:+#x}"
-    if memory and prefixes.addr32:
+        memory = f"{'e' if prefixes.addr32 else 'r'}ip{place:+#x}"
+    if form.encoding.vex and not _names_third(form) and prefixes.third:
         return None
     words: list[str] = []
     plain = [word for word in form.operands if word.startswith("r") and word[1:].isdigit()]
@@ -166,14 +199,20 @@ def _one(code: _Bytes, addr: int) -> Instruction | None:
             words.append(_register(width, rm, rex))
         elif word in plain:
             number = reg
-            if encoding.plus_r:
-                number = opcode & 7 | (rex & 1) << 3
+            if encoding.vex and (words or encoding.digit is not None):
+                number = prefixes.third
+            elif encoding.plus_r:
+                number = opcode[1] & 7 | (rex & 1) << 3
             elif not any(w.startswith(("r/m", "m")) for w in form.operands):
                 # No memory may stand there: the general register beside cr or sreg, or alone with a digit.
                 number = rm if len(form.operands) == 2 or encoding.digit is not None else reg
             words.append(_register(width, number, rex))
         elif word == "cr":
             words.append(f"cr{reg}")
+        elif word == "dr":
+            if reg > 7:
+                return None
+            words.append(f"dr{reg}")
         elif word == "sreg":
             if reg > 5:
                 return None
@@ -187,7 +226,16 @@ def _one(code: _Bytes, addr: int) -> Instruction | None:
 
 def _takes(form: Form, prefixes: _Prefixes, size: int, modrm: int | None) -> bool:
     encoding = form.encoding
-    if encoding.mandatory and encoding.mandatory != prefixes.rep:
+    if form.requires in (NO_PREFIX, 0x66):
+        if prefixes.rep or prefixes.opsize16 != (form.requires == 0x66):
+            return False
+    elif form.requires == NO_REPEAT:
+        if prefixes.rep:
+            return False
+    elif form.requires == 0x67:
+        if not prefixes.addr32:
+            return False
+    elif form.requires and form.requires != prefixes.rep:
         return False
     if size not in form.opsizes:
         return False
@@ -199,11 +247,18 @@ def _takes(form: Form, prefixes: _Prefixes, size: int, modrm: int | None) -> boo
         return modrm == encoding.modrm_fixed
     if encoding.digit is not None and encoding.digit != modrm >> 3 & 7:
         return False
-    return form.mod == "rm" or (modrm >= 0xC0) == (form.mod == "r")
+    return form.mod in ("rm", "any") or (modrm >= 0xC0) == (form.mod == "r")
 
 
-def _memory(code: _Bytes, modrm: int, rex: int) -> tuple[str, int | None]:
+def _names_third(form: Form) -> bool:
+    """Whether an operand is the register that VEX.vvvv names."""
+    return form.encoding.digit is not None or "imm8" not in form.operands
+
+
+def _memory(code: _Bytes, modrm: int, prefixes: _Prefixes) -> tuple[str, int | None]:
     """(what stands in the brackets, None), or ("", distance from the end) relative to rip."""
+    rex = prefixes.rex
+    width = 32 if prefixes.addr32 else 64
     mod = modrm >> 6
     parts = []
     size = {0: 0, 1: 1, 2: 4}[mod]
@@ -214,13 +269,13 @@ def _memory(code: _Bytes, modrm: int, rex: int) -> tuple[str, int | None]:
         if sib & 7 == 5 and mod == 0:
             size = 4
         else:
-            parts.append(_NAMES[64, sib & 7 | (rex & 1) << 3, False])
+            parts.append(_NAMES[width, sib & 7 | (rex & 1) << 3, False])
         if index != 4:
-            parts.append(f"{_NAMES[64, index, False]}*{1 << (sib >> 6)}")
+            parts.append(f"{_NAMES[width, index, False]}*{1 << (sib >> 6)}")
     elif low == 5 and mod == 0:
         return "", code.take(4, signed=True)
     else:
-        parts.append(_NAMES[64, low | (rex & 1) << 3, False])
+        parts.append(_NAMES[width, low | (rex & 1) << 3, False])
     disp = code.take(size, signed=True)
     text = "+".join(parts)
     if not parts:
@@ -247,11 +302,13 @@ def _immediate(value: int, word: str, form: Form) -> str:
 
 def _prefix_words(prefixes: _Prefixes, form: Form, memory: bool) -> str:
     words = []
+    if prefixes.addr32 and not memory and form.requires != 0x67:
+        words.append("addr32")
     if prefixes.lock:
         words.append("lock")
     if prefixes.segment == 0x3E and not memory and "indirect" in form.retires():
         words.append("notrack")
-    if prefixes.rep and not form.encoding.mandatory:
+    if prefixes.rep and not form.encoding.mandatory and not prefixes.vex:
         repeats = form.instruction.rep == "repz"
         words.append("repnz" if prefixes.rep == 0xF2 else "repz" if repeats else "rep")
     return "".join(f"{word} " for word in words)

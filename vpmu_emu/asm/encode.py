@@ -14,7 +14,7 @@ from vpmu_emu.asm.sections import Amount
 from vpmu_emu.tables.instructions import BY_NAME, Form
 
 _SEGMENT_BYTES = (0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65)
-_SIZE_NAMES = {8: "byte", 16: "word", 32: "dword", 48: "fword", 64: "qword", 80: "tbyte"}
+_SIZE_NAMES = {8: "byte", 16: "word", 32: "dword", 48: "fword", 64: "qword", 80: "tbyte", 128: "xmmword"}
 
 #: Prefixes that stand before a mnemonic, with their byte.
 PREFIXES = {
@@ -31,6 +31,7 @@ PREFIXES = {
     "ds": 0x3E,
     "fs": 0x64,
     "gs": 0x65,
+    "addr32": 0x67,
 }
 _SEGMENT_WORDS = ("es", "cs", "ss", "ds", "fs", "gs")
 
@@ -105,7 +106,7 @@ class Branch:
     target: Amount
 
 
-_MEMORY = ("m", "m8", "m16", "m32", "m64", "m80")
+_MEMORY = ("m", "m8", "m16", "m32", "m64", "m80", "m128")
 _RM = ("r/m8", "r/m16", "r/m32", "r/m64")
 _MOFFS = ("moffs8", "moffs16", "moffs32", "moffs64")
 
@@ -153,15 +154,19 @@ _EXTENDS = ("movzx", "movsx")
 def candidates(name: str, keys: tuple[str, ...]) -> tuple[tuple[Form, bool], ...]:
     """Forms of a mnemonic that operands of these keys may match, with "operands swapped"."""
     found: list[tuple[Form, bool]] = []
+    widened: list[tuple[Form, bool]] = []
     for form in BY_NAME[name]:
         if len(form.operands) != len(keys):
             continue
-        if all(_accepts(form, w, k) for w, k in zip(form.operands, keys, strict=True)):
+        if all(w in _ACCEPTED[k] for w, k in zip(form.operands, keys, strict=True)):
             found.append((form, False))
+        elif all(_accepts(form, w, k) for w, k in zip(form.operands, keys, strict=True)):
+            widened.append((form, False))
         elif form.instruction.commutes and "i" not in keys and all(
             _accepts(form, w, k) for w, k in zip(form.operands, reversed(keys), strict=True)
         ):
             found.append((form, True))
+    found += widened
     sizes = [i for i, key in enumerate(keys) if key[0] in "mab" and key[1:] == "0"]
     if sizes and (len(found) > 1 or name in _EXTENDS):
         index = sizes[0]
@@ -313,6 +318,8 @@ def encode(
             if not (row.sem == "nop" or hint or memory):
                 raise Fault(f"'{prefix}' does not go with '{name}' here", "it is for memory operands")
             head.append(byte)
+        elif prefix == "addr32":
+            head.append(byte)
         elif not (row.rep or row.sem in ("ret", "nop", "bsf")):
             raise Fault(f"'{prefix}' does not go with '{name}'", "it repeats string instructions")
     repeat = next((PREFIXES[p] for p in prefixes if PREFIXES[p] in (0xF2, 0xF3)), 0)
@@ -418,17 +425,19 @@ def _bytes(
     needs_rex = False
     reg_field = encoding.digit if encoding.digit is not None else 0
     opcode = encoding.opcode
+    third = 0  # register of VEX.vvvv
     rm: Register | Address | None = None
     immediates: list[tuple[str, Amount]] = []
     moffs: Address | None = None
-    slots = iter(form.operands)
-    for word, operand in zip(slots, operands, strict=True):
+    for position, (word, operand) in enumerate(zip(form.operands, operands, strict=True)):
         if isinstance(operand, Register):
             needs_rex |= operand.needs_rex and operand.width == 8
             if operand.high:
                 high = operand.name
             if word in _NAMED:
-                if encoding.plus_r:
+                if encoding.vex and (encoding.digit is not None or position > 0):
+                    third = operand.number
+                elif encoding.plus_r:
                     opcode = opcode[:-1] + bytes((opcode[-1] | operand.number & 7,))
                     rex |= 0x41 if operand.number & 8 else 0
                 elif encoding.digit is not None or _rm_slot(form, word):
@@ -461,15 +470,23 @@ def _bytes(
         segment = _segment(rm.memory)
     elif moffs is not None:
         segment = _segment(moffs.memory)
+    elif encoding.has_modrm:
+        tail = bytes((0xC0 | reg_field << 3,))
+    if encoding.vex:
+        pp = (0, 0x66, 0xF3, 0xF2).index(encoding.prefix)
+        marks = 0xE0 ^ (rex & 7) << 5 | encoding.map - 4, (rex & 8) << 4 | (15 - third) << 3 | pp
+        opcode, rex = bytes((0xC4, *marks, opcode[-1])), 0
     if needs_rex:
         rex |= 0x40
     if high and rex:
         raise Fault(f"'{high}' cannot go with a register or width that needs a REX prefix",
                     "use al, cl, dl or bl")
     prefix = head + segment
+    if isinstance(rm, Address) and _is_narrow(rm.memory):
+        prefix += b"\x67"
     if encoding.osize:
         prefix += b"\x66"
-    if encoding.mandatory:
+    if encoding.mandatory and not encoding.vex:
         prefix += bytes((encoding.mandatory,))
     elif repeat:
         prefix += bytes((repeat,))
@@ -516,10 +533,15 @@ def _rm_slot(form: Form, word: str) -> bool:
     return any(w in special for w in form.operands) and word not in special
 
 
+def _is_narrow(memory: Memory) -> bool:
+    """Whether an address is made of 32-bit registers."""
+    return any(r is not None and r.width == 32 for r in (memory.base, memory.index))
+
+
 def _segment(memory: Memory) -> bytes:
     if memory.segment < 0:
         return b""
-    stack = memory.base is not None and memory.base.name in ("rsp", "rbp")
+    stack = memory.base is not None and memory.base.name in ("rsp", "rbp", "esp", "ebp")
     # An override that names the default segment is dropped, as GNU as does.
     if memory.segment == (2 if stack else 3):
         return b""

@@ -178,6 +178,7 @@ def _registers() -> dict[str, Register]:
     for number in range(8):
         add(f"dr{number}", "d", number, 64, "dr")
     add("rip", "ip", 5, 64, "rip")
+    add("eip", "ip", 5, 32, "rip")
     return table
 
 

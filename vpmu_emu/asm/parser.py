@@ -452,8 +452,9 @@ def _address(found: _Collect, text: str) -> Memory:
     base: Register | None = None
     index: Register | None = None
     scale: Value = 1
+    width = found.registers[0][0].width if found.registers else 64
     for register, factor in found.registers:
-        if register.kind not in ("r", "ip") or register.width != 64:
+        if register.kind not in ("r", "ip") or register.width not in (32, 64) or register.width != width:
             hint = "use its 64-bit name" if register.kind == "r" else _ADDRESS
             msg = f"'{register.name}' cannot address memory here"
             raise Fault(msg, hint, register.at, len(register.name))
@@ -464,11 +465,12 @@ def _address(found: _Collect, text: str) -> Memory:
         else:
             length = len(register.name)
             raise Fault("too many registers in an address", _ADDRESS, register.at, length)
+    stack = ("rsp", "esp")
     plain = all(factor is None for _, factor in found.registers)
-    if index is not None and index.name == "rsp" and base is not None and plain:
+    if index is not None and index.name in stack and base is not None and plain:
         base, index = index, base
-    if index is not None and index.name == "rsp":
-        raise Fault("rsp cannot be an index", "", index.at, 3)
+    if index is not None and index.name in stack:
+        raise Fault(f"{index.name} cannot be an index", "", index.at, 3)
     for used in (base, index):
         if used is not None and used.kind == "ip" and index is not None:
             raise Fault("rip goes with a number or a symbol only", "", used.at, 3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -447,25 +448,33 @@ class Session:
         return text
 
     def instructions(self, address: int, count: int) -> list[str]:
-        """`count` statements of the program from `address` on, with their bytes."""
+        """`count` instructions as they stand in memory from `address` on, with their bytes.
+
+        Where memory holds what the source put there its statement is shown, else what the bytes are.
+        """
+        source = {line.addr: line for line in self.program.lines if line.kind == "insn"}
+        known = sorted(source)
         found: list[str] = []
-        for line in self.program.lines:
-            if line.addr >= address and line.kind == "insn" and len(found) < count:
-                raw = self.read(line.addr, line.size).hex(" ")
-                found.append(f"{line.addr:#x}: {raw:24} {_statement(line)}")
-        if found or any(line.kind == "insn" for line in self.program.lines):
-            return found
-        # Of an executable there are only bytes.
         at = address
-        for _ in range(count):
-            code = self.system.read(self.program.physical(at), 15)
+        while len(found) < count:
+            place = self.program.physical(at)
+            code = self.read(place, max(1, min(15, self.system.ram_size - place)))
+            line = source.get(at)
+            if line is not None and self.program.read(at, line.size) == code[: line.size]:
+                found.append(f"{at:#x}: {code[: line.size].hex(' '):24} {_statement(line)}")
+                at += line.size
+                continue
             insn = disassemble_one(code, at)
-            if insn is None:
-                found.append(f"{at:#x}: {code[:8].hex(' '):24} … (not in the emulated instruction set)")
+            if insn is not None:
+                target = "" if insn.target is None else f"  # {self._named(insn.target)}"
+                found.append(f"{at:#x}: {code[: insn.size].hex(' '):24} {insn.text}{target}")
+                at += insn.size
+                continue
+            found.append(f"{at:#x}: {code[:8].hex(' '):24} … (not in the emulated instruction set)")
+            following = bisect_right(known, at)
+            if following == len(known):
                 break
-            target = "" if insn.target is None else f"  # {self._named(insn.target)}"
-            found.append(f"{at:#x}: {code[: insn.size].hex(' '):24} {insn.text}{target}")
-            at += insn.size
+            at = known[following]
         return found
 
     def source_around(self, address: int, context: int = 5) -> list[str]:

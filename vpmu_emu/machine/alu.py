@@ -39,6 +39,7 @@ from vpmu_emu.machine.state import (
     CODE_REPEAT,
     RAX,
     RBP,
+    RBX,
     RCX,
     RDI,
     RDX,
@@ -47,7 +48,7 @@ from vpmu_emu.machine.state import (
     RSI,
     RSP,
 )
-from vpmu_emu.machine.u64 import ALL, BYTE, LOW32, ONE, PAGE_BASE, U8, U63, U64, WORD, ZERO
+from vpmu_emu.machine.u64 import ALL, BYTE, LOW32, ONE, PAGE_BASE, U8, U15, U63, U64, WORD, ZERO
 from vpmu_emu.tables.cpus import LATENCIES
 
 OP = COLD_OP
@@ -69,13 +70,22 @@ O_BSF, O_BSR, O_TZCNT, O_LZCNT, O_POPCNT, O_BSWAP = (
 O_CDQE, O_CQO, O_PUSH, O_POP, O_JMP, O_CALL, O_RET = (
     OP[n] for n in ("cdqe", "cqo", "push", "pop", "jmp", "call", "ret")
 )
-O_LOOPE, O_LOOPNE, O_JRCXZ, O_ENTER, O_LEAVE = (
-    OP[n] for n in ("loope", "loopne", "jrcxz", "enter", "leave")
+O_LOOP, O_LOOPE, O_LOOPNE, O_JRCXZ, O_ENTER, O_LEAVE = (
+    OP[n] for n in ("loop", "loope", "loopne", "jrcxz", "enter", "leave")
 )
 O_SETCC, O_CMOVCC = OP["setcc"], OP["cmovcc"]
 O_MOVS, O_STOS, O_LODS, O_SCAS, O_CMPS = OP["movs"], OP["stos"], OP["lods"], OP["scas"], OP["cmps"]
 O_CLD, O_STD, O_CLC, O_STC, O_CMC = OP["cld"], OP["std"], OP["clc"], OP["stc"], OP["cmc"]
 O_LAHF, O_SAHF, O_CLFLUSH = OP["lahf"], OP["sahf"], OP["clflush"]
+O_XLAT, O_CMPXCHG8B, O_MOVBE, O_CRC32, O_ADCX, O_ADOX = (
+    OP[n] for n in ("xlat", "cmpxchg8b", "movbe", "crc32", "adcx", "adox")
+)
+O_ANDN, O_BEXTR, O_BLSI, O_BLSMSK, O_BLSR, O_BZHI, O_MULX, O_PDEP, O_PEXT, O_RORX, O_SARX, O_SHLX = (
+    OP[n]
+    for n in (
+        "andn", "bextr", "blsi", "blsmsk", "blsr", "bzhi", "mulx", "pdep", "pext", "rorx", "sarx", "shlx"
+    )
+)  # fmt: skip
 
 LAT_MISPREDICT = LATENCIES.index("mispredict")
 C_TAKEN = CLASS["taken"]
@@ -90,13 +100,33 @@ ONE_FIXED = U64(2)
 _U6 = U64(6)
 _HIGH_MASK = U64(0xFF00)
 _FRAME_LEVELS = U64(31)
+_CANONICAL = U64(1 << 47)
 
 
-@jit(inline=True)
+@jit()
+def effective(core, u):
+    """Effective address of the memory operand: without segment base, not cut to 32 bits."""
+    return core.regs[u.b] + (core.regs[u.c] << U64(u.scale)) + u.disp
+
+
+@jit()
+def linear(core, u, ea):
+    """Linear address of an effective one, which the address size may cut."""
+    if u.addr32 != 0:
+        ea &= LOW32
+    return ea + core.regs[u.seg]
+
+
+@jit()
 def address(core, u):
-    """Effective linear address of the memory operand."""
-    regs = core.regs
-    return regs[u.b] + (regs[u.c] << U64(u.scale)) + u.disp + regs[u.seg]
+    """Linear address of the memory operand."""
+    return linear(core, u, effective(core, u))
+
+
+@jit()
+def put_address(core, u, n, value):
+    """Write a register that the instruction uses for addresses or counts."""
+    core.regs[n] = value & LOW32 if u.addr32 != 0 else value
 
 
 @jit()
@@ -355,11 +385,12 @@ def _bits(core, M, E, u, op, size, sh):
     bit = offset & ((ONE << width_log) - ONE)
     va = ZERO
     if u.dst == K_MEM:
-        va = address(core, u)
+        va = effective(core, u)
         if u.src != K_IMM:
             wide = sext(offset, sh)
             words = (wide >> width_log) | (~(ALL >> width_log) if wide >> U63 != ZERO else ZERO)
             va += words * size
+        va = linear(core, u, va)
         code, x = read(core, M, E, va, size)
         if code != CODE_NEXT:
             return code
@@ -502,42 +533,60 @@ def _stack(core, M, E, u, op, size):
     sp = core.regs[RSP]
     bp = core.regs[RBP]
     level = np.int64(u.disp & _FRAME_LEVELS)
-    code = push(core, M, E, U8, bp)
+    code = push(core, M, E, size, bp)
     frame = core.regs[RSP]
     if code >= CODE_NOT_RETIRED:
         return code
     for _k in range(1, level):
-        bp = bp - U8
-        got, x = read(core, M, E, bp, U8)
+        bp = bp - size
+        got, x = read(core, M, E, bp, size)
         if got == CODE_NEXT:
-            code = max(code, push(core, M, E, U8, x))
+            code = max(code, push(core, M, E, size, x))
         else:
             code = CODE_FAULT
         if code >= CODE_NOT_RETIRED:
             core.regs[RSP] = sp
             return code
     if level > 0:
-        code = max(code, push(core, M, E, U8, frame))
+        code = max(code, push(core, M, E, size, frame))
         if code >= CODE_NOT_RETIRED:
             core.regs[RSP] = sp
             return code
-    core.regs[RBP] = frame
+    # The manual: a page fault if a write at the final stack pointer would be one.
+    E.intent = 1
+    got, _x = read(core, M, E, core.regs[RSP] - u.imm, size)
+    E.intent = 0
+    if got != CODE_NEXT:
+        core.regs[RSP] = sp
+        return got
+    put_register(core, RBP, size, frame)
     core.regs[RSP] -= u.imm
     return code
+
+
+@jit()
+def reaches(E, target):
+    """Whether a near branch may go there: a target that is not canonical is its own #GP (SDM 2, JMP)."""
+    if (target + _CANONICAL) >> U64(48) != ZERO:
+        fault(E, VECTOR_GP, 1, ZERO)
+        return False
+    return True
 
 
 @jit()
 def _jump(core, M, E, u, op):
     regs = core.regs
     here = u.rip + U64(u.len)
-    if op == O_LOOPE or op == O_LOOPNE:
-        regs[RCX] -= ONE
-        taken = regs[RCX] != ZERO and (core.fz == ZERO) == (op == O_LOOPE)
+    if op >= O_LOOP and op <= O_LOOPNE:
+        put_address(core, u, RCX, regs[RCX] - ONE)
+        taken = regs[RCX] != ZERO
+        if op != O_LOOP:
+            taken = taken and (core.fz == ZERO) == (op == O_LOOPE)
         predict(core, u, taken)
         core.rip = u.imm if taken else here
         return CODE_JUMP
     if op == O_JRCXZ:
-        taken = regs[RCX] == ZERO
+        taken = (regs[RCX] & LOW32 if u.addr32 != 0 else regs[RCX]) == ZERO
         predict(core, u, taken)
         core.rip = u.imm if taken else here
         return CODE_JUMP
@@ -545,12 +594,16 @@ def _jump(core, M, E, u, op):
         code, target = read(core, M, E, regs[RSP], U8)
         if code != CODE_NEXT:
             return code
+        if not reaches(E, target):
+            return CODE_FAULT
         regs[RSP] += U8 + u.imm
         core.rip = target
         return CODE_JUMP
     code, target = get(core, M, E, u, np.int64(u.dst), np.int64(u.a), U8)
     if code != CODE_NEXT:
         return code
+    if not reaches(E, target):
+        return CODE_FAULT
     if op == O_CALL:
         code = push(core, M, E, U8, here)
         if code >= CODE_NOT_RETIRED:
@@ -562,7 +615,8 @@ def _jump(core, M, E, u, op):
 @jit()
 def _string(core, M, E, u, op, size, sh):
     regs = core.regs
-    if u.cc != 0 and regs[RCX] == ZERO:
+    kept = LOW32 if u.addr32 != 0 else ALL
+    if u.cc != 0 and regs[RCX] & kept == ZERO:
         # No iteration: it retires, but as no load and no store.
         row = 0 if core.cpl == 0 else 1
         core.total[row, C_LOAD] -= (u.lanes1 >> LOAD_LANE) & ONE
@@ -570,22 +624,22 @@ def _string(core, M, E, u, op, size, sh):
         return CODE_NEXT
     step = size if core.rflags & DF == ZERO else ~size + ONE
     code = CODE_NEXT
-    again = u.cc != 0 and regs[RCX] != ONE
+    again = u.cc != 0 and regs[RCX] & kept != ONE
     x = ZERO
     if op == O_MOVS or op == O_LODS or op == O_CMPS:
-        code, x = read(core, M, E, regs[RSI] + regs[u.seg], size)
+        code, x = read(core, M, E, linear(core, u, regs[RSI]), size)
         if code != CODE_NEXT:
             return code
     elif op == O_STOS or op == O_SCAS:
         x = regs[RAX] & (ALL >> sh)
     if op == O_MOVS or op == O_STOS:
-        code = write(core, M, E, regs[RDI], size, x)
+        code = write(core, M, E, regs[RDI] & kept, size, x)
         if code >= CODE_NOT_RETIRED:
             return code
     elif op == O_LODS:
         put_register(core, RAX, size, x)
     else:
-        code, y = read(core, M, E, regs[RDI], size)
+        code, y = read(core, M, E, regs[RDI] & kept, size)
         if code != CODE_NEXT:
             return code
         z, cv = sem.sub(x, y, core.cv, sh)
@@ -593,14 +647,142 @@ def _string(core, M, E, u, op, size, sh):
         if (z == ZERO) != (u.cc == 1):
             again = False
     if op == O_MOVS or op == O_LODS or op == O_CMPS:
-        regs[RSI] += step
+        put_address(core, u, RSI, regs[RSI] + step)
     if op != O_LODS:
-        regs[RDI] += step
+        put_address(core, u, RDI, regs[RDI] + step)
     if u.cc != 0:
-        regs[RCX] -= ONE
+        put_address(core, u, RCX, regs[RCX] - ONE)
     if again:
         return CODE_REPEAT
     return code
+
+
+@jit()
+def _cmpxchg_pair(core, M, E, u):
+    # CMPXCHG8B and 16B: edx:eax or rdx:rax against memory; only ZF changes.
+    regs = core.regs
+    va = address(core, u)
+    if u.width == 64:  # bits of the operand, of both registers together
+        code, x = read(core, M, E, va, U8)
+        if code != CODE_NEXT:
+            return code
+        equal = x == (regs[RAX] & LOW32) | (regs[RDX] << U64(32))
+        z = (regs[RBX] & LOW32) | (regs[RCX] << U64(32)) if equal else x
+        code = write(core, M, E, va, U8, z)
+        if code >= CODE_NOT_RETIRED:
+            return code
+        if not equal:
+            regs[RAX] = x & LOW32
+            regs[RDX] = x >> U64(32)
+    else:
+        if va & U15 != ZERO:
+            fault(E, VECTOR_GP, 1, ZERO)
+            return CODE_FAULT
+        code, x = read(core, M, E, va, U8)
+        if code != CODE_NEXT:
+            return code
+        code, y = read(core, M, E, va + U8, U8)
+        if code != CODE_NEXT:
+            return code
+        equal = x == regs[RAX] and y == regs[RDX]
+        code = write(core, M, E, va, U8, regs[RBX] if equal else x)
+        if code >= CODE_NOT_RETIRED:
+            return code
+        code = max(code, write(core, M, E, va + U8, U8, regs[RCX] if equal else y))
+        if not equal:
+            regs[RAX] = x
+            regs[RDX] = y
+    core.fz = ZERO if equal else ONE
+    return code
+
+
+@jit()
+def _vex(core, u, op, x, size, sh):
+    # BMI1 and BMI2: x is the r/m operand, u.cc the register that VEX.vvvv names.
+    y = core.regs[u.cc & 15] & (ALL >> sh)
+    bits = U64(u.width)
+    if op == O_MULX:
+        lo, hi, _cv = sem.mul(core.regs[RDX] & (ALL >> sh), x, sh)
+        core.regs[u.cc & 15] = lo
+        core.regs[u.a] = hi
+        return
+    if op >= O_PDEP:
+        n = shift_count((u.imm if op == O_RORX else y) & BYTE, sh)
+        if op == O_PDEP:
+            z = sem.deposit(y, x)
+        elif op == O_PEXT:
+            z = sem.extract(y, x)
+        elif op == O_RORX:
+            z = ((x >> n) | (x << ((bits - n) & U63))) & (ALL >> sh) if n != ZERO else x
+        elif op == O_SARX:
+            top = sext(x, sh)
+            z = top >> n
+            if top >> U63 != ZERO and n != ZERO:
+                z |= ~(ALL >> n)
+            z &= ALL >> sh
+        elif op == O_SHLX:
+            z = (x << n) & (ALL >> sh)
+        else:
+            z = x >> n
+        core.regs[u.a] = z
+        return
+    cf = ZERO
+    if op == O_ANDN:
+        z = ~y & x
+    elif op == O_BEXTR:
+        start, length = y & BYTE, (y >> U8) & BYTE
+        z = x >> start if start < bits else ZERO
+        if length < bits:
+            z &= (ONE << length) - ONE
+    elif op == O_BZHI:
+        n = y & BYTE
+        z = x & ((ONE << n) - ONE) if n < bits else x
+        cf = ZERO if n < bits else ONE
+    elif op == O_BLSI:
+        z = x & (~x + ONE)
+        cf = ZERO if x == ZERO else ONE
+    else:
+        cf = ONE if x == ZERO else ZERO
+        z = x & (x - ONE) if op == O_BLSR else (x ^ (x - ONE)) & (ALL >> sh)
+    core.regs[u.a] = z
+    set_flags(core, z, cf_of(cf, ZERO), sh)
+
+
+@jit()
+def _later(core, M, E, u, op, size, sh):
+    # What came with later processors. These move or compute, and touch memory once at most.
+    if op == O_CMPXCHG8B:
+        return _cmpxchg_pair(core, M, E, u)
+    if op == O_XLAT:
+        code, x = read(core, M, E, linear(core, u, core.regs[RBX] + (core.regs[RAX] & BYTE)), ONE)
+        if code == CODE_NEXT:
+            put_register(core, RAX, ONE, x)
+        return code
+    if op == O_MOVBE:
+        code, x = get(core, M, E, u, np.int64(u.src), np.int64(u.r), size)
+        if code != CODE_NEXT:
+            return code
+        return put(core, M, E, u, np.int64(u.dst), np.int64(u.a), size, bswap(x, sh))
+    wide = U64(u.width2) >> U64(3) if op == O_CRC32 else size
+    code, x = get(core, M, E, u, np.int64(u.src), np.int64(u.r), wide)
+    if code != CODE_NEXT:
+        return code
+    if op == O_CRC32:
+        core.regs[u.a] = sem.crc32(core.regs[u.a] & LOW32, x, wide)
+        return CODE_NEXT
+    if op == O_ADCX or op == O_ADOX:
+        y = core.regs[u.a] & (ALL >> sh)
+        cf, of = carry(core.cv), sem.overflow(core.cv)
+        z, cv = sem.adc(y, x, cf_of(cf if op == O_ADCX else of, ZERO), sh)
+        core.regs[u.a] = z
+        if op == O_ADCX:
+            cf = carry(cv)
+        else:
+            of = carry(cv)
+        core.cv = cf_of(cf, of) | (core.cv & U8)
+        return CODE_NEXT
+    _vex(core, u, op, x, size, sh)
+    return CODE_NEXT
 
 
 @jit()
@@ -662,8 +844,8 @@ def _execute(core, M, E, u):
         return CODE_NEXT
     if op == O_LEA:
         # LEA ignores segment bases
-        z = core.regs[u.b] + (core.regs[u.c] << U64(u.scale)) + u.disp
-        put_register(core, np.int64(u.a), size, z)
+        z = effective(core, u)
+        put_register(core, np.int64(u.a), size, z & LOW32 if u.addr32 != 0 else z)
         return CODE_NEXT
     if op <= O_XADD:
         return _next(core, u, _exchange(core, M, E, u, op, size, sh))
@@ -672,7 +854,8 @@ def _execute(core, M, E, u):
     if op <= O_POPCNT:
         return _scans(core, M, E, u, op, size, sh)
     if op == O_BSWAP:
-        put_register(core, np.int64(u.a), size, bswap(core.regs[u.a], sh))
+        # of 16 bits the manual leaves it undefined; processors write 0
+        put_register(core, np.int64(u.a), size, bswap(core.regs[u.a], sh) if u.width > 16 else ZERO)
         return CODE_NEXT
     if op == O_CDQE:
         half = sh + ((U64(64) - sh) >> ONE)
@@ -701,6 +884,8 @@ def _execute(core, M, E, u):
         return _next(core, u, _string(core, M, E, u, op, size, sh))
     if op <= O_SAHF:
         return _flag_ops(core, op)
+    if op != O_CLFLUSH:
+        return _next(core, u, _later(core, M, E, u, op, size, sh))
     # CLFLUSH: the address is checked as for a read, the line leaves the caches
     va = address(core, u)
     slot = core.t

@@ -30,11 +30,13 @@ from vpmu_emu.machine.ops import (
     F_REG,
     F_REL,
     F_RM,
+    F_VVVV,
     FC_CC,
     FC_COST,
     FC_DIGIT,
     FC_EMULATOR,
     FC_ENDS,
+    FC_FEATURE,
     FC_FIXED,
     FC_IMM,
     FC_IMM2,
@@ -43,7 +45,6 @@ from vpmu_emu.machine.ops import (
     FC_K1,
     FC_K2,
     FC_LOCK,
-    FC_MANDATORY,
     FC_MOD,
     FC_MODRM,
     FC_OP_MEM,
@@ -52,12 +53,14 @@ from vpmu_emu.machine.ops import (
     FC_R0,
     FC_R1,
     FC_REP,
+    FC_REQUIRES,
     FC_RMW,
     FC_WIDTH,
     FC_WIDTH2,
     FORM_LANES1,
     FORM_LANES2,
     FORM_TABLE,
+    GENERAL_OP,
     HOT_OP,
     K_CL,
     K_HIGH,
@@ -65,6 +68,7 @@ from vpmu_emu.machine.ops import (
     K_MEM,
     K_NONE,
     K_REG,
+    MOD_CLASS,
     OP_BREAK,
     OP_FETCH,
     OP_LINK,
@@ -88,12 +92,16 @@ from vpmu_emu.machine.state import (
 )
 from vpmu_emu.machine.u64 import ONE, PAGE_BASE, PAGE_MASK, U12, U16, U48, U64, ZERO
 from vpmu_emu.tables.cpus import LATENCIES
+from vpmu_emu.tables.instructions import MAPS, NO_PREFIX, NO_REPEAT
 
 OP_NOP = HOT_OP["nop"]
 OP_FROM_SREG = SYSTEM_OP["mov_from_sreg"]
 OP_TO_SREG = SYSTEM_OP["mov_to_sreg"]
+OP_FROM_CR, OP_TO_CR = SYSTEM_OP["mov_from_cr"], SYSTEM_OP["mov_to_cr"]
+CONTROL = 1 << 0 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 8  # CR0, CR2, CR3, CR4, CR8
 OP_LOOP = HOT_OP["loop"]
-LOOPE, JRCXZ = COLD_OP["loope"], COLD_OP["jrcxz"]  # with LOOPNE between them
+N_HOT = len(GENERAL_OP)
+MOD_ANY = MOD_CLASS["any"]
 LAT_LOAD = LATENCIES.index("load")
 LAT_STORE = LATENCIES.index("store")
 LOAD_LANE = U64(LANE_BITS * LANES1.index("load"))
@@ -119,7 +127,7 @@ _EXTEND = np.array(
 )
 # Opcodes that are #UD on every processor in 64-bit mode (SDM 2, appendix A): nothing is missing here.
 # UD2 has a row of its own; the second half stands behind 0F, UD1 and UD0 among them.
-UNDEFINED = np.zeros(512, dtype=np.uint8)
+UNDEFINED = np.zeros(MAPS * 256, dtype=np.uint8)
 UNDEFINED[
     [0x06, 0x07, 0x0E, 0x16, 0x17, 0x1E, 0x1F, 0x27, 0x2F, 0x37, 0x3F, 0x60, 0x61, 0x82, 0x9A, 0xCE, 0xD4,
      0xD5, 0xD6, 0xEA, 0x104, 0x10A, 0x10C, 0x10E, 0x10F, 0x124, 0x125, 0x126, 0x127, 0x136, 0x139, 0x13B,
@@ -242,6 +250,7 @@ def _decode(core, E, rip, u, have):
     u.src = K_NONE
     u.cc = 0
     u.lock = 1 if lock else 0
+    u.addr32 = 1 if addr32 else 0
     u.emulator = 0
     u.len = 1
     u.cost = core.latency[0]
@@ -250,18 +259,51 @@ def _decode(core, E, rip, u, have):
         return _too_long(E, have)
     opcode = np.int64(E.fetch[pos])
     pos += 1
+    vex = False
+    third = 0  # register of VEX.vvvv
     if opcode == 0x0F:
         if pos >= have:
             return _too_long(E, have)
         opcode = 256 + np.int64(E.fetch[pos])
         pos += 1
-    size = 64 if rex & 8 != 0 else 16 if opsize16 else 32
+        if opcode == 0x138 or opcode == 0x13A:
+            if pos >= have:
+                return _too_long(E, have)
+            opcode = (512 if opcode == 0x138 else 768) + np.int64(E.fetch[pos])
+            pos += 1
+    elif opcode == 0xC4:
+        # SDM 2 2.3.5: R X B, map; W vvvv L pp. Prefixes that it stands for are #UD before it.
+        if pos + 3 > have:
+            return _too_long(E, have)
+        if opsize16 or rep != 0 or lock or rex != 0:
+            return DECODED
+        first = np.int64(E.fetch[pos])
+        second = np.int64(E.fetch[pos + 1])
+        table = first & 31
+        if table > 3 or second & 4 != 0:
+            u.cc = OUTSIDE
+            return DECODED
+        vex = True
+        rex = 0x40 | (7 - (first >> 5)) | ((second >> 4) & 8)
+        third = 15 - ((second >> 3) & 15)
+        opsize16 = second & 3 == 1
+        rep = 0xF3 if second & 3 == 2 else 0xF2 if second & 3 == 3 else 0
+        opcode = (4 + table) * 256 + np.int64(E.fetch[pos + 2])
+        pos += 3
+    size = 64 if rex & 8 != 0 else 16 if opsize16 and not vex else 32
     size_bit = 4 if size == 64 else 1 if size == 16 else 2
     modrm = np.int64(E.fetch[pos]) if pos < have else -1
     form = -1
     for k in range(OPCODE_START[opcode, 1]):
         f = CANDIDATES[OPCODE_START[opcode, 0] + k]
-        if FORM_TABLE[f, FC_MANDATORY] != 0 and FORM_TABLE[f, FC_MANDATORY] != rep:
+        need = FORM_TABLE[f, FC_REQUIRES]
+        if (need == NO_PREFIX or need == 0x66) and (rep != 0 or opsize16 != (need == 0x66)):
+            continue
+        if need == NO_REPEAT and rep != 0:
+            continue
+        if (need > 0x67 and need != rep) or (need == 0x67 and not addr32):
+            continue
+        if FORM_TABLE[f, FC_FEATURE] & core.features != FORM_TABLE[f, FC_FEATURE]:
             continue
         if FORM_TABLE[f, FC_OPSIZES] & size_bit == 0:
             continue
@@ -295,7 +337,7 @@ def _decode(core, E, rip, u, have):
         mod = modrm >> 6
         reg = ((modrm >> 3) & 7) | ((rex & 4) << 1)
         rm = (modrm & 7) | ((rex & 1) << 3)
-        if mod != 3 and FORM_TABLE[form, FC_FIXED] < 0:
+        if mod != 3 and FORM_TABLE[form, FC_FIXED] < 0 and FORM_TABLE[form, FC_MOD] != MOD_ANY:
             memory = True
             dsize = 1 if mod == 1 else 4 if mod == 2 else 0
             if modrm & 7 == 4:
@@ -323,10 +365,11 @@ def _decode(core, E, rip, u, have):
     k0 = FORM_TABLE[form, FC_K0]
     k1 = FORM_TABLE[form, FC_K1]
     if k0 == F_MOFFS or k1 == F_MOFFS:
-        if pos + 8 > have:
+        n = 4 if addr32 else 8
+        if pos + n > have:
             return _too_long(E, have)
-        u.disp = _immediate(E, pos, 8)
-        pos += 8
+        u.disp = _immediate(E, pos, n)
+        pos += n
         memory = True
     isize = FORM_TABLE[form, FC_IMM]
     isize2 = FORM_TABLE[form, FC_IMM2]
@@ -359,7 +402,7 @@ def _decode(core, E, rip, u, have):
     elif k0 == F_IMM or k0 == F_REL:
         u.dst = K_IMM
     elif k0 != F_NONE:
-        n = reg if k0 == F_REG else rm
+        n = reg if k0 == F_REG else third if k0 == F_VVVV else rm
         if k0 == F_FIXED:
             n = FORM_TABLE[form, FC_R0]
         elif k0 == F_PLUS:
@@ -393,6 +436,10 @@ def _decode(core, E, rip, u, have):
         u.cc = K_IMM
     elif FORM_TABLE[form, FC_K2] == F_CL:
         u.cc = K_CL
+    elif FORM_TABLE[form, FC_K2] == F_VVVV:
+        u.cc = third
+    if vex and k0 != F_VVVV and FORM_TABLE[form, FC_K2] != F_VVVV and third != 0:
+        return DECODED  # VEX.vvvv that names nothing is 1111
     if FORM_TABLE[form, FC_REP] != 0 and rep != 0:
         u.cc = 1 if rep == 0xF3 else 2
     m = 1 if memory else 0
@@ -402,18 +449,16 @@ def _decode(core, E, rip, u, have):
         u.imm = U64(n)
         if n == 0:  # changes nothing but the upper half of a 32-bit register
             op = FIRST_COLD_SHIFT + ((op - FIRST_SHIFT) >> 1)
-    if addr32 and op != OP_NOP:
-        # 67 changes only addresses: linkers pad calls with it, but nobody computes with it here.
-        ecx = op == OP_LOOP or (op >= LOOPE and op <= JRCXZ)
-        if memory or ecx or FORM_TABLE[form, FC_REP] != 0:
-            u.cc = OUTSIDE
-            return DECODED
+    if addr32 and op < N_HOT and (memory or op == OP_LOOP):
+        op = GENERAL_OP[op]  # arms of the loop know 64-bit addresses only
     if lock and (FORM_TABLE[form, FC_LOCK] == 0 or u.dst != K_MEM):
         return DECODED  # LOCK without a memory destination: #UD, u.op still says so
     if op == OP_FROM_SREG and u.r & 7 > 5:
         return DECODED  # there are six segment registers
     if op == OP_TO_SREG and (u.a & 7 > 5 or u.a & 7 == 1):
         return DECODED  # nor does MOV load CS
+    if (op == OP_FROM_CR or op == OP_TO_CR) and (CONTROL >> reg) & 1 == 0:
+        return DECODED  # a control register that there is not
     u.op = op
     u.rmw = FORM_TABLE[form, FC_RMW] if u.dst == K_MEM else 0
     u.emulator = FORM_TABLE[form, FC_EMULATOR]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
-from vpmu_emu.machine.alu import execute_general, LAT_MISPREDICT
+from vpmu_emu.machine.alu import LAT_MISPREDICT, execute_general, reaches
 from vpmu_emu.machine.decode import find, lookup, rep_goes_on
 from vpmu_emu.machine.memory import (
     L1_INDEX,
@@ -135,7 +135,7 @@ OP_LOOP = 65
 OP_LINK = 66
 OP_BREAK = 67
 OP_FETCH = 68
-OP_SYSTEM = 140
+OP_SYSTEM = 160
 
 @jit()
 def fold_lanes(core, row, lanes1, lanes2):
@@ -853,10 +853,13 @@ def run_slice(core, M, E, tlim):
                     t = core.t
                     if code != CODE_NEXT:
                         break
-                regs[RSP] = va + U8
                 pc = find(E, y)
                 if pc < 0:
+                    if not reaches(E, y):
+                        code = CODE_FAULT
+                        break
                     pc = lookup(core, M, E, y)
+                regs[RSP] = va + U8
             elif op == OP_LOOP:
                 y = regs[RCX] - ONE
                 regs[RCX] = y

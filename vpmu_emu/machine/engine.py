@@ -11,7 +11,7 @@ import numpy as np
 from vpmu_emu._jit import borrowed, jit
 from vpmu_emu.machine.alu import fold_flags, spread_flags
 from vpmu_emu.machine.bus import FAULT_EPT, note_ept_violation
-from vpmu_emu.machine.decode import find, rep_over
+from vpmu_emu.machine.decode import lookup, rep_over
 from vpmu_emu.machine.dispatch import run_slice
 from vpmu_emu.machine.interrupts import (
     KIND_EXTERNAL,
@@ -42,9 +42,19 @@ from vpmu_emu.machine.memory import VECTOR_SS, fault, tlb_flush
 from vpmu_emu.machine.metrics import metrics_value
 from vpmu_emu.machine.ops import K_MEM, OPS
 from vpmu_emu.machine.pebs import pebs_begins, pebs_counting, pebs_retired
-from vpmu_emu.machine.pmu import LAT_SLOT, counter_value, pmu_check, pmu_horizon, pmu_reset
+from vpmu_emu.machine.pmu import (
+    DEBUGCTL_BTF,
+    DEBUGCTL_LBR,
+    LAT_SLOT,
+    class_total,
+    counter_value,
+    pmu_check,
+    pmu_horizon,
+    pmu_reset,
+)
 from vpmu_emu.machine.privileged import LAT_INTERRUPT, S_INT, S_INT3, S_SYSCALL, spend
 from vpmu_emu.machine.state import (
+    CLASS,
     CODE_BREAK,
     CODE_EXIT,
     CODE_FAULT,
@@ -97,6 +107,7 @@ EFER_RESET = U64(1 << 8 | 1 << 10)  # LME LMA
 _S7 = U64(7)
 _S13 = U64(13)
 NO_VECTOR = -1
+C_TAKEN = CLASS["taken"]
 STACK_OPS = tuple(
     k for k, op in enumerate(OPS)
     if op in ("push", "pop", "call", "ret", "enter", "leave", "pushfq", "popfq", "iretq")
@@ -198,6 +209,8 @@ def _deliver(core, M, E, vector, kind, has_error, error):
         pmu_check(core, E)
         vm_exit_undelivered(core, M, E, info, error)
         return code
+    if vector == VECTOR_DB:  # SDM 3B 17.4.4: before the handler's first instruction
+        core.pmu.debugctl &= ~(DEBUGCTL_LBR | DEBUGCTL_BTF)
     after = core.cpl
     core.cpl = cpl
     spend(core, core.latency[LAT_INTERRUPT])
@@ -344,8 +357,8 @@ def uses_stack(u):
 def _fault(core, M, E):
     """Deliver the exception noted in E to the program at core.rip."""
     if E.fault_canonical == 0:
-        k = find(E, core.rip)
-        if k >= 0 and uses_stack(E.uops[k]):
+        # It may have thrown decoded code away before it faulted, its own too.
+        if uses_stack(E.uops[lookup(core, M, E, core.rip)]):
             E.fault_vector = VECTOR_SS
     E.fault_canonical = 1
     return _raise(core, M, E, KIND_FAULT)
@@ -375,13 +388,16 @@ def _raise(core, M, E, kind):
 
 
 @jit()
-def _single_step(core, M, E, rip):
-    """#DB after the instruction at rip, which began with TF set (SDM 3B 18.3.1.4)."""
+def _single_step(core, M, E, op, taken):
+    """#DB after an instruction, arm `op`, which began with TF set (SDM 3B 18.3.1.4).
+
+    `taken` is how many branches had been taken before: with DEBUGCTL.BTF only such a one traps.
+    """
+    if core.pmu.debugctl & DEBUGCTL_BTF != ZERO and class_total(core, C_TAKEN, 3) == taken:
+        return CODE_NEXT
     if core.stop != 0 or core.shadow == 2:
         return CODE_NEXT  # the trap after MOV SS waits for the next instruction
-    k = find(E, rip)
-    if k >= 0 and core.rflags & RFLAGS_TF == ZERO:
-        op = np.int64(E.uops[k].op)
+    if core.rflags & RFLAGS_TF == ZERO:
         if op == S_INT or op == S_INT3 or op == S_SYSCALL:
             return CODE_NEXT  # entering a handler took the flag away, and the trap with it
     core.activity = 0
@@ -414,6 +430,7 @@ def run_core(core, M, E):
         tlim = _horizon(core, E)
         if shadow != 0:
             core.shadow = 0
+        E.bank = (0 if core.cpl == 0 else 1) | core.space << 1  # for those who look the instruction up
         recording = lbr_on(core)
         counting = pebs_counting(core)
         if recording or counting != ZERO:
@@ -421,6 +438,11 @@ def run_core(core, M, E):
             pebs_begins(core, E, counting)
         rip = core.rip
         stepping = core.rflags & RFLAGS_TF != ZERO
+        taken = ZERO
+        op = np.int64(0)
+        if stepping:
+            taken = class_total(core, C_TAKEN, 3)
+            op = np.int64(E.uops[lookup(core, M, E, rip)].op)
         spread_flags(core)
         code = run_slice(core, M, E, tlim)
         fold_flags(core)
@@ -445,7 +467,7 @@ def run_core(core, M, E):
             elif code == CODE_BREAK:
                 return RUN_BREAK
         elif stepping:
-            code = _single_step(core, M, E, rip)
+            code = _single_step(core, M, E, op, taken)
             if code != CODE_NEXT:
                 return code
 

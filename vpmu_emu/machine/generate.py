@@ -25,7 +25,7 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
-from vpmu_emu.machine.alu import execute_general, LAT_MISPREDICT
+from vpmu_emu.machine.alu import LAT_MISPREDICT, execute_general, reaches
 from vpmu_emu.machine.decode import find, lookup, rep_goes_on
 from vpmu_emu.machine.memory import (
     L1_INDEX,
@@ -288,7 +288,8 @@ def _arm(name: str) -> str:
         + _direct(),
         "ret": "va = regs[RSP]\n"
         + _load(64, "y")
-        + "\nregs[RSP] = va + U8\npc = find(E, y)\nif pc < 0:\n    pc = lookup(core, M, E, y)",
+        + "\npc = find(E, y)\nif pc < 0:\n    if not reaches(E, y):\n        code = CODE_FAULT"
+        + "\n        break\n    pc = lookup(core, M, E, y)\nregs[RSP] = va + U8",
         "jz": _branch("fz == ZERO"),
         "jnz": _branch("fz != ZERO"),
         "jcc": _branch("condition(np.int64(u.cc), fz, fs, cv) != 0"),

@@ -13,12 +13,21 @@ import numpy as np
 
 from vpmu_emu.machine.state import LANE_BITS, LANES1, LANES2, RCX, RDX, REG_FS, REG_GS
 from vpmu_emu.tables.cpus import LATENCIES
-from vpmu_emu.tables.instructions import BY_OPCODE, EMULATOR, FORMS, Form, is_memory, operand_width
+from vpmu_emu.tables.instructions import (
+    BY_OPCODE,
+    EMULATOR,
+    FEATURES,
+    FORMS,
+    MAPS,
+    Form,
+    is_memory,
+    operand_width,
+)
 
 # --- operand kinds --------------------------------------------------------------------------------------
 K_NONE, K_REG, K_HIGH, K_MEM, K_IMM, K_CL = range(6)
 # how a form names an operand before the instruction's bytes are known
-F_NONE, F_REG, F_RM, F_FIXED, F_IMM, F_REL, F_CL, F_ONE, F_MOFFS, F_PLUS, F_IMM2 = range(11)
+F_NONE, F_REG, F_RM, F_FIXED, F_IMM, F_REL, F_CL, F_ONE, F_MOFFS, F_PLUS, F_IMM2, F_VVVV = range(12)
 
 # --- hot arms: semantics and the operand shapes that get an arm of their own ------------------
 # rr: register <- register or immediate; rm: register <- memory; mr: memory <- register or immediate
@@ -59,15 +68,20 @@ COLD = [
     "shl", "shr", "sar", "rol", "ror", "rcl", "rcr", "shld", "shrd", "imul", "imul1", "mul", "div", "idiv",
     "movzx", "movsx", "lea", "xchg", "cmpxchg", "xadd", "bt", "bts", "btr", "btc", "bsf", "bsr",
     "tzcnt", "lzcnt", "popcnt", "bswap", "cdqe", "cqo", "push", "pop", "jmp", "call", "ret",
-    "loope", "loopne", "jrcxz", "enter", "leave", "setcc", "cmovcc", "movs", "stos", "lods", "scas", "cmps",
+    "loop", "loope", "loopne", "jrcxz", "enter", "leave", "setcc", "cmovcc",
+    "movs", "stos", "lods", "scas", "cmps",
     "cld", "std", "clc", "stc", "cmc", "lahf", "sahf", "clflush",
+    "xlat", "cmpxchg8b", "movbe", "crc32", "adcx", "adox",
+    "andn", "bextr", "blsi", "blsmsk", "blsr", "bzhi", "mulx", "pdep", "pext",
+    "rorx", "sarx", "shlx", "shrx",
 ]  # fmt: skip
 # Semantics that see the rest of the machine; they retire themselves (privileged.py).
 SYSTEM = [
     "ud2", "int3", "int", "iretq", "syscall", "sysretq", "swapgs", "pushfq", "popfq", "cli", "sti", "hlt",
     "in", "out", "cpuid", "rdtsc", "rdtscp", "rdmsr", "wrmsr", "rdpmc", "mov_from_cr", "mov_to_cr",
     "mov_from_sreg", "mov_to_sreg", "lgdt", "lidt", "ltr", "sgdt", "sidt", "str", "sldt", "invlpg",
-    "wbinvd", "vmcall",
+    "wbinvd", "vmcall", "lar", "lsl", "verr", "verw", "smsw", "ins", "outs",
+    "rdfsbase", "rdgsbase", "wrfsbase", "wrgsbase",
 ]  # fmt: skip
 _NOP_LIKE = {"nop", "pause", "lfence", "mfence", "sfence"}
 
@@ -145,11 +159,23 @@ def _hot(form: Form, memory: bool) -> int:
 _FIXED = {"al": 0, "ax": 0, "eax": 0, "rax": 0, "dx": RDX, "fs": REG_FS, "gs": REG_GS}
 
 
+def _operands(form: Form) -> tuple[str, ...]:
+    """Operand words as the decoder takes them: behind VEX the destination, then r/m, then the third."""
+    words = form.operands
+    if form.encoding.vex and len(words) == 3 and is_memory(words[2]):
+        return words[0], words[2], words[1]
+    return words
+
+
 def _operand(form: Form, position: int) -> tuple[int, int]:
     """(F_* kind, fixed register or 0) of an operand."""
-    if position >= len(form.operands):
+    words = _operands(form)
+    if position >= len(words):
         return F_NONE, 0
-    word = form.operands[position]
+    word = words[position]
+    if form.encoding.vex and word.startswith("r") and not is_memory(word):
+        named = position == 2 or (position == 0 and form.encoding.digit is not None)
+        return (F_VVVV if named else F_REG), 0
     if word in _FIXED:
         return F_FIXED, _FIXED[word]
     if word == "cl":
@@ -157,7 +183,7 @@ def _operand(form: Form, position: int) -> tuple[int, int]:
     if word == "1":
         return F_ONE, 0
     if word.startswith("imm"):
-        earlier = [w for w in form.operands[:position] if w.startswith("imm")]
+        earlier = [w for w in words[:position] if w.startswith("imm")]
         return (F_IMM2 if earlier else F_IMM), 0
     if word.startswith("rel"):
         return F_REL, 0
@@ -165,12 +191,12 @@ def _operand(form: Form, position: int) -> tuple[int, int]:
         return F_MOFFS, 0
     if is_memory(word):
         return F_RM, 0
-    if word in ("cr", "sreg"):
+    if word in ("cr", "dr", "sreg"):
         return F_REG, 0
     if re.fullmatch(r"r\d+", word):
         if form.encoding.plus_r:
             return F_PLUS, 0
-        registers = [w for w in form.operands if re.fullmatch(r"r\d+|cr|sreg", w)]
+        registers = [w for w in form.operands if re.fullmatch(r"r\d+|cr|dr|sreg", w)]
         # With no r/m operand beside it a lone register sits in ModRM.rm (mov r64, cr; mov r16, sreg).
         has_rm = any(is_memory(w) for w in form.operands)
         enc = form.encoding
@@ -191,12 +217,12 @@ def _signed(word: str) -> bool:
 
 # columns of the form table
 (
-    FC_MANDATORY, FC_DIGIT, FC_MOD, FC_FIXED, FC_OPSIZES, FC_WIDTH, FC_WIDTH2, FC_K0, FC_R0, FC_K1, FC_R1,
+    FC_REQUIRES, FC_DIGIT, FC_MOD, FC_FIXED, FC_OPSIZES, FC_WIDTH, FC_WIDTH2, FC_K0, FC_R0, FC_K1, FC_R1,
     FC_K2, FC_IMM, FC_IMM2, FC_IMM_SIGNED, FC_OP_REG, FC_OP_MEM, FC_CC, FC_COST, FC_LOCK, FC_REP, FC_MODRM,
-    FC_ENDS, FC_RMW, FC_EMULATOR,
-) = range(25)  # fmt: skip
-N_COLUMNS = 25
-MOD_CLASS = {"": 0, "r": 1, "m": 2, "rm": 3}
+    FC_ENDS, FC_RMW, FC_EMULATOR, FC_FEATURE,
+) = range(26)  # fmt: skip
+N_COLUMNS = 26
+MOD_CLASS = {"": 0, "r": 1, "m": 2, "rm": 3, "any": 4}
 _IMM_SIZE = {"ib": 1, "iw": 2, "id": 4, "iq": 8, "cb": 1, "cd": 4, "moffs": 8}
 # After these, straight-line decoding has nothing to follow.
 _ENDS = {"jmp", "ret", "iretq", "sysretq", "syscall", "ud2", "int3", "int", "hlt"}
@@ -205,12 +231,12 @@ _ENDS = {"jmp", "ret", "iretq", "sysretq", "syscall", "ud2", "int3", "int", "hlt
 def _row(form: Form) -> list[int]:
     row, enc = form.instruction, form.encoding
     kinds = [_operand(form, k) for k in range(3)]
-    words = list(form.operands)
+    words = list(_operands(form))
     imms = [w for w in words if w.startswith(("imm", "rel"))]
     sizes = [_IMM_SIZE[i] for i in enc.imm if i != "moffs"]
     width2 = operand_width(words[1]) if len(words) > 1 else 0
     return [
-        enc.mandatory,
+        form.requires,
         -1 if enc.digit is None else enc.digit,
         MOD_CLASS[form.mod],
         -1 if enc.modrm_fixed is None else enc.modrm_fixed,
@@ -231,6 +257,7 @@ def _row(form: Form) -> list[int]:
         int(row.sem in _ENDS),
         int(row.access == "rw"),
         EMULATOR.index(row.emulator),
+        1 << FEATURES.index(row.cpuid) if row.cpuid else 0,
     ]  # fmt: skip
 
 
@@ -246,10 +273,10 @@ FORM_LANES2 = np.array(
 
 def _index() -> tuple[np.ndarray, np.ndarray]:
     """Candidate forms by opcode, as slices of one list: (start and length, list)."""
-    start = np.zeros((512, 2), dtype=np.int64)
+    start = np.zeros((MAPS * 256, 2), dtype=np.int64)
     flat: list[int] = []
-    for (escape, byte), members in BY_OPCODE.items():
-        start[escape * 256 + byte] = (len(flat), len(members))
+    for (number, byte), members in BY_OPCODE.items():
+        start[number * 256 + byte] = (len(flat), len(members))
         flat += [form.index for form in members]
     return start, np.array(flat, dtype=np.int64)
 

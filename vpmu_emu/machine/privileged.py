@@ -10,8 +10,17 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
-from vpmu_emu.machine.alu import address, fold_flags, push, put, put_register, spread_flags
-from vpmu_emu.machine.decode import note_outside
+from vpmu_emu.machine.alu import (
+    address,
+    fold_flags,
+    linear,
+    push,
+    put,
+    put_address,
+    put_register,
+    spread_flags,
+)
+from vpmu_emu.machine.decode import LOAD_LANE, STORE_LANE, note_outside
 from vpmu_emu.machine.interrupts import (
     KIND_SOFTWARE,
     RFLAGS_FIXED,
@@ -61,8 +70,11 @@ from vpmu_emu.machine.state import (
     RAX,
     RBX,
     RCX,
+    RDI,
     RDX,
+    REG_FS,
     REG_GS,
+    RSI,
     RSP,
     TRAP_EXCEPTION,
     TRAP_SYSCALL,
@@ -96,6 +108,7 @@ from vpmu_emu.machine.vmx import (
     vmread,
 )
 from vpmu_emu.tables.cpus import LATENCIES
+from vpmu_emu.tables.instructions import FEATURES
 
 OP = SYSTEM_OP
 S_UD2, S_INT3, S_INT, S_IRETQ, S_SYSCALL, S_SYSRETQ, S_SWAPGS = (
@@ -114,9 +127,17 @@ S_LGDT, S_LIDT, S_LTR, S_SGDT, S_SIDT, S_STR, S_SLDT = (
     OP[n] for n in ("lgdt", "lidt", "ltr", "sgdt", "sidt", "str", "sldt")
 )
 S_INVLPG, S_WBINVD, S_VMCALL = OP["invlpg"], OP["wbinvd"], OP["vmcall"]
+S_LAR, S_LSL, S_VERR, S_VERW, S_SMSW, S_INS, S_OUTS = (
+    OP[n] for n in ("lar", "lsl", "verr", "verw", "smsw", "ins", "outs")
+)
+S_RDFSBASE, S_RDGSBASE, S_WRFSBASE, S_WRGSBASE = (
+    OP[n] for n in ("rdfsbase", "rdgsbase", "wrfsbase", "wrgsbase")
+)
 
 C_CYCLES = CLASS["cycles"]
 C_INST = CLASS["inst"]
+C_LOAD = CLASS["load"]
+C_STORE = CLASS["store"]
 LAT_WRMSR = LATENCIES.index("wrmsr")
 LAT_MSR = LATENCIES.index("msr")
 LAT_INTERRUPT = LATENCIES.index("interrupt")
@@ -131,9 +152,11 @@ CR0_ET = U64(1 << 4)
 CR0_NW = U64(1 << 29)
 CR0_CACHE = U64(3 << 29)  # CD NW
 CR0_RESERVED = U64(0xFFFF_FFFF_1FFA_FFC0)
-# What CPUID does not announce is reserved: UMIP LA57 VMXE SMXE FSGSBASE PCIDE OSXSAVE SMEP SMAP PKE.
-CR4_RESERVED = ~U64(0x07FF)
+# What CPUID does not announce is reserved: UMIP LA57 VMXE SMXE PCIDE OSXSAVE SMEP SMAP PKE.
+CR4_KNOWN = U64(0x07FF)
 CR4_PAE = U64(1 << 5)
+CR4_FSGSBASE = U64(1 << 16)
+HAS_FSGSBASE = 1 << FEATURES.index("fsgsbase")
 CR4_PAGING = CR4_PGE | CR4_PAE | U64(1 << 4)  # SDM 3A 5.10.4.1: changing one of these flushes all
 U52 = U64(52)
 CR8_MAX = U64(15)
@@ -145,6 +168,9 @@ _DESC_CODE_READ = U64(5 << 41)  # code bit and readable bit
 _DESC_CODE = U64(1 << 43)
 _TSS_TYPES = U64(0xD)
 _IO_IN = U64(8)
+_IO_STRING = U64(1 << 4)
+_IO_REP = U64(1 << 5)
+_DF = U64(1 << 10)
 _SS_SELECTOR_8 = U64(8)
 _AC = U64(1 << 18)
 _USER = U64(3)
@@ -338,6 +364,52 @@ def _ports(core, E, u, op):
 
 
 @jit()
+def _string_ports(core, M, E, u, op):
+    # INS and OUTS: one iteration; only the last one of REP retires.
+    if not iopl_allows(core):
+        return _gp(E)
+    regs = core.regs
+    size = U64(u.width) >> U3
+    incoming = op == S_INS
+    port = regs[RDX] & WORD
+    kept = LOW32 if u.addr32 != 0 else ALL
+    if core.vmx.nonroot != 0 and core.vmx.proc & PROC_IO != ZERO:
+        qual = (size - ONE) | (port << U16) | _IO_STRING | (_IO_IN if incoming else ZERO)
+        return _exit(core, u, EXIT_IO_INSTRUCTION, qual | (_IO_REP if u.cc != 0 else ZERO))
+    if u.cc != 0 and regs[RCX] & kept == ZERO:
+        # No iteration: it retires, but as no load and no store.
+        row = 0 if core.cpl == 0 else 1
+        core.total[row, C_LOAD] -= (u.lanes1 >> LOAD_LANE) & ONE
+        core.total[row, C_STORE] -= (u.lanes1 >> STORE_LANE) & ONE
+        retire(core, u)
+        return CODE_NEXT
+    again = u.cc != 0 and regs[RCX] & kept != ONE
+    n = RDI if incoming else RSI
+    va = regs[n] & kept if incoming else linear(core, u, regs[n])
+    E.intent = 1 if incoming else 0  # a port is not read before it is sure that memory takes what it gives
+    code, value = read(core, M, E, va, size)
+    E.intent = 0
+    if code != CODE_NEXT:
+        return code
+    if incoming:
+        code = write(core, M, E, va, size, port_in(core, port, size))
+        if code >= CODE_NOT_RETIRED:
+            return code
+    put_address(core, u, n, regs[n] + (size if core.rflags & _DF == ZERO else ~size + ONE))
+    if u.cc != 0:
+        put_address(core, u, RCX, regs[RCX] - ONE)
+    if again:
+        core.rip = u.rip
+        spend(core, np.int64(u.cost))
+    else:
+        retire(core, u)
+        core.rip = u.rip + U64(u.len)
+    if not incoming:
+        port_out(core, E, port, size, value)
+    return CODE_EDGE
+
+
+@jit()
 def _software_interrupt(core, M, E, u, vector):
     # If the gate cannot be taken INT n faults, with the handler returning to it, and does not retire.
     if vector == VECTOR_BP and core.kernel != 0 and core.vmx.nonroot == 0:
@@ -422,18 +494,22 @@ def _sysretq(core, E, u):
 
 @jit()
 def _flags_stack(core, M, E, u, op):
+    size = U64(u.width) >> U3
     if op == S_PUSHFQ:
         fold_flags(core)
-        code = push(core, M, E, U8, core.rflags & ~U64(0x3_0000))
+        code = push(core, M, E, size, core.rflags & ~U64(0x3_0000))
         if code >= CODE_NOT_RETIRED:
             return code
         retire(core, u)
         return _edge(core, u) if code == CODE_EDGE else CODE_NEXT
-    code, flags = read(core, M, E, core.regs[RSP], U8)
+    code, flags = read(core, M, E, core.regs[RSP], size)
     if code != CODE_NEXT:
         return code
-    core.regs[RSP] += U8
+    core.regs[RSP] += size
     retire(core, u)
+    if size != U8:
+        fold_flags(core)
+        flags |= core.rflags & ~WORD
     set_rflags(core, flags)
     return _edge(core, u)
 
@@ -480,9 +556,12 @@ def set_cr0(core, v):
 
 
 @jit()
-def cr4_is_valid(v):
+def cr4_is_valid(core, v):
     """Whether 64-bit mode may load CR4 with `v`."""
-    return v & CR4_RESERVED == ZERO and v & CR4_PAE != ZERO
+    known = CR4_KNOWN
+    if core.features & HAS_FSGSBASE != 0:
+        known |= CR4_FSGSBASE
+    return v & ~known == ZERO and v & CR4_PAE != ZERO
 
 
 @jit()
@@ -559,7 +638,7 @@ def _control_registers(core, M, E, u, op):
     elif which == 4:
         if core.vmx.nonroot != 0 and host_owns(core, M, v, V_CR4_MASK, V_CR4_SHADOW):
             return _exit(core, u, EXIT_CR_ACCESS, _U4 | (U64(u.r) << U8))
-        if not cr4_is_valid(v):
+        if not cr4_is_valid(core, v):
             return _gp(E)
         retire(core, u)
         set_cr4(core, v)
@@ -620,6 +699,92 @@ def _segments(core, M, E, u, op):
     if n == 2:
         core.shadow = 2  # MOV SS: the next instruction (MOV RSP) belongs to it
     return _edge(core, u)
+
+
+@jit()
+def _selector(core, M, E, u, kind, n):
+    """(code, the selector that an operand is)."""
+    if kind == K_MEM:
+        return read(core, M, E, address(core, u), U64(2))
+    return CODE_NEXT, core.regs[n] & WORD
+
+
+@jit()
+def _visible(core, desc, selector, op):
+    """SDM 2, LAR LSL VERR VERW: whether this descriptor may be seen from here."""
+    kind = np.int64((desc >> U64(40)) & U15)
+    dpl = np.int64((desc >> U64(45)) & U3)
+    if desc & _DESC_SEGMENT == ZERO:
+        # LDT, TSS, call gate; LSL: those that have a limit
+        if op == S_VERR or op == S_VERW:
+            return False
+        if kind != 2 and kind != 9 and kind != 11 and (kind != 12 or op == S_LSL):
+            return False
+    elif (op == S_VERW and kind & 10 != 2) or (op == S_VERR and kind & 10 == 8):
+        return False  # not data that may be written; code that may not be read
+    elif kind & 12 == 12:
+        return True  # conforming code, from everywhere
+    return dpl >= core.cpl and dpl >= np.int64(selector & U3)
+
+
+@jit()
+def _descriptor_queries(core, M, E, u, op):
+    # These tell by ZF and never fault for what the descriptor is.
+    only = op == S_VERR or op == S_VERW
+    kind = np.int64(u.dst) if only else np.int64(u.src)
+    code, selector = _selector(core, M, E, u, kind, np.int64(u.a) if only else np.int64(u.r))
+    if code != CODE_NEXT:
+        return code
+    offset = selector & U64(0xFFF8)
+    seen = False
+    desc = ZERO
+    if offset != ZERO and selector & U64(4) == ZERO and offset + U64(7) <= core.gdt_limit:
+        code, desc = read_descriptor(core, M, E, selector)
+        if code != CODE_NEXT:
+            return code
+        seen = _visible(core, desc, selector, op)
+    if seen and not only:
+        if op == S_LAR:
+            value = (desc >> U32) & U64(0x00FF_FF00)
+        else:
+            value = (desc & WORD) | ((desc >> U32) & U64(0xF_0000))
+            if desc & U64(1 << 55) != ZERO:
+                value = (value << U64(12)) | U64(0xFFF)
+        put_register(core, np.int64(u.a), U64(u.width) >> U3, value)
+    core.fz = ZERO if seen else ONE
+    retire(core, u)
+    return CODE_NEXT
+
+
+@jit()
+def _smsw(core, M, E, u):
+    v = core.cr0
+    if core.vmx.nonroot != 0:
+        v = shadowed(core, M, v, V_CR0_MASK, V_CR0_SHADOW)
+    size = U64(2) if u.dst == K_MEM else U64(u.width) >> U3
+    code = put(core, M, E, u, np.int64(u.dst), np.int64(u.a), size, v)
+    if code >= CODE_NOT_RETIRED:
+        return code
+    retire(core, u)
+    return _edge(core, u)
+
+
+@jit()
+def _segment_bases(core, E, u, op):
+    if core.cr4 & CR4_FSGSBASE == ZERO:
+        fault(E, VECTOR_UD, 0, ZERO)
+        return CODE_FAULT
+    n = REG_FS if op == S_RDFSBASE or op == S_WRFSBASE else REG_GS
+    kept = ALL if u.width == 64 else LOW32
+    if op == S_RDFSBASE or op == S_RDGSBASE:
+        core.regs[u.a] = core.regs[n] & kept
+    else:
+        v = core.regs[u.a] & kept
+        if not is_canonical(v):
+            return _gp(E)
+        core.regs[n] = v
+    retire(core, u)
+    return CODE_NEXT
 
 
 @jit()
@@ -785,6 +950,14 @@ def _execute(core, M, E, u):
             return _exit(core, u, EXIT_WBINVD, ZERO)
         retire(core, u)
         return CODE_NEXT
+    if op >= S_LAR and op <= S_VERW:
+        return _descriptor_queries(core, M, E, u, op)
+    if op == S_INS or op == S_OUTS:
+        return _string_ports(core, M, E, u, op)
+    if op == S_SMSW:
+        return _smsw(core, M, E, u)
+    if op >= S_RDFSBASE and op <= S_WRGSBASE:
+        return _segment_bases(core, E, u, op)
     # VMCALL: only a guest has somebody to call
     if core.vmx.nonroot != 0:
         return _exit(core, u, EXIT_VMCALL, ZERO)

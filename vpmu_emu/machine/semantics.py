@@ -8,6 +8,8 @@ operations; nothing needs to remember which instruction set them.
 
 from __future__ import annotations
 
+import numpy as np
+
 from vpmu_emu._jit import jit
 from vpmu_emu.machine.bits import highest_bit, parity
 from vpmu_emu.machine.u64 import (
@@ -34,6 +36,7 @@ SH64 = U64(0)
 U31 = U64(31)
 U11 = U64(11)
 U64_64 = U64(64)
+CRC32C = U64(0x82F6_3B78)  # the polynomial 11EDC6F41H, bits reflected
 CF = U64(1)
 PF = U64(1 << 2)
 AF = U64(1 << 4)
@@ -445,3 +448,38 @@ def tzcnt(x, sh):
         return U64_64 - sh
     return U64(highest_bit(x & (~x + ONE)))
 
+
+@jit()
+def crc32(crc, x, size):
+    """CRC32C of `size` bytes of x after `crc`."""
+    z = crc ^ x
+    for _k in range(np.int64(size) * 8):
+        z = (z >> ONE) ^ (CRC32C if z & ONE != ZERO else ZERO)
+    return z
+
+
+@jit()
+def deposit(x, mask):
+    """PDEP: the low bits of x, in order, to where `mask` has ones."""
+    z = ZERO
+    while mask != ZERO:
+        low = mask & (~mask + ONE)
+        if x & ONE != ZERO:
+            z |= low
+        x = x >> ONE
+        mask ^= low
+    return z
+
+
+@jit()
+def extract(x, mask):
+    """PEXT: the bits of x where `mask` has ones, in order, to the low end."""
+    z = ZERO
+    place = ONE
+    while mask != ZERO:
+        low = mask & (~mask + ONE)
+        if x & low != ZERO:
+            z |= place
+        place = place << ONE
+        mask ^= low
+    return z

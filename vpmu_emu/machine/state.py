@@ -85,7 +85,7 @@ UOP = np.dtype(
         ("lock", "u1"),
         ("rmw", "u1"),  # 1: operand 1 is memory that is read, then written
         ("emulator", "u1"),  # what a hypervisor's emulator does with it, see the instruction table
-        ("pad", "u1", (1,)),
+        ("addr32", "u1"),  # 1: addresses, and the counts of LOOP and REP, have 32 bits
     ]
 )
 
@@ -309,6 +309,7 @@ CORE = np.dtype(
         ("slot_at", "u8", (N_SLOTS,)),  # and where it lies: in the host array, or for its owner
         ("slot_tables", "u8"),  # host offset of the page tables of the slots' owner, 0: the host array
         ("total", "u8", (2, N_CLASSES)),  # running totals by CPL class; cycles in 1/16
+        ("features", "i8"),  # bits by `tables.instructions.FEATURES`: what bytes are instructions
         ("latency", "i8", (N_LATENCY,)),  # 1/16 cycle per cost class of the CPU model
         ("ref_num", "u8"),  # reference cycles per unhalted cycle = ref_num / ref_den
         ("ref_den", "u8"),

@@ -259,7 +259,9 @@ def cpuid_leaves(model: CpuModel) -> tuple[tuple[int, int, int, int, int], ...]:
     # POPCNT
     ecx1 = _bits(23) | has("pdcm") << 15 | has("x2apic") << 21 | has("tsc_deadline") << 24
     ecx1 |= has("ds") << 2  # DTES64: the 64-bit layout of the debug store
+    ecx1 |= has("cx16") << 13 | has("movbe") << 22
     leaf7_ebx = _bits(9, 23) | has("rtm") << 11  # ERMS CLFLUSHOPT
+    leaf7_ebx |= has("fsgsbase") | has("bmi1") << 3 | has("bmi2") << 8 | has("adx") << 19
     pmu = cpuid_pmu(
         model.shape(),
         events_length=model.arch_events_length,

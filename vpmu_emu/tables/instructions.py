@@ -20,6 +20,8 @@ COSTS = (
     "tsc", "pmc",
 )  # fmt: skip
 EMULATOR = ("", "unknown", "fails")
+#: Features by which bytes are an instruction on one processor and nothing on another.
+FEATURES = ("movbe", "cx16", "fsgsbase", "bmi1", "bmi2", "adx", "xsave")
 
 # SDM Vol. 1 Appendix B: (suffix, synonyms, flags read), index = the low four opcode bits.
 CONDITIONS: tuple[tuple[str, tuple[str, ...], str], ...] = (
@@ -42,9 +44,14 @@ CONDITIONS: tuple[tuple[str, tuple[str, ...], str], ...] = (
 )
 
 _IMMEDIATES = {"ib": 1, "iw": 2, "id": 4, "iq": 8, "cb": 1, "cd": 4, "moffs": 8}
+# Prefixes that an encoding asks for, beside the byte 66, F2 or F3 itself (`Form.requires`).
+ANY_PREFIX, NO_PREFIX, NO_REPEAT = 0, 1, 2  # none of 66 F2 F3 (NP); neither F2 nor F3 (NFx)
+_ABSENT = {"NP": NO_PREFIX, "NFx": NO_REPEAT}
+MAPS = 8  # of opcodes: one byte, 0F, 0F 38, 0F 3A, and from 4 on the same behind VEX
+_VEX = re.compile(r"VEX\.LZ(?:\.(66|F2|F3))?\.(0F38|0F3A)\.(W[01])")
 _OPERAND = re.compile(
-    r"r(?:/m)?(?:8|16|32|64)|m(?:8|16|32|64|80)?|imm(?:8|16|32|64)|imm(?:8|32)s|rel(?:8|32)"
-    r"|moffs(?:8|16|32|64)|al|ax|eax|rax|cl|dx|1|cr|sreg|fs|gs"
+    r"r(?:/m)?(?:8|16|32|64)|m(?:8|16|32|64|80|128)?|imm(?:8|16|32|64)|imm(?:8|32)s|rel(?:8|32)"
+    r"|moffs(?:8|16|32|64)|al|ax|eax|rax|cl|dx|1|cr|dr|sreg|fs|gs"
 )
 _ACCUMULATORS = {"al": 8, "ax": 16, "eax": 32, "rax": 64}
 
@@ -54,9 +61,11 @@ class Encoding:
     """One encoding, taken apart.
 
     Attributes:
-        prefix: mandatory prefix byte, 0 if none. 0x66 also when it selects 16-bit operands.
+        prefix: mandatory prefix byte (67 for JECXZ), 0 if none. 0x66 also when it selects 16-bit operands.
         osize: a 0x66 byte belongs to the encoding (with F2/F3 as `prefix` it comes besides).
-        rex_w: REX.W is set.
+        absent: NO_PREFIX or NO_REPEAT if prefixes would make another instruction, else ANY_PREFIX.
+        rex_w: REX.W, or VEX.W, is set.
+        vex: a VEX prefix holds prefix, map and W (VEX.L is 0), and names one more register.
         opcode: opcode bytes, escapes 0F, 0F 38, 0F 3A included; without the register of `plus_r`.
         digit: the opcode extension in ModRM.reg, or None.
         has_modrm: a ModRM byte follows the opcode.
@@ -68,7 +77,9 @@ class Encoding:
 
     prefix: int
     osize: bool
+    absent: int
     rex_w: bool
+    vex: bool
     opcode: bytes
     digit: int | None
     has_modrm: bool
@@ -84,8 +95,16 @@ class Encoding:
 
     @property
     def mandatory(self) -> int:
-        """0xF2 or 0xF3 if the encoding needs it, else 0."""
+        """0xF2, 0xF3 or 0x67 if the encoding needs it, else 0."""
         return self.prefix if self.prefix != 0x66 else 0
+
+    @property
+    def map(self) -> int:
+        """Which table of `MAPS` opcode tables it stands in."""
+        number = 0 if len(self.opcode) == 1 else 1
+        if len(self.opcode) == 3:
+            number = 2 if self.opcode[1] == 0x38 else 3
+        return number + 4 * self.vex
 
     @classmethod
     def parse(cls, text: str, cc: int | None = None) -> Encoding:
@@ -95,6 +114,7 @@ class Encoding:
             ValueError: a word that the notation does not have.
         """
         prefix, osize, rex_w, plus_r, has_modrm = 0, False, False, False, False
+        absent, vex = ANY_PREFIX, False
         digit: int | None = None
         opcode: list[int] = []
         imm: list[str] = []
@@ -102,6 +122,13 @@ class Encoding:
         for word in words:
             if word == "REX.W":
                 rex_w = True
+            elif word in _ABSENT:
+                absent = _ABSENT[word]
+            elif match := _VEX.fullmatch(word):
+                vex, rex_w = True, match[3] == "W1"
+                prefix = int(match[1] or "0", 16)
+                absent = ANY_PREFIX if prefix else NO_PREFIX
+                opcode += bytes.fromhex(match[2])
             elif word in _IMMEDIATES:
                 imm.append(word)
             elif word == "/r":
@@ -110,7 +137,7 @@ class Encoding:
                 has_modrm, digit = True, int(word[1])
             elif match := re.fullmatch(r"([0-9A-F]{2})(\+r|\+cc)?", word):
                 byte = int(match[1], 16)
-                if not opcode and byte in (0x66, 0xF2, 0xF3) and len(words) > 1:
+                if not opcode and byte in (0x66, 0x67, 0xF2, 0xF3) and len(words) > 1:
                     osize |= byte == 0x66
                     prefix = byte if byte != 0x66 or not prefix else prefix
                     continue
@@ -131,7 +158,9 @@ class Encoding:
         return cls(
             prefix=prefix,
             osize=osize,
+            absent=absent,
             rex_w=rex_w,
+            vex=vex,
             opcode=bytes(opcode[:size]),
             digit=digit,
             has_modrm=has_modrm or fixed is not None,
@@ -167,7 +196,10 @@ class Form:
         width: operand size in bits, 0 if the instruction has none.
         opsizes: effective operand sizes (16 by a 66 prefix, 64 by REX.W, else 32) under which a
             decoder takes this form among those of equal opcode, digit and ModRM.mod class.
-        mod: ModRM.mod class: "r" only 3, "m" never 3, "rm" both, "" no free ModRM.
+        requires: 0x66, 0xF2 or 0xF3: the prefix that makes these bytes this form; or ANY_PREFIX,
+            NO_PREFIX, NO_REPEAT.
+        written: the assembler writes it; else it is another encoding that processors know besides.
+        mod: ModRM.mod class: "r" only 3, "m" never 3, "rm" both, "any" ignored, "" no free ModRM.
     """
 
     index: int
@@ -176,6 +208,8 @@ class Form:
     encoding: Encoding
     width: int
     opsizes: tuple[int, ...]
+    requires: int
+    written: bool
     mod: str
 
     @property
@@ -216,6 +250,7 @@ class Instruction:
         written: flags with a defined new value.
         undefined: flags left undefined (in `written` too: defined for a shift by one only).
         read: flags the result depends on.
+        cpuid: the feature without which its bytes are not this instruction, or "".
     """
 
     mnemonic: str
@@ -237,6 +272,7 @@ class Instruction:
     commutes: bool
     widen: bool
     hot: bool
+    cpuid: str
     forms: tuple[Form, ...] = attrs.field(init=False, default=())
 
     def __repr__(self) -> str:
@@ -251,7 +287,7 @@ class Instruction:
 _KEYS = {
     "mnemonic", "aliases", "sem", "forms", "written", "undefined", "read", "retires", "access",
     "cost", "privilege", "iopl", "vmexit", "emulator", "lock", "rep", "commutes", "widen", "width",
-    "hot",
+    "hot", "cpuid", "also",
 }  # fmt: skip
 
 
@@ -271,6 +307,7 @@ def _check(row: dict[str, Any]) -> None:
         ("emulator", EMULATOR),
         ("rep", ("", "rep", "repz")),
         ("width", (0, 8, 16, 32, 64)),
+        ("cpuid", ("", *FEATURES)),
     ):
         if key in row and row[key] not in allowed:
             problems.append(f"{key}: {row[key]!r} is not one of {allowed}")
@@ -307,6 +344,7 @@ def _rows(row: dict[str, Any]) -> list[Instruction]:
             commutes=row.get("commutes", False),
             widen=row.get("widen", False),
             hot=row.get("hot", False),
+            cpuid=row.get("cpuid", ""),
         )
 
     name, read = row["mnemonic"], row.get("read", "")
@@ -326,6 +364,8 @@ def _rows(row: dict[str, Any]) -> list[Instruction]:
 def _mod(operands: tuple[str, ...], encoding: Encoding) -> str:
     if not encoding.has_modrm or encoding.modrm_fixed is not None:
         return ""
+    if "cr" in operands or "dr" in operands:
+        return "any"  # MOV CR and DR take ModRM.rm for a register whatever mod says
     words = [word for word in operands if is_memory(word)]
     if not words:
         return "r"
@@ -340,49 +380,54 @@ def _width(operands: tuple[str, ...], row: dict[str, Any]) -> int:
 def _load() -> tuple[tuple[Instruction, ...], tuple[Form, ...]]:
     path = isa_dir() / "instructions.toml"
     table = tomllib.loads(path.read_text(encoding="utf-8"))
-    drafts: list[tuple[Instruction, tuple[str, ...], Encoding, int, str]] = []
+    drafts: list[tuple[Instruction, tuple[str, ...], Encoding, int, str, int, bool]] = []
     instructions: list[Instruction] = []
     for row in table["instruction"]:
         _check(row)
         for instruction in _rows(row):
             instructions.append(instruction)
-            for text, notation in row["forms"]:
-                operands = tuple(text.split(", ")) if text else ()
-                encoding = Encoding.parse(notation, instruction.cc)
-                drafts.append(
-                    (
-                        instruction,
-                        operands,
-                        encoding,
-                        _width(operands, row),
-                        _mod(operands, encoding),
+            for key in ("forms", "also"):
+                for text, notation in row.get(key, ()):
+                    operands = tuple(text.split(", ")) if text else ()
+                    encoding = Encoding.parse(notation, instruction.cc)
+                    width = _width(operands, row)
+                    # 66 selects the operand size of a 16-bit form and is part of the opcode elsewhere.
+                    requires = encoding.mandatory or encoding.absent
+                    if encoding.prefix == 0x66 and (width != 16 or encoding.vex):
+                        requires = 0x66
+                    mod = _mod(operands, encoding)
+                    drafts.append(
+                        (instruction, operands, encoding, width, mod, requires, key == "forms")
                     )
-                )
 
     # A form without a size prefix also takes the sizes that no sibling claims: byte operations,
     # default-64 branches and stack operations, and system instructions ignore 66 and REX.W.
     claimed: dict[tuple[object, ...], set[int]] = defaultdict(set)
 
-    def sibling_keys(encoding: Encoding, mod: str) -> list[tuple[object, ...]]:
-        rest = (encoding.opcode, encoding.digit, encoding.modrm_fixed, encoding.plus_r)
-        return [(encoding.mandatory, *rest, m) for m in (mod if mod in ("r", "m") else "rm")]
+    def sibling_keys(encoding: Encoding, mod: str, requires: int) -> list[tuple[object, ...]]:
+        rest = (encoding.map, encoding.opcode, encoding.digit, encoding.modrm_fixed, encoding.plus_r)
+        return [(requires, *rest, m) for m in (mod if mod in ("r", "m") else "rm")]
 
-    for _, _, encoding, _, mod in drafts:
-        size = 16 if encoding.osize else 64 if encoding.rex_w else 32
-        for key in sibling_keys(encoding, mod):
-            claimed[key].add(size)
+    for _, _, encoding, _, mod, requires, _ in drafts:
+        size = 64 if encoding.rex_w else 16 if encoding.osize else 32
+        for sibling in sibling_keys(encoding, mod, requires):
+            claimed[sibling].add(size)
     forms: list[Form] = []
     members: dict[Instruction, list[Form]] = defaultdict(list)
-    for index, (instruction, operands, encoding, width, mod) in enumerate(drafts):
-        size = 16 if encoding.osize else 64 if encoding.rex_w else 32
-        taken = set.union(*(claimed[key] for key in sibling_keys(encoding, mod)))
-        if size == 32:
+    for index, (instruction, operands, encoding, width, mod, requires, written) in enumerate(drafts):
+        size = 64 if encoding.rex_w else 16 if encoding.osize else 32
+        taken = set.union(*(claimed[k] for k in sibling_keys(encoding, mod, requires)))
+        if encoding.vex:
+            sizes: tuple[int, ...] = (size,)
+        elif size == 32:
             # 66 on a default-64 stack operation would make it 16 bits wide, which is another form;
             # near branches ignore it in 64-bit mode (SDM Vol. 2 "CALL", 66H with REX.W clear).
             narrow = width != 64 or "branch" in instruction.retires
             sizes = tuple(
                 s for s in (16, 32, 64) if s == 32 or (s not in taken and (s == 64 or narrow))
             )
+        elif requires == 0x66 and size == 16:
+            sizes = (16,) if 64 in taken else (16, 64)
         else:
             sizes = (size,)
         form = Form(
@@ -392,6 +437,8 @@ def _load() -> tuple[tuple[Instruction, ...], tuple[Form, ...]]:
             encoding=encoding,
             width=width,
             opsizes=sizes,
+            requires=requires,
+            written=written,
             mod=mod,
         )
         forms.append(form)
@@ -411,7 +458,7 @@ def _by_name() -> dict[str, tuple[Form, ...]]:
     names: dict[str, list[Form]] = defaultdict(list)
     for instruction in INSTRUCTIONS:
         for name in instruction.names:
-            names[name] += instruction.forms
+            names[name] += [form for form in instruction.forms if form.written]
     return {name: tuple(forms) for name, forms in names.items()}
 
 
@@ -419,21 +466,17 @@ def _by_name() -> dict[str, tuple[Form, ...]]:
 BY_NAME: dict[str, tuple[Form, ...]] = _by_name()
 
 
-def _by_opcode() -> dict[tuple[bool, int], tuple[Form, ...]]:
-    buckets: dict[tuple[bool, int], list[Form]] = defaultdict(list)
+def _by_opcode() -> dict[tuple[int, int], tuple[Form, ...]]:
+    buckets: dict[tuple[int, int], list[Form]] = defaultdict(list)
     for form in FORMS:
-        opcode = form.encoding.opcode
-        escape = opcode[0] == 0x0F and len(opcode) > 1
-        if len(opcode) > 2:
-            msg = f"{form!r}: three-byte opcode maps are not decoded"
-            raise ValueError(msg)
-        for low in range(8 if form.encoding.plus_r else 1):
-            buckets[escape, opcode[escape] + low].append(form)
+        encoding = form.encoding
+        for low in range(8 if encoding.plus_r else 1):
+            buckets[encoding.map, encoding.opcode[-1] + low].append(form)
     for members in buckets.values():
-        # A form that demands F2/F3 or a fixed ModRM is tried before those that do not care.
-        members.sort(key=lambda f: (not f.encoding.mandatory, f.encoding.modrm_fixed is None))
+        # A form that demands a prefix or a fixed ModRM is tried before those that do not care.
+        members.sort(key=lambda f: (f.requires < 0x66, not f.requires, f.encoding.modrm_fixed is None))
     return {key: tuple(members) for key, members in sorted(buckets.items())}
 
 
-#: What a decoder tries for (0F escape, opcode byte), in this order.
-BY_OPCODE: dict[tuple[bool, int], tuple[Form, ...]] = _by_opcode()
+#: What a decoder tries for (map, opcode byte), in this order.
+BY_OPCODE: dict[tuple[int, int], tuple[Form, ...]] = _by_opcode()

@@ -414,3 +414,14 @@ def test_random_programs(seed):
     assert kvm.read(at, kvm.ram_size - at) == silicon.read(at, silicon.ram_size - at)
     # every no-operation on the one side is an exit on the other
     assert kvm.instructions == silicon.instructions - kvm.exits()["EXCEPTION_NMI"]
+
+
+@pytest.mark.parametrize("mode", KVM)
+@pytest.mark.parametrize(("count", "instructions"), [(0, 1), (1, 1), (1024, 1), (1025, 2), (2500, 2)])
+def test_a_repeat_is_left_where_its_rest_is_a_multiple_of_1024(mode, count, instructions):
+    head = f"mov ecx, {count}; lea rdi, [rip + place]; mov r14, rdi; "
+    tail = "sub rdi, r14; mov [rip + place], rdi\n .data\n .zero 4096\n .text\n"
+    machine, result = go(f"{head} FEP; rep stosb; {tail}", mode)
+    grown = result["counters"]["pmc0"] - go(head + tail, mode)[1]["counters"]["pmc0"]
+    done = machine.read(machine.program.symbols["place"], 8)
+    assert (grown, int.from_bytes(done, "little")) == (instructions, count)

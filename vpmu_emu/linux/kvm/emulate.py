@@ -62,13 +62,14 @@ COST_EMULATE = cost("kvm_emulate_instruction")
 KVM_EMULATE_PREFIX = np.frombuffer(b"\x0f\x0bkvm", dtype=np.uint8)
 UD_INFO = INTR_VALID | TYPE_HARD_EXCEPTION << U8 | U64(VECTOR_UD)
 DB_INFO = INTR_VALID | TYPE_HARD_EXCEPTION << U8 | U64(VECTOR_DB)
+REP_MASK = U64(0x3FF)
 PREFIX_LENGTH = len(KVM_EMULATE_PREFIX)
 UNKNOWN, FAILS = EMULATOR.index("unknown"), EMULATOR.index("fails")
 # With no MSR bitmap every RDMSR and WRMSR goes to KVM's handlers.
 EMULATOR_PROC = PROC_HLT | PROC_IO | PROC_RDPMC
 SCRATCH = N_UOPS - 1  # the block builder never gets so far
 N_HOT = len(GENERAL_OP)
-OP_NOP, OP_LOOP = HOT_OP["nop"], HOT_OP["loop"]
+OP_NOP = HOT_OP["nop"]
 OP_JZ, OP_JNZ, OP_JCC = HOT_OP["jz"], HOT_OP["jnz"], HOT_OP["jcc"]
 BRANCH_LANE = U64(LANE_BITS * LANES1.index("branch"))
 O_BSF, O_BSR, O_TZCNT, O_LZCNT = (COLD_OP[n] for n in ("bsf", "bsr", "tzcnt", "lzcnt"))
@@ -86,11 +87,7 @@ def x86_emulate_insn(core, M, E, u):
         u.op = O_BSR
     after = u.rip + U64(u.len)
     code = CODE_NEXT
-    if op == OP_LOOP:
-        core.regs[RCX] -= ONE
-        if core.regs[RCX] != ZERO:
-            after = u.imm
-    elif op == OP_JZ or op == OP_JNZ or op == OP_JCC:
+    if op == OP_JZ or op == OP_JNZ or op == OP_JCC:
         if condition(np.int64(u.cc), core.fz, core.fs, core.cv) != 0:
             after = u.imm
     elif op >= SYSTEM_BASE:
@@ -125,6 +122,10 @@ def _decode_and_execute(core, M, E, u):
     spread_flags(core)
     while code == CODE_REPEAT:
         code = x86_emulate_insn(core, M, E, u)
+        if code == CODE_REPEAT and core.regs[RCX] & REP_MASK == ZERO:
+            # "Re-enter guest after each 1024 iterations": it is done here, and the rest is hardware's.
+            core.rip = u.rip
+            code = CODE_NEXT
     fold_flags(core)
     core.fz = ZERO
     core.fs = ZERO

@@ -374,7 +374,7 @@ def handle_cr(S, M, E):
             vmwrite(core, M, V_CR0, core.cr0)
             vmwrite(core, M, V_CR0_SHADOW, core.cr0)
     else:
-        valid = cr4_is_valid(value)
+        valid = cr4_is_valid(core, value)
         if valid:
             set_cr4(core, value)
             vmwrite(core, M, V_CR4, core.cr4)
