@@ -7,7 +7,6 @@ crank in slices short enough for signals to be seen, and says what happened. Gue
 from __future__ import annotations
 
 import difflib
-import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
@@ -197,9 +196,11 @@ def fill_core(core: Any, model: CpuModel) -> None:
     core.features = sum(1 << k for k, name in enumerate(FEATURES) if name in model.features)
     core.latency[:] = model.latency
     core.pa_reserved = (1 << 52) - (1 << model.maxphyaddr)
-    core.ref_num, core.ref_den = model.ref_num, model.ref_den
-    common = math.gcd(model.crystal_khz, model.tsc_khz)
-    core.xclk_num, core.xclk_den = model.crystal_khz // common, model.tsc_khz // common
+    core.tsc_num, core.tsc_den = model.per_core_cycle(model.tsc_khz)
+    core.xclk_num, core.xclk_den = model.per_core_cycle(model.crystal_khz)
+    core.lapic.clock_num, core.lapic.clock_den = core.xclk_num, core.xclk_den  # SDM 3A 11.5.4
+    core.l2_bits, core.llc_bits = model.l2_lines.bit_length() - 1, model.llc_lines.bit_length() - 1
+    core.prefetch_l2, core.prefetch_llc = model.prefetch_l2, model.prefetch_llc
     fill_cpuid(core.cpuid, cpuid_leaves(model))
 
 
@@ -232,7 +233,7 @@ class System:
         entry: where to begin instead of where the program says: a symbol or an address.
         max_insns: stop after so many instructions, those that KVM does for the guest included; an exception
             whose handler does not get to do one counts as one.
-        max_cycles: stop at this time of the TSC, idle time included.
+        max_cycles: stop at this time in core cycles, idle time included.
         filter: path of a TOML event filter, or an EventFilter.
         host_events: perf events of the host, in the perf tool's syntax.
         settings, guest, kvm: KEY=VALUE words (or mappings): the host CPU's PMU, what the VMM exposes, KVM.

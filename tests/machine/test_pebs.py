@@ -19,6 +19,7 @@ from tests.reference import generator
 from tests.whole import assert_same, machine, state
 from vpmu_emu._jit import COMPILES
 from vpmu_emu.asm import assemble
+from vpmu_emu.machine.clock import tsc_value
 
 pytestmark = pytest.mark.uncompiled
 
@@ -121,7 +122,7 @@ def walk(system, counters: list[Counter], most: int = 4000) -> list[Written]:
     armed: set[int] = set()
     found = []
     for _ in range(most):
-        rip, early = int(core.rip), int(core.t) >> 4
+        rip, early = int(core.rip), tsc_value(core, int(core.t))
         on = int(core.pmu.global_ctrl) & int(core.pmu.pebs_enable)  # the window opens last
         branch = branch_at(system.read(rip, 16), int(core.rflags), int(core.regs[1]))
         before = int(core.total[0, 0]) + int(core.total[1, 0])
@@ -144,7 +145,7 @@ def walk(system, counters: list[Counter], most: int = 4000) -> list[Written]:
                 left = [int(core.rflags), int(core.rip), *(int(r) for r in core.regs[:16])]
                 found.append(
                     Written(rip, sum(1 << c.bit for c in hit), any(c.adaptive for c in hit), left,
-                            lbr_records(system), early, int(core.t) >> 4)
+                            lbr_records(system), early, tsc_value(core, int(core.t)))
                 )  # fmt: skip
         if stop.reason != "step":
             return found

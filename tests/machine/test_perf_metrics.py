@@ -72,9 +72,9 @@ def test_mispredictions_are_bad_speculation():
 
 def test_misses_are_memory_bound():
     body = "mov r9d, 0x100000\nmov r8d, 200\n1: mov rax, [r9]\nadd r9, 64\ndec r8d\njnz 1b\n"
-    found, total, system = measured(body)
-    references, misses = (sum(int(v) for v in system.core.total[:, k]) for k in (12, 13))
-    time = misses * LATENCY["llc_miss"] + (references - misses) * LATENCY["llc_ref"]
+    found, total, _ = measured(body)
+    # 200 lines of one stream: two misses train the prefetcher, the other lines are in L2 by then
+    time = 2 * LATENCY["llc_miss"] + 198 * LATENCY["l2_hit"]
     assert near(found[7], time / SLOT, total)
     assert found[3] >= found[7] > 150
 

@@ -201,7 +201,8 @@ def test_time_is_unhalted_but_for_hlt(pieces):
     core = system.core
     halted = int(core.t) - sum(int(core.total[ring, CLASS["cycles"]]) for ring in (0, 1))
     waits = pieces.count("halt")
-    assert 0 <= halted <= waits * 2000 * 16
+    num, den = int(core.tsc_num), int(core.tsc_den)
+    assert 0 <= halted * num <= waits * 2000 * 16 * den
     assert (halted > 0) == (waits > 0)
 
 

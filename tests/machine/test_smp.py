@@ -120,7 +120,7 @@ def test_a_startup_message_without_init_does_nothing_to_a_running_core():
 )  # fmt: skip
 def test_who_gets_a_message(message, pings):
     """Shorthands, physical and logical destinations, lowest priority."""
-    settle = "sti\nmov ecx, 4000\n1: loop 1b\n"
+    settle = "sti\nmov ecx, 8000\n1: loop 1b\n"
     assert run(START + message + "\n" + settle)[2]["pings"] == pings
 
 
@@ -195,7 +195,7 @@ def test_a_timer_wakes_one_core_while_the_other_works():
     second = """
     wrmsr_const IA32_X2APIC_LVT_TIMER, 0x40
     wrmsr_const IA32_X2APIC_DIV_CONF, 0xb
-    wrmsr_const IA32_X2APIC_INIT_COUNT, 3000
+    wrmsr_const IA32_X2APIC_INIT_COUNT, 40
     """
     _, stop, cells = run(START + wait("pings", 1), second)
     assert stop.reason == "debug-exit"

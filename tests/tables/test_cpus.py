@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 
 import attrs
@@ -9,6 +10,7 @@ import pytest
 
 from vpmu_emu.data import isa_dir
 from vpmu_emu.errors import ConfigError
+from vpmu_emu.machine.state import N_L1, N_L2, N_LLC, N_PREDICTOR
 from vpmu_emu.tables.cpus import (
     COST_NAMES,
     CPU_NAMES,
@@ -112,9 +114,27 @@ def test_the_models_are_the_processors(model):
 
 
 def test_powers_of_two_where_tables_are_indexed_by_masks(model):
-    for size in (model.predictor, model.l1_lines, model.llc_lines):
+    for size in (model.predictor, model.l1_lines, model.l2_lines, model.llc_lines):
         assert size & size - 1 == 0
-    assert model.ref_num <= model.ref_den
+
+
+def test_caches_are_a_hierarchy(model):
+    assert (model.predictor, model.l1_lines, model.llc_lines) == (N_PREDICTOR, N_L1, N_LLC)
+    assert model.l1_lines < model.l2_lines <= N_L2 < model.llc_lines
+    assert model.prefetch_l2 <= model.prefetch_llc
+    load, l2, llc, memory = (model.latency_of(k) for k in ("load", "l2_hit", "llc_ref", "llc_miss"))
+    assert load <= l2 < llc < memory
+
+
+def test_no_clock_is_faster_than_the_core(model):
+    """So a counter of any clock grows by at most one in a cycle (lockup_spin relies on it)."""
+    assert model.crystal_khz <= model.tsc_khz <= model.core_khz <= model.turbo_khz
+    assert model.base_khz == model.tsc_khz  # invariant TSC of these processors
+    num, den = model.per_core_cycle(model.tsc_khz)
+    assert num * model.core_khz == den * model.tsc_khz
+    assert math.gcd(num, den) == 1
+    leaves = {leaf: regs for leaf, *regs in cpuid_leaves(model)}
+    assert leaves[0x16][:2] == [model.base_khz // 1000, model.turbo_khz // 1000]
 
 
 def test_leaf_0a_of_the_models():

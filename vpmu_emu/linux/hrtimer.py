@@ -8,8 +8,9 @@ from __future__ import annotations
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.native import MSR_TSC_DEADLINE, wrmsrl
 from vpmu_emu.linux.sched import next_wakeup
+from vpmu_emu.machine.clock import tsc_reaching
 from vpmu_emu.machine.state import NEVER
-from vpmu_emu.machine.u64 import U64, ZERO
+from vpmu_emu.machine.u64 import ZERO
 
 
 @jit()
@@ -22,5 +23,6 @@ def host_timer_program(S, E):
         host.timer_at = at
         deadline = ZERO
         if at != NEVER:
-            deadline = U64((at + 15) >> 4)
+            core = S.cores[S.this_cpu]
+            deadline = tsc_reaching(core, at) + core.tsc_adjust
         wrmsrl(S, E, MSR_TSC_DEADLINE, deadline)

@@ -75,6 +75,7 @@ from vpmu_emu.tables.msrs import Shape
 
 SAPPHIRERAPIDS_X = 0x8F  # KVM's list of CPUs with PDist has no other (vmx_pebs_pdist_cpu)
 ICELAKE_X = 0x6A  # of those with PDIR (vmx_icl_pebs_cpu)
+KVM_APIC_KHZ = 1_000_000  # APIC_BUS_CYCLE_NS: the timer of a guest's local APIC before its divider
 SLICE_US = 2800  # sysctl_sched_base_slice of a machine with 8 CPUs or more, in microseconds
 QUANTUM = 1000 * 16  # how far one core may be ahead of another, in 1/16 cycle
 LOCAL_TIMER_VECTOR = 0xEC
@@ -133,14 +134,15 @@ def init_config(
     config.pebs_pdir = int((model.family, model.model) == (6, ICELAKE_X))
     config.save_global_ctrl = int("save_perf_global_ctrl" in model.features)
     config.tsc_khz = model.tsc_khz
+    config.core_khz = model.core_khz
     config.cyc2ns_mul = (1_000_000 << 31) // model.tsc_khz
-    config.tick_interval = model.tsc_khz * 1000 // HZ * 16
+    config.tick_interval = model.core_khz * 1000 // HZ * 16
     config.mux_interval = config.tick_interval  # PERF_CPU_HRTIMER: 1000 / HZ ms
     set_sample_rate(config, MAX_SAMPLE_RATE)
     set_cpu_time_max_percent(config, CPU_TIME_MAX_PERCENT)
     config.n_cores = n_cores
     config.quantum = QUANTUM
-    config.sched_slice = model.tsc_khz * SLICE_US // 1000 * 16
+    config.sched_slice = model.core_khz * SLICE_US // 1000 * 16
     level = COST_LEVELS.index(costs)
     for k, name in enumerate(COST_NAMES):
         cost = model.cost(name)
@@ -160,6 +162,7 @@ def init_host(S: Any, model: CpuModel) -> None:
         host.online = int(cpu < S.config.n_cores)
         host.mux_at = host.tick_at = host.clock_at = host.timer_at = NEVER
         host.watchdog_at = NEVER
+        core.vapic.clock_num, core.vapic.clock_den = model.per_core_cycle(KVM_APIC_KHZ)
         lapic = core.lapic
         lapic.apic_base = BASE_RESET | BASE_X2APIC
         lapic.spiv = SPIV_ENABLE | U64(0xFF)

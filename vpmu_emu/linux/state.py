@@ -231,6 +231,8 @@ PERCPU = np.dtype(
         ("hrtimer_interrupts", "i8"),  # its calls
         ("hrtimer_saved", "i8"),  # as the detector saw them last (hrtimer_interrupts_saved)
         ("watchdog_touched", "i8"),  # 1: the next check is skipped
+        ("nmi_rearmed", "i8"),  # NMIs that came too early to check, since the last check
+        ("last_timestamp", "i8"),  # time of that
         ("watchdog_reported", "i8"),  # time of the report of a lockup, 0 none
         ("watchdog_by", "i8"),  # which CPU made it
         # time
@@ -452,6 +454,7 @@ CONFIG = np.dtype(
         ("memory", "u8"),  # bytes of physical memory
         ("fixed_cap", "i8"),  # KVM_MAX_NR_INTEL_FIXED_COUNTERS
         ("tsc_khz", "i8"),  # rate of the TSC
+        ("core_khz", "i8"),  # rate of the cores
         ("cyc2ns_mul", "u8"),  # nanoseconds of a cycle, times 2**31
         ("n_cores", "i8"),  # cores that the host uses
         ("sched_slice", "i8"),  # sysctl_sched_base_slice in 1/16 cycle

@@ -28,7 +28,7 @@ def set_cpu_time_max_percent(config: Any, percent: int) -> None:
 
 
 def _update_perf_cpu_limits(config: Any) -> None:
-    second = int(config.tsc_khz) * 1000 * 16
+    second = int(config.core_khz) * 1000 * 16
     percent = int(config.cpu_time_max_percent)
     allowed = second // int(config.max_sample_rate) * percent // 100
     config.sample_allowed = max(1, allowed) if 0 < percent < 100 else 0

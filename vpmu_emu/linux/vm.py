@@ -22,6 +22,7 @@ from vpmu_emu.linux.state import (
     VM,
     W_GLOBAL_CTRL_SWITCH,
 )
+from vpmu_emu.machine.clock import tsc_value
 from vpmu_emu.machine.interrupts import VECTOR_DB, VECTOR_UD
 from vpmu_emu.machine.lapic import BASE_RESET, LVT_MASKED
 from vpmu_emu.machine.mutants import I_ABSENT_PERFCTR, I_RESET_TO_0
@@ -81,7 +82,8 @@ def kvm_create_vcpu(S: Any, M: np.ndarray[Any, Any], k: int, vm: int, ident: int
     vcpu.vmcs, vcpu.msr_bitmap, vcpu.msr_lists = (page + n * PAGE for n in range(VCPU_PAGES))
     M[page : page + VCPU_PAGES * PAGE] = 0
     pin = ("PIN_BASED_EXT_INTR_MASK", "PIN_BASED_NMI_EXITING", "PIN_BASED_VIRTUAL_NMIS")
-    now = int(S.cores[int(S.this_cpu)].t) >> 4
+    core = S.cores[int(S.this_cpu)]
+    now = tsc_value(core, int(core.t))
     vmcs_write(
         M,
         vcpu,
@@ -105,6 +107,7 @@ def kvm_create_vcpu(S: Any, M: np.ndarray[Any, Any], k: int, vm: int, ident: int
     for entry in vcpu.cpuid:
         entry.leaf = entry.subleaf = ALL_ONES
     vapic = vcpu.vapic
+    vapic.clock_num, vapic.clock_den = core.vapic.clock_num, core.vapic.clock_den
     vapic.id = ident
     vapic.apic_base = int(BASE_RESET) & ~(0 if ident == 0 else 1 << 8)
     vapic.spiv, vapic.timer_at, vapic.dfr = 0xFF, NEVER, 0xFFFF_FFFF

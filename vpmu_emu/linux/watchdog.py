@@ -27,6 +27,7 @@ from vpmu_emu.linux.state import (
     WATCHDOG_OFF,
 )
 from vpmu_emu.linux.trace_kinds import TR_LOCKUP
+from vpmu_emu.machine.clock import tsc_value
 from vpmu_emu.machine.ring import emit
 from vpmu_emu.machine.state import STOP_HARD_LOCKUP
 from vpmu_emu.machine.u64 import U64, ZERO
@@ -35,6 +36,7 @@ COST_CHECK = cost("watchdog_overflow_callback")
 COST_TIMER_FN = cost("watchdog_timer_fn")
 
 CPU_CYCLES = 0x3C
+MOST_REARMED = 10
 # The kernel takes whole seconds up to 60. Simulated time costs real time, so that parts of one are allowed;
 # the least is what still leaves time for anything but the watchdog.
 LEAST_THRESH, MOST_THRESH, DEFAULT_THRESH = 0.0001, 60.0, 10.0
@@ -98,9 +100,18 @@ def watchdog_timer_fn(S, E):
 def watchdog_overflow_callback(S, E):
     """In NMI context, the pinned cycles event of this CPU has ended a period.
 
-    (The kernel also wants 4/5 of the threshold to have passed, because of turbo; no model has that.)
+    At turbo a period is shorter than the threshold, and its timer may not have been due yet: the kernel
+    wants 4/5 of the threshold between two checks, ten NMIs at the most (watchdog_check_timestamp).
     """
     retire(S, E, COST_CHECK)
+    host = S.percpu[S.this_cpu]
+    now = S.cores[S.this_cpu].t
+    if now - host.last_timestamp < S.config.watchdog_period * 4 // 5:
+        host.nmi_rearmed += 1
+        if host.nmi_rearmed < MOST_REARMED:
+            return
+    host.nmi_rearmed = 0
+    host.last_timestamp = now
     watchdog_hardlockup_check(S, E, S.this_cpu)
 
 
@@ -157,7 +168,7 @@ def lockup_detector_init(S: Any, detector: str, thresh: float) -> None:
     check_settings(detector, thresh, int(S.cores[0].pmu.version))
     config = S.config
     config.watchdog = WATCHDOG_NAMES.index(detector)
-    config.watchdog_period = round(thresh * int(config.tsc_khz) * 1000) * 16
+    config.watchdog_period = round(thresh * int(config.core_khz) * 1000) * 16
     if detector == WATCHDOG_NAMES[WATCHDOG_OFF]:
         return
     period = int(config.watchdog_period)
@@ -188,7 +199,9 @@ def _hardlockup_detector_event_create(S: Any, cpu: int) -> None:
     # exists. In the series it has to exclude them, or the first VM entry puts it into ERROR (patch 03).
     series = int(S.config.mode) == MODE_PASSTHROUGH
     event.exclude_guest = int(series and not int(S.config.without) & int(W_WATCHDOG_EXCLUDE_GUEST))
-    event.sample_period = event.period = int(S.config.watchdog_period) >> 4  # hw_nmi_get_sample_period()
+    # hw_nmi_get_sample_period(): cpu_khz is the marked frequency, the event counts at turbo
+    cycles = int(S.config.watchdog_period) * int(S.config.tsc_khz) // (16 * int(S.config.core_khz))
+    event.sample_period = event.period = cycles
     event.period_left = event.period
     S.list_end = S.perf_rows = i + 1
 
@@ -196,7 +209,7 @@ def _hardlockup_detector_event_create(S: Any, cpu: int) -> None:
 def lockup_report(S: Any) -> dict[str, Any]:
     """The watchdog's part of a result: detector, seconds, and every CPU that is locked up.
 
-    A lockup that nobody has seen has `seen_by` and `tsc` null. Times are in cycles.
+    A lockup that nobody has seen has `seen_by` and `tsc` null. Both times are the TSC's.
     """
     config = S.config
     found = []
@@ -210,14 +223,14 @@ def lockup_report(S: Any) -> dict[str, Any]:
             {
                 "cpu": cpu,
                 "seen_by": by,
-                "since": int(host.lockup_at) >> 4 if host.lockup else None,
-                "tsc": seen >> 4 if seen else None,
+                "since": tsc_value(S.cores[cpu], int(host.lockup_at)) if host.lockup else None,
+                "tsc": tsc_value(S.cores[cpu], seen) if seen else None,
                 "task": int(S.tasks[int(host.curr)].pid) if int(host.curr) >= 0 else None,
                 "message": None if by is None else f"CPU{by}: Watchdog detected hard LOCKUP on cpu {cpu}",
             }
         )
     return {
         "detector": WATCHDOG_NAMES[int(config.watchdog)],
-        "thresh": int(config.watchdog_period) / (int(config.tsc_khz) * 16000),
+        "thresh": int(config.watchdog_period) / (int(config.core_khz) * 16000),
         "lockups": found,
     }

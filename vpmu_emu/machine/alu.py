@@ -11,8 +11,9 @@ import numpy as np
 from vpmu_emu._jit import jit
 from vpmu_emu.machine import semantics as sem
 from vpmu_emu.machine.bits import popcount
+from vpmu_emu.machine.cache import cache_flush_line
 from vpmu_emu.machine.decode import LOAD_LANE, STORE_LANE
-from vpmu_emu.machine.memory import TLB_INDEX, cache_flush_line, fault, mem_read, read, write
+from vpmu_emu.machine.memory import TLB_INDEX, fault, mem_read, read, write
 from vpmu_emu.machine.ops import COLD_OP, K_CL, K_HIGH, K_IMM, K_MEM, K_REG
 from vpmu_emu.machine.semantics import (
     STATUS_FLAGS,

@@ -26,14 +26,9 @@ import numpy as np
 
 from vpmu_emu._jit import jit
 from vpmu_emu.machine.alu import LAT_MISPREDICT, execute_general, reaches
+from vpmu_emu.machine.cache import L1_INDEX, cache_miss
 from vpmu_emu.machine.decode import find, lookup, rep_goes_on
-from vpmu_emu.machine.memory import (
-    L1_INDEX,
-    TLB_INDEX,
-    cache_miss,
-    mem_read,
-    mem_write,
-)
+from vpmu_emu.machine.memory import TLB_INDEX, mem_read, mem_write
 from vpmu_emu.machine.ops import K_HIGH
 from vpmu_emu.machine.physical import ld8, ld16, ld32, ld64, st32, st64
 from vpmu_emu.machine.pmu import LAT_SLOT

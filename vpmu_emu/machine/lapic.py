@@ -1,8 +1,9 @@
 """The local APIC, the same for silicon and for a guest's virtual-APIC page: functions on one record.
 
 SDM volume 3, chapter 11. Registers are named by their x2APIC MSR index, which is 0x800 + offset / 16 of
-the xAPIC page. The timer counts TSC cycles divided by the divide configuration; its deadlines are absolute
-times, so nothing ticks. There is one core: messages to others go nowhere, which no sender can see.
+the xAPIC page. The timer counts cycles of its own clock (the crystal's; in a guest 1 GHz, as KVM has it),
+divided by the divide configuration; deadlines of the TSC are absolute times, so nothing ticks. There is one
+core: messages to others go nowhere, which no sender can see.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import numpy as np
 
 from vpmu_emu._jit import jit
 from vpmu_emu.machine.bits import highest_bit
+from vpmu_emu.machine.clock import later, ticks, time_of_tick, time_of_tsc, tsc_at
 from vpmu_emu.machine.state import BEYOND, NEVER
 from vpmu_emu.machine.u64 import (
     ALL,
@@ -109,7 +111,6 @@ NMI_TO_SELF = 2
 INIT_TO_SELF = 3
 
 # results of delivering an LVT entry
-_LAST_CYCLE = U64(int(BEYOND) >> 4)
 LVT_DROPPED = 0
 LVT_FIXED = 1
 LVT_NMI = 2
@@ -232,31 +233,39 @@ def _divisor_shift(lapic):
 
 
 @jit()
+def _count_time(lapic):
+    # How long the timer takes for its initial count, in 1/16 cycle.
+    counts = lapic.init_count << U64(_divisor_shift(lapic))
+    return time_of_tick(counts, lapic.clock_num, lapic.clock_den)
+
+
+@jit()
 def _start_count(core, lapic):
     lapic.timer_start = core.t
     if lapic.init_count == ZERO:
         lapic.timer_at = NEVER
     else:
-        lapic.timer_at = core.t + ((np.int64(lapic.init_count) << _divisor_shift(lapic)) << 4)
+        lapic.timer_at = later(core.t, _count_time(lapic))
 
 
 @jit()
 def lapic_set_deadline(core, lapic, deadline, offset):
-    """WRMSR to IA32_TSC_DEADLINE; `offset` is what this APIC's owner adds to the core's TSC."""
+    """WRMSR to IA32_TSC_DEADLINE; `offset` is what this APIC's owner adds to the core's TSC.
+
+    The timer fires at the first time at which that sum has reached the deadline.
+    """
     if lapic.lvt[LVT_TIMER] & TIMER_MODE != TIMER_TSC_DEADLINE:
         return  # SDM 3A 11.5.4.1: ignored in the other timer modes
     lapic.tsc_deadline = deadline
     if deadline == ZERO:
         lapic.timer_at = NEVER
         return
-    now = U64(core.t >> 4)
+    now = tsc_at(core, core.t)
     if deadline <= now + offset:
         lapic.timer_at = core.t
     else:
-        wait = deadline - (now + offset)
-        lapic.timer_at = BEYOND
-        if wait < _LAST_CYCLE - now:
-            lapic.timer_at = ((core.t >> 4) + np.int64(wait)) << 4
+        at = now + (deadline - (now + offset))
+        lapic.timer_at = time_of_tsc(core, at) if at > now else BEYOND
 
 
 @jit()
@@ -264,7 +273,7 @@ def lapic_timer_expire(core, lapic):
     """The timer has run out at or before now: request its interrupt, rearm it if periodic."""
     mode = lapic.lvt[LVT_TIMER] & TIMER_MODE
     if mode == TIMER_PERIODIC and lapic.init_count != ZERO:
-        period = (np.int64(lapic.init_count) << _divisor_shift(lapic)) << 4
+        period = _count_time(lapic)
         lapic.timer_start = lapic.timer_at
         lapic.timer_at = lapic.timer_at + period
         if lapic.timer_at <= core.t:
@@ -367,8 +376,8 @@ def lapic_read(core, lapic, index):
     if index == X2_CUR_COUNT:
         if lapic.timer_at == NEVER or lapic.lvt[LVT_TIMER] & TIMER_MODE == TIMER_TSC_DEADLINE:
             return ZERO
-        left = ((lapic.timer_at - core.t) >> 4) >> _divisor_shift(lapic)
-        return U64(max(left, 0))
+        left = ticks(U64(max(lapic.timer_at - core.t, 0)), lapic.clock_num, lapic.clock_den)
+        return left >> U64(_divisor_shift(lapic))
     if index == X2_DIV_CONF:
         return lapic.divide
     return ZERO

@@ -2,7 +2,7 @@
 
 Physical memory is one host array. A hit is `((va + size - 1) & page) == tag[(va >> 12) & 255]`, which also
 turns away accesses that cross a page. What must be seen (faults, code that is overwritten, pages not
-dirty yet) is simply not in the TLB and takes the slow way. Tag-only caches decide time and the LLC events.
+dirty yet) is simply not in the TLB and takes the slow way. What an access costs is the caches' to say.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import numpy as np
 
 from vpmu_emu._jit import jit
 from vpmu_emu.machine.bus import OFF_RAM, bus_read, bus_write, is_mapped, locate
+from vpmu_emu.machine.cache import touch
 from vpmu_emu.machine.paging import (
     LEFT,
     NO_ERROR,
@@ -34,19 +35,12 @@ from vpmu_emu.machine.physical import (
     st32,
     st64,
 )
-from vpmu_emu.machine.state import CLASS, GENERATIONS, N_ITLB, N_L1, N_LLC, N_MAP, N_TLB
+from vpmu_emu.machine.state import GENERATIONS, N_ITLB, N_MAP, N_TLB
 from vpmu_emu.machine.u64 import ALL, BYTE, ONE, PAGE_BASE, U2, U3, U4, U8, U12, U64, ZERO
 from vpmu_emu.tables.cpus import LATENCIES
 
 TLB_INDEX = U64(N_TLB - 1)
 TLB_NONE = ONE  # no page base looks like this
-_U6 = U64(6)
-L1_INDEX = U64(N_L1 - 1)
-LLC_INDEX = U64(N_LLC - 1)
-C_LLCREF = CLASS["llcref"]
-C_LLCMISS = CLASS["llcmiss"]
-LAT_LLC_REF = LATENCIES.index("llc_ref")
-LAT_LLC_MISS = LATENCIES.index("llc_miss")
 LAT_TLB_WALK = LATENCIES.index("tlb_walk")
 
 VECTOR_UD = 6
@@ -55,40 +49,6 @@ VECTOR_GP = 13
 VECTOR_PF = 14
 _U47 = U64(47)
 _CANONICAL_HIGH = U64(0x1FFFF)
-
-
-# --- caches ---------------------------------------------------------------------------------------------
-@jit()
-def cache_miss(core, line):
-    """The L1 does not hold `line`: look in the LLC, fill both, return the delay in 1/16 cycle."""
-    row = 0 if core.cpl == 0 else 1
-    tag = np.uint32(line + ONE)
-    core.l1[line & L1_INDEX] = tag
-    core.total[row, C_LLCREF] += ONE
-    slot = line & LLC_INDEX
-    if core.llc[slot] == tag:
-        return core.latency[LAT_LLC_REF]
-    core.llc[slot] = tag
-    core.total[row, C_LLCMISS] += ONE
-    return core.latency[LAT_LLC_MISS]
-
-
-@jit()
-def cache_flush_line(core, line):
-    """CLFLUSH: drop `line` from every level."""
-    tag = np.uint32(line + ONE)
-    if core.l1[line & L1_INDEX] == tag:
-        core.l1[line & L1_INDEX] = np.uint32(0)
-    if core.llc[line & LLC_INDEX] == tag:
-        core.llc[line & LLC_INDEX] = np.uint32(0)
-
-
-@jit()
-def touch(core, p):
-    """One data access at host offset p. Modifies the caches, core.t and the miss totals."""
-    line = p >> _U6
-    if core.l1[line & L1_INDEX] != np.uint32(line + ONE):
-        core.t += cache_miss(core, line)
 
 
 # --- translation ----------------------------------------------------------------------------------------

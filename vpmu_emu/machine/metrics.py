@@ -4,7 +4,7 @@ Slots are issue slots of unhalted time. Every retired instruction fills one (ret
 loses what `mispredict` of the CPU model says (bad speculation). Fetching and decoding take no time in this
 model, so nothing is bound by the front end. All other slots are back-end bound: execution latency, and
 cache misses, which level 2 calls memory bound. All of it is in the running totals of instructions, time,
-mispredictions and misses, so metrics cost the interpreter's loop nothing. SDM 3B 20.3.9.3.
+mispredictions and time of misses, so metrics cost the interpreter's loop nothing. SDM 3B 20.3.9.3.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from vpmu_emu.machine.state import CLASS, METRICS_TOTALS, N_METRICS
 from vpmu_emu.machine.u64 import BYTE, U64, ZERO
 from vpmu_emu.tables.cpus import LATENCIES
 
-LAT_SLOT, LAT_MISPREDICT, LAT_LLC_REF, LAT_LLC_MISS = (
-    LATENCIES.index(name) for name in ("slot", "mispredict", "llc_ref", "llc_miss")
+LAT_SLOT, LAT_MISPREDICT = (
+    LATENCIES.index(name) for name in ("slot", "mispredict")
 )
-T_CYCLES, T_INST, T_BRMISS, T_LLCREF, T_LLCMISS = range(len(METRICS_TOTALS))
+T_CYCLES, T_INST, T_BRMISS, T_MEMORY = range(len(METRICS_TOTALS))
 CLASS_OF = tuple(CLASS[name] for name in METRICS_TOTALS)
 RETIRING, BAD_SPECULATION, FRONTEND, BACKEND, HEAVY, MISPREDICTS, FETCH_LATENCY, MEMORY = range(N_METRICS)
 LEVEL_1 = 4  # metrics of it
@@ -48,9 +48,6 @@ def _settle(core):
         return
     time = _since(core, T_CYCLES)
     slot = U64(core.latency[LAT_SLOT])
-    misses = _since(core, T_LLCMISS)
-    memory = misses * U64(core.latency[LAT_LLC_MISS])
-    memory += (_since(core, T_LLCREF) - misses) * U64(core.latency[LAT_LLC_REF])
     retiring = min(_since(core, T_INST) * slot, time)
     left = time - retiring
     bad = min(_since(core, T_BRMISS) * U64(core.latency[LAT_MISPREDICT]), left)
@@ -60,7 +57,7 @@ def _settle(core):
     m.share[BAD_SPECULATION] += bad * _UNIT
     m.share[BACKEND] += left * _UNIT
     m.share[MISPREDICTS] += bad * _UNIT
-    m.share[MEMORY] += min(memory, left) * _UNIT
+    m.share[MEMORY] += min(_since(core, T_MEMORY), left) * _UNIT
     _snapshot(core)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from vpmu_emu._jit import jit
 from vpmu_emu.machine.bus import note_ipi
+from vpmu_emu.machine.clock import tsc_at
 from vpmu_emu.machine.lapic import (
     BASE_ENABLE,
     BASE_X2APIC,
@@ -355,8 +356,8 @@ def msr_value(core, rn, index):
 
 @jit()
 def read_tsc(core):
-    """RDTSC: the time of the core plus what was written and, in a guest, the VMCS's TSC offset."""
-    v = U64(core.t >> 4) + core.tsc_adjust
+    """RDTSC: the TSC plus what was written to it and, in a guest, the VMCS's TSC offset."""
+    v = tsc_at(core, core.t) + core.tsc_adjust
     if core.vmx.nonroot != 0:
         v += core.vmx.tsc_offset
     return v
@@ -408,7 +409,7 @@ def msr_apply(core, E, rn, index, value):
             lbr_started(core)
         pmu.debugctl = value
     elif row == R_TSC:
-        core.tsc_adjust = value - U64(core.t >> 4)
+        core.tsc_adjust = value - tsc_at(core, core.t)
     elif row == R_TSC_DEADLINE:
         lapic_set_deadline(core, core.lapic, value, core.tsc_adjust)
     elif row == R_APIC_BASE:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
+from vpmu_emu.machine.clock import later, ticks, time_of_tick
 from vpmu_emu.machine.lapic import (
     LVT_DROPPED,
     LVT_MASKED,
@@ -146,10 +147,10 @@ def _miscounted(core, event, rings, s):
 def _scaled(core, scale, time):
     """Unhalted time (uint64, 1/16 cycle) in the unit of a time event."""
     if scale == SCALE_REF:
-        time = time * core.ref_num // core.ref_den
-    elif scale == SCALE_XCLK:
-        time = time * core.xclk_num // core.xclk_den
-    elif scale == SCALE_SLOTS:
+        return ticks(time, core.tsc_num, core.tsc_den)
+    if scale == SCALE_XCLK:
+        return ticks(time, core.xclk_num, core.xclk_den)
+    if scale == SCALE_SLOTS:
         return time // U64(core.latency[LAT_SLOT])
     return time >> U4
 
@@ -576,13 +577,13 @@ def pmu_horizon(core):
         elif scale == SCALE_SLOTS:
             at = core.t + np.int64(left - ONE) * slot + 1
         elif scale == SCALE_REF or scale == SCALE_XCLK:
-            # time * num / den / 16 is only bounded here: convergence is geometric
-            ticks = left - ONE
+            time = class_total(core, C_CYCLES, pmu.rings[i])
+            due = _scaled(core, scale, time) + left
             if scale == SCALE_REF:
-                ticks = ticks * core.ref_den // core.ref_num
+                at = time_of_tick(due, core.tsc_num, core.tsc_den)
             else:
-                ticks = ticks * core.xclk_den // core.xclk_num
-            at = core.t + max(np.int64(ticks) * 16, 1)
+                at = time_of_tick(due, core.xclk_num, core.xclk_den)
+            at = later(core.t, at - np.int64(time))
         else:
             time = class_total(core, C_CYCLES, pmu.rings[i])
             at = core.t + np.int64((left << U4) - (time & U64(15)))

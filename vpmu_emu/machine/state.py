@@ -1,7 +1,7 @@
 """The core's whole state as NumPy dtypes: what is not here does not change during a run.
 
 Every field has its unit and meaning beside it. There are no holes (a test proves it), so two runs are
-equal when their bytes are equal. Times are int64 in 1/16 cycle of the core's TSC, values uint64,
+equal when their bytes are equal. Times are int64 in 1/16 cycle of the core, values uint64,
 ids, counts of rows and codes int64. `ENGINE` is scratch: it never changes a result and is not saved.
 """
 
@@ -24,7 +24,9 @@ GENERATIONS = 1 << 10  # of decoded code that its keys tell apart: 48 bits addre
 N_ITLB = 64  # pages that instructions were fetched from since the last flush
 N_PREDICTOR = 1024  # 2-bit counters
 N_L1 = 512  # direct-mapped 64-byte lines
-N_LLC = 8192
+N_L2 = 4096  # at the most: the CPU model says how many are used
+N_LLC = 16384
+N_STREAMS = 16  # streams of misses that the prefetcher follows
 N_CPUID = 16  # entries of the CPUID table
 N_SLOTS = 4  # pieces of physical memory
 N_LBR = 32  # last branch records
@@ -48,6 +50,8 @@ CLASSES = (
     "inst", "branch", "load", "store", "nop", "far",  # first packed lane word of a micro-op
     "cond", "taken", "call", "ret", "indirect",  # second one
     "brmiss", "llcref", "llcmiss",  # counted where they happen
+    "fetched",  # lines that came from memory, prefetched ones too
+    "memory",  # time that loads and stores waited for what L1 does not hold, in 1/16 cycle
     "cycles",  # unhalted time in 1/16 cycle
 )  # fmt: skip
 LANES1 = CLASSES[:6]
@@ -108,6 +112,8 @@ LAPIC = np.dtype(
         ("tsc_deadline", "u8"),  # IA32_TSC_DEADLINE in the clock of this APIC's owner; 0 disarmed
         ("timer_start", "i8"),  # time at which the running count was loaded
         ("timer_at", "i8"),  # time at which the timer fires; NEVER when it is not running
+        ("clock_num", "u8"),  # the timer's clock before its divider ticks clock_num / clock_den
+        ("clock_den", "u8"),  # times a core cycle
     ]
 )
 
@@ -154,7 +160,7 @@ PMU = np.dtype(
     ]
 )
 
-METRICS_TOTALS = ("cycles", "inst", "brmiss", "llcref", "llcmiss")  # that PERF_METRICS is made of
+METRICS_TOTALS = ("cycles", "inst", "brmiss", "memory")  # that PERF_METRICS is made of
 
 METRICS = np.dtype(
     [
@@ -311,9 +317,9 @@ CORE = np.dtype(
         ("total", "u8", (2, N_CLASSES)),  # running totals by CPL class; cycles in 1/16
         ("features", "i8"),  # bits by `tables.instructions.FEATURES`: what bytes are instructions
         ("latency", "i8", (N_LATENCY,)),  # 1/16 cycle per cost class of the CPU model
-        ("ref_num", "u8"),  # reference cycles per unhalted cycle = ref_num / ref_den
-        ("ref_den", "u8"),
-        ("xclk_num", "u8"),  # cycles of the crystal per unhalted cycle = xclk_num / xclk_den
+        ("tsc_num", "u8"),  # cycles of the TSC per core cycle = tsc_num / tsc_den; reference cycles are
+        ("tsc_den", "u8"),  # those of unhalted time
+        ("xclk_num", "u8"),  # cycles of the crystal per core cycle = xclk_num / xclk_den
         ("xclk_den", "u8"),
         ("msr_n", "i8", (N_MSR_ROWS,)),  # instances that exist on this silicon, by row of the table
         ("msr_reserved", "u8", (N_MSR_ROWS,)),  # writing any of these bits is #GP
@@ -341,7 +347,16 @@ CORE = np.dtype(
         ("global_write", "u1", (2, N_TLB)),
         ("predictor", "u1", (N_PREDICTOR,)),
         ("l1", "u4", (N_L1,)),  # line number + 1 of what the slot holds
-        ("llc", "u4", (N_LLC,)),
+        ("l2_bits", "u8"),  # log2 of the lines in use
+        ("llc_bits", "u8"),
+        ("l2", "u2", (N_L2,)),  # line number above those bits, + 1
+        ("llc", "u2", (N_LLC,)),
+        ("prefetch_l2", "i8"),  # lines that the prefetcher runs ahead of a stream, in L2
+        ("prefetch_llc", "i8"),  # and in the LLC; 0: there is no prefetcher
+        ("stream_line", "i8", (N_STREAMS,)),  # the last line of the stream that L1 missed
+        ("stream_step", "i8", (N_STREAMS,)),  # from miss to miss, in lines; 0 no stream yet
+        ("stream_near", "i8", (N_STREAMS,)),  # lines ahead of it that are asked for, in L2
+        ("stream_far", "i8", (N_STREAMS,)),  # and in the LLC
     ]
 )
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from vpmu_emu._jit import jit
 from vpmu_emu.machine.bus import EXIT_EPT_VIOLATION
+from vpmu_emu.machine.clock import time_of_tsc, tsc_at
 from vpmu_emu.machine.decode import rep_over
 from vpmu_emu.machine.interrupts import (
     KIND_EXTERNAL,
@@ -425,7 +426,8 @@ def vm_entry(core, M, E):
     vmx.nonroot = 1
     vmx.preempt_at = NEVER
     if vmx.pin & PIN_PREEMPTION != ZERO:
-        vmx.preempt_at = core.t + (np.int64(vmread(core, M, V_PREEMPTION)) << 4)
+        # SDM 3C 25.5.1: it counts with the TSC
+        vmx.preempt_at = time_of_tsc(core, tsc_at(core, core.t) + vmread(core, M, V_PREEMPTION))
     if info & INTR_VALID != ZERO:
         code = _inject(core, M, E, info)
         if code == CODE_EXIT:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -34,7 +35,7 @@ class Cost:
 
 @attrs.frozen(kw_only=True)
 class CpuModel:
-    """One CPU model; times are in 1/16 cycle.
+    """One CPU model; times are in 1/16 cycle of its core, at `core_khz`.
 
     Attributes:
         name: of the file, such as "spr".
@@ -44,10 +45,12 @@ class CpuModel:
         events: name of its event list (`tables.events.LISTS`).
         arch_events_length, arch_events_absent: CPUID.0AH:EAX[31:24] and EBX.
         features: names of the CPUID features it has, and of VMX controls that not every model has.
-        tsc_khz: rate of the TSC.
-        ref_num, ref_den: reference cycles per core cycle, as a fraction.
+        base_khz, turbo_khz: the marked and the highest frequency, which CPUID tells.
+        core_khz: what the core runs at while it is not halted.
+        tsc_khz: rate of the TSC and of reference cycles.
         crystal_khz: rate of the crystal, from which the TSC is multiplied.
-        predictor, l1_lines, llc_lines: sizes of the predictor and cache model.
+        predictor, l1_lines, l2_lines, llc_lines: sizes of the predictor and cache model.
+        prefetch_l2, prefetch_llc: lines that the stream prefetcher runs ahead, 0 without one.
         latency: one element per name in `LATENCIES`.
         costs: one element per name in `COST_NAMES`.
     """
@@ -71,13 +74,17 @@ class CpuModel:
     masks_lvtpc: bool
     events: str = attrs.field(validator=attrs.validators.in_(LISTS))
     features: frozenset[str]
+    base_khz: int
+    core_khz: int
+    turbo_khz: int
     tsc_khz: int
-    ref_num: int
-    ref_den: int
     crystal_khz: int
     predictor: int
     l1_lines: int
+    l2_lines: int
     llc_lines: int
+    prefetch_l2: int
+    prefetch_llc: int
     latency: tuple[int, ...]
     costs: tuple[Cost, ...]
 
@@ -100,6 +107,11 @@ class CpuModel:
             maxphyaddr=self.maxphyaddr,
             **flags,
         )
+
+    def per_core_cycle(self, khz: int) -> tuple[int, int]:
+        """Ticks of a clock of `khz` in one cycle of the core, as a fraction in lowest terms."""
+        common = math.gcd(khz, self.core_khz)
+        return khz // common, self.core_khz // common
 
     def cost(self, name: str) -> Cost:
         """The cost row of this name.
@@ -215,6 +227,8 @@ def describe(model: CpuModel) -> dict[str, Any]:
         "brand": model.brand,
         "signature": leaves[1][0],
         "leaf_0a": leaves[0xA],
+        "base_khz": model.base_khz,
+        "core_khz": model.core_khz,
         "tsc_khz": model.tsc_khz,
         "features": sorted(model.features),
         **{key: getattr(model, key) for key in pmu},
@@ -278,7 +292,8 @@ def cpuid_leaves(model: CpuModel) -> tuple[tuple[int, int, int, int, int], ...]:
         (0xA, *pmu),
         # TSC = crystal * EBX / EAX
         (0x15, 1, model.tsc_khz // model.crystal_khz, model.crystal_khz * 1000, 0),
-        (0x16, model.tsc_khz // 1000, model.tsc_khz // 1000, 100, 0),
+        # MHz: marked, highest, bus
+        (0x16, model.base_khz // 1000, model.turbo_khz // 1000, 100, 0),
         *arch_lbr,
         (0x80000000, 0x80000008, 0, 0, 0),
         # LAHF LZCNT; SYSCALL NX 1G-pages RDTSCP long mode

@@ -14,7 +14,7 @@ from vpmu_emu.trace.text import lines
 
 
 def _text(run: Any) -> str:
-    found = lines(run.events(), run.model.tsc_khz, run.program.place, run.model.events)
+    found = lines(run.events(), run.model.core_khz, run.program.place, run.model.events)
     lost = run.lost()["trace"]
     head = f"CPU:0 [LOST {lost} EVENTS]\n" if lost else ""  # as the kernel's trace says it
     return head + "".join(f"{visible(line)}\n" for line in found)

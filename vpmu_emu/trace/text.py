@@ -170,17 +170,17 @@ def decode(
 
 def lines(
     events: Iterable[Any],
-    tsc_khz: int = 0,
+    core_khz: int = 0,
     place: Callable[[int], str] | None = None,
     names: str = LISTS[0],
 ) -> Iterator[str]:
-    """The ring as lines; times in seconds if the rate of the TSC is given, else in cycles.
+    """The ring as lines; times in seconds if the rate of the core is given, else in cycles.
 
     With `place` and `names` as for `decode`, a line of the source follows what the program did, behind `#`.
     """
     for t, words in decode(events, place, names):
-        if tsc_khz:
-            nanoseconds = t * 1_000_000 // (16 * tsc_khz)
+        if core_khz:
+            nanoseconds = t * 1_000_000 // (16 * core_khz)
             yield f"{nanoseconds // 10**9}.{nanoseconds % 10**9:09}: {words}"
         else:
             yield f"{t >> 4}: {words}"

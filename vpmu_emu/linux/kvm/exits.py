@@ -36,6 +36,7 @@ from vpmu_emu.linux.state import (
     USER_IO_WRMSR,
 )
 from vpmu_emu.machine.bus import EXIT_APIC_ACCESS, EXIT_EPT_MISCONFIG, EXIT_EPT_VIOLATION
+from vpmu_emu.machine.clock import tsc_at
 from vpmu_emu.machine.interrupts import RFLAGS_TF, VECTOR_DB
 from vpmu_emu.machine.lapic import BASE_X2APIC, lapic_read
 from vpmu_emu.machine.lbr import R_LBR_SELECT
@@ -192,7 +193,7 @@ def kvm_set_msr_common(S, M, E, index, value):
     if row == R_APIC_BASE:
         return kvm_set_apic_base(S, M, value)
     if row == R_TSC:
-        now = U64(core.t >> 4) + core.tsc_adjust
+        now = tsc_at(core, core.t) + core.tsc_adjust
         vmwrite(core, M, V_TSC_OFFSET, value - now)
         return 0
     if row == R_TSC_DEADLINE:
@@ -245,7 +246,7 @@ def kvm_get_msr_common(S, M, E, index, look):
     if row == R_APIC_BASE:
         return 0, core.vapic.apic_base
     if row == R_TSC:
-        return 0, U64(core.t >> 4) + core.tsc_adjust + vmread(core, M, V_TSC_OFFSET)
+        return 0, tsc_at(core, core.t) + core.tsc_adjust + vmread(core, M, V_TSC_OFFSET)
     if row == R_TSC_DEADLINE:
         return 0, core.vapic.tsc_deadline
     if row == R_MISC_ENABLE:

@@ -11,6 +11,7 @@ from vpmu_emu.linux.kvm.overflow import kvm_make_request
 from vpmu_emu.linux.native import cost
 from vpmu_emu.linux.perf.pmi import charge
 from vpmu_emu.linux.state import APIC_INIT, KVM_REQ_EVENT
+from vpmu_emu.machine.clock import tsc_at, tsc_reaching
 from vpmu_emu.machine.lapic import (
     BASE_ENABLE,
     BASE_X2APIC,
@@ -27,7 +28,7 @@ from vpmu_emu.machine.lapic import (
 from vpmu_emu.machine.memory import tlb_flush
 from vpmu_emu.machine.physical import st8
 from vpmu_emu.machine.state import NEVER, STOP_RESET
-from vpmu_emu.machine.u64 import BYTE, ONE, U3, U7, U64, ZERO
+from vpmu_emu.machine.u64 import BYTE, LOW32, ONE, U3, U7, U64, ZERO
 from vpmu_emu.machine.vmx import (
     PIN_PREEMPTION,
     V_PIN,
@@ -142,10 +143,12 @@ def vmx_update_hv_timer(S, M):
     pin = vmread(core, M, V_PIN) & ~PIN_PREEMPTION
     at = core.vapic.timer_at
     if at != NEVER:
-        cycles = max((at - core.t + 15) >> 4, 0)
-        if cycles < 1 << 32:
+        cycles = ZERO
+        if at > core.t:
+            cycles = tsc_reaching(core, at) - tsc_at(core, core.t)
+        if cycles <= LOW32:
             pin |= PIN_PREEMPTION
-            vmwrite(core, M, V_PREEMPTION, U64(cycles))
+            vmwrite(core, M, V_PREEMPTION, cycles)
     vmwrite(core, M, V_PIN, pin)
 
 

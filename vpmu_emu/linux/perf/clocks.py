@@ -6,8 +6,6 @@ kernel/events/core.c (perf_swevent, cpu_clock_event, task_clock_event), arch/x86
 
 from __future__ import annotations
 
-import numpy as np
-
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.perf.times import sched_clock
 from vpmu_emu.linux.perf.x86 import intel_pmu_read_event
@@ -22,9 +20,10 @@ from vpmu_emu.linux.state import (
     PMU_SOFTWARE,
     PMU_UNCORE,
 )
+from vpmu_emu.machine.clock import later, time_of_tick, tsc_at
 from vpmu_emu.machine.pmu import class_total
 from vpmu_emu.machine.state import CLASS
-from vpmu_emu.machine.u64 import U4, U64, ZERO
+from vpmu_emu.machine.u64 import U64, ZERO
 
 # enum perf_sw_ids
 PERF_COUNT_SW_CPU_CLOCK = U64(0)
@@ -39,8 +38,9 @@ PERF_COUNT_SW_MAX = U64(12)
 UNCORE_CLOCKTICKS = U64(0x0001)
 UNCORE_CAS_COUNT_RD = U64(0xCF05)
 
+NS_PER_MS = U64(1_000_000)
 MIN_CLOCK_PERIOD = U64(10_000)  # nanoseconds, perf_swevent_start_hrtimer()
-C_LLCMISS = CLASS["llcmiss"]
+C_FETCHED = CLASS["fetched"]
 
 
 @jit()
@@ -67,9 +67,9 @@ def free_running(S, i):
     total = ZERO
     if event.pmu_type == PERF_TYPE_UNCORE:
         if event.config == UNCORE_CLOCKTICKS:
-            return U64(S.cores[S.this_cpu].t) >> U4
+            return tsc_at(S.cores[S.this_cpu], S.cores[S.this_cpu].t)
         for cpu in range(N_CORES):  # one memory controller for the socket
-            total += class_total(S.cores[cpu], C_LLCMISS, 3)
+            total += class_total(S.cores[cpu], C_FETCHED, 3)
     elif is_clock(event):
         total = sched_clock(S, S.cores[S.this_cpu].t)
     return total
@@ -81,8 +81,8 @@ def clock_program(S, i):
     host = S.percpu[S.this_cpu]
     event = S.perf_events[i]
     nanoseconds = max(event.period, MIN_CLOCK_PERIOD)
-    cycles = nanoseconds * U64(S.config.tsc_khz) // U64(1_000_000)
-    event.freq_time = S.cores[S.this_cpu].t + (np.int64(cycles) << 4)
+    span = time_of_tick(nanoseconds, NS_PER_MS, U64(S.config.core_khz))
+    event.freq_time = later(S.cores[S.this_cpu].t, span)
     host.clock_at = min(host.clock_at, event.freq_time)
 
 

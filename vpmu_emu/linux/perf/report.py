@@ -34,6 +34,7 @@ from vpmu_emu.linux.state import (
     PERF_TYPE_UNCORE,
     STATE_NAMES,
 )
+from vpmu_emu.machine.clock import tsc_value
 from vpmu_emu.machine.state import CLASS, N_CTR
 from vpmu_emu.tables.events import EVENTS, LISTS, NOT_COUNTED, event_by_code
 
@@ -103,16 +104,20 @@ def hardware_counters(S: Any, cpu: int = 0) -> list[int]:
     return [int(v) for v in found]
 
 
+def _tsc(S: Any, t: Any) -> int:
+    return tsc_value(S.cores[0], int(t))
+
+
 def _nanoseconds(S: Any, t: int) -> int:
-    return (t >> 4) * int(S.config.cyc2ns_mul) >> 31
+    return tsc_value(S.cores[0], t) * int(S.config.cyc2ns_mul) >> 31
 
 
 def _free_running(S: Any, event: Any, cpu: int) -> int:
     # clocks.free_running(), for events on no counter
     if int(event.pmu_type) == PERF_TYPE_UNCORE:
         if int(event.config) == UNCORE_CLOCKTICKS:
-            return int(S.cores[cpu].t) >> 4
-        return sum(int(core.total[ring, CLASS["llcmiss"]]) for core in S.cores for ring in (0, 1))
+            return tsc_value(S.cores[cpu], int(S.cores[cpu].t))
+        return sum(int(core.total[ring, CLASS["fetched"]]) for core in S.cores for ring in (0, 1))
     return _nanoseconds(S, int(S.cores[cpu].t)) if int(event.config) <= 1 else 0
 
 
@@ -188,7 +193,7 @@ def _event(S: Any, event: Any, count: int, enabled: int, running: int) -> dict[s
         "type": "pinned" if event.pinned else "flexible",
         "state": STATE_NAMES[state],
         "cause": CAUSE_NAMES[int(event.error_cause)],
-        "tsc": int(event.error_time) >> 4 if event.error_cause else None,
+        "tsc": _tsc(S, event.error_time) if event.error_cause else None,
         "count": (count + int(event.child_count)) & _MASK,
         "enabled": enabled + int(event.child_enabled) >> 4,
         "running": running + int(event.child_running) >> 4,
@@ -205,7 +210,7 @@ def _event(S: Any, event: Any, count: int, enabled: int, running: int) -> dict[s
 def perf_report(S: Any) -> list[dict[str, Any]]:
     """Every perf event that exists: whose it is, state, cause and time of the last ERROR, count, times.
 
-    Times are in cycles, `task` is a pid. Changes nothing.
+    `tsc` is a TSC, durations are in core cycles, `task` is a pid. Changes nothing.
     """
     hardware = [hardware_counters(S, cpu) for cpu in range(N_CORES)]
     found = [e for e in S.perf_events[: int(S.perf_rows)] if e.used]
@@ -234,7 +239,7 @@ def error_report(S: Any) -> list[dict[str, Any]]:
     """The last transitions to ERROR, oldest first: which event, when and why, and what came of it.
 
     `retries` counts vain attempts since, `revived` is when it was on a counter again, `released` when it
-    was removed; times in cycles, None for never.
+    was removed; times as the TSC showed them, None for never.
     """
     n = int(S.perf_error_n)
     found = []
@@ -249,10 +254,10 @@ def error_report(S: Any) -> list[dict[str, Any]]:
                 "pmc": None if pmc < 0 else counter_name(pmc),
                 "vcpu": None if vcpu < 0 else vcpu,
                 "cause": CAUSE_NAMES[int(log.cause)],
-                "tsc": int(log.time) >> 4,
+                "tsc": _tsc(S, log.time),
                 "retries": int(log.retries),
-                "revived": int(log.revived) >> 4 if log.revived else None,
-                "released": int(log.released) >> 4 if log.released else None,
+                "revived": _tsc(S, log.revived) if log.revived else None,
+                "released": _tsc(S, log.released) if log.released else None,
             }
         )
     return found

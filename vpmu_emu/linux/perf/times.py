@@ -16,8 +16,9 @@ from vpmu_emu.linux.state import (
     PERF_EVENT_STATE_OFF,
 )
 from vpmu_emu.linux.trace_kinds import TR_PERF_STATE
+from vpmu_emu.machine.clock import tsc_at
 from vpmu_emu.machine.ring import emit
-from vpmu_emu.machine.u64 import LOW32, ONE, U4, U31, U32, U64, ZERO
+from vpmu_emu.machine.u64 import LOW32, ONE, U31, U32, U64, ZERO
 
 # attr bits of a kernel counter and of the log
 ATTR_PINNED = 1
@@ -32,7 +33,7 @@ ATTR_PRECISE_SHIFT = 6  # precise_ip, 0 to 3
 @jit()
 def sched_clock(S, t):
     """Nanoseconds (uint64) of a time (int64, 1/16 cycle) as the kernel makes them of the TSC."""
-    tsc = U64(t) >> U4
+    tsc = tsc_at(S.cores[S.this_cpu], t)
     mul = S.config.cyc2ns_mul
     return ((tsc & LOW32) * mul >> U31) + ((tsc >> U32) * mul << ONE)
 

@@ -90,7 +90,7 @@ def max_precise(model: CpuModel) -> int:
 
 def _watchdog_thresh(host: Host) -> str:
     config = host.S.config
-    return str(max(1, int(config.watchdog_period) // (16_000 * int(config.tsc_khz))))
+    return str(max(1, int(config.watchdog_period) // (16_000 * int(config.core_khz))))
 
 
 def _events() -> dict[str, Callable[[Host], str]]:

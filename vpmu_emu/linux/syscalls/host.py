@@ -15,6 +15,7 @@ import numpy as np
 from vpmu_emu.linux.calls import CALL_CHARGE, CALL_FLUSH, CALL_KICK, kernel_call
 from vpmu_emu.linux.state import N_CORES, TASK_DEAD
 from vpmu_emu.linux.syscalls.pagetables import PAGE, pieces
+from vpmu_emu.machine.clock import tsc_value
 from vpmu_emu.machine.physical import PAGE_CODE, PAGE_DIRTY
 from vpmu_emu.tables.cpus import COST_NAMES, CpuModel
 from vpmu_emu.tables.linux import ERRNO, errno_name
@@ -107,11 +108,11 @@ class Host:
     # --- time -------------------------------------------------------------------------------------------
     def ns(self, time: int) -> int:
         """Nanoseconds of a time in 1/16 cycle, as sched_clock() makes them of the TSC."""
-        return (time >> 4) * int(self.S.config.cyc2ns_mul) >> 31
+        return tsc_value(self.core, time) * int(self.S.config.cyc2ns_mul) >> 31
 
     def time_of_ns(self, ns: int) -> int:
         """1/16 cycles of so many nanoseconds, rounded up."""
-        return -(-ns * 16 * int(self.S.config.tsc_khz) // NS_PER_MS)
+        return -(-ns * 16 * int(self.S.config.core_khz) // NS_PER_MS)
 
     # --- the compiled kernel ----------------------------------------------------------------------------
     def kernel_call(self, op: int, a: int = 0, b: int = 0) -> int:

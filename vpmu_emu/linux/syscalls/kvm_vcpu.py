@@ -39,7 +39,7 @@ from vpmu_emu.linux.state import (
     USER_FAULT,
 )
 from vpmu_emu.linux.syscalls.files import leave_run
-from vpmu_emu.linux.syscalls.host import Errno, Host, Restart
+from vpmu_emu.linux.syscalls.host import NS_PER_MS, Errno, Host, Restart
 from vpmu_emu.linux.syscalls.tasks import sleep_until
 from vpmu_emu.linux.vm import (
     ALL_ONES,
@@ -49,6 +49,7 @@ from vpmu_emu.linux.vm import (
     vmcs_read,
     vmcs_write,
 )
+from vpmu_emu.machine.clock import tsc_time, tsc_value
 from vpmu_emu.machine.lapic import (
     BASE_ENABLE,
     BASE_X2APIC,
@@ -56,7 +57,7 @@ from vpmu_emu.machine.lapic import (
     TIMER_MODE,
     TIMER_TSC_DEADLINE,
 )
-from vpmu_emu.machine.state import BEYOND, N_CPUID, NEVER, REG_FS, REG_GS
+from vpmu_emu.machine.state import N_CPUID, NEVER, REG_FS, REG_GS
 from vpmu_emu.tables.linux import ERRNO, STRUCTS, constant
 from vpmu_emu.tables.msrs import MSRS, row_of, rules
 
@@ -332,7 +333,7 @@ def pmu_msr(host: Host, k: int, index: int, value: int | None = None) -> int:
 
 
 def _tsc(host: Host, vcpu: Any) -> int:
-    now = (int(host.core.t) >> 4) + int(host.core.tsc_adjust)
+    now = tsc_value(host.core, int(host.core.t)) + int(host.core.tsc_adjust)
     return now + vmcs_read(host.M, vcpu, "TSC_OFFSET") & ALL_ONES
 
 
@@ -388,7 +389,8 @@ def set_deadline(host: Host, vcpu: Any, value: int) -> None:
         return
     vapic.tsc_deadline = value
     wait = value - _tsc(host, vcpu)
-    vapic.timer_at = NEVER if value == 0 else min(now + 16 * max(wait, 0), int(BEYOND))
+    due = tsc_time(host.core, tsc_value(host.core, now) + wait) if wait > 0 else now
+    vapic.timer_at = NEVER if value == 0 else due
 
 
 def set_msr(host: Host, k: int, index: int, value: int) -> None:
@@ -567,7 +569,7 @@ def _get_lapic(host: Host, file: Any, arg: int) -> int:
     counting = int(vapic.lvt[LVT_TIMER]) & int(TIMER_MODE) != int(TIMER_TSC_DEADLINE)
     if counting and int(vapic.timer_at) != NEVER:
         left = max(int(vapic.timer_at) - int(host.core.t), 0)
-        _word(page, TMCCT, left // 16 // _divisor(vapic))
+        _word(page, TMCCT, left * NS_PER_MS // (16 * int(host.S.config.core_khz)) // _divisor(vapic))
     host.copy_to_user(arg, bytes(page))
     return 0
 
@@ -597,7 +599,7 @@ def _set_lapic(host: Host, file: Any, arg: int) -> int:
     if int(vapic.lvt[LVT_TIMER]) & int(TIMER_MODE) != int(TIMER_TSC_DEADLINE) and vapic.init_count:
         left = word(TMCCT) or int(vapic.init_count)
         vapic.timer_start = int(host.core.t)
-        vapic.timer_at = int(host.core.t) + left * _divisor(vapic) * 16
+        vapic.timer_at = int(host.core.t) + host.time_of_ns(left * _divisor(vapic))  # APIC_BUS_CYCLE_NS
     vcpu.requests |= KVM_REQ_EVENT
     return 0
 
