@@ -243,6 +243,13 @@ def test_printed_is_the_number_behind_a_text():
         plan("expect all: printed(1) == 2")
 
 
+def test_what_the_serial_port_lost_is_noted():
+    run = attrs.evolve(RUN, values={**RUN.values, "lost": {"serial": 4464, "trace": 0}})
+    report = check_program(Program(), plan("modes bare", "expect all: pmc0 == 4"), lambda *a: run)
+    assert report.notes == ("[bare] 4,464 characters more than are kept were written to the serial port",)
+    assert report.ok
+
+
 def test_nothing_expected_is_not_green():
     assert not check_program(Program(), plan("modes bare"), lambda *a: RUN).ok
 

@@ -283,6 +283,8 @@ def test_one_bad_file_does_not_end_the_others(guest, tmp_path):
         assert f"FAILED {tmp_path / 'a' / name}.s" in result.output, name
     assert "folder.s" not in result.output
     assert "6 guests" in result.output
+    for device in (tmp_path / "a" / "fifo.s", "/dev/zero"):
+        assert f"{device}: not a file" in vpmu("check", device).output
 
 
 @pytest.mark.parametrize(

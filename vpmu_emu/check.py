@@ -750,7 +750,7 @@ def find_guests(paths: Sequence[str | Path]) -> list[Path]:
             if not inside:
                 raise VpmuError(f"{path}: no guest with `#: expect` lines in this folder")
             found += inside
-        elif path.is_file():
+        elif path.exists():
             found.append(path)
         else:
             raise VpmuError(f"{path}: no such file or folder")
@@ -835,6 +835,8 @@ def check_program(
             raise _placed(error, plan) from None
         if missing := outcome.values.get("unsupported"):
             notes.append(f"[{mode}] {missing['text']}")
+        if lost := outcome.values.get("lost", {}).get("serial"):
+            notes.append(f"[{mode}] {lost:,} characters more than are kept were written to the serial port")
         stop_expected = outcome.values["stop"] == NORMAL_STOP
         for expectation in asked:
             verdict = judge(expectation, mode, program, outcome)

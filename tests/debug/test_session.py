@@ -273,6 +273,18 @@ def test_old_is_what_a_read_would_have_given(mode):
     assert session.system.record() == plain.record()
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_the_old_value_of_time_is_that_of_a_read_there(mode):
+    seen = []
+    for access in ("rdmsr", "wrmsr"):
+        text = f"_start: mov ecx, 0x10\n mov eax, 5\n xor edx, edx\n {access}\n hlt\n"
+        session = Session(assemble(text), vpmu=mode, ram=2)
+        session.cont()
+        (found,) = session.msr_traffic()
+        seen.append(found.value if access == "rdmsr" else found.old)
+    assert seen[0] == seen[1]
+
+
 def test_what_cannot_be_read_has_no_old_value():
     text = "_start: mov ecx, 0x1b\n rdmsr\n or eax, 0xc00\n wrmsr\n"
     text += "mov ecx, 0x80b\n xor eax, eax\n wrmsr\n hlt\n"

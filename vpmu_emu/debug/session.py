@@ -21,6 +21,7 @@ from vpmu_emu.machine.ring import (
     TR_GUEST_RDPMC,
     TR_GUEST_WRMSR,
     TR_MSR_FAULT,
+    TR_VM_EXIT,
 )
 from vpmu_emu.machine.state import GENERATIONS, N_BREAK, N_WATCH
 from vpmu_emu.numerals import shown, whole
@@ -28,6 +29,7 @@ from vpmu_emu.system import System
 from vpmu_emu.tables.msrs import by_name, msr_name, row_of, value_words
 
 RECENT = 5
+TSC = by_name("IA32_TIME_STAMP_COUNTER")
 ACCESS_KINDS = {
     TR_GUEST_RDMSR: "rdmsr",
     TR_GUEST_WRMSR: "wrmsr",
@@ -349,9 +351,14 @@ class Session:
         if fresh <= 0:
             return []
         found = []
+        left = 0  # when the guest was left last: a time of the core
         for event in events[-fresh:]:
-            kind, rip = int(event["kind"]), int(event["rip"])
+            kind, rip, t = int(event["kind"]), int(event["rip"]), int(event["t"])
             a, b, c = int(event["a"]), int(event["b"]), int(event["c"])
+            if kind == TR_VM_EXIT:
+                left = t
+            elif kind == TR_GUEST_WRMSR and a == TSC and self.system.mode != "bare":
+                c -= (t >> 4) - (left >> 4)  # a read does not exit: it is not as late as the write is
             place = self.describe_place(rip)
             if kind in ACCESS_KINDS:
                 old = c if kind == TR_GUEST_WRMSR and _readable(a) else None
