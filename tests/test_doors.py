@@ -343,6 +343,26 @@ def test_streams_that_cannot_be_written(command, status, said):
     assert "Exception ignored" not in done.stderr
 
 
+def test_ctrl_c_while_modules_are_imported(guest):
+    path = guest(ENDLESS)
+    code = (  # at the first import of each of these
+        "import signal, sys, runpy\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "wanted, sys.argv[1:] = sys.argv[1], ['run', sys.argv[2]]\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, *rest):\n"
+        "        if name == wanted: signal.raise_signal(signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "runpy.run_module('vpmu_emu', run_name='__main__')\n"
+    )
+    for module in ("click", "vpmu_emu.asm", "vpmu_emu.linux.state", "vpmu_emu.machine.engine"):
+        done = subprocess.run(
+            [sys.executable, "-c", code, module, path], capture_output=True, text=True, cwd=ROOT,
+            env={**os.environ, "NUMBA_DISABLE_JIT": "1"}, timeout=60,
+        )  # fmt: skip
+        assert (done.returncode, "Traceback" in done.stderr) == (130, False), (module, done.stderr)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("command", ["run", "check", "debug", "demo", "build", "cold", "bench"])

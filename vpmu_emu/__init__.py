@@ -7,12 +7,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vpmu_emu.errors import AssemblyError, ConfigError, HostError, LoadError, VpmuError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from vpmu_emu.asm import Program, assemble, assemble_file
     from vpmu_emu.debug.session import Session
     from vpmu_emu.system import Result, Stop, System
