@@ -6,7 +6,9 @@ policies; none of them chooses anything.
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 from functools import cache
 
 import numpy as np
@@ -181,6 +183,7 @@ finish:
 nmi:
     lock inc qword ptr [nmis]
     iretq
+handler:
 handler ping, pings
 handler timer, timers, 0, 1
 handler pmi, pmis, 1
@@ -283,10 +286,35 @@ def test_random_programs_of_two_cores(seed):
     to_the_end(other, anyhow(seed))
     same(other, "slices of any length")
     same(stepped(two_cores(seed, programs), 3_000 if COMPILES else 300), "steps")
+    other = two_cores(seed, programs, trace=True)
+    assert watched(other) > (99 if programs == AT_ONCE else 0)
+    same(other, "watched, stopped and traced")
     for horizon in ({"horizon": 1}, {"horizon": 9, "horizon_seed": seed + 1}):
         other = two_cores(seed, programs, **horizon)
         other.run()
         same(other, f"{horizon}")
+
+
+def watched(system: System) -> int:
+    """Stop at each message that a core sends, and go on; stop at some breakpoints, step past them."""
+    E = system.E
+    E.watch_msr[0], E.watch_mode[0], E.n_watch = 0x830, 2, 1
+    E.breaks[0] = system.program.symbols["handler"]
+    came = {"watch": 0, "break": 0}
+
+    def arm(n: int) -> None:
+        E.n_break = n
+        E.generation, E.n_uops = E.generation + 1, 1  # breakpoints are a part of decoded code
+
+    arm(1)
+    while (reason := system.run().reason) in came:
+        came[reason] += 1
+        E.stop_request = 0
+        if reason == "break":
+            arm(0)
+            system.step()
+            arm(came["break"] < 100)
+    return min(came.values())
 
 
 @cache
@@ -316,3 +344,31 @@ def test_programs_of_the_host_and_vms(name, mode):
         to_the_end(other, slices(size))
         assert_same(state(plain), state(other), f"{name}: slices of {size}")
     assert_same(state(plain), state(stepped(fresh(), 500)), f"{name}: steps")
+
+
+@pytest.mark.skipif(not COMPILES, reason="minutes without the compiler")
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="no signals that can be blocked")
+def test_ctrl_c_leaves_a_whole_state():
+    """It may come within a system call: that is done first."""
+
+    def fresh() -> System:
+        given = dict(HOSTS["migrate"], max_insns=None)
+        return machine(lesson("07_contention"), "emulated", host=[host_program("migrate")], **given)
+
+    plain = fresh()
+    plain.run()
+    other = fresh()
+    came, over = 0, False
+    before = signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    try:
+        while not over:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0.002)
+                over = other.run().reason != "interrupted"
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except KeyboardInterrupt:
+                came += 1
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert came > 3
+    assert_same(state(plain), state(other), f"{came} times Ctrl-C")

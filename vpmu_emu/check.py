@@ -46,7 +46,7 @@ import attrs
 from vpmu_emu.errors import AssemblyError, ConfigError, VpmuError
 
 DEFAULT_MODES = ("bare", "emulated", "passthrough")
-MOST_CYCLES = 1 << 34  # of a guest that has no `--max-cycles` in its `args`
+MOST_CYCLES = 10_000_000_000  # of a guest that has no `--max-cycles` in its `args`
 KEYS = ("cpu", "args", "modes", "expect", "guest", "row", "kernels", "upstream")
 # Whose behaviour each mode shows.
 KERNELS = {

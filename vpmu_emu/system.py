@@ -7,8 +7,10 @@ crank in slices short enough for signals to be seen, and says what happened. Gue
 from __future__ import annotations
 
 import difflib
+import signal
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -220,6 +222,19 @@ def known_mode(name: str) -> None:
         near = difflib.get_close_matches(name, MODES, 1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ConfigError("vpmu", f"no mode is named {shown(name)}{hint}", " ".join(MODES))
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits until what Python does here is done as a whole."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class System:
@@ -453,7 +468,8 @@ class System:
             code = int(self._run())
             if code != RUN_SYSCALL:
                 return code
-            syscalls.handle(self._host)
+            with _uninterrupted():
+                syscalls.handle(self._host)
 
     def run(self) -> Stop:
         """Run until the program ends, a breakpoint, a watchpoint, or the instruction limit.

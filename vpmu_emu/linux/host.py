@@ -38,6 +38,7 @@ from vpmu_emu.linux.state import (
     FROM_USER,
     INSIDE_KERNEL,
     INSIDE_KVM,
+    INSIDE_SYSCALL,
     INSIDE_USER,
     TASK_RUNNING,
     USER_IO_NONE,
@@ -312,6 +313,8 @@ def host_turn(S, M, E):
         return run_user(S, M, E)
     if host.inside == INSIDE_KVM:
         return HOST_GUEST
+    if host.inside == INSIDE_SYSCALL:
+        return RUN_SYSCALL
     if core.t >= E.t_slice:
         return RUN_SLICE
     if core.t >= E.t_limit:
@@ -348,6 +351,14 @@ def host_turn(S, M, E):
             exit_to_user(S, M, KVM_EXIT_INTR)
             return _to_vmm(S, M)
     return HOST_GUEST
+
+
+@jit(inline=True)
+def before_return(S, code):
+    """A run loop returns `code` to Python, which may ask again before it has done the system call."""
+    if code == RUN_SYSCALL:
+        S.percpu[S.this_cpu].inside = INSIDE_SYSCALL
+    return code
 
 
 @jit()

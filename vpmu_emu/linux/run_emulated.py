@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vpmu_emu._jit import borrowed, jit
-from vpmu_emu.linux.host import HOST_GUEST, guest_turn_ended, host_turn
+from vpmu_emu.linux.host import HOST_GUEST, before_return, guest_turn_ended, host_turn
 from vpmu_emu.linux.kvm.vcpu_emulated import host_msr, vcpu_run_emulated
 from vpmu_emu.linux.state import MSR_OP_NONE
 from vpmu_emu.machine.state import CODE_NEXT, RUN_SYSCALL
@@ -22,4 +22,4 @@ def run_host_emulated(S, M, E):
         if code == HOST_GUEST:
             code = vcpu_run_emulated(S, M, E)
             code = guest_turn_ended(S, M, E, code)
-    return code
+    return before_return(S, code)

@@ -78,8 +78,8 @@ FROM_USER = 1
 FROM_GUEST = 2
 
 # a core that stopped, or whose turn ended, goes on where it was: in the kernel at the top of its loop,
-# in a program at CPL 3, in vcpu_run()
-INSIDE_KERNEL, INSIDE_USER, INSIDE_KVM = range(3)
+# in a program at CPL 3, in vcpu_run(), before a system call that Python has not begun
+INSIDE_KERNEL, INSIDE_USER, INSIDE_KVM, INSIDE_SYSCALL = range(4)
 
 OWNER_HOST = 0
 OWNER_KVM = 1

@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from vpmu_emu.linux.calls import CALL_WAIT
-from vpmu_emu.linux.state import ENTERED_FAULT, ENTERED_KVM_RUN, ENTERED_NOT, ENTERED_SYSCALL
+from vpmu_emu.linux.state import (
+    ENTERED_FAULT,
+    ENTERED_KVM_RUN,
+    ENTERED_NOT,
+    ENTERED_SYSCALL,
+    INSIDE_KERNEL,
+)
 from vpmu_emu.linux.syscalls import files, kvm, kvm_vcpu, mm, perf, tasks
 from vpmu_emu.linux.syscalls.host import MASK64, Errno, Host, Restart, failed, signed
 from vpmu_emu.machine.state import RAX, RDI, RDX, RSI
@@ -31,6 +37,7 @@ def handle(host: Host) -> None:
     task may be asleep, dead or no longer the one to run then; `percpu.need_resched` says so. If another
     core has to come out of its guest first, nothing has changed and `task.entered` stays as it is.
     """
+    host.S.percpu[host.cpu].inside = INSIDE_KERNEL
     task = host.task
     at = int(task.entered)
     try:
