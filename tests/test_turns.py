@@ -19,8 +19,8 @@ from tests.profiles import cases
 from tests.whole import assert_same, lesson, machine, state
 from vpmu_emu._jit import COMPILES
 from vpmu_emu.asm import assemble, assemble_file
-from vpmu_emu.machine.state import RUN_SLICE
-from vpmu_emu.system import System
+from vpmu_emu.machine.state import RUN_SLICE, RUN_SYSCALL
+from vpmu_emu.system import System, _uninterrupted
 
 PROGRAMS = cases(day=2_000, laws=20_000, night=200_000, uncompiled=2)
 AT_ONCE = 2_000  # programs that one run does, one after another
@@ -347,28 +347,32 @@ def test_programs_of_the_host_and_vms(name, mode):
 
 
 @pytest.mark.skipif(not COMPILES, reason="minutes without the compiler")
-@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="no signals that can be blocked")
-def test_ctrl_c_leaves_a_whole_state():
-    """It may come within a system call: that is done first."""
+@pytest.mark.parametrize("mode", ["emulated", "passthrough"])
+def test_a_system_call_that_python_has_not_begun_waits_for_it(mode):
+    """Ctrl-C may come between the two: the next slice finds what the last one left."""
 
     def fresh() -> System:
         given = dict(HOSTS["migrate"], max_insns=None)
-        return machine(lesson("07_contention"), "emulated", host=[host_program("migrate")], **given)
+        return machine(lesson("07_contention"), mode, host=[host_program("migrate")], **given)
 
-    plain = fresh()
+    plain, other = fresh(), fresh()
     plain.run()
-    other = fresh()
-    came, over = 0, False
-    before = signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
-    try:
-        while not over:
-            try:
-                signal.setitimer(signal.ITIMER_REAL, 0.002)
-                over = other.run().reason != "interrupted"
-                signal.setitimer(signal.ITIMER_REAL, 0)
-            except KeyboardInterrupt:
-                came += 1
-    finally:
-        signal.signal(signal.SIGALRM, before)
-    assert came > 3
-    assert_same(state(plain), state(other), f"{came} times Ctrl-C")
+    run = other._run
+
+    def twice() -> int:
+        code = run()
+        return run() if code == RUN_SYSCALL else code
+
+    other._run = twice
+    other.run()
+    assert_same(state(plain), state(other), "asked twice")
+
+
+@pytest.mark.uncompiled
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="no signals that can be blocked")
+def test_ctrl_c_waits_for_the_end_of_a_system_call():
+    done = False
+    with pytest.raises(KeyboardInterrupt), _uninterrupted():
+        os.kill(os.getpid(), signal.SIGINT)
+        done = True
+    assert done
