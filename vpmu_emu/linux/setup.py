@@ -155,7 +155,7 @@ def init_host(S: Any, model: CpuModel) -> None:
         for field in ("event_list", "assign", "events", "last_event"):
             host[field][:] = -1
         host.intel_ctrl = (1 << model.gp) - 1 | ((1 << model.fixed) - 1) << 32
-        if model.perf_capabilities & int(CAP_PERF_METRICS):
+        if model.perf_capabilities & int(CAP_PERF_METRICS) and model.fixed > 3:
             host.intel_ctrl |= EN_PERF_METRICS
         host.enabled = 1
         host.curr = host.vcpu = host.task_ctx = -1
@@ -195,7 +195,8 @@ def topdown_events(S: Any, events: Sequence[HostEvent]) -> set[int]:
         HostError: EINVAL, a fraction without a slots event that leads its group, or one that samples
             (intel_pmu_hw_config).
     """
-    if not int(S.cores[0].pmu.perf_capabilities) & int(CAP_PERF_METRICS):
+    pmu = S.cores[0].pmu
+    if not int(pmu.perf_capabilities) & int(CAP_PERF_METRICS) or int(pmu.fixed) <= 3:
         return set()
     codes = metric_names(LISTS[int(S.config.events)]).values()
     found = set()

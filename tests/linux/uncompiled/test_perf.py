@@ -230,6 +230,16 @@ def test_only_the_first_event_after_none_waits_for_the_hardware(counters, times)
     assert result["cycles_by"]["perf"] < row
 
 
+@pytest.mark.parametrize("shape", [
+    {"pmu.fixed": 3}, {"pmu.fixed": 0}, {"pmu.perf_caps": 0}, {"pmu.version": 2}, {"pmu.gp": 1}, {},
+])  # fmt: skip
+@pytest.mark.parametrize("mode", ["emulated", "passthrough"])
+def test_a_host_of_any_shape_enters_its_guests(shape, mode):
+    """GLOBAL_CTRL of the host has the bit of PERF_METRICS only where the silicon takes it."""
+    _, result = run(window("nop"), mode, settings=shape, host_events=["instructions:DH"])
+    assert result["counters"]["pmc0"] > 0
+
+
 # --- priorities -----------------------------------------------------------------------------------------
 def test_twelve_pinned_events():
     machine = host(*[{"config": INSTRUCTIONS, "pinned": True}] * 12)

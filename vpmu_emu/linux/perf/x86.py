@@ -104,8 +104,9 @@ def is_topdown_idx(idx):
 
 @jit()
 def has_perf_metrics(S):
-    """Whether this CPU has PERF_METRICS."""
-    return S.cores[S.this_cpu].pmu.perf_capabilities & CAP_PERF_METRICS != ZERO
+    """Whether this CPU has PERF_METRICS, and the slots that it is about."""
+    pmu = S.cores[S.this_cpu].pmu
+    return pmu.perf_capabilities & CAP_PERF_METRICS != ZERO and pmu.fixed > SLOTS_COUNTER - N_GP
 
 
 @jit()
