@@ -11,11 +11,18 @@ class VpmuError(Exception):
 
 
 class AssemblyError(VpmuError):
-    """Source text that does not assemble; `diagnostics` holds every error of the file in order."""
+    """Source text that does not assemble.
 
-    def __init__(self, diagnostics: Sequence[Any]) -> None:
+    Attributes:
+        diagnostics: the errors in order, at most a hundred.
+        more: how many there are beyond those, as far as the source was read.
+    """
+
+    def __init__(self, diagnostics: Sequence[Any], more: int = 0) -> None:
         self.diagnostics = tuple(diagnostics)
-        super().__init__("\n".join(str(d) for d in self.diagnostics))
+        self.more = more
+        rest = [f"and {more} more error{'s' * (more > 1)}"] if more else []
+        super().__init__("\n".join([*(str(d) for d in self.diagnostics), *rest]))
 
 
 class LoadError(VpmuError):

@@ -362,10 +362,58 @@ def test_no_text_raises_anything_but_assembly_error(text):
         assert str(diagnostic).startswith("<stdin>:")
 
 
+def _chain(first: str, step: str, count: int) -> str:
+    rows = [f".equ x{i}, {step.replace('@', f'x{i - 1}')}\n" for i in range(1, count + 1)]
+    return f".equ x0, {first}\n{''.join(rows)}.quad x{count}\n"
+
+
+LONG = {
+    "an error repeated": ".rept 250000\nbad\n.endr\n",
+    "undefined names": "".join(f"mov eax, UNDEFINED_{i}\n" for i in range(1600)),
+    "unknown instructions": "".join(f"q{i}w eax\n" for i in range(20_000)),
+    "a sum of addresses": ".set a, 0\ns:\n.rept 100000\n.p2align 4\n.set a, a + (. - s)\n.endr\n.quad a\n",
+    "squares": _chain("q", "@*@", 89) + "q = 3\n",
+    "powers": "a: jmp a\nb:\n" + _chain("b-a", "@*3", 5000),
+    "differences": _chain("b-a", "@^@", 94) + "a: jmp a\nb:\n",
+    "macros": "".join(f".macro m{i}\n.endm\n" for i in range(10_000)),
+    "parameters": ".macro m " + " ".join(f"a{i}" for i in range(2000)) + "\n.endm\n" + "m 1\n" * 1000,
+    "comments": ".byte 1" + "/**/" * 100_000 + "\n",
+    "quotes": "m " + "'a" * 100_000 + "\n",
+    "brackets": ".macro m a\n.endm\nm " + "(" * 500_000 + "\n",
+    "a long string": '.ascii "' + "a" * (17 << 20) + '"\n',
+    "text without end": ".macro m a\n.ascii \"\\a\"\n.endm\n.rept 1000\nm " + "x" * 60_000 + "\n.endr\n",
+    "lengths in a circle": "x: .skip q - x\n.skip 5\nq:\n",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_no_source_takes_long(name):
+    begin = time.process_time()
+    found = outcome(LONG[name])
+    assert time.process_time() - begin < 5
+    assert len(found) <= module.MAX_SHOWN
+
+
+def test_errors_beyond_a_hundred_are_counted():
+    with pytest.raises(AssemblyError) as caught:
+        assemble("".join(f"bad{i}\n" for i in range(150)))
+    assert len(caught.value.diagnostics) == 100
+    assert str(caught.value).endswith("\nand 50 more errors")
+    with pytest.raises(AssemblyError) as caught:
+        assemble(".rept 100000\nbad\n.endr\n")
+    assert len(caught.value.diagnostics) == 1
+    assert caught.value.more == module.MAX_FAULTS
+
+
+def test_a_misspelt_name_of_an_include_file_is_told():
+    (found,) = errors("mov ecx, IA32_PERF_GLOBL_CTRL\n")
+    assert found.hint == "did you mean 'IA32_PERF_GLOBAL_CTRL'? .include \"msr.inc\" defines it"
+
+
 def _speed(source: str) -> float:
-    begin = time.perf_counter()
+    begin = time.process_time()
     assemble(source)
-    return source.count("\n") / (time.perf_counter() - begin)
+    return source.count("\n") / (time.process_time() - begin)
 
 
 def test_reading_is_fast_enough_to_be_interactive():

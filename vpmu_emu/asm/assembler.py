@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from vpmu_emu.asm.blocks import Blocks
-from vpmu_emu.asm.core import Frame, TooBigError, moved
+from vpmu_emu.asm.core import MAX_FAULTS, Frame, TooBigError, moved
 from vpmu_emu.asm.directives import CFI, DATA_SIZES, IGNORED, Directives
-from vpmu_emu.asm.errors import DirectiveFault, Fault, did_you_mean
+from vpmu_emu.asm.errors import DirectiveFault, Fault
 from vpmu_emu.asm.image import Image
 from vpmu_emu.asm.instructions import FIXED, Instructions
 from vpmu_emu.asm.program import Program
@@ -41,10 +41,11 @@ class Assembler(Instructions, Directives, Blocks, Image):
         super().__init__(name, include)
         self.directives = self._directives()
 
-    def run(self) -> None:
-        """Read everything that was pushed, to the end."""
+    def run(self, text: str) -> None:
+        """Read a source to the end."""
         frames = self.frames
         try:
+            self.read_text(text, self.name)
             while frames:
                 frame = frames[-1]
                 statements = frame.statements
@@ -69,9 +70,14 @@ class Assembler(Instructions, Directives, Blocks, Image):
                 except RecursionError:
                     deep = Fault("the expression is nested too deeply", "split it with .equ")
                     self.report(statement, deep)
+                if self.faults > MAX_FAULTS:
+                    self.stopped = True
+                    self.frames.clear()
+                    self.conditions.clear()
         except TooBigError as error:
-            assert self.statement is not None
-            self.report(self.statement, Fault(error.message, error.hint))
+            where = self.statement or Statement("", self.name, 1, 1, text[:80].split("\n")[0])
+            self.report(where, Fault(error.message, error.hint))
+            self.stopped = True
             self.frames.clear()
             self.conditions.clear()
         for condition in self.conditions:
@@ -138,9 +144,9 @@ class Assembler(Instructions, Directives, Blocks, Image):
             rest = text[match.end() :]
             stripped = rest.strip()
             if handler is None:
-                hint = did_you_mean(word, self.directives)
-                msg = f"no such directive: '{word}'"
-                raise Fault(msg, hint, 0, len(word))
+                fault = Fault(f"no such directive: '{word}'", "", 0, len(word))
+                fault.near = word, self.directives
+                raise fault
             if self.pending:
                 self._flush_prefixes()
             if self.section.role == "none" and word in _DROPPED:
@@ -228,8 +234,7 @@ def assemble(text: str, name: str = "<stdin>", include: Sequence[str | Path] = (
         AssemblyError: with every error of the source.
     """
     assembler = Assembler(name, [Path(folder) for folder in include])
-    assembler.read_text(text, name)
-    assembler.run()
+    assembler.run(text)
     return assembler.finish()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import attrs
 
-from vpmu_emu.asm.core import MAX_DEPTH, Condition, Core, Frame
+from vpmu_emu.asm.core import MAX_DEPTH, MAX_TEXT, Condition, Core, Frame, TooBigError
 from vpmu_emu.asm.encode import PREFIXES
 from vpmu_emu.asm.errors import DirectiveFault, Fault, did_you_mean
 from vpmu_emu.asm.program import Expectation
@@ -45,12 +45,19 @@ class Blocks(Core):
 
     def read_text(self, text: str, name: str, statement: Statement | None = None) -> None:
         """Push a source to be read next."""
+        self._read_more(len(text))
         source = read(text, name)
         self.source[name] = source.lines
         self.expectations += [Expectation(name, line, words) for line, words in source.expectations]
         for where, fault in source.faults:
             self.report(where, fault)
         self.frames.append(Frame(source.statements, "file", name, conditions=len(self.conditions)))
+
+    def _read_more(self, characters: int) -> None:
+        self.text -= characters
+        if self.text < 0:
+            msg = f"more than {MAX_TEXT >> 20} million characters"
+            raise TooBigError(msg, "data of this size belongs into memory by a loop, or .skip")
 
     def _include(self, text: str, statement: Statement) -> None:
         wanted = string_bytes(text).decode("utf-8", "surrogateescape")
@@ -124,18 +131,16 @@ class Blocks(Core):
             msg = f"macro '{name}' is already defined"
             raise Fault(msg, ".purgem forgets a macro", 0, len(name))
         self.macros[name] = Macro(match[0], parameters, body)
-        self._update_shadowed()
+        # A macro may bear the name of an instruction or a prefix; remembered bytes are then wrong.
+        self.shadowed += name in BY_NAME or name in PREFIXES
 
     def _purgem(self, text: str, statement: Statement) -> None:
         if text.lower() not in self.macros:
             msg = f"no macro '{text}'"
             raise Fault(msg, did_you_mean(text, self.macros), 0, max(1, len(text)))
-        del self.macros[text.lower()]
-        self._update_shadowed()
-
-    def _update_shadowed(self) -> None:
-        # A macro may bear the name of an instruction or a prefix; remembered bytes are then wrong.
-        self.shadowed = any(name in BY_NAME or name in PREFIXES for name in self.macros)
+        name = text.lower()
+        del self.macros[name]
+        self.shadowed -= name in BY_NAME or name in PREFIXES
 
     def _call(self, macro: Macro, text: str, statement: Statement) -> None:
         depth = statement.origin.depth + 1 if statement.origin else 1
@@ -144,10 +149,12 @@ class Blocks(Core):
             raise Fault(msg, "end the recursion with .if")
         if self.pending:
             self._flush_prefixes()
+        self._read_more(len(macro.parameters) + 4 * len(text))
         values = parse_arguments(macro, text.strip())
         expansion = Expansion(macro.name, statement, depth)
         statements = substitute(macro.body, values, self.macro_calls, expansion, self._keep())
         self.macro_calls += 1
+        self._read_more(sum(len(s.text) for s in statements))
         frame = Frame(statements, "macro", macro.name, conditions=len(self.conditions))
         frame.origin = expansion
         self.frames.append(frame)
@@ -190,7 +197,9 @@ class Blocks(Core):
             raise Fault("the block repeats too often")
         out: list[Statement] = []
         for value in values:
-            out += substitute(body, {match[0]: value}, self.macro_calls, None, self._keep())
+            made = substitute(body, {match[0]: value}, self.macro_calls, None, self._keep())
+            self._read_more(sum(len(s.text) for s in made))
+            out += made
         if out:
             self._push_repeat(out, 1)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +49,11 @@ from vpmu_emu.asm.sections import (
 )
 from vpmu_emu.data import guests_dir
 
-MAX_STATEMENTS = 1_000_000
+MAX_STATEMENTS = 300_000  # some seconds, at the slowest of them
 MAX_DEPTH = 100
+MAX_TEXT = 16 << 20  # characters of all sources, and of what macros make of them
+MAX_SHOWN = 100
+MAX_FAULTS = 2000
 
 
 class TooBigError(Exception):
@@ -85,12 +90,29 @@ class Condition:
 
 def moved(fault: Fault, by: int) -> Fault:
     """A copy of the fault `by` characters further right, of no special kind."""
-    return Fault(fault.message, fault.hint, fault.at + by, fault.length)
+    copy = Fault(fault.message, fault.hint, fault.at + by, fault.length)
+    copy.near = fault.near
+    return copy
 
 
 def _is_symbol(value: Linear) -> bool:
     # Another name for something that need not be defined if nobody asks.
     return len(value.terms) == 1 and value.terms[0][1] == 1 and not isinstance(value.terms[0][0], Deferred)
+
+
+_DEFINES = re.compile(r"^\s*\.(?:equ|set)\s+([A-Za-z_.$][\w.$]*)\s*,", re.MULTILINE)
+
+
+@lru_cache(maxsize=4)
+def _included(folders: tuple[Path, ...]) -> dict[str, str]:
+    """Names that include files define, with the file."""
+    found: dict[str, str] = {}
+    for folder in folders:
+        for path in sorted(folder.glob("*.inc")) if folder.is_dir() else ():
+            with suppress(OSError):
+                text = path.read_bytes()[:MAX_TEXT].decode("utf-8", "replace")
+                found |= {name: path.name for name in _DEFINES.findall(text) if name not in found}
+    return found
 
 
 class Core:
@@ -118,7 +140,7 @@ class Core:
         self.in_frame = False
         self.sizes: list[tuple[Amount, Statement]] = []
         self.computed: list[tuple[Amount, Statement]] = []
-        self.shadowed = False
+        self.shadowed = 0
         self.frames: list[Frame] = []
         self.conditions: list[Condition] = []
         self.skipping = False
@@ -129,13 +151,21 @@ class Core:
         self.fixups: list[tuple[Fragment, int, int, Fixup, Statement]] = []
         self.bare: list[tuple[Amount, Statement]] = []
         self.limit = self.budget = MAX_STATEMENTS
+        self.text = MAX_TEXT
+        self.faults = 0
+        self.stopped = False
+        self.undefined: dict[tuple[Any, ...], str] = {}
         self.room = MAX_IMAGE
         self.statement: Statement | None = None
         self.directives: dict[str, Callable[[str, Statement], None]] = {}
 
     def report(self, statement: Statement, fault: Fault) -> None:
         """Turn a fault of a statement into a diagnostic."""
+        self.faults += 1
+        if len(self.diagnostics) >= MAX_FAULTS:
+            return
         at, hint = fault.at, fault.hint
+        undefined = ""
         if isinstance(fault, UndefinedFault):
             name = fault.symbol.name
             if "\0" in name:
@@ -143,8 +173,9 @@ class Core:
                 name = name.split("\0")[0] + "f"
             found = re.search(rf"(?<![\w.$]){re.escape(name)}(?![\w.$])", statement.text)
             at = found.start() if found else 0
-            if not hint:
-                hint = self._near_symbol(name)
+            undefined = name
+        elif fault.near and not hint and len(self.diagnostics) < MAX_SHOWN:
+            hint = did_you_mean(*fault.near)
         column = statement.column + max(at, 0)
         origin = statement.origin
         chain = origin.chain() if origin else ()
@@ -160,15 +191,33 @@ class Core:
                 statement.source,
                 chain,
             )
+            if undefined:
+                self.undefined[key] = undefined
+
+    def shown(self) -> list[Diagnostic]:
+        """The first errors in the order of the source, with their hints."""
+        order = {name: index for index, name in enumerate(self.source)}
+
+        def place(key: tuple[Any, ...]) -> tuple[int, int, int]:
+            found = self.diagnostics[key]
+            return order.get(found.file, 0), found.line, found.column
+
+        first = sorted(self.diagnostics, key=place)[:MAX_SHOWN]
+        hints = {key: self._near_symbol(self.undefined[key]) for key in first if key in self.undefined}
+        return [
+            attrs.evolve(self.diagnostics[key], hint=hints.get(key) or self.diagnostics[key].hint)
+            for key in first
+        ]
 
     def _near_symbol(self, name: str) -> str:
-        for folder in self.include:
-            for path in sorted(folder.glob("*.inc")) if folder.is_dir() else ():
-                text = path.read_text(encoding="utf-8", errors="replace")
-                if re.search(rf"^\s*\.(?:equ|set)\s+{re.escape(name)}\s*,", text, re.MULTILINE):
-                    return f'.include "{path.name}" defines it'
+        included = _included(tuple(self.include))
+        if name in included:
+            return f'.include "{included[name]}" defines it'
         defined = [s.name for s in self.symbols.values() if s.value is not None]
-        return did_you_mean(name, defined) or did_you_mean(name, REGISTERS)
+        near = did_you_mean(name, defined) or did_you_mean(name, REGISTERS)
+        if not near and (near := did_you_mean(name, included)):
+            near += f' .include "{included[near.split(chr(39))[1]]}" defines it'
+        return near
 
     def _symbol(self, name: str) -> Symbol:
         symbol = self.symbols.get(name)
@@ -296,7 +345,7 @@ class Core:
         if not isinstance(value, int):
             names = [symbol.name for symbol in symbols_of(value)]
             hint = "its value depends on branches or alignments in between"
-            if names:
+            if names and self.faults < MAX_SHOWN:
                 hint = did_you_mean(names[0], [s.name for s in self.symbols.values() if s.value])
                 hint = hint or f"define '{names[0].split(chr(0))[0]}' above"
             msg = f"{what} must be a number known here"
@@ -319,7 +368,7 @@ class Core:
         self.room -= size
         if self.room < 0:
             raise self._too_big()
-        if self.section.role == "bss" and any(code):
+        if self.section.role == "bss" and code.count(0) != size:
             raise Fault("only zeros can be in .bss", "put it in .data")
         data = fragment.data
         where = len(data)

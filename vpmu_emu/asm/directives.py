@@ -9,23 +9,22 @@ from vpmu_emu.asm.core import MAX_DEPTH, Core, moved
 from vpmu_emu.asm.encode import Fixup
 from vpmu_emu.asm.errors import DirectiveFault, Fault
 from vpmu_emu.asm.parser import number_value, parse_expression
-from vpmu_emu.asm.reader import SYMBOL, Statement, split_operands, string_bytes
+from vpmu_emu.asm.reader import STRING, SYMBOL, Statement, split_operands, string_bytes
 from vpmu_emu.asm.sections import MAX_IMAGE, Section, Tail, UndefinedFault
 
 _NAME = re.compile(rf"{SYMBOL}\Z")
-_STRING = re.compile(r'"(?:\\.|[^"\\])*(?:"|$)', re.DOTALL)
+_STRING = re.compile(STRING, re.DOTALL)
 _LOC_WORDS = (
     r"(?:basic_block|prologue_end|epilogue_begin|is_stmt\s+[01]|isa\s+[0-9]+|discriminator\s+[0-9]+|view\s+\S+)"
 )
-_QUOTED = r'"(?:\\.|[^"\\])*"'
 #: Directives without an effect: what may follow them, and an example.
 IGNORED = {
-    ".type": (rf"{SYMBOL}\s*,?\s*(?:[@%]\w+|{_QUOTED}|STT_\w+)", ".type NAME, @function"),
-    ".ident": (_QUOTED, '.ident "text"'),
-    ".print": (_QUOTED, '.print "text"'),
-    ".title": (_QUOTED, '.title "text"'),
-    ".sbttl": (_QUOTED, '.sbttl "text"'),
-    ".warning": (rf"(?:{_QUOTED})?", '.warning "text"'),
+    ".type": (rf"{SYMBOL}\s*,?\s*(?:[@%]\w+|{STRING}|STT_\w+)", ".type NAME, @function"),
+    ".ident": (STRING, '.ident "text"'),
+    ".print": (STRING, '.print "text"'),
+    ".title": (STRING, '.title "text"'),
+    ".sbttl": (STRING, '.sbttl "text"'),
+    ".warning": (rf"(?:{STRING})?", '.warning "text"'),
     ".code64": ("", ".code64"),
     ".att_mnemonic": ("", ".att_mnemonic"),
     ".intel_mnemonic": ("", ".intel_mnemonic"),
@@ -113,7 +112,7 @@ class Directives(Core):
             self.sizes.append((amount, statement))
 
     def _file(self, text: str, statement: Statement) -> None:
-        match = re.fullmatch(rf"([0-9]*)\s*{_QUOTED}(\s+({_QUOTED}|md5\s+0x[0-9a-f]+|source\s.*))*", text)
+        match = re.fullmatch(rf"([0-9]*)\s*{STRING}(\s+({STRING}|md5\s+0x[0-9a-f]+|source\s.*))*", text)
         if not match:
             raise Fault("a file name in double quotes is expected", '.file "x.c"', 0, max(1, len(text)))
         if match[1]:

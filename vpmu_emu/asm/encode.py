@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import chain
 
 import attrs
 
-from vpmu_emu.asm.errors import Fault, did_you_mean
+from vpmu_emu.asm.errors import Fault
 from vpmu_emu.asm.nodes import Expression, Memory, Register
 from vpmu_emu.asm.sections import Amount
 from vpmu_emu.tables.instructions import BY_NAME, Form
@@ -596,11 +597,10 @@ def _modrm(
 def unknown_mnemonic(name: str, more: Sequence[str] = ()) -> Fault:
     """The error for a word that is no instruction, prefix, directive or macro."""
     suffixed = name[:-1] if name[-1:] in "bwlq" and name[:-1] in BY_NAME else ""
-    if suffixed:
-        hint = f"size suffixes are AT&T syntax: write '{suffixed}'"
-    else:
-        hint = did_you_mean(name, [*BY_NAME, *PREFIXES, *more])
-    return Fault(f"no such instruction: '{name}'", hint, 0, len(name))
+    hint = f"size suffixes are AT&T syntax: write '{suffixed}'" if suffixed else ""
+    fault = Fault(f"no such instruction: '{name}'", hint, 0, len(name))
+    fault.near = name, chain(BY_NAME, PREFIXES, more)
+    return fault
 
 
 __all__ = [

@@ -58,6 +58,9 @@ class Fault(Exception):
         length: characters it covers.
     """
 
+    #: A misspelt word and those that it may have been meant for, looked at only if it is shown.
+    near: tuple[str, Iterable[str]] | None = None
+
     def __init__(self, message: str, hint: str = "", at: int = 0, length: int = 1) -> None:
         super().__init__(message)
         self.message = message
@@ -75,9 +78,15 @@ class DirectiveFault(Fault):
     """A fault of the directive itself, not of what follows it; the caret goes under its name."""
 
 
+_FEW = 2000  # names that are compared letter by letter
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`did you mean 'x'?` for the nearest known word, or "" if none is near."""
     words = list(known)
+    if len(words) > _FEW:
+        first = word[:1].lower()
+        words = [k for k in words if abs(len(k) - len(word)) < 4 and k[:1].lower() == first][:_FEW]
     letters = sorted(word.lower())
     # Swapped letters first: difflib likes a longer word better.
     near = [k for k in words if sorted(k.lower()) == letters and k != word][:1]

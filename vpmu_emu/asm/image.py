@@ -6,9 +6,9 @@ import re
 from contextlib import suppress
 from typing import Any
 
-from vpmu_emu.asm.core import Core
+from vpmu_emu.asm.core import MAX_FAULTS, MAX_SHOWN, Core
 from vpmu_emu.asm.encode import Fixup
-from vpmu_emu.asm.errors import Diagnostic, Fault
+from vpmu_emu.asm.errors import Fault
 from vpmu_emu.asm.nodes import SLOT
 from vpmu_emu.asm.program import Line, Program, Segment
 from vpmu_emu.asm.reader import Statement
@@ -53,6 +53,8 @@ class Image(Core):
         Raises:
             AssemblyError: everything that went wrong since the start.
         """
+        if self.stopped:
+            raise AssemblyError(self.shown(), self.faults - min(len(self.diagnostics), MAX_SHOWN))
         self._link()
         self._layout()
         self._check_unused()
@@ -63,12 +65,7 @@ class Image(Core):
             self._check_bare()
             self._check_undefined()
         if self.diagnostics:
-            order = {name: index for index, name in enumerate(self.source)}
-
-            def place(diagnostic: Diagnostic) -> tuple[int, int, int]:
-                return order.get(diagnostic.file, 0), diagnostic.line, diagnostic.column
-
-            raise AssemblyError(sorted(self.diagnostics.values(), key=place))
+            raise AssemblyError(self.shown(), max(0, len(self.diagnostics) - MAX_SHOWN))
         return self._program()
 
     def _link(self) -> None:
@@ -111,7 +108,8 @@ class Image(Core):
                     elif tail.kind == "skip" and nets(tail.target):
                         raise Fault("a length is a number or a distance")
                 except Fault as fault:
-                    faults.append((tail.where, fault))
+                    if len(faults) <= MAX_FAULTS:
+                        faults.append((tail.where, fault))
                     tail.target = 0
             relax(section, faults)
         for statement, late in faults:
@@ -152,6 +150,8 @@ class Image(Core):
     def _check_unused(self) -> None:
         """What no byte depends on must have a value, too."""
         for amount, statement in (*self.sizes, *self.computed):
+            if self.faults > MAX_FAULTS:
+                break
             try:
                 settle(amount)
             except Fault as fault:
@@ -182,6 +182,8 @@ class Image(Core):
 
     def _check_undefined(self) -> None:
         for _, _, _, fixup, statement in self.fixups:
+            if self.faults > MAX_FAULTS:
+                break
             try:
                 settle(fixup.amount)
             except Fault as fault:
@@ -190,6 +192,8 @@ class Image(Core):
     def _fix(self) -> None:
         bare = {id(statement) for _, statement in self.bare}
         for fragment, where, end, fixup, statement in self.fixups:
+            if self.faults > MAX_FAULTS:
+                break
             try:
                 value = number(settle(fixup.amount))
                 self._check_relative(fixup)
@@ -197,9 +201,8 @@ class Image(Core):
             except UndefinedFault as fault:
                 if id(statement) in bare:
                     name = fault.symbol.name
-                    fault.hint = self._near_symbol(name) or (
-                        f"memory is [{name}], an address OFFSET {name}; a number needs its .equ"
-                        " above"
+                    fault.hint = (
+                        f"memory is [{name}], an address OFFSET {name}; a number needs its .equ above"
                     )
                 self.report(statement, fault)
                 continue

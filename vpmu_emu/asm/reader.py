@@ -9,7 +9,8 @@ import attrs
 
 from vpmu_emu.asm.errors import Fault, did_you_mean
 
-MAX_STATEMENT = 65536
+MAX_EXPANDED = 65536
+MAX_LINE = 1 << 20
 
 
 @attrs.define(eq=False, slots=True)
@@ -56,10 +57,13 @@ _PLAIN = re.compile(r"[^\"'/;#]*")
 # Letters of a word for the scrubber of GNU as (app.c), with the extra ones of i386: blanks between
 # two of them stay, others vanish.
 _SYMBOL = re.compile(r"[A-Za-z0-9_.$*%\-(\[{}\x80-\U0010ffff]")
+_RUN = re.compile(r"[A-Za-z0-9_.$]+")
 _JOINS = re.compile(r"[\w.$*%\-(\[{}\"'\\]")
-_LITERAL = re.compile(r"\"(?:\\.|[^\"\\])*(?:\"|$)|'(?:\\.|[^\\])'?", re.DOTALL)
-# A string whose last quote is itself behind a backslash.
-_OPEN = re.compile(r'"(?:\\.|[^"\\])*\\"', re.DOTALL)
+# Possessive: a string of megabytes is read without remembering every character.
+STRING = r'"(?:[^"\\]++|\\.)*+"'
+_STRING = re.compile(STRING, re.DOTALL)
+_LITERAL = re.compile(rf"{STRING}|'(?:\\.|[^\\])'?", re.DOTALL)
+_BLANK = re.compile(r"\s*")
 
 
 def split_line(line: str, in_comment: bool = False) -> tuple[list[tuple[int, str]], bool]:
@@ -69,14 +73,18 @@ def split_line(line: str, in_comment: bool = False) -> tuple[list[tuple[int, str
         Fault: a string without its end, or a comment inside of a statement; `at` is the offset.
     """
     pieces: list[tuple[int, str]] = []
-    text, start, position, end = "", 0, 0, len(line)
+    parts: list[str] = []
+    last = ""  # what was read before a comment, without blanks
+    start, position, end = 0, 0, len(line)
 
-    def flush(upto: int) -> None:
-        nonlocal text
+    def flush() -> None:
+        nonlocal last
+        text = "".join(parts)
         stripped = text.strip()
         if stripped:
             pieces.append((start + 1 + len(text) - len(text.lstrip()), stripped))
-        text = ""
+        parts.clear()
+        last = ""
 
     while position < end:
         if in_comment:
@@ -84,38 +92,42 @@ def split_line(line: str, in_comment: bool = False) -> tuple[list[tuple[int, str
             if close < 0:
                 break
             # Blanks keep the columns of what follows.
-            text += " " * (close + 2 - position)
+            parts.append(" " * (close + 2 - position))
             position, in_comment = close + 2, False
-            before, after = text.rstrip()[-1:], line[position:].lstrip()[:1]
-            if _JOINS.match(before) and _JOINS.match(after):
+            blank = _BLANK.match(line, position)
+            assert blank
+            after = line[blank.end() : blank.end() + 1]
+            if _JOINS.match(last) and _JOINS.match(after):
                 # GNU as joins the words on both sides of a comment, or not: it depends.
                 msg = "a comment between two words"
                 raise Fault(msg, "put it before or behind the statement", position)
             continue
         plain = _PLAIN.match(line, position)
         if plain and plain.end() > position:
-            text += plain[0]
+            parts.append(plain[0])
+            last = plain[0].rstrip()[-1:] or last
             position = plain.end()
             continue
         char = line[position]
         if char == ";":
-            flush(position)
+            flush()
             position += 1
             start = position
         elif char == "#" or line.startswith("//", position):
             break
         elif line.startswith("/*", position):
             in_comment = True
-            text += "  "
+            parts.append("  ")
             position += 2
         else:
             literal = _LITERAL.match(line, position) if char != "/" else None
-            piece = literal[0] if literal else char
-            if char == '"' and (len(piece) < 2 or piece[-1] != '"' or _OPEN.fullmatch(piece)):
-                raise Fault("the string is never closed", 'write "', position, len(piece))
-            text += piece
+            if char == '"' and literal is None:
+                raise Fault("the string is never closed", 'write "', position, end - position)
+            last = piece = literal[0] if literal else char
+            last = last[-1]
+            parts.append(piece)
             position += len(piece)
-    flush(end)
+    flush()
     return pieces, in_comment
 
 
@@ -162,9 +174,11 @@ def read(text: str, name: str) -> Source:
                 continue
         before = in_comment
         try:
+            if len(line) > MAX_LINE:
+                raise Fault(f"a line of more than {MAX_LINE} characters", "break it into several")
             pieces, in_comment = split_line(line, in_comment)
         except Fault as fault:
-            where = Statement(line, name, number, 1, line)
+            where = Statement(line, name, number, 1, line[:MAX_EXPANDED])
             faults.append((where, fault))
             in_comment = False
             continue
@@ -226,11 +240,11 @@ def string_bytes(text: str) -> bytes:
     """
     if not text.startswith('"'):
         raise Fault("a string in double quotes is expected", "", 0, max(1, len(text)))
-    if len(text) < 2 or not re.fullmatch(r'"(?:\\.|[^"\\])*"', text, re.DOTALL):
-        end = _LITERAL.match(text)
-        if end is None or not end[0].endswith('"') or len(end[0]) < 2:
-            raise Fault("the string is never closed", 'write "', 0, len(text))
-        raise Fault("something follows the string", "", end.end(), len(text) - end.end())
+    literal = _STRING.match(text)
+    if literal is None:
+        raise Fault("the string is never closed", 'write "', 0, len(text))
+    if literal.end() < len(text):
+        raise Fault("something follows the string", "", literal.end(), len(text) - literal.end())
     out = bytearray()
     position, body = 0, text[1:-1]
     for match in _ESCAPE.finditer(body):
@@ -337,8 +351,9 @@ def scrub(text: str, state: int = 0) -> str:
             if len(number) > 1 and state == 9:
                 state = 3
             continue
-        out.append(char)
-        position += 1
+        run = _RUN.match(text, position)
+        out.append(run[0] if run else char)
+        position = run.end() if run else position + 1
         if char == ":":
             state = 3 if state in (3, 9, 10) else 1
         elif _SYMBOL.match(char):
@@ -366,7 +381,7 @@ def parse_parameters(text: str) -> tuple[Parameter, ...]:
     Raises:
         Fault: with the offset in `text`.
     """
-    found: list[Parameter] = []
+    found: dict[str, Parameter] = {}
     position = _comma(text, 0)
     while position < len(text):
         name = _TOKEN.match(text, position)
@@ -386,17 +401,17 @@ def parse_parameters(text: str) -> tuple[Parameter, ...]:
         if text.startswith("=", blanks.end()):
             default, position = _argument(text, blanks.end() + 1)
             default = "" if kind == "req" else default
-        if any(p.name == name[0] for p in found):
+        if name[0] in found:
             msg = f"parameter '{name[0]}' is there twice"
             raise Fault(msg, "", name.start(), len(name[0]))
-        found.append(Parameter(name[0], default, kind))
+        found[name[0]] = Parameter(name[0], default, kind)
         behind = _comma(text, position)
         if text[position:behind].strip() and behind >= len(text):
             raise Fault("a parameter name is expected", "", behind)
         if kind == "vararg" and behind < len(text):
             raise Fault("nothing can follow a :vararg parameter", "", behind, len(text) - behind)
         position = behind
-    return tuple(found)
+    return tuple(found.values())
 
 
 def _argument(text: str, position: int) -> tuple[str, int]:
@@ -406,7 +421,8 @@ def _argument(text: str, position: int) -> tuple[str, int]:
     position = blanks.end()
     if text.startswith('"', position):
         return _quoted(text, position)
-    begin, inside = position, ""
+    begin = position
+    inside: list[str] = []
     while position < len(text):
         char = text[position]
         if char == "," or (char in " \t" and not inside):
@@ -417,9 +433,9 @@ def _argument(text: str, position: int) -> tuple[str, int]:
                 return text[begin:], len(text)
             position = close
         elif char in "([":
-            inside = char + inside
-        elif inside and char + inside[0] in (")(", "]["):
-            inside = inside[1:]
+            inside.append(char)
+        elif inside and char + inside[-1] in (")(", "]["):
+            inside.pop()
         position += 1
     return text[begin:position], position
 
@@ -576,8 +592,8 @@ def substitute(
         if "'" in text or text.split(None, 1)[0].lower() not in keep:
             text = scrub(text)
         text = _REFERENCE.sub(replace, text)
-        if len(text) > MAX_STATEMENT:
-            msg = f"a statement of more than {MAX_STATEMENT} characters"
+        if len(text) > MAX_EXPANDED:
+            msg = f"a statement of more than {MAX_EXPANDED} characters"
             raise Fault(msg, "a macro argument grows with every call")
         for line in text.split("\n"):
             pieces, commented = split_line(line)

@@ -42,15 +42,23 @@ class Symbol:
 
 @attrs.define(eq=False)
 class Deferred:
-    """An operation whose operands are not known yet; `depth` counts those inside each other."""
+    """An operation whose operands are not known yet.
+
+    Attributes:
+        depth: how many are inside each other.
+        settled: what it comes to at the end of the source, once that was asked.
+    """
 
     op: str
     left: Amount
     right: Amount | None
     depth: int = 0
+    settled: Amount | None = None
 
 
 _MAX_DEPTH = 100
+_MAX_TERMS = 256
+_MAX_STEPS = 4_000_000  # of relaxation; a pass over 100 000 branches is 100 000
 
 
 def _defer(op: str, left: Amount, right: Amount | None) -> Linear:
@@ -155,40 +163,46 @@ def symbol_amount(symbol: Symbol) -> Amount:
 
 def symbols_of(amount: Amount) -> list[Symbol]:
     """The symbols without a value that an amount waits for."""
-    found: list[Symbol] = []
-    for atom, _ in _terms(amount):
-        if isinstance(atom, Symbol):
-            found.append(atom)
-        elif isinstance(atom, Deferred):
-            found += symbols_of(atom.left) + (symbols_of(atom.right) if atom.right is not None else [])
-    return found
+    return [atom for atom in _atoms(amount) if isinstance(atom, Symbol)]
 
 
 def compares(amount: Amount) -> bool:
     """Whether labels are compared in it."""
-    return any(
-        isinstance(atom, Deferred)
-        and (atom.op in _COMPARES or compares(atom.left) or compares(atom.right or 0))
-        for atom, _ in _terms(amount)
-    )
+    return any(isinstance(atom, Deferred) and atom.op in _COMPARES for atom in _atoms(amount))
 
 
-def known(amount: Amount) -> Amount:
-    """The amount with comparisons of labels of one fragment made."""
-    if isinstance(amount, int):
+def _atoms(amount: Amount) -> list[Atom]:
+    """What an amount is made of, each once."""
+    found: dict[Atom, None] = {}
+    waiting = [amount]
+    while waiting:
+        for atom, _ in _terms(waiting.pop()):
+            if atom not in found:
+                found[atom] = None
+                if isinstance(atom, Deferred):
+                    waiting += [atom.left, atom.right or 0]
+    return list(found)
+
+
+def known(amount: Amount, done: dict[Deferred, Amount] | None = None) -> Amount:
+    """The amount with comparisons of labels of one fragment made; `done` are those made on the way."""
+    if isinstance(amount, int) or not compares(amount):
         return amount
+    done = {} if done is None else done
     total: Amount = amount.constant
     for atom, coefficient in amount.terms:
         part: Amount = Linear(0, ((atom, 1),))
         if isinstance(atom, Deferred):
-            left = known(atom.left)
-            if atom.right is None:
-                part = negate(atom.op, left)
-            else:
-                right = known(atom.right)
-                if atom.op in _COMPARES and _placed(left) and _terms(left) == _terms(right):
-                    left, right = _constant(left), _constant(right)
-                part = combine(atom.op, left, right)
+            if atom not in done:
+                left = known(atom.left, done)
+                if atom.right is None:
+                    done[atom] = negate(atom.op, left)
+                else:
+                    right = known(atom.right, done)
+                    if atom.op in _COMPARES and _placed(left) and _terms(left) == _terms(right):
+                        left, right = _constant(left), _constant(right)
+                    done[atom] = combine(atom.op, left, right)
+            part = done[atom]
         total = _plus(total, part, coefficient)
     return total
 
@@ -232,7 +246,7 @@ def combine(op: str, left: Amount, right: Amount) -> Amount:
                 return other
             if all(isinstance(atom, Fragment) for atom, _ in _terms(other)):
                 _check_operand(op, other)
-                terms = tuple((a, c * scalar) for a, c in _terms(other))
+                terms = tuple((a, wrap(c * scalar)) for a, c in _terms(other))
                 return Linear(wrap(_constant(other) * scalar), terms)
     return _defer(op, left, right)
 
@@ -243,6 +257,8 @@ def _plus(left: Amount, right: Amount, factor: int) -> Amount:
         total[atom] = total.get(atom, 0) + factor * coefficient
     constant = wrap(_constant(left) + factor * _constant(right))
     terms = tuple((a, c) for a, c in total.items() if c)
+    if len(terms) > _MAX_TERMS:
+        raise Fault(f"a sum of more than {_MAX_TERMS} addresses", "give a part of it a name known above")
     return Linear(constant, terms) if terms else constant
 
 
@@ -315,18 +331,25 @@ def settle(amount: Amount, trail: tuple[Symbol, ...] = ()) -> Amount:
                 raise Fault("too many symbols are defined through each other", "define them above")
             part = settle(atom.value, (*trail, atom))
         elif isinstance(atom, Deferred):
-            left = settle(atom.left, trail)
-            if atom.right is None:
-                _check_operand(atom.op, left)
-                part = negate(atom.op, left)
-            else:
-                right = settle(atom.right, trail)
-                _check_operands(atom.op, left, right)
-                part = combine(atom.op, left, right)
+            part = _settled(atom, trail)
         else:
             part = Linear(0, ((atom, 1),))
         total = _plus(total, part, coefficient)
     return total
+
+
+def _settled(atom: Deferred, trail: tuple[Symbol, ...]) -> Amount:
+    # Once each, however often a chain of .equ names it.
+    if atom.settled is None:
+        left = settle(atom.left, trail)
+        if atom.right is None:
+            _check_operand(atom.op, left)
+            atom.settled = negate(atom.op, left)
+        else:
+            right = settle(atom.right, trail)
+            _check_operands(atom.op, left, right)
+            atom.settled = combine(atom.op, left, right)
+    return atom.settled
 
 
 class UndefinedFault(Fault):
@@ -337,8 +360,13 @@ class UndefinedFault(Fault):
         self.symbol = symbol
 
 
-def number(amount: Amount) -> int:
-    """The number a settled amount comes to, with the addresses of now."""
+def number(amount: Amount, known: dict[Deferred, int] | None = None) -> int:
+    """The number a settled amount comes to, with the addresses of now.
+
+    Args:
+        amount: settled.
+        known: operations that were computed on the way.
+    """
     if isinstance(amount, int):
         return amount
     total = amount.constant
@@ -346,14 +374,18 @@ def number(amount: Amount) -> int:
         if isinstance(atom, Fragment):
             total += coefficient * atom.address
         elif isinstance(atom, Deferred):
-            left = number(atom.left)
-            if atom.right is None:
-                total += coefficient * constant_unary(atom.op, left)
-            else:
-                value = constant_binary(atom.op, left, number(atom.right))
+            known = {} if known is None else known
+            value: int | None = known.get(atom)
+            if value is None:
+                left = number(atom.left, known)
+                if atom.right is None:
+                    value = constant_unary(atom.op, left)
+                else:
+                    value = constant_binary(atom.op, left, number(atom.right, known))
                 if value is None:
                     raise Fault("division by zero or a shift count outside 0..63")
-                total += coefficient * value
+                known[atom] = value
+            total += coefficient * value
         else:
             raise UndefinedFault(atom)
     return wrap(total)
@@ -441,7 +473,8 @@ def relax(section: Section, faults: list[tuple[Any, Fault]]) -> None:
         address += tail.size
 
     # Growth is monotonic for branches; alignments and .org can only swing while they do.
-    for _ in range(len(section.fragments) + 10):
+    count = len(section.fragments)
+    for _ in range(min(count + 10, max(10, _MAX_STEPS // count))):
         stretch, changed = 0, False
         for position, fragment in enumerate(section.fragments):
             fragment.marker = not fragment.marker
@@ -477,7 +510,9 @@ def relax(section: Section, faults: list[tuple[Any, Fault]]) -> None:
             break
     else:
         circle = Fault("the length depends on itself", "count from labels that do not move with it")
-        faults += [(f.tail.where, circle) for f in section.fragments if f.tail and f.tail.kind == "skip"]
+        lengths = [f.tail for f in section.fragments if f.tail and f.tail.kind in ("skip", "jump")]
+        lengths.sort(key=lambda tail: tail.kind != "skip")
+        faults += [(tail.where, circle) for tail in lengths[:1]]
         return
     for fragment in section.fragments:
         tail = fragment.tail
