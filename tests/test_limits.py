@@ -6,6 +6,7 @@ import pytest
 
 from tests.whole import MODES, machine
 from vpmu_emu.asm import assemble
+from vpmu_emu.errors import ConfigError
 from vpmu_emu.machine import engine
 from vpmu_emu.machine.u64 import U64
 
@@ -114,6 +115,12 @@ def test_a_wait_takes_no_time_of_ours(mode, high):
     system, stop = stopped(f"deadline {high:#x}\ncli\nmov dx, 0xf4\nsti\nhlt\n", mode)
     assert stop.reason == "triple-fault"  # there is no IDT
     assert int(system.core.t) >> 4 >= high << 32
+
+
+@modes
+def test_a_bound_that_is_none_is_refused(mode):
+    with pytest.raises(ConfigError, match="max-cycles"):
+        stopped("nop\n", mode, max_cycles=0)
 
 
 @modes

@@ -326,6 +326,7 @@ HOSTS = {
     "vcpu_threads": {"cores": 2},
     "migrate": {"cores": 2},
     "noisy_neighbour": {"cores": 1},
+    "second_vm": {"cores": 1},
 }
 
 
@@ -339,7 +340,7 @@ def test_programs_of_the_host_and_vms(name, mode):
 
     plain = fresh()
     plain.run()
-    for size in (1 << 12, 1 << 16, 1 << 20):
+    for size in (1 << 10, 1 << 14, 1 << 20):
         other = fresh()
         to_the_end(other, slices(size))
         assert_same(state(plain), state(other), f"{name}: slices of {size}")

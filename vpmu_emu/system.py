@@ -322,6 +322,8 @@ class System:
             raise ConfigError(what, "there is no hypervisor in mode bare", " ".join(MODES[1:]))
         if max_insns is not None and not 0 <= max_insns < 1 << 64:
             raise ConfigError("max-insns", "not a 64-bit number", "1 to 2**63 - 1")
+        if max_cycles is not None and max_cycles < 1:
+            raise ConfigError("max-cycles", f"{max_cycles} cycles", "1 or more")
         if not 1 <= cores <= N_CORES:
             raise ConfigError("cores", f"{cores} cores", f"1 to {N_CORES}")
         if entry is not None:
