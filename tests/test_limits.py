@@ -10,7 +10,6 @@ from vpmu_emu.errors import ConfigError
 from vpmu_emu.machine import engine
 from vpmu_emu.machine.u64 import U64
 
-pytestmark = pytest.mark.uncompiled
 KVM = ("none", "emulated", "passthrough")
 modes = pytest.mark.parametrize("mode", MODES)
 
@@ -43,6 +42,7 @@ PORTS = "mov dx, 0x80\n1: out dx, al\nin al, dx\njmp 1b\n"
 FORCED = "1: .byte 0x0f, 0x0b\n.ascii \"kvm\"\nnop\nloop 1b\n"
 
 
+@pytest.mark.uncompiled
 @pytest.mark.parametrize("mode", KVM)
 @pytest.mark.parametrize("text", [CPUIDS, PORTS, FORCED])
 def test_what_kvm_does_for_the_guest_counts(text, mode):
@@ -96,6 +96,7 @@ def test_time_is_bounded(mode):
         assert began + 6_000 <= int(system.core.t) >> 4 < began + 20_000
 
 
+@pytest.mark.uncompiled
 def test_a_repeat_that_has_gone_over_more_than_all_memory_is_bounded():
     text = "mov rcx, -1\nmov rdi, rsp\nlea rsi, [rip + _start]\n1: lodsb\nrep lodsb\n"
     system, stop = stopped(text, max_insns=1_000, max_cycles=2_000)
@@ -123,6 +124,7 @@ def test_a_bound_that_is_none_is_refused(mode):
         stopped("nop\n", mode, max_cycles=0)
 
 
+@pytest.mark.uncompiled
 @modes
 def test_nothing_happens_after_the_end_of_time(mode):
     for high in (1 << 27, 1 << 31):
@@ -159,6 +161,7 @@ OVER_ITSELF = """
 """
 
 
+@pytest.mark.uncompiled
 @modes
 def test_a_repeat_over_itself_goes_on_as_it_was_decoded(mode):
     program = assemble(FRAME + OVER_ITSELF, "over itself")

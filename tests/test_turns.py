@@ -22,7 +22,7 @@ from vpmu_emu.asm import assemble, assemble_file
 from vpmu_emu.machine.state import RUN_SLICE, RUN_SYSCALL
 from vpmu_emu.system import System, _uninterrupted
 
-PROGRAMS = cases(day=2_000, laws=20_000, night=200_000, uncompiled=2)
+PROGRAMS = cases(day=2_000, laws=20_000, night=200_000, uncompiled=1)
 AT_ONCE = 2_000  # programs that one run does, one after another
 CALLS = 12  # of pieces, by each core, in one program
 TABLE = 0x200000

@@ -563,7 +563,7 @@ class System:
     @property
     def instructions(self) -> int:
         """Instructions that the program retired, and those that KVM did for it."""
-        return sum(_retired(core) + int(core.stats.emulated) for core in self.cores)
+        return sum(map(_done, self.cores))
 
     @property
     def serial(self) -> str:
@@ -746,7 +746,7 @@ class System:
         if len(self.cores) > 1:
             values["cores"] = [
                 {
-                    "instructions": _retired(each),
+                    "instructions": _done(each),
                     "cycles": int(each.t) >> 4,
                     "rip": int(each.rip),
                     "hw": self.hardware_pmu(k),
@@ -779,10 +779,10 @@ def _kind_of(code: bytes) -> str:
     return f"{kind}: compile with -mgeneral-regs-only"
 
 
-def _retired(core: Any) -> int:
-    """Instructions of the program, not the host's, that a core retired."""
+def _done(core: Any) -> int:
+    """Instructions of the program, not the host's, that a core retired, and those that KVM did on it."""
     own = int(core.stats.host_insns) + int(core.stats.task_insns)
-    return int(core.total[0, 0]) + int(core.total[1, 0]) - own
+    return int(core.total[0, 0]) + int(core.total[1, 0]) - own + int(core.stats.emulated)
 
 
 def _counters(core: Any) -> list[int]:
