@@ -10,12 +10,12 @@ from vpmu_emu.asm.blocks import Blocks
 from vpmu_emu.asm.core import MAX_FAULTS, Frame, TooBigError, moved
 from vpmu_emu.asm.directives import CFI, DATA_SIZES, IGNORED, Directives
 from vpmu_emu.asm.errors import DirectiveFault, Fault
+from vpmu_emu.asm.files import read_bytes, text_of
 from vpmu_emu.asm.image import Image
 from vpmu_emu.asm.instructions import FIXED, Instructions
 from vpmu_emu.asm.program import Program
 from vpmu_emu.asm.reader import SYMBOL, Statement
 from vpmu_emu.asm.sections import UndefinedFault
-from vpmu_emu.errors import LoadError
 
 _LABEL = re.compile(rf"\s*(?:({SYMBOL})|([0-9]+))(?:(?<!\")\s*)?:(?!:)")
 _ASSIGN = re.compile(r"([A-Za-z_.$][A-Za-z0-9_.$]*)\s*(==?)(?!=)\s*")
@@ -246,9 +246,4 @@ def assemble_file(path: str | Path, include: Sequence[str | Path] = ()) -> Progr
         LoadError: the file cannot be read.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8", errors="surrogateescape")
-    except (OSError, ValueError) as error:
-        msg = f"{path}: {getattr(error, 'strerror', None) or error}"
-        raise LoadError(msg) from error
-    return assemble(text, str(path), include)
+    return assemble(text_of(read_bytes(path), str(path)), str(path), include)

@@ -11,6 +11,7 @@ import attrs
 from vpmu_emu.asm.core import MAX_DEPTH, MAX_TEXT, Condition, Core, Frame, TooBigError
 from vpmu_emu.asm.encode import PREFIXES
 from vpmu_emu.asm.errors import DirectiveFault, Fault, did_you_mean
+from vpmu_emu.asm.files import read_bytes, text_of
 from vpmu_emu.asm.program import Expectation
 from vpmu_emu.asm.reader import (
     NAME,
@@ -28,6 +29,7 @@ from vpmu_emu.asm.reader import (
     string_bytes,
     substitute,
 )
+from vpmu_emu.errors import LoadError
 from vpmu_emu.tables.instructions import BY_NAME
 
 _NAME = re.compile(rf"{SYMBOL}\Z")
@@ -67,11 +69,13 @@ class Blocks(Core):
             raise Fault("a file name is expected", "", 0, len(text))
         for folder in places:
             path = folder / wanted
-            try:
-                content = path.read_text(encoding="utf-8", errors="surrogateescape")
-            except (OSError, ValueError):
-                continue
             name = str(path)
+            try:
+                content = text_of(read_bytes(path), name)
+            except LoadError as error:
+                if not isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+                    raise Fault(str(error), "", 0, len(text)) from None
+                continue
             if any(frame.kind == "file" and frame.name == name for frame in self.frames):
                 raise Fault(f"'{wanted}' includes itself", "remove one .include", 0, len(text))
             if sum(frame.kind == "file" for frame in self.frames) > MAX_DEPTH:

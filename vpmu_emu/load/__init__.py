@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from vpmu_emu.asm import Program, assemble
+from vpmu_emu.asm.files import read_bytes, text_of
 from vpmu_emu.errors import LoadError
 from vpmu_emu.load.elf import MAGIC, load_elf
 
 __all__ = ["load", "load_bytes", "load_elf"]
 
-MAX_FILE = 1 << 29
 _LANGUAGES = {
     ".c": "C has to be compiled", ".h": "C has to be compiled", ".cc": "C++ has to be compiled",
     ".cpp": "C++ has to be compiled", ".S": "it has to go through the C preprocessor",
@@ -25,13 +25,7 @@ def load(path: str | Path) -> Program:
         LoadError: a file that cannot be read, or an executable that cannot be run.
     """
     path = Path(path)
-    try:
-        if path.stat().st_size > MAX_FILE:
-            raise LoadError(f"{path}: larger than {MAX_FILE >> 20} MiB")
-        data = path.read_bytes()
-    except (OSError, ValueError) as error:
-        raise LoadError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
-    return load_bytes(data, str(path))
+    return load_bytes(read_bytes(path), str(path))
 
 
 def load_bytes(data: bytes, name: str) -> Program:
@@ -41,6 +35,4 @@ def load_bytes(data: bytes, name: str) -> Program:
     suffix = Path(name).suffix
     if suffix in _LANGUAGES:
         raise LoadError(f"{name}: {_LANGUAGES[suffix]}; docs/programs.md has the line of gcc for it")
-    if b"\0" in data[:4096]:
-        raise LoadError(f"{name}: neither source text nor an ELF executable")
-    return assemble(data.decode("utf-8", "surrogateescape"), name)
+    return assemble(text_of(data, name), name)
