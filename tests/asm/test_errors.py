@@ -125,6 +125,9 @@ CASES = [
     (".macro m value\n.endm\nm vaule=5", 3, "m", "has no parameter 'vaule'", "did you mean 'value'"),
     (".macro m a:vararg b\n.endm", 1, "m a:vararg b", "nothing can follow", ""),
     (".macro .byte a\n.endm", 1, ".byte", "is a directive", "another name"),
+    ("in al, 0x3f8", 1, "0x3f8", "does not fit", "mov dx, 0x3f8"),
+    ("out 0x3f8, eax", 1, "0x3f8", "does not fit", "mov dx, 0x3f8"),
+    ("lidt [rip + idt_pointer]", 1, "idt_pointer", "not defined", "write idt_storage once in .data"),
     ("mov eax, 'ab'", 1, "b", "not expected", ""),
     ("mov eax, 1/0", 1, "/", "division by zero", ""),
     ("mov eax, 1 << 64", 1, "<", "shift count", ""),
@@ -244,6 +247,27 @@ def test_errors_in_macros_show_where_they_were_called():
         "in macro 'outer', called at t.s:7",
     )
     assert str(found).endswith("\n    ".join(found.chain))
+
+
+@pytest.mark.parametrize("body", ["mov eax, \\a", "lea rax, [\\a]", "add [rax + \\a], 5"])
+def test_a_parameter_without_a_value_is_told(body):
+    (found,) = errors(f".macro m a b\n{body}\n.endm\nm , 5\n")
+    assert found.hint == "macro 'm' was called without 'a'"
+
+
+@pytest.mark.parametrize("ci", [False, True])
+def test_other_files_are_not_quoted_where_others_read_the_output(ci, tmp_path, monkeypatch):
+    monkeypatch.setenv("CI", "true") if ci else monkeypatch.delenv("CI", raising=False)
+    (tmp_path / "guest").mkdir()
+    (tmp_path / "secret").write_text("nop\npassword 12345\n.error \"67890\"\n")
+    (tmp_path / "guest" / "own.inc").write_text("bad 54321\n")
+    (tmp_path / "guest" / "a.s").write_text('.include "../secret"\n.include "own.inc"\n')
+    with pytest.raises(AssemblyError) as caught:
+        assemble_file(tmp_path / "guest" / "a.s")
+    text = str(caught.value)
+    assert "secret:2:1: error: " in text
+    assert "54321" in text
+    assert ("password" in text) == ("12345" in text) == ("67890" in text) == (not ci)
 
 
 def test_a_macro_that_calls_itself_stops():

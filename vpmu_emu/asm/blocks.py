@@ -155,7 +155,8 @@ class Blocks(Core):
             self._flush_prefixes()
         self._read_more(len(macro.parameters) + 4 * len(text))
         values = parse_arguments(macro, text.strip())
-        expansion = Expansion(macro.name, statement, depth)
+        empty = tuple(name for name, value in values.items() if not value)
+        expansion = Expansion(macro.name, statement, depth, empty)
         statements = substitute(macro.body, values, self.macro_calls, expansion, self._keep())
         self.macro_calls += 1
         self._read_more(sum(len(s.text) for s in statements))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -100,18 +101,28 @@ def _is_symbol(value: Linear) -> bool:
     return len(value.terms) == 1 and value.terms[0][1] == 1 and not isinstance(value.terms[0][0], Deferred)
 
 
-_DEFINES = re.compile(r"^\s*\.(?:equ|set)\s+([A-Za-z_.$][\w.$]*)\s*,", re.MULTILINE)
+_FOREIGN = "its text is not shown where CI is set: the file is outside of the guest's folder"
+_DEFINES = re.compile(r"\s*\.(?:equ|set)\s+([A-Za-z_.$][\w.$]*)\s*,|([A-Za-z_.$][\w.$]*):")
+_MACRO = re.compile(r"\s*\.(?:macro\s+([A-Za-z_.$][\w.$]*)|endm)")
 
 
 @lru_cache(maxsize=4)
 def _included(folders: tuple[Path, ...]) -> dict[str, str]:
-    """Names that include files define, with the file."""
+    """Names that include files define, and how one gets them."""
     found: dict[str, str] = {}
     for folder in folders:
         for path in sorted(folder.glob("*.inc")) if folder.is_dir() else ():
             with suppress(OSError):
                 text = path.read_bytes()[:MAX_TEXT].decode("utf-8", "replace")
-                found |= {name: path.name for name in _DEFINES.findall(text) if name not in found}
+                macro = ""
+                for line in text.split("\n"):
+                    if match := _MACRO.match(line):
+                        macro = match[1] or ""
+                    elif match := _DEFINES.match(line):
+                        how = f'.include "{path.name}" defines it'
+                        if macro:
+                            how = f"macro {macro} of \"{path.name}\" makes it: write {macro} once in .data"
+                        found.setdefault(match[1] or match[2], how)
     return found
 
 
@@ -176,23 +187,37 @@ class Core:
             undefined = name
         elif fault.near and not hint and len(self.diagnostics) < MAX_SHOWN:
             hint = did_you_mean(*fault.near)
+        if not hint and not undefined and statement.origin and statement.origin.empty:
+            names = ", ".join(f"'{name}'" for name in statement.origin.empty)
+            hint = f"macro '{statement.origin.macro}' was called without {names}"
+        message, source = fault.message, statement.source
+        if self._foreign(statement.file):
+            # What others read must not show lines of a file that a guest only names.
+            message, hint, source = "this line does not assemble", _FOREIGN, ""
         column = statement.column + max(at, 0)
         origin = statement.origin
         chain = origin.chain() if origin else ()
-        key = (statement.file, statement.line, column, fault.message)
+        key = (statement.file, statement.line, column, message)
         if key not in self.diagnostics:
             self.diagnostics[key] = Diagnostic(
                 statement.file,
                 statement.line,
                 column,
                 max(1, fault.length),
-                fault.message,
+                message,
                 hint,
-                statement.source,
+                source,
                 chain,
             )
-            if undefined:
+            if undefined and hint != _FOREIGN:
                 self.undefined[key] = undefined
+
+    def _foreign(self, file: str) -> bool:
+        """Whether CI is set, and the file neither the guest's nor in its folder or one for includes."""
+        if file == self.name or not os.environ.get("CI"):
+            return False
+        path = Path(file).resolve()
+        return not any(path.is_relative_to(f.resolve()) for f in (Path(self.name).parent, *self.include))
 
     def shown(self) -> list[Diagnostic]:
         """The first errors in the order of the source, with their hints."""
@@ -212,11 +237,11 @@ class Core:
     def _near_symbol(self, name: str) -> str:
         included = _included(tuple(self.include))
         if name in included:
-            return f'.include "{included[name]}" defines it'
+            return included[name]
         defined = [s.name for s in self.symbols.values() if s.value is not None]
         near = did_you_mean(name, defined) or did_you_mean(name, REGISTERS)
         if not near and (near := did_you_mean(name, included)):
-            near += f' .include "{included[near.split(chr(39))[1]]}" defines it'
+            near += " " + included[near.split("'")[1]]
         return near
 
     def _symbol(self, name: str) -> Symbol:

@@ -390,7 +390,9 @@ def _no_form(
                 words = sorted({form.operands[position] for form, _ in choices})
                 widths = {form.width for form, _ in choices}
                 hint = ""
-                if widths == {64} and "imm32s" in words:
+                if _names_port(choices):
+                    hint = f"ports above 255 are in dx: mov dx, {operand.text.strip()}"
+                elif widths == {64} and "imm32s" in words:
                     hint = "only a sign-extended 32-bit number fits; mov it to a register first"
                 msg = f"{operand.value:#x} does not fit in the immediate of '{name}'"
                 return Fault(msg, hint, -(position + 1))
@@ -401,6 +403,11 @@ def _no_form(
     widths = {o.width for o in operands if isinstance(o, Register) and o.kind == "r"}
     sizes = "the registers differ in size; " if len(widths) > 1 else ""
     return Fault(f"'{name}' does not take {given}", f"{sizes}it takes {_accepted_forms(name)}")
+
+
+def _names_port(choices: tuple[tuple[Form, bool], ...]) -> bool:
+    """Whether the instruction names a port."""
+    return all(form.instruction.mnemonic in ("in", "out") for form, _ in choices)
 
 
 def _accepted_forms(name: str) -> str:

@@ -34,11 +34,12 @@ class Statement:
 
 @attrs.define(eq=False)
 class Expansion:
-    """One call of a macro; `call` is the calling statement."""
+    """One call of a macro; `call` is the calling statement, `empty` the parameters without a value."""
 
     macro: str
     call: Statement
     depth: int
+    empty: tuple[str, ...] = ()
 
     def chain(self) -> tuple[str, ...]:
         """Calls around, innermost first."""
