@@ -27,7 +27,7 @@ _OPTIONS = (
                  help="Stop after so many instructions of a core's guest, or of its host programs "
                  "(exit status 1)."),
     click.option("--max-cycles", type=click.IntRange(1, (1 << 63) - 1), metavar="N",
-                 help="Stop when so many cycles of the TSC are over, idle ones included (exit status 1)."),
+                 help="Stop when so many cycles of a core are over, idle ones included (exit status 1)."),
     click.option("--filter", metavar="F.toml",
                  help="PMU event filter, as KVM_SET_PMU_EVENT_FILTER."),
     click.option("--host-event", "host_events", multiple=True, metavar="SPEC",

@@ -24,7 +24,7 @@
 
         .equ TURNS, 300
         .equ MORE_TURNS, 10 * TURNS
-        .equ AT_LEAST, (MORE_TURNS - TURNS) / 6         # no model retires more instructions a cycle
+        .equ AT_LEAST, (MORE_TURNS - TURNS) / 8         # no model retires more instructions a cycle
         .equ AT_MOST, MORE_TURNS - TURNS
         .equ FIXED_REF, 2
 

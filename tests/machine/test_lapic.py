@@ -286,7 +286,7 @@ def test_the_timer_of_the_page(mode):
 
 @pytest.mark.parametrize("horizon", [1, 5])
 def test_no_engine_policy_is_seen(horizon):
-    body = ON + "store 0x320, 0x20021\n store 0x380, 4\n sti\n mov ecx, 3000\n 1: loop 1b\n"
+    body = ON + "store 0x320, 0x20021\n store 0x380, 2\n sti\n mov ecx, 3000\n 1: loop 1b\n"
     body += "mov eax, [rbp + 0x390]"
     records = set()
     for options in ({}, {"horizon": horizon}):
