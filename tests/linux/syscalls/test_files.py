@@ -60,13 +60,13 @@ def store(kernel, path, text):
 def test_numbers_of_the_kernel_can_be_set():
     kernel = Kernel().start()
     config = kernel.S.config
-    assert (int(config.max_samples_per_tick), int(config.sample_allowed)) == (400, 5000 * 16)
+    assert (int(config.max_samples_per_tick), int(config.sample_allowed)) == (400, 7500 * 16)
     assert store(kernel, RATE, b" 20001\n\0") == 8
     assert content(kernel, openat(kernel, RATE)) == b"20001\n"
     assert int(config.max_samples_per_tick) == 81
-    assert abs(int(config.sample_allowed) - 25_000 * 16) < 100  # a quarter of 50 µs at 2 GHz
+    assert abs(int(config.sample_allowed) - 37_500 * 16) < 100  # a quarter of 50 µs at 3 GHz
     assert store(kernel, PERCENT, b"50") == 2
-    assert abs(int(config.sample_allowed) - 50_000 * 16) < 100
+    assert abs(int(config.sample_allowed) - 75_000 * 16) < 100
     assert store(kernel, PERCENT, b"100") == 3
     assert int(config.sample_allowed) == 0
     assert store(kernel, RATE, b"1000") == -ERRNO["EINVAL"]  # there is no limit to set

@@ -59,6 +59,7 @@ from vpmu_emu.linux.state import (
     PERF_TYPE_UNCORE,
     PMU_CORE,
 )
+from vpmu_emu.machine.clock import tsc_value
 from vpmu_emu.machine.pmu import counter_value
 from vpmu_emu.machine.state import CLASS, NEVER
 from vpmu_emu.machine.u64 import U64
@@ -317,22 +318,22 @@ def test_calculate_period_is_the_quotient(machine, count, nsec, freq):
 def test_a_frequency_is_found(machine):
     """From a period of 1 to the rate that was asked for, by overflows and ticks alone."""
     S, E = machine.S, machine.E
-    S.config.tick_interval = 8_000_000 << 4
+    S.config.tick_interval = 12_000_000 << 4
     S.config.max_samples_per_tick = 400
     i = machine.open(config=INSTRUCTIONS, sample_freq=10_000, exclude_kernel=1)
     event = S.perf_events[i]
     assert int(event.period) == 1
     assert int(machine.host.tick_at) < NEVER
-    for _ in range(60_000_000 // 20_000):
-        machine.work(USER, 20_000, 0, 20_000)
+    for _ in range(90_000_000 // 30_000):
+        machine.work(USER, 30_000, 0, 30_000)
         if int(machine.core.t) >= int(machine.host.tick_at):
             perf_event_task_tick(S, E)
-    # 2 GHz and one instruction a cycle: 200,000 instructions a sample; the kernel takes its share
-    assert 150_000 < int(event.period) < 210_000
+    # 3 GHz and one instruction a cycle: 300,000 instructions a sample; the kernel takes its share
+    assert 225_000 < int(event.period) < 315_000
     before, start = int(event.samples), int(machine.core.t)
     for _ in range(1000):
-        machine.work(USER, 20_000, 0, 20_000)
-    seconds = (int(machine.core.t) - start) / 16 / 2e9
+        machine.work(USER, 30_000, 0, 30_000)
+    seconds = (int(machine.core.t) - start) / 16 / 3e9
     assert abs((int(event.samples) - before) / seconds - 10_000) < 1000
 
 
@@ -721,14 +722,14 @@ def test_a_clock_samples_by_a_timer(machine):
     idle = machine.open(**SOFTWARE, config=0, sample_period=1)  # 10 microseconds at the least
     machine.host.curr = 0
     for _ in range(60):
-        machine.core.t += 1000 << 4
+        machine.core.t += 1500 << 4
         if int(machine.core.t) >= int(machine.host.clock_at):
             perf_swevent_hrtimer(S, E)
-    # 60,000 cycles are 30 microseconds
+    # 90,000 cycles are 30 microseconds
     assert [int(S.perf_events[k].samples) for k in (i, idle)] == [1, 3]
     machine.host.curr = -1
     for _ in range(60):
-        machine.core.t += 1000 << 4
+        machine.core.t += 1500 << 4
         if int(machine.core.t) >= int(machine.host.clock_at):
             perf_swevent_hrtimer(S, E)
     assert int(S.perf_events[i].samples) == 1
@@ -739,13 +740,13 @@ def test_the_uncore_counts_for_the_socket(machine):
     S, E = machine.S, machine.E
     misses = machine.open(**UNCORE, config=CAS_COUNT_RD)
     ticks = machine.open(**UNCORE, config=CLOCKTICKS)
-    start = int(machine.core.t) >> 4
+    start = tsc_value(machine.core, int(machine.core.t))
     for core in S.cores:
         for cpl in (0, 1):
-            core.total[cpl, CLASS["llcmiss"]] += U64(10)
+            core.total[cpl, CLASS["fetched"]] += U64(10)
     machine.core.t += 5000 << 4
     assert int(perf_event_read_value(S, E, misses)) == 10 * 2 * len(S.cores)
-    assert int(perf_event_read_value(S, E, ticks)) == (int(machine.core.t) >> 4) - start
+    assert int(perf_event_read_value(S, E, ticks)) == tsc_value(machine.core, int(machine.core.t)) - start
 
 
 # --- tasks ----------------------------------------------------------------------------------------------

@@ -14,12 +14,14 @@ from vpmu_emu.linux.run_emulated import run_host_emulated
 from vpmu_emu.linux.setup import perf_report
 from vpmu_emu.linux.state import TASK_INTERRUPTIBLE
 from vpmu_emu.linux.watchdog import lockup_detector_init, lockup_report
+from vpmu_emu.machine.clock import tsc_value
 from vpmu_emu.machine.state import RUN_SLICE, RUN_STOPPED, STOP_HARD_LOCKUP
 
 pytestmark = pytest.mark.uncompiled
 
 THRESH = 0.001
-CYCLES = 2_000_000  # of THRESH
+CYCLES = 3_000_000  # of THRESH, at turbo
+TSC = 2_000_000  # of THRESH; and the cycles of a period of the event, which is early at turbo
 TURN = 140  # cycles of PAUSE and a jump
 # An NMI is taken within a turn of the loop; its handler up to the check costs some 800 cycles.
 LATE = 2 * TURN + 1000
@@ -63,21 +65,23 @@ class Host:
         return lockup_report(self.S)
 
 
-def test_nmi_finds_its_own_cpu_after_two_periods_of_cycles():
+def test_nmi_finds_its_own_cpu_after_three_periods_of_cycles():
     host = Host("nmi")
     assert host.run(0.5)
     host.lock(0)
     counted = host.count(0)
-    began = int(host.S.cores[0].t) >> 4
+    core = host.S.cores[0]
+    began = tsc_value(core, int(core.t))
     assert not host.run(4)
     (lockup,) = host.report()["lockups"]
     assert (lockup["cpu"], lockup["seen_by"], lockup["since"]) == (0, 0, began)
     assert lockup["message"] == "CPU0: Watchdog detected hard LOCKUP on cpu 0"
-    # The first NMI still finds that a timer had come since boot, the second one does not. An idle CPU's
-    # cycles do not count, so that the first is a whole period after what was counted so far.
-    waited = lockup["tsc"] - began
-    assert 2 * CYCLES - counted < waited < 2 * CYCLES - counted + 2 * LATE + 8000
-    assert perf_report(host.S)[0]["samples"] == 2
+    # The first NMI still finds that a timer had come since boot, the second one comes after two thirds of
+    # the threshold and looks at nothing, the third one finds no timer. An idle CPU's cycles do not count,
+    # so that the first is a whole period after what was counted so far.
+    waited = (lockup["tsc"] - began) * CYCLES / TSC
+    assert 3 * TSC - counted < waited + 2 < 3 * TSC - counted + 3 * LATE + 8000
+    assert perf_report(host.S)[0]["samples"] == 3
 
 
 def test_buddy_is_found_by_its_neighbour_within_the_second_check():
@@ -89,7 +93,7 @@ def test_buddy_is_found_by_its_neighbour_within_the_second_check():
     assert (lockup["cpu"], lockup["seen_by"]) == (1, 0)
     # Timers of CPU 0 come every 2/5 of the threshold. Its third call skips the check (touched at boot),
     # the sixth sees the two calls from before the lockup, the ninth sees no more.
-    due = 9 * CYCLES * 2 // 5
+    due = 9 * TSC * 2 // 5
     assert due < lockup["tsc"] < due + 10_000
     assert host.S.percpu[0].hrtimer_interrupts == 9
     assert host.S.percpu[1].hrtimer_interrupts == 2
@@ -105,7 +109,7 @@ def test_hpet_visits_every_cpu_once_a_threshold(cpu):
     assert (lockup["cpu"], lockup["seen_by"]) == (cpu, cpu)
     # The channel visits CPU 0 at 1, 2 … thresholds and CPU 1 half a threshold later. CPU 0 had no timer
     # after its visit at 1, before the lockup; CPU 1 had two before that at 1.5, none before the next.
-    due = (2 if cpu == 0 else 2.5) * CYCLES
+    due = (2 if cpu == 0 else 2.5) * TSC
     assert due <= lockup["tsc"] < due + LATE
 
 
@@ -210,12 +214,13 @@ SPIN = """
 @pytest.mark.parametrize("mode", ["emulated", "passthrough"])
 def test_a_guest_that_spins_with_interrupts_off_triggers_none(mode, detector):
     # Three thresholds and more: the host's timers and NMIs end the guest's turns.
-    _, result = run(SPIN.format(rounds=5800), mode, watchdog=detector, watchdog_thresh=LEAST)
+    _, result = run(SPIN.format(rounds=8700), mode, watchdog=detector, watchdog_thresh=LEAST)
     assert result["watchdog"] == {"detector": detector, "thresh": LEAST, "lockups": []}
-    assert result["perf"]["timer_irqs"] == result["cycles"] // 80_000
-    # The event of the series does not count in the guest; the board's timer goes on.
-    thresholds = result["cycles"] // 200_000
-    nmis = {"nmi": thresholds if mode == "emulated" else 0, "buddy": 0, "hpet": thresholds}
+    assert result["perf"]["timer_irqs"] == result["cycles"] // 120_000
+    # The event of the series does not count in the guest; the board's timer goes on. The event's period is
+    # the threshold in cycles of the marked frequency.
+    thresholds, periods = result["cycles"] // 300_000, result["cycles"] // 200_000
+    nmis = {"nmi": periods if mode == "emulated" else 0, "buddy": 0, "hpet": thresholds}
     assert thresholds >= 3
     assert result["perf"]["nmis"] == nmis[detector]
 
