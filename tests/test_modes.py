@@ -584,6 +584,10 @@ ROWS: dict[str, Callable[..., None] | str] = {
         f"{LINUX}/test_emulate.py::test_the_row_of_the_kernels_own_test",
     "POPCNT, LFENCE, MFENCE, SFENCE, SWAPGS, SYSRET behind it":
         f"{LINUX}/test_emulate.py::test_what_the_emulator_gives_up_on",
+    "the local APIC: version, and what its registers keep of a write":
+        "tests/machine/test_lapic.py::test_what_x2apic_registers_keep",
+    "RDPMC of 0x10000 to 0x10002": "tests/test_conformance.py::test_the_guest_holds_and_is_not_blind",
+    "IA32_MISC_ENABLE after RESET": "tests/tables/test_msrs.py::test_misc_enable_says_what_the_pmu_lacks",
     "IA32_MISC_ENABLE with bit 11 or 12 changed": "tests/machine/test_privileged.py::test_misc_enable",
     "absent 0xC1, 0xC2, 0x186, 0x187, K7 0xC0010000–7": absence_that_kvm_hides,
     "freeze on PMI (DEBUGCTL bit 12)": freeze_is_not_offered,

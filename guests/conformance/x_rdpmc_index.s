@@ -48,7 +48,7 @@ changed:
         .balign 4
 wrong:  .long 64, 8, 63, 0x1234, 0xffff
         .long RDPMC_FIXED | 4, RDPMC_FIXED | 0xffff
-        .long 0x00010000, 0x10000000, 0x40010000, RDPMC_FAST, RDPMC_FAST | RDPMC_FIXED
+        .long 0x00020000, 0x10000000, 0x40010000, RDPMC_FAST, RDPMC_FAST | RDPMC_FIXED
 
         .bss
         .balign 8

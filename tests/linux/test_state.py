@@ -10,7 +10,7 @@ import pytest
 
 from vpmu_emu.errors import ConfigError, HostError
 from vpmu_emu.linux import state
-from vpmu_emu.linux.cpuid import guest_shape
+from vpmu_emu.linux.cpuid import fixed_counter_cap, guest_shape
 from vpmu_emu.linux.hostevents import parse_host_event, parse_host_events
 from vpmu_emu.linux.setup import add_host_events, chosen_bits, new_record
 from vpmu_emu.linux.trace_kinds import LINUX_KINDS
@@ -84,10 +84,12 @@ def test_guest_shape(settings, wanted):
 
 
 def test_fixed_cap():
+    """Kernels that let a guest have the fourth fixed counter let only one have it that owns the PMU."""
     assert guest_shape(cpu("spr").shape(), {}, fixed_cap=4).fixed == 4
     assert guest_shape(cpu("skx").shape(), {}, fixed_cap=4).fixed == 3
+    assert [fixed_counter_cap(mode, 4) for mode in ("mediated", "emulated", "passthrough")] == [4, 3, 3]
     with pytest.raises(ConfigError):
-        guest_shape(cpu("spr").shape(), {}, fixed_cap=5)
+        fixed_counter_cap("mediated", 5)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from vpmu_emu.errors import HostError
-from vpmu_emu.linux.cpuid import CAP_FW_WRITES, guest_cpuid_shape, guest_leaves
+from vpmu_emu.linux.cpuid import CAP_FW_WRITES, CAP_PEBS_FORMAT, guest_leaves, supported_leaves
 from vpmu_emu.linux.eventfilter import EventFilter
 from vpmu_emu.linux.state import ENTERED_SYSCALL, SYSTEM
 from vpmu_emu.linux.syscalls import Errno, Host, handle
@@ -26,24 +26,29 @@ from vpmu_emu.tables.msrs import Shape, by_name
 
 MIB = 1 << 20
 HOST_MEMORY = 8 * MIB  # for page tables, programs and buffers, above the memory of guests
+BTS_UNAVAILABLE = 1 << 11  # of IA32_MISC_ENABLE; PEBS is there
 FIRST = 0  # the VMM's row of tasks, and its vCPU's of vcpus
 
 
 def wishes(
-    model: CpuModel, told: Shape, events: tuple[int, int], fixed_cap: int, chosen: EventFilter | None
+    model: CpuModel,
+    mode: str,
+    told: Shape,
+    events: tuple[int, int],
+    fixed_cap: int,
+    chosen: EventFilter | None,
 ) -> dict[str, bytes]:
     """The files /cpuid, /msrs and /filter for a guest that is not the usual one.
 
     Args:
         model: the host's CPU.
+        mode: of the vPMU.
         told, events: what the guest's CPUID shall say of its PMU (`guest_cpuid_shape`, `guest_events`).
         fixed_cap: KVM_MAX_NR_INTEL_FIXED_COUNTERS.
         chosen: its event filter.
     """
     files = {}
-    usual = guest_cpuid_shape(model.shape(), {}, fixed_cap)
-    own = (model.arch_events_length, model.arch_events_absent)
-    supported = guest_leaves(model, usual, own)
+    supported = supported_leaves(model, mode, fixed_cap)
     changed = [leaf for leaf in guest_leaves(model, told, events) if leaf not in supported]
     if changed:
         entry = STRUCTS["kvm_cpuid_entry2"]
@@ -52,10 +57,11 @@ def wishes(
         )
     if told.version and told.perf_capabilities != model.perf_capabilities & CAP_FW_WRITES:
         entry = STRUCTS["kvm_msr_entry"]
-        index = by_name("IA32_PERF_CAPABILITIES")
-        files["/msrs"] = (
-            STRUCTS["kvm_msrs"].new(nmsrs=1).tobytes()
-            + entry.new(index=index, data=told.perf_capabilities).tobytes()
+        msrs = [("IA32_PERF_CAPABILITIES", told.perf_capabilities)]
+        if told.perf_capabilities & CAP_PEBS_FORMAT:
+            msrs.append(("IA32_MISC_ENABLE", BTS_UNAVAILABLE))
+        files["/msrs"] = STRUCTS["kvm_msrs"].new(nmsrs=len(msrs)).tobytes() + b"".join(
+            entry.new(index=by_name(name), data=value).tobytes() for name, value in msrs
         )
     if chosen is not None:
         entries = chosen.includes + chosen.excludes

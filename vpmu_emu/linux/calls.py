@@ -11,6 +11,7 @@ import numpy as np
 from vpmu_emu._jit import borrowed, jit
 from vpmu_emu.linux.hrtimer import host_timer_program
 from vpmu_emu.linux.kvm.irq import kvm_apic_accept_events
+from vpmu_emu.linux.kvm.nmi import kvm_inject_nmi, process_nmi
 from vpmu_emu.linux.kvm.vcpu import vcpu_put
 from vpmu_emu.linux.perf.event import (
     perf_event_disable,
@@ -49,6 +50,8 @@ CALL_VCPU_PUT = 15  # the vCPU on this core leaves it
 CALL_PERF_RESET = 16  # a: event
 CALL_PERF_REFRESH = 17  # a: event, b: overflows until it is disabled
 CALL_APIC_EVENTS = 18  # a: vCPU that no core has loaded
+CALL_INJECT_NMI = 19  # a: vCPU
+CALL_PROCESS_NMI = 20  # a: vCPU
 
 
 @jit(entry=True)
@@ -104,4 +107,8 @@ def kernel_call(S, M, E, op, a, b):
         perf_event_enable(S, E, a)
     elif op == CALL_APIC_EVENTS:
         kvm_apic_accept_events(S, M, a)
+    elif op == CALL_INJECT_NMI:
+        kvm_inject_nmi(S.vcpus[a])
+    elif op == CALL_PROCESS_NMI:
+        process_nmi(S, M, a)
     return answer

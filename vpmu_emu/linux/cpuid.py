@@ -57,6 +57,17 @@ def capabilities_fit(host: Shape, caps: int, mode: str) -> bool:
     return not (caps & CAP_PEBS_FORMAT and (caps ^ supported) & CAP_PEBS_MASK)
 
 
+def fixed_counter_cap(mode: str, asked: int) -> int:
+    """KVM_MAX_NR_INTEL_FIXED_COUNTERS: 3 as merged, 4 later; only a guest of the mediated vPMU gets the fourth.
+
+    Raises:
+        ConfigError: another number.
+    """
+    if asked not in (3, 4):
+        raise ConfigError("kvm fixed_cap", f"{asked} is not a cap that KVM has had", "3 4")
+    return asked if mode == "mediated" else 3
+
+
 def guest_cpuid_shape(
     host: Shape, settings: Mapping[str, int], fixed_cap: int = 3, mode: str = "emulated"
 ) -> Shape:
@@ -68,7 +79,7 @@ def guest_cpuid_shape(
         host: shape of the CPU.
         settings: version, gp, fixed, width, perf_caps (also spelled pmu.gp and so on); events_length and
             events_absent do not change the shape.
-        fixed_cap: KVM_MAX_NR_INTEL_FIXED_COUNTERS, 3 as merged, 4 later.
+        fixed_cap: KVM_MAX_NR_INTEL_FIXED_COUNTERS (`fixed_counter_cap`).
         mode: of the vPMU.
 
     Raises:
@@ -82,8 +93,6 @@ def guest_cpuid_shape(
         if not 0 <= value <= GUEST_KEYS[short]:
             raise ConfigError(f"guest {key}", f"{value} is out of range", f"0 to {GUEST_KEYS[short]}")
         asked[short] = value
-    if fixed_cap not in (3, 4):
-        raise ConfigError("kvm fixed_cap", f"{fixed_cap} is not a cap that KVM has had", "3 4")
     caps = asked.get("perf_caps", host.perf_capabilities & CAP_FW_WRITES)
     if not capabilities_fit(host, caps, mode):
         supported = vmx_get_perf_capabilities(host, mode)
@@ -100,6 +109,7 @@ def guest_cpuid_shape(
         fixed=asked.get("fixed", min(host.fixed, fixed_cap)),
         fixed_width=asked.get("width", host.fixed_width),
         perf_capabilities=caps if version else 0,
+        pdcm=host.pdcm and version > 0,
         arch_lbr=False,
         ds=version > 0 and bool(caps & CAP_PEBS_FORMAT),  # the VMM shows DS and DTES64 with it
         # __do_cpuid_func() sets EDX[15] whatever the CPU says.
@@ -128,7 +138,6 @@ def refreshed(host: Shape, told: Shape, fixed_cap: int = 3) -> Shape:
         fixed=min(told.fixed, host.fixed, fixed_cap) if version > 1 else 0,
         fixed_width=min(told.fixed_width, host.fixed_width),
         perf_capabilities=told.perf_capabilities if version else 0,
-        pdcm=told.pdcm and version > 0,
         anythread_deprecated=version > 0,
     )
 
@@ -159,6 +168,15 @@ def guest_leaves(model: CpuModel, told: Shape, events: tuple[int, int]) -> list[
     return leaves
 
 
+def supported_leaves(model: CpuModel, mode: str, fixed_cap: int) -> list[Leaf]:
+    """KVM_GET_SUPPORTED_CPUID: the debug store is in it where PEBS is supported (vmx_set_cpu_caps)."""
+    settings = {"version": 0} if mode == "none" else {}
+    told = guest_cpuid_shape(model.shape(), settings, fixed_cap, mode)
+    pebs = mode != "none" and vmx_get_perf_capabilities(model.shape(), mode) & CAP_PEBS_FORMAT
+    events = (model.arch_events_length, model.arch_events_absent)
+    return guest_leaves(model, attrs.evolve(told, ds=bool(pebs)), events)
+
+
 def has_debug_store(leaves: Sequence[Leaf]) -> bool:
     """Whether CPUID shows DS and DTES64, without which KVM gives no PEBS."""
     _, _, ecx, edx = next((rest for leaf, *rest in leaves if leaf == 1), [0, 0, 0, 0])
@@ -169,6 +187,7 @@ def told_by(host: Shape, leaves: Sequence[Leaf], perf_capabilities: int) -> Shap
     """The PMU that these CPUID leaves show: what `guest_cpuid_shape` makes of a VMM's wishes."""
     found = {leaf: rest for leaf, *rest in leaves}
     eax, _, _, edx = found.get(0xA, [0, 0, 0, 0])
+    pdcm = bool(found.get(1, [0, 0, 0, 0])[2] & PDCM)
     return attrs.evolve(
         host,
         version=eax & 0xFF,
@@ -176,8 +195,8 @@ def told_by(host: Shape, leaves: Sequence[Leaf], perf_capabilities: int) -> Shap
         gp_width=eax >> 16 & 0xFF,
         fixed=edx & 0x1F,
         fixed_width=edx >> 5 & 0xFF,
-        perf_capabilities=perf_capabilities,
-        pdcm=bool(found.get(1, [0, 0, 0, 0])[2] & PDCM),
+        perf_capabilities=perf_capabilities if pdcm else 0,  # vcpu_get_perf_capabilities()
+        pdcm=pdcm,
         arch_lbr=False,
         ds=host.ds and bool(found.get(1, [0, 0, 0, 0])[3] & DS),
         anythread_deprecated=True,

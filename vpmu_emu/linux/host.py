@@ -10,7 +10,7 @@ from __future__ import annotations
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.hrtimer import host_timer_program
 from vpmu_emu.linux.kvm.exits import complete_userspace_io
-from vpmu_emu.linux.kvm.run import KVM_EXIT_INTR, exit_to_user, immediate_exit
+from vpmu_emu.linux.kvm.run import KVM_EXIT_INTR, immediate_exit
 from vpmu_emu.linux.kvm.vcpu import (
     COST_IOCTL,
     host_irqs_enable,
@@ -348,7 +348,7 @@ def host_turn(S, M, E):
         if vcpu.complete != USER_IO_NONE:
             complete_userspace_io(S, M, E)
         if immediate_exit(S, M):
-            exit_to_user(S, M, KVM_EXIT_INTR)
+            vcpu.user_exit = KVM_EXIT_INTR  # struct kvm_run keeps what it says
             return _to_vmm(S, M)
     return HOST_GUEST
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from vpmu_emu.errors import ConfigError, HostError
 from vpmu_emu.linux.boot import boot_host, wishes
-from vpmu_emu.linux.cpuid import guest_cpuid_shape, guest_events
+from vpmu_emu.linux.cpuid import fixed_counter_cap, guest_cpuid_shape, guest_events
 from vpmu_emu.linux.eventfilter import EventFilter, load_filter
 from vpmu_emu.linux.hostevents import HostEvent, parse_host_events
 from vpmu_emu.linux.perf.report import (
@@ -305,7 +305,7 @@ def vm_settings(
     if model.version == 1:
         # core_pmu of the kernel would switch every selector at VM entry; no CPU with EPT is so old.
         raise ConfigError("set pmu.version", "a host needs GLOBAL_CTRL for its guests", "0 2 3 4 5")
-    fixed_cap = knobs.get("fixed_cap", 3)
+    fixed_cap = fixed_counter_cap(mode, knobs.get("fixed_cap", 3))
     told = guest_cpuid_shape(model.shape(), guest or {}, fixed_cap, mode)
     settings: Mapping[str, int] = guest or {}
     if mode == "none":
@@ -367,7 +367,7 @@ def make_vm(
     # Off in a kernel that nobody told otherwise; on here, because tests of KVM need it and nothing else
     # executes UD2 followed by "kvm".
     S.config.force_emulation_prefix = settings.kvm.get("force_emulation_prefix", 1)
-    S.config.fixed_cap = settings.kvm.get("fixed_cap", 3)
+    S.config.fixed_cap = fixed_counter_cap(mode, settings.kvm.get("fixed_cap", 3))
     init_host(S, model)
     lockup_detector_init(S, watchdog, DEFAULT_THRESH if watchdog_thresh is None else watchdog_thresh)
     if mode == "passthrough":
@@ -379,7 +379,7 @@ def make_vm(
         return int(run(S, M, E))
 
     own = guest_events(model, settings.guest)
-    files = wishes(model, settings.told, own, int(S.config.fixed_cap), settings.chosen)
+    files = wishes(model, mode, settings.told, own, int(S.config.fixed_cap), settings.chosen)
     files["/guest"] = image
     host = boot_host(S, M, E, model, loop, vmm, ram_size, files, programs)
     # As `perf stat` attaches to a VMM that runs already.

@@ -350,6 +350,7 @@ USER_IO_NONE, USER_IO_OUT, USER_IO_IN, USER_IO_RDMSR, USER_IO_WRMSR = range(5)
 VCPU = np.dtype(
     [
         ("requests", "u8"),  # KVM_REQ_* bits
+        ("nmi_queued", "i8"),  # NMIs sent since the last KVM_REQ_NMI
         ("nmi_pending", "i8"),  # NMIs to inject, at most 2
         ("exception", "i8"),  # vector to inject at the next entry, -1 none
         ("exception_error", "u8"),  # its error code
@@ -359,7 +360,6 @@ VCPU = np.dtype(
         ("sipi_vector", "i8"),  # page number of the last startup message
         ("launched", "i8"),  # 1 after the first entry
         ("cpl", "i8"),  # of the guest at the last exit
-        ("nmi_masked", "i8"),  # the guest was blocking NMIs then
         ("entry_intr_info", "u8"),  # event injected at the last entry
         ("ia32_misc_enable_msr", "u8"),  # IA32_MISC_ENABLE of the guest
         ("hypercall_nr", "u8"),  # of the last VMCALL
@@ -375,6 +375,9 @@ VCPU = np.dtype(
         ("user_exit", "i8"),  # KVM_EXIT_* that waits for the VMM, USER_AGAIN, USER_FAULT, -1 none
         ("complete", "i8"),  # USER_IO_*: what the next KVM_RUN finishes (complete_userspace_io)
         ("completed", "i8"),  # 1: this KVM_RUN has finished an instruction already
+        ("io_len", "u8"),  # bytes of the instruction that the next KVM_RUN finishes
+        ("pio_size", "u8"),  # bytes of its access to a port
+        ("cui_linear_rip", "u8"),  # where it lies; ALL: the emulator's, which does not look
         ("ended", "i8"),  # STOP_*: why the guest cannot go on, 0
         ("ended_info", "u8"),  # and its number
         ("recalc_intercepts", "i8"),  # the APIC's part of the MSR bitmap is to be made again
@@ -416,6 +419,13 @@ VM = np.dtype(
         ("events", "u8", (N_FILTER,)),  # masked entries: includes sorted by select, then excludes
         ("used", "i8"),  # KVM_CREATE_VM made it
         ("mm", "i8"),  # address space of the process that made it
+        ("created", "i8"),  # when, in 1/16 cycle
+        # kvm_synchronize_tsc(): the TSC that its vCPUs have in common
+        ("last_tsc_khz", "i8"),  # rate of the TSC that was set last, 0 none yet
+        ("last_tsc", "u8"),  # the host's TSC then
+        ("last_tsc_write", "u8"),  # what was written
+        ("cur_tsc_offset", "u8"),  # what the guest's TSC is more than the host's
+        ("user_set_tsc", "i8"),  # 1: the VMM has written one
         ("irqchip", "i8"),  # KVM_CREATE_IRQCHIP
         ("pmu_off", "i8"),  # KVM_CAP_PMU_CAPABILITY with KVM_PMU_CAP_DISABLE
         ("ram_size", "u8"),  # bytes of the memory slot at guest address 0
@@ -604,6 +614,7 @@ KVM_PMU_EVENT_DENY = 1
 KVM_REQ_PMU = U64(1 << 10)
 KVM_REQ_PMI = U64(1 << 11)
 KVM_REQ_EVENT = U64(1 << 6)
+KVM_REQ_NMI = U64(1 << 9)
 
 # Known bugs of the first version of the series; exact results need them off.
 QUIRKS = {

@@ -24,7 +24,7 @@ from vpmu_emu.linux.state import (
 )
 from vpmu_emu.machine.clock import tsc_value
 from vpmu_emu.machine.interrupts import VECTOR_DB, VECTOR_UD
-from vpmu_emu.machine.lapic import BASE_RESET, LVT_MASKED
+from vpmu_emu.machine.lapic import BASE_RESET, LVT_MASKED, TIMER_MODE, TIMER_PERIODIC
 from vpmu_emu.machine.mutants import I_ABSENT_PERFCTR, I_RESET_TO_0
 from vpmu_emu.machine.state import NEVER
 from vpmu_emu.tables.cpus import CpuModel
@@ -43,6 +43,7 @@ ALL_ONES = (1 << 64) - 1
 CR0_REAL_MODE = 0x6000_0010  # RESET: CD NW ET
 RFLAGS_RESET = 2
 CS_RESET, RIP_RESET = 0xF000, 0xFFF0
+TSC_DEADLINE_TIMER = 1 << 24  # CPUID.1:ECX
 _ROW = {row.name: k for k, row in enumerate(MSRS)}
 
 
@@ -68,6 +69,7 @@ def kvm_create_vm(S: Any, k: int, mm: int) -> None:
     S.vms[k] = np.zeros((), dtype=VM)
     S.vms[k].used = 1
     S.vms[k].mm = mm
+    S.vms[k].created = S.cores[int(S.this_cpu)].t
 
 
 def kvm_create_vcpu(S: Any, M: np.ndarray[Any, Any], k: int, vm: int, ident: int, page: int) -> None:
@@ -83,7 +85,6 @@ def kvm_create_vcpu(S: Any, M: np.ndarray[Any, Any], k: int, vm: int, ident: int
     M[page : page + VCPU_PAGES * PAGE] = 0
     pin = ("PIN_BASED_EXT_INTR_MASK", "PIN_BASED_NMI_EXITING", "PIN_BASED_VIRTUAL_NMIS")
     core = S.cores[int(S.this_cpu)]
-    now = tsc_value(core, int(core.t))
     vmcs_write(
         M,
         vcpu,
@@ -94,7 +95,6 @@ def kvm_create_vcpu(S: Any, M: np.ndarray[Any, Any], k: int, vm: int, ident: int
         CR0_GUEST_HOST_MASK=~CR0_GUEST_BITS,
         CR4_GUEST_HOST_MASK=~CR4_GUEST_BITS,
         HOST_IA32_PERF_GLOBAL_CTRL=0,  # all counters stop at VM exit
-        TSC_OFFSET=-now,  # the guest's TSC begins at 0
         GUEST_CR0=CR0_REAL_MODE,
         CR0_READ_SHADOW=CR0_REAL_MODE,
         GUEST_RIP=RIP_RESET,
@@ -109,6 +109,7 @@ def kvm_create_vcpu(S: Any, M: np.ndarray[Any, Any], k: int, vm: int, ident: int
     vapic = vcpu.vapic
     vapic.clock_num, vapic.clock_den = core.vapic.clock_num, core.vapic.clock_den
     vapic.id = ident
+    vapic.software, vapic.timer_mode_mask = 1, TIMER_PERIODIC
     vapic.apic_base = int(BASE_RESET) & ~(0 if ident == 0 else 1 << 8)
     vapic.spiv, vapic.timer_at, vapic.dfr = 0xFF, NEVER, 0xFFFF_FFFF
     vapic.lvt[:] = LVT_MASKED
@@ -117,6 +118,34 @@ def kvm_create_vcpu(S: Any, M: np.ndarray[Any, Any], k: int, vm: int, ident: int
     vcpu.pmu.lbr_event = -1
     for pmc in vcpu.pmu.pmcs:
         pmc.perf_event = -1
+    kvm_synchronize_tsc(S, M, k)  # kvm_arch_vcpu_postcreate()
+
+
+def rdtsc(S: Any) -> int:
+    """The host's TSC."""
+    core = S.cores[int(S.this_cpu)]
+    return tsc_value(core, int(core.t)) + int(core.tsc_adjust) & ALL_ONES
+
+
+def kvm_synchronize_tsc(S: Any, M: np.ndarray[Any, Any], k: int, user_value: int | None = None) -> None:
+    """Set the TSC of vCPU k: to what the VMM writes, or None for a new vCPU.
+
+    A VM has one TSC, which begins at 0. A new vCPU joins it, and so does one whose TSC the VMM sets to 0, or
+    to within a second of what it would be: setting it for one vCPU after the other takes time. The first value
+    that a VMM writes is literal, but in kernels before 6.8 that rule held for it, too.
+    """
+    vcpu, khz = S.vcpus[k], int(S.config.tsc_khz)
+    vm, now, data = S.vms[int(vcpu.vm)], rdtsc(S), user_value or 0
+    expected = int(vm.last_tsc_write) + now - int(vm.last_tsc) & ALL_ONES
+    second = 1000 * khz
+    near = data < (expected + second & ALL_ONES) and (data + second & ALL_ONES) > expected
+    user_set = vm.user_set_tsc or int(S.config.mode) == MODE_PASSTHROUGH
+    if not vm.last_tsc_khz or (data and not (user_set and near)):
+        vm.cur_tsc_offset = data - now & ALL_ONES
+    if user_value is not None:
+        vm.user_set_tsc = 1
+    vm.last_tsc, vm.last_tsc_write, vm.last_tsc_khz = now, data, khz
+    vmcs_write(M, vcpu, TSC_OFFSET=int(vm.cur_tsc_offset))
 
 
 def kvm_vcpu_after_set_cpuid(
@@ -129,6 +158,8 @@ def kvm_vcpu_after_set_cpuid(
         entry.subleaf = entry.leaf = ALL_ONES
         if n < len(leaves):
             entry.leaf, entry.eax, entry.ebx, entry.ecx, entry.edx = leaves[n]
+    deadline = any(leaf == 1 and ecx & TSC_DEADLINE_TIMER for leaf, _, _, ecx, _ in leaves)
+    vcpu.vapic.timer_mode_mask = TIMER_MODE if deadline else TIMER_PERIODIC
     kvm_pmu_refresh(S, M, model, k)
 
 
@@ -147,6 +178,8 @@ def vcpu_shape(S: Any, model: CpuModel, k: int) -> Shape:
     told = told_by(host, leaves_of(vcpu), int(vcpu.perf_capabilities) & host.perf_capabilities)
     if int(config.mode) == MODE_PASSTHROUGH:
         told = attrs.evolve(told, ds=False)
+    if int(config.mode) == MODE_NONE:
+        told = attrs.evolve(told, ds=False, pdcm=False, perf_capabilities=0)  # vmx_set_cpu_caps()
     off = int(config.mode) == MODE_NONE or vm.pmu_off
     # The series needs the in-kernel local APIC for the guest's PMI.
     off = off or (int(config.mode) == MODE_PASSTHROUGH and not vm.irqchip)
@@ -204,6 +237,8 @@ def _refresh_registers(S: Any, vcpu: Any, shape: Shape) -> None:
         pmc.eventsel = eventsels[i - N_GP_PMC] if i >= N_GP_PMC else 0
     vcpu.msr_n[:] = table.exists_count
     vcpu.msr_reserved[:] = table.reserved
+    if passthrough:
+        vcpu.msr_reserved[_ROW["IA32_X2APIC_ICR"]] = 0  # X2APIC_ICR_RESERVED_BITS came with 6.12
     vcpu.msr_access[:] = table.access
     if not vcpu.launched:
         vcpu.ia32_misc_enable_msr = table.reset[_ROW["IA32_MISC_ENABLE"]]

@@ -72,7 +72,8 @@ BASE_RESET = U64(0xFEE0_0000 | 1 << 11 | 1 << 8)  # enabled, bootstrap processor
 BASE_ENABLE = U64(1 << 11)
 BASE_X2APIC = U64(1 << 10)
 BASE_ADDRESS = U64(0x000F_FFFF_FFFF_F000)
-VERSION = U64(0x0006_0015)  # 7 LVT entries, version 0x15
+VERSION = np.array([0x0006_0015, 0x0005_0014], dtype=np.uint64)
+"""7 LVT entries, version 0x15; of KVM's 6 (no CMCI), version 0x14."""
 _SPIV_RESET = U64(0xFF)
 SHORTHAND = U64(3 << 18)
 SHORTHAND_NONE = ZERO
@@ -80,7 +81,6 @@ SHORTHAND_SELF = U64(1 << 18)
 SHORTHAND_OTHERS = SHORTHAND
 _LOGICAL = U64(1 << 11)
 _BUSY = U64(1 << 12)  # delivery status: read-only, and nothing is ever under way
-_REMOTE_IRR = U64(1 << 14)
 _ASSERT = U64(1 << 14)
 _LEVEL = U64(1 << 15)
 _HIGH32 = U64(0xFFFF_FFFF_0000_0000)
@@ -103,6 +103,15 @@ _DFR = U64(0x80E)
 _ICR2 = U64(0x831)
 _X2_ONLY = U64(0x83F)  # SELF_IPI
 _ACCESS_READ_ONLY, _ACCESS_WRITE_ONLY = 1, 2
+
+# What a register keeps of a write, by index - 0x800. Reserved bits of silicon are #GP before.
+_KEPT = np.full((2, 64), (1 << 64) - 1, dtype=np.uint64)
+_LVT = range(0x32, 0x38)
+_KEPT[0, [0x2F, *_LVT]] ^= np.uint64(1 << 12 | 1 << 14)  # delivery status and remote IRR are read-only
+# kvm_lapic_reg_write(), apic_lvt_mask[]: pending bit and all, as written
+_KEPT[1, 0x0F] = 0x3FF
+_KEPT[1, 0x3E] = 0xB
+_KEPT[1, _LVT] = [0x110FF, 0x117FF, 0x117FF, 0x1F7FF, 0x1F7FF, 0x110FF]
 
 # results of a write
 WRITTEN = 0
@@ -348,7 +357,7 @@ def lapic_read(core, lapic, index):
     if index == X2_ID:
         return lapic.id
     if index == X2_VERSION:
-        return VERSION
+        return VERSION[lapic.software]
     if index == X2_TPR:
         return lapic.tpr
     if index == X2_PPR:
@@ -386,14 +395,15 @@ def lapic_read(core, lapic, index):
 @jit()
 def lapic_write(core, lapic, index, value):
     """WRMSR to an x2APIC register: WRITTEN, WRITE_FAULT, NMI_TO_SELF or INIT_TO_SELF."""
+    kept = _KEPT[lapic.software, (index - _FIRST) & _INDEX]
     if index == X2_TPR:
         lapic.tpr = value & BYTE
     elif index == X2_EOI:
-        if value != ZERO:
+        if value != ZERO and lapic.software == 0:
             return WRITE_FAULT
         lapic_eoi(lapic)
     elif index == X2_SIVR:
-        lapic.spiv = value
+        lapic.spiv = value & kept
         if value & SPIV_ENABLE == ZERO:
             for i in range(7):  # SDM 3A 11.4.7.2: software-disabled forces every mask
                 lapic.lvt[i] |= LVT_MASKED
@@ -402,31 +412,36 @@ def lapic_write(core, lapic, index, value):
             return WRITE_FAULT
         lapic.esr = ZERO
     elif index == X2_LVT_CMCI:
-        value &= ~_BUSY
+        value &= kept
         lapic.lvt[LVT_CMCI] = value if lapic.spiv & SPIV_ENABLE != ZERO else value | LVT_MASKED
     elif index == X2_ICR:
+        value &= ~_BUSY
         lapic.icr = value
         # A hypervisor looks for the other vCPUs itself.
         if (core.cores > 1 or core.kernel != 0) and value & SHORTHAND != SHORTHAND_SELF:
             lapic.ipi_out = 1
         return _send(lapic, value)
     elif index >= X2_LVT_TIMER and index <= X2_LVT_ERROR:
-        value &= ~(_BUSY | _REMOTE_IRR)
+        if index == X2_LVT_TIMER:
+            kept |= lapic.timer_mode_mask
+        value &= kept
         if lapic.spiv & SPIV_ENABLE == ZERO:
             value = value | LVT_MASKED
         if index == X2_LVT_TIMER:
             old = lapic.lvt[LVT_TIMER] & TIMER_MODE
             new = value & TIMER_MODE
             if old != new and (old == TIMER_TSC_DEADLINE or new == TIMER_TSC_DEADLINE):
-                lapic.timer_at = NEVER  # SDM 3A 11.5.4.1: changing to or from the mode disarms
+                # SDM 3A 11.5.4.1: changing to or from the mode disarms; apic_update_lvtt()
+                lapic.timer_at = NEVER
                 lapic.tsc_deadline = ZERO
+                lapic.init_count = ZERO
         lapic.lvt[index - _FIRST_LVT] = value
     elif index == X2_INIT_COUNT:
         if lapic.lvt[LVT_TIMER] & TIMER_MODE != TIMER_TSC_DEADLINE:
             lapic.init_count = value & LOW32
             _start_count(core, lapic)
     elif index == X2_DIV_CONF:
-        lapic.divide = value
+        lapic.divide = value & kept
         if lapic.timer_at != NEVER and lapic.lvt[LVT_TIMER] & TIMER_MODE != TIMER_TSC_DEADLINE:
             _start_count(core, lapic)
     elif index == X2_SELF_IPI:
@@ -458,6 +473,8 @@ def lapic_mmio_read(core, lapic, offset, size):
         value = lapic.icr >> U32
     elif index <= _X2_ONLY:
         row = _ROWS[index - _FIRST]
+        if index == X2_LVT_CMCI and lapic.software != 0:
+            row = -1
         if row >= 0 and core.msr_access[row] != _ACCESS_WRITE_ONLY:
             value = lapic_read(core, lapic, index) & LOW32
     return (value >> ((offset & U3) << U3)) & (ALL >> (U64_BITS - (size << U3)))
@@ -482,8 +499,12 @@ def lapic_mmio_write(core, lapic, offset, size, value):
         return lapic_write(core, lapic, index, ZERO)
     else:
         row = _ROWS[index - _FIRST]
+        if index == X2_LVT_CMCI and lapic.software != 0:
+            row = -1
         if row >= 0 and core.msr_access[row] != _ACCESS_READ_ONLY:
-            value &= ~core.msr_reserved[row] & LOW32
+            if lapic.software == 0:
+                value &= ~core.msr_reserved[row]
+            value &= LOW32
             if index == X2_ICR:
                 value |= lapic.icr & _HIGH32
             return lapic_write(core, lapic, index, value)

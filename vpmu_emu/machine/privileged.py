@@ -33,6 +33,7 @@ from vpmu_emu.machine.interrupts import (
     set_rflags,
     through_gate,
 )
+from vpmu_emu.machine.lapic import BASE_ENABLE
 from vpmu_emu.machine.memory import VECTOR_GP, drop_decoded, fault, read, tlb_flush, write
 from vpmu_emu.machine.msr import (
     DROPPED,
@@ -146,6 +147,7 @@ N_LANES1 = len(LANES1)
 N_LANES2 = len(LANES2)
 FIRST_LANE2 = len(LANES1)
 CR4_PCE = U64(1 << 8)
+CPUID_APIC = U64(1 << 9)
 CR4_TSD = U64(1 << 2)
 CR0_NEEDED = U64(0x8000_0001)  # PG PE
 CR0_ET = U64(1 << 4)
@@ -322,14 +324,24 @@ def cpuid_entry(table, leaf, subleaf):
 
 
 @jit()
+def cpuid_answer(core, table, apic_base):
+    """CPUID from a table: EAX to EDX. CPUID.1:EDX[9] says whether the local APIC is enabled (SDM 3A 11.4.3)."""
+    leaf = core.regs[RAX] & LOW32
+    k = cpuid_entry(table, leaf, core.regs[RCX] & LOW32)
+    core.regs[RAX] = table[k].eax if k >= 0 else ZERO
+    core.regs[RBX] = table[k].ebx if k >= 0 else ZERO
+    core.regs[RCX] = table[k].ecx if k >= 0 else ZERO
+    edx = table[k].edx if k >= 0 else ZERO
+    if k >= 0 and leaf == ONE:
+        edx = (edx & ~CPUID_APIC) | (CPUID_APIC if apic_base & BASE_ENABLE != ZERO else ZERO)
+    core.regs[RDX] = edx
+
+
+@jit()
 def _cpuid(core, u):
     if core.vmx.nonroot != 0:
         return _exit(core, u, EXIT_CPUID, ZERO)
-    k = cpuid_entry(core.cpuid, core.regs[RAX] & LOW32, core.regs[RCX] & LOW32)
-    core.regs[RAX] = core.cpuid[k].eax if k >= 0 else ZERO
-    core.regs[RBX] = core.cpuid[k].ebx if k >= 0 else ZERO
-    core.regs[RCX] = core.cpuid[k].ecx if k >= 0 else ZERO
-    core.regs[RDX] = core.cpuid[k].edx if k >= 0 else ZERO
+    cpuid_answer(core, core.cpuid, core.lapic.apic_base)
     retire(core, u)
     return CODE_NEXT
 

@@ -95,6 +95,8 @@ UOP = np.dtype(
 
 LAPIC = np.dtype(
     [
+        ("software", "i8"),  # 1: a hypervisor keeps these registers, with a version and masks of its own
+        ("timer_mode_mask", "u8"),  # then: which bits of the timer's entry choose its mode
         ("apic_base", "u8"),  # IA32_APIC_BASE: 8 BSP, 10 x2APIC, 11 enable
         ("id", "u8"),
         ("tpr", "u8"),

@@ -51,15 +51,23 @@ class Kernel:
         bodies: host programs to start, in mini-asm.
         cores: how many the host uses.
         mode: KVM's mode, for the record only.
+        cpu: model of the cores.
     """
 
-    def __init__(self, *bodies: str, cores: int = 1, mode: str = "emulated", guest: bytes = b"") -> None:
+    def __init__(
+        self,
+        *bodies: str,
+        cores: int = 1,
+        mode: str = "emulated",
+        guest: bytes = b"",
+        cpu: str = "spr",
+    ) -> None:
         self.array, self.engine = new_record(), np.zeros(1, dtype=ENGINE).view(np.recarray)
         self.S, self.E = self.array[0], self.engine[0]
         self.M = np.zeros(MEMORY, dtype=np.uint8)
         if "memory" in self.E.dtype.names:
             self.E.memory, self.E.memory_size = self.M.ctypes.data, len(self.M)
-        self.model = host_model("spr")
+        self.model = host_model(cpu)
         self.E.n_uops = 1
         self.E.insn_limit = (1 << 64) - 1
         self.E.t_limit = END_OF_TIME

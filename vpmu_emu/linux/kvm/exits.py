@@ -32,6 +32,7 @@ from vpmu_emu.linux.state import (
     USER_FAULT,
     USER_IO_IN,
     USER_IO_NONE,
+    USER_IO_OUT,
     USER_IO_RDMSR,
     USER_IO_WRMSR,
 )
@@ -58,11 +59,10 @@ from vpmu_emu.machine.msr import (
 )
 from vpmu_emu.machine.mutants import I_CPUID, I_NO_WRMSR, rdpmc_result
 from vpmu_emu.machine.pmu import DEBUGCTL_LBR
-from vpmu_emu.machine.privileged import cpuid_entry, cr0_is_valid, cr4_is_valid, set_cr0, set_cr4
+from vpmu_emu.machine.privileged import cpuid_answer, cr0_is_valid, cr4_is_valid, set_cr0, set_cr4
 from vpmu_emu.machine.ring import TR_GUEST_RDPMC, emit
 from vpmu_emu.machine.state import (
     RAX,
-    RBX,
     RCX,
     RDX,
     REG_FS,
@@ -95,8 +95,7 @@ from vpmu_emu.machine.vmx import (
     V_CR4_SHADOW,
     V_DEBUGCTL,
     V_EFER,
-    V_EXIT_LEN,
-    V_EXIT_QUAL,
+    V_EXIT_REASON,
     V_FS_BASE,
     V_GS_BASE,
     V_INTERRUPTIBILITY,
@@ -125,6 +124,7 @@ _SHADOWS = STI_BLOCKING | MOV_SS_BLOCKING
 _SIZE = U64(7)
 _IN = U64(8)
 _SIZE_4 = U64(4)
+_PORT_7E = U64(0x7E)
 
 
 @jit(inline=True)
@@ -159,9 +159,14 @@ def _uncounted(core):
 @jit()
 def kvm_skip_emulated_instruction(S, M, E):
     """Go past the instruction that was emulated, and count it."""
-    core = S.cores[S.this_cpu]
-    if vmread(core, M, V_RFLAGS) & RFLAGS_TF != ZERO:
+    if vmread(S.cores[S.this_cpu], M, V_RFLAGS) & RFLAGS_TF != ZERO:
         kvm_queue_exception(S, VECTOR_DB, 0, ZERO)  # kvm_vcpu_do_singlestep()
+    _skip(S, M, E)
+
+
+@jit()
+def _skip(S, M, E):
+    core = S.cores[S.this_cpu]
     core.rip = vmread(core, M, V_RIP) + core.vmx.exit_insn_len
     vmwrite(core, M, V_RIP, core.rip)
     S.vcpus[S.this_vcpu].emulated_insns += ONE
@@ -252,7 +257,7 @@ def kvm_get_msr_common(S, M, E, index, look):
     if row == R_MISC_ENABLE:
         return 0, S.vcpus[S.this_vcpu].ia32_misc_enable_msr
     if row == R_PERF_CAPABILITIES:
-        return 0, S.vcpus[S.this_vcpu].pmu.perf_capabilities
+        return 0, S.vcpus[S.this_vcpu].perf_capabilities
     if row == R_DEBUGCTL:
         return 0, vmread(core, M, V_DEBUGCTL)
     rn = check_read(core, index)
@@ -308,11 +313,7 @@ def kvm_emulate_cpuid(S, M, E):
     """CPUID from the table that the VMM gave (KVM_SET_CPUID2)."""
     core = S.cores[S.this_cpu]
     charge(S, E, COST_CPUID)
-    entry = cpuid_entry(S.vcpus[S.this_vcpu].cpuid, core.regs[RAX] & LOW32, core.regs[RCX] & LOW32)
-    core.regs[RAX] = S.vcpus[S.this_vcpu].cpuid[entry].eax if entry >= 0 else ZERO
-    core.regs[RBX] = S.vcpus[S.this_vcpu].cpuid[entry].ebx if entry >= 0 else ZERO
-    core.regs[RCX] = S.vcpus[S.this_vcpu].cpuid[entry].ecx if entry >= 0 else ZERO
-    core.regs[RDX] = S.vcpus[S.this_vcpu].cpuid[entry].edx if entry >= 0 else ZERO
+    cpuid_answer(core, S.vcpus[S.this_vcpu].cpuid, core.vapic.apic_base)  # kvm_update_cpuid_runtime()
     kvm_skip_emulated_instruction(S, M, E)
 
 
@@ -320,13 +321,26 @@ def kvm_emulate_cpuid(S, M, E):
 def handle_io(S, M, E):
     """IN and OUT: out to the VMM, which is the machine's platform."""
     core = S.cores[S.this_cpu]
+    vcpu = S.vcpus[S.this_vcpu]
     charge(S, E, COST_PIO)
     qualification = core.vmx.exit_qual
     port = (qualification >> U16) & WORD
     size = (qualification & _SIZE) + ONE
     mask = ALL >> (U64(64) - size * U8)
     incoming = qualification & _IN != ZERO
+    emulated = vmread(core, M, V_EXIT_REASON) != EXIT_IO_INSTRUCTION
+    vcpu.pio_size = size
+    vcpu.cui_linear_rip = ALL if emulated else vmread(core, M, V_RIP)
     exit_for_port(S, M, 1 if incoming else 0, port, size, core.regs[RAX] & mask)
+    if incoming:
+        return
+    if emulated:
+        # x86_emulate_instruction(): it is over before the VMM hears of it, and without a single step
+        vcpu.complete = USER_IO_NONE
+        _skip(S, M, E)
+    elif port == _PORT_7E:  # KVM_X86_QUIRK_OUT_7E_INC_RIP
+        vcpu.complete = USER_IO_NONE
+        kvm_skip_emulated_instruction(S, M, E)
 
 
 @jit()
@@ -343,12 +357,16 @@ def complete_userspace_io(S, M, E):
     """KVM_RUN again after KVM_EXIT_IO: only now the instruction is skipped, and counted."""
     core = S.cores[S.this_cpu]
     vcpu = S.vcpus[S.this_vcpu]
-    core.vmx.exit_insn_len = vmread(core, M, V_EXIT_LEN)
+    core.vmx.exit_insn_len = vcpu.io_len
     done = vcpu.complete
     vcpu.complete = USER_IO_NONE
     vcpu.completed = 1
-    if done == USER_IO_IN:
-        _set_accumulator(core, (vmread(core, M, V_EXIT_QUAL) & _SIZE) + ONE, port_data(S, M))
+    if done == USER_IO_IN or done == USER_IO_OUT:
+        at = vcpu.cui_linear_rip
+        if at != ALL and at != vmread(core, M, V_RIP):
+            return  # complete_fast_pio_out(): the VMM has taken the guest elsewhere
+        if done == USER_IO_IN:
+            _set_accumulator(core, vcpu.pio_size, port_data(S, M))
     elif done == USER_IO_RDMSR or done == USER_IO_WRMSR:
         refused, value = msr_answer(S, M)
         if refused:

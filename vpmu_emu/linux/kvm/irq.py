@@ -9,6 +9,7 @@ import numpy as np
 
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.hrtimer import host_timer_program
+from vpmu_emu.linux.kvm.nmi import kvm_inject_nmi
 from vpmu_emu.linux.sched import RESCHEDULE_VECTOR, end_turn, wake_up_task
 from vpmu_emu.linux.state import (
     APIC_INIT,
@@ -61,7 +62,6 @@ from vpmu_emu.machine.vmx import (
     V_SS_AR,
 )
 
-NMI_LIMIT = 2
 V_CS = V_ES + 8
 CLEARED = np.array(
     [
@@ -99,6 +99,7 @@ def kvm_vcpu_reset(S, M, k):
     base = vcpu.vapic.apic_base
     lapic_reset(vcpu.vapic, vcpu.vapic.id)
     vcpu.vapic.apic_base = base
+    vcpu.nmi_queued = 0
     vcpu.nmi_pending = 0
     vcpu.exception = -1
     vcpu.complete = USER_IO_NONE
@@ -157,7 +158,7 @@ def _accept(S, M, E, k, vapic, icr):
         vcpu.sipi_vector = np.int64(icr & BYTE)
         vcpu.apic_events |= APIC_SIPI
     elif mode == MODE_NMI:
-        vcpu.nmi_pending = min(vcpu.nmi_pending + 1, NMI_LIMIT)
+        kvm_inject_nmi(vcpu)
     elif mode == MODE_FIXED or mode == MODE_LOWEST:
         lapic_accept(vapic, icr & BYTE)
     else:

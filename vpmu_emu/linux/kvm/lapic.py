@@ -6,7 +6,10 @@ arch/x86/kvm/lapic.c, vmx/vmx.c.
 
 from __future__ import annotations
 
+import numpy as np
+
 from vpmu_emu._jit import jit
+from vpmu_emu.linux.kvm.nmi import kvm_inject_nmi
 from vpmu_emu.linux.kvm.overflow import kvm_make_request
 from vpmu_emu.linux.native import cost
 from vpmu_emu.linux.perf.pmi import charge
@@ -44,34 +47,34 @@ COST_REG_READ = cost("kvm_lapic_reg_read")
 _FIRST_BYTE = 0x800 // 8
 _LAST_BYTE = 0x8FF // 8
 _WRITE = 0x800  # write half of the MSR bitmap
-_TMCCT = U64(0x839)
+# kvm_lapic_readable_reg_mask() without TMCCT, as bytes of the MSR bitmap: a 1 exits.
+_READABLE = {0x02, 0x03, 0x08, 0x0A, 0x0D, 0x0F, *range(0x10, 0x29), 0x30, *range(0x32, 0x39), 0x3E}
+_READS_EXIT = np.array(
+    [sum(1 << n for n in range(8) if 8 * k + n not in _READABLE) for k in range(32)], dtype=np.uint64
+)
 _TPR = U64(0x808)
 _EOI = U64(0x80B)
 _SELF_IPI = U64(0x83F)
-NMI_LIMIT = 2
 
 
 @jit()
-def _bitmap_bit(M, bitmap, index, set_it):
-    at = U64(bitmap) + (index >> U3)
-    mask = ONE << (index & U7)
-    byte = U64(M[at])
-    st8(M, at, byte | mask if set_it != 0 else byte & ~mask & BYTE)
+def _pass_write(M, bitmap, index):
+    at = U64(bitmap + _WRITE) + (index >> U3)
+    st8(M, at, U64(M[at]) & ~(ONE << (index & U7)) & BYTE)
 
 
 @jit()
 def vmx_update_msr_bitmap_x2apic(S, M):
-    """With APICv and x2APIC mode all reads but TMCCT pass, and writes of TPR, EOI and SELF_IPI."""
+    """With APICv and x2APIC mode reads of what exists pass, but TMCCT, and writes of TPR, EOI and SELF_IPI."""
     bitmap = S.vcpus[S.this_vcpu].msr_bitmap
     passing = S.config.apicv != 0 and S.cores[S.this_cpu].vapic.apic_base & BASE_X2APIC != ZERO
     for k in range(_FIRST_BYTE, _LAST_BYTE + 1):
-        st8(M, U64(bitmap + k), ZERO if passing else BYTE)
+        st8(M, U64(bitmap + k), _READS_EXIT[k - _FIRST_BYTE] if passing else BYTE)
         st8(M, U64(bitmap + _WRITE + k), BYTE)
     if passing:
-        _bitmap_bit(M, bitmap, _TMCCT, 1)
-        _bitmap_bit(M, bitmap + _WRITE, _TPR, 0)
-        _bitmap_bit(M, bitmap + _WRITE, _EOI, 0)
-        _bitmap_bit(M, bitmap + _WRITE, _SELF_IPI, 0)
+        _pass_write(M, bitmap, _TPR)
+        _pass_write(M, bitmap, _EOI)
+        _pass_write(M, bitmap, _SELF_IPI)
 
 
 @jit()
@@ -114,7 +117,7 @@ def kvm_x2apic_msr_write(S, E, index, value):
 def kvm_apic_note_ipi(S, effect):
     """What the guest's APIC did to its own vCPU: __apic_accept_irq() of an NMI or INIT."""
     if effect == NMI_TO_SELF:
-        S.vcpus[S.this_vcpu].nmi_pending = min(S.vcpus[S.this_vcpu].nmi_pending + 1, NMI_LIMIT)
+        kvm_inject_nmi(S.vcpus[S.this_vcpu])
     elif effect == INIT_TO_SELF and (S.this_vm != 0 or S.vcpus[S.this_vcpu].vcpu_id != 0):
         S.vcpus[S.this_vcpu].apic_events = APIC_INIT
     elif effect == INIT_TO_SELF:
@@ -156,11 +159,10 @@ def vmx_update_hv_timer(S, M):
 def kvm_lapic_expired_hv_timer(S, E):
     """The guest's timer has run out: deliver it through the virtual LVTT."""
     core = S.cores[S.this_cpu]
-    vcpu = S.vcpus[S.this_vcpu]
     if core.t < core.vapic.timer_at:
         return
     sent = lapic_timer_expire(core, core.vapic)
     if sent == LVT_NMI:
-        vcpu.nmi_pending = min(vcpu.nmi_pending + 1, NMI_LIMIT)
+        kvm_inject_nmi(S.vcpus[S.this_vcpu])
     if sent == LVT_NMI or (sent != 0 and S.config.apicv == 0):
         kvm_make_request(S, E, KVM_REQ_EVENT)  # needs injection by software

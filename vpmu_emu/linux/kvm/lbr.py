@@ -61,7 +61,7 @@ def intel_pmu_create_guest_lbr_event(S, E):
         event = perf_event_create_kernel_counter(
             S,
             E,
-            CTX_TASK + vcpu.task,
+            CTX_TASK + S.percpu[S.this_cpu].curr,  # its VMM's thread too, outside of KVM_RUN
             ATTR_PINNED | ATTR_EXCLUDE_HOST | ATTR_BRANCH_STACK,
             INTEL_FIXED_VLBR_EVENT,
             ZERO,

@@ -10,9 +10,11 @@ import numpy as np
 
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.kvm.filter import check_pmu_event_filter
+from vpmu_emu.linux.kvm.nmi import kvm_inject_nmi
 from vpmu_emu.linux.kvm.overflow import kvm_make_request, pmc_bit
 from vpmu_emu.linux.native import cost, retire
 from vpmu_emu.linux.perf.pmi import charge
+from vpmu_emu.linux.perf.times import sched_clock
 from vpmu_emu.linux.state import (
     KVM_REQ_PMU,
     MODE_PASSTHROUGH,
@@ -23,6 +25,7 @@ from vpmu_emu.linux.state import (
 )
 from vpmu_emu.linux.trace_kinds import TR_EMULATED, TR_PMI_INJECT
 from vpmu_emu.machine.lapic import LVT_DROPPED, LVT_MASKED, LVT_NMI, LVT_PMI, lapic_deliver_lvt
+from vpmu_emu.machine.msr import read_tsc
 from vpmu_emu.machine.mutants import (
     I_GLOBAL_CTRL,
     I_NO_LVTPC_MASK,
@@ -74,7 +77,7 @@ CAP_FW_WRITES = U64(1 << 13)
 RDPMC_FIXED = U64(0x4000_0000)
 RDPMC_TYPE = U64(0xFFFF_0000)
 RDPMC_INDEX = U64(0xFFFF)
-NMI_LIMIT = 2
+PMC_HOST_TSC, PMC_REAL_TIME, PMC_APPARENT_TIME = U64(0x10000), U64(0x10001), U64(0x10002)
 
 
 @jit()
@@ -216,13 +219,9 @@ def kvm_pmu_trigger_event(S, E, counting):
 @jit()
 def kvm_apic_local_deliver(S, which):
     """Deliver an entry of the guest's LVT; a PMI masks its entry, as hardware does."""
-    core = S.cores[S.this_cpu]
-    vcpu = S.vcpus[S.this_vcpu]
-    sent = lapic_deliver_lvt(core.vapic, which)
+    sent = lapic_deliver_lvt(S.cores[S.this_cpu].vapic, which)
     if sent == LVT_NMI:
-        # process_nmi(): one that is in progress and one that waits
-        limit = 1 if vcpu.nmi_masked != 0 else NMI_LIMIT
-        vcpu.nmi_pending = min(vcpu.nmi_pending + 1, limit)
+        kvm_inject_nmi(S.vcpus[S.this_vcpu])
     return sent
 
 
@@ -239,6 +238,22 @@ def kvm_pmu_deliver_pmi(S, E):
         if core.inject & I_NO_LVTPC_MASK != ZERO or core.pmu.masks_lvtpc == 0:
             core.vapic.lvt[LVT_PMI] &= ~LVT_MASKED
     emit(E, core.t, TR_PMI_INJECT, ZERO, lvtpc, U64(sent), ZERO)
+
+
+@jit(inline=True)
+def is_vmware_backdoor_pmc(S, ecx):
+    """Whether RDPMC with this ECX reads a clock: KVM asks no enable_vmware_backdoor, but a vPMU there must be."""
+    return ecx >= PMC_HOST_TSC and ecx <= PMC_APPARENT_TIME and S.vcpus[S.this_vcpu].pmu.version != 0
+
+
+@jit()
+def kvm_pmu_rdpmc_vmware(S, ecx):
+    """VMware's pseudo counters: the host's TSC, nanoseconds since its boot, and since the VM was made."""
+    core = S.cores[S.this_cpu]
+    if ecx == PMC_HOST_TSC:
+        return read_tsc(core)
+    now = sched_clock(S, core.t)
+    return now if ecx == PMC_REAL_TIME else now - sched_clock(S, S.vms[S.this_vm].created)
 
 
 @jit()

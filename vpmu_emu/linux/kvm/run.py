@@ -46,6 +46,7 @@ def exit_to_user(S, M, reason):
     """Have KVM_RUN return with KVM_EXIT_* `reason`. Modifies the page."""
     vcpu = S.vcpus[S.this_vcpu]
     vcpu.user_exit = reason
+    vcpu.io_len = S.cores[S.this_cpu].vmx.exit_insn_len
     st32(M, U64(vcpu.run_page) + _EXIT_REASON, U64(reason))
 
 

@@ -20,6 +20,7 @@ from vpmu_emu.linux.kvm.lapic import (
     vmx_update_hv_timer,
     vmx_update_msr_bitmap_x2apic,
 )
+from vpmu_emu.linux.kvm.nmi import process_nmi
 from vpmu_emu.linux.kvm.overflow import kvm_make_request
 from vpmu_emu.linux.kvm.run import exit_for_real_mode
 from vpmu_emu.linux.native import cost, retire, wrmsrl
@@ -31,6 +32,7 @@ from vpmu_emu.linux.state import (
     FROM_GUEST,
     FROM_KERNEL,
     KVM_REQ_EVENT,
+    KVM_REQ_NMI,
     KVM_REQ_PMI,
     KVM_REQ_PMU,
     MODE_PASSTHROUGH,
@@ -124,6 +126,8 @@ INTR_TYPE = U64(7 << 8)
 
 @jit()
 def _copy_lapic(to, source):
+    to.software = source.software
+    to.timer_mode_mask = source.timer_mode_mask
     to.apic_base = source.apic_base
     to.id = source.id
     to.tpr = source.tpr
@@ -241,7 +245,7 @@ def kvm_vcpu_has_events(S, M):
     """Is there anything that wakes a halted guest?"""
     core = S.cores[S.this_cpu]
     blocking = vmread(core, M, V_INTERRUPTIBILITY)
-    if S.vcpus[S.this_vcpu].exception >= 0:
+    if S.vcpus[S.this_vcpu].exception >= 0 or S.vcpus[S.this_vcpu].requests & KVM_REQ_NMI != ZERO:
         return True
     if S.vcpus[S.this_vcpu].nmi_pending > 0 and blocking & _NMI_BLOCKED == ZERO:
         return True
@@ -308,6 +312,8 @@ def kvm_check_and_inject_events(S, M, E):
         vcpu.recalc_intercepts = 0
         vmx_update_msr_bitmap_x2apic(S, M)
     vcpu.requests &= ~KVM_REQ_EVENT
+    if vcpu.requests & KVM_REQ_NMI != ZERO:
+        process_nmi(S, M, S.this_vcpu)
     info = ZERO
     blocking = vmread(core, M, V_INTERRUPTIBILITY)
     proc = vmread(core, M, V_PROC)
@@ -388,7 +394,6 @@ def vmx_vcpu_exit(S, M, E):
     vcpu = S.vcpus[S.this_vcpu]
     vmx_complete_interrupts(S, M)
     vcpu.cpl = np.int64((vmread(core, M, V_SS_AR) >> _AR_DPL) & U3)
-    vcpu.nmi_masked = 1 if vmread(core, M, V_INTERRUPTIBILITY) & NMI_BLOCKING != ZERO else 0
     # The transition is charged first: NMIs stay blocked until the handler below has returned.
     nmi = core.vmx.exit_reason == EXIT_EXCEPTION_NMI and core.vmx.exit_intr_info == NMI_INFO
     if nmi:
@@ -451,7 +456,7 @@ def vmx_exit_handlers_fastpath(S, M, E):
             done = EXIT_FASTPATH_EXIT_HANDLED if old_kernel else EXIT_FASTPATH_REENTER_GUEST
     send_ipi(S, M, E)
     # kvm_vcpu_exit_request(): work that waits needs the slow path.
-    waits = vcpu.requests & (KVM_REQ_PMU | KVM_REQ_PMI | KVM_REQ_EVENT) != ZERO
+    waits = vcpu.requests & (KVM_REQ_NMI | KVM_REQ_PMU | KVM_REQ_PMI | KVM_REQ_EVENT) != ZERO
     if done == EXIT_FASTPATH_REENTER_GUEST and waits:
         done = EXIT_FASTPATH_EXIT_HANDLED
     vcpu.exit_fastpath = done

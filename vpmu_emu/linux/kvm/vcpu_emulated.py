@@ -28,9 +28,11 @@ from vpmu_emu.linux.kvm.lbr import (
 from vpmu_emu.linux.kvm.msrfilter import kvm_msr_allowed, msr_denied_to_vmm
 from vpmu_emu.linux.kvm.pebs import add_atomic_switch_msr, switch_pebs_msrs
 from vpmu_emu.linux.kvm.pmu import (
+    is_vmware_backdoor_pmc,
     kvm_pmu_deliver_pmi,
     kvm_pmu_is_valid_msr,
     kvm_pmu_rdpmc_idx,
+    kvm_pmu_rdpmc_vmware,
     kvm_pmu_trigger_event,
 )
 from vpmu_emu.linux.kvm.pmu_emulated import (
@@ -145,6 +147,9 @@ def handle_pmu_exit(S, M, E):
     index = core.regs[RCX] & LOW32
     if core.vmx.exit_reason == EXIT_RDPMC:
         charge(S, E, COST_RDPMC_EXIT)
+        if is_vmware_backdoor_pmc(S, index):
+            finish_rdpmc(S, M, E, index, kvm_pmu_rdpmc_vmware(S, index))
+            return
         i = kvm_pmu_rdpmc_idx(S, index)
         if i < 0:
             kvm_inject_gp(S)
@@ -217,6 +222,10 @@ def host_msr(S, E):
     elif which >= 0:
         S.msr_fault = 0
         S.msr_value = kvm_pmu_get_msr(S, E, which)
+    elif intel_pmu_is_valid_lbr_msr(S, S.msr_index):
+        writes = 1 if S.msr_op == MSR_OP_SET else 0
+        S.msr_fault = 0
+        S.msr_value = intel_pmu_handle_lbr_msrs_access(S, E, S.msr_index, S.msr_value, writes)
     S.msr_op = MSR_OP_NONE
 
 

@@ -22,9 +22,11 @@ from vpmu_emu.linux.kvm.pmu import (
     PMU_FIXED_CTR,
     PMU_PERFCTR,
     PMU_PMC,
+    is_vmware_backdoor_pmc,
     kvm_pmu_deliver_pmi,
     kvm_pmu_is_valid_msr,
     kvm_pmu_rdpmc_idx,
+    kvm_pmu_rdpmc_vmware,
     kvm_pmu_trigger_event,
 )
 from vpmu_emu.linux.kvm.pmu_passthrough import (
@@ -123,6 +125,9 @@ def handle_pmu_exit(S, M, E):
     index = core.regs[RCX] & LOW32
     if core.vmx.exit_reason == EXIT_RDPMC:
         charge(S, E, COST_RDPMC_EXIT)
+        if is_vmware_backdoor_pmc(S, index):
+            finish_rdpmc(S, M, E, index, kvm_pmu_rdpmc_vmware(S, index))
+            return
         i = kvm_pmu_rdpmc_idx(S, index)
         if i < 0:
             kvm_inject_gp(S)

@@ -9,16 +9,15 @@ from collections.abc import Callable
 from typing import Any
 
 from vpmu_emu.errors import ConfigError
-from vpmu_emu.linux.cpuid import (
-    guest_cpuid_shape,
-    guest_leaves,
-)
+from vpmu_emu.linux.cpuid import supported_leaves, vmx_get_perf_capabilities
 from vpmu_emu.linux.eventfilter import make_filter
 from vpmu_emu.linux.state import (
     FILE_KVM,
     FILE_VCPU,
     FILE_VM,
+    MODE_NAMES,
     MODE_NONE,
+    MODE_PASSTHROUGH,
     MP_STATE_UNINITIALIZED,
     N_FILTER,
     N_VCPUS,
@@ -105,12 +104,7 @@ def _get_vcpu_mmap_size(host: Host, file: Any, arg: int) -> int:
 def _get_supported_cpuid(host: Host, file: Any, arg: int) -> int:
     row, entry = STRUCTS["kvm_cpuid2"], STRUCTS["kvm_cpuid_entry2"]
     nent = int(row.read(host.copy_from_user(arg, row.size))["nent"])
-    config = host.S.config
-    settings = {"version": 0} if int(config.mode) == MODE_NONE else {}
-    told = guest_cpuid_shape(host.model.shape(), settings, int(config.fixed_cap))
-    model = host.model
-    events = (model.arch_events_length, model.arch_events_absent)
-    leaves = guest_leaves(model, told, events)
+    leaves = supported_leaves(host.model, MODE_NAMES[int(host.S.config.mode)], int(host.S.config.fixed_cap))
     if nent < len(leaves):
         raise Errno("E2BIG")
     data = row.new(nent=len(leaves)).tobytes()

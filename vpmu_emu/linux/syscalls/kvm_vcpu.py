@@ -11,21 +11,24 @@ from typing import Any
 
 import numpy as np
 
-from vpmu_emu.linux.calls import CALL_APIC_EVENTS, CALL_PERF_RELEASE
+from vpmu_emu.linux.calls import (
+    CALL_APIC_EVENTS,
+    CALL_INJECT_NMI,
+    CALL_PERF_RELEASE,
+    CALL_PROCESS_NMI,
+)
 from vpmu_emu.linux.cpuid import (
-    CAP_LBR_FMT,
     CAP_PEBS_FORMAT,
     Leaf,
     capabilities_fit,
-    guest_cpuid_shape,
     has_debug_store,
-    vmx_get_perf_capabilities,
 )
 from vpmu_emu.linux.kvm.run import INVALID_GUEST_STATE
 from vpmu_emu.linux.state import (
     APIC_SIPI,
     CTX_TASK,
     KVM_REQ_EVENT,
+    KVM_REQ_NMI,
     MODE_NAMES,
     MODE_NONE,
     MODE_PASSTHROUGH,
@@ -44,8 +47,10 @@ from vpmu_emu.linux.syscalls.tasks import sleep_until
 from vpmu_emu.linux.vm import (
     ALL_ONES,
     kvm_pmu_refresh,
+    kvm_synchronize_tsc,
     kvm_vcpu_after_set_cpuid,
     leaves_of,
+    rdtsc,
     vmcs_read,
     vmcs_write,
 )
@@ -55,11 +60,13 @@ from vpmu_emu.machine.lapic import (
     BASE_X2APIC,
     LVT_TIMER,
     TIMER_MODE,
+    TIMER_PERIODIC,
     TIMER_TSC_DEADLINE,
+    VERSION,
 )
 from vpmu_emu.machine.state import N_CPUID, NEVER, REG_FS, REG_GS
 from vpmu_emu.tables.linux import ERRNO, STRUCTS, constant
-from vpmu_emu.tables.msrs import MSRS, row_of, rules
+from vpmu_emu.tables.msrs import MSRS, by_name, row_of, rules
 
 RUN_PAGES = 3  # struct kvm_run, the data of port I/O, the ring of coalesced MMIO
 MAX_CPUID_ENTRIES = 256
@@ -76,6 +83,7 @@ CR4_PAE = 1 << 5
 CR4_VALID = 0x7FF | 1 << 16 | 1 << 17 | 1 << 18 | 1 << 20 | 1 << 21  # what a guest of this CPU may set
 EFER_SCE, EFER_LME, EFER_LMA, EFER_NX = 1, 1 << 8, 1 << 10, 1 << 11
 DEFAULT_APIC = 0xFEE0_0000
+APIC = 1 << 9  # CPUID.1:EDX
 STI, MOV_SS, NMI = 1, 2, 8  # GUEST_INTERRUPTIBILITY_INFO
 
 
@@ -275,7 +283,10 @@ PMU_FAMILIES = {
     "IA32_PMC", "IA32_PERFEVTSEL", "IA32_A_PMC", "IA32_FIXED_CTR", "IA32_FIXED_CTR_CTRL",
     "IA32_PERF_GLOBAL_STATUS", "IA32_PERF_GLOBAL_CTRL", "IA32_PERF_GLOBAL_STATUS_RESET",
     "IA32_PEBS_ENABLE", "IA32_DS_AREA",
+    "MSR_LBR_SELECT", "MSR_LASTBRANCH_TOS", "MSR_LASTBRANCH_{}_FROM_IP", "MSR_LASTBRANCH_{}_TO_IP",
+    "MSR_LBR_INFO_{}",
 }  # fmt: skip
+PERF_CAPABILITIES = by_name("IA32_PERF_CAPABILITIES")
 IN_RECORD = {
     "IA32_STAR": "star", "IA32_LSTAR": "lstar", "IA32_CSTAR": "cstar", "IA32_FMASK": "fmask",
     "IA32_KERNEL_GS_BASE": "kernel_gs_base", "IA32_TSC_AUX": "tsc_aux",
@@ -324,7 +335,8 @@ def pmu_msr(host: Host, k: int, index: int, value: int | None = None) -> int:
     else:
         from vpmu_emu.linux.run_emulated import run_host_emulated as run
     # An event that counts is on the core of its task.
-    rows = [int(pmc.perf_event) for pmc in S.vcpus[k].pmu.pmcs if int(pmc.perf_event) >= 0]
+    pmu = S.vcpus[k].pmu
+    rows = [row for row in (*(int(p.perf_event) for p in pmu.pmcs), int(pmu.lbr_event)) if row >= 0]
     with host.on_cpu(next((_cpu_of(host, row) for row in rows), -1)), np.errstate(over="ignore"):
         run(S, host.M, host.E)
     if S.msr_fault:
@@ -333,8 +345,7 @@ def pmu_msr(host: Host, k: int, index: int, value: int | None = None) -> int:
 
 
 def _tsc(host: Host, vcpu: Any) -> int:
-    now = tsc_value(host.core, int(host.core.t)) + int(host.core.tsc_adjust)
-    return now + vmcs_read(host.M, vcpu, "TSC_OFFSET") & ALL_ONES
+    return rdtsc(host.S) + vmcs_read(host.M, vcpu, "TSC_OFFSET") & ALL_ONES
 
 
 def get_msr(host: Host, k: int, index: int) -> int:
@@ -344,6 +355,8 @@ def get_msr(host: Host, k: int, index: int) -> int:
         _NoMsrError: the guest has no such MSR.
     """
     vcpu = host.S.vcpus[k]
+    if _without_pdcm(host, index):
+        return int(vcpu.perf_capabilities)
     name, row = _family(vcpu, index)
     if int(vcpu.msr_access[row]) == DROPPED:
         return 0
@@ -360,10 +373,16 @@ def get_msr(host: Host, k: int, index: int) -> int:
     if name == "IA32_TIME_STAMP_COUNTER":
         return _tsc(host, vcpu)
     if name == "IA32_TSC_DEADLINE":
-        return int(vcpu.vapic.tsc_deadline)
+        present = _lvtt_tscdeadline(vcpu.vapic) and int(vcpu.vapic.apic_base) & int(BASE_ENABLE)
+        return int(vcpu.vapic.tsc_deadline) if present else 0
     if name == "IA32_APIC_BASE":
         return int(vcpu.vapic.apic_base)
     raise _NoMsrError
+
+
+def _without_pdcm(host: Host, index: int) -> bool:
+    """Whether the VMM has IA32_PERF_CAPABILITIES though its guest may not: before 6.12 CPUID did not matter."""
+    return index == PERF_CAPABILITIES and int(host.S.config.mode) == MODE_PASSTHROUGH
 
 
 def _set_perf_capabilities(host: Host, k: int, value: int) -> None:
@@ -382,10 +401,14 @@ def _set_perf_capabilities(host: Host, k: int, value: int) -> None:
     kvm_pmu_refresh(host.S, host.M, host.model, k)
 
 
+def _lvtt_tscdeadline(vapic: Any) -> bool:
+    return int(vapic.lvt[LVT_TIMER]) & int(TIMER_MODE) == int(TIMER_TSC_DEADLINE)
+
+
 def set_deadline(host: Host, vcpu: Any, value: int) -> None:
     """kvm_set_lapic_tscdeadline_msr()."""
     vapic, now = vcpu.vapic, int(host.core.t)
-    if int(vapic.lvt[LVT_TIMER]) & int(TIMER_MODE) != int(TIMER_TSC_DEADLINE):
+    if not _lvtt_tscdeadline(vapic) or not int(vapic.apic_base) & int(BASE_ENABLE):
         return
     vapic.tsc_deadline = value
     wait = value - _tsc(host, vcpu)
@@ -400,6 +423,9 @@ def set_msr(host: Host, k: int, index: int, value: int) -> None:
         _NoMsrError: the guest has no such MSR, or the value is refused.
     """
     vcpu = host.S.vcpus[k]
+    if _without_pdcm(host, index):
+        _set_perf_capabilities(host, k, value)
+        return
     name, row = _family(vcpu, index)
     access = int(vcpu.msr_access[row])
     if access == DROPPED:
@@ -419,8 +445,7 @@ def set_msr(host: Host, k: int, index: int, value: int) -> None:
         if name in BASES:
             vcpu.regs[BASES[name]] = value
     elif name == "IA32_TIME_STAMP_COUNTER":
-        offset = vmcs_read(host.M, vcpu, "TSC_OFFSET") + value - _tsc(host, vcpu)
-        vmcs_write(host.M, vcpu, TSC_OFFSET=offset)
+        kvm_synchronize_tsc(host.S, host.M, k, value)
     elif name == "IA32_TSC_DEADLINE":
         set_deadline(host, vcpu, value)
     elif name == "IA32_APIC_BASE":
@@ -432,19 +457,31 @@ def set_msr(host: Host, k: int, index: int, value: int) -> None:
         raise _NoMsrError
 
 
+# msrs_to_save_base[], msrs_to_save_pmu[], emulated_msrs_all[], as far as there is a model of them
+MSRS_TO_SAVE = (
+    "IA32_STAR", "IA32_CSTAR", "IA32_KERNEL_GS_BASE", "IA32_FMASK", "IA32_LSTAR", "IA32_TIME_STAMP_COUNTER",
+    "IA32_TSC_AUX",
+    "IA32_FIXED_CTR", "IA32_FIXED_CTR_CTRL", "IA32_PERF_GLOBAL_STATUS", "IA32_PERF_GLOBAL_CTRL",
+    "IA32_PEBS_ENABLE", "IA32_DS_AREA", "MSR_PEBS_DATA_CFG", "IA32_PMC", "IA32_PERFEVTSEL",
+    "IA32_TSC_DEADLINE", "IA32_PERF_CAPABILITIES", "IA32_MISC_ENABLE",
+)  # fmt: skip
+
+
 def msrs_to_save(host: Host) -> list[int]:
-    """What the vCPU of a guest with everything that KVM offers keeps in MSRs; its APIC is not of it."""
-    config = host.S.config
-    mode = MODE_NAMES[int(config.mode)]
-    everything = vmx_get_perf_capabilities(host.model.shape(), mode) & ~CAP_LBR_FMT  # LBRs are not saved
-    settings = {"version": 0} if int(config.mode) == MODE_NONE else {"perf_caps": everything}
-    shape = guest_cpuid_shape(host.model.shape(), settings, int(config.fixed_cap), mode)
-    exists = rules("kvm", shape).exists_count
+    """KVM_GET_MSR_INDEX_LIST: a counter stands in it once, what KVM_GET_SREGS has and what sets nothing do not.
+
+    Whether one is in it is the host's business (kvm_probe_msr_to_save), whatever guests get.
+    """
+    config, shape = host.S.config, host.model.shape()
+    on_host = rules("hw", shape).exists_count
+    off = PMU_FAMILIES | {"MSR_PEBS_DATA_CFG"} if int(config.mode) == MODE_NONE else set()
+    most = {"IA32_FIXED_CTR": int(config.fixed_cap)}
+    rows = {row.name: (k, row) for k, row in enumerate(MSRS)}
+    found = (rows[name] for name in MSRS_TO_SAVE if name not in off)
     return [
         row.index + n * row.stride
-        for k, row in enumerate(MSRS)
-        if not row.name.startswith(("IA32_X2APIC", "MSR_K7", "IA32_PRED_CMD"))
-        for n in range(int(exists[k]))
+        for k, row in found
+        for n in range(min(int(on_host[k]), most.get(row.name, row.count)))
     ]
 
 
@@ -495,6 +532,12 @@ def _set_msrs(host: Host, file: Any, arg: int) -> int:
 
 
 # --- CPUID ----------------------------------------------------------------------------------------------
+def _with_runtime(vcpu: Any, leaves: list[Leaf]) -> list[Leaf]:
+    """kvm_update_cpuid_runtime(): CPUID.1:EDX[9] follows IA32_APIC_BASE."""
+    on = APIC if int(vcpu.vapic.apic_base) & int(BASE_ENABLE) else 0
+    return [(n, a, b, c, d & ~APIC | on if n == 1 else d) for n, a, b, c, d in leaves]
+
+
 def _set_cpuid2(host: Host, file: Any, arg: int) -> int:
     vcpu, row, k = _vcpu(host, file), STRUCTS["kvm_cpuid2"], int(file.obj)
     nent = int(row.read(host.copy_from_user(arg, row.size))["nent"])
@@ -508,7 +551,7 @@ def _set_cpuid2(host: Host, file: Any, arg: int) -> int:
         if e["index"] == 0 or not e["flags"] & 1
     ]
     if vcpu.launched:  # kvm_cpuid_check_equal()
-        if leaves != leaves_of(vcpu):
+        if _with_runtime(vcpu, leaves) != _with_runtime(vcpu, leaves_of(vcpu)):
             raise Errno("EINVAL")
         return 0
     for leaf, eax, *_ in leaves:  # kvm_check_cpuid()
@@ -521,7 +564,7 @@ def _set_cpuid2(host: Host, file: Any, arg: int) -> int:
 
 def _get_cpuid2(host: Host, file: Any, arg: int) -> int:
     vcpu, row, entry = _vcpu(host, file), STRUCTS["kvm_cpuid2"], STRUCTS["kvm_cpuid_entry2"]
-    leaves = leaves_of(vcpu)
+    leaves = _with_runtime(vcpu, leaves_of(vcpu))
     if int(row.read(host.copy_from_user(arg, row.size))["nent"]) < len(leaves):
         raise Errno("E2BIG")
     data = row.new(nent=len(leaves)).tobytes()
@@ -536,7 +579,6 @@ def _get_cpuid2(host: Host, file: Any, arg: int) -> int:
 APIC_REGISTERS = {
     0x80: "tpr", 0xD0: "ldr", 0xE0: "dfr", 0xF0: "spiv", 0x280: "esr", 0x380: "init_count", 0x3E0: "divide",
 }  # fmt: skip
-APIC_VERSION = 0x0005_0014
 TMCCT = 0x390
 
 
@@ -555,7 +597,7 @@ def _get_lapic(host: Host, file: Any, arg: int) -> int:
         raise Errno("EINVAL")
     vapic, page = vcpu.vapic, bytearray(STRUCTS["kvm_lapic_state"].size)
     _word(page, 0x20, int(vapic.id) << 24)  # the format of KVM_CAP_X2APIC_API off
-    _word(page, 0x30, APIC_VERSION)
+    _word(page, 0x30, int(VERSION[1]))
     for offset, name in APIC_REGISTERS.items():
         _word(page, offset, int(vapic[name]))
     _word(page, 0x300, int(vapic.icr))
@@ -566,8 +608,7 @@ def _get_lapic(host: Host, file: Any, arg: int) -> int:
     for first, words in ((0x100, vapic.isr), (0x200, vapic.irr)):
         for n in range(8):
             _word(page, first + 16 * n, int(words[n // 2]) >> 32 * (n % 2))
-    counting = int(vapic.lvt[LVT_TIMER]) & int(TIMER_MODE) != int(TIMER_TSC_DEADLINE)
-    if counting and int(vapic.timer_at) != NEVER:
+    if not _lvtt_tscdeadline(vapic) and int(vapic.timer_at) != NEVER:
         left = max(int(vapic.timer_at) - int(host.core.t), 0)
         _word(page, TMCCT, left * NS_PER_MS // (16 * int(host.S.config.core_khz)) // _divisor(vapic))
     host.copy_to_user(arg, bytes(page))
@@ -585,6 +626,7 @@ def _set_lapic(host: Host, file: Any, arg: int) -> int:
 
     if int(vapic.apic_base) & int(BASE_X2APIC) and word(0x20) >> 24 != int(vcpu.vcpu_id):
         raise Errno("EINVAL")  # kvm_apic_state_fixup()
+    deadline_before = _lvtt_tscdeadline(vapic)
     vapic.id = word(0x20) >> 24
     for offset, name in APIC_REGISTERS.items():
         vapic[name] = word(offset)
@@ -595,17 +637,31 @@ def _set_lapic(host: Host, file: Any, arg: int) -> int:
     for first, words in ((0x100, vapic.isr), (0x200, vapic.irr)):
         for n in range(4):
             words[n] = word(first + 32 * n) | word(first + 32 * n + 16) << 32
-    vapic.timer_at = NEVER  # the deadline is an MSR of its own, which follows
-    if int(vapic.lvt[LVT_TIMER]) & int(TIMER_MODE) != int(TIMER_TSC_DEADLINE) and vapic.init_count:
-        left = word(TMCCT) or int(vapic.init_count)
-        vapic.timer_start = int(host.core.t)
-        vapic.timer_at = int(host.core.t) + host.time_of_ns(left * _divisor(vapic))  # APIC_BUS_CYCLE_NS
+    if _lvtt_tscdeadline(vapic) != deadline_before:  # apic_update_lvtt()
+        vapic.init_count = vapic.tsc_deadline = 0
+    _start_apic_timer(host, vcpu, word(TMCCT))
     vcpu.requests |= KVM_REQ_EVENT
     return 0
 
 
+def _start_apic_timer(host: Host, vcpu: Any, left: int) -> None:
+    """__start_apic_timer() with what is left of the count; what has run out is due now."""
+    vapic, now = vcpu.vapic, int(host.core.t)
+    vapic.timer_at = NEVER
+    if _lvtt_tscdeadline(vapic):
+        set_deadline(host, vcpu, int(vapic.tsc_deadline))
+    elif vapic.init_count:
+        period = int(vapic.init_count)
+        if not left and int(vapic.lvt[LVT_TIMER]) & int(TIMER_PERIODIC):
+            left = period
+        vapic.timer_start = now
+        left = min(left, period) * _divisor(vapic)
+        vapic.timer_at = now + host.time_of_ns(left)  # APIC_BUS_CYCLE_NS
+
+
 def _get_vcpu_events(host: Host, file: Any, arg: int) -> int:
     vcpu = _vcpu(host, file)
+    host.kernel_call(CALL_PROCESS_NMI, int(file.obj))
     blocking = vmcs_read(host.M, vcpu, "GUEST_INTERRUPTIBILITY_INFO")
     pending = int(vcpu.exception) >= 0
     values = {
@@ -650,7 +706,8 @@ def _set_vcpu_events(host: Host, file: Any, arg: int) -> int:
         shadow = int(events["interrupt.shadow"])
         blocking = blocking & ~(STI | MOV_SS) | (STI if shadow & 2 else 0) | (MOV_SS if shadow & 1 else 0)
     if flags & constant("KVM_VCPUEVENT_VALID_NMI_PENDING"):
-        vcpu.nmi_pending = min(int(events["nmi.pending"]), 2)
+        vcpu.nmi_pending, vcpu.nmi_queued = 0, events["nmi.pending"]
+        vcpu.requests |= KVM_REQ_NMI
     vmcs_write(host.M, vcpu, GUEST_INTERRUPTIBILITY_INFO=blocking)
     vcpu.requests |= KVM_REQ_EVENT
     return 0
@@ -688,10 +745,7 @@ def _set_mp_state(host: Host, file: Any, arg: int) -> int:
 
 
 def _nmi(host: Host, file: Any, arg: int) -> int:
-    vcpu = _vcpu(host, file)
-    masked = vmcs_read(host.M, vcpu, "GUEST_INTERRUPTIBILITY_INFO") & NMI
-    vcpu.nmi_pending = min(int(vcpu.nmi_pending) + 1, 1 if masked else 2)  # process_nmi()
-    vcpu.requests |= KVM_REQ_EVENT
+    host.kernel_call(CALL_INJECT_NMI, int(file.obj))
     return 0
 
 

@@ -1,0 +1,398 @@
+"""A vCPU under its VMM: what the two see of each other while an instruction, an NMI, a timer is under way."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.linux.syscalls.test_kvm import EVTSEL0, GLOBAL_CTRL, INSTRUCTIONS, PMC0, Vmm, errno
+from vpmu_emu.asm import assemble
+from vpmu_emu.linux.cpuid import supported_leaves
+from vpmu_emu.system import host_model
+from vpmu_emu.tables.linux import STRUCTS, constant
+
+pytestmark = pytest.mark.uncompiled
+
+MODES = pytest.mark.parametrize("mode", ["emulated", "passthrough"])
+FEP = "ud2; .byte 'k', 'v', 'm'; "
+
+
+@cache
+def code(text: str) -> bytes:
+    """The bytes of a guest that lies at 0x1000."""
+    program = assemble(f".intel_syntax noprefix\n.text\n_start:\n{text}\n", "guest.s")
+    return bytes(program.segments[0].data)
+
+
+def registers(vmm: Vmm) -> Any:
+    return vmm.get("KVM_GET_REGS", "kvm_regs")
+
+
+def events(vmm: Vmm) -> Any:
+    return vmm.get("KVM_GET_VCPU_EVENTS", "kvm_vcpu_events")
+
+
+def change_events(vmm: Vmm, **values: int) -> None:
+    found = events(vmm)
+    for name, value in values.items():
+        found[name.replace("_", ".")] = value
+    assert vmm.give(vmm.vcpu, "KVM_SET_VCPU_EVENTS", found.tobytes()) == 0
+
+
+# --- NMIs -----------------------------------------------------------------------------------------------
+def _x2apic(vmm: Vmm) -> None:
+    sregs = vmm.get("KVM_GET_SREGS", "kvm_sregs")
+    sregs["apic_base"] = 0xFEE0_0D00
+    assert vmm.give(vmm.vcpu, "KVM_SET_SREGS", sregs.tobytes()) == 0
+
+
+@pytest.mark.parametrize(("masked", "most"), [(0, 2), (1, 1)])
+def test_how_many_nmis_wait(masked, most):
+    """process_nmi(): one, and beside it the one that is injected at once, whoever sent them."""
+    for ways in (("ioctl", "ioctl", "ioctl"), ("events", "ioctl"), ("events",)):
+        vmm = Vmm()
+        change_events(vmm, nmi_masked=masked)
+        for way in ways:
+            if way == "ioctl":
+                assert vmm.ioctl(vmm.vcpu, "KVM_NMI") == 0
+            else:
+                change_events(vmm, nmi_pending=7)
+        assert int(events(vmm)["nmi.pending"]) == most
+        change_events(vmm, nmi_masked=1)  # what waits goes on waiting
+        assert int(events(vmm)["nmi.pending"]) == 1
+
+
+@MODES
+@pytest.mark.parametrize(("masked", "most"), [(0, 2), (1, 1)])
+def test_nmis_of_another_vcpu(mode, masked, most):
+    vmm = Vmm(mode)
+    first = vmm.vcpu
+    vmm.vcpu = vmm.ioctl(vmm.vm, "KVM_CREATE_VCPU", 1)
+    change_events(vmm, nmi_masked=masked)
+    vmm.vcpu = first
+    send = "mov ecx, 0x830; mov eax, 0x400; mov edx, 1; .rept 3; wrmsr; .endr; out 0x80, al"
+    vmm.load(code(send.replace("; ", "\n")))
+    _x2apic(vmm)
+    assert vmm.run() == 0
+    assert int(vmm.kvm_run["exit_reason"]) == constant("KVM_EXIT_IO")
+    assert int(events(vmm)["nmi.pending"]) == 0
+    vmm.vcpu += 1
+    assert int(events(vmm)["nmi.pending"]) == most
+
+
+# --- instructions that go to the VMM --------------------------------------------------------------------
+def _counting(mode: str, text: str) -> Vmm:
+    vmm = Vmm(mode)
+    vmm.kernel.S.config.force_emulation_prefix = 1
+    vmm.load(code(text.replace("; ", "\n")))
+    assert vmm.set((GLOBAL_CTRL, 1), (EVTSEL0, INSTRUCTIONS), (PMC0, 1000)) == 3
+    return vmm
+
+
+def _finish(vmm: Vmm) -> int:
+    vmm.kvm_run["immediate_exit"] = 1
+    assert vmm.run() == errno("EINTR")
+    vmm.kvm_run["immediate_exit"] = 0
+    return int(registers(vmm)["rip"])
+
+
+PREFIX = 5  # bytes of FEP
+
+
+@MODES
+@pytest.mark.parametrize("forced", [0, 1], ids=["OUT", "FEP OUT"])
+def test_out_is_done_once(mode, forced):
+    """The emulator is through with an OUT before the VMM hears of it, kvm_fast_pio_out() after."""
+    vmm = _counting(mode, f"mov al, 65; {FEP * forced}out 0x80, al; nop; out 0x81, al")
+    after = 0x1004 + PREFIX * forced
+    assert vmm.run() == 0
+    run = vmm.kvm_run
+    assert (int(run["io.port"]), int(run["io.size"]), int(run["io.direction"])) == (0x80, 1, 1)
+    assert int(registers(vmm)["rip"]) == (after if forced else 0x1002)
+    assert vmm.read(PMC0) == [1001 + forced]
+    assert _finish(vmm) == after
+    assert vmm.read(PMC0) == [1002]
+    assert vmm.run() == 0
+    assert int(run["io.port"]) == 0x81
+    assert vmm.read(PMC0) == [1003]
+    assert int(vmm.kernel.S.vcpus[0].emulated_insns) == 1
+
+
+@MODES
+@pytest.mark.parametrize("forced", [0, 1], ids=["IN", "FEP IN"])
+def test_in_is_done_at_the_next_run(mode, forced):
+    vmm = _counting(mode, f"mov eax, -1; mov dx, 0x71; {FEP * forced}in ax, dx; out 0x81, al")
+    at = 0x1009 + PREFIX * forced
+    assert vmm.run() == 0
+    assert (int(vmm.kvm_run["io.size"]), int(vmm.kvm_run["io.port"])) == (2, 0x71)
+    assert int(registers(vmm)["rip"]) == at
+    assert vmm.read(PMC0) == [1002]
+    vmm.pio[:4] = np.frombuffer(b"\x34\x12\xaa\xaa", dtype=np.uint8)
+    assert _finish(vmm) == at + 2
+    assert int(registers(vmm)["rax"]) == 0xFFFF_1234
+    assert vmm.read(PMC0) == [1003]
+
+
+@MODES
+@pytest.mark.parametrize("forced", [0, 1], ids=["RDMSR", "FEP RDMSR"])
+def test_an_msr_of_the_vmm_is_done_at_the_next_run(mode, forced):
+    vmm = _counting(mode, f"mov ecx, 0x5555; {FEP * forced}rdmsr; {FEP * forced}wrmsr; out 0x81, al")
+    cap = STRUCTS["kvm_enable_cap"].new(cap=constant("KVM_CAP_X86_USER_SPACE_MSR"))
+    cap["args"][0] = 7
+    assert vmm.give(vmm.vm, "KVM_ENABLE_CAP", cap.tobytes()) == 0
+    for n in range(2):
+        assert vmm.run() == 0
+        assert int(vmm.kvm_run["msr.index"]) == 0x5555
+        vmm.kvm_run["msr.data"] = 0x1_0000_0002
+        assert _finish(vmm) == 0x1005 + (2 + PREFIX * forced) * (n + 1)
+        assert vmm.read(PMC0) == [1002 + n]
+    found = registers(vmm)
+    assert (int(found["rax"]), int(found["rdx"])) == (2, 1)
+
+
+@MODES
+def test_a_vmm_that_moves_the_guest_has_skipped_the_port(mode):
+    """complete_fast_pio_out(): RIP is another one, and the guest goes on there."""
+    vmm = _counting(mode, "out 0x80, al; nop; out 0x81, al")
+    assert vmm.run() == 0
+    regs = registers(vmm)
+    regs["rip"] = 0x1003
+    assert vmm.give(vmm.vcpu, "KVM_SET_REGS", regs.tobytes()) == 0
+    assert vmm.run() == 0
+    assert int(vmm.kvm_run["io.port"]) == 0x81
+    assert vmm.read(PMC0) == [1000]
+
+
+@MODES
+def test_out_to_port_7e_is_over_when_the_vmm_hears_of_it(mode):
+    """KVM_X86_QUIRK_OUT_7E_INC_RIP."""
+    vmm = _counting(mode, "out 0x7e, al; out 0x81, al")
+    assert vmm.run() == 0
+    assert int(vmm.kvm_run["io.port"]) == 0x7E
+    assert int(registers(vmm)["rip"]) == 0x1002
+    assert vmm.read(PMC0) == [1001]
+    assert vmm.run() == 0
+    assert int(vmm.kvm_run["io.port"]) == 0x81
+
+
+def test_immediate_exit_leaves_struct_kvm_run_alone():
+    """What was asked for stays readable: KVM_RUN that finishes it and no more gives EINTR and writes nothing."""
+    vmm = _counting("emulated", "out 0x80, al; hlt")
+    assert vmm.run() == 0
+    before = vmm.kvm_run["exit_reason"], int(vmm.kvm_run["io.port"])
+    assert before == (constant("KVM_EXIT_IO"), 0x80)
+    for _ in range(2):
+        _finish(vmm)
+        assert (vmm.kvm_run["exit_reason"], int(vmm.kvm_run["io.port"])) == before
+
+
+# --- one TSC a VM ---------------------------------------------------------------------------------------
+TSC = 0x10
+EVERY_MODE = pytest.mark.parametrize("mode", ["none", "emulated", "passthrough"])
+
+
+def _later(vmm: Vmm, cycles: int) -> None:
+    vmm.host.core.t += cycles * 16
+
+
+@EVERY_MODE
+def test_a_vcpu_made_later_has_the_vms_tsc(mode):
+    vmm = Vmm(mode)
+    first = vmm.read(TSC)[0]
+    _later(vmm, 5_000_000)
+    vmm.vcpu = vmm.ioctl(vmm.vm, "KVM_CREATE_VCPU", 1)
+    assert 5_000_000 <= vmm.read(TSC)[0] - first < 5_100_000
+    vm = int(vmm.kernel.S.vcpus[0].vm)
+    assert int(vmm.kernel.S.vcpus[1].vm) == vm
+    vmm.set((TSC, 0))
+    assert 5_000_000 <= vmm.read(TSC)[0] - first < 5_200_000
+
+
+@EVERY_MODE
+def test_what_a_vmm_writes_to_the_tsc(mode):
+    """Literal the first time; then a value within a second of what is expected changes nothing, and 0 never does."""
+    vmm = Vmm(mode)
+    second = 1000 * vmm.ioctl(vmm.vcpu, "KVM_GET_TSC_KHZ")
+    old_kernel = mode == "passthrough"  # user_set_tsc came with 6.8
+
+    def written(value: int) -> int:
+        assert vmm.set((TSC, value)) == 1
+        return int(vmm.read(TSC)[0])
+
+    slack = 100_000
+    assert (0 <= written(second // 2) - second // 2 < slack) == (not old_kernel)
+    base = 10 * second
+    assert 0 <= written(base) - base < slack
+    assert 0 <= written(base + second // 2) - base < slack
+    assert 0 <= written(base + second // 4) - base < slack  # it is the last write that is compared with
+    _later(vmm, 3 * second)
+    assert 0 <= written(base + 3 * second) - (base + 3 * second) < slack
+    far = base + 20 * second
+    assert 0 <= written(far) - far < slack
+    assert 0 <= written(0) - far < slack
+    # After that Linux compares with the 0 that was written.
+    assert 0 <= written(far + second // 2) - (far + second // 2) < slack
+
+
+# --- the timer of the local APIC ------------------------------------------------------------------------
+LVTT, TMICT, TMCCT, TDCR, SPIV = 0x320, 0x380, 0x390, 0x3E0, 0xF0
+DEADLINE, PERIODIC, ONE_SHOT = 0x40041, 0x20041, 0x41
+TSC_DEADLINE = 0x6E0
+
+
+class Apic:
+    """The page of KVM_GET_LAPIC."""
+
+    def __init__(self, vmm: Vmm) -> None:
+        self.vmm = vmm
+        self.read()
+
+    def read(self) -> None:
+        self.page = bytearray(self.vmm.get("KVM_GET_LAPIC", "kvm_lapic_state").tobytes())
+
+    def write(self) -> None:
+        assert self.vmm.give(self.vmm.vcpu, "KVM_SET_LAPIC", bytes(self.page)) == 0
+        self.read()
+
+    def __getitem__(self, at: int) -> int:
+        return int.from_bytes(self.page[at : at + 4], "little")
+
+    def __setitem__(self, at: int, value: int) -> None:
+        self.page[at : at + 4] = value.to_bytes(4, "little")
+
+    @property
+    def due(self) -> int | None:
+        """Cycles until the timer of vCPU 0 fires."""
+        at, now = int(self.vmm.kernel.S.vcpus[0].vapic.timer_at), int(self.vmm.host.core.t)
+        return None if at == 1 << 62 or at >> 62 else (at - now) // 16
+
+
+def test_setting_the_apic_starts_its_timer():
+    """kvm_apic_set_state(): a deadline goes on, one that has passed is due, and so is a count that has run out."""
+    vmm = Vmm()
+    apic = Apic(vmm)
+    apic[SPIV], apic[LVTT] = 0x1FF, DEADLINE
+    apic.write()
+    assert apic.due is None
+    assert vmm.set((TSC_DEADLINE, vmm.read(TSC)[0] + 1_000_000)) == 1
+    armed = vmm.read(TSC_DEADLINE)
+    apic.write()
+    assert vmm.read(TSC_DEADLINE) == armed and 900_000 < apic.due <= 1_000_000
+    _later(vmm, 2_000_000)
+    apic.write()
+    assert vmm.read(TSC_DEADLINE) == armed and -5000 < apic.due <= 0
+    # Another mode forgets the deadline, and the count that came with it (apic_update_lvtt).
+    apic[LVTT], apic[TMICT] = ONE_SHOT, 5_000_000
+    apic.write()
+    assert vmm.read(TSC_DEADLINE) == [0]
+    assert (apic.due, apic[TMICT]) == (None, 0)
+    apic[TMICT], apic[TMCCT], apic[TDCR] = 5_000_000, 2_000_000, 0xB
+    apic.write()
+    assert 1_900_000 < apic.due <= 2_000_000
+    apic[TMCCT] = 6_000_000  # more than there is
+    apic.write()
+    assert 4_900_000 < apic.due <= 5_000_000
+    apic[TMCCT] = 0
+    apic.write()
+    assert -5_000 < apic.due <= 0
+    apic[LVTT], apic[TMCCT] = PERIODIC, 0
+    apic.write()
+    assert 4_900_000 < apic.due <= 5_000_000
+
+
+def test_a_deadline_needs_its_mode_and_an_apic():
+    vmm = Vmm()
+    assert vmm.set((TSC_DEADLINE, 1 << 60)) == 1
+    assert vmm.read(TSC_DEADLINE) == [0]
+    apic = Apic(vmm)
+    apic[SPIV], apic[LVTT] = 0x1FF, DEADLINE
+    apic.write()
+    assert vmm.set((TSC_DEADLINE, 1 << 60), (0x1B, 0xFEE0_0100)) == 2  # APIC off
+    assert vmm.read(TSC_DEADLINE) == [0]
+    assert vmm.set((0x1B, 0xFEE0_0900)) == 1
+    assert vmm.read(TSC_DEADLINE) == [1 << 60]
+
+
+# --- MSRs and CPUID -------------------------------------------------------------------------------------
+def test_the_list_of_msrs_is_kvms():
+    """A counter once, nothing of KVM_GET_SREGS, no register that only clears."""
+    vmm = Vmm()
+    at = vmm.page((200).to_bytes(4, "little"))
+    assert vmm.ioctl(vmm.kvm, "KVM_GET_MSR_INDEX_LIST", at) == 0
+    n = vmm.host.get_user(at, 4)
+    found = {vmm.host.get_user(at + 4 + 4 * k, 4) for k in range(n)}
+    assert len(found) == n
+    pmu = {0x38D, 0x38E, 0x38F, *range(0x309, 0x30C), *range(0xC1, 0xC9), *range(0x186, 0x18E), 0x3F1, 0x600, 0x3F2}
+    calls = {0xC000_0081, 0xC000_0082, 0xC000_0083, 0xC000_0084, 0xC000_0102, 0xC000_0103}
+    assert found == pmu | calls | {TSC, TSC_DEADLINE, 0x345, 0x1A0}
+    assert not {0x390, 0x4C1, 0x1B, 0x1D9, 0xC000_0080, 0xC000_0100, 0x49} & found
+    assert vmm.give(vmm.kvm, "KVM_GET_MSR_INDEX_LIST", (1).to_bytes(4, "little")) == errno("E2BIG")
+
+
+@pytest.mark.parametrize(("mode", "cpu", "shown"), [
+    ("emulated", "spr", True), ("emulated", "skx", False), ("passthrough", "spr", False), ("none", "spr", False),
+])  # fmt: skip
+def test_the_debug_store_is_supported_with_pebs(mode, cpu, shown):
+    leaves = {leaf: rest for leaf, *rest in supported_leaves(host_model(cpu), mode, 3)}
+    _, _, ecx, edx = leaves[1]
+    assert (bool(ecx & 1 << 2), bool(edx & 1 << 21)) == (shown, shown)
+
+
+def _with_leaf(vmm: Vmm, leaf: int, **changed: int) -> int:
+    """KVM_SET_CPUID2 of what is supported, with the registers of one leaf changed."""
+    at = vmm.supported()
+    leaves = {n: entry.copy() for n, entry in vmm.leaves(at).items()}
+    for name, value in changed.items():
+        leaves[leaf][name] = value
+    data = vmm.host.copy_from_user(at, 8) + b"".join(e.tobytes() for e in leaves.values())
+    return vmm.give(vmm.vcpu, "KVM_SET_CPUID2", data)
+
+
+@MODES
+def test_pdcm_decides_on_perf_capabilities(mode):
+    """PERF_CAPABILITIES goes by CPUID.1:ECX[15], not by the version of the PMU; for the VMM only since 6.12."""
+    vmm = Vmm(mode, cpuid=False)
+    assert _with_leaf(vmm, 0xA, eax=0) == 0  # version 0
+    assert vmm.set((0x345, 0x2000)) == 1 and vmm.read(0x345) == [0x2000]
+    vmm.load(code("mov ecx, 0x345\nrdmsr\nout 0x80, al"))
+    assert vmm.run() == 0 and int(vmm.kvm_run["exit_reason"]) == constant("KVM_EXIT_IO")
+    assert int(registers(vmm)["rax"]) == 0x2000
+
+    vmm = Vmm(mode, cpuid=False)
+    ecx = int(vmm.leaves(vmm.supported())[1]["ecx"])
+    assert _with_leaf(vmm, 1, ecx=ecx & ~(1 << 15)) == 0
+    old_kernel = mode == "passthrough"
+    assert vmm.set((0x345, 0), (0x345, 0x2000)) == 1 + old_kernel
+    assert vmm.read(0x345) == [0x2000 * old_kernel]
+    assert vmm.set((0x4C1, 0)) == 0  # nor has it full-width writes
+    vmm.load(code("mov ecx, 0x345\nrdmsr\nout 0x80, al"))
+    assert vmm.run() == 0 and int(vmm.kvm_run["exit_reason"]) == constant("KVM_EXIT_SHUTDOWN")
+
+
+def test_cpuid_of_a_disabled_apic():
+    """KVM_GET_CPUID2 shows the bit as the guest sees it, and what it showed may be set again later."""
+    vmm = Vmm()
+    at = vmm.page(STRUCTS["kvm_cpuid2"].new(nent=64).tobytes())
+    for base, flag in ((0xFEE0_0900, 1 << 9), (0xFEE0_0100, 0)):
+        assert vmm.set((0x1B, base)) == 1
+        vmm.host.put_user(at, 64, 4)
+        assert vmm.ioctl(vmm.vcpu, "KVM_GET_CPUID2", at) == 0
+        assert int(vmm.leaves(at)[1]["edx"]) & 1 << 9 == flag
+    vmm.load(code("hlt"))
+    vmm.kernel.S.vcpus[0].launched = 1
+    assert vmm.ioctl(vmm.vcpu, "KVM_SET_CPUID2", at) == 0
+    assert vmm.set((0x1B, 0xFEE0_0900)) == 1
+    assert vmm.ioctl(vmm.vcpu, "KVM_SET_CPUID2", at) == 0
+
+
+def test_branch_records_are_the_vmms_to_set():
+    """intel_pmu_handle_lbr_msrs_access() makes no difference between guest and VMM: it makes the event, too."""
+    vmm = Vmm(cpu="skx")
+    assert vmm.set((0x1C9, 7)) == 0  # not before PERF_CAPABILITIES says so
+    assert vmm.set((0x345, 0x2005), (0x1C9, 7), (0x680, 0x1234)) == 3
+    assert vmm.read(0x1C9, 0x680, 0x6C0) == [7, 0x1234, 0]
+    assert int(vmm.kernel.S.vcpus[0].pmu.lbr_event) >= 0
+    assert vmm.set((0x6A0, 0)) == 0

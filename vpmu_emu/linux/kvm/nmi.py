@@ -1,0 +1,32 @@
+"""NMIs for a guest: whoever sends one queues it, and what waits then is decided before the next entry.
+
+arch/x86/kvm/x86.c: kvm_inject_nmi(), process_nmi().
+"""
+
+from __future__ import annotations
+
+from vpmu_emu._jit import jit
+from vpmu_emu.linux.state import KVM_REQ_NMI
+from vpmu_emu.machine.physical import ld64
+from vpmu_emu.machine.u64 import U64, ZERO
+from vpmu_emu.machine.vmx import NMI_BLOCKING, V_INTERRUPTIBILITY
+
+
+@jit()
+def kvm_inject_nmi(vcpu):
+    """Queue an NMI. Modifies vcpu."""
+    vcpu.nmi_queued += 1
+    vcpu.requests |= KVM_REQ_NMI
+
+
+@jit()
+def process_nmi(S, M, k):
+    """KVM_REQ_NMI of vCPU k: one NMI may wait, and a second beside it that is injected at once.
+
+    While the guest has NMIs masked none is injected at once, and the second would be one too many.
+    """
+    vcpu = S.vcpus[k]
+    vcpu.requests &= ~KVM_REQ_NMI
+    masked = ld64(M, U64(vcpu.vmcs + V_INTERRUPTIBILITY)) & NMI_BLOCKING != ZERO
+    vcpu.nmi_pending = min(vcpu.nmi_pending + vcpu.nmi_queued, 1 if masked else 2)
+    vcpu.nmi_queued = 0
