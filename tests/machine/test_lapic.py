@@ -129,7 +129,8 @@ def test_reserved_bits_of_the_page_are_dropped(mode, register, written, reads):
     (0x83E, (0xB, ONES), (0xB, 0xB)),
 ])  # fmt: skip
 def test_what_x2apic_registers_keep(mode, register, written, reads):
-    body = X2APIC + f"mov ecx, {register:#x}\n mov eax, {of(written, mode):#x}\n xor edx, edx\n wrmsr\n rdmsr"
+    body = f"{X2APIC} mov ecx, {register:#x}\n mov eax, {of(written, mode):#x}"
+    body += "\n xor edx, edx\n wrmsr\n rdmsr"
     assert value(body, mode) == of(reads, mode)
 
 

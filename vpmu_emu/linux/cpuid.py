@@ -58,7 +58,7 @@ def capabilities_fit(host: Shape, caps: int, mode: str) -> bool:
 
 
 def fixed_counter_cap(mode: str, asked: int) -> int:
-    """KVM_MAX_NR_INTEL_FIXED_COUNTERS: 3 as merged, 4 later; only a guest of the mediated vPMU gets the fourth.
+    """KVM_MAX_NR_INTEL_FIXED_COUNTERS: 3 as merged, 4 later, and then for the mediated vPMU alone.
 
     Raises:
         ConfigError: another number.

@@ -130,9 +130,9 @@ def rdtsc(S: Any) -> int:
 def kvm_synchronize_tsc(S: Any, M: np.ndarray[Any, Any], k: int, user_value: int | None = None) -> None:
     """Set the TSC of vCPU k: to what the VMM writes, or None for a new vCPU.
 
-    A VM has one TSC, which begins at 0. A new vCPU joins it, and so does one whose TSC the VMM sets to 0, or
-    to within a second of what it would be: setting it for one vCPU after the other takes time. The first value
-    that a VMM writes is literal, but in kernels before 6.8 that rule held for it, too.
+    A VM has one TSC, which begins at 0. A new vCPU joins it, and so does one whose TSC the VMM sets to 0,
+    or to within a second of what it would be: setting it for one vCPU after the other takes time. The first
+    value that a VMM writes is literal, but in kernels before 6.8 that rule held for it, too.
     """
     vcpu, khz = S.vcpus[k], int(S.config.tsc_khz)
     vm, now, data = S.vms[int(vcpu.vm)], rdtsc(S), user_value or 0

@@ -325,7 +325,7 @@ def cpuid_entry(table, leaf, subleaf):
 
 @jit()
 def cpuid_answer(core, table, apic_base):
-    """CPUID from a table: EAX to EDX. CPUID.1:EDX[9] says whether the local APIC is enabled (SDM 3A 11.4.3)."""
+    """CPUID from a table: EAX to EDX. CPUID.1:EDX[9] is whether the local APIC is on (SDM 3A 11.4.3)."""
     leaf = core.regs[RAX] & LOW32
     k = cpuid_entry(table, leaf, core.regs[RCX] & LOW32)
     core.regs[RAX] = table[k].eax if k >= 0 else ZERO

@@ -335,7 +335,8 @@ def test_pebs_needs_the_debug_store_in_cpuid():
     leaves = vmm.leaves(at)
     data = bytearray(vmm.host.copy_from_user(at, 8 + 40 * len(leaves)))
     where = 8 + 40 * list(leaves).index(1)
-    assert data[where + 20] & 1 << 2 and data[where + 26] & 1 << 5  # vmx_set_cpu_caps()
+    assert data[where + 20] & 1 << 2  # vmx_set_cpu_caps()
+    assert data[where + 26] & 1 << 5
     data[where + 26] &= ~(1 << 5)
     assert vmm.give(vmm.vcpu, "KVM_SET_CPUID2", bytes(data)) == 0
     assert vmm.set((PERF_CAPABILITIES, caps)) == 0  # one of the two is not enough

@@ -65,7 +65,7 @@ def _pass_write(M, bitmap, index):
 
 @jit()
 def vmx_update_msr_bitmap_x2apic(S, M):
-    """With APICv and x2APIC mode reads of what exists pass, but TMCCT, and writes of TPR, EOI and SELF_IPI."""
+    """With APICv and x2APIC mode reads of all but TMCCT pass, and writes of TPR, EOI and SELF_IPI."""
     bitmap = S.vcpus[S.this_vcpu].msr_bitmap
     passing = S.config.apicv != 0 and S.cores[S.this_cpu].vapic.apic_base & BASE_X2APIC != ZERO
     for k in range(_FIRST_BYTE, _LAST_BYTE + 1):

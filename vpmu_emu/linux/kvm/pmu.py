@@ -242,7 +242,7 @@ def kvm_pmu_deliver_pmi(S, E):
 
 @jit(inline=True)
 def is_vmware_backdoor_pmc(S, ecx):
-    """Whether RDPMC with this ECX reads a clock: KVM asks no enable_vmware_backdoor, but a vPMU there must be."""
+    """Whether RDPMC with this ECX reads a clock: KVM asks for a vPMU, and for no enable_vmware_backdoor."""
     return ecx >= PMC_HOST_TSC and ecx <= PMC_APPARENT_TIME and S.vcpus[S.this_vcpu].pmu.version != 0
 
 

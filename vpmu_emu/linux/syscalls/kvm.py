@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from vpmu_emu.errors import ConfigError
-from vpmu_emu.linux.cpuid import supported_leaves, vmx_get_perf_capabilities
+from vpmu_emu.linux.cpuid import supported_leaves
 from vpmu_emu.linux.eventfilter import make_filter
 from vpmu_emu.linux.state import (
     FILE_KVM,
@@ -17,7 +17,6 @@ from vpmu_emu.linux.state import (
     FILE_VM,
     MODE_NAMES,
     MODE_NONE,
-    MODE_PASSTHROUGH,
     MP_STATE_UNINITIALIZED,
     N_FILTER,
     N_VCPUS,

@@ -381,7 +381,7 @@ def get_msr(host: Host, k: int, index: int) -> int:
 
 
 def _without_pdcm(host: Host, index: int) -> bool:
-    """Whether the VMM has IA32_PERF_CAPABILITIES though its guest may not: before 6.12 CPUID did not matter."""
+    """Whether the VMM has IA32_PERF_CAPABILITIES whatever CPUID says: kernels before 6.12."""
     return index == PERF_CAPABILITIES and int(host.S.config.mode) == MODE_PASSTHROUGH
 
 
@@ -468,7 +468,7 @@ MSRS_TO_SAVE = (
 
 
 def msrs_to_save(host: Host) -> list[int]:
-    """KVM_GET_MSR_INDEX_LIST: a counter stands in it once, what KVM_GET_SREGS has and what sets nothing do not.
+    """KVM_GET_MSR_INDEX_LIST: a counter is in it once; what KVM_GET_SREGS has, or only clears, is not.
 
     Whether one is in it is the host's business (kvm_probe_msr_to_save), whatever guests get.
     """
