@@ -11,6 +11,7 @@ import pytest
 from tests.linux.syscalls.test_kvm import EVTSEL0, GLOBAL_CTRL, INSTRUCTIONS, PMC0, Vmm, errno
 from vpmu_emu.asm import assemble
 from vpmu_emu.linux.cpuid import supported_leaves
+from vpmu_emu.machine.state import NEVER
 from vpmu_emu.system import host_model
 from vpmu_emu.tables.linux import STRUCTS, constant
 
@@ -194,8 +195,9 @@ TSC = 0x10
 EVERY_MODE = pytest.mark.parametrize("mode", ["none", "emulated", "passthrough"])
 
 
-def _later(vmm: Vmm, cycles: int) -> None:
-    vmm.host.core.t += cycles * 16
+def _later(vmm: Vmm, tsc: int) -> None:
+    core = vmm.host.core
+    core.t += 16 * tsc * int(core.tsc_den) // int(core.tsc_num)
 
 
 @EVERY_MODE
@@ -265,9 +267,10 @@ class Apic:
 
     @property
     def due(self) -> int | None:
-        """Cycles until the timer of vCPU 0 fires."""
+        """Nanoseconds until the timer of vCPU 0 fires, which is what its count is in."""
         at, now = int(self.vmm.kernel.S.vcpus[0].vapic.timer_at), int(self.vmm.host.core.t)
-        return None if at == 1 << 62 or at >> 62 else (at - now) // 16
+        khz = int(self.vmm.kernel.S.config.core_khz)
+        return None if at == NEVER else (at - now) * 1_000_000 // (16 * khz)
 
 
 def test_setting_the_apic_starts_its_timer():
@@ -281,7 +284,8 @@ def test_setting_the_apic_starts_its_timer():
     armed = vmm.read(TSC_DEADLINE)
     apic.write()
     assert vmm.read(TSC_DEADLINE) == armed
-    assert 900_000 < apic.due <= 1_000_000
+    khz = vmm.ioctl(vmm.vcpu, "KVM_GET_TSC_KHZ")
+    assert 900_000 < apic.due * khz // 1_000_000 <= 1_000_000
     _later(vmm, 2_000_000)
     apic.write()
     assert vmm.read(TSC_DEADLINE) == armed
