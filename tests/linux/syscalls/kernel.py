@@ -10,7 +10,7 @@ import numpy as np
 from vpmu_emu.asm import assemble
 from vpmu_emu.linux.run_emulated import run_host_emulated
 from vpmu_emu.linux.setup import init_config, init_host, new_record
-from vpmu_emu.linux.state import TASK_DEAD
+from vpmu_emu.linux.state import INSIDE_KERNEL, TASK_DEAD
 from vpmu_emu.linux.syscalls import FUNCTIONS, Errno, Host, handle
 from vpmu_emu.linux.syscalls.host import IN_USE
 from vpmu_emu.linux.syscalls.tasks import spawn
@@ -109,6 +109,7 @@ class Kernel:
 
     def call(self, name: str, *args: int) -> int:
         """A system call by the current task, done here and now: its result."""
+        self.S.percpu[int(self.S.this_cpu)].inside = INSIDE_KERNEL
         number = next(row.number for row in SYSCALLS.values() if row.name == name)
         function, n = FUNCTIONS[number]
         given = [a & ((1 << 64) - 1) for a in (*args, *[0] * n)][:n]
