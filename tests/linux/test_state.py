@@ -117,7 +117,7 @@ def flags(event) -> str:
     ("branches:u", 0xC4, "k", 1),
     ("branch-instructions:k", 0xC4, "u", 1),
     ("branches:uk", 0xC4, "", 1),
-    ("ref-cycles", 0x0300, "", 1),
+    ("ref-cycles", 0x013C, "", 1),
     ("slots", 0x0400, "", 1),
     ("INST_RETIRED.ANY_P:D", 0xC0, "D", 1),
     ("r20c4", 0x20C4, "", 1),
