@@ -25,8 +25,8 @@
 # they start at 0.
 #: expect bare: mem64(certain) == (STARTS - 1) * CONFIGURATIONS * 3
 #: expect bare: mem64(missing) == 0
-# perf counts instructions on fixed counter 0, so counter 4 gets no record. Counter 0, the most precise one
-# of this CPU, takes no period below 128; without it the others of all together are one number off.
+# perf counts precise instructions on the lowest of 1 to 7, so counter 4 gets no record. Counter 0, the most
+# precise one of this CPU, takes no period below 128; without it the others of all together are one number off.
 #: expect emulated: mem64(certain) == 0
 #: expect emulated: mem64(missing) == (STARTS - 1) * 2
 
