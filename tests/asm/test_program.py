@@ -207,6 +207,9 @@ STRINGS = r"""
 .ascii "x" "y"
 .asciz "a", "b"
 .asciz ""
+.string "a",,"b"
+.ascii "\v\V\xg\x\8\9\89\779\q\e\'"
+.byte '\v, '\0', '\q'
 .string "#;/*,"
 .byte ';', '#', ',', '"'
 """
@@ -239,6 +242,39 @@ MACROS = {
     ),
     "upper case": ".MACRO M a\n.BYTE \\a\n.ENDM\nm 1\nM 2\n",
     "counting": "x = 3\n.rept x\n.byte x\nx = x - 1\n.endr\n",
+}
+
+
+SHOW = '.macro m a b\n.ascii "[\\a|\\b]"\n.endm\n'
+MACROS |= {
+    "characters": ".macro m n\n.byte '\\n', \\n\n.endm\nm 7\nm 'x'\nm '\\t'\nm ' '\n",
+    "joined characters": SHOW + "m 'a' 2\nm 2 'a'\nm 'a',2\nm ' ' ' '\n",
+    "characters of irpc": ".irpc n, 12\n.byte '\\n', '\\n, \\n\n.endr\n",
+    "equals": SHOW + 'm a==b\nm b=1, a=2\nm a= x\nm "a=b"\nm a==\n',
+    "brackets": SHOW + "m (x y) z\nm [x y] z\nm (x,y)\nm gs:[rax] y\n",
+    "quotes in quotes": SHOW + 'm "a\\\\b" 1\nm x y\nm "it\'s"\n',
+    "doubled quotes": '.macro m a\n.ifc "\\a",5\n.endif\n.byte 1\n.endm\nm 5\n',
+    "a quote behind a name": ".macro m a\n.ascii \"\\a's \\q's\"\n.endm\nm x\n",
+    "whole names": '.macro m a\n.ascii "\\a.\\a\\().x"\n.endm\nm x\n',
+    "ampersands": '.macro m a\n.byte 7&a\n.ascii "&a&a &b& \\&a"\n.endm\nm 3\n',
+    "literal text": '.macro m a b\n.ascii "\\a\\(x y)\\b\\\\a"\n.endm\nm 1 2\n',
+    "empty arguments": '.macro m a=x b=y\n.ascii "[\\a|\\b]"\n.endm\nm ,\nm "" z\nm , ,\n',
+    "empty values": '.irp r, 1,,2,\n.ascii "<\\r>"\n.endr\n.irp r,,\n.ascii "<\\r>"\n.endr\n',
+    "blanks of irpc": '.irpc c, 1 2\n.ascii "[\\c]"\n.endr\n.irpc c, "1 2"\n.ascii "[\\c]"\n.endr\n',
+    "nothing of irpc": '.irpc c, ""\n.byte 1\n.endr\n.irpc c\n.byte 2\n.endr\n',
+    "inner calls": (
+        '.macro n a b\n.ascii "[\\a|\\b]"\n.endm\n.macro m a b\nn (\\a) \\b\nn \\a\\() \\b\n'
+        'n \\a \\b\nn "\\a" \\b\n.endm\nm 1 2\nm "(1)" 3\n'
+    ),
+    "exitm in a repeat": ".macro m\n.rept 3\n.byte 1\n.exitm\n.endr\n.byte 2\n.endm\nm\n",
+    "labels before endr": ".rept 1\nx: .endr\n.byte x-x\n",
+    "skipped macros": ".if 0\n.macro m\n.endif\n.byte 1\n",
+    "texts": (
+        ".ifc \"a\",a\n.byte 1\n.endif\n.ifc 'a',97\n.byte 2\n.endif\n.ifc [rax + 5],[rax+5]\n.byte 3\n"
+        '.endif\n.ifc "a,b","a,b"\n.byte 4\n.endif\n.ifc (a,b),(a,b)\n.byte 6\n.endif\n'
+    ),
+    "strings": '.ifeqs "\\x41","A"\n.byte 5\n.endif\n',
+    "symbols set twice": ".byte x\nx = 1\n.byte x\nx = 2\n.byte x\ny = z\nz = 1\n.byte y\nz = 2\n.byte y\n",
 }
 
 

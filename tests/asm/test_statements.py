@@ -180,8 +180,8 @@ class Writer:
         return self.pick(text, f"{use}\n{text}")
 
     def address(self):
-        register = self.pick("rax", "rbp", "rsp", "r12", "r13", "rdi", "rip")
-        index = self.pick("rcx", "rbp", "r12", "rsp", "rax")
+        register = self.pick("rax", "rbp", "rsp", "r12", "r13", "rdi", "rip", "eax", "r9d")
+        index = self.pick("rcx", "rbp", "r12", "rsp", "rax", "ecx")
         scale = self.pick("", "*1", "*2", "*4", "*8", "*(1+1)", "*3")
         far = self.pick(0, 5, 127, -128, 128, -129, 0x7FFFFFFF, -0x80000000, 0x80000000, -0x80000001,
                         0xFFFFFFFF, 0x100000000, 0xFFFFFFFFFFFFFFFF, 0xFFFFFFFF80000000)  # fmt: skip
@@ -212,16 +212,18 @@ class Writer:
         op = self.pick("mov", "add", "cmp", "test", "and", "xor", "lea", "xchg", "imul", "movzx", "movsx")
         one = self.pick("inc", "neg", "push", "pop", "shl", "mul", "call", "jmp", "not", "setne",
         "bswap", "int")
-        prefix = self.pick("", "", "", "", "", "lock ", "rep ", "notrack ", "repne ", "gs ", "lock; ")
+        prefix = self.pick("", "", "", "", "", "lock ", "rep ", "notrack ", "repne ", "gs ", "lock; ",
+        "addr32 ")
         return prefix + self.pick(
             f"{op} {register}, {memory}", f"{op} {memory}, {register}", f"{op} {memory}, {value}",
             f"{op} {register}, {value}", f"{one} {memory}", f"{one} {register}", f"{one} {value}",
             f"imul {register}, {memory}, {value}", f"shl {register}, {value}", f"int 3, {value}",
             f"push {value}", f"ret {value}", f"in al, {value}", f"out {value}, al",
             f"bt {register}, {value}",
-            f"{self.pick('jne', 'jmp', 'call', 'loop')} {self.place()}",
+            f"{self.pick('jne', 'jmp', 'call', 'loop', 'jecxz')} {self.place()}",
             f"{op} {register}, {value}, {value}",
-            f"movabs rax, {value}", f"enter {value}, 0", self.pick("movsb", "stosd", "nop", "pause",
+            f"movabs rax, {value}", f"mov {self.pick('dr0', 'dr7', 'cr4', 'dr8')}, {register}",
+            f"enter {value}, 0", self.pick("movsb", "stosd", "nop", "pause",
             "rdpmc"),
             f"{one} {value}, {value}", f"{op}\t{register} ,\t{memory} # c",
             f"{op.upper()} {register}, {memory}",

@@ -252,6 +252,8 @@ class Blocks(Core):
             symbol = self.symbols.get(text.strip('"'))
             return (symbol is not None and symbol.value is not None) == (name == ".ifdef")
         if name in (".ifb", ".ifnb"):
+            if ";" in text:
+                raise Fault("';' ends a statement here, even in quotes", "", text.index(";"))
             return (not scrub(text, 3)) == (name == ".ifb")
         if name in (".ifc", ".ifnc"):
             one, comma, other = scrub(text, 3).partition(",")

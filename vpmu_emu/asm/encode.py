@@ -300,6 +300,7 @@ def encode(
         raise _no_form(name, operands, choices)
     row = form.instruction
     head = bytearray()
+    address_size = b""
     locked = 0
     for prefix in prefixes:
         byte = PREFIXES[prefix]
@@ -320,9 +321,12 @@ def encode(
                 raise Fault(f"'{prefix}' does not go with '{name}' here", "it is for memory operands")
             head.append(byte)
         elif prefix == "addr32":
-            head.append(byte)
+            if any(isinstance(o, Address) for o in operands) or _has_long(choices):
+                raise Fault(f"'addr32' does not go with '{name}' here", "write 32-bit registers: [edi]")
+            address_size = bytes((byte,))
         elif not (row.rep or row.sem in ("ret", "nop", "bsf")):
             raise Fault(f"'{prefix}' does not go with '{name}'", "it repeats string instructions")
+    head += address_size  # behind a segment, wherever it was written
     repeat = next((PREFIXES[p] for p in prefixes if PREFIXES[p] in (0xF2, 0xF3)), 0)
     if form.operands and form.operands[0] == "rel8":
         long = next((f for f, _ in choices if f.operands == ("rel32",)), None)
@@ -333,6 +337,10 @@ def encode(
             start = bytes(head)
             return Branch(start + form.encoding.opcode, start + long.encoding.opcode, amount)
     return _bytes(form, ordered, bytes(head), repeat, locked)
+
+
+def _has_long(choices: tuple[tuple[Form, bool], ...]) -> bool:
+    return any("rel32" in form.operands for form, _ in choices)
 
 
 _LOCK_HINT = "it goes with read-modify-write instructions whose destination is memory"
