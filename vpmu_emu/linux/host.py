@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.hrtimer import host_timer_program
+from vpmu_emu.linux.kvm.emulate import complete_emulated_pio
 from vpmu_emu.linux.kvm.exits import complete_userspace_io
 from vpmu_emu.linux.kvm.run import KVM_EXIT_INTR, immediate_exit
 from vpmu_emu.linux.kvm.vcpu import (
@@ -42,6 +43,7 @@ from vpmu_emu.linux.state import (
     INSIDE_USER,
     TASK_RUNNING,
     USER_IO_NONE,
+    USER_IO_STRING,
 )
 from vpmu_emu.linux.trace_kinds import TR_SCHED_SWITCH
 from vpmu_emu.machine.engine import guest_work, run_core
@@ -345,7 +347,9 @@ def host_turn(S, M, E):
         vcpu_load(S, M, E, task.vcpu)
         charge(S, E, COST_IOCTL)
         vcpu = S.vcpus[task.vcpu]
-        if vcpu.complete != USER_IO_NONE:
+        if vcpu.complete == USER_IO_STRING:
+            complete_emulated_pio(S, M, E)
+        elif vcpu.complete != USER_IO_NONE:
             complete_userspace_io(S, M, E)
         if immediate_exit(S, M):
             vcpu.user_exit = KVM_EXIT_INTR  # struct kvm_run keeps what it says

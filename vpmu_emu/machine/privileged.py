@@ -170,7 +170,7 @@ _DESC_CODE_READ = U64(5 << 41)  # code bit and readable bit
 _DESC_CODE = U64(1 << 43)
 _TSS_TYPES = U64(0xD)
 _IO_IN = U64(8)
-_IO_STRING = U64(1 << 4)
+IO_STRING = U64(1 << 4)
 _IO_REP = U64(1 << 5)
 _DF = U64(1 << 10)
 _SS_SELECTOR_8 = U64(8)
@@ -385,9 +385,6 @@ def _string_ports(core, M, E, u, op):
     incoming = op == S_INS
     port = regs[RDX] & WORD
     kept = LOW32 if u.addr32 != 0 else ALL
-    if core.vmx.nonroot != 0 and core.vmx.proc & PROC_IO != ZERO:
-        qual = (size - ONE) | (port << U16) | _IO_STRING | (_IO_IN if incoming else ZERO)
-        return _exit(core, u, EXIT_IO_INSTRUCTION, qual | (_IO_REP if u.cc != 0 else ZERO))
     if u.cc != 0 and regs[RCX] & kept == ZERO:
         # No iteration: it retires, but as no load and no store.
         row = 0 if core.cpl == 0 else 1
@@ -398,13 +395,23 @@ def _string_ports(core, M, E, u, op):
     again = u.cc != 0 and regs[RCX] & kept != ONE
     n = RDI if incoming else RSI
     va = regs[n] & kept if incoming else linear(core, u, regs[n])
-    E.intent = 1 if incoming else 0  # a port is not read before it is sure that memory takes what it gives
-    code, value = read(core, M, E, va, size)
-    E.intent = 0
-    if code != CODE_NEXT:
-        return code
+    leaves = core.vmx.nonroot != 0 and core.vmx.proc & PROC_IO != ZERO
+    answered = leaves and E.port_ready != 0  # a hypervisor that has left goes on with the same iteration
+    value = E.port_value
+    if not answered and (not leaves or E.emulating != 0):
+        # A port is not read before it is sure that memory takes what it gives.
+        E.intent = 1 if incoming else 0
+        code, value = read(core, M, E, va, size)
+        E.intent = 0
+        if code != CODE_NEXT:
+            return code
+    if leaves and not answered:
+        E.port_value = value
+        qual = (size - ONE) | (port << U16) | IO_STRING | (_IO_IN if incoming else ZERO)
+        return _exit(core, u, EXIT_IO_INSTRUCTION, qual | (_IO_REP if u.cc != 0 else ZERO))
+    E.port_ready = 0
     if incoming:
-        code = write(core, M, E, va, size, port_in(core, port, size))
+        code = write(core, M, E, va, size, value if answered else port_in(core, port, size))
         if code >= CODE_NOT_RETIRED:
             return code
     put_address(core, u, n, regs[n] + (size if core.rflags & _DF == ZERO else ~size + ONE))
@@ -416,7 +423,7 @@ def _string_ports(core, M, E, u, op):
     else:
         retire(core, u)
         core.rip = u.rip + U64(u.len)
-    if not incoming:
+    if not incoming and not answered:
         port_out(core, E, port, size, value)
     return CODE_EDGE
 

@@ -433,6 +433,8 @@ ENGINE = np.dtype(
         ("fetch", "u1", (16,)),  # bytes of the instruction being decoded
         ("emulating", "i8"),  # 1: a hypervisor executes an instruction of its guest
         ("apic_effect", "i8"),  # what that instruction did to its guest through the xAPIC page
+        ("port_ready", "i8"),  # 1: its VMM has done the access of this iteration of INS or OUTS
+        ("port_value", "u8"),  # what OUTS gives to the VMM, or the VMM to INS
         ("kept_total", "u8", (2, N_CLASSES)),  # core.total while an instruction is emulated
         ("memory", "u8"),  # where physical memory is in the emulator's own, for work without M at hand
         ("memory_size", "i8"),  # its bytes; 0: there is none

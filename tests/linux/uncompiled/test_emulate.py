@@ -425,3 +425,36 @@ def test_a_repeat_is_left_where_its_rest_is_a_multiple_of_1024(mode, count, inst
     grown = result["counters"]["pmc0"] - go(head + tail, mode)[1]["counters"]["pmc0"]
     done = machine.read(machine.program.symbols["place"], 8)
     assert (grown, int.from_bytes(done, "little")) == (instructions, count)
+
+
+PORTS = "lea rsi, [rip + text]; mov edx, 0x3f8; mov ecx, 5; {} rep outsb; "
+PORTS += "mov edx, 0x3fd; lea rdi, [rip + place]; mov ecx, 3; {} rep insb; "
+
+
+@pytest.mark.parametrize("mode", ["none", *KVM])
+@pytest.mark.parametrize("prefix", ["", "FEP;"])
+def test_strings_go_to_ports_and_come_from_them_element_by_element(mode, prefix):
+    data = "\n .data\n text: .ascii \"hello\"\n .text\n"
+    body = PORTS.format(prefix, prefix) + data
+    machine, result = go(body, mode, counting=False)
+    bare = go(PORTS.format("", "") + data, "bare", counting=False)[0]
+    place = machine.program.symbols["place"]
+    assert result["serial"] == "hello"
+    assert result["stop"] == "debug-exit"
+    assert machine.read(place, 8).hex(" ") == bare.read(place, 8).hex(" ") == "60 60 60 55 44 33 22 11"
+
+
+@pytest.mark.parametrize("mode", KVM)
+def test_each_element_that_the_emulator_moves_counts(mode):
+    body = "lea rsi, [rip + place]; mov edx, 0x80; mov ecx, 4; rep outsb"
+    without = body.replace("rep outsb", "nop")
+    grown = go(body, mode)[1]["counters"]["pmc0"] - go(without, mode)[1]["counters"]["pmc0"]
+    assert grown == 3
+
+
+@pytest.mark.parametrize("mode", KVM)
+def test_a_string_port_access_faults_where_memory_does(mode):
+    body = "mov edi, 0x40000000; mov edx, 0x3fd; mov ecx, 2; here: rep insb"
+    machine, result = go(body, mode, counting=False)
+    assert result["exit_code"] is not None
+    assert machine.result(machine.stop(0, "running")).to_json()["exits"]["IO_INSTRUCTION"] <= 2

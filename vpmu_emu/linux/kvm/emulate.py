@@ -13,8 +13,10 @@ from vpmu_emu._jit import jit
 from vpmu_emu.linux.kvm.exits import handle_undelivered, kvm_queue_exception
 from vpmu_emu.linux.kvm.lapic import kvm_apic_note_ipi
 from vpmu_emu.linux.kvm.pmu import kvm_pmu_trigger_event
+from vpmu_emu.linux.kvm.run import port_data
 from vpmu_emu.linux.native import cost
 from vpmu_emu.linux.perf.pmi import charge
+from vpmu_emu.linux.state import USER_IO_NONE
 from vpmu_emu.linux.trace_kinds import TR_EMULATE_INSN
 from vpmu_emu.machine.alu import execute_general, fold_flags, spread_flags
 from vpmu_emu.machine.bus import EXIT_APIC_ACCESS, EXIT_EPT_MISCONFIG
@@ -25,7 +27,7 @@ from vpmu_emu.machine.lapic import WRITTEN
 from vpmu_emu.machine.memory import VECTOR_PF, VECTOR_SS, fault
 from vpmu_emu.machine.mutants import I_FEP
 from vpmu_emu.machine.ops import COLD_OP, GENERAL_OP, HOT_OP, SYSTEM_BASE
-from vpmu_emu.machine.privileged import execute_system
+from vpmu_emu.machine.privileged import IO_STRING, execute_system
 from vpmu_emu.machine.ring import emit
 from vpmu_emu.machine.semantics import condition
 from vpmu_emu.machine.state import (
@@ -44,6 +46,7 @@ from vpmu_emu.machine.state import (
 from vpmu_emu.machine.u64 import ONE, U8, U64, ZERO
 from vpmu_emu.machine.vmx import (
     EXIT_EXCEPTION_NMI,
+    EXIT_IO_INSTRUCTION,
     INTR_VALID,
     PROC_HLT,
     PROC_IO,
@@ -254,3 +257,19 @@ def handle_emulated_exit(S, M, E):
         # handle_apic_access(), handle_ept_misconfig()
         if not handle_undelivered(S, M):
             x86_emulate_instruction(S, M, E)
+    elif vmx.exit_reason == EXIT_IO_INSTRUCTION and vmx.exit_qual & IO_STRING != ZERO:
+        vmx.exit_reason = EXIT_EXCEPTION_NMI  # done with, unless the emulator leaves for the port
+        x86_emulate_instruction(S, M, E)
+
+
+@jit()
+def complete_emulated_pio(S, M, E):
+    """KVM_RUN again after the KVM_EXIT_IO of INS or OUTS: the emulator goes on with the same iteration."""
+    vcpu = S.vcpus[S.this_vcpu]
+    vcpu.complete = USER_IO_NONE
+    vcpu.completed = 1
+    E.port_ready = 1
+    E.port_value = port_data(S, M)
+    x86_emulate_instruction(S, M, E)
+    E.port_ready = 0
+    E.port_value = ZERO

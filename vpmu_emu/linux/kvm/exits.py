@@ -34,6 +34,7 @@ from vpmu_emu.linux.state import (
     USER_IO_NONE,
     USER_IO_OUT,
     USER_IO_RDMSR,
+    USER_IO_STRING,
     USER_IO_WRMSR,
 )
 from vpmu_emu.machine.bus import EXIT_APIC_ACCESS, EXIT_EPT_MISCONFIG, EXIT_EPT_VIOLATION
@@ -59,7 +60,14 @@ from vpmu_emu.machine.msr import (
 )
 from vpmu_emu.machine.mutants import I_CPUID, I_NO_WRMSR, rdpmc_result
 from vpmu_emu.machine.pmu import DEBUGCTL_LBR
-from vpmu_emu.machine.privileged import cpuid_answer, cr0_is_valid, cr4_is_valid, set_cr0, set_cr4
+from vpmu_emu.machine.privileged import (
+    IO_STRING,
+    cpuid_answer,
+    cr0_is_valid,
+    cr4_is_valid,
+    set_cr0,
+    set_cr4,
+)
 from vpmu_emu.machine.ring import TR_GUEST_RDPMC, emit
 from vpmu_emu.machine.state import (
     RAX,
@@ -328,6 +336,11 @@ def handle_io(S, M, E):
     size = (qualification & _SIZE) + ONE
     mask = ALL >> (U64(64) - size * U8)
     incoming = qualification & _IN != ZERO
+    if qualification & IO_STRING != ZERO:
+        # The emulator left for this element, and goes on with it when the VMM is done.
+        exit_for_port(S, M, 1 if incoming else 0, port, size, E.port_value & mask)
+        vcpu.complete = USER_IO_STRING
+        return
     emulated = vmread(core, M, V_EXIT_REASON) != EXIT_IO_INSTRUCTION
     vcpu.pio_size = size
     vcpu.cui_linear_rip = ALL if emulated else vmread(core, M, V_RIP)
