@@ -407,3 +407,81 @@ def test_branch_records_are_the_vmms_to_set():
     assert vmm.read(0x1C9, 0x680, 0x6C0) == [7, 0x1234, 0]
     assert int(vmm.kernel.S.vcpus[0].pmu.lbr_event) >= 0
     assert vmm.set((0x6A0, 0)) == 0
+
+
+# --- what public suites of KVM ask for ------------------------------------------------------------------
+@EVERY_MODE
+def test_feature_msrs(mode):
+    """KVM_GET_MSRS on the device: what KVM supports of IA32_PERF_CAPABILITIES, and a vCPU may have."""
+    vmm = Vmm(mode, cpu="skx")
+    at = vmm.page((0).to_bytes(4, "little"))
+    assert vmm.ioctl(vmm.kvm, "KVM_GET_MSR_FEATURE_INDEX_LIST", at) == errno("E2BIG")
+    assert vmm.host.get_user(at, 4) == 1
+    assert vmm.ioctl(vmm.kvm, "KVM_GET_MSR_FEATURE_INDEX_LIST", at) == 0
+    index = vmm.host.get_user(at + 4, 4)
+    data = STRUCTS["kvm_msrs"].new(nmsrs=2).tobytes()
+    data += b"".join(STRUCTS["kvm_msr_entry"].new(index=i).tobytes() for i in (index, 0x10))
+    at = vmm.page(data)
+    assert vmm.ioctl(vmm.kvm, "KVM_GET_MSRS", at) == 1
+    caps = vmm.host.get_user(at + 16, 8)
+    assert (index, caps) == (0x345, {"none": 0, "emulated": 0x2005, "passthrough": 0x2000}[mode])
+    assert vmm.set((0x345, caps)) == 1
+    left = vmm.left
+    for bit in range(64):  # what is not in it is refused
+        vmm.left = left
+        assert caps >> bit & 1 or vmm.set((0x345, caps | 1 << bit)) == 0
+    assert vmm.ioctl(vmm.kvm, "KVM_CHECK_EXTENSION", constant("KVM_CAP_GET_MSR_FEATURES")) == 1
+
+
+@EVERY_MODE
+def test_newer_ioctls_are_those_of_the_kernel(mode):
+    vmm, new = Vmm(mode), mode != "passthrough"
+    for name in ("USER_MEMORY2", "ONE_REG"):
+        assert vmm.ioctl(vmm.vm, "KVM_CHECK_EXTENSION", constant(f"KVM_CAP_{name}")) == new
+    region = STRUCTS["kvm_userspace_memory_region2"].new(
+        slot=1, guest_phys_addr=1 << 30, memory_size=4096, userspace_addr=vmm.ram
+    )
+    refused = 0 if new else errno("ENOTTY")
+    assert vmm.give(vmm.vm, "KVM_SET_USER_MEMORY_REGION2", region.tobytes()) == refused
+    region["flags"] = 4  # KVM_MEM_GUEST_MEMFD
+    assert vmm.give(vmm.vm, "KVM_SET_USER_MEMORY_REGION2", region.tobytes()) < 0
+    lstar = 0x2030_0002_C000_0082
+    at = vmm.page((0x1234).to_bytes(8, "little"))
+
+    def one(name: str, ident: int) -> int:
+        row = STRUCTS["kvm_one_reg"].new(id=ident, addr=at)
+        return vmm.give(vmm.vcpu, f"KVM_{name}_ONE_REG", row.tobytes())
+
+    assert one("SET", lstar) == (0 if new else errno("EINVAL"))
+    if new:
+        assert vmm.read(0xC000_0082) == [0x1234]
+        vmm.host.put_user(at, 0, 8)
+        assert one("GET", lstar) == 0
+        assert vmm.host.get_user(at, 8) == 0x1234
+    for wrong in (lstar + (1 << 32), lstar - (1 << 60), 0x2030_0002_0000_5555):
+        assert one("GET", wrong) == one("SET", wrong) == errno("EINVAL")
+    khz = vmm.ioctl(vmm.vm, "KVM_GET_TSC_KHZ")
+    assert khz == vmm.ioctl(vmm.vcpu, "KVM_GET_TSC_KHZ") > 0
+    assert vmm.ioctl(vmm.vm, "KVM_SET_TSC_KHZ", khz + 1) == errno("EINVAL")
+    assert vmm.ioctl(vmm.vm, "KVM_SET_TSC_KHZ", khz) == 0
+
+
+@MODES
+def test_flags_of_user_space_msrs(mode):
+    """userspace_msr_exit_test: each bit of three masks is taken if KVM names it, else EINVAL."""
+    vmm = Vmm(mode)
+    bitmap = vmm.page(b"\xff")
+    valid = {"cap": 7, "filter": 1, "range": 3}
+    left = vmm.left
+    for bit in range(32):
+        vmm.left = left
+        cap = STRUCTS["kvm_enable_cap"].new(cap=constant("KVM_CAP_X86_USER_SPACE_MSR"))
+        cap["args"][0] = 1 << bit
+        found = {"cap": vmm.give(vmm.vm, "KVM_ENABLE_CAP", cap.tobytes())}
+        for name in ("filter", "range"):
+            given = STRUCTS["kvm_msr_filter"].new(flags=1 << bit if name == "filter" else 0)
+            first = given["ranges"][0]
+            first["flags"], first["nmsrs"], first["bitmap"] = 1 if name == "filter" else 1 << bit, 8, bitmap
+            found[name] = vmm.give(vmm.vm, "KVM_X86_SET_MSR_FILTER", given.tobytes())
+        for name, answer in found.items():
+            assert answer == (0 if valid[name] >> bit & 1 else errno("EINVAL")), (name, bit)

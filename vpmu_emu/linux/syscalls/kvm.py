@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from vpmu_emu.errors import ConfigError
-from vpmu_emu.linux.cpuid import supported_leaves
+from vpmu_emu.linux.cpuid import supported_leaves, vmx_get_perf_capabilities
 from vpmu_emu.linux.eventfilter import make_filter
 from vpmu_emu.linux.state import (
     FILE_KVM,
@@ -17,6 +17,7 @@ from vpmu_emu.linux.state import (
     FILE_VM,
     MODE_NAMES,
     MODE_NONE,
+    MODE_PASSTHROUGH,
     MP_STATE_UNINITIALIZED,
     N_FILTER,
     N_VCPUS,
@@ -80,8 +81,11 @@ def _check_extension(host: Host, file: Any, arg: int) -> int:
     yes = (
         "IRQCHIP", "HLT", "USER_MEMORY", "EXT_CPUID", "MP_STATE", "USER_NMI", "VCPU_EVENTS",
         "GET_TSC_KHZ", "TSC_DEADLINE_TIMER", "ENABLE_CAP_VM", "CHECK_EXTENSION_VM", "IMMEDIATE_EXIT",
-        "X86_MSR_FILTER", "PMU_EVENT_FILTER", "PMU_EVENT_MASKED_EVENTS",
+        "X86_MSR_FILTER", "PMU_EVENT_FILTER", "PMU_EVENT_MASKED_EVENTS", "NOP_IO_DELAY", "SYNC_MMU",
+        "DESTROY_MEMORY_REGION_WORKS", "JOIN_MEMORY_REGIONS_WORKS", "INTERNAL_ERROR_DATA",
+        "GET_MSR_FEATURES",
     )  # fmt: skip
+    new = int(int(host.S.config.mode) != MODE_PASSTHROUGH)
     numbers = {
         "NR_VCPUS": host.online_cpus().bit_count(),
         "MAX_VCPUS": N_VCPUS,
@@ -89,6 +93,7 @@ def _check_extension(host: Host, file: Any, arg: int) -> int:
         "NR_MEMSLOTS": N_SLOTS,
         "X86_USER_SPACE_MSR": MSR_EXIT_REASONS,
         "PMU_CAPABILITY": PMU_CAP_DISABLE if pmu else 0,
+        **dict.fromkeys(("ONE_REG", "USER_MEMORY2"), new),  # 6.18 and 6.8
         **dict.fromkeys(yes, 1),
     }
     return next((n for name, n in numbers.items() if constant(f"KVM_CAP_{name}") == arg), 0)
@@ -122,6 +127,31 @@ def _get_msr_index_list(host: Host, file: Any, arg: int) -> int:
         raise Errno("E2BIG")
     host.copy_to_user(arg + row.size, b"".join(index.to_bytes(4, "little") for index in found))
     return 0
+
+
+def _get_msr_feature_index_list(host: Host, file: Any, arg: int) -> int:
+    row = STRUCTS["kvm_msr_list"]
+    room = int(row.read(host.copy_from_user(arg, row.size))["nmsrs"])
+    host.copy_to_user(arg, row.new(nmsrs=1).tobytes())
+    if not room:
+        raise Errno("E2BIG")
+    host.put_user(arg + row.size, kvm_vcpu.PERF_CAPABILITIES, 4)
+    return 0
+
+
+def _get_feature_msrs(host: Host, file: Any, arg: int) -> int:
+    """KVM_GET_MSRS on the device: what KVM supports of a feature MSR (do_get_feature_msr)."""
+    at, entries = kvm_vcpu.msrs_from_user(host, arg)
+    mode = int(host.S.config.mode)
+    supported = vmx_get_perf_capabilities(host.model.shape(), MODE_NAMES[mode]) if mode != MODE_NONE else 0
+    done = 0
+    for entry in entries:
+        if int(entry["index"]) != kvm_vcpu.PERF_CAPABILITIES:
+            break
+        entry["data"] = supported
+        done += 1
+    host.copy_to_user(arg + at, entries.tobytes())
+    return done
 
 
 # --- VMs ------------------------------------------------------------------------------------------------
@@ -158,6 +188,14 @@ def _create_irqchip(host: Host, file: Any, arg: int) -> int:
         raise Errno("EINVAL")
     vm.irqchip = 1
     return 0
+
+
+def _set_user_memory_region2(host: Host, file: Any, arg: int) -> int:
+    """The same with a longer structure; its guest_memfd is refused as other flags are."""
+    if int(host.S.config.mode) == MODE_PASSTHROUGH:  # it came with 6.8
+        raise Errno("ENOTTY")
+    host.copy_from_user(arg, STRUCTS["kvm_userspace_memory_region2"].size)
+    return _set_user_memory_region(host, file, arg)
 
 
 def _set_user_memory_region(host: Host, file: Any, arg: int) -> int:
@@ -286,12 +324,17 @@ _DEVICE: dict[str, Handler] = {
     "KVM_GET_VCPU_MMAP_SIZE": _get_vcpu_mmap_size,
     "KVM_GET_SUPPORTED_CPUID": _get_supported_cpuid,
     "KVM_GET_MSR_INDEX_LIST": _get_msr_index_list,
+    "KVM_GET_MSR_FEATURE_INDEX_LIST": _get_msr_feature_index_list,
+    "KVM_GET_MSRS": _get_feature_msrs,
 }
 _VM: dict[str, Handler] = {
     "KVM_CHECK_EXTENSION": _check_extension,
     "KVM_CREATE_VCPU": _create_vcpu,
     "KVM_CREATE_IRQCHIP": _create_irqchip,
     "KVM_SET_USER_MEMORY_REGION": _set_user_memory_region,
+    "KVM_SET_USER_MEMORY_REGION2": _set_user_memory_region2,
+    "KVM_GET_TSC_KHZ": kvm_vcpu.get_tsc_khz,
+    "KVM_SET_TSC_KHZ": kvm_vcpu.set_tsc_khz,
     "KVM_ENABLE_CAP": _enable_cap,
     "KVM_SET_PMU_EVENT_FILTER": _set_pmu_event_filter,
     "KVM_X86_SET_MSR_FILTER": _x86_set_msr_filter,

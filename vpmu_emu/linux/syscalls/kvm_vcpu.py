@@ -490,7 +490,8 @@ def _absent_is_fine(host: Host, index: int, value: int) -> bool:
     return value == 0 and index in msrs_to_save(host)
 
 
-def _msrs(host: Host, arg: int) -> tuple[int, Any]:
+def msrs_from_user(host: Host, arg: int) -> tuple[int, Any]:
+    """(size of struct kvm_msrs, a copy of its entries)."""
     row = STRUCTS["kvm_msrs"]
     n = int(row.read(host.copy_from_user(arg, row.size))["nmsrs"])
     if n >= MAX_IO_MSRS:
@@ -500,7 +501,7 @@ def _msrs(host: Host, arg: int) -> tuple[int, Any]:
 
 
 def _get_msrs(host: Host, file: Any, arg: int) -> int:
-    at, entries = _msrs(host, arg)
+    at, entries = msrs_from_user(host, arg)
     done = 0
     for entry in entries:
         try:
@@ -517,7 +518,7 @@ def _get_msrs(host: Host, file: Any, arg: int) -> int:
 
 
 def _set_msrs(host: Host, file: Any, arg: int) -> int:
-    _, entries = _msrs(host, arg)
+    _, entries = msrs_from_user(host, arg)
     done = 0
     for entry in entries:
         try:
@@ -529,6 +530,41 @@ def _set_msrs(host: Host, file: Any, arg: int) -> int:
                 break
         done += 1
     return done
+
+
+KVM_X86_REG_MSR = 0x2030_0002_0000_0000  # x86, 64 bits, type MSR; the index is in the low half
+
+
+def _one_reg(host: Host, arg: int) -> tuple[int, int]:
+    """(MSR, address of its value); the registers of KVM itself have no model."""
+    row = STRUCTS["kvm_one_reg"]
+    reg = row.read(host.copy_from_user(arg, row.size))
+    if int(host.S.config.mode) == MODE_PASSTHROUGH or int(reg["id"]) >> 32 << 32 != KVM_X86_REG_MSR:
+        raise Errno("EINVAL")
+    return int(reg["id"]) & 0xFFFF_FFFF, int(reg["addr"])
+
+
+def _get_one_reg(host: Host, file: Any, arg: int) -> int:
+    index, at = _one_reg(host, arg)
+    try:
+        value = get_msr(host, int(file.obj), index)
+    except _NoMsrError as error:
+        if isinstance(error, _RefusedError) or not _absent_is_fine(host, index, 0):
+            raise Errno("EINVAL") from None
+        value = 0
+    host.put_user(at, value, 8)
+    return 0
+
+
+def _set_one_reg(host: Host, file: Any, arg: int) -> int:
+    index, at = _one_reg(host, arg)
+    value = host.get_user(at, 8)
+    try:
+        set_msr(host, int(file.obj), index, value)
+    except _NoMsrError as error:
+        if isinstance(error, _RefusedError) or not _absent_is_fine(host, index, value):
+            raise Errno("EINVAL") from None
+    return 0
 
 
 # --- CPUID ----------------------------------------------------------------------------------------------
@@ -756,11 +792,13 @@ def _interrupt(host: Host, file: Any, arg: int) -> int:
     raise Errno("EINVAL" if irq > 255 else "ENXIO")
 
 
-def _get_tsc_khz(host: Host, file: Any, arg: int) -> int:
+def get_tsc_khz(host: Host, file: Any, arg: int) -> int:
+    """Of a vCPU, and of those that a VM will have."""
     return int(host.S.config.tsc_khz)
 
 
-def _set_tsc_khz(host: Host, file: Any, arg: int) -> int:
+def set_tsc_khz(host: Host, file: Any, arg: int) -> int:
+    """Only the host's."""
     if arg not in (0, int(host.S.config.tsc_khz)):  # no TSC scaling
         raise Errno("EINVAL")
     return 0
@@ -816,7 +854,9 @@ HANDLERS: dict[str, Callable[[Host, Any, int], int]] = {
     "KVM_INTERRUPT": _interrupt,
     "KVM_GET_VCPU_EVENTS": _get_vcpu_events,
     "KVM_SET_VCPU_EVENTS": _set_vcpu_events,
-    "KVM_GET_TSC_KHZ": _get_tsc_khz,
-    "KVM_SET_TSC_KHZ": _set_tsc_khz,
+    "KVM_GET_TSC_KHZ": get_tsc_khz,
+    "KVM_SET_TSC_KHZ": set_tsc_khz,
+    "KVM_GET_ONE_REG": _get_one_reg,
+    "KVM_SET_ONE_REG": _set_one_reg,
 }
 """What a vCPU does with each request."""
