@@ -44,11 +44,12 @@ MOST = 24
 class Event:
     """What the model knows of an event; `hardware`: its group is in the lists of the core PMU."""
 
-    def __init__(self, config, ctx, cpu, pinned, disabled, leader):
+    def __init__(self, config, ctx, cpu, pinned, disabled, leader, exclusive):
         self.config, self.ctx, self.cpu = config, ctx, cpu
         self.pinned, self.disabled = pinned, disabled
         self.state = OFF if disabled else INACTIVE
         self.leader = leader or self
+        self.exclusive = exclusive
         self.members = []
         self.hardware = config != DUMMY
 
@@ -110,6 +111,12 @@ class Model:
             if event.state == ACTIVE:
                 event.state = INACTIVE
 
+    def may_be_on(self, leader):
+        """Nobody goes on beside an exclusive group, nor that one behind another of its list."""
+        on = [e for e in self.everybody() if e.leader is e and e.hardware and e.state == ACTIVE]
+        mine = [e for e in on if leader.exclusive and e in self.lists[leader.ctx, leader.pinned]]
+        return not mine and not any(e.exclusive for e in on)
+
     def class_out(self, ctx, pinned, software=False):
         if ctx is None:
             return
@@ -126,7 +133,7 @@ class Model:
         for leader in self.lists[ctx, pinned]:
             if leader.state != INACTIVE or not self.here(leader):
                 continue
-            if room or not leader.hardware:
+            if not leader.hardware or (room and self.may_be_on(leader)):
                 self.group_in(leader)
             if leader.state == INACTIVE:
                 room = False
@@ -257,6 +264,7 @@ attributes = st.tuples(
     st.sampled_from([0, 0, 1]),  # pinned
     st.sampled_from([0, 0, 0, 1]),  # disabled
     st.sampled_from([None, None, *range(6)]),  # which group it joins
+    st.sampled_from([0] * 5 + [1]),  # exclusive, if it leads
 )
 opens = st.tuples(st.just("open"), attributes)
 steps = st.one_of(
@@ -299,7 +307,7 @@ class Both:
             else:
                 (perf_event_enable if kind == "enable" else perf_event_disable)(S, E, row)
 
-    def open(self, config, ctx, cpu, pinned, disabled, join):
+    def open(self, config, ctx, cpu, pinned, disabled, join, exclusive):
         leaders = [e for e in self.rows if e.leader is e]
         leader = leaders[-1 - join % len(leaders)] if join is not None and leaders else None
         if leader:
@@ -307,10 +315,11 @@ class Both:
         if len(self.rows) == MOST:
             return
         cpu = 0 if ctx == CPU else cpu
-        event = Event(config, ctx, cpu, pinned, disabled, leader)
+        exclusive = exclusive if not leader and config != DUMMY else 0
+        event = Event(config, ctx, cpu, pinned, disabled, leader, exclusive)
         row = self.machine.open(
             config=config, ctx=ctx, cpu=cpu, pinned=pinned, exclude_kernel=1,
-            disabled=disabled, state=OFF if disabled else INACTIVE,
+            disabled=disabled, exclusive=exclusive, state=OFF if disabled else INACTIVE,
             pmu_type=PERF_TYPE_SOFTWARE if config == DUMMY else PERF_TYPE_RAW,
             **({"leader": self.rows[leader]} if leader else {}),
         )  # fmt: skip
@@ -329,11 +338,11 @@ class Both:
 @example(
     2,
     [  # a software group goes to the core PMU, on or off as it was opened
-        ("open", (DUMMY, CPU, -1, 0, 1, None)),
+        ("open", (DUMMY, CPU, -1, 0, 1, None, 0)),
         ("enable", 0),
-        ("open", (DUMMY, CPU, -1, 0, 0, 0)),
+        ("open", (DUMMY, CPU, -1, 0, 0, 0, 0)),
         ("disable", 1),
-        ("open", (BRANCHES, CPU, -1, 0, 1, 0)),
+        ("open", (BRANCHES, CPU, -1, 0, 1, 0, 0)),
         ("enable", 0),
         ("close", 0),
     ],
@@ -341,8 +350,8 @@ class Both:
 @example(
     1,
     [  # members that are off may be more than the counters are; who is put on then ends the group
-        ("open", (BRANCHES, CPU, -1, 1, 0, None)),
-        *[("open", (BRANCHES, CPU, -1, 0, 1, 0))] * 4,
+        ("open", (BRANCHES, CPU, -1, 1, 0, None, 0)),
+        *[("open", (BRANCHES, CPU, -1, 0, 1, 0, 0))] * 4,
         ("enable", 3),
     ],
 )
