@@ -74,6 +74,34 @@ def test_rdpmc(benchmark, mode):
     measure(benchmark, loop(RDPMC), ROUNDS, vpmu=mode)
 
 
+BESIDE_CODE = """
+_start: mov r15d, {rounds}
+again:  inc dword ptr [rip + count]
+        .rept 1000
+        add rax, 5
+        .endr
+        dec r15d
+        jnz again
+        mov al, 0
+        out 0xf4, al
+        .balign {align}
+count:  .long 0
+"""
+
+
+@pytest.mark.parametrize("align", [1, 4096], ids=["beside code", "in a page of its own"])
+def test_store(benchmark, align):
+    benchmark.group = "a store in 1000 instructions"
+    measure(benchmark, assemble(BESIDE_CODE.format(rounds=20_000, align=align), "beside.s"), vpmu="bare")
+
+
+@pytest.mark.parametrize("mode", ["none", "emulated", "passthrough"])
+def test_exit_to_the_vmm(benchmark, mode):
+    benchmark.group = "OUT to the VMM, 5 000 of them"
+    port = {"setup": "mov dx, 0x3ff", "body": "out dx, al"}
+    measure(benchmark, loop(port, 5_000), 5_000, vpmu=mode)
+
+
 @pytest.mark.parametrize("distinct", [True, False], ids=["distinct lines", "repeated lines"])
 def test_assembler(benchmark, distinct):
     benchmark.group = "assembling 10 000 lines"

@@ -25,7 +25,7 @@ BELOW: dict[str, set[str]] = {
     "linux": {"errors", "data", "numerals", "tables", "_jit", "machine"},
     "build": {"errors", "data", "_jit", "asm", "system"},
     "system": {"errors", "data", "numerals", "tables", "_jit", "asm", "load", "machine", "linux", "build"},
-    "options": {"errors"},
+    "options": {"errors", "tables"},
     "check": {"errors", "data", "numerals", "tables", "asm", "load", "system", "options"},
 }
 CLIENTS = {"debug", "trace", "lab", "report", "bench", "explain"}

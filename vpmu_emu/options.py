@@ -9,6 +9,7 @@ import click
 from click.core import ParameterSource
 
 from vpmu_emu.errors import ConfigError
+from vpmu_emu.tables.ram import MAX_RAM_MIB
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -17,8 +18,8 @@ _OPTIONS = (
                  help="bare, none, emulated, passthrough."),
     click.option("--cpu", default="spr", show_default=True, metavar="MODEL",
                  help="spr, emr, icx, skx or generic (isa/cpus)."),
-    click.option("--ram", type=click.IntRange(2, 4096), default=64, show_default=True,
-                 metavar="MIB", help="Memory of the guest."),
+    click.option("--ram", type=click.IntRange(2, MAX_RAM_MIB), default=64, show_default=True,
+                 metavar="MIB", help=f"Memory of the guest: 2 to {MAX_RAM_MIB}."),
     click.option("--cores", type=click.IntRange(1), default=1, show_default=True, metavar="N",
                  help="Processors of the machine: of the program with bare, else of the host."),
     click.option("--entry", metavar="SYMBOL|ADDRESS",

@@ -30,6 +30,7 @@ from vpmu_emu.tables.exits import exit_name
 from vpmu_emu.tables.instructions import FEATURES
 from vpmu_emu.tables.msrs import MSRS, msr_name, rules
 from vpmu_emu.tables.mutants import inject_bits, unchecked_msrs
+from vpmu_emu.tables.ram import LOW_RAM_MIB, MAX_RAM_MIB
 
 MODES = ("bare", "none", "emulated", "passthrough")
 REGISTERS = (
@@ -44,7 +45,6 @@ GDT = (
     0, 0x00AF_9B00_0000_FFFF, 0x00CF_9300_0000_FFFF, 0, 0x00CF_F300_0000_FFFF, 0x00AF_FB00_0000_FFFF,
 )  # fmt: skip
 MIB = 1 << 20
-MAX_RAM_MIB = 240
 SLICE_SECONDS = 0.03
 PATIENCE = 1_000  # timers that a step waits for one that wakes the processor up
 SETTINGS = ("pmu.version", "pmu.gp", "pmu.fixed", "pmu.width", "pmu.perf_caps")
@@ -54,6 +54,26 @@ SETTINGS = ("pmu.version", "pmu.gp", "pmu.fixed", "pmu.width", "pmu.perf_caps")
 def vmm() -> Program:
     """The VMM behind every run with a hypervisor."""
     return assemble_file(guests_dir() / "host" / "vmm.s")
+
+
+def ram_pieces(size: int) -> list[tuple[int, int, int]]:
+    """(physical address, index in the host array, bytes) of each piece of `size` bytes of RAM.
+
+    As on a PC: from 3 to 4 GiB are devices, the local APIC among them, and what is more begins at 4 GiB.
+    """
+    low = min(size, LOW_RAM_MIB * MIB)
+    high = [(1 << 32, low, size - low)] if size > low else []
+    return [(0, 0, low), *high]
+
+
+def read_ram(memory: np.ndarray[Any, Any], address: int, size: int) -> bytes:
+    """`size` bytes at a physical address; where no RAM is they are zero."""
+    found = bytearray(size)
+    for base, at, length in ram_pieces(len(memory)):
+        low, high = max(address, base), min(address + size, base + length)
+        if low < high:
+            found[low - address : high - address] = memory[at + low - base : at + high - base].tobytes()
+    return bytes(found)
 
 
 @attrs.frozen
@@ -114,8 +134,7 @@ class Result:
 
     def read(self, address: int, size: int) -> bytes:
         """Guest memory at the end of the run; bytes outside it read as zero."""
-        part = bytes(self.memory[address : address + size]) if address >= 0 else b""
-        return part + bytes(size - len(part))
+        return read_ram(self.memory, address, size)
 
     @property
     def counters(self) -> dict[str, int]:
@@ -249,7 +268,7 @@ class System:
         program: what to run.
         vpmu: bare, none, emulated or passthrough.
         cpu: name of a CPU model.
-        ram: guest memory in MiB, 2 to 240.
+        ram: guest memory in MiB, 2 to 4096; what is beyond 3072 begins at 4 GiB.
         entry: where to begin instead of where the program says: a symbol or an address.
         max_insns: stop after so many instructions, those that KVM does for the guest included; an exception
             whose handler does not get to do one counts as one.
@@ -360,12 +379,12 @@ class System:
         self.S: Any = self._array[0]
         self.E: Any = self._engine[0]
         self.core: Any = self.S.cores[0]
-        host_memory = 0
+        above = 0
         if vpmu != "bare":
-            from vpmu_emu.linux.boot import HOST_MEMORY
+            from vpmu_emu.linux.boot import host_memory
 
-            host_memory = HOST_MEMORY
-        self.M = np.zeros(self.ram_size + host_memory, dtype=np.uint8)
+            above = host_memory(self.ram_size)
+        self.M = np.zeros(self.ram_size + above, dtype=np.uint8)
         self.E.memory, self.E.memory_size = self.M.ctypes.data, self.M.size
 
         self.cores: list[Any] = [self.S.cores[k] for k in range(cores)]
@@ -375,7 +394,8 @@ class System:
             fill_core(core, self.model)
             core.cores, core.number, core.space = cores, k, k
             engine.reset_core(core, np.uint64(k))
-            core.slot_size[0] = self.ram_size
+            for n, (base, at, length) in enumerate(ram_pieces(self.ram_size)):
+                core.slot_gpa[n], core.slot_at[n], core.slot_size[n] = base, at, length
         if vpmu == "bare":  # else the VMM does it
             self._load(program)
         E.n_uops = 1
@@ -406,10 +426,10 @@ class System:
             what = f"{program.name}: section {segment.name} at {segment.addr:#x}..{end:#x}"
             if segment.addr < GDT_BASE + 8 * len(GDT):
                 raise LoadError(f"{what} is where the machine's own tables are; link it at 0x1000 or above")
-            if end > self.ram_size:
+            if end > ram_pieces(self.ram_size)[0][2]:
                 raise LoadError(
                     f"{what} is outside the memory of {self.ram_size // MIB} MiB; "
-                    f"give more with --ram, {MAX_RAM_MIB} at the most, or link it lower"
+                    f"give more with --ram, {LOW_RAM_MIB} at the most for a program, or link it lower"
                 )
         inside = (s.addr <= program.entry < s.addr + len(s.data) for s in program.segments)
         if program.segments and not any(inside):
@@ -431,7 +451,7 @@ class System:
             core.activity = WAIT_FOR_SIPI
         self.core.activity = 0
         self.core.rip = program.entry
-        self.core.regs[4] = self.ram_size - 8
+        self.core.regs[4] = ram_pieces(self.ram_size)[0][2] - 8
 
     def _make_vm(self, **settings: Any) -> Any:
         from vpmu_emu.linux.setup import make_vm
@@ -697,8 +717,7 @@ class System:
 
     def read(self, address: int, size: int) -> bytes:
         """Memory of the program; bytes outside it read as zero."""
-        part = bytes(self.M[address : min(address + size, self.ram_size)]) if address >= 0 else b""
-        return part + bytes(size - len(part))
+        return read_ram(self.M[: self.ram_size], address, size)
 
     def events(self) -> np.ndarray[Any, Any]:
         """The trace ring in order, oldest first (fields t kind cpu rip a b c)."""

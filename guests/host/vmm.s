@@ -1,7 +1,8 @@
 # The VMM behind every run with a hypervisor: a virtual machine monitor in a page of assembly.
 #
-#     vmm MEBIBYTES
+#     vmm MEBIBYTES [MEBIBYTES]
 #
+# The second number is of memory from 4 GiB on, for a guest with more than 3 GiB: below are a PC's devices.
 # It does what QEMU or Firecracker do before the first KVM_RUN: makes a VM with its memory, loads the guest
 # (the ELF image "/guest"), gives the vCPU its CPUID and its registers, and then serves its exits. What the
 # user asked for comes as files, each the structure that its ioctl takes; without one nothing changes:
@@ -48,19 +49,8 @@
         must SYS_ioctl, \what
         .endm
 
-# r12 /dev/kvm, r13 the VM, r14 the vCPU, rbx its kvm_run, rbp the guest's memory here, r15 its size
-        .text
-        .globl _start
-_start:
-        cmp qword ptr [rsp], 2
-        jb usage
-        mov rsi, [rsp + 16]
-        call number
-        test rax, rax
-        jz usage
-        shl rax, 20
-        mov r15, rax
-
+# r12 /dev/kvm and r13, a new VM
+        .macro open_kvm
         mov edi, AT_FDCWD
         lea rsi, [rip + dev_kvm]
         mov edx, O_RDWR | O_CLOEXEC
@@ -74,20 +64,45 @@ _start:
         xor edx, edx
         control r12d, KVM_CREATE_VM, m_create_vm
         mov r13d, eax
+        .endm
 
-        # --- memory ---
+# rbp, so many bytes
+        .macro map_memory size
         xor edi, edi
-        mov rsi, r15
+        mov rsi, \size
         mov edx, PROT_READ | PROT_WRITE
         mov r10d, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_HUGETLB
         mov r8, -1
         xor r9d, r9d
         must SYS_mmap, m_memory
         mov rbp, rax
+        .endm
+
+# The first r15 of them from the guest's address 0 on
+        .macro set_region
         lea rdx, [rip + region]
         mov [rdx + kvm_userspace_memory_region_memory_size], r15
         mov [rdx + kvm_userspace_memory_region_userspace_addr], rbp
         control r13d, KVM_SET_USER_MEMORY_REGION, m_region
+        .endm
+
+# r12 /dev/kvm, r13 the VM, r14 the vCPU, rbx its kvm_run, rbp the guest's memory here, r15 its size
+        .text
+        .globl _start
+_start:
+        cmp qword ptr [rsp], 2
+        jne with_more
+        mov rsi, [rsp + 16]
+        call number
+        test rax, rax
+        jz usage
+        shl rax, 20
+        mov r15, rax
+
+        open_kvm
+        map_memory r15
+        set_region
+have_memory:
         xor edx, edx
         control r13d, KVM_CREATE_IRQCHIP, m_irqchip
         lea rsi, [rip + gdt]
@@ -236,6 +251,36 @@ answer: mov [r8], eax
         .equ P_OFFSET, 8
         .equ P_PADDR, 24
         .equ P_FILESZ, 32
+
+# The same for a guest with memory above 4 GiB too.
+with_more:
+        cmp qword ptr [rsp], 3
+        jne usage
+        mov rsi, [rsp + 16]
+        call number
+        test rax, rax
+        jz usage
+        shl rax, 20
+        mov r15, rax
+        mov rsi, [rsp + 24]
+        call number
+        test rax, rax
+        jz usage
+        shl rax, 20
+        mov r14, rax
+        open_kvm
+        lea rbx, [r14 + r15]
+        map_memory rbx
+        set_region
+        lea rdx, [rip + region]
+        mov dword ptr [rdx + kvm_userspace_memory_region_slot], 1
+        mov rax, 0x100000000
+        mov [rdx + kvm_userspace_memory_region_guest_phys_addr], rax
+        mov [rdx + kvm_userspace_memory_region_memory_size], r14
+        lea rax, [rbp + r15]
+        mov [rdx + kvm_userspace_memory_region_userspace_addr], rax
+        control r13d, KVM_SET_USER_MEMORY_REGION, m_region
+        jmp have_memory
 
 # Put every PT_LOAD segment of /guest where the guest wants it. Keeps rbx, rbp, r12 to r15.
 load_guest:
@@ -508,7 +553,7 @@ f_filter:       .asciz "/filter"
 m_prefix:       .asciz "vmm: "
 m_errno:        .asciz ": error "
 m_newline:      .asciz "\n"
-m_usage:        .asciz "usage: vmm MEBIBYTES"
+m_usage:        .asciz "usage: vmm MEBIBYTES [MEBIBYTES]"
 m_version:      .asciz "KVM_GET_API_VERSION"
 m_create_vm:    .asciz "KVM_CREATE_VM"
 m_memory:       .asciz "mmap of the guest's memory"

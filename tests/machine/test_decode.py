@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,9 +11,12 @@ from hypothesis import strategies as st
 
 iced = pytest.importorskip("iced_x86")
 
+from tests import profiles  # noqa: E402
 from tests.machine.board import Board  # noqa: E402
 from tests.reference.forms import CODE, cases, judged  # noqa: E402
+from vpmu_emu.asm import assemble  # noqa: E402
 from vpmu_emu.machine.ops import OP_UD, OPS  # noqa: E402
+from vpmu_emu.system import System  # noqa: E402
 
 pytestmark = pytest.mark.oracle
 
@@ -79,3 +84,52 @@ def test_instructions_across_a_page_end(board):
     board.system.step()
     assert int(board.core.regs[0]) == 0x12345678
     assert np.count_nonzero(board.E.page_flags & 1) >= 2
+
+
+COUNT = CODE + 0x20  # data right behind the code that uses it
+
+
+def test_data_beside_code_leaves_decoded_code_alone(board):
+    # again: inc dword ptr [rip+COUNT] ; nop ; jmp again
+    code = bytes.fromhex("ff05") + (COUNT - CODE - 6).to_bytes(4, "little") + b"\x90\xeb\xf7"
+    board.lay(code.ljust(0x20, b"\xcc") + bytes(4), CODE, [0] * 16, 2)
+    board.system.step(3)
+    generation, uops = int(board.E.generation), int(board.E.n_uops)
+    board.system.step(300)
+    assert (int(board.E.generation), int(board.E.n_uops)) == (generation, uops)
+    assert int.from_bytes(board.system.read(COUNT, 4), "little") == 101
+
+
+PATCH = {"al": 1, "ax": 2, "eax": 4}
+
+
+def changing(draw: random.Random) -> str:
+    """A program that adds immediates and stores into some of them, and right beside them."""
+    lines = ["_start: mov ecx, 12", "again:"]
+    n = draw.randint(3, 40)
+    for k in range(n):
+        lines.append(f"i{k}: add rax, 0x{draw.getrandbits(31) | 1 << 28:x}")
+        if draw.random() < 0.5:
+            register = draw.choice(list(PATCH))
+            offset = 2 + draw.randint(0, 4 - PATCH[register])  # within the immediate
+            lines.append(f"mov [rip + i{draw.randrange(n)} + {offset}], {register}")
+        if draw.random() < 0.2:
+            lines.append(f"jmp 1f\n .byte {draw.getrandbits(8)}\n d{k}: .long 0\n 1:")
+            lines.append(f"add [rip + d{k}], eax")
+    return "\n".join([*lines, "dec ecx", "jnz again", "xor eax, eax", "out 0xf4, al"])
+
+
+@pytest.mark.parametrize("seed", range(profiles.cases(day=12, laws=200, night=5000)))
+def test_code_that_changes_itself_runs_as_memory_says(seed):
+    """As when every instruction is decoded afresh."""
+    program = assemble(changing(random.Random(seed)), "changing.s")
+    whole, afresh = (System(program, ram=2, horizon=h) for h in (0, 1))
+    stop = whole.run()
+    while afresh.step().reason == "step":
+        afresh.E.n_uops = 1
+        afresh.E.generation += 1
+        afresh.E.map_key[:] = 0
+    assert stop.reason == "debug-exit"
+    assert whole.record() == afresh.record()
+    assert bytes(whole.M) == bytes(afresh.M)
+    assert int(whole.E.generation) > 0

@@ -25,7 +25,7 @@ from vpmu_emu.machine.ring import (
 )
 from vpmu_emu.machine.state import GENERATIONS, N_BREAK, N_WATCH
 from vpmu_emu.numerals import shown, whole
-from vpmu_emu.system import System
+from vpmu_emu.system import System, ram_pieces
 from vpmu_emu.tables.msrs import by_name, msr_name, row_of, value_words
 
 RECENT = 5
@@ -373,9 +373,10 @@ class Session:
         Raises:
             ConfigError: outside it.
         """
-        if address < 0 or address + size > self.system.ram_size:
-            top = self.system.ram_size
-            raise ConfigError(shown(hex(address)).strip("'"), "outside memory", f"0 to {top - 1:#x}")
+        pieces = ram_pieces(self.system.ram_size)
+        if not any(base <= address and address + size <= base + length for base, _, length in pieces):
+            where = ", ".join(f"{base:#x} to {base + length - 1:#x}" for base, _, length in pieces)
+            raise ConfigError(shown(hex(address)).strip("'"), "outside memory", where)
         return self.system.read(address, size)
 
     def evaluate(self, text: str, *, place: bool = False) -> int | str | None:

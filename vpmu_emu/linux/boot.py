@@ -23,11 +23,17 @@ from vpmu_emu.machine.state import RAX, RSI, RUN_SYSCALL
 from vpmu_emu.tables.cpus import CpuModel
 from vpmu_emu.tables.linux import STRUCTS, constant
 from vpmu_emu.tables.msrs import Shape, by_name
+from vpmu_emu.tables.ram import LOW_RAM_MIB
 
 MIB = 1 << 20
-HOST_MEMORY = 8 * MIB  # for page tables, programs and buffers, above the memory of guests
+HOST_MEMORY = 8 * MIB  # for programs and buffers, above the memory of guests
 BTS_UNAVAILABLE = 1 << 11  # of IA32_MISC_ENABLE; PEBS is there
 FIRST = 0  # the VMM's row of tasks, and its vCPU's of vcpus
+
+
+def host_memory(ram_size: int) -> int:
+    """Bytes above the guest's memory: the page tables that show it to its VMM grow with it."""
+    return HOST_MEMORY + (ram_size >> 8) // MIB * MIB
 
 
 def wishes(
@@ -97,7 +103,10 @@ def _pages(host: Host) -> np.ndarray[Any, Any]:
 
 
 def _snapshot(host: Host) -> tuple[bytes, np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    used = np.flatnonzero(host.mem_map != FRESH)
+    # A guest's memory that nobody has written is not even looked at: there may be gigabytes of it.
+    written = host.E.page_flags[: len(host.mem_map)] & np.uint8(PAGE_DIRTY) != 0
+    written[int(host.S.mem_map) // PAGE :] = True
+    used = np.flatnonzero((host.mem_map != FRESH) & written)
     used = used[_pages(host)[used].any(axis=1)]
     return host.S.tobytes(), used, _pages(host)[used].copy()
 
@@ -135,7 +144,9 @@ def boot_host(
     for core in S.cores:
         core.kernel, core.activity = 1, 0
     host = Host(S, M, E, model, (vmm, *others), files)
-    spawn(host, 0, ["vmm", str(ram_size // MIB)], [])
+    low = min(ram_size // MIB, LOW_RAM_MIB)
+    high = [str(ram_size // MIB - low)] if ram_size > low * MIB else []
+    spawn(host, 0, ["vmm", str(low), *high], [])
     task = S.tasks[FIRST]
     trace, E.trace_on = int(E.trace_on), 0
     own = repr(sorted((path, data) for path, data in files.items() if path != "/guest")).encode()

@@ -10,6 +10,7 @@ import numpy as np
 
 from vpmu_emu._jit import borrowed, jit
 from vpmu_emu.linux.hrtimer import host_timer_program
+from vpmu_emu.linux.kvm.ioctl import kvm_run_result
 from vpmu_emu.linux.kvm.irq import kvm_apic_accept_events
 from vpmu_emu.linux.kvm.nmi import kvm_inject_nmi, process_nmi
 from vpmu_emu.linux.kvm.vcpu import vcpu_put
@@ -52,6 +53,7 @@ CALL_PERF_REFRESH = 17  # a: event, b: overflows until it is disabled
 CALL_APIC_EVENTS = 18  # a: vCPU that no core has loaded
 CALL_INJECT_NMI = 19  # a: vCPU
 CALL_PROCESS_NMI = 20  # a: vCPU
+CALL_KVM_RUN_RESULT = 21  # KVM_RUN of the current task is over; answers its result
 
 
 @jit(entry=True)
@@ -111,4 +113,6 @@ def kernel_call(S, M, E, op, a, b):
         kvm_inject_nmi(S.vcpus[a])
     elif op == CALL_PROCESS_NMI:
         process_nmi(S, M, a)
+    elif op == CALL_KVM_RUN_RESULT:
+        answer = kvm_run_result(S, M)
     return answer

@@ -11,6 +11,7 @@ from vpmu_emu._jit import jit
 from vpmu_emu.linux.hrtimer import host_timer_program
 from vpmu_emu.linux.kvm.emulate import complete_emulated_pio
 from vpmu_emu.linux.kvm.exits import complete_userspace_io
+from vpmu_emu.linux.kvm.ioctl import kvm_run_begins, kvm_run_ends
 from vpmu_emu.linux.kvm.run import KVM_EXIT_INTR, immediate_exit
 from vpmu_emu.linux.kvm.vcpu import (
     COST_IOCTL,
@@ -243,6 +244,8 @@ def _user_trap(S, M, E):
     if trap == TRAP_SYSCALL:
         task.entered = ENTERED_SYSCALL
         charge(S, E, COST_SYSCALL)
+        if kvm_run_begins(S, M, E):
+            return CODE_NEXT
     else:
         task.entered = ENTERED_FAULT
         task.fault = trap & _VECTOR
@@ -283,11 +286,11 @@ def run_user(S, M, E):
 
 @jit()
 def _to_vmm(S, M):
-    """KVM_RUN returns: the core is the VMM's again, and Python finishes the system call."""
+    """KVM_RUN returns: the core is the VMM's again, Python finishes the system call if there is more."""
     vcpu_put(S, M)
     load_user(S, M)
     S.tasks[S.percpu[S.this_cpu].curr].entered = ENTERED_KVM_RUN
-    return RUN_SYSCALL
+    return CODE_NEXT if kvm_run_ends(S, M) else RUN_SYSCALL
 
 
 @jit()

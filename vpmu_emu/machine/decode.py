@@ -1,4 +1,4 @@
-"""Bytes become micro-operations once, at first execution; a store into code throws them away.
+"""Bytes become micro-operations once, at first execution; a store into those bytes throws them away.
 
 A lookup by linear address finds the micro-op, or decodes straight ahead from there to the end of the block
 or page. Which pages are marked as code depends only on what is executed, never on how far decoding looked
@@ -12,6 +12,8 @@ import numpy as np
 
 from vpmu_emu._jit import jit
 from vpmu_emu.machine.memory import (
+    CODE_ROW,
+    CODE_SHIFT,
     TLB_NONE,
     drop_decoded,
     fault,
@@ -78,9 +80,11 @@ from vpmu_emu.machine.ops import (
 )
 from vpmu_emu.machine.physical import NOWHERE, PAGE_CODE
 from vpmu_emu.machine.state import (
+    CODE_WORDS,
     GENERATIONS,
     LANE_BITS,
     LANES1,
+    N_CODE,
     N_MAP,
     N_PREDICTOR,
     N_TLB,
@@ -113,6 +117,8 @@ FIRST_COLD_SHIFT = COLD_OP["shl"]
 _MAP_MASK = U64(N_MAP - 1)
 _BP_MASK = U64(N_PREDICTOR - 1)
 _U58 = U64(58)
+_U6 = U64(6)
+_IN_WORD = U64(63)
 _LOW48 = U64((1 << 48) - 1)
 _GENERATION = U64(GENERATIONS - 1)
 _U10 = U64(10)
@@ -253,6 +259,7 @@ def _decode(core, E, rip, u, have):
     u.addr32 = 1 if addr32 else 0
     u.emulator = 0
     u.len = 1
+    E.code_size = 0
     u.cost = core.latency[0]
     u.op = OP_UD
     if pos >= have:
@@ -326,6 +333,7 @@ def _decode(core, E, rip, u, have):
         form = f
         break
     if form < 0:
+        E.code_size = pos + 1 if modrm >= 0 else pos
         u.cc = OUTSIDE - np.int64(UNDEFINED[opcode])
         return DECODED  # outside the subset: #UD when it is executed
     reg = 0
@@ -495,6 +503,22 @@ def _mark_code(core, E, p):
                     core.tlb_write[ring, i] = TLB_NONE
 
 
+@jit()
+def _mark_bytes(E, p, n):
+    """Bytes p..p + n of the host array, all in one page, are part of decoded code from now on."""
+    at = E.code_row[p >> U12]
+    if at >> CODE_SHIFT != U64(E.generation):
+        at = U64(E.generation) << CODE_SHIFT | U64(E.n_code)
+        E.code_row[p >> U12] = at
+        for k in range(CODE_WORDS):
+            E.code_bytes[E.n_code, k] = ZERO
+        E.n_code += 1
+    row = at & CODE_ROW
+    for k in range(n):
+        offset = (p + U64(k)) & PAGE_MASK
+        E.code_bytes[row, offset >> _U6] |= ONE << (offset & _IN_WORD)
+
+
 @jit(inline=True)
 def map_slot(rip):
     """Where the map of decoded code keeps a linear address."""
@@ -563,11 +587,15 @@ def lookup(core, M, E, rip):
     found = find(E, rip)
     if found >= 0:
         return found
-    if E.n_uops + _MAX_BLOCK + 2 >= BLANK:
+    if E.n_uops + _MAX_BLOCK + 2 >= BLANK or E.n_code + 2 > N_CODE:
         drop_decoded(E)
+        E.n_code = 0
     n = E.n_uops
     first = n
     page = rip & PAGE_BASE
+    start = rip
+    generation = E.generation
+    base = ZERO  # host offset less linear address
     while True:
         if n > first:
             known = find(E, rip)
@@ -580,7 +608,16 @@ def lookup(core, M, E, rip):
                 n += 1
                 break
         u = E.uops[n]
-        if decode(core, M, E, rip, u) != DECODED:
+        result = decode(core, M, E, rip, u)
+        if E.generation != generation:
+            # Fetching met a full table of translations: what this block has so far is thrown away too.
+            generation = E.generation
+            if n > first:
+                n = E.n_uops
+                first = n
+                rip = start
+                continue
+        if result != DECODED:
             if n == first:
                 u = E.uops[0]
                 u.op = OP_FETCH
@@ -593,15 +630,22 @@ def lookup(core, M, E, rip):
             _link(E, n, rip, -1)
             n += 1
             break
-        last = rip + U64(u.len) - ONE
+        size = max(np.int64(u.len), E.code_size)
+        last = rip + U64(size) - ONE
+        inside = size
         if last & PAGE_BASE != page:
             if n > first:
                 _link(E, n, rip, -1)
                 n += 1
                 break
-            _mark_code(core, E, fetch_address(core, M, E, last))
+            inside = np.int64((last & PAGE_BASE) - rip)
+            beyond = fetch_address(core, M, E, last & PAGE_BASE)
+            _mark_code(core, E, beyond)
+            _mark_bytes(E, beyond, size - inside)
         if n == first:
-            _mark_code(core, E, fetch_address(core, M, E, rip))
+            base = fetch_address(core, M, E, rip) - rip
+            _mark_code(core, E, base + rip)
+        _mark_bytes(E, base + rip, inside)
         if _is_break(E, rip):
             u.op = OP_BREAK
         slot = map_slot(rip)

@@ -35,12 +35,30 @@ from vpmu_emu.machine.physical import (
     st32,
     st64,
 )
-from vpmu_emu.machine.state import GENERATIONS, N_ITLB, N_MAP, N_TLB
-from vpmu_emu.machine.u64 import ALL, BYTE, ONE, PAGE_BASE, U2, U3, U4, U8, U12, U64, ZERO
+from vpmu_emu.machine.state import GENERATIONS, N_CODE, N_ITLB, N_MAP, N_TLB
+from vpmu_emu.machine.u64 import (
+    ALL,
+    BYTE,
+    ONE,
+    PAGE_BASE,
+    PAGE_MASK,
+    U2,
+    U3,
+    U4,
+    U8,
+    U12,
+    U64,
+    ZERO,
+)
 from vpmu_emu.tables.cpus import LATENCIES
 
 TLB_INDEX = U64(N_TLB - 1)
 TLB_NONE = ONE  # no page base looks like this
+_U6 = U64(6)
+_IN_WORD = U64(63)
+_WORD = U64(64)
+CODE_SHIFT = U64(10)  # of code_row
+CODE_ROW = U64(N_CODE - 1)
 LAT_TLB_WALK = LATENCIES.index("tlb_walk")
 
 VECTOR_UD = 6
@@ -154,6 +172,7 @@ def drop_decoded(E):
     """Throw all decoded code away: something was stored where code lies."""
     if E.n_uops > 1:
         E.n_uops = 1
+        E.n_code = 0
         E.generation += 1
         if E.generation & (GENERATIONS - 1) == 0:  # keys hold that much of it
             for i in range(N_MAP):
@@ -202,12 +221,31 @@ def mem_read(core, M, E, va, size):
 
 
 @jit()
-def _note_write(E, p):
-    # True if decoded code was dropped.
+def holds_decoded(E, p, size):
+    """Whether any of `size` bytes (8 at the most, in one page) at host offset p is part of decoded code."""
+    at = E.code_row[p >> U12]
+    if at >> CODE_SHIFT != U64(E.generation):
+        return False
+    offset = p & PAGE_MASK
+    word = offset >> _U6
+    first = offset & _IN_WORD
+    mask = (ONE << size) - ONE
+    row = at & CODE_ROW
+    if E.code_bytes[row, word] & (mask << first) != ZERO:
+        return True
+    return first + size > _WORD and E.code_bytes[row, word + ONE] & (mask >> (_WORD - first)) != ZERO
+
+
+@jit()
+def note_write(E, p, size):
+    """`size` bytes (8 at the most, in one page) at host offset p are overwritten: True if that was code.
+
+    Decoded code is thrown away then. Modifies E.
+    """
     page = p >> U12
     flags = U64(E.page_flags[page])
     E.page_flags[page] = np.uint8(flags | PAGE_DIRTY)
-    if flags & PAGE_CODE != ZERO:
+    if flags & PAGE_CODE != ZERO and holds_decoded(E, p, size):
         drop_decoded(E)
         return True
     return False
@@ -234,9 +272,9 @@ def mem_write(core, M, E, va, size, value):
     elif p == OFF_RAM:
         return bus_write(core, E, size, value)
     touch(core, p)
-    dropped = _note_write(E, p)
+    dropped = note_write(E, p, first)
     if first != size:
-        if _note_write(E, q):
+        if note_write(E, q, size - first):
             dropped = True
     elif U64(E.page_flags[p >> U12]) & PAGE_CODE == ZERO:
         slot = (va >> U12) & TLB_INDEX

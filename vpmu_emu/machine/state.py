@@ -12,6 +12,7 @@ import numpy as np
 from vpmu_emu.tables.cpus import LATENCIES
 from vpmu_emu.tables.exits import EXITS
 from vpmu_emu.tables.msrs import MSRS, SLOTS
+from vpmu_emu.tables.ram import MAX_RAM_MIB
 
 # --- sizes: constants, because a dtype that varied would recompile everything ---------------------------
 N_GP = 8  # general-purpose counters that the record has room for
@@ -365,7 +366,10 @@ CORE = np.dtype(
 # --- scratch of the engine ------------------------------------------------------------------------------
 N_UOPS = 1 << 16
 N_MAP = 1 << 16
-N_PAGES = 1 << 16  # 256 MiB of host array at the most
+MAX_HOST_MIB = 64  # of the host, above its guest's memory, at the most
+N_PAGES = (MAX_RAM_MIB + MAX_HOST_MIB) << 8  # of the host array at the most
+N_CODE = 1 << 10  # pages that may hold decoded code at one time
+CODE_WORDS = 64  # a bit per byte of a page
 N_RING = 1 << 16
 N_SERIAL = 1 << 20
 N_BREAK = 64
@@ -428,7 +432,11 @@ ENGINE = np.dtype(
         ("watch_mode", "i8", (N_WATCH,)),  # 1 read, 2 write, 3 both
         ("map_key", "u8", (N_MAP,)),  # rip + 1, with the generation and the bank above
         ("map_uop", "i4", (N_MAP,)),
-        ("page_flags", "u1", (N_PAGES,)),  # 1 holds decoded code (sticky), 2 dirty; belongs to RAM
+        ("n_code", "i8"),  # rows of code_bytes in use
+        ("code_size", "i8"),  # bytes that made the micro-op decoded last
+        ("code_row", "u8", (N_PAGES,)),  # generation << 10 | row of code_bytes; another generation: none
+        ("code_bytes", "u8", (N_CODE, CODE_WORDS)),  # bit per byte of a page that is decoded
+        ("page_flags", "u1", (N_PAGES,)),  # 1 code was executed here (sticky), 2 dirty; belongs to RAM
         ("outside", "u1", (16,)),  # its bytes and what follows
         ("fetch", "u1", (16,)),  # bytes of the instruction being decoded
         ("emulating", "i8"),  # 1: a hypervisor executes an instruction of its guest

@@ -57,8 +57,8 @@ def start(arguments: list[str], files: dict[str, bytes]) -> Kernel:
 @pytest.mark.parametrize(
     ("arguments", "files", "said"),
     [
-        ([], {"/guest": GUEST}, "usage: vmm MEBIBYTES: error 22"),
-        (["x"], {"/guest": GUEST}, "usage: vmm MEBIBYTES: error 22"),
+        ([], {"/guest": GUEST}, "usage: vmm MEBIBYTES [MEBIBYTES]: error 22"),
+        (["x"], {"/guest": GUEST}, "usage: vmm MEBIBYTES [MEBIBYTES]: error 22"),
         (["4000"], {"/guest": GUEST}, "mmap of the guest's memory: error 12"),
         (["1"], {}, "/guest: error 2"),
         (["1"], {"/guest": GUEST[:80]}, "/guest is too short: error 0"),

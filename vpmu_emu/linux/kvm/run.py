@@ -8,7 +8,8 @@ from __future__ import annotations
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.state import USER_IO_IN, USER_IO_OUT
 from vpmu_emu.machine.physical import ld8, ld32, ld64, st8, st16, st32, st64
-from vpmu_emu.machine.u64 import ONE, U64, ZERO
+from vpmu_emu.machine.u64 import ONE, U4, U64, ZERO
+from vpmu_emu.machine.vmx import V_RFLAGS
 from vpmu_emu.tables.linux import STRUCTS, constant
 
 KVM_EXIT_IO = constant("KVM_EXIT_IO")
@@ -36,9 +37,22 @@ _MSR_ERROR = U64(_RUN.offset("msr.error"))
 _MSR_REASON = U64(_RUN.offset("msr.reason"))
 _MSR_INDEX = U64(_RUN.offset("msr.index"))
 _MSR_DATA = U64(_RUN.offset("msr.data"))
+_CR8 = U64(_RUN.offset("cr8"))
+_APIC_BASE = U64(_RUN.offset("apic_base"))
+_IF_FLAG = U64(_RUN.offset("if_flag"))
+_RFLAGS_IF_BIT = U64(9)
 _UNEXPECTED_EXIT_REASON = U64(4)  # KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON
 PIO_PAGE = U64(4096)
 INVALID_GUEST_STATE = U64(0x8000_0021)
+
+
+@jit()
+def post_kvm_run_save(M, vcpu):
+    """What KVM_RUN always tells, of a vCPU that no core has loaded. Modifies the page."""
+    page = U64(vcpu.run_page)
+    st64(M, page + _CR8, vcpu.vapic.tpr >> U4)
+    st64(M, page + _APIC_BASE, vcpu.vapic.apic_base)
+    st8(M, page + _IF_FLAG, ld64(M, U64(vcpu.vmcs + V_RFLAGS)) >> _RFLAGS_IF_BIT & ONE)
 
 
 @jit()

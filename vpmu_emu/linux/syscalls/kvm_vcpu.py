@@ -14,6 +14,7 @@ import numpy as np
 from vpmu_emu.linux.calls import (
     CALL_APIC_EVENTS,
     CALL_INJECT_NMI,
+    CALL_KVM_RUN_RESULT,
     CALL_PERF_RELEASE,
     CALL_PROCESS_NMI,
 )
@@ -38,8 +39,6 @@ from vpmu_emu.linux.state import (
     MP_STATE_UNINITIALIZED,
     MSR_OP_GET,
     MSR_OP_SET,
-    USER_AGAIN,
-    USER_FAULT,
 )
 from vpmu_emu.linux.syscalls.files import leave_run
 from vpmu_emu.linux.syscalls.host import NS_PER_MS, Errno, Host, Restart
@@ -65,7 +64,7 @@ from vpmu_emu.machine.lapic import (
     VERSION,
 )
 from vpmu_emu.machine.state import N_CPUID, NEVER, REG_FS, REG_GS
-from vpmu_emu.tables.linux import ERRNO, STRUCTS, constant
+from vpmu_emu.tables.linux import STRUCTS, constant
 from vpmu_emu.tables.msrs import MSRS, by_name, row_of, rules
 
 RUN_PAGES = 3  # struct kvm_run, the data of port I/O, the ring of coalesced MMIO
@@ -806,7 +805,10 @@ def set_tsc_khz(host: Host, file: Any, arg: int) -> int:
 
 # --- KVM_RUN --------------------------------------------------------------------------------------------
 def _run(host: Host, file: Any, arg: int) -> int:
-    """KVM_RUN: the guest has the core from here on; `finish_run` gives the result."""
+    """KVM_RUN: the guest has the core from here on; `finish_run` gives the result.
+
+    Where nothing is wrong compiled code does all this itself: kvm_run_begins(), kvm_run_ends().
+    """
     vcpu, k = _vcpu(host, file), int(file.obj)
     if arg:
         raise Errno("EINVAL")
@@ -825,15 +827,9 @@ def _run(host: Host, file: Any, arg: int) -> int:
 
 def finish_run(host: Host, task: Any) -> int:
     """KVM_RUN of the current task returns: its result, the rest of struct kvm_run filled in."""
-    vcpu = host.S.vcpus[int(task.vcpu)]
-    run = STRUCTS["kvm_run"].view(host.M, int(vcpu.run_page))
-    run["cr8"] = int(vcpu.vapic.tpr) >> 4
-    run["apic_base"] = int(vcpu.vapic.apic_base)
-    run["if_flag"] = vmcs_read(host.M, vcpu, "GUEST_RFLAGS") >> 9 & 1
+    result = host.kernel_call(CALL_KVM_RUN_RESULT)
     leave_run(host, task)
-    errnos = {constant("KVM_EXIT_INTR"): "EINTR", USER_AGAIN: "EAGAIN", USER_FAULT: "EFAULT"}
-    name = errnos.get(int(vcpu.user_exit))
-    return -ERRNO[name] if name else 0
+    return result
 
 
 HANDLERS: dict[str, Callable[[Host, Any, int], int]] = {

@@ -19,6 +19,7 @@ from vpmu_emu.tables.linux import constant
 STACK_TOP = 0x7FFF_F000
 STACK_SIZE = 64 << 10
 MMAP_BASE, MMAP_END = 0x1000_0000, 0x7000_0000
+HIGH_BASE = 1 << 32  # for what does not fit there
 NOWHERE = -1  # percpu.space: of no address space, enter anew
 IMAGE_BASE = 0x1000  # a null pointer must fault
 
@@ -45,15 +46,20 @@ def _free_vmas(mm: Any) -> list[Any]:
 
 
 def _find_hole(mm: Any, length: int) -> int:
-    start = MMAP_BASE
+    for first, end in ((MMAP_BASE, MMAP_END), (HIGH_BASE, TASK_SIZE)):
+        start = _first_hole(mm, first, length)
+        if start + length <= end:
+            return start
+    raise Errno("ENOMEM")
+
+
+def _first_hole(mm: Any, start: int, length: int) -> int:
     for vma in sorted(vmas(mm), key=lambda v: int(v.start)):
         if int(vma.start) + int(vma.length) <= start:
             continue
         if int(vma.start) >= start + length:
             break
         start = int(vma.start) + int(vma.length)
-    if start + length > MMAP_END:
-        raise Errno("ENOMEM")
     return start
 
 
