@@ -110,9 +110,9 @@ def test_a_repeat_that_has_gone_over_more_than_all_memory_is_bounded():
 
 
 @modes
-@pytest.mark.parametrize("high", [1, 0x11, 1 << 20, (1 << 27) - (1 << 15)])
+@pytest.mark.parametrize("high", [1, 0x11, 1 << 20, 3 << 24])
 def test_a_wait_takes_no_time_of_ours(mode, high):
-    """Up to almost 2**63 sixteenths of a cycle; 2**36 cycles were once the longest slice."""
+    """Up to 2**63 sixteenths of a core cycle, which may be shorter than one of the TSC."""
     system, stop = stopped(f"deadline {high:#x}\ncli\nmov dx, 0xf4\nsti\nhlt\n", mode)
     assert stop.reason == "triple-fault"  # there is no IDT
     assert int(system.core.t) >> 4 >= high << 32
