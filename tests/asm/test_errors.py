@@ -406,6 +406,7 @@ LONG = {
     "brackets": ".macro m a\n.endm\nm " + "(" * 500_000 + "\n",
     "a long string": '.ascii "' + "a" * (17 << 20) + '"\n',
     "text without end": ".macro m a\n.ascii \"\\a\"\n.endm\n.rept 1000\nm " + "x" * 60_000 + "\n.endr\n",
+    "names defined below": "".join(f".quad {'|'.join(['x'] * 90)}+{i}\n" for i in range(2000)) + "x = 1\n",
     "lengths in a circle": "x: .skip q - x\n.skip 5\nq:\n",
 }  # fmt: skip
 

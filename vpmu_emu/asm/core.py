@@ -53,6 +53,7 @@ from vpmu_emu.data import guests_dir
 MAX_STATEMENTS = 300_000  # some seconds, at the slowest of them
 MAX_DEPTH = 100
 MAX_TEXT = 16 << 20  # characters of all sources, and of what macros make of them
+MAX_OPEN = 100_000  # operations that wait for the end of the source
 MAX_SHOWN = 100
 MAX_FAULTS = 2000
 
@@ -163,6 +164,7 @@ class Core:
         self.bare: list[tuple[Amount, Statement]] = []
         self.limit = self.budget = MAX_STATEMENTS
         self.text = MAX_TEXT
+        self.open = MAX_OPEN
         self.faults = 0
         self.stopped = False
         self.undefined: dict[tuple[Any, ...], str] = {}
@@ -336,7 +338,10 @@ class Core:
         if isinstance(node, Binary):
             left, right = self.evaluate(node.left), self.evaluate(node.right)
             try:
-                return combine(node.op, left, right)
+                value = combine(node.op, left, right)
+                if isinstance(value, Linear) and isinstance(value.terms[-1][0], Deferred):
+                    self._open_more()
+                return value
             except UndefinedFault:
                 raise
             except Fault as fault:
@@ -349,6 +354,12 @@ class Core:
             raise Fault(f"'{node.name}' is a register, not a number", "", node.at, len(node.name))
         at = node.at if isinstance(node, (Bracket, Indexed, Prefixed)) else 0
         raise Fault("an address is not a number", "", at)
+
+    def _open_more(self) -> None:
+        self.open -= 1
+        if self.open < 0:
+            msg = f"more than {MAX_OPEN} operations on names without a number"
+            raise TooBigError(msg, "define the names above")
 
     def _local(self, node: Local) -> Amount:
         if node.forward:
