@@ -162,6 +162,20 @@ OVER_ITSELF = """
 
 
 @pytest.mark.uncompiled
+@pytest.mark.parametrize("horizon", [0, 1])
+def test_a_repeat_from_a_port_over_itself_does_too(horizon):
+    """INS and OUTS look at what is due after each element."""
+    text = OVER_ITSELF.replace("rep stosb", "rep insb").replace("mov al, 0x90", "mov dx, 0x3fb")
+    system, stop = stopped(text, horizon=horizon)
+    assert (stop.reason, stop.info) == ("debug-exit", 0)
+    assert int(system.core.iterations) == 0
+    assert not bytes(system.core.rep.tobytes()).strip(bytes(1))
+    system, stop = stopped("mov rcx, -1\nmov dx, 0x80\nrep outsb\n", max_cycles=3_000, horizon=horizon)
+    assert stop.reason == "max-cycles"
+    assert int(system.core.iterations) > 1
+
+
+@pytest.mark.uncompiled
 @modes
 def test_a_repeat_over_itself_goes_on_as_it_was_decoded(mode):
     program = assemble(FRAME + OVER_ITSELF, "over itself")

@@ -342,6 +342,7 @@ else:
     fs = core.fs
     cv = core.cv
     if code >= CODE_NOT_RETIRED:
+        core.iterations = ZERO
         core.rip = u.rip
         lanes1 += u.lanes1
         lanes2 += u.lanes2

@@ -418,9 +418,12 @@ def _string_ports(core, M, E, u, op):
     if u.cc != 0:
         put_address(core, u, RCX, regs[RCX] - ONE)
     if again:
+        if E.emulating == 0:  # the processor goes on with it as it was decoded
+            core.iterations += ONE
         core.rip = u.rip
         spend(core, np.int64(u.cost))
     else:
+        core.iterations = ZERO
         retire(core, u)
         core.rip = u.rip + U64(u.len)
     if not incoming and not answered:
