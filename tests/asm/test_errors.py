@@ -193,6 +193,9 @@ CASES = [
     (".data 1", 1, "1", "subsections", ".section"),
     (".popsection", 1, ".popsection", "without .pushsection", ""),
     (".bss\n.byte 1", 2, "1", "only zeros", ".data"),
+    (".bss\nlock", 2, "l", "only zeros", "in .text"),
+    (".bss\n.fill 1, 1, 256", 2, "1, 1, 256", "only zeros", ""),
+    (".byte :: 5", 1, ":", "':' is not expected", "label"),
     (".bss\nnop", 2, "n", "only zeros", ""),
     (".error \"do not\"", 1, '"', "do not", ""),
     ("/* open\nnop", 1, "/", "never closed", "*/"),
@@ -297,6 +300,7 @@ def test_the_image_cannot_grow_without_end():
         ".rept 100\n.skip 1 << 20\n.endr\n",
         ".rept 100\n.align 1 << 20\n.byte 1\n.endr\n",
         ".section .comment\n.rept 100\n.align 1 << 20\n.skip 1\n.endr\n",
+        ".data\nx: .skip 1 << 26\n.text\npush x@GOTPCREL[rip]\n",
         ".data\n.skip 1 << 25\n.bss\n.skip (1 << 25) + 1\n",
     ):
         (found,) = errors(source)

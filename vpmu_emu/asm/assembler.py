@@ -74,6 +74,8 @@ class Assembler(Instructions, Directives, Blocks, Image):
                     self.stopped = True
                     self.frames.clear()
                     self.conditions.clear()
+            if self.pending:
+                self._flush_prefixes()
         except TooBigError as error:
             where = self.statement or Statement("", self.name, 1, 1, text[:80].split("\n")[0])
             self.report(where, Fault(error.message, error.hint))
@@ -82,8 +84,6 @@ class Assembler(Instructions, Directives, Blocks, Image):
             self.conditions.clear()
         for condition in self.conditions:
             self.report(condition.statement, _open_condition())
-        if self.pending:
-            self._flush_prefixes()
 
     def _leave(self, frame: Frame) -> None:
         self.frames.pop()
@@ -134,9 +134,9 @@ class Assembler(Instructions, Directives, Blocks, Image):
                 value = text[assign.end() :]
                 self._assign(assign[1], value, assign.end(), statement, assign[2] == "==")
                 return
+        if ":" in text and text[match.end() :].lstrip().startswith(":"):
+            raise Fault("':' is not expected here", "a label has one", text.index(":", match.end()))
         if word in self.macros:
-            if text[match.end() :].lstrip().startswith("::"):
-                raise Fault("'::' is not expected here", "", text.index("::"), 2)
             self._call(self.macros[word], text[match.end() :], statement)
             return
         if word[0] == ".":

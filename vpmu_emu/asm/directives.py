@@ -271,6 +271,8 @@ class Directives(Core):
     def _fill(self, text: str, statement: Statement) -> None:
         parts = [self._number(part, "an operand of .fill") for part in self._most(text, 3)]
         repeat, size, value = (*parts, 1, 0)[:3] if len(parts) < 2 else (*parts, 0)[:3]
+        if self.section.role == "bss" and value:
+            raise Fault("only zeros can be in .bss", "put it in .data", 0, len(text))
         if repeat < 0 or not 0 <= size <= 8:
             raise Fault("a count from 0 and a size of 0 to 8 are expected", "", 0, len(text))
         if repeat * size > self.room:

@@ -6,7 +6,7 @@ import re
 from contextlib import suppress
 from typing import Any
 
-from vpmu_emu.asm.core import MAX_FAULTS, MAX_SHOWN, Core
+from vpmu_emu.asm.core import MAX_FAULTS, MAX_SHOWN, Core, TooBigError
 from vpmu_emu.asm.encode import Fixup
 from vpmu_emu.asm.errors import Fault
 from vpmu_emu.asm.nodes import SLOT
@@ -55,7 +55,11 @@ class Image(Core):
         """
         if self.stopped:
             raise AssemblyError(self.shown(), self.faults - min(len(self.diagnostics), MAX_SHOWN))
-        self._link()
+        try:
+            self._link()
+        except TooBigError as error:
+            assert self.statement is not None
+            self.report(self.statement, Fault(error.message, error.hint))
         self._layout()
         self._check_unused()
         if not self.diagnostics:

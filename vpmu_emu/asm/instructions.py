@@ -110,6 +110,7 @@ class Instructions(Core):
                 raise unknown_mnemonic(word, list(self.macros)).moved(fault.at) from None
             raise
         if not name:
+            self._may_hold_code()
             self.pending += prefixes
             return
         resolved: list[Resolved] = []
@@ -142,8 +143,7 @@ class Instructions(Core):
                 length = len(operand.name) if isinstance(operand, Register) else len(operand.text)
                 raise Fault(fault.message, fault.hint, at, length) from None
             raise
-        if self.section.role == "bss":
-            raise Fault("only zeros can be in .bss", "instructions go in .text")
+        self._may_hold_code()
         if isinstance(encoded, Branch):
             target = operands[0][1]
             named = target.value if isinstance(target, Expression) else None
@@ -164,6 +164,10 @@ class Instructions(Core):
         self._place(encoded, text, constant, statement)
         if bare is not None and not any(f.pc_relative for f in encoded.fixups):
             self.bare.append((bare, statement))
+
+    def _may_hold_code(self) -> None:
+        if self.section.role == "bss":
+            raise Fault("only zeros can be in .bss", "instructions go in .text")
 
     def _slot(self, operand: Memory) -> Amount | None:
         """The place of `x@GOTPCREL[rip]`, an address that holds the address of x."""
