@@ -100,6 +100,19 @@ def test_data_beside_code_leaves_decoded_code_alone(board):
     assert int.from_bytes(board.system.read(COUNT, 4), "little") == 101
 
 
+def test_data_that_decoding_has_met_is_met_once(board):
+    """Nothing ends the block before the data: the first store throws code away, the next ones do not."""
+    # again: inc dword ptr [rip+2+...] ; loop again ; nop ; and the data, which is read as instructions
+    code = bytes.fromhex("ff0503000000e2f890") + bytes(4)
+    board.lay(code, CODE, [0] * 16, 2)
+    board.core.regs[1] = 1000
+    board.system.step(20)
+    generation = int(board.E.generation)
+    board.system.step(500)
+    assert int(board.E.generation) == generation
+    assert int.from_bytes(board.system.read(CODE + 9, 4), "little") == 260
+
+
 PATCH = {"al": 1, "ax": 2, "eax": 4}
 
 

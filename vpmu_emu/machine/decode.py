@@ -14,6 +14,7 @@ from vpmu_emu._jit import jit
 from vpmu_emu.machine.memory import (
     CODE_ROW,
     CODE_SHIFT,
+    STORED,
     TLB_NONE,
     drop_decoded,
     fault,
@@ -94,7 +95,7 @@ from vpmu_emu.machine.state import (
     REG_ZERO,
     RSP,
 )
-from vpmu_emu.machine.u64 import ONE, PAGE_BASE, PAGE_MASK, U12, U16, U48, U64, ZERO
+from vpmu_emu.machine.u64 import ONE, PAGE_BASE, PAGE_MASK, U3, U12, U16, U48, U64, ZERO
 from vpmu_emu.tables.cpus import LATENCIES
 from vpmu_emu.tables.instructions import MAPS, NO_PREFIX, NO_REPEAT
 
@@ -519,6 +520,18 @@ def _mark_bytes(E, p, n):
         E.code_bytes[row, offset >> _U6] |= ONE << (offset & _IN_WORD)
 
 
+@jit()
+def _was_stored(E, p, n):
+    """Whether something was stored into bytes p..p + n of the host array while they were decoded."""
+    at = p >> U3
+    last = (p + U64(n) - ONE) >> U3
+    while at <= last:
+        if E.stored[at & STORED] == at + ONE:
+            return True
+        at += ONE
+    return False
+
+
 @jit(inline=True)
 def map_slot(rip):
     """Where the map of decoded code keeps a linear address."""
@@ -633,6 +646,10 @@ def lookup(core, M, E, rip):
         size = max(np.int64(u.len), E.code_size)
         last = rip + U64(size) - ONE
         inside = size
+        if n > first and _was_stored(E, base + rip, size):
+            _link(E, n, rip, -1)
+            n += 1
+            break
         if last & PAGE_BASE != page:
             if n > first:
                 _link(E, n, rip, -1)

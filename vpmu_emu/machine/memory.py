@@ -35,7 +35,7 @@ from vpmu_emu.machine.physical import (
     st32,
     st64,
 )
-from vpmu_emu.machine.state import GENERATIONS, N_CODE, N_ITLB, N_MAP, N_TLB
+from vpmu_emu.machine.state import GENERATIONS, N_CODE, N_ITLB, N_MAP, N_STORED, N_TLB
 from vpmu_emu.machine.u64 import (
     ALL,
     BYTE,
@@ -59,6 +59,7 @@ _IN_WORD = U64(63)
 _WORD = U64(64)
 CODE_SHIFT = U64(10)  # of code_row
 CODE_ROW = U64(N_CODE - 1)
+STORED = U64(N_STORED - 1)
 LAT_TLB_WALK = LATENCIES.index("tlb_walk")
 
 VECTOR_UD = 6
@@ -246,6 +247,11 @@ def note_write(E, p, size):
     flags = U64(E.page_flags[page])
     E.page_flags[page] = np.uint8(flags | PAGE_DIRTY)
     if flags & PAGE_CODE != ZERO and holds_decoded(E, p, size):
+        # It may have been data that decoding met as it looked ahead: it will stop there.
+        first = p >> U3
+        last = (p + size - ONE) >> U3
+        E.stored[first & STORED] = first + ONE
+        E.stored[last & STORED] = last + ONE
         drop_decoded(E)
         return True
     return False

@@ -369,6 +369,7 @@ N_MAP = 1 << 16
 MAX_HOST_MIB = 64  # of the host, above its guest's memory, at the most
 N_PAGES = (MAX_RAM_MIB + MAX_HOST_MIB) << 8  # of the host array at the most
 N_CODE = 1 << 10  # pages that may hold decoded code at one time
+N_STORED = 1 << 10
 CODE_WORDS = 64  # a bit per byte of a page
 N_RING = 1 << 16
 N_SERIAL = 1 << 20
@@ -434,6 +435,7 @@ ENGINE = np.dtype(
         ("map_uop", "i4", (N_MAP,)),
         ("n_code", "i8"),  # rows of code_bytes in use
         ("code_size", "i8"),  # bytes that made the micro-op decoded last
+        ("stored", "u8", (N_STORED,)),  # 8-byte pieces that lay in decoded code and were stored to, plus 1
         ("code_row", "u8", (N_PAGES,)),  # generation << 10 | row of code_bytes; another generation: none
         ("code_bytes", "u8", (N_CODE, CODE_WORDS)),  # bit per byte of a page that is decoded
         ("page_flags", "u1", (N_PAGES,)),  # 1 code was executed here (sticky), 2 dirty; belongs to RAM
