@@ -16,6 +16,7 @@ from vpmu_emu.asm.program import Line, Program
 from vpmu_emu.check import CheckError, evaluate_text
 from vpmu_emu.errors import ConfigError
 from vpmu_emu.load import load
+from vpmu_emu.machine.clock import tsc_value
 from vpmu_emu.machine.ring import (
     TR_GUEST_RDMSR,
     TR_GUEST_RDPMC,
@@ -358,7 +359,8 @@ class Session:
             if kind == TR_VM_EXIT:
                 left = t
             elif kind == TR_GUEST_WRMSR and a == TSC and self.system.mode != "bare":
-                c -= (t >> 4) - (left >> 4)  # a read does not exit: it is not as late as the write is
+                core = self.system.core  # a read does not exit: it is not as late as the write is
+                c -= tsc_value(core, t) - tsc_value(core, left)
             place = self.describe_place(rip)
             if kind in ACCESS_KINDS:
                 old = c if kind == TR_GUEST_WRMSR and _readable(a) else None
