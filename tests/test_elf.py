@@ -486,7 +486,7 @@ def test_a_program_of_the_higher_half_maps_itself_and_keeps_its_lines(tmp_path):
     value = program.symbols["value"]
     assert session.instructions(high, 2)[0].endswith(f"]  # {value:#x} <value>")
     stop = System(program, ram=4).run()
-    assert (stop.reason, stop.info, stop.line) == ("debug-exit", 9, 14)
+    assert (stop.reason, stop.info, stop.line) == ("debug-exit", 9, 13)
 
 
 # --- what the machine cannot do ------------------------------------------------------------------

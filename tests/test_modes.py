@@ -308,7 +308,7 @@ def period_ends_earlier():
 
 
 def one_event_late():
-    jumps = "".join(f"jmp k{i}\nk{i}:\n" for i in range(3))
+    jumps = "".join(f"jmp to_{i}\nto_{i}:\n" for i in range(3))
     found = [pmi_address(CTRL, -1, mode, BRANCH | INT, jumps) for mode in ("bare", *GUESTS)]
     assert found == [2, 4, 2]  # a short JMP has two bytes
 
@@ -439,7 +439,7 @@ def enable_of_an_absent_counter():
 
 
 def reset_bits():
-    for bit in range(58, 63):
+    for bit in range(58, 62):
         assert faults(write_text(0x390, 1 << bit), "emulated"), bit
         assert not faults(write_text(0x390, 1 << bit), "passthrough")
 
@@ -573,7 +573,7 @@ ROWS: dict[str, Callable[..., None] | str] = {
     "RDPMC of a counter that CPUID does not show": counter_that_cpuid_does_not_show,
     "RDPMC type 0x2000 (PERF_METRICS)": rdpmc_of_metrics,
     "GLOBAL_CTRL bit of a counter that the guest does not have": enable_of_an_absent_counter,
-    "GLOBAL_STATUS_RESET bits 58, 59, 60, 61, 62": reset_bits,
+    "GLOBAL_STATUS_RESET bits 58, 59, 60, 61": reset_bits,
     "FIXED_CTRn written with bits beyond the width": fixed_counter_beyond_its_width,
     "IA32_PERFEVTSELn.ANY (bit 21), FIXED_CTR_CTRL AnyThread bits": any_thread,
     "MSRs 0x391, 0x392": status_set_and_inuse,
@@ -582,8 +582,19 @@ ROWS: dict[str, Callable[..., None] | str] = {
     "CPUID leaf 0AH says more than KVM does": "tests/machine/test_pmu_versions.py::test_leaf_0a_of_guests",
     "an instruction behind the forced emulation prefix":
         f"{LINUX}/test_emulate.py::test_the_row_of_the_kernels_own_test",
-    "POPCNT, LFENCE, MFENCE, SFENCE, SWAPGS, SYSRET behind it":
+    "POPCNT, CRC32, ADCX, ADOX, BMI1 and 2, LFENCE, MFENCE, SFENCE, SWAPGS, SYSRET, LAR, LSL, VERR, VERW,"
+    " RDFSBASE and its kin behind it":
         f"{LINUX}/test_emulate.py::test_what_the_emulator_gives_up_on",
+    "a REP instruction behind it that is not over when the rest of RCX is a multiple of 1024":
+        f"{LINUX}/test_emulate.py::test_a_repeat_is_left_where_its_rest_is_a_multiple_of_1024",
+    "INS and OUTS, with REP too":
+        f"{LINUX}/test_emulate.py::test_each_element_that_the_emulator_moves_counts",
+    "HLT itself is the event that wraps a counter of instructions":
+        f"{LINUX}/test_divergences.py::test_a_halt_that_wraps_the_counter_itself",
+    "DEBUGCTL.BTF":
+        "tests/machine/test_debug.py::test_with_btf_only_a_branch_that_is_taken_traps_and_db_clears_it",
+    "DEBUGCTL.TR, BTS, BTINT, BTS_OFF_OS, BTS_OFF_USR":
+        "tests/machine/test_debug.py::test_branch_traces_are_refused",
     "the local APIC: version, and what its registers keep of a write":
         "tests/machine/test_lapic.py::test_what_x2apic_registers_keep",
     "RDPMC of 0x10000 to 0x10002": "tests/test_conformance.py::test_the_guest_holds_and_is_not_blind",

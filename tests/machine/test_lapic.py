@@ -357,6 +357,6 @@ def test_no_instruction_comes_from_the_page(mode):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_stack_in_the_page_ends_the_run(mode):
-    """The frame of an exception goes to registers that drop it: no crash, whatever follows."""
-    stops = ("triple-fault", "max-insns", "debug-exit")
+    """Silicon drops the frame of an exception; KVM cannot emulate a delivery and gives up."""
+    stops = ("triple-fault", "max-insns", "debug-exit") if mode == "bare" else ("shutdown",)
     assert go("lea rsp, [rbp + 0x100]\n ud2", mode)[1]["stop"] in stops

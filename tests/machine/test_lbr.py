@@ -184,8 +184,8 @@ EVERY_KIND = """
     load_idt
     set_gate 6, undefined
     set_gate 0x40, service
-    lea rbx, [rip + near]
-    call near
+    lea rbx, [rip + callee]
+    call callee
     call rbx
     lea rbx, [rip + on]
     jmp rbx
@@ -203,7 +203,7 @@ over:
     ud2
     nop
     debug_exit 0
-near:
+callee:
     ret
 service:
     iretq

@@ -83,7 +83,7 @@ ring3_storage
 .balign 4096
 pml4:    .quad pdpt + 7
          .zero 4088
-pdpt:    .quad pd + 7, high + {pdpte}
+pdpt:    .quad pd + 7, {pdpte}
          .zero 4080
 pd:      .quad pt + 7
          .zero 4088
@@ -125,7 +125,7 @@ def trial(access: str, user: bool = False) -> str:
 
 
 def kernel(
-    body: str, pdpte: object = "7", pde: object = "high_pt + 7", pte: object = "probe + 7",
+    body: str, pdpte: object = "high + 7", pde: object = "high_pt + 7", pte: object = "probe + 7",
     nxe: bool = False, data: str = "", mode: str = "bare", **options: object,
 ):  # fmt: skip
     """The machine after `body` ran with these entries for HIGH."""
@@ -191,14 +191,14 @@ def test_without_wp_the_supervisor_writes_read_only_pages():
 
 @pytest.mark.parametrize("level", ["pdpte", "pde"])
 def test_rights_are_the_and_over_the_levels(level):
-    entry = {"pdpte": "5", "pde": "high_pt + 5"}[level]
+    entry = {"pdpte": "high + 5", "pde": "high_pt + 5"}[level]
     wp = "mov rax, cr0\n or eax, 0x10000\n mov cr0, rax\n"
     assert codes(wp + trial(STORE) + trial(LOAD), 2, **{level: entry}) == [3, NONE]
 
 
 def test_large_pages_of_2_mib_and_1_gib():
     # 2 MiB: HIGH + x is physical x. 1 GiB: likewise, by the entry above.
-    for entries in ({"pde": "0x87"}, {"pdpte": "-high + 0x87"}):
+    for entries in ({"pde": "0x87"}, {"pdpte": "0x87"}):
         system, symbols = kernel(
             "mov rax, [HIGH + probe]\n mov [rip + seen], rax\n" + trial("mov rax, [HIGH + 0x4000000]"),
             **entries,
@@ -212,7 +212,7 @@ def test_large_pages_of_2_mib_and_1_gib():
 def test_reserved_bits_of_large_pages():
     assert codes(trial(LOAD), 1, pde="0x2087") == [9]  # bit 13 of a 2 MiB frame
     assert codes(trial(LOAD), 1, pde="0x1087") == [NONE]  # PAT
-    assert codes(trial(LOAD), 1, pdpte="-high + 0x200087") == [9]  # bit 21 of a 1 GiB frame
+    assert codes(trial(LOAD), 1, pdpte="0x200087") == [9]  # bit 21 of a 1 GiB frame
 
 
 def test_memory_that_is_not_there_reads_ones_and_keeps_nothing():

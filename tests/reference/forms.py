@@ -85,7 +85,9 @@ def cases(draw: st.DrawFn, form: Form) -> Case:
         edge = draw(values).to_bytes(8, "little")
         data = data[: 8 * k] + edge + data[8 * k + 8 :]
     # The middle of the data area is what every memory operand points to.
-    target = DATA + 0x2000 + draw(st.sampled_from([0, 8, 3]))
+    # CMPXCHG16B off its boundary is #GP, which Unicorn does not know; tests/machine/test_forms.py has it.
+    aligned = sem == "cmpxchg8b" and enc.rex_w
+    target = DATA + 0x2000 + draw(st.sampled_from([0] if aligned else [0, 8, 3]))
     area = bytearray(DATA_END - DATA)
     area[0x2000 - 64 : 0x2000 - 64 + 256] = data
 

@@ -328,6 +328,8 @@ def host_turn(S, M, E):
         perf_init(S, E)
     handle_nmis(S, E)
     if host.lockup != 0:
+        if nothing_can_happen(S):
+            return RUN_STOPPED
         lockup_spin(S, E, min(min(E.t_slice, E.t_limit), core.turn_end))
         return CODE_NEXT
     host_irqs_enable(S, E)
