@@ -1,12 +1,11 @@
 # Fixed counter 3: issue slots, four a cycle here, the same as event 0xA4.01 in a general-purpose counter.
 #
-# KVM gives a guest three fixed counters; this one may have the fourth (fixed_cap=4). It is set by MSR, read
-# by RDPMC, controlled by bits 15:12 of FIXED_CTR_CTRL, enabled by bit 35 of GLOBAL_CTRL, and
-# overflows into bit 35 of GLOBAL_STATUS.
+# It is set by MSR, read by RDPMC, controlled by bits 15:12 of FIXED_CTR_CTRL, enabled by bit 35 of
+# GLOBAL_CTRL, and overflows into bit 35 of GLOBAL_STATUS. KVM gives guests of these modes three fixed
+# counters (KVM_MAX_NR_INTEL_FIXED_COUNTERS); its fixed_cap is for the mediated vPMU.
 #
 #: row X-slots-counter
-#: args --kvm fixed_cap=4
-#: modes bare emulated passthrough
+#: modes bare
 #: expect all: exit_code == 0
 #: expect all: mem64(count) == mem64(beside)
 #: expect all: mem64(count) > FENCES * 20 * 4
