@@ -217,8 +217,8 @@ def test_swapgs(mode):
 @pytest.mark.parametrize(("mode", "value", "outcome"), [
     # silicon ignores the read-only bits 7, 11 and 12; KVM wants the last two unchanged and takes the rest
     ("bare", 0, 0x880), ("bare", 0x1881, 0x881), ("bare", 1 << 1, None),
-    ("emulated", 0, None), ("emulated", 0x1800, 0x1880), ("emulated", 0x1882, 0x1882),
-    ("emulated", 0x880, None), ("emulated", 0x1080, None), ("passthrough", 0x1801, 0x1881),
+    ("emulated", 0, None), ("emulated", 0x1800, 0x1800), ("emulated", 0x1882, 0x1802),
+    ("emulated", 0x880, None), ("emulated", 0x1080, None), ("passthrough", 0x1801, 0x1801),
     ("none", 0x1880, 0x1800), ("none", 0x1000, None),
 ])  # fmt: skip
 def test_misc_enable(mode, value, outcome):

@@ -29,7 +29,7 @@ UNLIKE_SILICON = {
     "neg": "flags of LOCK NEG",
 }
 # What it lacks or computes otherwise than silicon; the host CPU judges these.
-ABSENT = {"clflushopt", "adcx", "adox", "bextr", "blsi", "bzhi"}
+ABSENT = {"clflushopt", "adcx", "adox", "bextr", "blsi", "bzhi", "pdep", "pext"}
 
 # Encodings that no assembler writes are the host's to judge as well.
 FORMS = [f for f in judged() if f.instruction.mnemonic not in ABSENT and f.written]
