@@ -54,8 +54,8 @@ PIECES = (
     "icr 0x40, r13d, 0",
     "icr 0x4400, r13d, 1",
     "icr 0xc0040, r13d, 0",
-    "cli\nwrmsr_reg IA32_X2APIC_INIT_COUNT, r12d, 0x7ff\nsti\nhlt",
-    "cli\nwrmsr_reg IA32_X2APIC_INIT_COUNT, r12d, 0x7f\nnop\nsti\nhlt",
+    "cli\nwrmsr_reg IA32_X2APIC_INIT_COUNT, r12d, 0x0f\nsti\nhlt",
+    "cli\nwrmsr_reg IA32_X2APIC_INIT_COUNT, r12d, 1\nnop\nsti\nhlt",
     "cli\nrandom\nadd r12, [shared + rax*8]\nsti",
     "pushfq\ncli\nlock inc qword ptr [shared + 16]\npopfq",
     # counters that overflow soon: on instructions, on cycles
@@ -117,7 +117,7 @@ FRAME = """
     wrmsr_const IA32_PERF_GLOBAL_STATUS_RESET, 1
     .endif
     .if \\again                         # an NMI between STI and HLT may have cost a wake-up
-    wrmsr_const IA32_X2APIC_INIT_COUNT, 0x1fff
+    wrmsr_const IA32_X2APIC_INIT_COUNT, 0x3f
     .endif
     lapic_eoi
     pop rdx

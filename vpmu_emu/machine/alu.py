@@ -655,6 +655,10 @@ def _string(core, M, E, u, op, size, sh):
         put_address(core, u, RCX, regs[RCX] - ONE)
     if again:
         return CODE_REPEAT
+    if u.cc != 0 and code == CODE_NEXT and (op == O_MOVS or op == O_STOS):
+        # An iteration before this one may have stored into decoded code: what follows is looked up.
+        core.rip = u.rip + U64(u.len)
+        return CODE_JUMP
     return code
 
 
