@@ -21,7 +21,7 @@ from click.testing import CliRunner
 
 from tests.conftest import ROOT
 from tests.profiles import cases
-from vpmu_emu import cli
+from vpmu_emu import build, cli
 from vpmu_emu.asm import assemble, write_elf
 from vpmu_emu.debug.repl import Repl
 from vpmu_emu.debug.session import Session
@@ -330,6 +330,8 @@ def go(name, door, count, tmp_path, capsys, monkeypatch):
             raise Reached
 
     monkeypatch.setattr(cli, "prepare", reached)
+    monkeypatch.setattr(build, "build", lambda wanted, tell, workers: reached(wanted))
+    monkeypatch.setattr(build, "record", reached)
     monkeypatch.chdir(tmp_path)
     figures = Counter(dict.fromkeys(("refused", "accepted", "traceback", "hang"), 0))
     wrong = []

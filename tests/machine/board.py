@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu.asm import assemble
+from vpmu_emu.machine.state import GENERATIONS
 from vpmu_emu.system import Stop, System
 
 EMPTY = assemble("hlt", "<empty>")
@@ -23,7 +24,7 @@ class Board:
         self.system._array.view(np.uint8)[:] = np.frombuffer(self.clean, np.uint8)
         self.E.n_uops = 1
         self.E.generation += 1
-        if self.E.generation & 0xFFF == 0:
+        if self.E.generation % GENERATIONS == 0:  # as drop_decoded does
             self.E.map_key[:] = 0
         self.M[at : at + len(code)] = np.frombuffer(code, np.uint8)
         self.core.regs[:16] = np.array(regs, dtype=np.uint64)
