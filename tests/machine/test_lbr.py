@@ -273,7 +273,7 @@ INTERRUPTS = """
     wrmsr_const 0x832, 0x50 | 0x40000
     sti
     rdtsc
-    add eax, 300
+    add eax, 200
     xor edx, edx
     mov ecx, 0x6e0
     wrmsr

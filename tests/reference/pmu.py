@@ -214,7 +214,7 @@ class Pmu:
                 raise Gp
             self.status |= value
         elif msr == 0x1D9:
-            allowed = 0x7C7
+            allowed = 0b11  # LBR, BTF; no branch trace (MISC_ENABLE[11]), no bus lock detection
             if s.version >= 2:
                 allowed |= 0b11 << 11  # freeze the LBRs, freeze the counters
             if s.perf_caps & (1 << 12):

@@ -335,7 +335,7 @@ def test_trace():
 @pytest.mark.parametrize(("body", "register", "expect"), [
     # a device: the prefix or the page, KVM's emulator makes the access either way, and makes it once
     ("mov esi, 0xfee00080\n FEP; mov dword ptr [rsi], 0x20\n mov r10, cr8", "r10", 2),
-    ("mov esi, 0xfee00030\n FEP; mov r10d, [rsi]", "r10", 0x60015),
+    ("mov esi, 0xfee00030\n FEP; mov r10d, [rsi]", "r10", 0x50014),
     ("mov dx, 0x3ff\n mov al, 0x5a\n FEP; out dx, al\n xor eax, eax\n FEP; in al, dx\n mov r10, rax",
      "r10", 0x5A),
     # into code that is decoded already, and executed again

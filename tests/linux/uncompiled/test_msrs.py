@@ -53,7 +53,7 @@ def kvm_rdmsr(machine, mode, index) -> tuple[bool, int]:
         which = kvm_pmu_is_valid_msr(S.vcpus[0].pmu, U64(index))
         if which >= 0:
             return False, int(MODES[mode].kvm_pmu_get_msr(S, E, which))
-        fault, value = kvm_get_msr_common(S, machine.M, E, U64(index))
+        fault, value = kvm_get_msr_common(S, machine.M, E, U64(index), 0)
         return bool(fault), int(value)
 
 
