@@ -1,52 +1,171 @@
-"""Two builds must give the same records: `python -m tests.same_records save|compare FILE MODES`.
+"""Two builds, or the tree before and after a change of structure, give the same records and memory.
 
-The suite runs on a build with bounds checks, users on one without; what differs between them would be
-a bug that only one of them has.
+    python -m tests.same_records save FILE [WHAT]       run and store
+    python -m tests.same_records compare FILE [WHAT]    run again; status 1 and a list if anything differs
+
+WHAT is `lessons` (default) or `all` (lessons, conformance guests and host programs), then modes with
+commas. The suite runs on a build with bounds checks, users on one without; what differs between them
+would be a bug that only one of them has. A refactoring that moves or drops fields of the record names
+them in `tests/moved_paths.toml`; any other difference is an error.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import lzma
 import sys
+import tomllib
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from tests.conftest import ROOT
 from vpmu_emu._jit import BOUNDS_CHECKED
 from vpmu_emu.asm import assemble_file
-from vpmu_emu.check import run_as_asked
-from vpmu_emu.options import parse
+from vpmu_emu.check import read_plan, run_as_asked
+from vpmu_emu.errors import VpmuError
+from vpmu_emu.linux.state import SYSTEM
+from vpmu_emu.system import MODES
+
+MOVED = ROOT / "tests" / "moved_paths.toml"
+FOLDERS = {"lessons": ("lessons",), "all": ("lessons", "conformance", "host")}
+WHOLE = 8  # arrays of more elements are stored as a hash
 
 
-def digests(modes: list[str]) -> dict[str, str]:
-    """Hash of the record and the memory after every lesson in every mode."""
-    found = {}
-    for path in sorted((ROOT / "guests" / "lessons").glob("*.s")):
-        program = assemble_file(path)
-        args = [e.text.split(" ", 1)[1] for e in program.expectations if e.text.startswith("args ")]
-        words = " ".join(args).split()
-        parse(words)
-        for mode in modes:
-            result = run_as_asked(program, mode, None, words)
-            digest = hashlib.sha256(result.record)
-            digest.update(bytes(result.memory))
-            found[f"{path.name} {mode}"] = digest.hexdigest()
+def _walk(dtype: np.dtype[Any], path: str, offset: int) -> Iterator[tuple[str, int, np.dtype[Any], int]]:
+    # (path, offset in bytes, scalar type, number of elements) of every leaf
+    if dtype.subdtype is not None:
+        base, shape = dtype.subdtype
+        count = int(np.prod(shape))
+        if base.names is None:
+            yield path, offset, base, count
+            return
+        for i in range(count):
+            yield from _walk(base, f"{path}[{i}]", offset + i * base.itemsize)
+    elif dtype.names is not None:
+        assert dtype.fields is not None
+        for name in dtype.names:
+            kind, at = dtype.fields[name][:2]
+            yield from _walk(kind, f"{path}.{name}" if path else name, offset + at)
+    else:
+        yield path, offset, dtype, 1
+
+
+@cache
+def leaf_fields() -> tuple[tuple[str, int, np.dtype[Any], int], ...]:
+    """Path, offset, type and length of every leaf of the record."""
+    return tuple(_walk(SYSTEM, "", 0))
+
+
+def leaves(record: bytes) -> dict[str, int | str]:
+    """Path -> value of every leaf that is not zero; long arrays as a hash."""
+    found: dict[str, int | str] = {}
+    for path, offset, kind, count in leaf_fields():
+        part = record[offset : offset + kind.itemsize * count]
+        if not any(part):
+            continue
+        if count == 1:
+            found[path] = int(np.frombuffer(part, kind)[0])
+        elif count <= WHOLE:
+            found |= {f"{path}[{i}]": int(v) for i, v in enumerate(np.frombuffer(part, kind)) if v}
+        else:
+            found[path] = hashlib.blake2b(part, digest_size=8).hexdigest()
     return found
+
+
+def runs(what: str, modes: list[str] | None) -> dict[str, dict[str, int | str]]:
+    """Every guest in every mode that it names, or in those asked for: its leaves, and `memory`."""
+    found = {}
+    for folder in FOLDERS[what]:
+        for path in sorted((ROOT / "guests" / folder).glob("*.s")):
+            program = assemble_file(path)
+            lines = [(e.line, e.text) for e in program.expectations if e.file == program.name]
+            plan = read_plan(program.name, lines, program, MODES)
+            args = plan.args
+            if plan.guest:
+                program, args = assemble_file(Path(plan.guest)), (*args, "--host", plan.file)
+            for mode in modes or plan.modes:
+                name = f"{folder}/{path.name} {mode}"
+                try:
+                    result = run_as_asked(program, mode, plan.cpu, args)
+                except VpmuError as e:
+                    found[name] = {"refused": str(e)}
+                    continue
+                found[name] = leaves(result.record)
+                found[name]["memory"] = hashlib.blake2b(bytes(result.memory), digest_size=8).hexdigest()
+    return found
+
+
+def moved() -> tuple[dict[str, str], list[str], list[str]]:
+    """Old path -> new path, paths that are gone, paths that are new; each a beginning of a path.
+
+    Indices are left out: `vcpus.pmu.counter` is that field of all of them.
+    """
+    if not MOVED.exists():
+        return {}, [], []
+    table = tomllib.loads(MOVED.read_text())
+    return table.get("moved", {}), table.get("gone", []), table.get("new", [])
+
+
+def differences(
+    old: dict[str, int | str], new: dict[str, int | str],
+    renamed: dict[str, str], gone: list[str], added: list[str],
+) -> list[str]:
+    """One line for each leaf that differs for no reason that is named."""
+
+    def plain(path: str) -> str:
+        return "".join(part.partition("]")[2] if i else part for i, part in enumerate(path.split("[")))
+
+    def begins(path: str, names: list[str]) -> bool:
+        return any(path == name or path.startswith(name + ".") for name in names)
+
+    expected = {}
+    for path, value in old.items():
+        bare = plain(path)
+        if begins(bare, gone):
+            continue
+        for before, after in renamed.items():
+            if begins(bare, [before]):
+                path = path.replace(before, after) if before in path else path
+        expected[path] = value
+    have = {path: value for path, value in new.items() if not begins(plain(path), added)}
+    return [
+        f"{path}: was {expected.get(path, 0)}, is {have.get(path, 0)}"
+        for path in sorted(expected.keys() | have.keys())
+        if expected.get(path, 0) != have.get(path, 0)
+    ]
 
 
 def main() -> int:
     """Status 0 if all records are equal."""
-    what, file, modes = sys.argv[1:4]
-    found = digests(modes.split(","))
-    kind = "with" if BOUNDS_CHECKED else "without"
-    print(f"{len(found)} runs {kind} bounds checks")
+    what, file = sys.argv[1:3]
+    scope = sys.argv[3] if len(sys.argv) > 3 else "lessons"
+    modes = sys.argv[4].split(",") if len(sys.argv) > 4 else None
+    found = runs(scope, modes)
+    print(f"{len(found)} runs {'with' if BOUNDS_CHECKED else 'without'} bounds checks")
     if what == "save":
-        Path(file).write_text(json.dumps(found))
+        Path(file).write_bytes(lzma.compress(json.dumps(found, separators=(",", ":")).encode()))
         return 0
-    saved = json.loads(Path(file).read_text())
-    wrong = [key for key in found if saved.get(key) != found[key]]
-    for key in wrong:
-        print(f"{key}: the two builds differ")
+    saved = json.loads(lzma.decompress(Path(file).read_bytes()))
+    wrong = 0
+    for run, new in found.items():
+        if run not in saved:
+            print(f"{run}: not stored")
+            wrong += 1
+            continue
+        lines = differences(saved[run], new, *moved())
+        wrong += bool(lines)
+        for line in lines[:5]:
+            print(f"{run}: {line}")
+        if len(lines) > 5:
+            print(f"{run}: {len(lines) - 5} more")
+    for run in saved.keys() - found.keys():
+        print(f"{run}: stored, not run")
+        wrong += 1
     return 1 if wrong or not found else 0
 
 
