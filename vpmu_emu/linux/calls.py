@@ -10,6 +10,7 @@ import numpy as np
 
 from vpmu_emu._jit import borrowed, jit
 from vpmu_emu.linux.hrtimer import host_timer_program
+from vpmu_emu.linux.kvm import pmu_ops
 from vpmu_emu.linux.kvm.ioctl import kvm_run_result
 from vpmu_emu.linux.kvm.irq import kvm_apic_accept_events
 from vpmu_emu.linux.kvm.nmi import kvm_inject_nmi, process_nmi
@@ -54,6 +55,8 @@ CALL_APIC_EVENTS = 18  # a: vCPU that no core has loaded
 CALL_INJECT_NMI = 19  # a: vCPU
 CALL_PROCESS_NMI = 20  # a: vCPU
 CALL_KVM_RUN_RESULT = 21  # KVM_RUN of the current task is over; answers its result
+CALL_GET_MSR = 22  # a: register of this_vcpu's PMU, into S.msr_value; answers 1 if it is refused
+CALL_SET_MSR = 23  # a: register, b: its new value; answers 1 if it is refused
 
 
 @jit(entry=True)
@@ -115,4 +118,8 @@ def kernel_call(S, M, E, op, a, b):
         process_nmi(S, M, a)
     elif op == CALL_KVM_RUN_RESULT:
         answer = kvm_run_result(S, M)
+    elif op == CALL_GET_MSR:
+        answer, S.msr_value = pmu_ops.host_get_msr(S, E, U64(a))
+    elif op == CALL_SET_MSR:
+        answer = pmu_ops.host_set_msr(S, E, U64(a), U64(np.int64(b)))
     return answer

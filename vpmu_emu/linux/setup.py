@@ -370,13 +370,10 @@ def make_vm(
     S.config.fixed_cap = fixed_counter_cap(mode, settings.kvm.get("fixed_cap", 3))
     init_host(S, model)
     lockup_detector_init(S, watchdog, DEFAULT_THRESH if watchdog_thresh is None else watchdog_thresh)
-    if mode == "passthrough":
-        from vpmu_emu.linux.run_passthrough import run_host_passthrough as run
-    else:
-        from vpmu_emu.linux.run_emulated import run_host_emulated as run
+    from vpmu_emu.linux.run import run_host
 
     def loop() -> int:
-        return int(run(S, M, E))
+        return int(run_host(S, M, E))
 
     own = guest_events(model, settings.guest)
     files = wishes(model, mode, settings.told, own, int(S.config.fixed_cap), settings.chosen)

@@ -344,7 +344,6 @@ MP_STATE_UNINITIALIZED, MP_STATE_INIT_RECEIVED = 3, 4
 APIC_INIT, APIC_SIPI = 1, 2
 # as a KVM_EXIT_*: KVM_RUN fails with EAGAIN; with EFAULT
 USER_AGAIN, USER_FAULT = 256, 257
-MSR_OP_NONE, MSR_OP_GET, MSR_OP_SET = range(3)
 USER_IO_NONE, USER_IO_OUT, USER_IO_IN, USER_IO_RDMSR, USER_IO_WRMSR, USER_IO_STRING = range(6)
 
 VCPU = np.dtype(
@@ -573,10 +572,7 @@ SYSTEM = np.dtype(
         ("config", CONFIG),  # settings
         ("this_cpu", "i8"),  # core that compiled code works for: index of cores and percpu
         ("this_vcpu", "i8"),  # vCPU that it works for: index of vcpus
-        ("msr_op", "i8"),  # MSR_OP_*: the VMM wants a register of this_vcpu's PMU
-        ("msr_index", "u8"),  # which
-        ("msr_value", "u8"),  # its value
-        ("msr_fault", "i8"),  # 1: refused
+        ("msr_value", "u8"),  # what CALL_GET_MSR read
         ("this_vm", "i8"),  # and the VM of it
         ("cores", CORE, (N_CORES,)),  # the silicon
         ("percpu", PERCPU, (N_CORES,)),  # perf, scheduler and interrupts of each core

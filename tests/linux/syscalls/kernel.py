@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from vpmu_emu.asm import assemble
-from vpmu_emu.linux.run_emulated import run_host_emulated
+from vpmu_emu.linux.run import run_host
 from vpmu_emu.linux.setup import init_config, init_host, new_record
 from vpmu_emu.linux.state import INSIDE_KERNEL, TASK_DEAD
 from vpmu_emu.linux.syscalls import FUNCTIONS, Errno, Host, handle
@@ -94,7 +94,7 @@ class Kernel:
         with np.errstate(over="ignore"):
             while any(task.used and int(task.state) != TASK_DEAD for task in self.S.tasks):
                 self.E.t_slice = end
-                code = int(run_host_emulated(self.S, self.M, self.E))
+                code = int(run_host(self.S, self.M, self.E))
                 if code != RUN_SYSCALL:
                     break
                 handle(self.host)

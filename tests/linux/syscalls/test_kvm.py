@@ -9,7 +9,7 @@ import pytest
 
 from tests.linux.syscalls.kernel import MIB, Kernel
 from vpmu_emu.asm import assemble
-from vpmu_emu.linux.run_passthrough import run_host_passthrough
+from vpmu_emu.linux.run import run_host
 from vpmu_emu.linux.syscalls import handle
 from vpmu_emu.linux.syscalls.files import leave_run
 from vpmu_emu.linux.syscalls.host import IN_USE
@@ -134,14 +134,11 @@ class Vmm:
         before = self.ioctl(self.vcpu, "KVM_RUN")
         if int(kernel.S.tasks[kernel.host.task_row].vcpu) < 0:
             return before
-        from vpmu_emu.linux.run_emulated import run_host_emulated
-
-        loop = run_host_passthrough if int(kernel.S.config.mode) == 2 else run_host_emulated
         with np.errstate(over="ignore"):
             for _ in range(500):
                 # In short slices: most returns of KVM_RUN need no Python, and the VMM's program goes on.
                 kernel.E.t_slice = int(kernel.host.core.t) + 500 * 16
-                if int(loop(kernel.S, kernel.M, kernel.E)) == RUN_SYSCALL:
+                if int(run_host(kernel.S, kernel.M, kernel.E)) == RUN_SYSCALL:
                     assert kernel.S.tasks[0].entered == 3
                     handle(kernel.host)
                 if int(kernel.S.tasks[0].vcpu) < 0:

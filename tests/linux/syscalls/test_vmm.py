@@ -37,7 +37,7 @@ def test_both_assemblers_make_the_same_code(root, require_oracle, tmp_path):
 
 def start(arguments: list[str], files: dict[str, bytes]) -> Kernel:
     """The VMM on a host with these files, run until it ends or its guest has begun."""
-    from vpmu_emu.linux.run_emulated import run_host_emulated
+    from vpmu_emu.linux.run import run_host
 
     kernel = Kernel()
     kernel.S.config.fixed_cap = 3
@@ -48,7 +48,7 @@ def start(arguments: list[str], files: dict[str, bytes]) -> Kernel:
     with np.errstate(over="ignore"):
         while int(task.vcpu) < 0:
             kernel.E.t_slice = 1 << 60
-            if int(run_host_emulated(kernel.S, kernel.M, kernel.E)) != RUN_SYSCALL:
+            if int(run_host(kernel.S, kernel.M, kernel.E)) != RUN_SYSCALL:
                 break
             handle(kernel.host)
     return kernel

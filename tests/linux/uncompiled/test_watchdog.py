@@ -10,7 +10,7 @@ from vpmu_emu.errors import ConfigError
 from vpmu_emu.linux.hrtimer import host_timer_program
 from vpmu_emu.linux.lkdtm import lockup_spin
 from vpmu_emu.linux.perf.event import perf_event_read_value
-from vpmu_emu.linux.run_emulated import run_host_emulated
+from vpmu_emu.linux.run import run_host
 from vpmu_emu.linux.setup import perf_report
 from vpmu_emu.linux.state import TASK_INTERRUPTIBLE
 from vpmu_emu.linux.watchdog import lockup_detector_init, lockup_report
@@ -50,7 +50,7 @@ class Host:
         """All CPUs up to a time in thresholds; False if the run is over because of a lockup."""
         self.machine.E.t_slice = int(until * CYCLES) * 16
         with np.errstate(over="ignore"):
-            code = run_host_emulated(self.S, self.machine.M, self.machine.E)
+            code = run_host(self.S, self.machine.M, self.machine.E)
         if code == RUN_SLICE:
             return True
         assert code == RUN_STOPPED

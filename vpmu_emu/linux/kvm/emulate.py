@@ -12,8 +12,8 @@ import numpy as np
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.kvm.exits import handle_undelivered, kvm_queue_exception
 from vpmu_emu.linux.kvm.lapic import kvm_apic_note_ipi
-from vpmu_emu.linux.kvm.pmu import kvm_pmu_trigger_event
 from vpmu_emu.linux.kvm.run import port_data
+from vpmu_emu.linux.kvm.trigger import kvm_pmu_trigger_event
 from vpmu_emu.linux.native import cost
 from vpmu_emu.linux.perf.pmi import charge
 from vpmu_emu.linux.state import USER_IO_NONE

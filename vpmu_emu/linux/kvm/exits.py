@@ -16,7 +16,6 @@ from vpmu_emu.linux.kvm.lapic import (
     kvm_x2apic_msr_write,
 )
 from vpmu_emu.linux.kvm.msrfilter import msr_fault_to_vmm
-from vpmu_emu.linux.kvm.pmu import kvm_pmu_trigger_event
 from vpmu_emu.linux.kvm.run import (
     KVM_EXIT_HLT,
     KVM_EXIT_SHUTDOWN,
@@ -26,6 +25,7 @@ from vpmu_emu.linux.kvm.run import (
     msr_answer,
     port_data,
 )
+from vpmu_emu.linux.kvm.trigger import kvm_pmu_trigger_event
 from vpmu_emu.linux.native import cost
 from vpmu_emu.linux.perf.pmi import charge
 from vpmu_emu.linux.state import (

@@ -9,21 +9,16 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
-from vpmu_emu.linux.kvm.filter import check_pmu_event_filter
 from vpmu_emu.linux.kvm.nmi import kvm_inject_nmi
 from vpmu_emu.linux.kvm.overflow import kvm_make_request, pmc_bit
-from vpmu_emu.linux.native import cost, retire
+from vpmu_emu.linux.native import cost
 from vpmu_emu.linux.perf.pmi import charge
 from vpmu_emu.linux.perf.times import sched_clock
 from vpmu_emu.linux.state import (
     KVM_REQ_PMU,
-    MODE_PASSTHROUGH,
     N_GP_PMC,
-    N_PMC,
-    Q_NO_GLOBAL_CHECK,
-    W_EMULATED_INSTRUCTIONS,
 )
-from vpmu_emu.linux.trace_kinds import TR_EMULATED, TR_PMI_INJECT
+from vpmu_emu.linux.trace_kinds import TR_PMI_INJECT
 from vpmu_emu.machine.lapic import LVT_DROPPED, LVT_MASKED, LVT_NMI, LVT_PMI, lapic_deliver_lvt
 from vpmu_emu.machine.msr import read_tsc
 from vpmu_emu.machine.mutants import (
@@ -37,7 +32,6 @@ from vpmu_emu.machine.ring import emit
 from vpmu_emu.machine.u64 import ONE, U2, U3, U15, U64, ZERO
 from vpmu_emu.tables.msrs import by_name
 
-COST_TRIGGER = cost("kvm_pmu_trigger_event")
 COST_DELIVER_PMI = cost("kvm_pmu_deliver_pmi")
 
 EVENTSEL_EVENT = U64(0xFFFF)
@@ -181,39 +175,6 @@ def cpl_is_matched(S, i):
         return os
     return os if S.vcpus[S.this_vcpu].cpl == 0 else usr
 
-
-
-
-@jit()
-def kvm_pmu_trigger_event(S, E, counting):
-    """Count one instruction that KVM emulated in all pmcs of the set `counting` that are on."""
-    if counting == ZERO or S.config.without & W_EMULATED_INSTRUCTIONS != ZERO:
-        return
-    retire(S, E, COST_TRIGGER)
-    pmu = S.vcpus[S.this_vcpu].pmu
-    passthrough = S.config.mode == MODE_PASSTHROUGH
-    unchecked = passthrough and S.config.quirks & Q_NO_GLOBAL_CHECK != ZERO
-    if S.cores[S.this_cpu].inject & I_GLOBAL_CTRL != ZERO:
-        unchecked = True
-    if not unchecked and pmu.version > 1:
-        counting &= pmu.global_ctrl
-    counted = ZERO
-    for i in range(N_PMC):
-        bit = pmc_bit(i)
-        if counting & bit == ZERO:
-            continue
-        # The filter is looked up here, at each instruction, and nowhere earlier.
-        if not check_pmu_event_filter(S, i) or not cpl_is_matched(S, i):
-            continue
-        pmu.pmcs[i].emulated_counter += ONE  # kvm_pmu_incr_counter()
-        counted |= bit
-        if passthrough:
-            pmu.incremented_pmc_idx |= bit
-            kvm_make_request(S, E, KVM_REQ_PMU)
-        else:
-            kvm_pmu_request_counter_reprogram(S, E, i)
-    if counted != ZERO:
-        emit(E, S.cores[S.this_cpu].t, TR_EMULATED, ZERO, counted, ZERO, ZERO)
 
 
 @jit()

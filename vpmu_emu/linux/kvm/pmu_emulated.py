@@ -11,6 +11,7 @@ from vpmu_emu.linux.kvm.filter import check_pmu_event_filter
 from vpmu_emu.linux.kvm.lbr import intel_pmu_cleanup
 from vpmu_emu.linux.kvm.overflow import __kvm_perf_overflow as kvm_perf_overflow_noted
 from vpmu_emu.linux.kvm.overflow import pmc_bit
+from vpmu_emu.linux.kvm.pebs import add_atomic_switch_msr, switch_pebs_msrs
 from vpmu_emu.linux.kvm.pmu import (
     EVENTSEL_ENABLE,
     EVENTSEL_INT,
@@ -51,7 +52,7 @@ from vpmu_emu.linux.perf.times import (
     ATTR_EXCLUDE_USER,
     ATTR_PINNED,
 )
-from vpmu_emu.linux.perf.x86 import X86_RAW_EVENT_MASK
+from vpmu_emu.linux.perf.x86 import MSR_CORE_PERF_GLOBAL_CTRL, X86_RAW_EVENT_MASK
 from vpmu_emu.linux.state import CTX_TASK, N_GP_PMC, N_PMC, OWNER_KVM
 from vpmu_emu.linux.trace_kinds import (
     REPROGRAM_CREATE,
@@ -76,7 +77,20 @@ from vpmu_emu.machine.mutants import (
 from vpmu_emu.machine.pmu import EVENTSEL_EVENT, event_row
 from vpmu_emu.machine.ring import emit
 from vpmu_emu.machine.u64 import LOW32, ONE, U2, U64, ZERO
+from vpmu_emu.machine.vmx import (
+    ENTRY_LOAD_GLOBAL_CTRL,
+    EXIT_LOAD_GLOBAL_CTRL,
+    V_ENTRY_CTL,
+    V_ENTRY_LOAD_COUNT,
+    V_EXIT_CTL,
+    V_EXIT_LOAD_COUNT,
+    V_GUEST_GLOBAL_CTRL,
+    V_HOST_GLOBAL_CTRL,
+    vmread,
+    vmwrite,
+)
 
+COST_SWITCH_MSRS = cost("atomic_switch_perf_msrs")
 COST_HANDLE_EVENT = cost("kvm_pmu_handle_event")
 COST_REPROGRAM = cost("reprogram_counter")
 COST_CREATE = cost("perf_event_create_kernel_counter")
@@ -415,3 +429,27 @@ def kvm_pmu_get_msr(S, E, which):
     if kind == PMU_PERFCTR and S.cores[S.this_cpu].inject & I_RDMSR_32 != ZERO:
         value &= LOW32
     return value
+
+
+@jit()
+def atomic_switch_perf_msrs(S, M, E):
+    """Let VM entry and exit switch what perf_guest_get_msrs() says: GLOBAL_CTRL, for PEBS also others."""
+    core = S.cores[S.this_cpu]
+    host = S.percpu[S.this_cpu]
+    charge(S, E, COST_SWITCH_MSRS)
+    n, guest_value = switch_pebs_msrs(S, M, E, 0)
+    host_value = host.intel_ctrl & ~host.intel_ctrl_guest_mask
+    if S.config.load_global_ctrl != 0:
+        exit_ctl = vmread(core, M, V_EXIT_CTL) & ~EXIT_LOAD_GLOBAL_CTRL
+        entry_ctl = vmread(core, M, V_ENTRY_CTL) & ~ENTRY_LOAD_GLOBAL_CTRL
+        if host_value != guest_value:
+            exit_ctl |= EXIT_LOAD_GLOBAL_CTRL
+            entry_ctl |= ENTRY_LOAD_GLOBAL_CTRL
+            vmwrite(core, M, V_GUEST_GLOBAL_CTRL, guest_value)
+            vmwrite(core, M, V_HOST_GLOBAL_CTRL, host_value)
+        vmwrite(core, M, V_EXIT_CTL, exit_ctl)
+        vmwrite(core, M, V_ENTRY_CTL, entry_ctl)
+    else:
+        n = add_atomic_switch_msr(S, M, n, MSR_CORE_PERF_GLOBAL_CTRL, host_value, guest_value)
+    vmwrite(core, M, V_EXIT_LOAD_COUNT, U64(n))
+    vmwrite(core, M, V_ENTRY_LOAD_COUNT, U64(n))

@@ -53,9 +53,11 @@ from vpmu_emu.machine.mutants import (
     sets_status,
     status_after_reset,
 )
+from vpmu_emu.machine.physical import ld64, st64
 from vpmu_emu.machine.pmu import counter_value, counts_nothing
 from vpmu_emu.machine.ring import emit
-from vpmu_emu.machine.u64 import ONE, U15, U64, ZERO
+from vpmu_emu.machine.u64 import ONE, U8, U15, U64, ZERO
+from vpmu_emu.machine.vmx import V_GUEST_GLOBAL_CTRL, vmread, vmwrite
 from vpmu_emu.tables.msrs import by_name
 
 MSR_IA32_PMC0 = U64(by_name("IA32_A_PMC0"))
@@ -70,12 +72,15 @@ MSR_PERF_METRICS = U64(by_name("MSR_PERF_METRICS"))
 RDPMC_FIXED_BASE = U64(1 << 30)
 CAP_PERF_METRICS = U64(1 << 15)
 
+COST_VMREAD = cost("vmread")
+COST_VMWRITE = cost("vmwrite")
 COST_LOAD = cost("kvm_mediated_pmu_load")
 COST_PUT = cost("kvm_mediated_pmu_put")
 COST_GUEST_ENTER = cost("perf_guest_enter")
 COST_GUEST_EXIT = cost("perf_guest_exit")
 COST_HANDLE_EVENT = cost("kvm_pmu_handle_event")
 
+ENTRY_LOAD_LIST = 0x800
 _KIND = ~15
 
 
@@ -322,3 +327,31 @@ def kvm_pmu_get_msr(S, E, which):
     if kind == PMU_OVF_CTRL:
         return ZERO
     return pmu.pmcs[i].counter
+
+
+@jit()
+def pmu_entry_global_ctrl(S, M, E):
+    """GLOBAL_CTRL for VM entry (patch 28), by the VMCS field or the MSR-load list."""
+    core = S.cores[S.this_cpu]
+    pmu = S.vcpus[S.this_vcpu].pmu
+    if S.config.without & W_GLOBAL_CTRL_SWITCH != ZERO or pmu.version == 0:
+        return
+    if S.config.load_global_ctrl != 0:
+        charge(S, E, COST_VMWRITE)
+        vmwrite(core, M, V_GUEST_GLOBAL_CTRL, pmu.global_ctrl)
+    else:
+        st64(M, U64(S.vcpus[S.this_vcpu].msr_lists + ENTRY_LOAD_LIST) + U8, pmu.global_ctrl)
+
+
+@jit()
+def pmu_exit_global_ctrl(S, M, E):
+    """What VM exit saved of the guest's GLOBAL_CTRL (patch 28)."""
+    core = S.cores[S.this_cpu]
+    pmu = S.vcpus[S.this_vcpu].pmu
+    if S.config.without & W_GLOBAL_CTRL_SWITCH != ZERO or pmu.version == 0:
+        return
+    if S.config.save_global_ctrl != 0:
+        pmu.global_ctrl = vmread(core, M, V_GUEST_GLOBAL_CTRL)
+        charge(S, E, COST_VMREAD)
+    else:
+        pmu.global_ctrl = ld64(M, U64(S.vcpus[S.this_vcpu].msr_lists) + U8)

@@ -1,9 +1,6 @@
-"""The pieces of vcpu_run() and vcpu_enter_guest() that the modes share; each mode's loop is a module.
+"""A vCPU on its core: loaded and put, asleep and awake, its events, VM entry, VM exit, the fast path.
 
-Order within one pass, which is the kernel's: requests (KVM_REQ_PMU before KVM_REQ_PMI), event
-injection, interrupts off, PMU context in, inner loop (entry, guest, exit, NMI, fast path), PMU context
-out, the external interrupt that caused the exit, interrupts on, exit handler.
-arch/x86/kvm/x86.c, vmx/vmx.c.
+`kvm/x86.py` has the loop that calls these, in its order. arch/x86/kvm/x86.c, vmx/vmx.c.
 """
 
 from __future__ import annotations

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from vpmu_emu.linux.calls import (
     CALL_APIC_EVENTS,
+    CALL_GET_MSR,
     CALL_INJECT_NMI,
     CALL_KVM_RUN_RESULT,
     CALL_PERF_RELEASE,
     CALL_PROCESS_NMI,
+    CALL_SET_MSR,
 )
 from vpmu_emu.linux.cpuid import (
     CAP_PEBS_FORMAT,
@@ -37,8 +37,6 @@ from vpmu_emu.linux.state import (
     MP_STATE_INIT_RECEIVED,
     MP_STATE_RUNNABLE,
     MP_STATE_UNINITIALIZED,
-    MSR_OP_GET,
-    MSR_OP_SET,
 )
 from vpmu_emu.linux.syscalls.files import leave_run
 from vpmu_emu.linux.syscalls.host import NS_PER_MS, Errno, Host, Restart
@@ -327,18 +325,15 @@ def pmu_msr(host: Host, k: int, index: int, value: int | None = None) -> int:
     """
     S = host.S
     S.this_vcpu, S.this_vm = k, int(S.vcpus[k].vm)
-    S.msr_op = MSR_OP_GET if value is None else MSR_OP_SET
-    S.msr_index, S.msr_value = index, value or 0
-    if int(S.config.mode) == MODE_PASSTHROUGH:
-        from vpmu_emu.linux.run_passthrough import run_host_passthrough as run
-    else:
-        from vpmu_emu.linux.run_emulated import run_host_emulated as run
     # An event that counts is on the core of its task.
     pmu = S.vcpus[k].pmu
     rows = [row for row in (*(int(p.perf_event) for p in pmu.pmcs), int(pmu.lbr_event)) if row >= 0]
-    with host.on_cpu(next((_cpu_of(host, row) for row in rows), -1)), np.errstate(over="ignore"):
-        run(S, host.M, host.E)
-    if S.msr_fault:
+    with host.on_cpu(next((_cpu_of(host, row) for row in rows), -1)):
+        if value is None:
+            refused = host.kernel_call(CALL_GET_MSR, index)
+        else:
+            refused = host.kernel_call(CALL_SET_MSR, index, value - (value >> 63 << 64))
+    if refused:
         raise _RefusedError
     return int(S.msr_value)
 

@@ -1,0 +1,239 @@
+"""vcpu_run() and vcpu_enter_guest(): one loop for every mode; what differs is asked of `pmu_ops`.
+
+Order within one pass, which is the kernel's: requests (KVM_REQ_PMU before KVM_REQ_PMI), event
+injection, interrupts off, PMU context in, inner loop (entry, guest, exit, NMI, fast path), PMU context
+out, the external interrupt that caused the exit, interrupts on, exit handler. arch/x86/kvm/x86.c.
+"""
+
+from __future__ import annotations
+
+from vpmu_emu._jit import jit
+from vpmu_emu.linux.kvm import pmu_ops
+from vpmu_emu.linux.kvm.emulate import handle_emulated_exit
+from vpmu_emu.linux.kvm.exits import (
+    finish_rdmsr,
+    finish_rdpmc,
+    finish_wrmsr,
+    kvm_get_msr_common,
+    kvm_inject_gp,
+    kvm_set_msr_common,
+    vmx_handle_exit,
+)
+from vpmu_emu.linux.kvm.lbr import intel_pmu_handle_lbr_msrs_access, intel_pmu_lbr_msr_now
+from vpmu_emu.linux.kvm.msrfilter import kvm_msr_allowed, msr_denied_to_vmm
+from vpmu_emu.linux.kvm.pmu import (
+    is_vmware_backdoor_pmc,
+    kvm_pmu_deliver_pmi,
+    kvm_pmu_is_valid_msr,
+    kvm_pmu_rdpmc_idx,
+    kvm_pmu_rdpmc_vmware,
+)
+from vpmu_emu.linux.kvm.trigger import kvm_pmu_trigger_event
+from vpmu_emu.linux.kvm.vcpu import (
+    EXIT_FASTPATH_NONE,
+    handle_exit_irqoff,
+    kvm_check_and_inject_events,
+    kvm_vcpu_block,
+    send_ipi,
+    vmx_exit_handlers_fastpath,
+    vmx_vcpu_enter,
+    vmx_vcpu_exit,
+)
+from vpmu_emu.linux.native import cost
+from vpmu_emu.linux.perf.pmi import charge
+from vpmu_emu.linux.state import KVM_REQ_PMI, KVM_REQ_PMU
+from vpmu_emu.machine.engine import run_core
+from vpmu_emu.machine.mutants import I_BOTH_WRMSRS, I_PMI_BEFORE_PMU
+from vpmu_emu.machine.state import (
+    CODE_EXIT,
+    CODE_NEXT,
+    RAX,
+    RCX,
+    RDX,
+    RUN_RESCHED,
+    RUN_STOPPED,
+    RUN_USER,
+    RUN_WATCH,
+)
+from vpmu_emu.machine.u64 import LOW32, U32, U64, ZERO
+from vpmu_emu.machine.vmx import EXIT_MSR_READ, EXIT_MSR_WRITE, EXIT_RDPMC
+from vpmu_emu.tables.msrs import by_name
+
+COST_ENTER_GUEST = cost("vcpu_enter_guest")
+COST_HANDLE_EXIT = cost("vmx_handle_exit")
+COST_WRMSR_EXIT = cost("kvm_emulate_wrmsr")
+COST_RDMSR_EXIT = cost("kvm_emulate_rdmsr")
+COST_RDPMC_EXIT = cost("kvm_emulate_rdpmc")
+
+MSR_IA32_DEBUGCTLMSR = U64(by_name("IA32_DEBUGCTL"))
+
+
+@jit()
+def kvm_emulate_rdpmc(S, M, E):
+    """RDPMC of a guest that may not do it itself."""
+    index = S.cores[S.this_cpu].regs[RCX] & LOW32
+    charge(S, E, COST_RDPMC_EXIT)
+    if is_vmware_backdoor_pmc(S, index):
+        finish_rdpmc(S, M, E, index, kvm_pmu_rdpmc_vmware(S, index))
+        return
+    i = kvm_pmu_rdpmc_idx(S, index)
+    if i < 0:
+        kvm_inject_gp(S)
+    else:
+        finish_rdpmc(S, M, E, index, pmu_ops.rdpmc(S, E, i))
+
+
+@jit()
+def kvm_emulate_rdmsr(S, M, E):
+    """MSR_READ."""
+    index = S.cores[S.this_cpu].regs[RCX] & LOW32
+    if not kvm_msr_allowed(S, M, index, 0):
+        value = _edx_eax(S)
+        if not msr_denied_to_vmm(S, M, index, value, 0):
+            kvm_inject_gp(S)
+        return
+    charge(S, E, COST_RDMSR_EXIT)
+    which = kvm_pmu_is_valid_msr(S.vcpus[S.this_vcpu].pmu, index)
+    fault = 0
+    if which >= 0:
+        value = pmu_ops.get_msr(S, E, which)
+    elif pmu_ops.is_lbr_msr(S, index):
+        value = intel_pmu_handle_lbr_msrs_access(S, E, index, ZERO, 0)
+    else:
+        fault, value = kvm_get_msr_common(S, M, E, index, 0)
+    finish_rdmsr(S, M, E, index, value, fault)
+
+
+@jit()
+def kvm_emulate_wrmsr(S, M, E):
+    """MSR_WRITE; what the register held before is for the trace."""
+    core = S.cores[S.this_cpu]
+    index = core.regs[RCX] & LOW32
+    value = _edx_eax(S)
+    if not kvm_msr_allowed(S, M, index, 1):
+        if not msr_denied_to_vmm(S, M, index, value, 1):
+            kvm_inject_gp(S)
+        return
+    charge(S, E, COST_WRMSR_EXIT)
+    pmu = S.vcpus[S.this_vcpu].pmu
+    which = kvm_pmu_is_valid_msr(pmu, index)
+    fault = 0
+    if which < 0 and pmu_ops.is_lbr_msr(S, index):
+        old = intel_pmu_lbr_msr_now(S, index)
+        intel_pmu_handle_lbr_msrs_access(S, E, index, value, 1)
+        finish_wrmsr(S, M, E, index, value, old, fault)
+        return
+    if core.inject & I_BOTH_WRMSRS != ZERO:
+        kvm_pmu_trigger_event(S, E, pmu.pmc_counting_instructions)
+    if which >= 0:
+        old = pmu_ops.peek_msr(S, E, which)
+        fault = pmu_ops.set_msr(S, E, which, value, 0)
+    else:
+        _, old = kvm_get_msr_common(S, M, E, index, 1)
+        fault = kvm_set_msr_common(S, M, E, index, value)
+        if index == MSR_IA32_DEBUGCTLMSR and fault == 0:
+            pmu_ops.debugctl_written(S, E, value)
+    finish_wrmsr(S, M, E, index, value, old, fault)
+
+
+@jit()
+def _edx_eax(S):
+    core = S.cores[S.this_cpu]
+    return (core.regs[RAX] & LOW32) | (core.regs[RDX] << U32)
+
+
+@jit()
+def vcpu_requests(S, M, E):
+    """The vPMU's requests, KVM_REQ_PMU first: it may ask for KVM_REQ_PMI."""
+    vcpu = S.vcpus[S.this_vcpu]
+    early = S.cores[S.this_cpu].inject & I_PMI_BEFORE_PMU != ZERO
+    if early and vcpu.requests & KVM_REQ_PMI != ZERO:
+        vcpu.requests &= ~KVM_REQ_PMI
+        kvm_pmu_deliver_pmi(S, E)
+    if vcpu.requests & KVM_REQ_PMU != ZERO:
+        vcpu.requests &= ~KVM_REQ_PMU
+        pmu_ops.handle_event(S, M, E)
+    if vcpu.requests & KVM_REQ_PMI != ZERO and not early:
+        vcpu.requests &= ~KVM_REQ_PMI
+        pmu_ops.deliver_pmi(S, M)
+        kvm_pmu_deliver_pmi(S, E)
+
+
+@jit()
+def vcpu_enter_guest(S, M, E, outside):
+    """One pass: CODE_NEXT when its exit is handled, else why this core leaves the guest, a RUN_* code.
+
+    A guest that was left in non-root mode goes on where it was. With `outside` 1 the core comes from
+    KVM_RUN: the host's part of the call is no reason to return before the guest has done anything.
+    """
+    core = S.cores[S.this_cpu]
+    vcpu = S.vcpus[S.this_vcpu]
+    if core.vmx.nonroot == 0:
+        charge(S, E, COST_ENTER_GUEST)
+        vcpu_requests(S, M, E)
+        kvm_check_and_inject_events(S, M, E)
+        pmu_ops.load(S, E)
+        pmu_ops.entry(S, M, E)
+        vmx_vcpu_enter(S, M, E)
+        if outside != 0:
+            E.t_slice = max(E.t_slice, core.t + 1)
+    while True:
+        if core.vmx.nonroot != 0:
+            code = run_core(core, M, E)
+            if code != CODE_EXIT:
+                return code
+        if core.stop != 0:
+            return RUN_STOPPED
+        vmx_vcpu_exit(S, M, E)
+        pmu_ops.exit_(S, M, E)
+        if vmx_exit_handlers_fastpath(S, M, E) == 0:
+            break
+        pmu_ops.entry(S, M, E)
+        vmx_vcpu_enter(S, M, E)
+    pmu_ops.put(S, E)
+    handle_exit_irqoff(S, E)
+    if vcpu.exit_fastpath == EXIT_FASTPATH_NONE:
+        charge(S, E, COST_HANDLE_EXIT)
+        handle_emulated_exit(S, M, E)
+        reason = core.vmx.exit_reason  # of the exit, or of what the emulator met
+        if reason == EXIT_MSR_WRITE:
+            kvm_emulate_wrmsr(S, M, E)
+        elif reason == EXIT_MSR_READ:
+            kvm_emulate_rdmsr(S, M, E)
+        elif reason == EXIT_RDPMC:
+            kvm_emulate_rdpmc(S, M, E)
+        else:
+            vmx_handle_exit(S, M, E)
+        send_ipi(S, M, E)
+    return CODE_NEXT
+
+
+@jit()
+def vcpu_run(S, M, E):
+    """KVM_RUN of the loaded vCPU.
+
+    Until it goes back to the VMM (RUN_USER), the core is wanted for something else (RUN_RESCHED), the
+    turn is over (RUN_TURN), it is Python's (RUN_SLICE), or the run is over (RUN_STOPPED).
+    """
+    core = S.cores[S.this_cpu]
+    vcpu = S.vcpus[S.this_vcpu]
+    outside = 1 if core.vmx.nonroot == 0 and vcpu.completed == 0 else 0
+    vcpu.completed = 0
+    while True:
+        if core.vmx.nonroot == 0:
+            if core.stop != 0:
+                return RUN_STOPPED
+            if vcpu.mp_state != 0 or vcpu.apic_events != 0:
+                blocked = kvm_vcpu_block(S, M, E)
+                if blocked != 0:
+                    return blocked
+            if S.percpu[S.this_cpu].need_resched != 0:  # xfer_to_guest_mode_handle_work()
+                return RUN_RESCHED
+            if E.stop_request != 0:  # a watchpoint on an access that KVM has just emulated
+                return RUN_WATCH
+        code = vcpu_enter_guest(S, M, E, outside)
+        if code != CODE_NEXT:
+            return code
+        outside = 0
+        if vcpu.user_exit >= 0:
+            return RUN_USER
