@@ -8,7 +8,7 @@ from functools import cache
 from tests.conftest import ROOT
 from vpmu_emu.asm import assemble_file
 from vpmu_emu.check import read_plan
-from vpmu_emu.system import MODES
+from vpmu_emu.tables.modes import MODES
 
 FOLDER = ROOT / "guests" / "conformance"
 GUESTS = sorted(FOLDER.glob("*.s"))
@@ -34,7 +34,7 @@ def guest(path):
     """(Program, Plan) of one guest."""
     program = assemble_file(path)
     lines = [(e.line, e.text) for e in program.expectations if e.file == program.name]
-    return program, read_plan(path.name, lines, program, MODES)
+    return program, read_plan(path.name, lines, program, tuple(MODES))
 
 
 def guests_of(row: str) -> list:

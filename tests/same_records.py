@@ -29,7 +29,7 @@ from vpmu_emu.asm import assemble_file
 from vpmu_emu.check import read_plan, run_as_asked
 from vpmu_emu.errors import VpmuError
 from vpmu_emu.linux.state import SYSTEM
-from vpmu_emu.system import MODES
+from vpmu_emu.tables.modes import MODES
 
 MOVED = ROOT / "tests" / "moved_paths.toml"
 FOLDERS = {"lessons": ("lessons",), "all": ("lessons", "conformance", "host")}
@@ -84,7 +84,7 @@ def runs(what: str, modes: list[str] | None) -> dict[str, dict[str, int | str]]:
         for path in sorted((ROOT / "guests" / folder).glob("*.s")):
             program = assemble_file(path)
             lines = [(e.line, e.text) for e in program.expectations if e.file == program.name]
-            plan = read_plan(program.name, lines, program, MODES)
+            plan = read_plan(program.name, lines, program, tuple(MODES))
             args = plan.args
             if plan.guest:
                 program, args = assemble_file(Path(plan.guest)), (*args, "--host", plan.file)

@@ -13,7 +13,8 @@ from tests.conftest import ROOT
 from vpmu_emu.cli import main
 from vpmu_emu.debug.session import Session
 from vpmu_emu.load import load
-from vpmu_emu.system import MODES, System
+from vpmu_emu.system import System
+from vpmu_emu.tables.modes import MODES
 
 SOURCE = ROOT / "guests" / "c" / "report.c"
 COMPILE = ["-mgeneral-regs-only", "-mno-red-zone", "-ffreestanding", "-fno-stack-protector",

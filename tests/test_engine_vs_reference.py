@@ -9,7 +9,7 @@ from tests.reference import generator, generator_system
 from tests.reference.compare import differences, expected_in_mode
 from tests.reference.modes import EXITS
 from tests.reference.pmu import Shape
-from vpmu_emu.system import MODES
+from vpmu_emu.tables.modes import MODES
 
 pytest.importorskip("iced_x86")
 

@@ -23,7 +23,7 @@ BELOW: dict[str, set[str]] = {
     "load": {"errors", "data", "asm"},
     "machine": {"errors", "data", "tables", "_jit"},
     "linux": {"errors", "data", "numerals", "tables", "_jit", "machine"},
-    "build": {"errors", "data", "_jit", "asm", "system"},
+    "build": {"errors", "data", "tables", "_jit", "asm", "system"},
     "system": {"errors", "data", "numerals", "tables", "_jit", "asm", "load", "machine", "linux", "build"},
     "options": {"errors", "tables"},
     "check": {"errors", "data", "numerals", "tables", "asm", "load", "system", "options"},

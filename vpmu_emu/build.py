@@ -96,9 +96,9 @@ def load_signatures() -> dict[str, Any]:
 
 def modes() -> tuple[str, ...]:
     """The modes that can be built."""
-    from vpmu_emu.system import MODES
+    from vpmu_emu.tables.modes import mode_names
 
-    return tuple(MODES)
+    return mode_names()
 
 
 def is_built(mode: str) -> bool:

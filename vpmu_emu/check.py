@@ -44,15 +44,10 @@ from typing import Any, Protocol
 import attrs
 
 from vpmu_emu.errors import AssemblyError, ConfigError, VpmuError
+from vpmu_emu.tables.modes import KERNELS, MODES
 
-DEFAULT_MODES = ("bare", "emulated", "passthrough")
 MOST_CYCLES = 10_000_000_000  # of a guest that has no `--max-cycles` in its `args`
 KEYS = ("cpu", "args", "modes", "expect", "guest", "row", "kernels", "upstream")
-# Whose behaviour each mode shows.
-KERNELS = {
-    "bare": "silicon", "none": "linux-7.0", "emulated": "linux-7.0", "mediated": "linux-7.0",
-    "passthrough": "rfc-v1",
-}  # fmt: skip
 ROW = re.compile(r"[A-Z]\d+|X-[a-z0-9-]+")
 
 Value = int | str | None
@@ -256,15 +251,15 @@ def read_plan(
             guest = str(Path(file).parent / value.strip())
             if not Path(guest).is_file():
                 raise CheckError(*where, f"no such guest: {guest}")
-    named = found.get("modes", tuple(m for m in DEFAULT_MODES if m in modes))
+    named = found.get("modes", tuple(m for m in modes if MODES[m].default))
     for number, text in lines:
         key, _, value = text.strip().partition(" ")
         if key == "expect":
             expectations.append(_expectation(file, number, value.strip(), program, named))
-    kernels = found.get("kernels", [KERNELS[mode] for mode in named])
+    kernels = found.get("kernels", [MODES[mode].kernel.name for mode in named])
     return Plan(
         file, named, cpu, found.get("args", ()), tuple(expectations), found.get("row", ()),
-        tuple(kernel for kernel in dict.fromkeys(KERNELS.values()) if kernel in kernels), upstream,
+        tuple(kernel for kernel in KERNELS if kernel in kernels), upstream,
         guest, tuple((n, text) for n, text in lines if text.split(" ", 1)[0] in ("cpu", "args")),
     )  # fmt: skip
 
@@ -291,9 +286,9 @@ def _words(key: str, value: str, where: tuple[str, int]) -> tuple[str, ...]:
             raise CheckError(
                 *where, f"no row can be called {word!r}", hint="P6, or X-os-bit for a row of our own"
             )
-        if key == "kernels" and word not in KERNELS.values():
+        if key == "kernels" and word not in KERNELS:
             raise CheckError(
-                *where, f"unknown kernel {word!r}", hint=_nearest(word, KERNELS.values())
+                *where, f"unknown kernel {word!r}", hint=_nearest(word, KERNELS)
             )
     return words
 
@@ -790,7 +785,7 @@ def run_as_asked(
         options["filter"] = str(beside if beside.exists() else options["filter"])
     beside = Path(program.name).parent
     options["host"] = [str(beside / p) if (beside / p).exists() else p for p in options["host"]]
-    if mode == "bare":
+    if not MODES[mode].hypervisor:
         # The oracle takes the same line: what only a hypervisor can do is looked at and left out.
         check_hypervisor(options)
         options |= {"filter": None, "host_events": (), "guest": (), "kvm": (), "quirks": (),

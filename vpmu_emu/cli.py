@@ -171,7 +171,8 @@ def _json(value: Any) -> None:
 
 # --- run ------------------------------------------------------------------------------------------
 
-from vpmu_emu.options import run_options  # noqa: E402  (the shared options need `click` only)
+from vpmu_emu.options import run_options  # noqa: E402  (the shared options need `click` and a table)
+from vpmu_emu.tables.modes import default_modes  # noqa: E402
 
 
 @main.command()
@@ -309,7 +310,7 @@ class _progress:  # noqa: N801  (reads as a statement)
 
 @main.command()
 @click.argument("prog", required=False)
-@click.option("--modes", default="bare,emulated,passthrough", show_default=True)
+@click.option("--modes", default=",".join(default_modes()), show_default=True)
 @click.option("--json", "as_json", is_flag=True)
 def demo(prog: str | None, modes: str, as_json: bool) -> None:
     """Run one guest under several PMUs and put the numbers side by side (default: lesson 06)."""
@@ -404,13 +405,13 @@ def _one_sentence(path: Path, error: Exception) -> str:
 def load_plan(path: Path) -> tuple[Program, Plan]:
     """A guest and what its comments ask for."""
     from vpmu_emu.check import read_plan
-    from vpmu_emu.system import MODES
+    from vpmu_emu.tables.modes import MODES
 
     if path.exists() and not path.is_file():
         raise VpmuError(f"{path}: not a file")  # nobody waits for a FIFO
     program = load(str(path))
     lines = [(e.line, e.text) for e in program.expectations if e.file == program.name]
-    return program, read_plan(program.name, lines, program, MODES)
+    return program, read_plan(program.name, lines, program, tuple(MODES))
 
 
 def _show_report(report: Any, perturb: bool, verbose: bool) -> None:
@@ -578,10 +579,13 @@ def explain(
     from vpmu_emu.explain import parse_number
     from vpmu_emu.report import Table, show
     from vpmu_emu.system import host_model, known_mode, msr_bitmap, msr_rules
+    from vpmu_emu.tables.modes import MODES
 
     known_mode(vpmu)
     number = None if value is None else parse_number(value, "VALUE")
-    bitmap = None if vpmu == "bare" else lambda: msr_bitmap(vpmu, cpu, ready=partial(prepare, [vpmu]))
+    bitmap = None
+    if MODES[vpmu].hypervisor:
+        bitmap = partial(msr_bitmap, vpmu, cpu, ready=partial(prepare, [vpmu]))
     events = host_model(cpu).events
     steps = steps_of(action, what, number, bitmap, lambda side: msr_rules(side, vpmu, cpu), events)
     if as_json:
@@ -654,7 +658,7 @@ def named_modes(text: str) -> list[str]:
         VpmuError: an unknown one, with the nearest.
     """
     from vpmu_emu.numerals import shown
-    from vpmu_emu.system import MODES
+    from vpmu_emu.tables.modes import MODES
 
     wanted = text.split(",")
     for mode in wanted:

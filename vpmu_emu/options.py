@@ -9,13 +9,14 @@ import click
 from click.core import ParameterSource
 
 from vpmu_emu.errors import ConfigError
+from vpmu_emu.tables.modes import MODES
 from vpmu_emu.tables.ram import MAX_RAM_MIB
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _OPTIONS = (
-    click.option("--vpmu", default="bare", show_default=True, metavar="MODE",
-                 help="bare, none, emulated, passthrough."),
+    click.option("--vpmu", default=next(iter(MODES)), show_default=True, metavar="MODE",
+                 help="; ".join(f"{mode.name}: {mode.doc}" for mode in MODES.values()) + "."),
     click.option("--cpu", default="spr", show_default=True, metavar="MODEL",
                  help="spr, emr, icx, skx or generic (isa/cpus)."),
     click.option("--ram", type=click.IntRange(2, MAX_RAM_MIB), default=64, show_default=True,

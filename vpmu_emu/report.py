@@ -9,6 +9,8 @@ from typing import IO, Any
 
 import attrs
 
+from vpmu_emu.tables.modes import MODES
+
 Cell = str | int | float | None
 PARTS = {
     "guest": "guest",
@@ -167,7 +169,7 @@ def comparison(results: Mapping[str, Mapping[str, Any]], head: str = "") -> list
             + (("VM-exits", *(sum(run["exits"].values()) for run in runs)),),
         )
     ]
-    if any(run["vpmu"] != "bare" for run in runs):
+    if any(MODES[run["vpmu"]].hypervisor for run in runs):
         shown = tuple((PARTS[str(key)], *cells) for key, *cells in rows("cycles_by"))
         tables.append(Table("Where the cycles went", ("", *names), shown))
     if counters := _counters(runs):

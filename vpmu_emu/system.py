@@ -28,11 +28,11 @@ from vpmu_emu.tables.cpus import PARTS, CpuModel, cpu, cpuid_leaves
 from vpmu_emu.tables.events import event_mask, event_text, why_uncounted
 from vpmu_emu.tables.exits import exit_name
 from vpmu_emu.tables.instructions import FEATURES
+from vpmu_emu.tables.modes import MODES
 from vpmu_emu.tables.msrs import MSRS, msr_name, rules
 from vpmu_emu.tables.mutants import inject_bits, unchecked_msrs
 from vpmu_emu.tables.ram import LOW_RAM_MIB, MAX_RAM_MIB
 
-MODES = ("bare", "none", "emulated", "passthrough")
 REGISTERS = (
     "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
     "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
@@ -337,8 +337,10 @@ class System:
             "without": without, "all-passthrough": all_passthrough,
         }  # fmt: skip
         what = next((key for key, value in asked.items() if value), "")
-        if vpmu == "bare" and what:
-            raise ConfigError(what, "there is no hypervisor in mode bare", " ".join(MODES[1:]))
+        self.has_host = MODES[vpmu].hypervisor
+        if not self.has_host and what:
+            may = " ".join(row.name for row in MODES.values() if row.hypervisor)
+            raise ConfigError(what, f"there is no hypervisor in mode {vpmu}", may)
         if max_insns is not None and not 0 <= max_insns < 1 << 64:
             raise ConfigError("max-insns", "not a 64-bit number", "1 to 2**63 - 1")
         if max_cycles is not None and max_cycles < 1:
@@ -351,7 +353,7 @@ class System:
         self.mode = vpmu
         self.model = host_model(cpu, settings)
         injected = inject_bits(inject)
-        if vpmu != "bare":
+        if self.has_host:
             from vpmu_emu.linux.setup import vm_settings
 
             vm: dict[str, Any] = {
@@ -359,7 +361,7 @@ class System:
                 "costs": costs, "watchdog": watchdog, "watchdog_thresh": watchdog_thresh,
             }  # fmt: skip
             vm["settings"] = vm_settings(
-                self.model, vpmu, filter=filter, host_events=host_events,
+                self.model, MODES[vpmu], filter=filter, host_events=host_events,
                 guest=_pairs("guest", guest), kvm=_pairs("kvm", kvm), **vm,
             )  # fmt: skip
             vm |= {"n_cores": cores, "apicv": apicv}
@@ -380,7 +382,7 @@ class System:
         self.E: Any = self._engine[0]
         self.core: Any = self.S.cores[0]
         above = 0
-        if vpmu != "bare":
+        if self.has_host:
             from vpmu_emu.linux.boot import host_memory
 
             above = host_memory(self.ram_size)
@@ -396,7 +398,7 @@ class System:
             engine.reset_core(core, np.uint64(k))
             for n, (base, at, length) in enumerate(ram_pieces(self.ram_size)):
                 core.slot_gpa[n], core.slot_at[n], core.slot_size[n] = base, at, length
-        if vpmu == "bare":  # else the VMM does it
+        if not self.has_host:  # else the VMM does it
             self._load(program)
         E.n_uops = 1
         E.insn_limit = (1 << 64) - 1 if max_insns is None else max_insns
@@ -405,7 +407,7 @@ class System:
         E.horizon = horizon
         E.horizon_seed = horizon_seed
         E.trace_on = int(bool(trace))
-        if vpmu != "bare":
+        if self.has_host:
             self._run, self._host = self._make_vm(**vm)
         elif cores == 1:
             core, M = self.core, self.M  # without a cycle: memory goes with the last reference to the run
@@ -457,7 +459,7 @@ class System:
         from vpmu_emu.linux.setup import make_vm
 
         image = write_elf(self.program, symbols=False)
-        where = (self.S, self.M, self.E, self.model, self.mode, vmm(), image, self.ram_size)
+        where = (self.S, self.M, self.E, self.model, MODES[self.mode], vmm(), image, self.ram_size)
         return make_vm(*where, **settings)
 
     # --- running ----------------------------------------------------------------------------------------
@@ -475,7 +477,7 @@ class System:
         self.E.t_slice = max(int(core.t) for core in self.cores) + ticks
         start = time.perf_counter()
         with np.errstate(over="ignore"):
-            code = self._run_host(self.E.t_slice) if self.mode != "bare" else int(self._run())
+            code = self._run_host(self.E.t_slice) if self.has_host else int(self._run())
         took = time.perf_counter() - start
         self.wall_s += took
         # Slices follow the speed of the machine, so that Ctrl-C is heard; results do not depend on them.
@@ -532,7 +534,7 @@ class System:
     def _until_the_guest(self) -> int:
         # A step is the guest's. How long to go on if it is not its turn: while the VMM or another program
         # works, a tick at a time; while all wait, up to the next timer. 0: it is.
-        if self.mode == "bare":
+        if not self.has_host:
             if any(int(core.activity) == 0 for core in self.cores):
                 return 0
         else:
@@ -563,7 +565,7 @@ class System:
 
         core = next((each for each in self.cores if int(each.stop)), self.core)
         ended, info = (int(core.stop), int(core.stop_info)) if code == RUN_STOPPED else (0, 0)
-        if self.mode != "bare" and ended == STOP_HALTED and int(self.S.vcpus[0].ended):
+        if self.has_host and ended == STOP_HALTED and int(self.S.vcpus[0].ended):
             # Its VMM has left because the guest could not go on.
             ended, info = int(self.S.vcpus[0].ended), int(self.S.vcpus[0].ended_info)
         names = {RUN_BREAK: "break", RUN_WATCH: "watch", RUN_SLICE: "step", RUN_LIMIT: "max-insns"}
@@ -571,7 +573,7 @@ class System:
         names[RUN_TIME] = "end-of-time" if self.max_cycles is None else "max-cycles"
         if not reason:
             reason = STOP_NAMES[ended] if code == RUN_STOPPED else names[code]
-        rip = int(self.cores[int(self.E.cpu)].rip) if self.mode == "bare" else self.rip
+        rip = int(self.cores[int(self.E.cpu)].rip) if not self.has_host else self.rip
         # OUT and HLT have retired: what is next is not what ended the run.
         done = ended in (STOP_DEBUG_EXIT, STOP_HALTED, STOP_RESET)
         line = self.program.line_at(rip - 1 if done else rip)
@@ -600,7 +602,7 @@ class System:
 
     def registers(self) -> dict[str, int]:
         """The sixteen registers, rip and rflags."""
-        if self.mode == "bare":
+        if not self.has_host:
             core = self.core
             values = [*map(int, core.regs[:16]), int(core.rip), int(core.rflags)]
         else:
@@ -629,7 +631,7 @@ class System:
 
     def guest_pmu(self) -> dict[str, Any]:
         """The PMU as the guest sees it, in the same form."""
-        if self.mode == "bare":
+        if not self.has_host:
             return self.hardware_pmu()
         from vpmu_emu.linux.setup import guest_pmu
 
@@ -676,7 +678,7 @@ class System:
         if not count:
             return None
         place, who = self.program.place(rip), "the program"
-        for task in self._host_killed() if self.mode != "bare" else ():
+        for task in self._host_killed() if self.has_host else ():
             if task["killed"]["signal"] == "SIGILL" and task["killed"]["rip"] == rip:
                 place, who = task["killed"]["line"] or "", f"{task['program']} of the host"
         code = bytes(E.outside[: min(8, int(E.outside_size))])
@@ -691,7 +693,7 @@ class System:
     def uncounted(self) -> dict[str, str]:
         """Counters with which the program asked for an event that they do not count, and why not."""
         selectors = [int(v) for v in self.core.pmu.uncounted]
-        if self.mode != "bare":
+        if self.has_host:
             pmcs = self.S.vcpus[0].pmu.pmcs
             selectors = [v or int(pmcs[i].uncounted) for i, v in enumerate(selectors)]
         return {
@@ -772,7 +774,7 @@ class System:
                 }
                 for k, each in enumerate(self.cores)
             ]
-        if self.mode != "bare":
+        if self.has_host:
             from vpmu_emu.linux.setup import report
 
             values |= report(self.S, self._host.programs)
@@ -850,10 +852,17 @@ def check_hypervisor(options: Mapping[str, Any]) -> None:
     if not asked and not options["host"]:
         return
     model = host_model(options["cpu"], options["settings"])
-    try:
-        vm_settings(model, "passthrough" if options["all_passthrough"] else "emulated", **asked)
-    except ConfigError:
-        vm_settings(model, "passthrough", **asked)  # what only that mode takes
+    refused = None
+    for mode in MODES.values():
+        if mode.enable_pmu:
+            try:
+                vm_settings(model, mode, **asked)
+                break
+            except ConfigError as error:
+                refused = refused or error
+    else:
+        assert refused is not None
+        raise refused
     for program in options["host"]:
         load(program)
 
@@ -870,7 +879,7 @@ def msr_bitmap(vpmu: str, cpu: str = "spr", ready: Callable[[], None] | None = N
 def msr_rules(side: str, vpmu: str, cpu: str = "spr") -> Any:
     """The MSR rules of a side ("hw" or "kvm") as they hold in this mode."""
     model = host_model(cpu)
-    if side == "hw" or vpmu == "bare":
+    if side == "hw" or not MODES[vpmu].hypervisor:
         return rules("hw", model.shape())
     from vpmu_emu.linux.cpuid import guest_shape
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.whole import machine
 from vpmu_emu.asm import assemble
-from vpmu_emu.system import MODES
+from vpmu_emu.tables.modes import MODES
 
 pytestmark = pytest.mark.uncompiled
 KVM_MODES = [m for m in MODES if m != "bare"]

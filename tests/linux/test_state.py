@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 
+import attrs
 import numpy as np
 import pytest
 
@@ -16,6 +17,7 @@ from vpmu_emu.linux.setup import add_host_events, chosen_bits, new_record
 from vpmu_emu.linux.trace_kinds import LINUX_KINDS
 from vpmu_emu.machine.ring import MACHINE_KINDS
 from vpmu_emu.tables.cpus import cpu
+from vpmu_emu.tables.modes import MODES
 
 pytestmark = pytest.mark.uncompiled
 
@@ -87,9 +89,11 @@ def test_fixed_cap():
     """Kernels that let a guest have the fourth fixed counter let only one have it that owns the PMU."""
     assert guest_shape(cpu("spr").shape(), {}, fixed_cap=4).fixed == 4
     assert guest_shape(cpu("skx").shape(), {}, fixed_cap=4).fixed == 3
-    assert [fixed_counter_cap(mode, 4) for mode in ("mediated", "emulated", "passthrough")] == [4, 3, 3]
+    mediated = attrs.evolve(MODES["emulated"], name="mediated", owner="guest")
+    modes = (mediated, MODES["emulated"], MODES["passthrough"])
+    assert [fixed_counter_cap(mode, 4) for mode in modes] == [4, 3, 3]
     with pytest.raises(ConfigError):
-        fixed_counter_cap("mediated", 5)
+        fixed_counter_cap(mediated, 5)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 from tests.whole import machine
 from vpmu_emu.asm import assemble
-from vpmu_emu.system import MODES
+from vpmu_emu.tables.modes import MODES
 
 pytestmark = pytest.mark.uncompiled
 

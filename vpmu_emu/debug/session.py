@@ -358,7 +358,7 @@ class Session:
             a, b, c = int(event["a"]), int(event["b"]), int(event["c"])
             if kind == TR_VM_EXIT:
                 left = t
-            elif kind == TR_GUEST_WRMSR and a == TSC and self.system.mode != "bare":
+            elif kind == TR_GUEST_WRMSR and a == TSC and self.system.has_host:
                 core = self.system.core  # a read does not exit: it is not as late as the write is
                 c -= tsc_value(core, t) - tsc_value(core, left)
             place = self.describe_place(rip)

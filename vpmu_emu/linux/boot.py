@@ -22,6 +22,7 @@ from vpmu_emu.machine.physical import PAGE_DIRTY
 from vpmu_emu.machine.state import RAX, RSI, RUN_SYSCALL
 from vpmu_emu.tables.cpus import CpuModel
 from vpmu_emu.tables.linux import STRUCTS, constant
+from vpmu_emu.tables.modes import Mode
 from vpmu_emu.tables.msrs import Shape, by_name
 from vpmu_emu.tables.ram import LOW_RAM_MIB
 
@@ -38,7 +39,7 @@ def host_memory(ram_size: int) -> int:
 
 def wishes(
     model: CpuModel,
-    mode: str,
+    mode: Mode,
     told: Shape,
     events: tuple[int, int],
     fixed_cap: int,
@@ -48,7 +49,7 @@ def wishes(
 
     Args:
         model: the host's CPU.
-        mode: of the vPMU.
+        mode: of the run.
         told, events: what the guest's CPUID shall say of its PMU (`guest_cpuid_shape`, `guest_events`).
         fixed_cap: KVM_MAX_NR_INTEL_FIXED_COUNTERS.
         chosen: its event filter.

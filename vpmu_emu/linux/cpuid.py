@@ -13,6 +13,7 @@ import attrs
 from vpmu_emu.errors import ConfigError
 from vpmu_emu.linux.state import N_FIXED_PMC, N_GP_PMC
 from vpmu_emu.tables.cpus import CpuModel, cpuid_leaves, cpuid_pmu
+from vpmu_emu.tables.modes import Mode
 from vpmu_emu.tables.msrs import Shape
 
 CAP_FW_WRITES = 1 << 13
@@ -34,14 +35,14 @@ GUEST_KEYS = {
 Leaf = tuple[int, int, int, int, int]
 
 
-def vmx_get_perf_capabilities(host: Shape, mode: str) -> int:
-    """What KVM supports of IA32_PERF_CAPABILITIES on this CPU, in this mode.
+def vmx_get_perf_capabilities(host: Shape, owns_pmu: bool) -> int:
+    """What KVM supports of IA32_PERF_CAPABILITIES on this CPU.
 
     Branch records are legacy ones only. PEBS has no BASELINE: with adaptive records a guest could read the
     host's branches. A guest that owns the PMU gets neither.
     """
     caps = host.perf_capabilities & CAP_FW_WRITES
-    if mode != "passthrough":
+    if not owns_pmu:
         if not host.arch_lbr:
             caps |= host.perf_capabilities & CAP_LBR_FMT
         if host.ds:
@@ -49,15 +50,15 @@ def vmx_get_perf_capabilities(host: Shape, mode: str) -> int:
     return caps
 
 
-def capabilities_fit(host: Shape, caps: int, mode: str) -> bool:
+def capabilities_fit(host: Shape, caps: int, owns_pmu: bool) -> bool:
     """Whether a VMM may set IA32_PERF_CAPABILITIES to `caps`: LBRs and PEBS are the host's or not there."""
-    supported = vmx_get_perf_capabilities(host, mode)
+    supported = vmx_get_perf_capabilities(host, owns_pmu)
     if caps & ~supported or (caps & CAP_LBR_FMT and (caps ^ supported) & CAP_LBR_FMT):
         return False
     return not (caps & CAP_PEBS_FORMAT and (caps ^ supported) & CAP_PEBS_MASK)
 
 
-def fixed_counter_cap(mode: str, asked: int) -> int:
+def fixed_counter_cap(mode: Mode, asked: int) -> int:
     """KVM_MAX_NR_INTEL_FIXED_COUNTERS: 3 as merged, 4 later, and then for the mediated vPMU alone.
 
     Raises:
@@ -65,11 +66,11 @@ def fixed_counter_cap(mode: str, asked: int) -> int:
     """
     if asked not in (3, 4):
         raise ConfigError("kvm fixed_cap", f"{asked} is not a cap that KVM has had", "3 4")
-    return asked if mode == "mediated" else 3
+    return asked if mode.owns_pmu and not mode.kernel.series else 3
 
 
 def guest_cpuid_shape(
-    host: Shape, settings: Mapping[str, int], fixed_cap: int = 3, mode: str = "emulated"
+    host: Shape, settings: Mapping[str, int], fixed_cap: int = 3, owns_pmu: bool = False
 ) -> Shape:
     """The PMU that a guest's CPUID shows: KVM_GET_SUPPORTED_CPUID, as the VMM changes it.
 
@@ -80,7 +81,7 @@ def guest_cpuid_shape(
         settings: version, gp, fixed, width, perf_caps (also spelled pmu.gp and so on); events_length and
             events_absent do not change the shape.
         fixed_cap: KVM_MAX_NR_INTEL_FIXED_COUNTERS (`fixed_counter_cap`).
-        mode: of the vPMU.
+        owns_pmu: the guest has the hardware counters while it runs.
 
     Raises:
         ConfigError: an unknown key or a value that no VMM could set.
@@ -94,8 +95,8 @@ def guest_cpuid_shape(
             raise ConfigError(f"guest {key}", f"{value} is out of range", f"0 to {GUEST_KEYS[short]}")
         asked[short] = value
     caps = asked.get("perf_caps", host.perf_capabilities & CAP_FW_WRITES)
-    if not capabilities_fit(host, caps, mode):
-        supported = vmx_get_perf_capabilities(host, mode)
+    if not capabilities_fit(host, caps, owns_pmu):
+        supported = vmx_get_perf_capabilities(host, owns_pmu)
         parts = [supported & mask for mask in (CAP_FW_WRITES, CAP_LBR_FMT, CAP_PEBS_MASK)]
         allowed = "0, or of " + " + ".join(f"{part:#x}" for part in parts if part)
         raise ConfigError("guest pmu.perf_caps", f"{caps:#x} is not supported (EINVAL)", allowed)
@@ -118,13 +119,13 @@ def guest_cpuid_shape(
 
 
 def guest_shape(
-    host: Shape, settings: Mapping[str, int], fixed_cap: int = 3, mode: str = "emulated"
+    host: Shape, settings: Mapping[str, int], fixed_cap: int = 3, owns_pmu: bool = False
 ) -> Shape:
     """The PMU that KVM gives to a guest: what its CPUID shows, at most what host and KVM have.
 
     Arguments and errors are those of `guest_cpuid_shape`.
     """
-    return refreshed(host, guest_cpuid_shape(host, settings, fixed_cap, mode), fixed_cap)
+    return refreshed(host, guest_cpuid_shape(host, settings, fixed_cap, owns_pmu), fixed_cap)
 
 
 def refreshed(host: Shape, told: Shape, fixed_cap: int = 3) -> Shape:
@@ -168,11 +169,11 @@ def guest_leaves(model: CpuModel, told: Shape, events: tuple[int, int]) -> list[
     return leaves
 
 
-def supported_leaves(model: CpuModel, mode: str, fixed_cap: int) -> list[Leaf]:
+def supported_leaves(model: CpuModel, mode: Mode, fixed_cap: int) -> list[Leaf]:
     """KVM_GET_SUPPORTED_CPUID: the debug store is in it where PEBS is supported (vmx_set_cpu_caps)."""
-    settings = {"version": 0} if mode == "none" else {}
-    told = guest_cpuid_shape(model.shape(), settings, fixed_cap, mode)
-    pebs = mode != "none" and vmx_get_perf_capabilities(model.shape(), mode) & CAP_PEBS_FORMAT
+    settings = {} if mode.enable_pmu else {"version": 0}
+    told = guest_cpuid_shape(model.shape(), settings, fixed_cap, mode.owns_pmu)
+    pebs = mode.enable_pmu and vmx_get_perf_capabilities(model.shape(), mode.owns_pmu) & CAP_PEBS_FORMAT
     events = (model.arch_events_length, model.arch_events_absent)
     return guest_leaves(model, attrs.evolve(told, ds=bool(pebs)), events)
 

@@ -29,7 +29,6 @@ from vpmu_emu.linux.perf.x86 import CAP_PERF_METRICS, INTEL_TD_SLOTS, MAX_PERIOD
 from vpmu_emu.linux.state import (
     CTX_TASK,
     HZ,
-    MODE_NAMES,
     N_EVENTS,
     N_GP_PMC,
     N_PMC,
@@ -71,6 +70,7 @@ from vpmu_emu.machine.state import NEVER
 from vpmu_emu.machine.u64 import U64
 from vpmu_emu.tables.cpus import COST_NAMES, CpuModel
 from vpmu_emu.tables.events import LISTS, metric_names
+from vpmu_emu.tables.modes import MODES, Mode, mode_names
 from vpmu_emu.tables.msrs import Shape
 
 SAPPHIRERAPIDS_X = 0x8F  # KVM's list of CPUs with PDist has no other (vmx_pebs_pdist_cpu)
@@ -104,7 +104,7 @@ def chosen_bits(key: str, table: Mapping[str, str], names: Iterable[str]) -> U64
 def init_config(
     S: Any,
     model: CpuModel,
-    mode: str,
+    mode: Mode,
     *,
     quirks: Iterable[str] = (),
     without: Iterable[str] = (),
@@ -116,14 +116,14 @@ def init_config(
     """Fill `S.config`.
 
     Raises:
-        ConfigError: an unknown mode, name or level.
+        ConfigError: an unknown name or level.
     """
-    if mode not in MODE_NAMES:
-        raise ConfigError("vpmu", f"no mode of KVM is named {mode!r}", " ".join(("bare", *MODE_NAMES)))
     if costs not in COST_LEVELS:
         raise ConfigError("costs", f"no level is named {costs!r}", " ".join(COST_LEVELS))
     config = S.config
-    config.mode = MODE_NAMES.index(mode)
+    config.mode = mode_names().index(mode.name)
+    config.kernel, config.series = mode.kernel.version, int(mode.kernel.series)
+    config.enable_pmu = int(mode.enable_pmu)
     config.quirks = chosen_bits("quirk", QUIRKS, quirks)
     config.without = chosen_bits("without", WITHOUT, without)
     config.all_passthrough = int(all_passthrough)
@@ -270,7 +270,7 @@ class VmSettings:
 
 def vm_settings(
     model: CpuModel,
-    mode: str,
+    mode: Mode,
     *,
     filter: EventFilter | str | Path | None = None,  # noqa: A002
     host_events: Sequence[str | HostEvent] = (),
@@ -298,19 +298,20 @@ def vm_settings(
         raise ConfigError("costs", f"no level is named {costs!r}", " ".join(COST_LEVELS))
     chosen_bits("quirk", QUIRKS, quirks)
     chosen_bits("without", WITHOUT, without)
-    if all_passthrough and mode != "passthrough":
-        raise ConfigError("all-passthrough", f"not in mode {mode}", "passthrough")
+    if all_passthrough and not (mode.owns_pmu and mode.kernel.series):
+        may = " ".join(row.name for row in MODES.values() if row.owns_pmu and row.kernel.series)
+        raise ConfigError("all-passthrough", f"not in mode {mode.name}", may)
     if all_passthrough and filter is not None:
         raise ConfigError("filter", "needs the selectors intercepted", "without --all-passthrough")
     if model.version == 1:
         # core_pmu of the kernel would switch every selector at VM entry; no CPU with EPT is so old.
         raise ConfigError("set pmu.version", "a host needs GLOBAL_CTRL for its guests", "0 2 3 4 5")
     fixed_cap = fixed_counter_cap(mode, knobs.get("fixed_cap", 3))
-    told = guest_cpuid_shape(model.shape(), guest or {}, fixed_cap, mode)
+    told = guest_cpuid_shape(model.shape(), guest or {}, fixed_cap, mode.owns_pmu)
     settings: Mapping[str, int] = guest or {}
-    if mode == "none":
+    if not mode.enable_pmu:
         settings = {"version": 0}
-        told = guest_cpuid_shape(model.shape(), settings, fixed_cap, mode)
+        told = guest_cpuid_shape(model.shape(), settings, fixed_cap, mode.owns_pmu)
     thresh = DEFAULT_THRESH if watchdog_thresh is None else watchdog_thresh
     check_settings(watchdog, thresh, model.version)
     if watchdog_thresh is not None and watchdog == WATCHDOG_NAMES[0]:
@@ -328,7 +329,7 @@ def make_vm(
     M: np.ndarray[Any, Any],
     E: Any,
     model: CpuModel,
-    mode: str,
+    mode: Mode,
     vmm: Any,
     image: bytes,
     ram_size: int,

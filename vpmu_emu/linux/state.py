@@ -426,6 +426,7 @@ VM = np.dtype(
         ("cur_tsc_offset", "u8"),  # what the guest's TSC is more than the host's
         ("user_set_tsc", "i8"),  # 1: the VMM has written one
         ("irqchip", "i8"),  # KVM_CREATE_IRQCHIP
+        ("owns_pmu", "i8"),  # 1: its guest has the hardware counters while it runs
         ("pmu_off", "i8"),  # KVM_CAP_PMU_CAPABILITY with KVM_PMU_CAP_DISABLE
         ("ram_size", "u8"),  # bytes of the memory slot at guest address 0
         ("msr_filter", "i8"),  # KVM_X86_SET_MSR_FILTER: where it lies in physical memory, 0 none
@@ -443,7 +444,10 @@ VM = np.dtype(
 # --- settings that do not change during a run -----------------------------------------------------------
 CONFIG = np.dtype(
     [
-        ("mode", "i8"),  # MODE_*
+        ("mode", "i8"),  # row of isa/modes.toml, for its name alone
+        ("kernel", "i8"),  # LINUX_VERSION_CODE of the host
+        ("series", "i8"),  # 1: the passthrough series is applied to it
+        ("enable_pmu", "i8"),  # kvm.enable_pmu
         ("quirks", "u8"),  # QUIRKS bits
         ("without", "u8"),  # WITHOUT bits: parts of the series left out
         ("all_passthrough", "i8"),  # selectors are not intercepted (no filter possible)
@@ -598,11 +602,6 @@ SYSTEM = np.dtype(
 
 WATCHDOG_OFF, WATCHDOG_NMI, WATCHDOG_BUDDY, WATCHDOG_HPET = range(4)
 WATCHDOG_NAMES = ("off", "nmi", "buddy", "hpet")
-
-MODE_NONE = 0  # KVM with the PMU off
-MODE_EMULATED = 1
-MODE_PASSTHROUGH = 2
-MODE_NAMES = ("none", "emulated", "passthrough")
 
 KVM_PMU_EVENT_ALLOW = 0
 KVM_PMU_EVENT_DENY = 1

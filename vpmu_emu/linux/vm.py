@@ -15,8 +15,6 @@ from vpmu_emu.linux.cpuid import CAP_FW_WRITES, Leaf, refreshed, told_by
 from vpmu_emu.linux.eventfilter import EventFilter
 from vpmu_emu.linux.state import (
     KVM_REQ_PMU,
-    MODE_NONE,
-    MODE_PASSTHROUGH,
     N_GP_PMC,
     VCPU,
     VM,
@@ -29,6 +27,7 @@ from vpmu_emu.machine.mutants import I_ABSENT_PERFCTR, I_RESET_TO_0
 from vpmu_emu.machine.state import NEVER
 from vpmu_emu.tables.cpus import CpuModel
 from vpmu_emu.tables.events import LISTS, event_by_name
+from vpmu_emu.tables.modes import kernel_version, mode_of
 from vpmu_emu.tables.msrs import MSRS, Shape, by_name, rules
 from vpmu_emu.tables.mutants import unchecked_msrs
 from vpmu_emu.tables.vmcs import control_bit, vmcs_field
@@ -70,6 +69,7 @@ def kvm_create_vm(S: Any, k: int, mm: int) -> None:
     S.vms[k].used = 1
     S.vms[k].mm = mm
     S.vms[k].created = S.cores[int(S.this_cpu)].t
+    S.vms[k].owns_pmu = int(mode_of(S.config).owns_pmu)
 
 
 def kvm_create_vcpu(S: Any, M: np.ndarray[Any, Any], k: int, vm: int, ident: int, page: int) -> None:
@@ -139,7 +139,7 @@ def kvm_synchronize_tsc(S: Any, M: np.ndarray[Any, Any], k: int, user_value: int
     expected = int(vm.last_tsc_write) + now - int(vm.last_tsc) & ALL_ONES
     second = 1000 * khz
     near = data < (expected + second & ALL_ONES) and (data + second & ALL_ONES) > expected
-    user_set = vm.user_set_tsc or int(S.config.mode) == MODE_PASSTHROUGH
+    user_set = vm.user_set_tsc or int(S.config.kernel) < kernel_version(6, 8)
     if not vm.last_tsc_khz or (data and not (user_set and near)):
         vm.cur_tsc_offset = data - now & ALL_ONES
     if user_value is not None:
@@ -176,13 +176,13 @@ def vcpu_shape(S: Any, model: CpuModel, k: int) -> Shape:
     vcpu, vm, config = S.vcpus[k], S.vms[int(S.vcpus[k].vm)], S.config
     host = model.shape()
     told = told_by(host, leaves_of(vcpu), int(vcpu.perf_capabilities) & host.perf_capabilities)
-    if int(config.mode) == MODE_PASSTHROUGH:
+    if vm.owns_pmu:
         told = attrs.evolve(told, ds=False)
-    if int(config.mode) == MODE_NONE:
+    if not config.enable_pmu:
         told = attrs.evolve(told, ds=False, pdcm=False, perf_capabilities=0)  # vmx_set_cpu_caps()
-    off = int(config.mode) == MODE_NONE or vm.pmu_off
-    # The series needs the in-kernel local APIC for the guest's PMI.
-    off = off or (int(config.mode) == MODE_PASSTHROUGH and not vm.irqchip)
+    off = not config.enable_pmu or vm.pmu_off
+    # A guest that owns the PMU needs the in-kernel local APIC for its PMI.
+    off = off or (vm.owns_pmu and not vm.irqchip)
     return refreshed(host, attrs.evolve(told, version=0) if off else told, int(config.fixed_cap))
 
 
@@ -204,7 +204,7 @@ def refresh_intercepts(S: Any, M: np.ndarray[Any, Any], model: CpuModel, k: int)
 def _refresh_registers(S: Any, vcpu: Any, shape: Shape) -> None:
     pmu = vcpu.pmu
     inject = int(S.cores[0].inject)
-    passthrough = int(S.config.mode) == MODE_PASSTHROUGH
+    owns_pmu = bool(S.vms[int(vcpu.vm)].owns_pmu)
     table = rules("kvm", shape, unchecked_msrs(inject))
     pmu.version = shape.version
     pmu.nr_arch_gp_counters = shape.gp
@@ -226,10 +226,11 @@ def _refresh_registers(S: Any, vcpu: Any, shape: Shape) -> None:
     pmu.pmc_counting_instructions = pmu.pmc_counting_branches = 0
     # Both vendors enable all GP counters at RESET, so that software for version 1 works. A guest of
     # version 1 has no GLOBAL_CTRL, but the hardware has, and it is loaded with this.
-    enabled = (shape.version > 1 or passthrough) and not inject & int(I_RESET_TO_0)
+    enabled = (shape.version > 1 or owns_pmu) and not inject & int(I_RESET_TO_0)
     pmu.global_ctrl = gp_mask if enabled else 0
     # intel_get_fixed_pmc_eventsel() asks perf what it calls them; 6.7 had a table of its own.
-    ref_cycles = 0x0300 if passthrough else event_by_name("ref-cycles", LISTS[int(S.config.events)]).code
+    own_table = int(S.config.kernel) < kernel_version(6, 8)
+    ref_cycles = 0x0300 if own_table else event_by_name("ref-cycles", LISTS[int(S.config.events)]).code
     eventsels = (0x00C0, 0x003C, ref_cycles, 0x0400)
     for i, pmc in enumerate(pmu.pmcs):
         pmc.counter = pmc.emulated_counter = pmc.eventsel_hw = pmc.current_config = 0
@@ -237,8 +238,8 @@ def _refresh_registers(S: Any, vcpu: Any, shape: Shape) -> None:
         pmc.eventsel = eventsels[i - N_GP_PMC] if i >= N_GP_PMC else 0
     vcpu.msr_n[:] = table.exists_count
     vcpu.msr_reserved[:] = table.reserved
-    if passthrough:
-        vcpu.msr_reserved[_ROW["IA32_X2APIC_ICR"]] = 0  # X2APIC_ICR_RESERVED_BITS came with 6.12
+    if int(S.config.kernel) < kernel_version(6, 12):
+        vcpu.msr_reserved[_ROW["IA32_X2APIC_ICR"]] = 0  # X2APIC_ICR_RESERVED_BITS came then
     vcpu.msr_access[:] = table.access
     if not vcpu.launched:
         vcpu.ia32_misc_enable_msr = table.reset[_ROW["IA32_MISC_ENABLE"]]
@@ -248,15 +249,15 @@ def _refresh_registers(S: Any, vcpu: Any, shape: Shape) -> None:
 def _refresh_controls(S: Any, M: np.ndarray[Any, Any], vcpu: Any, shape: Shape) -> None:
     """VM-execution, exit and entry controls, MSR lists and MSR bitmap for this vPMU."""
     config = S.config
-    passthrough = int(config.mode) == MODE_PASSTHROUGH and shape.version > 0
-    own_switch = passthrough and not int(config.without) & int(W_GLOBAL_CTRL_SWITCH)
+    owns_pmu = bool(S.vms[int(vcpu.vm)].owns_pmu) and shape.version > 0
+    own_switch = owns_pmu and not int(config.without) & int(W_GLOBAL_CTRL_SWITCH)
     proc = [
         "CPU_BASED_USE_TSC_OFFSETTING",
         "CPU_BASED_HLT_EXITING",
         "CPU_BASED_UNCOND_IO_EXITING",
         "CPU_BASED_USE_MSR_BITMAPS",
     ]
-    if not passthrough:
+    if not owns_pmu:
         proc.append("CPU_BASED_RDPMC_EXITING")
     exit_controls = ["VM_EXIT_HOST_ADDR_SPACE_SIZE", "VM_EXIT_ACK_INTR_ON_EXIT"]
     entry_controls = ["VM_ENTRY_IA32E_MODE"]
@@ -283,7 +284,7 @@ def _refresh_controls(S: Any, M: np.ndarray[Any, Any], vcpu: Any, shape: Shape) 
     page = M[int(vcpu.msr_bitmap) : int(vcpu.msr_bitmap) + PAGE]
     page[:] = 0xFF
     vm = S.vms[int(vcpu.vm)]
-    for index, reads, writes in _passed(S, shape, passthrough):
+    for index, reads, writes in _passed(S, shape, owns_pmu):
         at = index & 0x1FFF
         half = 0x400 if index >= 0xC000_0000 else 0
         for used, base, kind in ((reads, half, 1), (writes, 0x800 + half, 2)):
@@ -293,12 +294,12 @@ def _refresh_controls(S: Any, M: np.ndarray[Any, Any], vcpu: Any, shape: Shape) 
     vcpu.recalc_intercepts = 1  # those of the local APIC: vmx_update_msr_bitmap_x2apic()
 
 
-def _passed(S: Any, shape: Shape, passthrough: bool) -> list[tuple[int, bool, bool]]:
+def _passed(S: Any, shape: Shape, owns_pmu: bool) -> list[tuple[int, bool, bool]]:
     """(MSR, reads pass, writes pass): the intercept rule of every mode; docs/modes.md says why."""
     named = ("IA32_FS_BASE", "IA32_GS_BASE", "IA32_KERNEL_GS_BASE")
     found = [(by_name(name), True, True) for name in named]
     found.append((by_name("IA32_TIME_STAMP_COUNTER"), True, False))
-    if not passthrough:
+    if not owns_pmu:
         return found
     every = []
     for i in range(shape.gp):  # patch 17

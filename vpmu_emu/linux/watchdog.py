@@ -14,7 +14,6 @@ from vpmu_emu._jit import jit
 from vpmu_emu.errors import ConfigError
 from vpmu_emu.linux.native import cost, retire
 from vpmu_emu.linux.state import (
-    MODE_PASSTHROUGH,
     OWNER_HOST,
     PERF_EVENT_STATE_ACTIVE,
     PERF_EVENT_STATE_INACTIVE,
@@ -197,8 +196,7 @@ def _hardlockup_detector_event_create(S: Any, cpu: int) -> None:
     event.config = CPU_CYCLES
     # Mainline's event counts in guests too: it is one reason for which a mediated vPMU is refused while it
     # exists. In the series it has to exclude them, or the first VM entry puts it into ERROR (patch 03).
-    series = int(S.config.mode) == MODE_PASSTHROUGH
-    event.exclude_guest = int(series and not int(S.config.without) & int(W_WATCHDOG_EXCLUDE_GUEST))
+    event.exclude_guest = int(S.config.series and not int(S.config.without) & int(W_WATCHDOG_EXCLUDE_GUEST))
     # hw_nmi_get_sample_period(): cpu_khz is the marked frequency, the event counts at turbo
     cycles = int(S.config.watchdog_period) * int(S.config.tsc_khz) // (16 * int(S.config.core_khz))
     event.sample_period = event.period = cycles

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from vpmu_emu.data import guests_dir
+from vpmu_emu.data import guests_dir, isa_dir
 from vpmu_emu.tables import linux
 from vpmu_emu.tables.events import EVENTS
+from vpmu_emu.tables.modes import MODES
 from vpmu_emu.tables.msrs import MSRS, MsrRow
 
 _LINUX_HEAD = """\
@@ -21,6 +22,8 @@ _HEAD = """\
 #
 # Names of MSRs, their fields and events, for this assembler and for GNU as (-I guests/include).
 """
+
+_BEGIN, _END = "<!-- isa/modes.toml -->\n", "<!-- end -->\n"
 
 # Prefix of the symbols of each register's fields; those of one layout share one.
 _FIELD_PREFIX = {
@@ -99,14 +102,33 @@ def linux_inc() -> str:
     return "\n".join([_LINUX_HEAD, *("\n".join(block) + "\n" for block in blocks)])
 
 
+def modes_md() -> str:
+    """What the modes are, for docs/modes.md."""
+    heads = ("`--vpmu`", "what it is", "kernel", "`enable_pmu`", "owner of the PMU while a guest runs")
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for mode in MODES.values():
+        pmu = ("1" if mode.enable_pmu else "0") if mode.hypervisor else ""
+        lines.append(f"| `{mode.name}` | {mode.doc} | {mode.kernel.name} | {pmu} | {mode.owner} |")
+    return "\n".join(lines) + "\n"
+
+
+def with_block(text: str, block: str) -> str:
+    """`text` with what stands between its two marks replaced."""
+    head, mark, rest = text.partition(_BEGIN)
+    _, end, tail = rest.partition(_END)
+    return head + mark + block + end + tail
+
+
 def main(arguments: list[str]) -> int:
     """Write the generated files; with `--check` compare them and return 1 if one is old."""
     if arguments not in ([], ["--check"]):
         sys.stderr.write("usage: python -m vpmu_emu.tables.generate [--check]\n")
         return 2
     old = False
-    for name, text in (("msr.inc", msr_inc()), ("linux.inc", linux_inc())):
-        path = guests_dir() / "include" / name
+    include, docs = guests_dir() / "include", isa_dir().parent / "docs" / "modes.md"
+    made = {include / "msr.inc": msr_inc(), include / "linux.inc": linux_inc()}
+    made[docs] = with_block(docs.read_text(), modes_md())
+    for path, text in made.items():
         if not arguments:
             path.write_text(text)
         elif not path.exists() or path.read_text() != text:

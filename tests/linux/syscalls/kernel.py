@@ -18,6 +18,7 @@ from vpmu_emu.machine import engine
 from vpmu_emu.machine.state import END_OF_TIME, ENGINE, RUN_SYSCALL
 from vpmu_emu.system import fill_core, host_model
 from vpmu_emu.tables.linux import SYSCALLS
+from vpmu_emu.tables.modes import MODES
 
 MIB = 1 << 20
 MEMORY, POOL = 8 * MIB, 2 * MIB
@@ -75,7 +76,7 @@ class Kernel:
             fill_core(core, self.model)
             core.cores, core.number, core.space = cores, k, k
             engine.reset_core(core, np.uint64(k))
-        init_config(self.S, self.model, mode, n_cores=cores)
+        init_config(self.S, self.model, MODES[mode], n_cores=cores)
         # Ticks and slices that a test can wait for.
         self.S.config.tick_interval = self.S.config.sched_slice = TICK * 16
         init_host(self.S, self.model)

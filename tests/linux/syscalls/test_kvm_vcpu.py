@@ -13,6 +13,7 @@ from vpmu_emu.asm import assemble
 from vpmu_emu.linux.cpuid import supported_leaves
 from vpmu_emu.machine.state import NEVER
 from vpmu_emu.system import host_model
+from vpmu_emu.tables import modes
 from vpmu_emu.tables.linux import STRUCTS, constant
 
 pytestmark = pytest.mark.uncompiled
@@ -344,7 +345,7 @@ def test_the_list_of_msrs_is_kvms():
     ("none", "spr", False),
 ])  # fmt: skip
 def test_the_debug_store_is_supported_with_pebs(mode, cpu, shown):
-    leaves = {leaf: rest for leaf, *rest in supported_leaves(host_model(cpu), mode, 3)}
+    leaves = {leaf: rest for leaf, *rest in supported_leaves(host_model(cpu), modes.MODES[mode], 3)}
     _, _, ecx, edx = leaves[1]
     assert (bool(ecx & 1 << 2), bool(edx & 1 << 21)) == (shown, shown)
 

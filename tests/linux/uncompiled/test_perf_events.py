@@ -47,8 +47,6 @@ from vpmu_emu.linux.state import (
     CTX_TASK,
     FROM_USER,
     KVM_REQ_PMU,
-    MODE_EMULATED,
-    MODE_PASSTHROUGH,
     OWNER_KVM,
     PERF_EVENT_STATE_ACTIVE,
     PERF_EVENT_STATE_ERROR,
@@ -63,6 +61,7 @@ from vpmu_emu.machine.clock import tsc_value
 from vpmu_emu.machine.pmu import counter_value
 from vpmu_emu.machine.state import CLASS, NEVER
 from vpmu_emu.machine.u64 import U64
+from vpmu_emu.tables.modes import MODES
 
 pytestmark = pytest.mark.uncompiled
 
@@ -375,7 +374,7 @@ def records(machine, event, begin=0):
     return found
 
 
-@pytest.mark.parametrize("mode", [MODE_EMULATED, MODE_PASSTHROUGH])
+@pytest.mark.parametrize("mode", ["emulated", "passthrough"])
 def test_the_tick_keeps_the_frequency_of_leaders(machine, mode):
     """perf_adjust_freq_unthr_events() walks the lists of groups since 6.9; 6.7 walked all events."""
     S, E = machine.S, machine.E
@@ -383,11 +382,11 @@ def test_the_tick_keeps_the_frequency_of_leaders(machine, mode):
     rows.append(machine.open(config=BRANCHES, sample_freq=1000, exclude_kernel=1, leader=rows[0]))
     for i in rows:
         S.perf_events[i].period = S.perf_events[i].period_left = 1 << 40
-    S.config.mode = mode
+    S.config.kernel = MODES[mode].kernel.version
     machine.work(USER, 500_000, 500_000, 500_000)
     perf_event_task_tick(S, E)
     changed = [int(S.perf_events[i].period) != 1 << 40 for i in rows]
-    assert changed == [True, mode == MODE_PASSTHROUGH]
+    assert changed == [True, mode == "passthrough"]
 
 
 @pytest.mark.parametrize("kind", [0, 0x101C6, 0x10002, 0x10084])

@@ -11,10 +11,10 @@ from tests.linux.uncompiled.test_perf_laws import INSTRUCTIONS, USER, Machine
 from vpmu_emu.linux.perf.event import perf_event_period, perf_event_read_value
 from vpmu_emu.linux.perf.pmi import perf_event_task_tick
 from vpmu_emu.linux.perf.throttle import perf_sample_event_took
-from vpmu_emu.linux.state import MODE_PASSTHROUGH
 from vpmu_emu.linux.sysctl import set_cpu_time_max_percent, set_sample_rate
 from vpmu_emu.machine.u64 import U64
 from vpmu_emu.tables.cpus import COST_NAMES
+from vpmu_emu.tables.modes import kernel_version
 
 pytestmark = pytest.mark.uncompiled
 
@@ -56,7 +56,7 @@ def test_before_6_16_only_the_event_that_was_too_fast_rested(machine):
         config=INSTRUCTIONS, sample_period=100, exclude_kernel=1, leader=leader, sample_type=0x40
     )
     event = ring(machine, member)
-    S.config.mode = MODE_PASSTHROUGH
+    S.config.kernel = kernel_version(6, 15)
     for _ in range(6):
         machine.work(USER, 100, 0, 100)
     assert [int(S.perf_events[i].throttles) for i in (leader, member)] == [0, 1]

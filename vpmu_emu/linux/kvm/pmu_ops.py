@@ -1,6 +1,6 @@
 """Where the vPMUs differ, and nowhere else: one function for each thing that KVM asks of one (kvm_pmu_ops).
 
-                     emulated, and none           passthrough
+                     perf owns the PMU            the guest owns it (`vm.owns_pmu`)
     load, put        -                            the guest's context in and out, around the inner loop
     entry, exit      atomic_switch_perf_msrs()    GLOBAL_CTRL, in the VMCS or the MSR lists
     get, set, rdpmc  ask perf                     the registers in the record: the context is out
@@ -22,7 +22,7 @@ from vpmu_emu.linux.kvm.pmu import (
     kvm_pmu_is_valid_msr,
     kvm_pmu_request_counter_reprogram,
 )
-from vpmu_emu.linux.state import KVM_REQ_PMU, MODE_PASSTHROUGH, Q_NO_GLOBAL_CHECK
+from vpmu_emu.linux.state import KVM_REQ_PMU, Q_NO_GLOBAL_CHECK
 from vpmu_emu.machine.u64 import ONE, ZERO
 
 _KIND = ~15
@@ -31,7 +31,7 @@ _KIND = ~15
 @jit()
 def _owns_pmu(S):
     # Whether a guest has the hardware counters while it runs.
-    return S.config.mode == MODE_PASSTHROUGH
+    return S.vms[S.vcpus[S.this_vcpu].vm].owns_pmu != 0
 
 
 @jit()

@@ -32,7 +32,6 @@ from vpmu_emu.linux.state import (
     KVM_REQ_NMI,
     KVM_REQ_PMI,
     KVM_REQ_PMU,
-    MODE_PASSTHROUGH,
     MP_STATE_ASLEEP,
     MP_STATE_HALTED,
     MP_STATE_INIT_RECEIVED,
@@ -94,6 +93,7 @@ from vpmu_emu.machine.vmx import (
     vmread,
     vmwrite,
 )
+from vpmu_emu.tables.modes import kernel_version
 from vpmu_emu.tables.msrs import by_name
 
 COST_IOCTL = cost("kvm_vcpu_ioctl")
@@ -108,6 +108,7 @@ COST_VPMI = cost("sysvec_perf_guest_mediated_pmi_handler")
 COST_HALT = cost("kvm_vcpu_halt")
 COST_FASTPATH_WRMSR = cost("kvm_lapic_reg_write")
 
+V7_0 = kernel_version(7, 0)
 LOCAL_TIMER_VECTOR = 0xEC
 CALL_FUNCTION_VECTOR = 0xFB
 EXIT_FASTPATH_NONE, EXIT_FASTPATH_REENTER_GUEST, EXIT_FASTPATH_EXIT_HANDLED = 0, 1, 2
@@ -448,9 +449,9 @@ def vmx_exit_handlers_fastpath(S, M, E):
             finish_wrmsr(S, M, E, MSR_IA32_TSC_DEADLINE, value, old, 0)
             done = EXIT_FASTPATH_REENTER_GUEST
         elif index == X2_ICR and handle_fastpath_set_x2apic_icr_irqoff(S, M, E, value):
-            # The kernel of the passthrough series still leaves the inner loop after an ICR write.
-            old_kernel = S.config.mode == MODE_PASSTHROUGH
-            done = EXIT_FASTPATH_EXIT_HANDLED if old_kernel else EXIT_FASTPATH_REENTER_GUEST
+            # Older kernels leave the inner loop after an ICR write.
+            stays = S.config.kernel >= V7_0
+            done = EXIT_FASTPATH_REENTER_GUEST if stays else EXIT_FASTPATH_EXIT_HANDLED
     send_ipi(S, M, E)
     # kvm_vcpu_exit_request(): work that waits needs the slow path.
     waits = vcpu.requests & (KVM_REQ_NMI | KVM_REQ_PMU | KVM_REQ_PMI | KVM_REQ_EVENT) != ZERO

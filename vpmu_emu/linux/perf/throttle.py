@@ -17,9 +17,11 @@ from vpmu_emu.linux.perf.x86 import (
     x86_pmu_start,
     x86_pmu_stop,
 )
-from vpmu_emu.linux.state import HZ, MODE_PASSTHROUGH, PERF_EVENT_STATE_ACTIVE, PMU_CORE
+from vpmu_emu.linux.state import HZ, PERF_EVENT_STATE_ACTIVE, PMU_CORE
 from vpmu_emu.machine.u64 import ONE
+from vpmu_emu.tables.modes import kernel_version
 
+V6_16 = kernel_version(6, 16)
 NR_ACCUMULATED_SAMPLES = 128
 
 
@@ -32,7 +34,7 @@ def tick_at(S):
 @jit()
 def throttles_groups(S):
     """Whether this kernel lets whole groups rest (since 6.16), or the one event that was too fast."""
-    return S.config.mode != MODE_PASSTHROUGH
+    return S.config.kernel >= V6_16
 
 
 @jit()

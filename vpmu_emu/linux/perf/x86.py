@@ -18,13 +18,15 @@ from vpmu_emu.linux.perf.lbr import (
     intel_pmu_lbr_del,
 )
 from vpmu_emu.linux.perf.userpage import perf_event_update_userpage
-from vpmu_emu.linux.state import IDX_METRIC, IDX_VLBR, MODE_PASSTHROUGH, N_IDX, OWNER_KVM
+from vpmu_emu.linux.state import IDX_METRIC, IDX_VLBR, N_IDX, OWNER_KVM
 from vpmu_emu.machine.bits import lowest_bit, popcount
 from vpmu_emu.machine.pmu import SLOTS_COUNTER
 from vpmu_emu.machine.state import N_GP, N_METRICS
 from vpmu_emu.machine.u64 import BYTE, ONE, U3, U64, ZERO
 from vpmu_emu.tables.events import CONSTRAINTS, LISTS, MATCHES
+from vpmu_emu.tables.modes import kernel_version
 
+V6_19 = kernel_version(6, 19)
 MSR_IA32_PMC0 = U64(0x4C1)
 MSR_P6_EVNTSEL0 = U64(0x186)
 MSR_CORE_PERF_FIXED_CTR0 = U64(0x309)
@@ -337,7 +339,7 @@ def intel_pmu_has_bts_period(S, event, period):
     if event.sample_freq != 0 or period != ONE or event.config & EVENTSEL_EVENT != BRANCHES:
         return False
     # "BTS doesn't virtualize", since 6.19
-    return event.exclude_host == 0 or S.config.mode == MODE_PASSTHROUGH
+    return event.exclude_host == 0 or S.config.kernel < V6_19
 
 
 @jit()

@@ -15,9 +15,6 @@ from vpmu_emu.linux.state import (
     FILE_KVM,
     FILE_VCPU,
     FILE_VM,
-    MODE_NAMES,
-    MODE_NONE,
-    MODE_PASSTHROUGH,
     MP_STATE_UNINITIALIZED,
     N_FILTER,
     N_VCPUS,
@@ -41,6 +38,7 @@ from vpmu_emu.linux.vm import (
 )
 from vpmu_emu.machine.state import N_SLOTS
 from vpmu_emu.tables.linux import IOCTLS, STRUCTS, constant
+from vpmu_emu.tables.modes import kernel_version, mode_of
 
 KVM_MAX_VCPU_IDS = 4096
 KVM_USER_MEM_SLOTS = 32764
@@ -77,7 +75,7 @@ def _create_vm(host: Host, file: Any, arg: int) -> int:
 
 
 def _check_extension(host: Host, file: Any, arg: int) -> int:
-    pmu = int(host.S.config.mode) != MODE_NONE
+    pmu, kernel = int(host.S.config.enable_pmu), int(host.S.config.kernel)
     yes = (
         "IRQCHIP", "HLT", "USER_MEMORY", "EXT_CPUID", "MP_STATE", "USER_NMI", "VCPU_EVENTS",
         "GET_TSC_KHZ", "TSC_DEADLINE_TIMER", "ENABLE_CAP_VM", "CHECK_EXTENSION_VM", "IMMEDIATE_EXIT",
@@ -85,7 +83,6 @@ def _check_extension(host: Host, file: Any, arg: int) -> int:
         "DESTROY_MEMORY_REGION_WORKS", "JOIN_MEMORY_REGIONS_WORKS", "INTERNAL_ERROR_DATA",
         "GET_MSR_FEATURES",
     )  # fmt: skip
-    new = int(int(host.S.config.mode) != MODE_PASSTHROUGH)
     numbers = {
         "NR_VCPUS": host.online_cpus().bit_count(),
         "MAX_VCPUS": N_VCPUS,
@@ -93,7 +90,8 @@ def _check_extension(host: Host, file: Any, arg: int) -> int:
         "NR_MEMSLOTS": N_SLOTS,
         "X86_USER_SPACE_MSR": MSR_EXIT_REASONS,
         "PMU_CAPABILITY": PMU_CAP_DISABLE if pmu else 0,
-        **dict.fromkeys(("ONE_REG", "USER_MEMORY2"), new),  # 6.18 and 6.8
+        "ONE_REG": int(kernel >= kernel_version(6, 18)),
+        "USER_MEMORY2": int(kernel >= kernel_version(6, 8)),
         **dict.fromkeys(yes, 1),
     }
     return next((n for name, n in numbers.items() if constant(f"KVM_CAP_{name}") == arg), 0)
@@ -108,7 +106,7 @@ def _get_vcpu_mmap_size(host: Host, file: Any, arg: int) -> int:
 def _get_supported_cpuid(host: Host, file: Any, arg: int) -> int:
     row, entry = STRUCTS["kvm_cpuid2"], STRUCTS["kvm_cpuid_entry2"]
     nent = int(row.read(host.copy_from_user(arg, row.size))["nent"])
-    leaves = supported_leaves(host.model, MODE_NAMES[int(host.S.config.mode)], int(host.S.config.fixed_cap))
+    leaves = supported_leaves(host.model, mode_of(host.S.config), int(host.S.config.fixed_cap))
     if nent < len(leaves):
         raise Errno("E2BIG")
     data = row.new(nent=len(leaves)).tobytes()
@@ -142,8 +140,8 @@ def _get_msr_feature_index_list(host: Host, file: Any, arg: int) -> int:
 def _get_feature_msrs(host: Host, file: Any, arg: int) -> int:
     """KVM_GET_MSRS on the device: what KVM supports of a feature MSR (do_get_feature_msr)."""
     at, entries = kvm_vcpu.msrs_from_user(host, arg)
-    mode = int(host.S.config.mode)
-    supported = vmx_get_perf_capabilities(host.model.shape(), MODE_NAMES[mode]) if mode != MODE_NONE else 0
+    mode = mode_of(host.S.config)
+    supported = vmx_get_perf_capabilities(host.model.shape(), mode.owns_pmu) if mode.enable_pmu else 0
     done = 0
     for entry in entries:
         if int(entry["index"]) != kvm_vcpu.PERF_CAPABILITIES:
@@ -192,7 +190,7 @@ def _create_irqchip(host: Host, file: Any, arg: int) -> int:
 
 def _set_user_memory_region2(host: Host, file: Any, arg: int) -> int:
     """The same with a longer structure; its guest_memfd is refused as other flags are."""
-    if int(host.S.config.mode) == MODE_PASSTHROUGH:  # it came with 6.8
+    if int(host.S.config.kernel) < kernel_version(6, 8):
         raise Errno("ENOTTY")
     host.copy_from_user(arg, STRUCTS["kvm_userspace_memory_region2"].size)
     return _set_user_memory_region(host, file, arg)
@@ -261,7 +259,7 @@ def _enable_cap(host: Host, file: Any, arg: int) -> int:
         vm.user_space_msr_mask = value
         return 0
     if number == constant("KVM_CAP_PMU_CAPABILITY"):
-        enabled = int(host.S.config.mode) != MODE_NONE
+        enabled = bool(host.S.config.enable_pmu)
         if enabled and not value & ~PMU_CAP_DISABLE and not _vcpus(host, int(file.obj)):
             vm.pmu_off = int(bool(value & PMU_CAP_DISABLE))
             return 0

@@ -30,9 +30,6 @@ from vpmu_emu.linux.state import (
     CTX_TASK,
     KVM_REQ_EVENT,
     KVM_REQ_NMI,
-    MODE_NAMES,
-    MODE_NONE,
-    MODE_PASSTHROUGH,
     MP_STATE_HALTED,
     MP_STATE_INIT_RECEIVED,
     MP_STATE_RUNNABLE,
@@ -63,6 +60,7 @@ from vpmu_emu.machine.lapic import (
 )
 from vpmu_emu.machine.state import N_CPUID, NEVER, REG_FS, REG_GS
 from vpmu_emu.tables.linux import STRUCTS, constant
+from vpmu_emu.tables.modes import kernel_version
 from vpmu_emu.tables.msrs import MSRS, by_name, row_of, rules
 
 RUN_PAGES = 3  # struct kvm_run, the data of port I/O, the ring of coalesced MMIO
@@ -376,13 +374,12 @@ def get_msr(host: Host, k: int, index: int) -> int:
 
 def _without_pdcm(host: Host, index: int) -> bool:
     """Whether the VMM has IA32_PERF_CAPABILITIES whatever CPUID says: kernels before 6.12."""
-    return index == PERF_CAPABILITIES and int(host.S.config.mode) == MODE_PASSTHROUGH
+    return index == PERF_CAPABILITIES and int(host.S.config.kernel) < kernel_version(6, 12)
 
 
 def _set_perf_capabilities(host: Host, k: int, value: int) -> None:
     vcpu = host.S.vcpus[k]
-    mode = MODE_NAMES[int(host.S.config.mode)]
-    if not capabilities_fit(host.model.shape(), value, mode):
+    if not capabilities_fit(host.model.shape(), value, bool(host.S.vms[int(vcpu.vm)].owns_pmu)):
         raise _RefusedError
     if value & CAP_PEBS_FORMAT and not has_debug_store(leaves_of(vcpu)):
         raise _RefusedError
@@ -468,7 +465,7 @@ def msrs_to_save(host: Host) -> list[int]:
     """
     config, shape = host.S.config, host.model.shape()
     on_host = rules("hw", shape).exists_count
-    off = PMU_FAMILIES | {"MSR_PEBS_DATA_CFG"} if int(config.mode) == MODE_NONE else set()
+    off = PMU_FAMILIES | {"MSR_PEBS_DATA_CFG"} if not config.enable_pmu else set()
     most = {"IA32_FIXED_CTR": int(config.fixed_cap)}
     rows = {row.name: (k, row) for k, row in enumerate(MSRS)}
     found = (rows[name] for name in MSRS_TO_SAVE if name not in off)
@@ -533,7 +530,7 @@ def _one_reg(host: Host, arg: int) -> tuple[int, int]:
     """(MSR, address of its value); the registers of KVM itself have no model."""
     row = STRUCTS["kvm_one_reg"]
     reg = row.read(host.copy_from_user(arg, row.size))
-    if int(host.S.config.mode) == MODE_PASSTHROUGH or int(reg["id"]) >> 32 << 32 != KVM_X86_REG_MSR:
+    if int(host.S.config.kernel) < kernel_version(6, 18) or int(reg["id"]) >> 32 << 32 != KVM_X86_REG_MSR:
         raise Errno("EINVAL")
     return int(reg["id"]) & 0xFFFF_FFFF, int(reg["addr"])
 

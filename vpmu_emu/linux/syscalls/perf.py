@@ -26,7 +26,6 @@ from vpmu_emu.linux.perf.report import remember
 from vpmu_emu.linux.state import (
     CTX_TASK,
     FILE_PERF,
-    MODE_PASSTHROUGH,
     N_CORES,
     OWNER_HOST,
     PERF_EVENT_STATE_ERROR,
@@ -45,6 +44,7 @@ from vpmu_emu.linux.syscalls.mm import MAP_SHARED, MAP_TYPE, PROT_WRITE, add_vma
 from vpmu_emu.linux.syscalls.pagetables import PAGE
 from vpmu_emu.tables.events import LISTS, event_by_name
 from vpmu_emu.tables.linux import HEADERS, STRUCTS, constant
+from vpmu_emu.tables.modes import kernel_version
 
 ATTR = STRUCTS["perf_event_attr"]
 CONTROL = STRUCTS["perf_event_mmap_page"]
@@ -100,7 +100,7 @@ CACHES, CACHE_OPS, CACHE_RESULTS = 7, 3, 2
 # --- attributes -----------------------------------------------------------------------------------------
 def attr_size(host: Host) -> int:
     """sizeof(struct perf_event_attr) of this kernel: version 9 in 7.0, version 8 in 6.7."""
-    return 136 if int(host.S.config.mode) == MODE_PASSTHROUGH else 144
+    return 144 if int(host.S.config.kernel) >= kernel_version(7, 0) else 136
 
 
 class Attr:
@@ -143,8 +143,8 @@ def perf_copy_attr(host: Host, address: int) -> Attr:
             host.put_user(address + ATTR.offset("size"), known, 4)
         raise Errno("E2BIG")
     attr = Attr(data[:known])
-    if int(host.S.config.mode) != MODE_PASSTHROUGH:
-        attr.__dict__["__reserved_1"] &= ~3  # defer_callchain, defer_output: since 6.19
+    if int(host.S.config.kernel) >= kernel_version(6, 19):
+        attr.__dict__["__reserved_1"] &= ~3  # defer_callchain, defer_output
     _check_attr(attr)
     return attr
 
@@ -320,7 +320,7 @@ def sys_perf_event_open(
     if leader >= 0 and ctx >= CTX_TASK and int(S.perf_events[leader].inherit) != attr.inherit:
         raise Errno("EINVAL")
     if attr.inherit and attr.sample_type & SAMPLE["READ"]:
-        old = int(S.config.mode) == MODE_PASSTHROUGH
+        old = int(S.config.kernel) < kernel_version(6, 12)
         if old or not attr.sample_type & SAMPLE["TID"]:
             raise Errno("EINVAL")
     pmu_type, config = _event_init(host, attr)
