@@ -36,10 +36,9 @@ def model(request):
 def test_every_model_has_the_same_rows(model):
     table = tomllib.loads((isa_dir() / "cpus" / f"{model.name}.toml").read_text())
     whole = "base" not in table
-    for own, names in ((table.get("cost", {}), COST_NAMES), (table.get("latency", {}), LATENCIES)):
+    for own, names in ((table.get("cycles", {}), COST_NAMES), (table.get("latency", {}), LATENCIES)):
         assert set(own) == set(names) if whole else set(own) <= set(names)
-    for own in table.get("cost", {}).values():
-        assert set(own) == {"part", "cycles", "instructions", "branches", "source"}
+    assert not set(table) & {"cost", "costs"}  # work is the kernel's: isa/costs.toml
     assert [cost.name for cost in model.costs] == list(COST_NAMES) == sorted(COST_NAMES)
 
 

@@ -1,4 +1,4 @@
-"""`isa/cpus/*.toml` as frozen models: what a CPU is, how long things take, what CPUID says."""
+"""`isa/cpus/*.toml` and `costs.toml` as frozen models: what a CPU is, what takes how long, what CPUID says."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Cost:
     """
 
     name: str
-    part: str
     cycles: tuple[int, int, int]
     instructions: int
     branches: int
     source: str
+    part: str = ""
 
 
 @attrs.frozen(kw_only=True)
@@ -161,7 +161,9 @@ CPU_NAMES: tuple[str, ...] = tuple(_TABLES)
 LATENCIES: tuple[str, ...] = tuple(_FIRST["latency"])
 """Names of the latency classes, the same in every model; `CpuModel.latency` is in this order."""
 
-COST_NAMES: tuple[str, ...] = tuple(sorted(_FIRST["cost"]))
+_COSTS: dict[str, dict[str, Any]] = tomllib.loads((isa_dir() / "costs.toml").read_text())
+
+COST_NAMES: tuple[str, ...] = tuple(sorted(_COSTS))
 """Names of the cost rows, the same in every model; `CpuModel.costs` is in this order."""
 
 PARTS: tuple[str, ...] = ("exits", "perf", "pmu_switch", "interrupts", "tasks")
@@ -179,7 +181,6 @@ def cpu(name: str) -> CpuModel:
     if name not in _TABLES:
         raise _unknown("cpu", name, CPU_NAMES)
     table = _TABLES[name]
-    costs = table["cost"]
     return CpuModel(
         name=name,
         **table["identity"],
@@ -189,15 +190,7 @@ def cpu(name: str) -> CpuModel:
         features=frozenset(key for key, on in table["features"].items() if on),
         latency=tuple(table["latency"][key] for key in LATENCIES),
         costs=tuple(
-            Cost(
-                name=key,
-                part=costs[key]["part"],
-                cycles=tuple(costs[key]["cycles"]),
-                instructions=costs[key]["instructions"],
-                branches=costs[key]["branches"],
-                source=costs[key]["source"],
-            )
-            for key in COST_NAMES
+            Cost(name=key, cycles=tuple(table["cycles"][key]), **_COSTS[key]) for key in COST_NAMES
         ),
     )
 
