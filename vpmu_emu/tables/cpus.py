@@ -1,4 +1,4 @@
-"""`isa/cpus/*.toml` and `costs.toml` as frozen models: what a CPU is, what takes how long, what CPUID says."""
+"""`isa/cpus/*.toml` and `costs.toml` as frozen models: what a CPU is, what takes how long, its CPUID."""
 
 from __future__ import annotations
 
