@@ -151,7 +151,7 @@ def door_commands(rng):
         "build": ["--modes", value(rng)], "check": [value(rng)], "debug": ["-", "--cpu", value(rng)],
         "run": [value(rng)],
     }[name]  # fmt: skip
-    if words[0] in ("/", "..", "/proc/self/mem", "~"):  # folders with whatever is in them
+    if words[0] in ("/", "//", "..", "/proc/self/mem", "~"):  # folders with whatever is in them
         words[0] = "/no/such"
     if rng.random() < 0.3:
         words.append(f"--{value(rng)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 
@@ -95,3 +96,23 @@ def test_map_is_true():
 
     written = (ROOT / "docs" / "map.md").read_text(encoding="utf-8")
     assert written == text(), "run `python -m tests.project_map`"
+
+
+IN_ANY_ORDER = """
+import importlib, sys
+for name in sys.argv[1:]:
+    for loaded in [m for m in sys.modules if m.startswith("vpmu_emu.linux")]:
+        del sys.modules[loaded]
+    importlib.import_module(name)
+"""
+
+
+def test_every_module_of_the_host_can_be_the_first_that_is_imported():
+    """Two that need each other work as long as somebody else happens to import the right one before."""
+    files = (ROOT / "vpmu_emu" / "linux").rglob("*.py")
+    modules = (".".join(f.relative_to(ROOT).with_suffix("").parts) for f in files)
+    names = sorted(name.removesuffix(".__init__") for name in modules)
+    env = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
+    command = [sys.executable, "-c", IN_ANY_ORDER, *names]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,18 @@ SETTINGS = ("pmu.version", "pmu.gp", "pmu.fixed", "pmu.width", "pmu.perf_caps")
 def vmm() -> Program:
     """The VMM behind every run with a hypervisor."""
     return assemble_file(guests_dir() / "host" / "vmm.s")
+
+
+def untouched(size: int) -> np.ndarray[Any, Any]:
+    """Zero bytes whose pages are there once they are touched, and are given back with the last reference.
+
+    What malloc() gives back it keeps and clears by hand at the next run, pages that nobody touches too.
+    """
+    try:
+        pages = mmap(-1, size, MAP_PRIVATE | MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError(f"no {size >> 20} MiB for a machine") from error
+    return np.frombuffer(pages, dtype=np.uint8)
 
 
 def ram_pieces(size: int) -> list[tuple[int, int, int]]:
@@ -377,7 +390,7 @@ class System:
         self._loaded = False
         self._slice = 1 << 24
         self._array = np.zeros(1, dtype=SYSTEM).view(np.recarray)
-        self._engine = np.zeros(1, dtype=ENGINE).view(np.recarray)
+        self._engine = untouched(ENGINE.itemsize).view(ENGINE).view(np.recarray)
         self.S: Any = self._array[0]
         self.E: Any = self._engine[0]
         self.core: Any = self.S.cores[0]
@@ -386,7 +399,7 @@ class System:
             from vpmu_emu.linux.boot import host_memory
 
             above = host_memory(self.ram_size)
-        self.M = np.zeros(self.ram_size + above, dtype=np.uint8)
+        self.M = untouched(self.ram_size + above)
         self.E.memory, self.E.memory_size = self.M.ctypes.data, self.M.size
 
         self.cores: list[Any] = [self.S.cores[k] for k in range(cores)]

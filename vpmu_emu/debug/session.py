@@ -16,31 +16,34 @@ from vpmu_emu.asm.program import Line, Program
 from vpmu_emu.check import CheckError, evaluate_text
 from vpmu_emu.errors import ConfigError
 from vpmu_emu.load import load
-from vpmu_emu.machine.clock import tsc_value
 from vpmu_emu.machine.ring import (
     TR_GUEST_RDMSR,
     TR_GUEST_RDPMC,
     TR_GUEST_WRMSR,
+    TR_GUEST_WRMSR_BLIND,
     TR_MSR_FAULT,
-    TR_VM_EXIT,
 )
 from vpmu_emu.machine.state import GENERATIONS, N_BREAK, N_WATCH
 from vpmu_emu.numerals import shown, whole
 from vpmu_emu.system import System, ram_pieces
-from vpmu_emu.tables.msrs import by_name, msr_name, row_of, value_words
+from vpmu_emu.tables.msrs import by_name, msr_name, value_words
 
 RECENT = 5
-TSC = by_name("IA32_TIME_STAMP_COUNTER")
 ACCESS_KINDS = {
     TR_GUEST_RDMSR: "rdmsr",
     TR_GUEST_WRMSR: "wrmsr",
+    TR_GUEST_WRMSR_BLIND: "wrmsr",
     TR_GUEST_RDPMC: "rdpmc",
 }
 
 
 @attrs.frozen
 class Access:
-    """One RDMSR, WRMSR or RDPMC of the guest; `old` is what RDMSR would have given right before a write."""
+    """One RDMSR, WRMSR or RDPMC of the guest; `old` is what RDMSR would have given right before a write.
+
+    It is None where it would have given nothing that KVM or the processor knows of: a #GP, or an answer of
+    the VMM's own.
+    """
 
     kind: str
     index: int
@@ -352,18 +355,12 @@ class Session:
         if fresh <= 0:
             return []
         found = []
-        left = 0  # when the guest was left last: a time of the core
         for event in events[-fresh:]:
-            kind, rip, t = int(event["kind"]), int(event["rip"]), int(event["t"])
+            kind, rip = int(event["kind"]), int(event["rip"])
             a, b, c = int(event["a"]), int(event["b"]), int(event["c"])
-            if kind == TR_VM_EXIT:
-                left = t
-            elif kind == TR_GUEST_WRMSR and a == TSC and self.system.has_host:
-                core = self.system.core  # a read does not exit: it is not as late as the write is
-                c -= tsc_value(core, t) - tsc_value(core, left)
             place = self.describe_place(rip)
             if kind in ACCESS_KINDS:
-                old = c if kind == TR_GUEST_WRMSR and _readable(a) else None
+                old = c if kind == TR_GUEST_WRMSR else None
                 found.append(Access(ACCESS_KINDS[kind], a, b, old, rip, place))
             elif kind == TR_MSR_FAULT:
                 found.append(Access("wrmsr" if c else "rdmsr", a, b, None, rip, place, True))
@@ -500,12 +497,6 @@ class Session:
             f"{'=>' if n == line.line else '  '} {n:4}  {text[n - 1]}"
             for n in range(first, min(len(text), line.line + context) + 1)
         ]
-
-
-def _readable(index: int) -> bool:
-    """Whether RDMSR of this register is ever anything but #GP."""
-    found = row_of(index)
-    return found is None or "wo" not in (found[0].hw.access, found[0].kvm.access)
 
 
 def _statement(line: Line) -> str:

@@ -374,6 +374,8 @@ VCPU = np.dtype(
         ("user_exit", "i8"),  # KVM_EXIT_* that waits for the VMM, USER_AGAIN, USER_FAULT, -1 none
         ("complete", "i8"),  # USER_IO_*: what the next KVM_RUN finishes (complete_userspace_io)
         ("completed", "i8"),  # 1: this KVM_RUN has finished an instruction already
+        ("wrmsr_old", "u8"),  # what RDMSR would have given the guest at its last WRMSR that left it
+        ("wrmsr_kind", "i8"),  # WRITE, or WRITE_BLIND if it would have given nothing
         ("io_len", "u8"),  # bytes of the instruction that the next KVM_RUN finishes
         ("pio_size", "u8"),  # bytes of its access to a port
         ("cui_linear_rip", "u8"),  # where it lies; ALL: the emulator's, which does not look

@@ -56,6 +56,7 @@ from vpmu_emu.machine.pmu import (
 from vpmu_emu.machine.ring import (
     TR_GUEST_RDMSR,
     TR_GUEST_WRMSR,
+    TR_GUEST_WRMSR_BLIND,
     TR_HOST_RDMSR,
     TR_HOST_RDPMC,
     TR_HOST_WRMSR,
@@ -100,28 +101,33 @@ R_APIC_BASE = ROW["IA32_APIC_BASE"]
 
 ACCESS_RW, ACCESS_RO, ACCESS_WO, ACCESS_DROP = 0, 1, 2, 3
 ACCESS_CODE = {"rw": ACCESS_RW, "ro": ACCESS_RO, "wo": ACCESS_WO, "drop": ACCESS_DROP}
+READ, WRITE, WRITE_BLIND = range(3)  # kinds of accesses; blind: RDMSR would not have read that register
 NO_MSR = -1  # #GP
 DROPPED = -2  # exists as something that does nothing
 
 _LOW_END = U64(0x2000)
 _HIGH = U64(0xC000_0000)
 _K7 = U64(0xC001_0000)
+_PAGE_BITS = U64(5)
+_IN_PAGE = U64(31)
 
 
-def _numbers(base: int) -> np.ndarray:
-    """row * 64 + instance for the 0x2000 MSRs from `base`, -1 where the table has none."""
-    out = np.full(0x2000, NO_MSR, dtype=np.int64)
+def _pages() -> tuple[np.ndarray, np.ndarray]:
+    """Pages of 32 MSRs, row * 64 + instance or NO_MSR for each, and for every 32 of the three ranges of
+    0x2000 MSRs its page. Whole tables would be 200 KB, and each function that looks there has its own copy.
+    """
+    found = np.full((3, 0x2000), NO_MSR, dtype=np.int64)
     for k, row in enumerate(MSRS):
         for n in range(row.count):
-            offset = row.index + n * row.stride - base
-            if 0 <= offset < 0x2000:
-                out[offset] = k * 64 + n
-    return out
+            for part, base in enumerate((0, int(_HIGH), int(_K7))):
+                offset = row.index + n * row.stride - base
+                if 0 <= offset < 0x2000:
+                    found[part, offset] = k * 64 + n
+    rows, page = np.unique(found.reshape(-1, 32), axis=0, return_inverse=True)
+    return rows, page.reshape(-1)
 
 
-_LOW_ROWS = _numbers(0)
-_HIGH_ROWS = _numbers(0xC000_0000)
-_K7_ROWS = _numbers(0xC001_0000)
+_ROWS, _PAGE = _pages()
 MSR_SLOT = np.array([row.slot for row in MSRS], dtype=np.int64)
 _X2APIC_FIRST = U64(0x800)
 _X2APIC_LAST = U64(0x8FF)
@@ -143,12 +149,14 @@ _ANY_PMI = U64(0x8888)
 def find_msr(index):
     """row * 64 + instance in the MSR table, NO_MSR if it has no such index."""
     if index < _LOW_END:
-        return _LOW_ROWS[index]
-    if index >= _HIGH and index < _HIGH + _LOW_END:
-        return _HIGH_ROWS[index - _HIGH]
-    if index >= _K7 and index < _K7 + _LOW_END:
-        return _K7_ROWS[index - _K7]
-    return NO_MSR
+        at = index
+    elif index >= _HIGH and index < _HIGH + _LOW_END:
+        at = index - _HIGH + _LOW_END
+    elif index >= _K7 and index < _K7 + _LOW_END:
+        at = index - _K7 + _LOW_END + _LOW_END
+    else:
+        return NO_MSR
+    return _ROWS[_PAGE[at >> _PAGE_BITS], at & _IN_PAGE]
 
 
 @jit()
@@ -170,18 +178,19 @@ def is_watched(E, index, mode):
 
 
 @jit()
-def note_msr(core, E, index, value, old, writes, exits):
-    """A guest's RDMSR (writes 0) or WRMSR (1) was done, in hardware or by a hypervisor (exits 1)."""
+def note_msr(core, E, index, value, old, kind, exits):
+    """A guest's RDMSR or WRMSR (`kind`) was done, in hardware or by a hypervisor (exits 1)."""
     slot = statistics_slot(index)
-    if writes != 0:
+    if kind != READ:
         if slot >= 0:
             core.stats.msr_writes[slot] += ONE
-        emit(E, core.t, TR_GUEST_WRMSR, core.rip, index, value, old)
+        told = TR_GUEST_WRMSR if kind == WRITE else TR_GUEST_WRMSR_BLIND
+        emit(E, core.t, told, core.rip, index, value, old)
     else:
         if slot >= 0:
             core.stats.msr_reads[slot] += ONE
         emit(E, core.t, TR_GUEST_RDMSR, core.rip, index, value, U64(exits))
-    if E.n_watch > 0 and is_watched(E, index, 1 + writes):
+    if E.n_watch > 0 and is_watched(E, index, 1 if kind == READ else 2):
         E.stop_request = 1
 
 

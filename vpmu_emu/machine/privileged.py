@@ -39,6 +39,9 @@ from vpmu_emu.machine.msr import (
     DROPPED,
     NO_MSR,
     PMC_INVALID,
+    READ,
+    WRITE,
+    WRITE_BLIND,
     check_read,
     check_write,
     is_canonical,
@@ -244,7 +247,7 @@ def _rdmsr(core, M, E, u):
     v = msr_value(core, rn, index) if rn >= 0 else ZERO
     _edx_eax(core, v)
     retire(core, u)
-    note_msr(core, E, index, v, v, 0, 0)
+    note_msr(core, E, index, v, v, READ, 0)
     if E.stop_request != 0:
         return _edge(core, u)
     return CODE_NEXT
@@ -265,9 +268,13 @@ def _wrmsr(core, M, E, u):
     if rn == NO_MSR:
         note_msr_fault(core, E, index, value, 1)
         return _gp(E)
-    old = ZERO
-    if rn >= 0 and (E.trace_on != 0 or E.n_watch > 0) and check_read(core, index) >= 0:
-        old = msr_value(core, rn, index)
+    old, kind = ZERO, WRITE
+    if E.trace_on != 0 or E.n_watch > 0:
+        found = check_read(core, index)
+        if found == NO_MSR:
+            kind = WRITE_BLIND
+        elif found >= 0:
+            old = msr_value(core, found, index)
     retire(core, u)
     if core.inject & I_NO_WRMSR != ZERO:
         core.total[0, C_INST] -= ONE
@@ -278,7 +285,7 @@ def _wrmsr(core, M, E, u):
     if core.inject & I_BOTH_WRMSRS != ZERO:
         core.total[0, C_INST] += ONE
     core.rip = u.rip
-    note_msr(core, E, index, value, old, 1, 0)
+    note_msr(core, E, index, value, old, kind, 0)
     return _edge(core, u)
 
 

@@ -19,6 +19,7 @@ TR_EXCEPTION = 11  # a vector, b error code, c CR2
 TR_IRQ = 12  # a vector
 TR_NMI = 13
 TR_MSR_FAULT = 14  # a index, b value, c 1 for a write
+TR_GUEST_WRMSR_BLIND = 15  # a index, b new value; the guest could not have read what was there
 
 MACHINE_KINDS = {
     TR_GUEST_RDMSR: "guest_rdmsr",
@@ -35,6 +36,7 @@ MACHINE_KINDS = {
     TR_IRQ: "irq",
     TR_NMI: "nmi",
     TR_MSR_FAULT: "msr_fault",
+    TR_GUEST_WRMSR_BLIND: "guest_wrmsr",
 }
 
 _MASK = N_RING - 1

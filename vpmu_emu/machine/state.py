@@ -227,6 +227,7 @@ VMX = np.dtype(
         ("exit_intr_err", "u8"),
         ("exit_insn_len", "u8"),
         ("idt_vectoring", "u8"),  # the event that was being delivered at the exit, as in the VMCS
+        ("exit_t", "i8"),  # time of the last exit
     ]
 )
 

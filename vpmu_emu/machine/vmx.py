@@ -356,6 +356,7 @@ def vm_exit(core, M, E, vector):
     vmwrite(core, M, V_ENTRY_INTR, vmread(core, M, V_ENTRY_INTR) & ~INTR_VALID)
     core.stats.exits[vmx.exit_reason & U64(0x7F)] += ONE
     emit(E, core.t, TR_VM_EXIT, core.rip, vmx.exit_reason, vmx.exit_qual, vmx.exit_intr_info)
+    vmx.exit_t = core.t
     core.cpl = 0
     core.shadow = 0
     core.nmi_blocked = 0

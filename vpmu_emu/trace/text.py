@@ -59,7 +59,7 @@ def _guest_msr(kind: int, a: int, b: int, c: int, exited: bool, events: str) -> 
     if kind == mk.TR_GUEST_RDMSR:
         word = "kvm_msr: msr_read" if exited else "guest_rdmsr:"
         return f"{word} {a:x} = {b:#x}{_named(a, b, events)}"
-    if kind == mk.TR_GUEST_WRMSR:
+    if kind in (mk.TR_GUEST_WRMSR, mk.TR_GUEST_WRMSR_BLIND):
         word = "kvm_msr: msr_write" if exited else "guest_wrmsr:"
         return f"{word} {a:x} = {b:#x}{_named(a, b, events)}"
     if kind == mk.TR_GUEST_RDPMC:
@@ -129,7 +129,9 @@ def _linux(kind: int, rip: int, a: int, b: int, c: int) -> str:
     return f"{name}:"
 
 
-_GUEST_KINDS = (mk.TR_GUEST_RDMSR, mk.TR_GUEST_WRMSR, mk.TR_GUEST_RDPMC, mk.TR_MSR_FAULT)
+_GUEST_KINDS = (
+    mk.TR_GUEST_RDMSR, mk.TR_GUEST_WRMSR, mk.TR_GUEST_WRMSR_BLIND, mk.TR_GUEST_RDPMC, mk.TR_MSR_FAULT,
+)  # fmt: skip
 
 
 # Events that an instruction of the program caused or interrupted, so that rip has a line of its source.

@@ -11,6 +11,7 @@ import pytest
 from tests.linux.syscalls.test_kvm import EVTSEL0, GLOBAL_CTRL, INSTRUCTIONS, PMC0, Vmm, errno
 from vpmu_emu.asm import assemble
 from vpmu_emu.linux.cpuid import supported_leaves
+from vpmu_emu.machine.ring import TR_GUEST_WRMSR, TR_GUEST_WRMSR_BLIND
 from vpmu_emu.machine.state import NEVER
 from vpmu_emu.system import host_model
 from vpmu_emu.tables import modes
@@ -153,6 +154,38 @@ def test_an_msr_of_the_vmm_is_done_at_the_next_run(mode, forced):
         assert vmm.read(PMC0) == [1002 + n]
     found = registers(vmm)
     assert (int(found["rax"]), int(found["rdx"])) == (2, 1)
+
+
+def _writes(vmm: Vmm) -> list[tuple[int, int | None]]:
+    """(new value, old value) of the guest's WRMSRs in the trace; None: RDMSR would not have read it."""
+    ring = vmm.kernel.E.ring[: int(vmm.kernel.E.ring_head)]
+    old = {TR_GUEST_WRMSR: lambda event: int(event["c"]), TR_GUEST_WRMSR_BLIND: lambda event: None}
+    return [(int(e["b"]), old[int(e["kind"])](e)) for e in ring if int(e["kind"]) in old]
+
+
+@MODES
+@pytest.mark.parametrize(
+    ("flags", "index", "old"),
+    [("WRITE", 0x186, 0x4300C0), ("WRITE", 0x1A0, 0x1800), ("READ WRITE", 0x186, None), ("", 0x5555, None)],
+)
+def test_the_old_value_of_a_write_that_the_vmm_does(mode, flags, index, old):
+    """What RDMSR would have given the guest; nothing, if that had gone to the VMM too."""
+    vmm = _counting(mode, f"mov ecx, {index}; mov eax, 9; xor edx, edx; wrmsr; out 0x81, al")
+    cap = STRUCTS["kvm_enable_cap"].new(cap=constant("KVM_CAP_X86_USER_SPACE_MSR"))
+    cap["args"][0] = 7
+    assert vmm.give(vmm.vm, "KVM_ENABLE_CAP", cap.tobytes()) == 0
+    given, nothing = STRUCTS["kvm_msr_filter"].new(), vmm.page(b"\0")
+    for k, word in enumerate(flags.split()):
+        values = {"flags": constant(f"KVM_MSR_FILTER_{word}"), "nmsrs": 1, "base": index, "bitmap": nothing}
+        for name, value in values.items():
+            given["ranges"][k][name] = value
+    assert vmm.give(vmm.vm, "KVM_X86_SET_MSR_FILTER", given.tobytes()) == 0
+    vmm.kernel.E.trace_on = 1
+    assert vmm.run() == 0
+    assert int(vmm.kvm_run["msr.index"]) == index
+    vmm.set((0x1A0, 0x1801))  # what the VMM does meanwhile is not what was there
+    _finish(vmm)
+    assert _writes(vmm) == [(9, old)]
 
 
 @MODES

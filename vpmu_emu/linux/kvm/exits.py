@@ -16,6 +16,7 @@ from vpmu_emu.linux.kvm.lapic import (
     kvm_x2apic_msr_write,
 )
 from vpmu_emu.linux.kvm.msrfilter import msr_fault_to_vmm
+from vpmu_emu.linux.kvm.pmu import intel_pmu_lbr_is_enabled
 from vpmu_emu.linux.kvm.run import (
     KVM_EXIT_HLT,
     KVM_EXIT_SHUTDOWN,
@@ -41,7 +42,6 @@ from vpmu_emu.machine.bus import EXIT_APIC_ACCESS, EXIT_EPT_MISCONFIG, EXIT_EPT_
 from vpmu_emu.machine.clock import tsc_at
 from vpmu_emu.machine.interrupts import RFLAGS_TF, VECTOR_DB
 from vpmu_emu.machine.lapic import BASE_X2APIC, lapic_read
-from vpmu_emu.machine.lbr import R_LBR_SELECT
 from vpmu_emu.machine.memory import VECTOR_GP
 from vpmu_emu.machine.msr import (
     R_APIC_BASE,
@@ -50,6 +50,7 @@ from vpmu_emu.machine.msr import (
     R_PERF_CAPABILITIES,
     R_TSC,
     R_TSC_DEADLINE,
+    READ,
     check_read,
     check_write,
     find_msr,
@@ -133,12 +134,6 @@ _SIZE = U64(7)
 _IN = U64(8)
 _SIZE_4 = U64(4)
 _PORT_7E = U64(0x7E)
-
-
-@jit(inline=True)
-def intel_pmu_lbr_is_enabled(vcpu):
-    """Whether the guest was given branch records."""
-    return vcpu.msr_n[R_LBR_SELECT] != 0
 
 
 @jit()
@@ -236,7 +231,10 @@ def kvm_set_msr_common(S, M, E, index, value):
 
 @jit()
 def kvm_get_msr_common(S, M, E, index, look):
-    """RDMSR of the guest of anything but its PMU: (1 for #GP, value). `look` 1: it takes no time."""
+    """RDMSR of the guest of anything but its PMU: (1 for #GP, value).
+
+    `look` 1: what it would have been where the guest was left; it takes no time.
+    """
     core = S.cores[S.this_cpu]
     vcpu = S.vcpus[S.this_vcpu]
     rn = find_msr(index)
@@ -259,7 +257,8 @@ def kvm_get_msr_common(S, M, E, index, look):
     if row == R_APIC_BASE:
         return 0, core.vapic.apic_base
     if row == R_TSC:
-        return 0, tsc_at(core, core.t) + core.tsc_adjust + vmread(core, M, V_TSC_OFFSET)
+        t = core.vmx.exit_t if look != 0 else core.t
+        return 0, tsc_at(core, t) + core.tsc_adjust + vmread(core, M, V_TSC_OFFSET)
     if row == R_TSC_DEADLINE:
         return 0, core.vapic.tsc_deadline
     if row == R_MISC_ENABLE:
@@ -275,16 +274,17 @@ def kvm_get_msr_common(S, M, E, index, look):
 
 
 @jit()
-def finish_wrmsr(S, M, E, index, value, old, fault):
-    """The end of every WRMSR exit: #GP, or note it and skip it."""
+def finish_wrmsr(S, M, E, index, value, fault):
+    """The end of every WRMSR exit: #GP, or note it and skip it; vcpu.wrmsr_old is what was there before."""
     core = S.cores[S.this_cpu]
+    vcpu = S.vcpus[S.this_vcpu]
     if fault != 0 and msr_fault_to_vmm(S, M, index, value, 1):
         return
     if fault != 0:
         note_msr_fault(core, E, index, value, 1)
         kvm_inject_gp(S)
     else:
-        note_msr(core, E, index, value, old, 1, 1)
+        note_msr(core, E, index, value, vcpu.wrmsr_old, vcpu.wrmsr_kind, 1)
         kvm_skip_emulated_instruction(S, M, E)
 
 
@@ -300,7 +300,7 @@ def finish_rdmsr(S, M, E, index, value, fault):
     else:
         core.regs[RAX] = value & LOW32
         core.regs[RDX] = value >> U32
-        note_msr(core, E, index, value, value, 0, 1)
+        note_msr(core, E, index, value, value, READ, 1)
         kvm_skip_emulated_instruction(S, M, E)
 
 
@@ -385,7 +385,7 @@ def complete_userspace_io(S, M, E):
         if refused:
             kvm_inject_gp(S)
         elif done == USER_IO_WRMSR:
-            finish_wrmsr(S, M, E, core.regs[RCX] & LOW32, value, ZERO, 0)
+            finish_wrmsr(S, M, E, core.regs[RCX] & LOW32, value, 0)
         else:
             finish_rdmsr(S, M, E, core.regs[RCX] & LOW32, value, 0)
         return

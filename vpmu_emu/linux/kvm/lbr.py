@@ -8,8 +8,8 @@ records go where the vCPU's thread goes. arch/x86/kvm/vmx/pmu_intel.c.
 from __future__ import annotations
 
 from vpmu_emu._jit import jit
-from vpmu_emu.linux.kvm.exits import intel_pmu_lbr_is_enabled
 from vpmu_emu.linux.kvm.msrfilter import kvm_msr_allowed
+from vpmu_emu.linux.kvm.pmu import intel_pmu_lbr_is_enabled
 from vpmu_emu.linux.native import cost, rdmsrl, wrmsrl
 from vpmu_emu.linux.perf.event import (
     ATTR_BRANCH_STACK,

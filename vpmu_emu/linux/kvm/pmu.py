@@ -20,6 +20,7 @@ from vpmu_emu.linux.state import (
 )
 from vpmu_emu.linux.trace_kinds import TR_PMI_INJECT
 from vpmu_emu.machine.lapic import LVT_DROPPED, LVT_MASKED, LVT_NMI, LVT_PMI, lapic_deliver_lvt
+from vpmu_emu.machine.lbr import R_LBR_SELECT
 from vpmu_emu.machine.msr import read_tsc
 from vpmu_emu.machine.mutants import (
     I_GLOBAL_CTRL,
@@ -72,6 +73,12 @@ RDPMC_FIXED = U64(0x4000_0000)
 RDPMC_TYPE = U64(0xFFFF_0000)
 RDPMC_INDEX = U64(0xFFFF)
 PMC_HOST_TSC, PMC_REAL_TIME, PMC_APPARENT_TIME = U64(0x10000), U64(0x10001), U64(0x10002)
+
+
+@jit(inline=True)
+def intel_pmu_lbr_is_enabled(vcpu):
+    """Whether the guest was given branch records."""
+    return vcpu.msr_n[R_LBR_SELECT] != 0
 
 
 @jit()

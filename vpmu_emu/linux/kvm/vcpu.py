@@ -17,6 +17,7 @@ from vpmu_emu.linux.kvm.lapic import (
     vmx_update_hv_timer,
     vmx_update_msr_bitmap_x2apic,
 )
+from vpmu_emu.linux.kvm.msrfilter import kvm_msr_allowed
 from vpmu_emu.linux.kvm.nmi import process_nmi
 from vpmu_emu.linux.kvm.overflow import kvm_make_request
 from vpmu_emu.linux.kvm.run import exit_for_real_mode
@@ -52,7 +53,7 @@ from vpmu_emu.machine.lapic import (
     lapic_timer_expire,
     lapic_write,
 )
-from vpmu_emu.machine.msr import ROW
+from vpmu_emu.machine.msr import ROW, WRITE, WRITE_BLIND
 from vpmu_emu.machine.ring import emit
 from vpmu_emu.machine.state import (
     N_REGS,
@@ -417,15 +418,16 @@ def send_ipi(S, M, E):
 def handle_fastpath_set_x2apic_icr_irqoff(S, M, E, data):
     """A fixed interrupt to one vCPU by its number; False if that is not what ICR asks for."""
     core = S.cores[S.this_cpu]
-    reserved = S.vcpus[S.this_vcpu].msr_reserved[R_X2APIC_ICR] | ICR_NOT_FAST
+    vcpu = S.vcpus[S.this_vcpu]
+    reserved = vcpu.msr_reserved[R_X2APIC_ICR] | ICR_NOT_FAST
     if core.vapic.apic_base & BASE_X2APIC == ZERO or data & reserved != ZERO or data >> U32 == LOW32:
         return False
     charge(S, E, COST_FASTPATH_WRMSR)
-    old = core.vapic.icr
+    vcpu.wrmsr_old, vcpu.wrmsr_kind = core.vapic.icr, WRITE
     lapic_write(core, core.vapic, X2_ICR, data)
     if S.config.apicv == 0 and lapic_pending(core.vapic) >= 0:
         kvm_make_request(S, E, KVM_REQ_EVENT)  # without APICv software injects it
-    finish_wrmsr(S, M, E, X2_ICR, data, old, 0)
+    finish_wrmsr(S, M, E, X2_ICR, data, 0)
     return True
 
 
@@ -444,9 +446,10 @@ def vmx_exit_handlers_fastpath(S, M, E):
         value = (core.regs[RAX] & LOW32) | (core.regs[RDX] << U32)
         if index == MSR_IA32_TSC_DEADLINE:
             charge(S, E, COST_FASTPATH_WRMSR)
-            old = core.vapic.tsc_deadline
+            vcpu.wrmsr_old = core.vapic.tsc_deadline
+            vcpu.wrmsr_kind = WRITE if kvm_msr_allowed(S, M, index, 0) else WRITE_BLIND
             kvm_set_lapic_tscdeadline_msr(S, M, value)
-            finish_wrmsr(S, M, E, MSR_IA32_TSC_DEADLINE, value, old, 0)
+            finish_wrmsr(S, M, E, MSR_IA32_TSC_DEADLINE, value, 0)
             done = EXIT_FASTPATH_REENTER_GUEST
         elif index == X2_ICR and handle_fastpath_set_x2apic_icr_irqoff(S, M, E, value):
             # Older kernels leave the inner loop after an ICR write.

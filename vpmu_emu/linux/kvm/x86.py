@@ -43,6 +43,7 @@ from vpmu_emu.linux.native import cost
 from vpmu_emu.linux.perf.pmi import charge
 from vpmu_emu.linux.state import KVM_REQ_PMI, KVM_REQ_PMU
 from vpmu_emu.machine.engine import run_core
+from vpmu_emu.machine.msr import WRITE, WRITE_BLIND
 from vpmu_emu.machine.mutants import I_BOTH_WRMSRS, I_PMI_BEFORE_PMU
 from vpmu_emu.machine.state import (
     CODE_EXIT,
@@ -108,32 +109,45 @@ def kvm_emulate_rdmsr(S, M, E):
 def kvm_emulate_wrmsr(S, M, E):
     """MSR_WRITE; what the register held before is for the trace."""
     core = S.cores[S.this_cpu]
+    vcpu = S.vcpus[S.this_vcpu]
     index = core.regs[RCX] & LOW32
     value = _edx_eax(S)
+    blind, vcpu.wrmsr_old = _peek_msr(S, M, E, index)
+    vcpu.wrmsr_kind = WRITE_BLIND if blind != 0 else WRITE
     if not kvm_msr_allowed(S, M, index, 1):
         if not msr_denied_to_vmm(S, M, index, value, 1):
             kvm_inject_gp(S)
         return
     charge(S, E, COST_WRMSR_EXIT)
-    pmu = S.vcpus[S.this_vcpu].pmu
+    pmu = vcpu.pmu
     which = kvm_pmu_is_valid_msr(pmu, index)
     fault = 0
     if which < 0 and pmu_ops.is_lbr_msr(S, index):
-        old = intel_pmu_lbr_msr_now(S, index)
         intel_pmu_handle_lbr_msrs_access(S, E, index, value, 1)
-        finish_wrmsr(S, M, E, index, value, old, fault)
+        finish_wrmsr(S, M, E, index, value, fault)
         return
     if core.inject & I_BOTH_WRMSRS != ZERO:
         kvm_pmu_trigger_event(S, E, pmu.pmc_counting_instructions)
     if which >= 0:
-        old = pmu_ops.peek_msr(S, E, which)
         fault = pmu_ops.set_msr(S, E, which, value, 0)
     else:
-        _, old = kvm_get_msr_common(S, M, E, index, 1)
         fault = kvm_set_msr_common(S, M, E, index, value)
         if index == MSR_IA32_DEBUGCTLMSR and fault == 0:
             pmu_ops.debugctl_written(S, E, value)
-    finish_wrmsr(S, M, E, index, value, old, fault)
+    finish_wrmsr(S, M, E, index, value, fault)
+
+
+@jit()
+def _peek_msr(S, M, E, index):
+    """What RDMSR would have given the guest where it was left: (1 for nothing KVM knows of, value)."""
+    if not kvm_msr_allowed(S, M, index, 0):
+        return 1, ZERO
+    which = kvm_pmu_is_valid_msr(S.vcpus[S.this_vcpu].pmu, index)
+    if which >= 0:
+        return 0, pmu_ops.peek_msr(S, E, which)
+    if pmu_ops.is_lbr_msr(S, index):
+        return 0, intel_pmu_lbr_msr_now(S, index)
+    return kvm_get_msr_common(S, M, E, index, 1)
 
 
 @jit()
