@@ -18,6 +18,7 @@ BELOW: dict[str, set[str]] = {
     "errors": set(),
     "data": set(),
     "numerals": set(),
+    "snapshot": {"errors"},
     "_jit": {"data", "errors"},
     "tables": {"errors", "data"},
     "asm": {"errors", "data", "tables"},
@@ -25,7 +26,8 @@ BELOW: dict[str, set[str]] = {
     "machine": {"errors", "data", "tables", "_jit"},
     "linux": {"errors", "data", "numerals", "tables", "_jit", "machine"},
     "build": {"errors", "data", "tables", "_jit", "asm", "system"},
-    "system": {"errors", "data", "numerals", "tables", "_jit", "asm", "load", "machine", "linux", "build"},
+    "system": {"errors", "data", "numerals", "tables", "_jit", "asm", "load", "machine", "linux", "build",
+               "snapshot"},
     "options": {"errors", "tables"},
     "check": {"errors", "data", "numerals", "tables", "asm", "load", "system", "options"},
 }

@@ -7,9 +7,11 @@ crank in slices short enough for signals to be seen, and says what happened. Gue
 from __future__ import annotations
 
 import difflib
+import hashlib
 import signal
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -25,6 +27,7 @@ from vpmu_emu.data import guests_dir
 from vpmu_emu.errors import ConfigError, LoadError
 from vpmu_emu.load import load
 from vpmu_emu.numerals import shown, whole
+from vpmu_emu.snapshot import pack, unpack
 from vpmu_emu.tables.cpus import PARTS, CpuModel, cpu, cpuid_leaves
 from vpmu_emu.tables.events import event_mask, event_text, why_uncounted
 from vpmu_emu.tables.exits import exit_name
@@ -46,6 +49,9 @@ GDT = (
     0, 0x00AF_9B00_0000_FFFF, 0x00CF_9300_0000_FFFF, 0, 0x00CF_F300_0000_FFFF, 0x00AF_FB00_0000_FFFF,
 )  # fmt: skip
 MIB = 1 << 20
+PAGE, PAGE_DIRTY = 4096, 2  # a page of memory, and its flag in E.page_flags
+# What of the engine's scratch a saved state has: counts of the trace and of what was not executed.
+_KEPT = ("ring_head", "cpu", "outside_n", "outside_rip", "outside_size")
 SLICE_SECONDS = 0.03
 PATIENCE = 1_000  # timers that a step waits for one that wakes the processor up
 SETTINGS = ("pmu.version", "pmu.gp", "pmu.fixed", "pmu.width", "pmu.perf_caps")
@@ -560,6 +566,82 @@ class System:
         timers = (min(int(c.lapic.timer_at), int(c.nmi_at)) for c in self.cores)
         wait = min(timers) + 1 - max(int(core.t) for core in self.cores)
         return max(1, min(wait, self._slice))
+
+    # --- saved states -----------------------------------------------------------------------------------
+    def _facts(self) -> dict[str, Any]:
+        image = hashlib.blake2b(digest_size=8)
+        for segment in self.program.segments:
+            image.update(segment.addr.to_bytes(8, "little") + bytes(segment.data))
+        return {
+            "mode": self.mode, "CPU": self.model.name, "RAM of": self.ram_size,
+            "cores": len(self.cores), "program": image.hexdigest(),
+        }  # fmt: skip
+
+    def _written(self) -> np.ndarray[Any, Any]:
+        # Whether each page of memory may be other than zero.
+        flags = self.E.page_flags[: len(self.M) // PAGE]
+        written = flags & PAGE_DIRTY != 0
+        if self.has_host:
+            # What the host's kernel keeps for itself lies here, and Python writes it without a flag.
+            written[int(self.S.mem_map) // PAGE :] = True
+        else:
+            written[GDT_BASE // PAGE] = True
+            for segment in self.program.segments:
+                end = segment.addr + len(segment.data)
+                written[segment.addr // PAGE : -(-end // PAGE)] = True
+        return np.asarray(written)
+
+    def snapshot(self) -> bytes:
+        """All that the rest of the run depends on: record, pages that are not zero, what was said."""
+        from vpmu_emu.linux.state import SYSTEM
+
+        E = self.E
+        pages = self.M[: len(self.M) // PAGE * PAGE].reshape(-1, PAGE)
+        used = np.flatnonzero(self._written())
+        used = used[pages[used].any(axis=1)]
+        serial = min(int(self.core.serial_len), len(E.serial))
+        scratch = [int(E[name]) for name in _KEPT]
+        parts = {
+            "record": self.record(),
+            "used": used.astype("<u4").tobytes(),
+            "pages": pages[used].tobytes(),
+            "flags": zlib.compress(E.page_flags[: len(pages)].tobytes(), 1),
+            "serial": bytes(E.serial[:serial]),
+            "outside": bytes(E.outside),
+            "scratch": np.array(scratch, dtype="<u8").tobytes(),
+        }
+        return pack("snapshot", SYSTEM, self._facts(), parts)
+
+    def restore(self, data: bytes, name: str = "snapshot") -> None:
+        """Go on from a `snapshot` of a run of the same program with the same machine.
+
+        Breakpoints and watchpoints stay; the trace ends where it was.
+
+        Raises:
+            ConfigError: `data` is none, or of something else; this run is as it was.
+        """
+        from vpmu_emu.linux.state import SYSTEM
+
+        parts = unpack(data, "snapshot", SYSTEM, self._facts(), name)
+        E = self.E
+        pages = self.M[: len(self.M) // PAGE * PAGE].reshape(-1, PAGE)
+        used = np.frombuffer(parts["used"], dtype="<u4")
+        stale = self._written()
+        stale[used] = False
+        pages[np.flatnonzero(stale)] = 0
+        pages[used] = np.frombuffer(parts["pages"], dtype=np.uint8).reshape(-1, PAGE)
+        saved = np.frombuffer(parts["record"], dtype=SYSTEM)[0]
+        for field in SYSTEM.names or ():
+            self.S[field] = saved[field]
+        E.page_flags[: len(pages)] = np.frombuffer(zlib.decompress(parts["flags"]), dtype=np.uint8)
+        E.serial[: len(parts["serial"])] = np.frombuffer(parts["serial"], dtype=np.uint8)
+        E.outside[:] = np.frombuffer(parts["outside"], dtype=np.uint8)
+        for key, value in zip(_KEPT, np.frombuffer(parts["scratch"], dtype="<u8"), strict=True):
+            E[key] = value
+        E.stop_request = 0
+        # What is decoded is of another memory: drop_decoded().
+        E.n_uops, E.n_code, E.generation = 1, 0, int(E.generation) + 1
+        E.map_key[:] = 0
 
     def stop(self, code: int, reason: str = "") -> Stop:
         """A RUN_* code as words."""
