@@ -179,6 +179,49 @@ def test_asm_does_not_write_over_its_sources(guest):
     assert CliRunner().invoke(main, ["asm", str(path), "-o", "-"]).stdout_bytes.startswith(b"\x7fELF")
 
 
+def test_a_trace_does_not_write_over_what_was_read(guest):
+    path = guest("_start: hlt\n", "plain.txt")
+    before = path.read_bytes()
+    for words in ((path,), (guest("_start: hlt\n"), "--vpmu", "none", "--host", path)):
+        result = vpmu("run", *words, "--trace", path)
+        assert result.exit_code == 2
+        assert "would be overwritten" in result.output
+    assert path.read_bytes() == before
+    result = vpmu("run", path, "--trace", "")
+    assert (result.exit_code, "cannot write ''" in result.output) == (2, True)
+
+
+@pytest.mark.parametrize("words", [("asm", "-o"), ("run", "--trace")], ids=" ".join)
+def test_outputs_are_written_as_a_whole_and_a_pipe_has_a_reader(words, guest, tmp_path, monkeypatch):
+    command, option = words
+    text = "_start: mov ecx, 0x186\n xor eax, eax\n xor edx, edx\n wrmsr\n hlt\n"
+    path, pipe, out = guest(text), tmp_path / "pipe", tmp_path / "out"
+    os.mkfifo(pipe)
+    result = vpmu(command, path, option, pipe)
+    assert (result.exit_code, "a pipe that nobody reads" in result.output) == (2, True)
+    assert vpmu(command, path, option, out).exit_code == 0
+    whole = out.read_bytes()
+    assert whole
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    assert vpmu(command, path, option, pipe).exit_code == 0
+    assert os.read(reader, 1 << 16) == whole
+    os.close(reader)
+    out.chmod(0o600)
+    assert vpmu(command, path, option, out).exit_code == 0
+    assert out.stat().st_mode & 0o777 == 0o600
+    full = vpmu(command, path, option, "/dev/full")
+    assert (full.exit_code, "cannot write /dev/full: No space left" in full.output) == (2, True)
+
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    vpmu(command, path, option, out)
+    assert out.read_bytes() == whole
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name.endswith(".part")) == []
+
+
 # --- what steers a terminal ----------------------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ BELOW: dict[str, set[str]] = {
     "data": set(),
     "numerals": set(),
     "snapshot": {"errors"},
+    "output": {"errors", "numerals"},
     "_jit": {"data", "errors"},
     "tables": {"errors", "data"},
     "asm": {"errors", "data", "tables"},

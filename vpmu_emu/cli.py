@@ -208,22 +208,29 @@ def machine(prog: str, options: dict[str, Any]) -> tuple[Program, System]:
     from vpmu_emu.system import System
 
     program = load(prog)
-    return program, System(program, **settings(options))
+    return program, System(program, **settings(program, prog, options))
 
 
-def settings(options: dict[str, Any]) -> dict[str, Any]:
+def sources(program: Program, prog: str) -> list[Path]:
+    """Every file that a program came from."""
+    return [Path(name) for name in (prog, *program.source)]
+
+
+def settings(program: Program, prog: str, options: dict[str, Any]) -> dict[str, Any]:
     """The options of a command as those of a `System`, which compiles once nothing is wrong with them."""
     from vpmu_emu.trace.files import check_trace
 
-    if options["trace"]:
-        check_trace(options["trace"])
     host = [load(path) for path in options["host"]]
+    if options["trace"] is not None:
+        read = [*sources(program, prog), *options["host"], *filter(None, [options["filter"]])]
+        read += [path for one in host for path in one.source]
+        check_trace(options["trace"], read)
     return {**options, "host": host, "ready": partial(prepare, [options["vpmu"]])}
 
 
 def save_trace(run: Any, path: str | None) -> None:
     """Write the trace of a run, if that was asked for."""
-    if path:
+    if path is not None:
         from vpmu_emu.trace.files import write_trace
 
         write_trace(run, path)
@@ -438,23 +445,23 @@ def _show_report(report: Any, perturb: bool, verbose: bool) -> None:
 @main.command()
 @click.argument("prog")
 @click.option("--listing", is_flag=True, help="Address, bytes and source of every line.")
-@click.option("-o", "--output", type=click.Path(dir_okay=False), help="Write an ELF executable.")
+@click.option("-o", "--output", metavar="FILE", help="Write an ELF executable.")
 @click.option("--json", "as_json", is_flag=True)
 def asm(prog: str, listing: bool, output: str | None, as_json: bool) -> None:
     """Assemble PROG; without options, say what became of it."""
     from vpmu_emu.asm.elf import write_elf
     from vpmu_emu.asm.listing import instructions
     from vpmu_emu.asm.listing import listing as listing_of
+    from vpmu_emu.output import check_output, write_output
 
     program = load(prog)
-    if output:
-        sources = [path for path in map(Path, (prog, *program.source)) if path.exists()]
-        if Path(output).exists() and any(path.samefile(output) for path in sources):
-            raise VpmuError(f"{output}: is a source of this program, and would be overwritten")
+    if output == "-":
         with click.open_file(output, "wb") as file:
             file.write(write_elf(program))
-        if output == "-":
-            return
+        return
+    if output is not None:
+        check_output(output, sources(program, prog))
+        write_output(output, write_elf(program))
     if as_json:
         _json({
             "schema": 1, "name": program.name, "entry": program.entry,
@@ -630,7 +637,7 @@ def debug(ctx: click.Context, /, prog: str, script: Any, **options: Any) -> None
     if prog == "-" and source is sys.stdin:
         raise VpmuError("the program comes from standard input, so the commands have to come from --script")
     program = load(prog)
-    session = Session(program, **settings(options))
+    session = Session(program, **settings(program, prog, options))
     repl = Repl(session, partial(say, nl=False))
     repl.start()
     failures = repl.run(_typed_lines() if source is sys.stdin and source.isatty() else source)
