@@ -233,7 +233,8 @@ def fill_core(core: Any, model: CpuModel) -> None:
     core.msr_n[:] = table.exists_count
     core.msr_reserved[:] = table.reserved
     core.msr_access[:] = table.access
-    core.misc_enable = table.reset[next(row.number for row in MSRS if row.name == "IA32_MISC_ENABLE")]
+    reset = {row.name: value for row, value in zip(MSRS, table.reset, strict=True)}
+    core.misc_enable, core.pat = reset["IA32_MISC_ENABLE"], reset["IA32_PAT"]
     core.features = sum(1 << k for k, name in enumerate(FEATURES) if name in model.features)
     core.latency[:] = model.latency
     core.pa_reserved = (1 << 52) - (1 << model.maxphyaddr)

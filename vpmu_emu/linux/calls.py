@@ -12,7 +12,7 @@ from vpmu_emu._jit import borrowed, jit
 from vpmu_emu.linux.hrtimer import host_timer_program
 from vpmu_emu.linux.kvm import pmu_ops
 from vpmu_emu.linux.kvm.ioctl import kvm_run_result
-from vpmu_emu.linux.kvm.irq import kvm_apic_accept_events
+from vpmu_emu.linux.kvm.irq import kvm_apic_accept_events, kvm_apic_set_irq
 from vpmu_emu.linux.kvm.nmi import kvm_inject_nmi, process_nmi
 from vpmu_emu.linux.kvm.vcpu import vcpu_put
 from vpmu_emu.linux.perf.event import (
@@ -57,6 +57,7 @@ CALL_PROCESS_NMI = 20  # a: vCPU
 CALL_KVM_RUN_RESULT = 21  # KVM_RUN of the current task is over; answers its result
 CALL_GET_MSR = 22  # a: register of this_vcpu's PMU, into S.msr_value; answers 1 if it is refused
 CALL_SET_MSR = 23  # a: register, b: its new value; answers 1 if it is refused
+CALL_APIC_SET_IRQ = 24  # a: vCPU, b: a message as in an ICR; answers 1 if it takes it
 
 
 @jit(entry=True)
@@ -122,4 +123,6 @@ def kernel_call(S, M, E, op, a, b):
         answer, S.msr_value = pmu_ops.host_get_msr(S, E, U64(a))
     elif op == CALL_SET_MSR:
         answer = pmu_ops.host_set_msr(S, E, U64(a), U64(np.int64(b)))
+    elif op == CALL_APIC_SET_IRQ:
+        answer = kvm_apic_set_irq(S, M, E, a, U64(b))
     return answer

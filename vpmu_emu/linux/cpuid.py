@@ -27,6 +27,11 @@ HYPERVISOR = 1 << 31  # CPUID.1:ECX
 PDCM = 1 << 15
 DS = 1 << 21  # CPUID.1:EDX
 DTES64 = 1 << 2  # CPUID.1:ECX
+X2APIC = 1 << 21  # CPUID.1:ECX
+RTM, RDPID, IBPB = 1 << 4 | 1 << 11, 1 << 22, 1 << 26  # CPUID.7: HLE or RTM in EBX, ECX, EDX
+RDTSCP = 1 << 27  # CPUID.80000001H:EDX
+KVM_FEATURES = 1 << 7 | 1 << 11 | 1 << 13  # PV_UNHALT, PV_SEND_IPI, PV_SCHED_YIELD
+NO_LEAF_MAXPHYADDR = 36  # cpuid_query_maxphyaddr()
 GUEST_KEYS = {
     "version": 255, "gp": N_GP_PMC, "fixed": N_FIXED_PMC, "width": 48, "perf_caps": 1 << 18,
     "events_length": 255, "events_absent": (1 << 32) - 1,
@@ -165,7 +170,7 @@ def guest_leaves(model: CpuModel, told: Shape, events: tuple[int, int]) -> list[
     ]
     leaves.append((0xA, *cpuid_pmu(told, events_length=events[0], events_absent=events[1])))
     leaves.append((0x4000_0000, 0x4000_0001, *struct.unpack("<III", b"KVMKVMKVM\0\0\0")))
-    leaves.append((0x4000_0001, 0, 0, 0, 0))
+    leaves.append((0x4000_0001, KVM_FEATURES, 0, 0, 0))
     return leaves
 
 
@@ -188,9 +193,16 @@ def told_by(host: Shape, leaves: Sequence[Leaf], perf_capabilities: int) -> Shap
     """The PMU that these CPUID leaves show: what `guest_cpuid_shape` makes of a VMM's wishes."""
     found = {leaf: rest for leaf, *rest in leaves}
     eax, _, _, edx = found.get(0xA, [0, 0, 0, 0])
-    pdcm = bool(found.get(1, [0, 0, 0, 0])[2] & PDCM)
+    absent = [0, 0, 0, 0]
+    one, seven, extended = (found.get(leaf, absent) for leaf in (1, 7, 0x8000_0001))
+    pdcm = bool(one[2] & PDCM)
     return attrs.evolve(
         host,
+        x2apic=bool(one[2] & X2APIC),
+        rtm=host.rtm and bool(seven[1] & RTM),
+        ibpb=bool(seven[3] & IBPB),
+        rdtscp=bool(extended[3] & RDTSCP or seven[2] & RDPID),
+        maxphyaddr=found.get(0x8000_0008, [NO_LEAF_MAXPHYADDR])[0] & 0xFF,
         version=eax & 0xFF,
         gp=eax >> 8 & 0xFF,
         gp_width=eax >> 16 & 0xFF,
@@ -199,6 +211,6 @@ def told_by(host: Shape, leaves: Sequence[Leaf], perf_capabilities: int) -> Shap
         perf_capabilities=perf_capabilities if pdcm else 0,  # vcpu_get_perf_capabilities()
         pdcm=pdcm,
         arch_lbr=False,
-        ds=host.ds and bool(found.get(1, [0, 0, 0, 0])[3] & DS),
+        ds=host.ds and bool(one[3] & DS),
         anythread_deprecated=True,
     )

@@ -351,9 +351,15 @@ VCPU = np.dtype(
         ("requests", "u8"),  # KVM_REQ_* bits
         ("nmi_queued", "i8"),  # NMIs sent since the last KVM_REQ_NMI
         ("nmi_pending", "i8"),  # NMIs to inject, at most 2
+        ("nmi_injected", "i8"),  # 1: the next entry injects one again, masked or not
+        ("interrupt", "i8"),  # vector of the VMM's interrupt controller to inject, -1 none
+        ("interrupt_soft", "i8"),  # 1: that of an INT instruction
         ("exception", "i8"),  # vector to inject at the next entry, -1 none
         ("exception_error", "u8"),  # its error code
         ("exception_has_error", "i8"),  # 1 if it pushes one
+        ("exception_pending", "i8"),  # 1: no entry has tried to inject it yet
+        ("pv_unhalted", "i8"),  # KVM_HC_KICK_CPU: the next HLT is over at once
+        ("pv_enforce", "i8"),  # KVM_CAP_ENFORCE_PV_FEATURE_CPUID: hypercalls by CPUID only
         ("mp_state", "i8"),  # MP_STATE_*
         ("apic_events", "i8"),  # APIC_INIT, APIC_SIPI: messages that its thread has to look at
         ("sipi_vector", "i8"),  # page number of the last startup message
@@ -403,6 +409,11 @@ VCPU = np.dtype(
         ("fmask", "u8"),  # flags that SYSCALL clears
         ("kernel_gs_base", "u8"),  # SWAPGS
         ("tsc_aux", "u8"),  # RDTSCP
+        ("sysenter_cs", "u8"),  # SYSENTER
+        ("sysenter_esp", "u8"),  # its stack pointer
+        ("sysenter_eip", "u8"),  # its entry
+        ("pat", "u8"),  # memory types
+        ("power_ctl", "u8"),  # MSR_POWER_CTL
         ("vapic", LAPIC),  # its virtual-APIC page
         ("fastpaths", "u8"),  # re-entries inside the inner loop
         ("pmu", KVM_PMU),  # its virtual PMU
@@ -427,7 +438,9 @@ VM = np.dtype(
         ("last_tsc_write", "u8"),  # what was written
         ("cur_tsc_offset", "u8"),  # what the guest's TSC is more than the host's
         ("user_set_tsc", "i8"),  # 1: the VMM has written one
-        ("irqchip", "i8"),  # KVM_CREATE_IRQCHIP
+        ("irqchip", "i8"),  # KVM_CREATE_IRQCHIP, KVM_CAP_SPLIT_IRQCHIP
+        ("bsp_vcpu_id", "i8"),  # KVM_SET_BOOT_CPU_ID
+        ("kvmclock_offset", "u8"),  # KVM_SET_CLOCK: nanoseconds beyond its age
         ("owns_pmu", "i8"),  # 1: its guest has the hardware counters while it runs
         ("pmu_off", "i8"),  # KVM_CAP_PMU_CAPABILITY with KVM_PMU_CAP_DISABLE
         ("ram_size", "u8"),  # bytes of the memory slot at guest address 0

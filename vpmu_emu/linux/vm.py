@@ -42,6 +42,7 @@ ALL_ONES = (1 << 64) - 1
 CR0_REAL_MODE = 0x6000_0010  # RESET: CD NW ET
 RFLAGS_RESET = 2
 CS_RESET, RIP_RESET = 0xF000, 0xFFF0
+PAT_RESET = 0x0007_0406_0007_0406
 TSC_DEADLINE_TIMER = 1 << 24  # CPUID.1:ECX
 _ROW = {row.name: k for k, row in enumerate(MSRS)}
 
@@ -110,10 +111,12 @@ def kvm_create_vcpu(S: Any, M: np.ndarray[Any, Any], k: int, vm: int, ident: int
     vapic.clock_num, vapic.clock_den = core.vapic.clock_num, core.vapic.clock_den
     vapic.id = ident
     vapic.software, vapic.timer_mode_mask = 1, TIMER_PERIODIC
-    vapic.apic_base = int(BASE_RESET) & ~(0 if ident == 0 else 1 << 8)
+    vapic.apic_base = int(BASE_RESET) & ~(0 if ident == int(S.vms[vm].bsp_vcpu_id) else 1 << 8)
     vapic.spiv, vapic.timer_at, vapic.dfr = 0xFF, NEVER, 0xFFFF_FFFF
     vapic.lvt[:] = LVT_MASKED
     vcpu.perf_capabilities = CAP_FW_WRITES & int(S.cores[0].pmu.perf_capabilities)
+    vcpu.interrupt = -1
+    vcpu.pat = PAT_RESET
     vcpu.mp_state = 0
     vcpu.pmu.lbr_event = -1
     for pmc in vcpu.pmu.pmcs:
@@ -146,6 +149,15 @@ def kvm_synchronize_tsc(S: Any, M: np.ndarray[Any, Any], k: int, user_value: int
         vm.user_set_tsc = 1
     vm.last_tsc, vm.last_tsc_write, vm.last_tsc_khz = now, data, khz
     vmcs_write(M, vcpu, TSC_OFFSET=int(vm.cur_tsc_offset))
+
+
+def kvm_set_tsc_offset(S: Any, M: np.ndarray[Any, Any], k: int, offset: int) -> None:
+    """KVM_VCPU_TSC_OFFSET: how much more than the host's TSC that of vCPU k is, and of later ones."""
+    vcpu = S.vcpus[k]
+    vm, now = S.vms[int(vcpu.vm)], rdtsc(S)
+    vm.cur_tsc_offset, vm.user_set_tsc = offset, 1
+    vm.last_tsc, vm.last_tsc_write, vm.last_tsc_khz = now, now + offset & ALL_ONES, int(S.config.tsc_khz)
+    vmcs_write(M, vcpu, TSC_OFFSET=offset)
 
 
 def kvm_vcpu_after_set_cpuid(
@@ -296,7 +308,10 @@ def _refresh_controls(S: Any, M: np.ndarray[Any, Any], vcpu: Any, shape: Shape) 
 
 def _passed(S: Any, shape: Shape, owns_pmu: bool) -> list[tuple[int, bool, bool]]:
     """(MSR, reads pass, writes pass): the intercept rule of every mode; docs/modes.md says why."""
-    named = ("IA32_FS_BASE", "IA32_GS_BASE", "IA32_KERNEL_GS_BASE")
+    named = (
+        "IA32_FS_BASE", "IA32_GS_BASE", "IA32_KERNEL_GS_BASE",
+        "IA32_SYSENTER_CS", "IA32_SYSENTER_ESP", "IA32_SYSENTER_EIP",
+    )  # fmt: skip
     found = [(by_name(name), True, True) for name in named]
     found.append((by_name("IA32_TIME_STAMP_COUNTER"), True, False))
     if not owns_pmu:

@@ -97,6 +97,11 @@ R_FS_BASE = ROW["IA32_FS_BASE"]
 R_GS_BASE = ROW["IA32_GS_BASE"]
 R_KERNEL_GS_BASE = ROW["IA32_KERNEL_GS_BASE"]
 R_TSC_AUX = ROW["IA32_TSC_AUX"]
+R_SYSENTER_CS = ROW["IA32_SYSENTER_CS"]
+R_SYSENTER_ESP = ROW["IA32_SYSENTER_ESP"]
+R_SYSENTER_EIP = ROW["IA32_SYSENTER_EIP"]
+R_PAT = ROW["IA32_PAT"]
+R_POWER_CTL = ROW["MSR_POWER_CTL"]
 R_APIC_BASE = ROW["IA32_APIC_BASE"]
 
 ACCESS_RW, ACCESS_RO, ACCESS_WO, ACCESS_DROP = 0, 1, 2, 3
@@ -136,6 +141,7 @@ _EFER_LMA = U64(1 << 10)
 _EFER_LME = U64(1 << 8)
 _MISC_READ_ONLY = U64(1 << 7 | 1 << 11 | 1 << 12)
 _CANONICAL = U64(0x1FFFF)
+_PAT_BIT_1 = U64(0x0202_0202_0202_0202)
 _U47 = U64(47)
 _FIXED_FLAG = U64(1 << 30)
 _METRICS_FLAG = U64(1 << 29)
@@ -210,6 +216,12 @@ def is_canonical(va):
 
 
 @jit()
+def pat_is_valid(value):
+    """Whether each byte of IA32_PAT names a memory type: 0, 1 and 4 to 7 (SDM 3A table 12-10)."""
+    return value & _PAT_BIT_1 & ~(value >> ONE) == ZERO
+
+
+@jit()
 def _exists(core, index):
     rn = find_msr(index)
     if rn < 0 or (rn & 63) >= core.msr_n[rn >> 6]:
@@ -258,12 +270,17 @@ def check_write(core, index, value):
     elif row == R_LBR_DEPTH:
         if not lbr_depth_exists(value):
             return NO_MSR
+    elif row == R_PAT:
+        if not pat_is_valid(value):
+            return NO_MSR
     elif (
         row == R_LSTAR
         or row == R_CSTAR
         or row == R_FS_BASE
         or row == R_GS_BASE
         or row == R_KERNEL_GS_BASE
+        or row == R_SYSENTER_ESP
+        or row == R_SYSENTER_EIP
         or row == R_DS_AREA
         or row == R_LASTBRANCH_FROM
         or row == R_LASTBRANCH_TO
@@ -354,6 +371,16 @@ def msr_value(core, rn, index):
         return core.kernel_gs_base
     if row == R_TSC_AUX:
         return core.tsc_aux
+    if row == R_SYSENTER_CS:
+        return core.sysenter_cs
+    if row == R_SYSENTER_ESP:
+        return core.sysenter_esp
+    if row == R_SYSENTER_EIP:
+        return core.sysenter_eip
+    if row == R_PAT:
+        return core.pat
+    if row == R_POWER_CTL:
+        return core.power_ctl
     if row >= R_LBR_FIRST and row <= R_LBR_LAST:
         return lbr_value(core, row, n)
     if index >= _X2APIC_FIRST and index <= _X2APIC_LAST:
@@ -450,6 +477,16 @@ def msr_apply(core, E, rn, index, value):
         core.kernel_gs_base = value
     elif row == R_TSC_AUX:
         core.tsc_aux = value
+    elif row == R_SYSENTER_CS:
+        core.sysenter_cs = value & _LOW32
+    elif row == R_SYSENTER_ESP:
+        core.sysenter_esp = value
+    elif row == R_SYSENTER_EIP:
+        core.sysenter_eip = value
+    elif row == R_PAT:
+        core.pat = value
+    elif row == R_POWER_CTL:
+        core.power_ctl = value
     elif row >= R_LBR_FIRST and row <= R_LBR_LAST:
         lbr_write(core, row, n, value)
     elif index >= _X2APIC_FIRST and index <= _X2APIC_LAST:

@@ -289,6 +289,11 @@ CORE = np.dtype(
         ("fmask", "u8"),
         ("kernel_gs_base", "u8"),
         ("tsc_aux", "u8"),
+        ("sysenter_cs", "u8"),
+        ("sysenter_esp", "u8"),
+        ("sysenter_eip", "u8"),
+        ("pat", "u8"),
+        ("power_ctl", "u8"),
         ("tsc_adjust", "u8"),  # what WRMSR to IA32_TIME_STAMP_COUNTER added
         ("misc_enable", "u8"),
         ("selectors", "u8", (6,)),  # es cs ss ds fs gs

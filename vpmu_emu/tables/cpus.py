@@ -93,7 +93,7 @@ class CpuModel:
         flags = {
             field.name: field.name in self.features
             for field in attrs.fields(Shape)
-            if field.type in ("bool", bool) and field.name != "anythread_deprecated"
+            if field.type in ("bool", bool) and field.name not in ("anythread_deprecated", "rdtscp")
         }
         return Shape(
             version=self.version,

@@ -46,6 +46,7 @@ class Shape:
     ds: bool = False
     rtm: bool = False
     ibpb: bool = True
+    rdtscp: bool = True
     intel_pt: bool = False
     arch_lbr: bool = False
     metrics_level2: bool = False

@@ -164,7 +164,8 @@ def test_the_device():
     assert vmm.ioctl(vmm.kvm, "KVM_CREATE_VM", 1) == errno("EINVAL")
     assert vmm.ioctl(vmm.kvm, "KVM_CREATE_VM") > 0
     assert vmm.ioctl(vmm.kvm, "KVM_CREATE_VM") == errno("ENOMEM")
-    for name, value in (("IRQCHIP", 1), ("PMU_CAPABILITY", 1), ("MAX_VCPUS", 4), ("SET_TSS_ADDR", 0)):
+    known = {"IRQCHIP": 1, "PMU_CAPABILITY": 1, "MAX_VCPUS": 4, "SET_TSS_ADDR": 1, "BINARY_STATS_FD": 0}
+    for name, value in known.items():
         for fd in (vmm.kvm, vmm.vm):
             assert vmm.ioctl(fd, "KVM_CHECK_EXTENSION", constant(f"KVM_CAP_{name}")) == value
     assert vmm.kernel.call("read", vmm.vm, vmm.page(), 8) == errno("EINVAL")

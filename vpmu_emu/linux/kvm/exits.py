@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
+from vpmu_emu.linux.kvm.hypercall import kvm_emulate_hypercall
 from vpmu_emu.linux.kvm.lapic import (
     kvm_set_apic_base,
     kvm_set_lapic_tscdeadline_msr,
@@ -19,7 +20,9 @@ from vpmu_emu.linux.kvm.msrfilter import msr_fault_to_vmm
 from vpmu_emu.linux.kvm.pmu import intel_pmu_lbr_is_enabled
 from vpmu_emu.linux.kvm.run import (
     KVM_EXIT_HLT,
+    KVM_EXIT_IRQ_WINDOW_OPEN,
     KVM_EXIT_SHUTDOWN,
+    dm_request_for_irq_injection,
     exit_for_bug,
     exit_for_port,
     exit_to_user,
@@ -48,6 +51,8 @@ from vpmu_emu.machine.msr import (
     R_DEBUGCTL,
     R_MISC_ENABLE,
     R_PERF_CAPABILITIES,
+    R_SYSENTER_EIP,
+    R_SYSENTER_ESP,
     R_TSC,
     R_TSC_DEADLINE,
     READ,
@@ -121,7 +126,6 @@ COST_HYPERCALL = cost("kvm_emulate_hypercall")
 COST_PIO = cost("kvm_fast_pio")
 COST_WINDOW = cost("handle_interrupt_window")
 
-KVM_ENOSYS = U64((1 << 64) - 1000)
 MISC_ENABLE_PMU_RO_MASK = U64(1 << 12 | 1 << 11)  # PEBS and BTS unavailable
 MISC_ENABLE_EMON = U64(1 << 7)
 _BTF = U64(1 << 1)
@@ -134,6 +138,8 @@ _SIZE = U64(7)
 _IN = U64(8)
 _SIZE_4 = U64(4)
 _PORT_7E = U64(0x7E)
+_LOW48 = U64((1 << 48) - 1)
+_BIT47 = U64(1 << 47)
 
 
 @jit()
@@ -141,6 +147,7 @@ def kvm_queue_exception(S, vector, has_error, error):
     """Inject an exception at the next entry; the instruction is not skipped."""
     vcpu = S.vcpus[S.this_vcpu]
     vcpu.exception = vector
+    vcpu.exception_pending = 1
     vcpu.exception_has_error = has_error
     vcpu.exception_error = error
 
@@ -218,6 +225,9 @@ def kvm_set_msr_common(S, M, E, index, value):
         value &= ~(_BTF if intel_pmu_lbr_is_enabled(vcpu) else _DEBUGCTL_DROPPED)
         vmwrite(core, M, V_DEBUGCTL, value)
         return 0
+    if row == R_SYSENTER_ESP or row == R_SYSENTER_EIP:
+        # __kvm_set_msr(): where hardware would fault, KVM's write makes the address canonical
+        value = (value & _LOW48 ^ _BIT47) - _BIT47
     rn = check_write(core, index, value)
     if rn < 0:
         return 1 if rn == -1 else 0
@@ -459,13 +469,14 @@ def vmx_handle_exit(S, M, E):
             vcpu.mp_state = 1
     elif reason == EXIT_VMCALL:
         charge(S, E, COST_HYPERCALL)
-        vcpu.hypercall_nr = core.regs[RAX]
-        core.regs[RAX] = KVM_ENOSYS
+        kvm_emulate_hypercall(S, M, E)
         kvm_skip_emulated_instruction(S, M, E)
     elif reason == EXIT_WBINVD or reason == EXIT_INVLPG:
         kvm_skip_emulated_instruction(S, M, E)
     elif reason == EXIT_NMI_WINDOW or reason == EXIT_INTERRUPT_WINDOW:
         charge(S, E, COST_WINDOW)
+        if reason == EXIT_INTERRUPT_WINDOW and dm_request_for_irq_injection(S, M):
+            exit_to_user(S, M, KVM_EXIT_IRQ_WINDOW_OPEN)
     elif reason == EXIT_EPT_VIOLATION:
         # kvm_mmu_page_fault(): hva_to_pfn() found KVM_PFN_ERR_FAULT
         vcpu.user_exit = USER_FAULT

@@ -76,7 +76,7 @@ def kvm_run_begins(S, M, E):
 def kvm_run_result(S, M):
     """KVM_RUN of the current task is over: what it answers, the rest of struct kvm_run filled in."""
     vcpu = S.vcpus[S.tasks[S.percpu[S.this_cpu].curr].vcpu]
-    post_kvm_run_save(M, vcpu)
+    post_kvm_run_save(S, M, vcpu)
     if vcpu.user_exit == KVM_EXIT_INTR:
         return -EINTR
     if vcpu.user_exit == USER_AGAIN:

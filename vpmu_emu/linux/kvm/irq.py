@@ -24,6 +24,7 @@ from vpmu_emu.linux.vm import CR0_REAL_MODE, CS_RESET, RIP_RESET
 from vpmu_emu.machine.engine import CR0_RESET, CR4_RESET, EFER_RESET
 from vpmu_emu.machine.interrupts import RFLAGS_FIXED
 from vpmu_emu.machine.lapic import (
+    BASE_ENABLE,
     DELIVERY_MODE,
     MODE_FIXED,
     MODE_INIT,
@@ -32,6 +33,7 @@ from vpmu_emu.machine.lapic import (
     MODE_SIPI,
     SHORTHAND,
     SHORTHAND_NONE,
+    SPIV_ENABLE,
     is_deassert,
     is_destination,
     lapic_accept,
@@ -101,10 +103,15 @@ def kvm_vcpu_reset(S, M, k):
     vcpu.vapic.apic_base = base
     vcpu.nmi_queued = 0
     vcpu.nmi_pending = 0
+    vcpu.nmi_injected = 0
     vcpu.exception = -1
+    vcpu.interrupt = -1
     vcpu.complete = USER_IO_NONE
     vcpu.entry_intr_info = ZERO
     vcpu.cr2 = ZERO
+    vcpu.sysenter_cs = ZERO
+    vcpu.sysenter_esp = ZERO
+    vcpu.sysenter_eip = ZERO
     for i in range(N_REGS):
         vcpu.regs[i] = ZERO
     for n in range(len(CLEARED)):
@@ -132,6 +139,12 @@ def _deliver_sipi_vector(S, M, k):
 
 
 @jit()
+def _is_bsp(S, k):
+    # kvm_vcpu_is_reset_bsp()
+    return S.vcpus[k].vcpu_id == S.vms[S.vcpus[k].vm].bsp_vcpu_id
+
+
+@jit()
 def kvm_apic_accept_events(S, M, k):
     """The INIT and the startup message that have come for vCPU k, which no core has loaded."""
     vcpu = S.vcpus[k]
@@ -140,19 +153,21 @@ def kvm_apic_accept_events(S, M, k):
     if events & APIC_INIT != 0:
         kvm_vcpu_reset(S, M, k)
         # kvm_vcpu_is_bsp(): the first one goes on at once, in the firmware.
-        vcpu.mp_state = MP_STATE_RUNNABLE if vcpu.vcpu_id == 0 else MP_STATE_INIT_RECEIVED
+        vcpu.mp_state = MP_STATE_RUNNABLE if _is_bsp(S, k) else MP_STATE_INIT_RECEIVED
     if events & APIC_SIPI != 0 and vcpu.mp_state == MP_STATE_INIT_RECEIVED:
         _deliver_sipi_vector(S, M, k)
         vcpu.mp_state = MP_STATE_RUNNABLE
 
 
 @jit()
-def _accept(S, M, E, k, vapic, icr):
+def kvm_apic_set_irq(S, M, E, k, icr):
+    """__apic_accept_irq(): vCPU k gets a message, whatever its destination; 1 if it takes it."""
     vcpu = S.vcpus[k]
     mode = icr & DELIVERY_MODE
+    taken = 1
     if mode == MODE_INIT:
         if is_deassert(icr):
-            return
+            return 0
         vcpu.apic_events = APIC_INIT  # a startup message before it is forgotten
     elif mode == MODE_SIPI:
         vcpu.sipi_vector = np.int64(icr & BYTE)
@@ -160,11 +175,19 @@ def _accept(S, M, E, k, vapic, icr):
     elif mode == MODE_NMI:
         kvm_inject_nmi(vcpu)
     elif mode == MODE_FIXED or mode == MODE_LOWEST:
+        # Loaded somewhere, the registers that count are in that core.
+        if vcpu.cpu >= 0 and S.percpu[vcpu.cpu].vcpu == k:
+            vapic = S.cores[vcpu.cpu].vapic
+        else:
+            vapic = vcpu.vapic
         lapic_accept(vapic, icr & BYTE)
+        if vapic.spiv & SPIV_ENABLE == ZERO or vapic.apic_base & BASE_ENABLE == ZERO:
+            taken = 0
     else:
-        return
+        return 0
     vcpu.requests |= KVM_REQ_EVENT
     kvm_vcpu_kick(S, E, k)
+    return taken
 
 
 @jit()
@@ -187,6 +210,6 @@ def kvm_irq_delivery_to_apic(S, M, E):
         else:
             vapic = vcpu.vapic
         if shorthand != SHORTHAND_NONE or is_destination(source, vapic, icr):
-            _accept(S, M, E, k, vapic, icr)
+            kvm_apic_set_irq(S, M, E, k, icr)
             if lowest:
                 return

@@ -118,7 +118,9 @@ def kvm_apic_note_ipi(S, effect):
     """What the guest's APIC did to its own vCPU: __apic_accept_irq() of an NMI or INIT."""
     if effect == NMI_TO_SELF:
         kvm_inject_nmi(S.vcpus[S.this_vcpu])
-    elif effect == INIT_TO_SELF and (S.this_vm != 0 or S.vcpus[S.this_vcpu].vcpu_id != 0):
+    elif effect == INIT_TO_SELF and (
+        S.this_vm != 0 or S.vcpus[S.this_vcpu].vcpu_id != S.vms[0].bsp_vcpu_id
+    ):
         S.vcpus[S.this_vcpu].apic_events = APIC_INIT
     elif effect == INIT_TO_SELF:
         S.cores[S.this_cpu].stop = STOP_RESET  # the VMM has no firmware to start

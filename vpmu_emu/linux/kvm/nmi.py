@@ -27,6 +27,6 @@ def process_nmi(S, M, k):
     """
     vcpu = S.vcpus[k]
     vcpu.requests &= ~KVM_REQ_NMI
-    masked = ld64(M, U64(vcpu.vmcs + V_INTERRUPTIBILITY)) & NMI_BLOCKING != ZERO
+    masked = ld64(M, U64(vcpu.vmcs + V_INTERRUPTIBILITY)) & NMI_BLOCKING != ZERO or vcpu.nmi_injected != 0
     vcpu.nmi_pending = min(vcpu.nmi_pending + vcpu.nmi_queued, 1 if masked else 2)
     vcpu.nmi_queued = 0

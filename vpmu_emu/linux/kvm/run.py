@@ -9,7 +9,7 @@ from vpmu_emu._jit import jit
 from vpmu_emu.linux.state import USER_IO_IN, USER_IO_OUT
 from vpmu_emu.machine.physical import ld8, ld32, ld64, st8, st16, st32, st64
 from vpmu_emu.machine.u64 import ONE, U4, U64, ZERO
-from vpmu_emu.machine.vmx import V_RFLAGS
+from vpmu_emu.machine.vmx import MOV_SS_BLOCKING, STI_BLOCKING, V_INTERRUPTIBILITY, V_RFLAGS
 from vpmu_emu.tables.linux import STRUCTS, constant
 
 KVM_EXIT_IO = constant("KVM_EXIT_IO")
@@ -18,6 +18,7 @@ KVM_EXIT_SHUTDOWN = constant("KVM_EXIT_SHUTDOWN")
 KVM_EXIT_FAIL_ENTRY = constant("KVM_EXIT_FAIL_ENTRY")
 KVM_EXIT_INTERNAL_ERROR = constant("KVM_EXIT_INTERNAL_ERROR")
 KVM_EXIT_HLT = constant("KVM_EXIT_HLT")
+KVM_EXIT_IRQ_WINDOW_OPEN = constant("KVM_EXIT_IRQ_WINDOW_OPEN")
 KVM_EXIT_X86_RDMSR = constant("KVM_EXIT_X86_RDMSR")
 KVM_EXIT_X86_WRMSR = constant("KVM_EXIT_X86_WRMSR")
 _RUN = STRUCTS["kvm_run"]
@@ -37,19 +38,41 @@ _MSR_ERROR = U64(_RUN.offset("msr.error"))
 _MSR_REASON = U64(_RUN.offset("msr.reason"))
 _MSR_INDEX = U64(_RUN.offset("msr.index"))
 _MSR_DATA = U64(_RUN.offset("msr.data"))
+_REQUEST_WINDOW = U64(_RUN.offset("request_interrupt_window"))
+_READY = U64(_RUN.offset("ready_for_interrupt_injection"))
 _CR8 = U64(_RUN.offset("cr8"))
 _APIC_BASE = U64(_RUN.offset("apic_base"))
 _IF_FLAG = U64(_RUN.offset("if_flag"))
 _RFLAGS_IF_BIT = U64(9)
+_SHADOWS = STI_BLOCKING | MOV_SS_BLOCKING
 _UNEXPECTED_EXIT_REASON = U64(4)  # KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON
 PIO_PAGE = U64(4096)
 INVALID_GUEST_STATE = U64(0x8000_0021)
 
 
 @jit()
-def post_kvm_run_save(M, vcpu):
+def is_ready_for_interrupt(M, vcpu):
+    """kvm_vcpu_ready_for_interrupt_injection() of a vCPU that no core has loaded."""
+    if ld64(M, U64(vcpu.vmcs + V_RFLAGS)) >> _RFLAGS_IF_BIT & ONE == ZERO:
+        return False
+    if ld64(M, U64(vcpu.vmcs + V_INTERRUPTIBILITY)) & _SHADOWS != ZERO:
+        return False
+    return vcpu.exception < 0 and vcpu.interrupt < 0 and vcpu.nmi_injected == 0
+
+
+@jit()
+def dm_request_for_irq_injection(S, M):
+    """Whether the VMM has the interrupt controller and waits to inject from it."""
+    page = U64(S.vcpus[S.this_vcpu].run_page)
+    return S.vms[S.this_vm].irqchip == 0 and ld8(M, page + _REQUEST_WINDOW) != ZERO
+
+
+@jit()
+def post_kvm_run_save(S, M, vcpu):
     """What KVM_RUN always tells, of a vCPU that no core has loaded. Modifies the page."""
     page = U64(vcpu.run_page)
+    ready = S.vms[vcpu.vm].irqchip != 0 or is_ready_for_interrupt(M, vcpu)
+    st8(M, page + _READY, ONE if ready else ZERO)
     st64(M, page + _CR8, vcpu.vapic.tpr >> U4)
     st64(M, page + _APIC_BASE, vcpu.vapic.apic_base)
     st8(M, page + _IF_FLAG, ld64(M, U64(vcpu.vmcs + V_RFLAGS)) >> _RFLAGS_IF_BIT & ONE)

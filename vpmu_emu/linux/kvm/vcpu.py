@@ -20,7 +20,7 @@ from vpmu_emu.linux.kvm.lapic import (
 from vpmu_emu.linux.kvm.msrfilter import kvm_msr_allowed
 from vpmu_emu.linux.kvm.nmi import process_nmi
 from vpmu_emu.linux.kvm.overflow import kvm_make_request
-from vpmu_emu.linux.kvm.run import exit_for_real_mode
+from vpmu_emu.linux.kvm.run import dm_request_for_irq_injection, exit_for_real_mode
 from vpmu_emu.linux.native import cost, retire, wrmsrl
 from vpmu_emu.linux.perf.event import perf_init
 from vpmu_emu.linux.perf.guest import KVM_VPMU_VECTOR
@@ -168,6 +168,11 @@ def vcpu_load(S, M, E, k):
     core.fmask = vcpu.fmask
     core.kernel_gs_base = vcpu.kernel_gs_base
     core.tsc_aux = vcpu.tsc_aux
+    core.sysenter_cs = vcpu.sysenter_cs
+    core.sysenter_esp = vcpu.sysenter_esp
+    core.sysenter_eip = vcpu.sysenter_eip
+    core.pat = vcpu.pat
+    core.power_ctl = vcpu.power_ctl
     guest_space(S, k, vmread(core, M, V_CR3))
     vcpu.cpu = S.this_cpu
     if vcpu.launched == 0:
@@ -202,6 +207,11 @@ def vcpu_put(S, M):
     vcpu.fmask = core.fmask
     vcpu.kernel_gs_base = core.kernel_gs_base
     vcpu.tsc_aux = core.tsc_aux
+    vcpu.sysenter_cs = core.sysenter_cs
+    vcpu.sysenter_esp = core.sysenter_esp
+    vcpu.sysenter_eip = core.sysenter_eip
+    vcpu.pat = core.pat
+    vcpu.power_ctl = core.power_ctl
 
 
 @jit()
@@ -246,6 +256,8 @@ def kvm_vcpu_has_events(S, M):
     blocking = vmread(core, M, V_INTERRUPTIBILITY)
     if S.vcpus[S.this_vcpu].exception >= 0 or S.vcpus[S.this_vcpu].requests & KVM_REQ_NMI != ZERO:
         return True
+    if S.vcpus[S.this_vcpu].pv_unhalted != 0:
+        return True
     if S.vcpus[S.this_vcpu].nmi_pending > 0 and blocking & _NMI_BLOCKED == ZERO:
         return True
     open_ = vmread(core, M, V_RFLAGS) & RFLAGS_IF != ZERO and blocking & _SHADOWS == ZERO
@@ -289,6 +301,7 @@ def kvm_vcpu_block(S, M, E):
     kvm_lapic_expired_hv_timer(S, E)
     if kvm_vcpu_has_events(S, M) or vcpu.requests & KVM_REQ_PMI != ZERO:
         vcpu.mp_state = MP_STATE_RUNNABLE
+        vcpu.pv_unhalted = 0
         return 0
     if vcpu.mp_state == MP_STATE_HALTED:
         vcpu.mp_state = MP_STATE_ASLEEP
@@ -326,6 +339,14 @@ def kvm_check_and_inject_events(S, M, E):
             info |= INTR_HAS_ERROR
             vmwrite(core, M, V_ENTRY_ERROR, vcpu.exception_error)
         vcpu.exception = -1
+    elif vcpu.nmi_injected != 0:
+        vcpu.nmi_injected = 0
+        info = NMI_INFO
+    elif vcpu.interrupt >= 0 and blocking & _SHADOWS == ZERO and (
+        vmread(core, M, V_RFLAGS) & RFLAGS_IF != ZERO
+    ):
+        info = INTR_VALID | U64(vcpu.interrupt)
+        vcpu.interrupt = -1
     elif vcpu.nmi_pending > 0 and blocking & _NMI_BLOCKED == ZERO:
         vcpu.nmi_pending -= 1
         info = NMI_INFO
@@ -338,7 +359,7 @@ def kvm_check_and_inject_events(S, M, E):
         vector = lapic_pending(core.vapic)
     if vcpu.nmi_pending > 0:
         wanted |= PROC_NMI_WINDOW
-    if vector >= 0:
+    if vector >= 0 or vcpu.interrupt >= 0 or dm_request_for_irq_injection(S, M):
         wanted |= PROC_INTR_WINDOW
     if wanted != proc:
         vmwrite(core, M, V_PROC, wanted)
@@ -375,13 +396,16 @@ def vmx_complete_interrupts(S, M):
     kind = info & INTR_TYPE
     vector = np.int64(info & BYTE)
     if kind == NMI_INFO & INTR_TYPE:
-        vcpu.nmi_pending += 1
+        vcpu.nmi_injected = 1
         blocking = vmread(core, M, V_INTERRUPTIBILITY)
         vmwrite(core, M, V_INTERRUPTIBILITY, blocking & ~NMI_BLOCKING)
     elif kind == TYPE_HARD_EXCEPTION << U8:
         vcpu.exception = vector
+        vcpu.exception_pending = 0
         vcpu.exception_has_error = 1 if info & INTR_HAS_ERROR != ZERO else 0
         vcpu.exception_error = vmread(core, M, V_IDT_VECTORING_ERROR)
+    elif S.vms[S.this_vm].irqchip == 0:
+        vcpu.interrupt = vector
     else:
         lapic_put_back(core.vapic, vector)
 

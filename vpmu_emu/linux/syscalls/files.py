@@ -129,7 +129,13 @@ TEXTS: dict[str, Callable[[Host], str]] = {
     "/sys/devices/system/cpu/online": lambda host: (
         f"0-{n - 1}" if (n := host.online_cpus().bit_count()) > 1 else "0"
     ),
-    "/sys/module/kvm/parameters/enable_pmu": lambda _: "Y",
+    "/sys/module/kvm/parameters/enable_pmu": lambda host: "NY"[int(host.S.config.enable_pmu != 0)],
+    "/sys/module/kvm/parameters/ignore_msrs": lambda host: "NY"[int(host.S.cores[0].ignore_msrs != 0)],
+    "/sys/module/kvm/parameters/force_emulation_prefix": (
+        lambda host: str(int(host.S.config.force_emulation_prefix))
+    ),
+    "/sys/module/kvm_intel/parameters/unrestricted_guest": lambda _: "N",
+    "/sys/module/kvm_intel/parameters/enable_apicv": lambda host: "NY"[int(host.S.config.apicv != 0)],
     "/proc/sys/kernel/perf_event_max_sample_rate": lambda host: str(int(host.S.config.max_sample_rate)),
     "/proc/sys/kernel/perf_cpu_time_max_percent": (
         lambda host: str(int(host.S.config.cpu_time_max_percent))

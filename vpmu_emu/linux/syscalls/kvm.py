@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from vpmu_emu.errors import ConfigError
+from vpmu_emu.linux.calls import CALL_APIC_SET_IRQ
 from vpmu_emu.linux.cpuid import supported_leaves, vmx_get_perf_capabilities
 from vpmu_emu.linux.eventfilter import make_filter
 from vpmu_emu.linux.state import (
@@ -32,10 +33,12 @@ from vpmu_emu.linux.vm import (
     kvm_create_vcpu,
     kvm_create_vm,
     kvm_pmu_refresh,
+    rdtsc,
     refresh_intercepts,
     set_event_filter,
     set_msr_filter,
 )
+from vpmu_emu.machine.lapic import BASE_ENABLE, BASE_X2APIC, DELIVERY_MODE, MODE_LOWEST
 from vpmu_emu.machine.state import N_SLOTS
 from vpmu_emu.tables.linux import IOCTLS, STRUCTS, constant
 from vpmu_emu.tables.modes import kernel_version, mode_of
@@ -52,6 +55,11 @@ MASKED_EVENTS = constant("KVM_PMU_EVENT_FLAG_MASKED_EVENTS")
 MSR_EXIT_REASONS = sum(
     constant(f"KVM_MSR_EXIT_REASON_{name}") for name in ("INVAL", "UNKNOWN", "FILTER")
 )
+
+CLOCK_FLAGS = sum(constant(f"KVM_CLOCK_{name}") for name in ("TSC_STABLE", "REALTIME", "HOST_TSC"))
+MAX_RESERVED_PINS = 24  # MAX_NR_RESERVED_IOAPIC_PINS
+LAST_TSS_ADDR = (1 << 32) - 3 * PAGE
+MSI_LOGICAL, ICR_LOGICAL = 1 << 2, 1 << 11
 
 Handler = Callable[[Host, Any, int], int]
 
@@ -81,7 +89,8 @@ def _check_extension(host: Host, file: Any, arg: int) -> int:
         "GET_TSC_KHZ", "TSC_DEADLINE_TIMER", "ENABLE_CAP_VM", "CHECK_EXTENSION_VM", "IMMEDIATE_EXIT",
         "X86_MSR_FILTER", "PMU_EVENT_FILTER", "PMU_EVENT_MASKED_EVENTS", "NOP_IO_DELAY", "SYNC_MMU",
         "DESTROY_MEMORY_REGION_WORKS", "JOIN_MEMORY_REGIONS_WORKS", "INTERNAL_ERROR_DATA",
-        "GET_MSR_FEATURES",
+        "GET_MSR_FEATURES", "SET_TSS_ADDR", "SET_IDENTITY_MAP_ADDR", "SET_BOOT_CPU_ID", "SIGNAL_MSI",
+        "SPLIT_IRQCHIP", "VCPU_ATTRIBUTES", "ENFORCE_PV_FEATURE_CPUID", "INTR_SHADOW",
     )  # fmt: skip
     numbers = {
         "NR_VCPUS": host.online_cpus().bit_count(),
@@ -92,6 +101,8 @@ def _check_extension(host: Host, file: Any, arg: int) -> int:
         "PMU_CAPABILITY": PMU_CAP_DISABLE if pmu else 0,
         "ONE_REG": int(kernel >= kernel_version(6, 18)),
         "USER_MEMORY2": int(kernel >= kernel_version(6, 8)),
+        "VM_TYPES": int(kernel >= kernel_version(6, 8)),
+        "ADJUST_CLOCK": CLOCK_FLAGS,
         **dict.fromkeys(yes, 1),
     }
     return next((n for name, n in numbers.items() if constant(f"KVM_CAP_{name}") == arg), 0)
@@ -173,7 +184,7 @@ def _create_vcpu(host: Host, file: Any, arg: int) -> int:
     kvm_pmu_refresh(S, host.M, host.model, row)  # no CPUID, no PMU; but what a guest must leave for
     vcpu = S.vcpus[row]
     vcpu.run_page = page + VCPU_PAGES * PAGE
-    if arg and S.vms[vm].irqchip:
+    if S.vms[vm].irqchip and arg != int(S.vms[vm].bsp_vcpu_id):
         vcpu.mp_state = MP_STATE_UNINITIALIZED
     return fd
 
@@ -186,6 +197,93 @@ def _create_irqchip(host: Host, file: Any, arg: int) -> int:
         raise Errno("EINVAL")
     vm.irqchip = 1
     return 0
+
+
+def _set_tss_addr(host: Host, file: Any, arg: int) -> int:
+    """Where a real-mode guest would have its TSS; none runs here."""
+    if arg > LAST_TSS_ADDR:
+        raise Errno("EINVAL")
+    return 0
+
+
+def _set_identity_map_addr(host: Host, file: Any, arg: int) -> int:
+    """Where it would have its page table."""
+    host.get_user(arg, 8)
+    if _vcpus(host, int(file.obj)):
+        raise Errno("EINVAL")
+    return 0
+
+
+def _set_boot_cpu_id(host: Host, file: Any, arg: int) -> int:
+    if _vcpus(host, int(file.obj)):
+        raise Errno("EBUSY")
+    if arg > KVM_MAX_VCPU_IDS and int(host.S.config.kernel) >= kernel_version(6, 11):
+        raise Errno("EINVAL")
+    host.S.vms[int(file.obj)].bsp_vcpu_id = arg
+    return 0
+
+
+def _clock(host: Host, vm: Any) -> int:
+    """get_kvmclock_ns(): time since the VM was made, moved by KVM_SET_CLOCK."""
+    return host.ns(int(host.core.t) - int(vm.created)) + int(vm.kvmclock_offset) & (1 << 64) - 1
+
+
+def _get_clock(host: Host, file: Any, arg: int) -> int:
+    row = STRUCTS["kvm_clock_data"]
+    clock = _clock(host, host.S.vms[int(file.obj)])
+    values = {"clock": clock, "flags": CLOCK_FLAGS, "realtime": host.ns(int(host.core.t))}
+    host.copy_to_user(arg, row.new(**values, host_tsc=rdtsc(host.S)).tobytes())
+    return 0
+
+
+def _set_clock(host: Host, file: Any, arg: int) -> int:
+    row = STRUCTS["kvm_clock_data"]
+    data = row.read(host.copy_from_user(arg, row.size))
+    vm = host.S.vms[int(file.obj)]
+    clock, flags = int(data["clock"]), int(data["flags"])
+    if flags & ~CLOCK_FLAGS:
+        raise Errno("EINVAL")
+    if flags & constant("KVM_CLOCK_REALTIME"):
+        clock += max(host.ns(int(host.core.t)) - int(data["realtime"]), 0)
+    vm.kvmclock_offset = int(vm.kvmclock_offset) + clock - _clock(host, vm) & (1 << 64) - 1
+    return 0
+
+
+def _is_named(vapic: Any, dest: int, logical: bool) -> bool:
+    """kvm_apic_match_dest() of a message with an 8-bit destination."""
+    x2apic = bool(int(vapic.apic_base) & int(BASE_X2APIC))
+    if dest == 0xFF or not logical:
+        return dest in (0xFF, int(vapic.id))
+    if x2apic:
+        return not int(vapic.id) >> 4 and bool(dest & 1 << (int(vapic.id) & 15))
+    name = int(vapic.ldr) >> 24
+    if int(vapic.dfr) >> 28 == 0xF:
+        return bool(dest & name)
+    return dest >> 4 == name >> 4 and bool(dest & name & 15)
+
+
+def _signal_msi(host: Host, file: Any, arg: int) -> int:
+    """kvm_send_userspace_msi(): how many vCPUs take it; -1 (EPERM) if it names none."""
+    row = STRUCTS["kvm_msi"]
+    msi = row.read(host.copy_from_user(arg, row.size))
+    if not host.S.vms[int(file.obj)].irqchip or msi["flags"]:
+        raise Errno("EINVAL")
+    address, data = int(msi["address_lo"]), int(msi["data"])
+    dest, logical = address >> 12 & 0xFF, bool(address & MSI_LOGICAL)
+    icr = data & 0x7FF | 1 << 14 | data & 1 << 15 | (ICR_LOGICAL if logical else 0)
+    taken = -1
+    for k, vcpu in enumerate(host.S.vcpus):
+        if not vcpu.used or int(vcpu.vm) != int(file.obj):
+            continue
+        vapic = kvm_vcpu.vapic_of(host, k)
+        if not int(vapic.apic_base) & int(BASE_ENABLE) or not _is_named(vapic, dest, logical):
+            continue
+        taken = max(taken, 0) + host.kernel_call(CALL_APIC_SET_IRQ, k, icr)
+        if icr & int(DELIVERY_MODE) == int(MODE_LOWEST):
+            break
+    if taken < 0:
+        raise Errno("EPERM")
+    return taken
 
 
 def _set_user_memory_region2(host: Host, file: Any, arg: int) -> int:
@@ -258,6 +356,10 @@ def _enable_cap(host: Host, file: Any, arg: int) -> int:
     if number == constant("KVM_CAP_X86_USER_SPACE_MSR") and not value & ~MSR_EXIT_REASONS:
         vm.user_space_msr_mask = value
         return 0
+    if number == constant("KVM_CAP_SPLIT_IRQCHIP"):
+        if value > MAX_RESERVED_PINS:
+            raise Errno("EINVAL")
+        return _create_irqchip(host, file, arg)
     if number == constant("KVM_CAP_PMU_CAPABILITY"):
         enabled = bool(host.S.config.enable_pmu)
         if enabled and not value & ~PMU_CAP_DISABLE and not _vcpus(host, int(file.obj)):
@@ -329,6 +431,12 @@ _VM: dict[str, Handler] = {
     "KVM_CHECK_EXTENSION": _check_extension,
     "KVM_CREATE_VCPU": _create_vcpu,
     "KVM_CREATE_IRQCHIP": _create_irqchip,
+    "KVM_SET_TSS_ADDR": _set_tss_addr,
+    "KVM_SET_IDENTITY_MAP_ADDR": _set_identity_map_addr,
+    "KVM_SET_BOOT_CPU_ID": _set_boot_cpu_id,
+    "KVM_GET_CLOCK": _get_clock,
+    "KVM_SET_CLOCK": _set_clock,
+    "KVM_SIGNAL_MSI": _signal_msi,
     "KVM_SET_USER_MEMORY_REGION": _set_user_memory_region,
     "KVM_SET_USER_MEMORY_REGION2": _set_user_memory_region2,
     "KVM_GET_TSC_KHZ": kvm_vcpu.get_tsc_khz,

@@ -41,6 +41,7 @@ from vpmu_emu.linux.syscalls.tasks import sleep_until
 from vpmu_emu.linux.vm import (
     ALL_ONES,
     kvm_pmu_refresh,
+    kvm_set_tsc_offset,
     kvm_synchronize_tsc,
     kvm_vcpu_after_set_cpuid,
     leaves_of,
@@ -58,11 +59,14 @@ from vpmu_emu.machine.lapic import (
     TIMER_TSC_DEADLINE,
     VERSION,
 )
+from vpmu_emu.machine.msr import pat_is_valid
 from vpmu_emu.machine.state import N_CPUID, NEVER, REG_FS, REG_GS
+from vpmu_emu.machine.u64 import U64
 from vpmu_emu.tables.linux import STRUCTS, constant
 from vpmu_emu.tables.modes import kernel_version
 from vpmu_emu.tables.msrs import MSRS, by_name, row_of, rules
 
+APIC_BASE_ROW = next(row.number for row in MSRS if row.name == "IA32_APIC_BASE")
 RUN_PAGES = 3  # struct kvm_run, the data of port I/O, the ring of coalesced MMIO
 MAX_CPUID_ENTRIES = 256
 MAX_IO_MSRS = 256
@@ -99,6 +103,15 @@ def lock(host: Host, k: int) -> None:
 
 def _vcpu(host: Host, file: Any) -> Any:
     return host.S.vcpus[int(file.obj)]
+
+
+def vapic_of(host: Host, k: int) -> Any:
+    """The local APIC of vCPU k, on the core that has it loaded or in its record."""
+    vcpu = host.S.vcpus[k]
+    cpu = int(vcpu.cpu)
+    if cpu >= 0 and int(host.S.percpu[cpu].vcpu) == k:
+        return host.S.cores[cpu].vapic
+    return vcpu.vapic
 
 
 def _vm(host: Host, vcpu: Any) -> Any:
@@ -226,8 +239,9 @@ def sregs_are_valid(sregs: Any) -> bool:
     return not cr4 & ~CR4_VALID and not efer & ~(EFER_SCE | EFER_LME | EFER_LMA | EFER_NX)
 
 
-def _apic_base_is_valid(host: Host, value: int) -> bool:
-    if value & ~((1 << host.model.maxphyaddr) - 0x1000 | 0xD00):
+def _apic_base_is_valid(vcpu: Any, value: int) -> bool:
+    """kvm_apic_set_base() by the VMM: which modes follow each other is not looked at."""
+    if value & int(vcpu.msr_reserved[APIC_BASE_ROW]):
         return False
     return value & int(BASE_X2APIC) == 0 or value & int(BASE_ENABLE) != 0
 
@@ -235,7 +249,7 @@ def _apic_base_is_valid(host: Host, value: int) -> bool:
 def _set_sregs(host: Host, file: Any, arg: int) -> int:
     vcpu, M, row = _vcpu(host, file), host.M, STRUCTS["kvm_sregs"]
     sregs = row.read(host.copy_from_user(arg, row.size))
-    if not sregs_are_valid(sregs) or not _apic_base_is_valid(host, int(sregs["apic_base"])):
+    if not sregs_are_valid(sregs) or not _apic_base_is_valid(vcpu, int(sregs["apic_base"])):
         raise Errno("EINVAL")
     fields = {
         "GUEST_CR0": int(sregs["cr0"]),
@@ -285,12 +299,18 @@ PERF_CAPABILITIES = by_name("IA32_PERF_CAPABILITIES")
 IN_RECORD = {
     "IA32_STAR": "star", "IA32_LSTAR": "lstar", "IA32_CSTAR": "cstar", "IA32_FMASK": "fmask",
     "IA32_KERNEL_GS_BASE": "kernel_gs_base", "IA32_TSC_AUX": "tsc_aux",
+    "IA32_SYSENTER_CS": "sysenter_cs", "IA32_SYSENTER_ESP": "sysenter_esp",
+    "IA32_SYSENTER_EIP": "sysenter_eip", "IA32_PAT": "pat", "MSR_POWER_CTL": "power_ctl",
     "IA32_MISC_ENABLE": "ia32_misc_enable_msr",
 }  # fmt: skip
 IN_VMCS = {
     "IA32_EFER": "GUEST_IA32_EFER", "IA32_DEBUGCTL": "GUEST_IA32_DEBUGCTL",
     "IA32_FS_BASE": "GUEST_FS_BASE", "IA32_GS_BASE": "GUEST_GS_BASE",
 }  # fmt: skip
+CANONICAL = {
+    "IA32_FS_BASE", "IA32_GS_BASE", "IA32_KERNEL_GS_BASE", "IA32_LSTAR", "IA32_CSTAR",
+}  # fmt: skip
+MADE_CANONICAL = {"IA32_SYSENTER_ESP", "IA32_SYSENTER_EIP"}
 BASES = {"IA32_FS_BASE": REG_FS, "IA32_GS_BASE": REG_GS}
 DROPPED, READ_ONLY, WRITE_ONLY = 3, 1, 2  # vcpu.msr_access
 
@@ -407,6 +427,11 @@ def set_deadline(host: Host, vcpu: Any, value: int) -> None:
     vapic.timer_at = NEVER if value == 0 else due
 
 
+def _canonical(value: int) -> int:
+    """__canonical_address() with 48 bits."""
+    return (value & (1 << 48) - 1 ^ 1 << 47) - (1 << 47) & ALL_ONES
+
+
 def set_msr(host: Host, k: int, index: int, value: int) -> None:
     """kvm_set_msr() by the VMM.
 
@@ -429,6 +454,14 @@ def set_msr(host: Host, k: int, index: int, value: int) -> None:
         return
     if access == READ_ONLY or value & int(vcpu.msr_reserved[row]):
         raise _RefusedError
+    if name in CANONICAL and _canonical(value) != value:
+        raise _RefusedError
+    if name == "IA32_PAT" and not pat_is_valid(U64(value)):
+        raise _RefusedError
+    if name in MADE_CANONICAL:
+        value = _canonical(value)
+    elif name == "IA32_SYSENTER_CS":
+        value &= 0xFFFF_FFFF
     if name in IN_RECORD:
         vcpu[IN_RECORD[name]] = value
     elif name in IN_VMCS:
@@ -440,7 +473,7 @@ def set_msr(host: Host, k: int, index: int, value: int) -> None:
     elif name == "IA32_TSC_DEADLINE":
         set_deadline(host, vcpu, value)
     elif name == "IA32_APIC_BASE":
-        if not _apic_base_is_valid(host, value):
+        if not _apic_base_is_valid(vcpu, value):
             raise _RefusedError
         vcpu.vapic.apic_base = value
         vcpu.recalc_intercepts = 1
@@ -450,11 +483,12 @@ def set_msr(host: Host, k: int, index: int, value: int) -> None:
 
 # msrs_to_save_base[], msrs_to_save_pmu[], emulated_msrs_all[], as far as there is a model of them
 MSRS_TO_SAVE = (
+    "IA32_SYSENTER_CS", "IA32_SYSENTER_ESP", "IA32_SYSENTER_EIP",
     "IA32_STAR", "IA32_CSTAR", "IA32_KERNEL_GS_BASE", "IA32_FMASK", "IA32_LSTAR", "IA32_TIME_STAMP_COUNTER",
-    "IA32_TSC_AUX",
+    "IA32_PAT", "IA32_TSC_AUX",
     "IA32_FIXED_CTR", "IA32_FIXED_CTR_CTRL", "IA32_PERF_GLOBAL_STATUS", "IA32_PERF_GLOBAL_CTRL",
     "IA32_PEBS_ENABLE", "IA32_DS_AREA", "MSR_PEBS_DATA_CFG", "IA32_PMC", "IA32_PERFEVTSEL",
-    "IA32_TSC_DEADLINE", "IA32_PERF_CAPABILITIES", "IA32_MISC_ENABLE",
+    "IA32_TSC_DEADLINE", "IA32_PERF_CAPABILITIES", "IA32_MISC_ENABLE", "MSR_POWER_CTL",
 )  # fmt: skip
 
 
@@ -555,6 +589,53 @@ def _set_one_reg(host: Host, file: Any, arg: int) -> int:
     except _NoMsrError as error:
         if isinstance(error, _RefusedError) or not _absent_is_fine(host, index, value):
             raise Errno("EINVAL") from None
+    return 0
+
+
+def _get_reg_list(host: Host, file: Any, arg: int) -> int:
+    """What KVM_GET_ONE_REG has besides MSRs: shadow stack pointers, so nothing."""
+    if int(host.S.config.kernel) < kernel_version(6, 18):
+        raise Errno("EINVAL")
+    host.get_user(arg, 8)
+    host.put_user(arg, 0, 8)
+    return 0
+
+
+# --- attributes and capabilities --------------------------------------------------------------------------
+def _tsc_offset_attr(host: Host, arg: int) -> int:
+    """Address of the value of KVM_VCPU_TSC_OFFSET, the only attribute of a vCPU."""
+    row = STRUCTS["kvm_device_attr"]
+    attr = row.read(host.copy_from_user(arg, row.size))
+    wanted = constant("KVM_VCPU_TSC_CTRL"), constant("KVM_VCPU_TSC_OFFSET")
+    if (int(attr["group"]), int(attr["attr"])) != wanted:
+        raise Errno("ENXIO")
+    return int(attr["addr"])
+
+
+def _has_device_attr(host: Host, file: Any, arg: int) -> int:
+    _tsc_offset_attr(host, arg)
+    return 0
+
+
+def _get_device_attr(host: Host, file: Any, arg: int) -> int:
+    at = _tsc_offset_attr(host, arg)
+    host.put_user(at, vmcs_read(host.M, _vcpu(host, file), "TSC_OFFSET"), 8)
+    return 0
+
+
+def _set_device_attr(host: Host, file: Any, arg: int) -> int:
+    """kvm_arch_tsc_set_attr(): vCPUs that are given the same offset have one TSC."""
+    offset = host.get_user(_tsc_offset_attr(host, arg), 8)
+    kvm_set_tsc_offset(host.S, host.M, int(file.obj), offset)
+    return 0
+
+
+def _enable_cap(host: Host, file: Any, arg: int) -> int:
+    row = STRUCTS["kvm_enable_cap"]
+    cap = row.read(host.copy_from_user(arg, row.size))
+    if cap["flags"] or int(cap["cap"]) != constant("KVM_CAP_ENFORCE_PV_FEATURE_CPUID"):
+        raise Errno("EINVAL")
+    _vcpu(host, file).pv_enforce = int(bool(cap["args"][0]))
     return 0
 
 
@@ -691,12 +772,18 @@ def _get_vcpu_events(host: Host, file: Any, arg: int) -> int:
     host.kernel_call(CALL_PROCESS_NMI, int(file.obj))
     blocking = vmcs_read(host.M, vcpu, "GUEST_INTERRUPTIBILITY_INFO")
     pending = int(vcpu.exception) >= 0
+    hard = int(vcpu.interrupt) >= 0 and not int(vcpu.interrupt_soft)
     values = {
+        # Without KVM_CAP_EXCEPTION_PAYLOAD what is pending is shown as injected, too.
         "exception.injected": int(pending),
+        "exception.pending": int(pending and vcpu.exception_pending),
         "exception.nr": int(vcpu.exception) if pending else 0,
         "exception.has_error_code": int(pending and vcpu.exception_has_error),
         "exception.error_code": int(vcpu.exception_error) if pending else 0,
         "interrupt.shadow": (2 if blocking & STI else 0) | (1 if blocking & MOV_SS else 0),
+        "interrupt.injected": int(hard),
+        "interrupt.nr": max(int(vcpu.interrupt), 0),
+        "nmi.injected": int(vcpu.nmi_injected),
         "nmi.pending": int(vcpu.nmi_pending),
         "nmi.masked": int(bool(blocking & NMI)),
         "flags": constant("KVM_VCPUEVENT_VALID_NMI_PENDING")
@@ -725,6 +812,10 @@ def _set_vcpu_events(host: Host, file: Any, arg: int) -> int:
     if flags & constant("KVM_VCPUEVENT_VALID_SIPI_VECTOR") and _vm(host, vcpu).irqchip:
         vcpu.sipi_vector = int(events["sipi_vector"]) & 0xFF
     vcpu.exception = nr if injected else -1
+    vcpu.exception_pending = 0
+    vcpu.interrupt = int(events["interrupt.nr"]) if events["interrupt.injected"] else -1
+    vcpu.interrupt_soft = int(bool(events["interrupt.soft"]))
+    vcpu.nmi_injected = int(bool(events["nmi.injected"]))
     vcpu.exception_has_error = int(bool(events["exception.has_error_code"]))
     vcpu.exception_error = events["exception.error_code"]
     blocking = vmcs_read(host.M, vcpu, "GUEST_INTERRUPTIBILITY_INFO") & ~NMI
@@ -777,10 +868,15 @@ def _nmi(host: Host, file: Any, arg: int) -> int:
 
 
 def _interrupt(host: Host, file: Any, arg: int) -> int:
-    row = STRUCTS["kvm_interrupt"]
+    vcpu, row = _vcpu(host, file), STRUCTS["kvm_interrupt"]
     irq = int(row.read(host.copy_from_user(arg, row.size))["irq"])
-    # The 8259 is in the kernel, or there is no interrupt controller that could take it.
-    raise Errno("EINVAL" if irq > 255 else "ENXIO")
+    if irq > 255:
+        raise Errno("EINVAL")
+    if _vm(host, vcpu).irqchip:  # and its 8259
+        raise Errno("ENXIO")
+    vcpu.interrupt, vcpu.interrupt_soft = irq, 0
+    vcpu.requests |= KVM_REQ_EVENT
+    return 0
 
 
 def get_tsc_khz(host: Host, file: Any, arg: int) -> int:
@@ -846,5 +942,10 @@ HANDLERS: dict[str, Callable[[Host, Any, int], int]] = {
     "KVM_SET_TSC_KHZ": set_tsc_khz,
     "KVM_GET_ONE_REG": _get_one_reg,
     "KVM_SET_ONE_REG": _set_one_reg,
+    "KVM_GET_REG_LIST": _get_reg_list,
+    "KVM_HAS_DEVICE_ATTR": _has_device_attr,
+    "KVM_GET_DEVICE_ATTR": _get_device_attr,
+    "KVM_SET_DEVICE_ATTR": _set_device_attr,
+    "KVM_ENABLE_CAP": _enable_cap,
 }
 """What a vCPU does with each request."""

@@ -1,0 +1,370 @@
+"""What the VMMs of public test suites ask of /dev/kvm between their runs, and what must be refused.
+
+The rows of KVM selftests msrs_test.c, userspace_msr_exit_test.c, vmx_pmu_caps_test.c and of what their
+library does in every VM; the guest's side is in `guests/conformance`.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.linux.syscalls.test_kvm import Vmm, errno
+from tests.linux.syscalls.test_kvm_vcpu import MODES, change_events, code, events, registers
+from vpmu_emu.tables.linux import STRUCTS, constant
+
+pytestmark = pytest.mark.uncompiled
+
+EVERY_MODE = pytest.mark.parametrize("mode", ["none", "emulated", "passthrough"])
+U64_MAX = (1 << 64) - 1
+CANONICAL, NONCANONICAL = 0x1234_5678_9000, 0xAAAA_0000_0000_0000
+SYSENTER_CS, SYSENTER_ESP, SYSENTER_EIP, PAT, POWER_CTL = 0x174, 0x175, 0x176, 0x277, 0x1FC
+TSC_AUX, FMASK, APIC_BASE = 0xC000_0103, 0xC000_0084, 0x1B
+ADDRESSES = (0xC000_0100, 0xC000_0101, 0xC000_0102, 0xC000_0082, 0xC000_0083)
+
+
+def _guest(vmm: Vmm, text: str) -> None:
+    """Run a guest up to its OUT."""
+    vmm.load(code(text.replace("; ", "\n")))
+    assert vmm.run() == 0
+    assert int(vmm.kvm_run["exit_reason"]) == constant("KVM_EXIT_IO"), int(vmm.kvm_run["exit_reason"])
+
+
+# --- msrs_test.c ------------------------------------------------------------------------------------------
+@EVERY_MODE
+@pytest.mark.parametrize(
+    ("index", "reset", "value"),
+    [(PAT, 0x0007_0406_0007_0406, 0x0707_0707), (TSC_AUX, 0, 0x1234_5678), (SYSENTER_CS, 0, 0x1234),
+     (SYSENTER_ESP, 0, CANONICAL), (SYSENTER_EIP, 0, CANONICAL), (FMASK, 0, 0xFFFF_FFFF),
+     (0x1A0, 0x1800, 0x1801), (POWER_CTL, 0, 0x1234), *((index, 0, CANONICAL) for index in ADDRESSES)],
+)  # fmt: skip
+def test_an_msr_keeps_what_guest_and_vmm_write(mode, index, reset, value):
+    vmm = Vmm(mode)
+    assert vmm.read(index) == [reset]
+    high, low = divmod(value, 1 << 32)
+    _guest(vmm, f"mov ecx, {index}; mov eax, {low}; mov edx, {high}; wrmsr; rdmsr; out 0x80, al")
+    assert vmm.read(index) == [value]
+    found = registers(vmm)
+    assert (int(found["rax"]), int(found["rdx"])) == (low, high)
+    assert vmm.set((index, reset)) == 1
+    assert vmm.read(index) == [reset]
+
+
+@pytest.mark.parametrize("index", ADDRESSES)
+def test_an_address_that_is_not_canonical_is_refused(index):
+    vmm = Vmm()
+    assert vmm.set((index, NONCANONICAL)) == 0
+    assert vmm.read(index) == [0]
+
+
+def test_sysenter_of_the_vmm_is_made_canonical():
+    vmm = Vmm()
+    for index in (SYSENTER_ESP, SYSENTER_EIP):
+        assert vmm.set((index, 0x0000_8000_0000_0000)) == 1
+        assert vmm.read(index) == [0xFFFF_8000_0000_0000]
+    assert vmm.set((SYSENTER_CS, 0x5_0000_1234)) == 1
+    assert vmm.read(SYSENTER_CS) == [0x1234]
+
+
+@pytest.mark.parametrize("byte", range(8))
+@pytest.mark.parametrize("kind", [2, 3, 8, 0x10, 0xFF])
+def test_memory_types_that_are_none(byte, kind):
+    vmm = Vmm()
+    assert vmm.set((PAT, kind << 8 * byte)) == 0
+    assert vmm.read(PAT) == [0x0007_0406_0007_0406]
+
+
+def _without(vmm: Vmm, leaf: int, register: str, bit: int) -> None:
+    at = vmm.supported()
+    row, entry = STRUCTS["kvm_cpuid2"], STRUCTS["kvm_cpuid_entry2"]
+    for n, each in enumerate(vmm.leaves(at).values()):
+        if int(each["function"]) == leaf:
+            each = each.copy()
+            each[register] = int(each[register]) & ~(1 << bit)
+            vmm.host.copy_to_user(at + row.size + entry.size * n, each.tobytes())
+    assert vmm.ioctl(vmm.vcpu, "KVM_SET_CPUID2", at) == 0
+
+
+def test_tsc_aux_needs_rdtscp():
+    vmm = Vmm(cpuid=False)
+    _without(vmm, 0x8000_0001, "edx", 27)
+    assert vmm.read(TSC_AUX) == [0]  # in the list, so the VMM may ask
+    assert vmm.set((TSC_AUX, 0)) == 1
+    assert vmm.set((TSC_AUX, 1)) == 0
+    vmm.load(code(f"mov ecx, {TSC_AUX}\nrdmsr\n"))
+    assert vmm.run() == 0
+    assert int(vmm.kvm_run["exit_reason"]) == constant("KVM_EXIT_SHUTDOWN")  # #GP without an IDT
+
+
+def test_x2apic_mode_needs_its_cpuid():
+    vmm = Vmm(cpuid=False)
+    _without(vmm, 1, "ecx", 21)
+    assert vmm.set((APIC_BASE, 0xFEE0_0D00)) == 0
+    assert vmm.set((APIC_BASE, 0xFEE0_0900)) == 1
+
+
+@pytest.mark.parametrize("index", [0x6A0, 0x6A2, 0x6A4, 0x6A5, 0x6A6, 0x6A7, 0x6A8])
+def test_without_shadow_stacks_and_ibt_there_is_no_cet(index):
+    vmm = Vmm()
+    assert vmm.msrs("KVM_GET_MSRS", [(index, 0)])[0] == 0
+    assert vmm.set((index, 0)) == 0
+
+
+def test_the_list_of_registers_is_empty():
+    vmm = Vmm()
+    at = vmm.page((8).to_bytes(8, "little"))
+    assert vmm.ioctl(vmm.vcpu, "KVM_GET_REG_LIST", at) == 0
+    assert vmm.host.get_user(at, 8) == 0
+    old = Vmm("passthrough")
+    assert old.ioctl(old.vcpu, "KVM_GET_REG_LIST", at) == errno("EINVAL")
+
+
+# --- hypercalls -------------------------------------------------------------------------------------------
+def _hypercall(vmm: Vmm, nr: int, *args: int) -> int:
+    values = zip(("rbx", "rcx", "rdx", "rsi"), args, strict=False)
+    text = f"mov eax, {nr}; " + "".join(f"movabs {name}, {value}; " for name, value in values)
+    _guest(vmm, f"{text}vmcall; out 0x80, al")
+    found = int(registers(vmm)["rax"])
+    return found - (1 << 64 if found >> 63 else 0)
+
+
+def _enable(vmm: Vmm, fd: int, name: str, value: int) -> int:
+    cap = STRUCTS["kvm_enable_cap"].new(cap=constant(f"KVM_CAP_{name}"))
+    cap["args"][0] = value
+    return vmm.give(fd, "KVM_ENABLE_CAP", cap.tobytes())
+
+
+def _software_enable(vmm: Vmm) -> None:
+    page = bytearray(vmm.get("KVM_GET_LAPIC", "kvm_lapic_state").tobytes())
+    page[0xF0:0xF4] = (0x1FF).to_bytes(4, "little")
+    assert vmm.give(vmm.vcpu, "KVM_SET_LAPIC", bytes(page)) == 0
+
+
+@EVERY_MODE
+@pytest.mark.parametrize(
+    ("args", "answer"),
+    [((1, 0, 0, 0xF1), 1), ((0xFFFF_FFFF, 0, 0xFFFF_FFFF, 0), 0), ((0, 0, 0, 0xF1), 0),
+     ((6, 0, 0, 0xF1), 0),
+     ((1 << 63, 0, 0, 0xF1), 0), ((0, 2, 0xFFFF_FFC1, 0xF1), 0), ((0, 1, 0xFFFF_FFC0, 0xF1), 1),
+     ((1, 0, 0, 0x8F1), -22), ((1, 0, 0, 0x400F1), -22), ((1, 0, 0, 0x200), 0)],
+)  # fmt: skip
+def test_ipis_by_hypercall_count_who_takes_them(mode, args, answer):
+    vmm = Vmm(mode)
+    _software_enable(vmm)
+    assert _hypercall(vmm, constant("KVM_HC_SEND_IPI"), *args) == answer
+    page = vmm.get("KVM_GET_LAPIC", "kvm_lapic_state").tobytes()
+    requested = int.from_bytes(page[0x270:0x274], "little")
+    assert requested == (1 << 17 if answer == 1 and args[3] == 0xF1 else 0)
+
+
+def test_an_apic_that_is_off_takes_none():
+    vmm = Vmm()
+    assert _hypercall(vmm, constant("KVM_HC_SEND_IPI"), 1, 0, 0, 0xF1) == 0
+    none = Vmm(irqchip=False)
+    assert _hypercall(none, constant("KVM_HC_SEND_IPI"), 1, 0, 0, 0xF1) == -95
+
+
+def test_ipis_by_hypercall_reach_other_vcpus():
+    vmm = Vmm()
+    first = vmm.vcpu
+    for ident in (1, 2):
+        vmm.vcpu = vmm.ioctl(vmm.vm, "KVM_CREATE_VCPU", ident)
+        _software_enable(vmm)
+    other, vmm.vcpu = vmm.vcpu, first
+    _software_enable(vmm)
+    assert _hypercall(vmm, constant("KVM_HC_SEND_IPI"), 0b111, 0, 0, 0x41) == 3
+    assert _hypercall(vmm, constant("KVM_HC_SEND_IPI"), 6, 0, 0, 0x400) == 2
+    vmm.vcpu = other
+    assert int(events(vmm)["nmi.pending"]) == 1
+    page = vmm.get("KVM_GET_LAPIC", "kvm_lapic_state").tobytes()
+    assert int.from_bytes(page[0x220:0x224], "little") == 2
+
+
+@EVERY_MODE
+def test_other_hypercalls(mode):
+    vmm = Vmm(mode)
+    for nr, answer in ((1, 0), (5, 0), (9, -95), (11, 0), (2, -1000), (12, -1000), (99, -1000)):
+        assert _hypercall(vmm, nr, 0, 7) == answer
+
+
+def test_a_vmm_can_hold_hypercalls_to_cpuid():
+    vmm = Vmm(cpuid=False)
+    assert vmm.ioctl(vmm.kvm, "KVM_CHECK_EXTENSION", constant("KVM_CAP_ENFORCE_PV_FEATURE_CPUID")) == 1
+    _without(vmm, 0x4000_0001, "eax", 11)
+    _software_enable(vmm)
+    assert _hypercall(vmm, 10, 1, 0, 0, 0x41) == 1
+    assert _enable(vmm, vmm.vcpu, "ENFORCE_PV_FEATURE_CPUID", 1) == 0
+    assert _hypercall(vmm, 10, 1, 0, 0, 0x41) == -1000
+    assert _hypercall(vmm, 11) == 0
+    assert _enable(vmm, vmm.vcpu, "ONE_REG", 1) == errno("EINVAL")
+
+
+def test_a_kick_ends_the_next_halt():
+    vmm = Vmm()
+    _guest(vmm, "mov eax, 5; xor ebx, ebx; xor ecx, ecx; vmcall; hlt; out 0x80, al")
+
+
+# --- what the library of the selftests asks in every VM ---------------------------------------------------
+def test_real_mode_s_addresses_are_taken():
+    vmm = Vmm()
+    assert vmm.ioctl(vmm.vm, "KVM_SET_TSS_ADDR", 0xFFFB_D000) == 0
+    assert vmm.ioctl(vmm.vm, "KVM_SET_TSS_ADDR", 0xFFFF_E000) == errno("EINVAL")
+    where = (0xFFFB_C000).to_bytes(8, "little")
+    assert vmm.give(vmm.vm, "KVM_SET_IDENTITY_MAP_ADDR", where) == errno("EINVAL")  # there is a vCPU
+    assert vmm.ioctl(vmm.vm, "KVM_SET_BOOT_CPU_ID", 1) == errno("EBUSY")
+
+
+def test_another_vcpu_is_the_first_one():
+    vmm = Vmm()
+    vm = vmm.ioctl(vmm.kvm, "KVM_CREATE_VM")
+    assert vmm.give(vm, "KVM_SET_IDENTITY_MAP_ADDR", (0xFFFB_C000).to_bytes(8, "little")) == 0
+    assert vmm.ioctl(vm, "KVM_SET_BOOT_CPU_ID", 5000) == errno("EINVAL")
+    assert vmm.ioctl(vm, "KVM_SET_BOOT_CPU_ID", 1) == 0
+    assert vmm.ioctl(vm, "KVM_CREATE_IRQCHIP") == 0
+    for ident, base, state in ((0, 0xFEE0_0800, 1), (1, 0xFEE0_0900, 0)):
+        vmm.vcpu = vmm.ioctl(vm, "KVM_CREATE_VCPU", ident)
+        assert int(vmm.get("KVM_GET_SREGS", "kvm_sregs")["apic_base"]) == base
+        assert int(vmm.get("KVM_GET_MP_STATE", "kvm_mp_state")["mp_state"]) == state
+
+
+def test_half_of_the_irqchip():
+    vmm = Vmm(irqchip=False)
+    assert _enable(vmm, vmm.vm, "SPLIT_IRQCHIP", 24) == errno("EINVAL")  # there is a vCPU
+    vm = vmm.ioctl(vmm.kvm, "KVM_CREATE_VM")
+    assert _enable(vmm, vm, "SPLIT_IRQCHIP", 25) == errno("EINVAL")
+    assert _enable(vmm, vm, "SPLIT_IRQCHIP", 24) == 0
+    assert _enable(vmm, vm, "SPLIT_IRQCHIP", 24) == errno("EEXIST")
+    assert vmm.ioctl(vm, "KVM_CREATE_IRQCHIP") == errno("EEXIST")
+    vmm.vcpu = vmm.ioctl(vm, "KVM_CREATE_VCPU", 0)
+    vmm.get("KVM_GET_LAPIC", "kvm_lapic_state")
+
+
+def test_the_clock_of_a_vm():
+    vmm = Vmm()
+    clock = vmm.get("KVM_GET_CLOCK", "kvm_clock_data", vmm.vm)
+    assert int(clock["flags"]) == 0xE
+    assert vmm.ioctl(vmm.vm, "KVM_CHECK_EXTENSION", constant("KVM_CAP_ADJUST_CLOCK")) == 0xE
+    row = STRUCTS["kvm_clock_data"]
+    assert vmm.give(vmm.vm, "KVM_SET_CLOCK", row.new(clock=10**12).tobytes()) == 0
+    now = int(vmm.get("KVM_GET_CLOCK", "kvm_clock_data", vmm.vm)["clock"])
+    assert 10**12 <= now < 10**12 + 10**6
+    assert vmm.give(vmm.vm, "KVM_SET_CLOCK", row.new(flags=1).tobytes()) == errno("EINVAL")
+    realtime = max(int(clock["realtime"]), 1) - 1  # some time has passed on the way
+    assert vmm.give(vmm.vm, "KVM_SET_CLOCK", row.new(clock=5, flags=4, realtime=realtime).tobytes()) == 0
+    assert int(vmm.get("KVM_GET_CLOCK", "kvm_clock_data", vmm.vm)["clock"]) > 5
+
+
+def test_an_msi_of_the_vmm():
+    vmm = Vmm()
+    row = STRUCTS["kvm_msi"]
+
+    def send(**values: int) -> int:
+        return vmm.give(vmm.vm, "KVM_SIGNAL_MSI", row.new(**values).tobytes())
+
+    assert send(address_lo=0xFEE0_0000, data=0x41) == 0  # its APIC is software-disabled
+    _software_enable(vmm)
+    assert send(address_lo=0xFEE0_0000, data=0x41) == 1
+    assert send(address_lo=0xFEE0_1000, data=0x42) == errno("EPERM")
+    assert send(address_lo=0xFEEF_F000, data=0x43) == 1
+    assert send(address_lo=0xFEE0_0000, data=0x44, flags=1) == errno("EINVAL")
+    page = vmm.get("KVM_GET_LAPIC", "kvm_lapic_state").tobytes()
+    assert int.from_bytes(page[0x220:0x224], "little") == 0b1010
+    none = Vmm(irqchip=False)
+    assert none.give(none.vm, "KVM_SIGNAL_MSI", row.new().tobytes()) == errno("EINVAL")
+
+
+def test_the_offset_of_a_vcpus_tsc():
+    vmm = Vmm()
+    at, row = vmm.page(), STRUCTS["kvm_device_attr"]
+    attr = row.new(addr=at).tobytes()
+    assert vmm.give(vmm.vcpu, "KVM_HAS_DEVICE_ATTR", attr) == 0
+    for wrong in (row.new(group=1), row.new(attr=1)):
+        for name in ("KVM_HAS_DEVICE_ATTR", "KVM_GET_DEVICE_ATTR", "KVM_SET_DEVICE_ATTR"):
+            assert vmm.give(vmm.vcpu, name, wrong.tobytes()) == errno("ENXIO")
+    vmm.host.put_user(at, U64_MAX - 41, 8)
+    assert vmm.give(vmm.vcpu, "KVM_SET_DEVICE_ATTR", attr) == 0
+    vmm.host.put_user(at, 0, 8)
+    assert vmm.give(vmm.vcpu, "KVM_GET_DEVICE_ATTR", attr) == 0
+    assert vmm.host.get_user(at, 8) == U64_MAX - 41
+    first = vmm.read(0x10)[0]
+    vmm.vcpu = vmm.ioctl(vmm.vm, "KVM_CREATE_VCPU", 1)  # joins
+    assert vmm.ioctl(vmm.vcpu, "KVM_SET_CPUID2", vmm.supported()) == 0
+    assert 0 <= vmm.read(0x10)[0] - first < 10**7
+
+
+@pytest.mark.parametrize("mode", ["none", "emulated"])
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [("kvm/parameters/ignore_msrs", "N"), ("kvm/parameters/force_emulation_prefix", "0"),
+     ("kvm_intel/parameters/unrestricted_guest", "N"), ("kvm/parameters/enable_pmu", None)],
+)  # fmt: skip
+def test_parameters_of_the_module(mode, path, value):
+    vmm = Vmm(mode)
+    fd = vmm.kernel.call("openat", -100, vmm.page(f"/sys/module/{path}\0".encode()), 0, 0)
+    at = vmm.page()
+    assert vmm.kernel.call("read", fd, at, 8) == 2
+    wanted = value or ("N" if mode == "none" else "Y")
+    assert vmm.host.copy_from_user(at, 2) == f"{wanted}\n".encode()
+
+
+# --- events -----------------------------------------------------------------------------------------------
+IDT, HANDLER = 0x3000, 0x5000
+
+
+def _with_idt(vmm: Vmm, vector: int, text: str, rflags: int = 2) -> None:
+    """A guest whose handler of `vector` does OUT to port 0x90."""
+    vmm.load(code(text.replace("; ", "\n")))
+    gate = (HANDLER & 0xFFFF | 8 << 16 | 0x8E00 << 32 | HANDLER >> 16 << 48).to_bytes(16, "little")
+    vmm.host.copy_to_user(vmm.ram + IDT + 16 * vector, gate)
+    vmm.host.copy_to_user(vmm.ram + HANDLER, code("out 0x90, al"))
+    vmm.host.copy_to_user(vmm.ram + 0x500, bytes(8) + (0x00AF9B000000FFFF).to_bytes(8, "little"))
+    sregs = vmm.get("KVM_GET_SREGS", "kvm_sregs")
+    sregs["idt"]["base"], sregs["idt"]["limit"] = IDT, 0xFFF
+    sregs["gdt"]["base"], sregs["gdt"]["limit"] = 0x500, 0x2F
+    assert vmm.give(vmm.vcpu, "KVM_SET_SREGS", sregs.tobytes()) == 0
+    regs = registers(vmm)
+    regs["rflags"] = rflags
+    assert vmm.give(vmm.vcpu, "KVM_SET_REGS", regs.tobytes()) == 0
+
+
+@MODES
+def test_an_injected_nmi_comes_though_nmis_are_masked(mode):
+    vmm = Vmm(mode)
+    _with_idt(vmm, 2, "out 0x80, al")
+    change_events(vmm, nmi_injected=1, nmi_masked=0)
+    assert int(events(vmm)["nmi.injected"]) == 1
+    assert vmm.run() == 0
+    assert int(vmm.kvm_run["io.port"]) == 0x90
+    found = events(vmm)
+    assert (int(found["nmi.injected"]), int(found["nmi.masked"])) == (0, 1)
+
+
+@MODES
+def test_an_injected_interrupt_comes(mode):
+    vmm = Vmm(mode)
+    _with_idt(vmm, 0x41, "out 0x80, al", rflags=0x202)
+    change_events(vmm, interrupt_injected=1, interrupt_nr=0x41)
+    found = events(vmm)
+    assert (int(found["interrupt.injected"]), int(found["interrupt.nr"])) == (1, 0x41)
+    assert vmm.run() == 0
+    assert int(vmm.kvm_run["io.port"]) == 0x90
+    assert int(events(vmm)["interrupt.injected"]) == 0
+
+
+def test_interrupts_of_a_controller_in_the_vmm():
+    """KVM_INTERRUPT, and the window that a VMM waits for."""
+    vmm = Vmm(irqchip=False)
+    _with_idt(vmm, 0x41, "out 0x80, al; sti; nop; nop; out 0x81, al")
+    assert vmm.give(vmm.vcpu, "KVM_INTERRUPT", (256).to_bytes(4, "little")) == errno("EINVAL")
+    vmm.kvm_run["request_interrupt_window"] = 1
+    assert vmm.run() == 0
+    assert int(vmm.kvm_run["io.port"]) == 0x80
+    assert int(vmm.kvm_run["ready_for_interrupt_injection"]) == 0
+    assert vmm.run() == 0
+    assert int(vmm.kvm_run["exit_reason"]) == constant("KVM_EXIT_IRQ_WINDOW_OPEN")
+    assert int(vmm.kvm_run["ready_for_interrupt_injection"]) == 1
+    vmm.kvm_run["request_interrupt_window"] = 0
+    assert vmm.give(vmm.vcpu, "KVM_INTERRUPT", (0x41).to_bytes(4, "little")) == 0
+    assert vmm.run() == 0
+    assert int(vmm.kvm_run["io.port"]) == 0x90
+    kernel = Vmm()
+    assert kernel.give(kernel.vcpu, "KVM_INTERRUPT", (0x41).to_bytes(4, "little")) == errno("ENXIO")
