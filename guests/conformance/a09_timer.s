@@ -20,7 +20,7 @@
         .equ MASKED, 1 << 16
         .equ BY_1, 11
         .equ INTERVAL, 0x1000
-        .equ COUNT, 0x2000
+        .equ COUNT, 0x8000
 
         .macro timer_mode bits
         mov eax, VECTOR | MASKED | \bits

@@ -30,8 +30,10 @@ NEWER = {"config3", "inherit_thread", "PERF_ATTR_SIZE_VER8", "KVM_CAP_PMU_EVENT_
          "KVM_PMU_EVENT_FLAG_MASKED_EVENTS", "KVM_CAP_USER_MEMORY2", "KVM_SET_USER_MEMORY_REGION2",
          "kvm_userspace_memory_region2", "KVM_CAP_VM_TYPES"}  # fmt: skip
 HAS_VER8 = "#ifdef PERF_ATTR_SIZE_VER8\n{}\n#endif"
-KERNEL_HEADERS = ("linux/perf_event.h", "linux/kvm.h", "asm/kvm.h", "linux/kvm_para.h", "linux/time_types.h", "linux/sched.h",
-                  "linux/futex.h", "linux/auxvec.h", "linux/elf.h", "asm/mman.h", "asm/poll.h")  # fmt: skip
+KERNEL_HEADERS = (
+    "linux/perf_event.h", "linux/kvm.h", "asm/kvm.h", "linux/kvm_para.h", "linux/time_types.h",
+    "linux/sched.h", "linux/futex.h", "linux/auxvec.h", "linux/elf.h", "asm/mman.h", "asm/poll.h",
+)  # fmt: skip
 
 
 def headers_say(require_oracle, tmp_path, lines):
