@@ -368,3 +368,48 @@ def test_interrupts_of_a_controller_in_the_vmm():
     assert int(vmm.kvm_run["io.port"]) == 0x90
     kernel = Vmm()
     assert kernel.give(kernel.vcpu, "KVM_INTERRUPT", (0x41).to_bytes(4, "little")) == errno("ENXIO")
+
+
+# --- userspace_msr_exit_test.c and set_sregs_test.c  ------------------------------------------------------
+def _filter(flags: int, nmsrs: int = 8, of_range: int = 3) -> bytes:
+    data = STRUCTS["kvm_msr_filter"].new(flags=flags)
+    data["ranges"][0]["flags"], data["ranges"][0]["nmsrs"], data["ranges"][0]["base"] = of_range, nmsrs, 0
+    return bytes(data.tobytes())
+
+
+def test_every_flag_of_the_capability_the_filter_and_its_ranges():
+    vmm = Vmm()
+    for bit in range(32):
+        answer = 0 if bit < 3 else errno("EINVAL")
+        assert _enable(vmm, vmm.vm, "X86_USER_SPACE_MSR", 1 << bit) == answer
+        for flags, nmsrs, of_range, valid in ((1 << bit, 8, 3, bit < 1), (0, 8, 1 << bit, bit < 2)):
+            data = bytearray(_filter(flags, nmsrs, of_range))
+            at = STRUCTS["kvm_msr_filter"].offset("ranges")
+            at += STRUCTS["kvm_msr_filter_range"].offset("bitmap")
+            data[at : at + 8] = vmm.page().to_bytes(8, "little")
+            wanted = 0 if valid else errno("EINVAL")
+            assert vmm.give(vmm.vm, "KVM_X86_SET_MSR_FILTER", bytes(data)) == wanted
+        vmm.left = 64 * 4096
+    for nmsrs, of_range in ((8 * 0x600 + 1, 3), (8, 0)):
+        assert vmm.give(vmm.vm, "KVM_X86_SET_MSR_FILTER", _filter(0, nmsrs, of_range)) == errno("EINVAL")
+    assert vmm.give(vmm.vm, "KVM_X86_SET_MSR_FILTER", _filter(1, 0)) == errno("EINVAL")  # denies everything
+
+
+@pytest.mark.parametrize("bit", [11, 12, 13, 14, 17, 20, 21, 22, 63])
+def test_bits_of_cr4_that_no_cpuid_announces(bit):
+    for cpuid in (False, True):
+        vmm = Vmm(cpuid=cpuid)
+        vmm.long_mode()
+        sregs = vmm.get("KVM_GET_SREGS", "kvm_sregs")
+        sregs["cr4"] = 0x20 | 1 << bit
+        assert vmm.give(vmm.vcpu, "KVM_SET_SREGS", sregs.tobytes()) == errno("EINVAL")
+
+
+def test_fsgsbase_in_cr4_follows_the_guests_cpuid():
+    vmm = Vmm(cpuid=False)
+    vmm.long_mode()
+    sregs = vmm.get("KVM_GET_SREGS", "kvm_sregs")
+    sregs["cr4"] = 0x20 | 1 << 16
+    assert vmm.give(vmm.vcpu, "KVM_SET_SREGS", sregs.tobytes()) == 0  # nothing is held against it yet
+    _without(vmm, 7, "ebx", 0)
+    assert vmm.give(vmm.vcpu, "KVM_SET_SREGS", sregs.tobytes()) == errno("EINVAL")

@@ -403,7 +403,7 @@ def _x86_set_msr_filter(host: Host, file: Any, arg: int) -> int:
     ranges = []
     for each in used:
         size = -(-int(each["nmsrs"]) // 64) * 8
-        if int(each["flags"]) & ~FILTER_READ_WRITE or size > MAX_BITMAP:
+        if not 0 < int(each["flags"]) <= FILTER_READ_WRITE or size > MAX_BITMAP:
             raise Errno("EINVAL")
         bitmap = host.copy_from_user(int(each["bitmap"]), size)
         ranges.append((int(each["flags"]), int(each["nmsrs"]), int(each["base"]), bitmap))

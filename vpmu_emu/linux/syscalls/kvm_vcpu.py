@@ -59,9 +59,8 @@ from vpmu_emu.machine.lapic import (
     TIMER_TSC_DEADLINE,
     VERSION,
 )
-from vpmu_emu.machine.msr import pat_is_valid
+from vpmu_emu.machine.privileged import CR4_FSGSBASE, CR4_KNOWN, HAS_FSGSBASE
 from vpmu_emu.machine.state import N_CPUID, NEVER, REG_FS, REG_GS
-from vpmu_emu.machine.u64 import U64
 from vpmu_emu.tables.linux import STRUCTS, constant
 from vpmu_emu.tables.modes import kernel_version
 from vpmu_emu.tables.msrs import MSRS, by_name, row_of, rules
@@ -79,7 +78,7 @@ RFLAGS_FIXED = 2
 CR0_PE, CR0_PG, CR0_NW, CR0_CD = 1, 1 << 31, 1 << 29, 1 << 30
 CR0_RESERVED = ALL_ONES & ~0xE005_003F
 CR4_PAE = 1 << 5
-CR4_VALID = 0x7FF | 1 << 16 | 1 << 17 | 1 << 18 | 1 << 20 | 1 << 21  # what a guest of this CPU may set
+PAT_BIT_1 = 0x0202_0202_0202_0202  # 2 and 3 are no memory types
 EFER_SCE, EFER_LME, EFER_LMA, EFER_NX = 1, 1 << 8, 1 << 10, 1 << 11
 DEFAULT_APIC = 0xFEE0_0000
 APIC = 1 << 9  # CPUID.1:EDX
@@ -226,7 +225,15 @@ def _get_sregs(host: Host, file: Any, arg: int) -> int:
     return 0
 
 
-def sregs_are_valid(sregs: Any) -> bool:
+def _cr4_valid_bits(host: Host, vcpu: Any) -> int:
+    """What CPUID announces: the host's, and the guest's once the VMM has given it one."""
+    has = int(host.core.features) & HAS_FSGSBASE
+    if vcpu.n_cpuid:
+        has = has and any(leaf == 7 and ebx & 1 for leaf, _, ebx, _, _ in leaves_of(vcpu))
+    return int(CR4_KNOWN) | (int(CR4_FSGSBASE) if has else 0)
+
+
+def sregs_are_valid(sregs: Any, cr4_valid: int) -> bool:
     """kvm_is_valid_sregs(), kvm_is_valid_cr4()."""
     cr0, cr4, efer = int(sregs["cr0"]), int(sregs["cr4"]), int(sregs["efer"])
     if efer & EFER_LME and cr0 & CR0_PG:
@@ -236,7 +243,7 @@ def sregs_are_valid(sregs: Any) -> bool:
         return False
     if cr0 & CR0_RESERVED or (cr0 & CR0_NW and not cr0 & CR0_CD) or (cr0 & CR0_PG and not cr0 & CR0_PE):
         return False
-    return not cr4 & ~CR4_VALID and not efer & ~(EFER_SCE | EFER_LME | EFER_LMA | EFER_NX)
+    return not cr4 & ~cr4_valid and not efer & ~(EFER_SCE | EFER_LME | EFER_LMA | EFER_NX)
 
 
 def _apic_base_is_valid(vcpu: Any, value: int) -> bool:
@@ -249,7 +256,8 @@ def _apic_base_is_valid(vcpu: Any, value: int) -> bool:
 def _set_sregs(host: Host, file: Any, arg: int) -> int:
     vcpu, M, row = _vcpu(host, file), host.M, STRUCTS["kvm_sregs"]
     sregs = row.read(host.copy_from_user(arg, row.size))
-    if not sregs_are_valid(sregs) or not _apic_base_is_valid(vcpu, int(sregs["apic_base"])):
+    cr4_valid, apic_base = _cr4_valid_bits(host, vcpu), int(sregs["apic_base"])
+    if not sregs_are_valid(sregs, cr4_valid) or not _apic_base_is_valid(vcpu, apic_base):
         raise Errno("EINVAL")
     fields = {
         "GUEST_CR0": int(sregs["cr0"]),
@@ -456,7 +464,7 @@ def set_msr(host: Host, k: int, index: int, value: int) -> None:
         raise _RefusedError
     if name in CANONICAL and _canonical(value) != value:
         raise _RefusedError
-    if name == "IA32_PAT" and not pat_is_valid(U64(value)):
+    if name == "IA32_PAT" and value & PAT_BIT_1 & ~(value >> 1):
         raise _RefusedError
     if name in MADE_CANONICAL:
         value = _canonical(value)
