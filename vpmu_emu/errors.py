@@ -16,12 +16,15 @@ class AssemblyError(VpmuError):
     Attributes:
         diagnostics: the errors in order, at most a hundred.
         more: how many there are beyond those, as far as the source was read.
+        unread: reading stopped at the last one, and some of the source may be unread.
     """
 
-    def __init__(self, diagnostics: Sequence[Any], more: int = 0) -> None:
+    def __init__(self, diagnostics: Sequence[Any], more: int = 0, unread: bool = False) -> None:
         self.diagnostics = tuple(diagnostics)
         self.more = more
+        self.unread = unread
         rest = [f"and {more} more error{'s' * (more > 1)}"] if more else []
+        rest += ["the rest of the source was not read"] if unread else []
         super().__init__("\n".join([*(str(d) for d in self.diagnostics), *rest]))
 
 

@@ -432,6 +432,7 @@ def test_errors_beyond_a_hundred_are_counted():
         assemble(".rept 100000\nbad\n.endr\n")
     assert len(caught.value.diagnostics) == 1
     assert caught.value.more == module.MAX_FAULTS
+    assert str(caught.value).endswith("\nand 2000 more errors\nthe rest of the source was not read")
 
 
 def test_a_misspelt_name_of_an_include_file_is_told():

@@ -54,7 +54,7 @@ class Image(Core):
             AssemblyError: everything that went wrong since the start.
         """
         if self.stopped:
-            raise AssemblyError(self.shown(), self.faults - min(len(self.diagnostics), MAX_SHOWN))
+            raise AssemblyError(self.shown(), self.faults - min(len(self.diagnostics), MAX_SHOWN), True)
         try:
             self._link()
         except TooBigError as error:
