@@ -28,7 +28,7 @@ BELOW: dict[str, set[str]] = {
     "linux": {"errors", "data", "numerals", "tables", "_jit", "machine"},
     "build": {"errors", "data", "tables", "_jit", "asm", "system"},
     "system": {"errors", "data", "numerals", "tables", "_jit", "asm", "load", "machine", "linux", "build",
-               "snapshot"},
+               "snapshot", "options"},
     "options": {"errors", "tables"},
     "check": {"errors", "data", "numerals", "tables", "asm", "load", "system", "options"},
 }

@@ -585,15 +585,18 @@ ROWS: dict[str, Callable[..., None] | str] = {
     "CPUID leaf 0AH says more than KVM does": "tests/machine/test_pmu_versions.py::test_leaf_0a_of_guests",
     "an instruction behind the forced emulation prefix":
         f"{LINUX}/test_emulate.py::test_the_row_of_the_kernels_own_test",
-    "POPCNT, CRC32, ADCX, ADOX, BMI1 and 2, LFENCE, MFENCE, SFENCE, SWAPGS, SYSRET, LAR, LSL, VERR, VERW,"
-    " RDFSBASE and its kin behind it":
+    "POPCNT, CRC32, ADCX, ADOX, BMI1 and 2, XGETBV, LFENCE, MFENCE, SFENCE, SWAPGS, SYSRET, LAR, LSL, VERR,"
+    " VERW, RDFSBASE and its kin behind it":
         f"{LINUX}/test_emulate.py::test_what_the_emulator_gives_up_on",
     "a REP instruction behind it that is not over when the rest of RCX is a multiple of 1024":
         f"{LINUX}/test_emulate.py::test_a_repeat_is_left_where_its_rest_is_a_multiple_of_1024",
     "INS and OUTS, with REP too":
-        f"{LINUX}/test_emulate.py::test_each_element_that_the_emulator_moves_counts",
+        f"{LINUX}/test_emulate.py::test_ins_asks_for_as_many_elements_as_the_emulator_holds",
     "HLT itself is the event that wraps a counter of instructions":
         f"{LINUX}/test_divergences.py::test_a_halt_that_wraps_the_counter_itself",
+    "XSAVE, XRSTOR and their kin":
+        "tests/machine/test_decode.py::test_what_is_outside_stands_in_the_docs",
+    "XSETBV, INVD": "tests/machine/test_privileged.py::test_xcr0_and_what_cpuid_says_of_it",
     "DEBUGCTL.BTF":
         "tests/machine/test_debug.py::test_with_btf_only_a_branch_that_is_taken_traps_and_db_clears_it",
     "DEBUGCTL.TR, BTS, BTINT, BTS_OFF_OS, BTS_OFF_USR":

@@ -774,7 +774,7 @@ def run_as_asked(
     Raises:
         VpmuError: whatever is wrong with the options.
     """
-    from vpmu_emu.options import parse
+    from vpmu_emu.options import parse, unheeded
     from vpmu_emu.system import check_hypervisor, run
 
     options = parse(args, max_cycles=MOST_CYCLES)
@@ -785,12 +785,11 @@ def run_as_asked(
         options["filter"] = str(beside if beside.exists() else options["filter"])
     beside = Path(program.name).parent
     options["host"] = [str(beside / p) if (beside / p).exists() else p for p in options["host"]]
-    if not MODES[mode].hypervisor:
-        # The oracle takes the same line: what only a hypervisor can do is looked at and left out.
+    left_out = unheeded(MODES[mode], options)
+    if left_out:
+        # Every mode takes the same line: what this one has no use for is looked at and left out.
         check_hypervisor(options)
-        options |= {"filter": None, "host_events": (), "guest": (), "kvm": (), "quirks": (),
-                    "watchdog": "off", "watchdog_thresh": None, "host": (), "costs": "typical",
-                    "all_passthrough": False}
+        options |= left_out
     options["vpmu"] = mode
     options["inject"] = (*options["inject"], *inject)
     return run(program, **options, ready=(lambda: ready([mode])) if ready is not None else None)

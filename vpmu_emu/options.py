@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+import attrs
 import click
 from click.core import ParameterSource
 
 from vpmu_emu.errors import ConfigError
-from vpmu_emu.tables.modes import MODES
+from vpmu_emu.tables.modes import MODES, Mode
 from vpmu_emu.tables.ram import MAX_RAM_MIB
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -58,6 +59,73 @@ _OPTIONS = (
                  help="Put a deliberate bug in (`vpmu info --json` lists them); repeatable."),
     click.option("--trace", metavar="OUT", help="Write the event trace to this file."),
 )  # fmt: skip
+
+
+@attrs.frozen
+class Need:
+    """An option that some modes have no use for.
+
+    Attributes:
+        name: as messages spell it.
+        usual: its value when it is not given.
+        fits: whether it can have an effect in a mode.
+        why: what a mode without use for it lacks.
+    """
+
+    name: str
+    usual: Any
+    fits: Callable[[Mode], bool]
+    why: str
+
+
+def _hypervisor(mode: Mode) -> bool:
+    return mode.hypervisor
+
+
+def _pmu(mode: Mode) -> bool:
+    return mode.enable_pmu
+
+
+def _series(mode: Mode) -> bool:
+    return mode.owns_pmu and mode.kernel.series
+
+
+_NO_HYPERVISOR = "there is no hypervisor"
+_NO_PMU = "guests have no PMU"
+_NO_SERIES = "the kernel is without the passthrough series"
+NEEDS: dict[str, Need] = {
+    "filter": Need("filter", None, _pmu, _NO_PMU),
+    "host_events": Need("host-event", (), _hypervisor, _NO_HYPERVISOR),
+    "guest": Need("guest", (), _pmu, _NO_PMU),
+    "host": Need("host", (), _hypervisor, _NO_HYPERVISOR),
+    "watchdog": Need("watchdog", "off", _hypervisor, _NO_HYPERVISOR),
+    "watchdog_thresh": Need("watchdog-thresh", None, _hypervisor, _NO_HYPERVISOR),
+    "costs": Need("costs", "typical", _hypervisor, _NO_HYPERVISOR),
+    "kvm": Need("kvm", (), _hypervisor, _NO_HYPERVISOR),
+    "quirks": Need("quirk", (), _series, _NO_SERIES),
+    "without": Need("without", (), _series, _NO_SERIES),
+    "all_passthrough": Need("all-passthrough", False, _series, _NO_SERIES),
+}
+"""By the name of the parameter; what is not here has an effect everywhere."""
+
+
+def unheeded(mode: Mode, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Of `options` what is asked and can have no effect in this mode, with the values of nothing asked."""
+    found: dict[str, Any] = {}
+    for key, need in NEEDS.items():
+        value = options.get(key, need.usual)
+        if value != need.usual and (value or need.usual is None) and not need.fits(mode):
+            found[key] = need.usual
+    return found
+
+
+def check_mode(mode: Mode, options: Mapping[str, Any]) -> None:
+    """Raises ConfigError if an option is asked that can have no effect in this mode."""
+    for key in unheeded(mode, options):
+        need = NEEDS[key]
+        may = " ".join(row.name for row in MODES.values() if need.fits(row))
+        why = need.why if mode.hypervisor else _NO_HYPERVISOR
+        raise ConfigError(need.name, f"{why} in mode {mode.name}", may)
 
 
 def run_options(function: F) -> F:

@@ -27,8 +27,9 @@ from vpmu_emu.data import guests_dir
 from vpmu_emu.errors import ConfigError, LoadError
 from vpmu_emu.load import load
 from vpmu_emu.numerals import shown, whole
+from vpmu_emu.options import check_mode
 from vpmu_emu.snapshot import pack, unpack
-from vpmu_emu.tables.cpus import PARTS, CpuModel, cpu, cpuid_leaves
+from vpmu_emu.tables.cpus import INDEXED, PARTS, CpuModel, cpu, cpuid_leaves
 from vpmu_emu.tables.events import event_mask, event_text, why_uncounted
 from vpmu_emu.tables.exits import exit_name
 from vpmu_emu.tables.instructions import FEATURES
@@ -252,6 +253,8 @@ def fill_cpuid(entries: Any, leaves: Sequence[tuple[int, int, int, int, int]]) -
         entry.subleaf = (1 << 64) - 1
         if k < len(leaves):
             entry.leaf, entry.eax, entry.ebx, entry.ecx, entry.edx = leaves[k]
+            if leaves[k][0] in INDEXED:
+                entry.subleaf = 0
         else:
             entry.leaf = (1 << 64) - 1
 
@@ -351,16 +354,14 @@ class System:
             raise ConfigError("ram", f"{ram} MiB", f"2 to {MAX_RAM_MIB}")
         quirks, without = tuple(quirks), tuple(without)
         asked = {
-            "filter": filter, "host-event": host_events, "guest": _pairs("guest", guest), "host": host,
-            "watchdog": watchdog != "off", "watchdog-thresh": watchdog_thresh is not None,
-            "costs": costs != "typical", "kvm": _pairs("kvm", kvm), "quirk": quirks,
-            "without": without, "all-passthrough": all_passthrough,
+            "filter": filter, "host_events": tuple(host_events), "guest": _pairs("guest", guest),
+            "host": tuple(host), "watchdog": watchdog, "watchdog_thresh": watchdog_thresh, "costs": costs,
+            "kvm": _pairs("kvm", kvm), "quirks": quirks, "without": without,
+            "all_passthrough": all_passthrough,
         }  # fmt: skip
-        what = next((key for key, value in asked.items() if value), "")
         self.has_host = MODES[vpmu].hypervisor
-        if not self.has_host and what:
-            may = " ".join(row.name for row in MODES.values() if row.hypervisor)
-            raise ConfigError(what, f"there is no hypervisor in mode {vpmu}", may)
+        if not self.has_host:
+            check_mode(MODES[vpmu], asked)
         if max_insns is not None and not 0 <= max_insns < 1 << 64:
             raise ConfigError("max-insns", "not a 64-bit number", "1 to 2**63 - 1")
         if max_cycles is not None and max_cycles < 1:
@@ -384,6 +385,7 @@ class System:
                 self.model, MODES[vpmu], filter=filter, host_events=host_events,
                 guest=_pairs("guest", guest), kvm=_pairs("kvm", kvm), **vm,
             )  # fmt: skip
+            check_mode(MODES[vpmu], asked)
             vm |= {"n_cores": cores, "apicv": apicv}
             vm["programs"] = [p if isinstance(p, Program) else load(p) for p in host]
         self.ram_size = ram * MIB

@@ -229,6 +229,8 @@ out_2:  out dx, ax
 out_4:  out dx, eax
         jmp run
 port_in:
+        mov edi, [rbx + kvm_run_io_count]
+next_in:
         cmp ecx, 2
         ja in_4
         je in_2
@@ -237,7 +239,10 @@ port_in:
 in_2:   in ax, dx
         jmp answer
 in_4:   in eax, dx
-answer: mov [r8], eax
+answer: mov [r8], eax                   # room behind the last one is of no matter
+        add r8, rcx
+        dec edi
+        jnz next_in
         jmp run
 
 # --- parts -----------------------------------------------------------------------------------------------

@@ -31,7 +31,10 @@ _IMMEDIATES = {
     "imm32s": ["128", "-129", "0x12345678", "0x7fffffff", "-0x80000000", "OFFSET here+4"],
     "imm64": ["0x80000000", "0xffffffff", "0x123456789abcdef0", "-0x80000001", "1<<63"],
 }  # fmt: skip
-_PTR = {8: "byte ptr ", 16: "word ptr ", 32: "dword ptr ", 64: "qword ptr ", 80: "", 128: "xmmword ptr "}
+_PTR = {
+    8: "byte ptr ", 16: "word ptr ", 32: "dword ptr ", 48: "fword ptr ", 64: "qword ptr ", 80: "",
+    128: "xmmword ptr ",
+}  # fmt: skip
 _HIGH = {"ah", "ch", "dh", "bh"}
 
 

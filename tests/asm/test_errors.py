@@ -7,10 +7,11 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lark.exceptions import UnexpectedInput
 
-from vpmu_emu.asm import assemble, assemble_file
+from vpmu_emu.asm import assemble, assemble_file, parser
 from vpmu_emu.asm import core as module
-from vpmu_emu.asm.errors import Diagnostic, did_you_mean
+from vpmu_emu.asm.errors import Diagnostic, Fault, did_you_mean
 from vpmu_emu.errors import AssemblyError
 from vpmu_emu.tables.instructions import BY_NAME
 
@@ -353,6 +354,36 @@ def test_monsters_are_errors_and_not_tracebacks(source):
     assert all(str(found) for found in outcome(source))
 
 
+_PARTS = r"""
+1 0x10 1f x y . ( ) [ ] + - * / << >> == <> ~ ! ' 'a' rax rcx fs: dword ptr offset flat: " "a
+b" $ @ , _a.b$ 09 1fh x@gotpcrel -~ 8[rbp]
+"""
+_PART = st.sampled_from(_PARTS.split())
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(_PART, min_size=1, max_size=9), st.sampled_from(["", " "]))
+def test_what_lark_takes_is_taken_and_nothing_else(words, between):
+    """The assembler walks the tables of its grammar itself, and agrees with Lark on what an operand is."""
+    text = between.join(words)
+    try:
+        parser._lark().parse(text)
+        expected = True
+    except UnexpectedInput:
+        expected = False
+    try:
+        found = parser._tables().parse(text) is not None
+    except Fault:
+        return  # what a word means is not the grammar's
+    assert found == expected
+
+
+def test_a_long_chain_of_names_has_its_value():
+    rows = "".join(f".equ x{i}, x{i + 1} + 1\n" for i in range(5000))
+    data = assemble(rows + ".equ x5000, 7\n.data\n.quad x0\n").segments[-1].data
+    assert data == (5007).to_bytes(8, "little")
+
+
 def test_nearest_word():
     assert did_you_mean("wmrsr", BY_NAME) == "did you mean 'wrmsr'?"
     assert did_you_mean("ia32_pmc0", ["IA32_PMC0", "x"]) == "did you mean 'IA32_PMC0'?"
@@ -412,6 +443,10 @@ LONG = {
     "text without end": ".macro m a\n.ascii \"\\a\"\n.endm\n.rept 1000\nm " + "x" * 60_000 + "\n.endr\n",
     "names defined below": "".join(f".quad {'|'.join(['x'] * 90)}+{i}\n" for i in range(2000)) + "x = 1\n",
     "lengths in a circle": "x: .skip q - x\n.skip 5\nq:\n",
+    "expressions": "".join(f".quad {i} - . + {'+'.join(str(k) for k in range(30))}\n" for i in range(6000)),
+    "parentheses": "".join(f".quad {'(' * 40}{i}{')' * 40}\n" for i in range(10_000)),
+    "names defined by the next": "".join(f".equ x{i}, x{i + 1} + 1\n" for i in range(40_000)) + ".quad 1\n",
+    "lengths of the next": "".join(f".skip l{i + 1} - l{i}\nl{i}: nop\n" for i in range(33_000)),
 }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 iced = pytest.importorskip("iced_x86")
 
 from tests import profiles  # noqa: E402
+from tests.conftest import ROOT  # noqa: E402
 from tests.machine.board import Board  # noqa: E402
 from tests.reference.forms import CODE, cases, judged  # noqa: E402
 from vpmu_emu.asm import assemble  # noqa: E402
@@ -147,3 +149,44 @@ def test_code_that_changes_itself_runs_as_memory_says(seed):
     assert bytes(whole.M) == bytes(afresh.M)
     # what the first ones are for; another may by chance store into nothing that is decoded
     assert int(whole.E.generation) > 0 or seed >= 12
+
+
+STATE = ("SSE", "AVX", "MMX", "FPU", "SSSE", "AES", "SHA", "GFNI", "PCLMUL", "D3NOW", "FXSR", "CET_IBT")
+NAMES = {v: k for k, v in vars(iced.Mnemonic).items() if isinstance(v, int)}
+FEATURES = {v: k for k, v in vars(iced.CpuidFeature).items() if isinstance(v, int)}
+ALONE = bytes((0x66, 0xF2, 0xF3, 0x67, 0xF0, 0x2E, 0x36, 0x3E, 0x26, 0x64, 0x65, 0x0F, 0xC4, 0xC5, 0x62))
+
+
+def test_what_is_outside_stands_in_the_docs(board):
+    """Every opcode of the four maps with every ModRM byte: an instruction, none, or in docs/programs.md."""
+    found = set()
+    for prefix in (b"", b"\x66", b"\xf2", b"\xf3", b"\x48"):
+        for escape in (b"", b"\x0f", b"\x0f\x38", b"\x0f\x3a"):
+            for opcode in range(256):
+                if not escape and (opcode in ALONE or opcode & 0xF0 == 0x40):
+                    continue
+                if escape == b"\x0f" and opcode in (0x38, 0x3A):
+                    continue
+                found |= _outside(board, prefix + escape + bytes((opcode,)))
+    text = (ROOT / "docs" / "programs.md").read_text().split("## Instructions that are not there")[1]
+    rows = [line.split("|")[2] for line in text.splitlines() if line.startswith("| ")]
+    assert found == set(re.findall(r"`(\w+)`", " ".join(rows[1:])))
+
+
+def _outside(board, head):
+    found, seen = set(), set()
+    for modrm in range(256):
+        code = head + bytes((modrm,)) + bytes(15)
+        theirs = iced.Decoder(64, code[:15], ip=CODE).decode()
+        kind = theirs.mnemonic, theirs.op_count > 0 and theirs.op0_kind == iced.OpKind.MEMORY
+        if theirs.is_invalid or kind in seen or theirs.mnemonic in (iced.Mnemonic.UD0, iced.Mnemonic.UD1):
+            continue
+        seen.add(kind)
+        far = theirs.is_jmp_far_indirect or theirs.is_call_far_indirect
+        if far or theirs.mnemonic == iced.Mnemonic.UD2:
+            continue
+        if any(FEATURES[f].startswith(STATE) for f in theirs.cpuid_features()):
+            continue
+        if int(first_uop(board, code).op) == OP_UD:
+            found.add(NAMES[theirs.mnemonic].lower())
+    return found

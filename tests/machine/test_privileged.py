@@ -253,3 +253,147 @@ def test_misc_enable(mode, value, outcome):
 def test_prefixes(mode, code, ud):
     body = "xor ecx, ecx\n .byte " + ", ".join(f"0x{b}" for b in code.split())
     assert go(body, mode)[1]["exit_code"] == (6 if ud else 0)
+
+
+OSXSAVE = "mov rax, cr4\n bts rax, 18\n mov cr4, rax\n xor ecx, ecx\n xor edx, edx\n"
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("body", "code"), [
+    ("xor ecx, ecx\n xgetbv", 6),  # CR4.OSXSAVE is clear
+    ("xor ecx, ecx\n xsetbv", 6),
+    (OSXSAVE + "mov eax, 1\n xsetbv\n mov eax, 3\n xsetbv", 0),
+    (OSXSAVE + "mov eax, 2\n xsetbv", 13),  # x87 is always in it
+    (OSXSAVE + "mov eax, 0\n xsetbv", 13),
+    (OSXSAVE + "mov eax, 7\n xsetbv", 13),  # AVX: not in CPUID.0DH
+    (OSXSAVE + "mov eax, 3\n mov edx, 1\n xsetbv", 13),
+    (OSXSAVE + "mov eax, 3\n inc ecx\n xsetbv", 13),
+    (OSXSAVE + "inc ecx\n xgetbv", 13),  # XGETBV1 is not claimed
+    (OSXSAVE + USER + "xgetbv\n syscall", 0),
+    (OSXSAVE + USER + "mov eax, 3\n xsetbv", 13),
+    (USER + "mov eax, 3\n xsetbv", 6),
+    (OSXSAVE + ".byte 0x66, 0x0f, 0x01, 0xd0", 6),
+    (OSXSAVE + ".byte 0xf3, 0x0f, 0x01, 0xd1", 6),
+    (USER + "clts", 13), (USER + "lmsw ax", 13), (USER + "invd", 13), (USER + "lldt ax", 13),
+    ("xor eax, eax\n lldt ax\n sldt ebx\n test ebx, ebx\n jnz fault0\n invd", 0),
+    ("mov eax, 8\n lldt ax", 13),  # no LDT descriptor
+    ("mov eax, 12\n mov fs, eax", 13),  # a selector of the LDT, which there is not
+    ("mov eax, 8\n mov ss, eax", 13),  # code cannot be a stack
+    (USER + "mov eax, 0x10\n mov fs, eax", 13),  # data of ring 0
+    ("mov eax, 1\n mov ss, eax", 13),
+])  # fmt: skip
+def test_system_instructions_fault_where_silicon_does(mode, body, code):
+    assert go(body, mode)[1]["exit_code"] == code
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_xcr0_and_what_cpuid_says_of_it(mode):
+    body = """mov eax, 1
+        cpuid
+        mov r8d, ecx
+""" + OSXSAVE + """xgetbv
+        mov r9, rax
+        mov eax, 3
+        xsetbv
+        xgetbv
+        mov r10, rax
+        mov eax, 1
+        cpuid
+        mov r11d, ecx
+        mov eax, 0xd
+        xor ecx, ecx
+        cpuid
+        mov r14d, eax
+        mov r15d, ebx
+        add r15d, ecx
+        mov eax, 0xd
+        mov ecx, 1
+        cpuid
+        mov edi, eax"""
+    machine, result = go(body, mode)
+    found = result["registers"]
+    assert (found["r8"] >> 26 & 3, found["r11"] >> 26 & 3) == (1, 3)  # OSXSAVE follows CR4
+    assert (found["r9"], found["r10"]) == (1, 3)
+    assert (found["r14"], found["r15"], found["rdi"]) == (3, 2 * 576, 0)
+    if mode != "bare":
+        exits = machine.result(machine.stop(0, "running")).to_json()["exits"]
+        assert exits["XSETBV"] == 1
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_machine_status_word(mode):
+    """LMSW writes four bits and clears no PE; a change of MP, which the host owns, exits."""
+    body = """mov eax, 0xb
+        lmsw ax
+        smsw ebx
+        lmsw [rip + zero]
+        smsw r8d
+        mov eax, 10
+        lmsw ax
+        lmsw ax
+        clts
+        smsw r9d
+        .data
+zero:   .word 0
+        .text"""
+    machine, result = go(body, mode)
+    found = result["registers"]
+    assert [found[r] & 15 for r in ("rbx", "r8", "r9")] == [0xB, 1, 3]
+    if mode != "bare":
+        exits = machine.result(machine.stop(0, "running")).to_json()["exits"]
+        assert exits["CR_ACCESS"] == 2
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("prefix", ["", "FEP; "])
+def test_far_returns_and_far_pointers(mode, prefix):
+    if prefix and mode == "bare":
+        pytest.skip("no emulator")
+    body = f"""push 8
+        lea rax, [rip + next]
+        push rax
+        {prefix}retfq
+next:   mov rbx, rsp
+        sub rsp, 16
+        lea eax, [rip + last]
+        mov [rsp], eax
+        mov dword ptr [rsp + 4], 8
+        {prefix}retf 8
+last:   sub rbx, rsp
+        mov qword ptr [rip + cells], 0x12345678
+        mov word ptr [rip + cells + 4], 0x10
+        {prefix}lfs r14d, [rip + cells]
+        mov r15d, fs
+        push 0x10
+        {prefix}pop gs
+        mov r8d, gs
+        mov r9d, 0xffff
+        mov word ptr [rip + cells + 2], 0x10
+        {prefix}lgs r9w, [rip + cells]
+        mov dword ptr [rip + cells], 0x10
+        push word ptr [rip + cells]
+        pop word ptr [rip + cells + 8]
+        movzx r10d, word ptr [rip + cells + 8]"""
+    _, result = go(body, mode)
+    assert result["exit_code"] == 0, result["stop"]
+    found = result["registers"]
+    assert (found["rbx"], found["r14"], found["r15"]) == (0, 0x12345678, 0x10)
+    assert (found["r8"], found["r9"], found["r10"]) == (0x10, 0x5678, 0x10)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_far_return_to_the_outer_ring(mode):
+    body = """mov rbx, rsp
+        push 0x23
+        push rbx
+        push 0x2b
+        lea rax, [rip + user]
+        push rax
+        retfq
+user:   mov r8, cs
+        mov r9, ss
+        mov r10, rsp
+        syscall"""
+    found = go(body, mode)[1]["registers"]
+    assert (found["r8"], found["r9"], found["r10"]) == (0x2B, 0x23, found["rbx"])
+    assert go("push 0x28\n push 0\n retfq", mode)[1]["exit_code"] == 13  # code of ring 3 for ring 0

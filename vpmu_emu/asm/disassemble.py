@@ -11,7 +11,7 @@ from vpmu_emu.asm.nodes import REGISTERS
 from vpmu_emu.tables.instructions import BY_OPCODE, NO_PREFIX, NO_REPEAT, Form, operand_width
 
 _SIZES = {
-    8: "byte ptr ", 16: "word ptr ", 32: "dword ptr ", 64: "qword ptr ", 80: "tbyte ptr ",
+    8: "byte ptr ", 16: "word ptr ", 32: "dword ptr ", 48: "fword ptr ", 64: "qword ptr ", 80: "tbyte ptr ",
     128: "xmmword ptr ",
 }  # fmt: skip
 _SEGMENTS = {0x26: "es", 0x2E: "cs", 0x36: "ss", 0x3E: "ds", 0x64: "fs", 0x65: "gs"}

@@ -107,7 +107,7 @@ class Branch:
     target: Amount
 
 
-_MEMORY = ("m", "m8", "m16", "m32", "m64", "m80", "m128")
+_MEMORY = ("m", "m8", "m16", "m32", "m48", "m64", "m80", "m128")
 _RM = ("r/m8", "r/m16", "r/m32", "r/m64")
 _MOFFS = ("moffs8", "moffs16", "moffs32", "moffs64")
 

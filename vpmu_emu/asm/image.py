@@ -60,6 +60,7 @@ class Image(Core):
         except TooBigError as error:
             assert self.statement is not None
             self.report(self.statement, Fault(error.message, error.hint))
+        self._settle()
         self._layout()
         self._check_unused()
         if not self.diagnostics:
@@ -93,6 +94,12 @@ class Image(Core):
             where = self._emit(bytes(8), "data", statement)
             address = Fixup(0, 8, Linear(0, ((symbol, 1),)), False, "either")
             self.fixups.append((self.fragment, where, where + 8, address, statement))
+
+    def _settle(self) -> None:
+        """What every name comes to, the last one first: a chain of names is walked once, however long."""
+        for symbol in reversed(self.symbols.values()):
+            with suppress(Fault):  # reported where it is used
+                settle(Linear(0, ((symbol, 1),)))
 
     def _layout(self) -> None:
         faults: list[tuple[Any, Fault]] = []

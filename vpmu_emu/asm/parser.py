@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from lark import Lark, Token, Transformer, v_args
-from lark.exceptions import UnexpectedCharacters, UnexpectedToken, VisitError
+from lark import Lark
+from lark.exceptions import UnexpectedCharacters, UnexpectedToken
 
 from vpmu_emu.asm.errors import Fault
 from vpmu_emu.asm.nodes import (
@@ -127,8 +128,8 @@ def _binary(op: str, left: Node, right: Node, at: int) -> Node:
     return Binary(op, left, right, at)
 
 
-def _apply(token: Token, left: Node, right: Node) -> Node:
-    return _binary(str(token), left, right, token.start_pos or 0)
+def _apply(token: Word, left: Node, right: Node) -> Node:
+    return _binary(str(token), left, right, token.start_pos)
 
 
 def _name(text: str, at: int = 0) -> Name:
@@ -155,12 +156,26 @@ def _unary(op: str, node: Node, at: int) -> Node:
     return Unary(op, node, at) if op != "+" or isinstance(node, Binary) else node
 
 
-@v_args(inline=True)
-class _Build(Transformer[Token, Any]):
-    """Nodes, as the LALR parser reduces."""
+class Word(str):
+    """A token of an operand.
 
-    def number(self, token: Token) -> Node:
-        at = token.start_pos or 0
+    Attributes:
+        type: its terminal.
+        start_pos: its offset in the text.
+    """
+
+    __slots__ = ("start_pos", "type")
+    type: str
+    start_pos: int
+
+
+class _Build:
+    """Nodes, as the LALR parser reduces: a method for each rule of the grammar."""
+
+    def number(self, token: Word) -> Node:
+        at = token.start_pos
+        if token[0] != "0" and len(token) < 19 and token.isdecimal() and token.isascii():
+            return Number(int(token), at)
         if _LOCAL.fullmatch(token):
             return Local(int(token[:-1]), token[-1] == "f", at)
         try:
@@ -168,15 +183,15 @@ class _Build(Transformer[Token, Any]):
         except Fault as fault:
             raise fault.moved(at) from None
 
-    def char(self, token: Token) -> Node:
-        at = token.start_pos or 0
+    def char(self, token: Word) -> Node:
+        at = token.start_pos
         try:
             return Number(char_value(token), at)
         except Fault as fault:
             raise fault.moved(at) from None
 
-    def name(self, token: Token) -> Node:
-        at = token.start_pos or 0
+    def name(self, token: Word) -> Node:
+        at = token.start_pos
         register = REGISTERS.get(token.lower())
         if register is not None:
             return Register(
@@ -194,10 +209,10 @@ class _Build(Transformer[Token, Any]):
             raise Fault(msg, _ATT, at, len(token))
         return _name(str(token), at)
 
-    def quoted(self, token: Token) -> Node:
+    def quoted(self, token: Word) -> Node:
         # Quotes keep blanks in a name; what it means without them, it means to GNU as with them.
         name, slot = str(token)[1:].split('"')
-        return _name(name + slot, token.start_pos or 0)
+        return _name(name + slot, token.start_pos)
 
     def group(self, node: Node) -> Node:
         # `+` keeps a sum in parentheses together: [rax + (b - a)] is not [rax + b - a].
@@ -209,8 +224,8 @@ class _Build(Transformer[Token, Any]):
     def indexed(self, base: Node, inner: Node) -> Node:
         return Indexed(base, inner, base.at)
 
-    def prefixed(self, token: Token, node: Node) -> Node:
-        at = token.start_pos or 0
+    def prefixed(self, token: Word, node: Node) -> Node:
+        at = token.start_pos
         if token.type in ("SIGN", "NOT"):
             return _unary(str(token), node, at)
         if token.type == "OFFSET":
@@ -224,7 +239,7 @@ class _Build(Transformer[Token, Any]):
         if len(items) == 1:
             return first
         operands: list[Node] = [first]
-        operators: list[Token] = []
+        operators: list[Word] = []
         for token, node in zip(items[1::2], items[2::2], strict=True):
             while operators and _RANK[operators[-1]] >= _RANK[token]:
                 right = operands.pop()
@@ -240,7 +255,124 @@ class _Build(Transformer[Token, Any]):
 @lru_cache(maxsize=1)
 def _lark() -> Lark:
     grammar = (isa_dir() / "grammar.lark").read_text(encoding="utf-8")
-    return Lark(grammar, parser="lalr", transformer=_Build(), maybe_placeholders=False)
+    return Lark(grammar, parser="lalr", maybe_placeholders=False)
+
+
+Reduction = tuple[int, Callable[..., Any] | None, str]
+
+
+def _reduction(rule: Any, build: _Build) -> Reduction:
+    """What a rule of the grammar does to its values: how many, what makes one of them, its name."""
+    name, parts = str(rule.origin.name), rule.expansion
+    keep = [n for n, part in enumerate(parts) if not (part.is_term and part.filter_out)]
+    inside = [not parts[n].is_term and parts[n].name.startswith("_") for n in keep]
+    if name.startswith("_"):  # a list, which becomes part of the rule above
+
+        def spread(values: list[Any]) -> list[Any]:
+            found: list[Any] = []
+            for n, many in zip(keep, inside, strict=True):
+                if not many:
+                    found.append(values[n])
+                elif found:
+                    found += values[n]
+                else:
+                    found = values[n]  # a list that grows to the right grows in place
+            return found
+
+        return len(parts), spread, name
+    if rule.alias is None and rule.options.expand1 and len(keep) == 1:
+        return len(parts), None if len(parts) == 1 else lambda values: values[keep[0]], name
+    method: Callable[..., Any] = getattr(build, rule.alias or name)
+    if any(inside):
+        (first, rest) = keep
+        return len(parts), lambda values: method(values[first], *values[rest]), name
+    if len(keep) == len(parts):
+        return len(parts), lambda values: method(*values), name
+    return len(parts), lambda values: method(*[values[n] for n in keep]), name
+
+
+class _Tables:
+    """Lark's tables of the grammar, walked here: nodes without the steps that a general parser has.
+
+    Attributes:
+        scan: matches one token; the name of its group is its terminal.
+        states: by state, what a terminal does: a state to go to, or a reduction.
+        goto: by state, the state after a rule.
+        start, end: states.
+    """
+
+    def __init__(self, lark: Lark, build: _Build) -> None:
+        frontend: Any = lark.parser
+        table: Any = frontend.parser._parse_table
+        terminals = sorted(
+            lark.terminals,
+            key=lambda t: (-t.priority, -t.pattern.max_width, -len(t.pattern.value), t.name),
+        )
+        groups = "|".join(f"(?P<{t.name}>{t.pattern.to_regexp()})" for t in terminals)
+        self.scan = re.compile(groups).match
+        self.ignored = frozenset(lark.ignore_tokens)
+        made: dict[Any, Reduction] = {}
+        self.states: dict[Any, dict[str, Any]] = {}
+        self.goto: dict[Any, dict[str, Any]] = {}
+        for state, row in table.states.items():
+            self.states[state], self.goto[state] = {}, {}
+            for word, (action, to) in row.items():
+                name = str(word)  # without Lark's comparison of tokens
+                if action.name == "Reduce":
+                    self.states[state][name] = made.setdefault(to, _reduction(to, build))
+                else:
+                    self.states[state][name] = self.goto[state][name] = to
+        (self.start,), (self.end,) = table.start_states.values(), table.end_states.values()
+
+    def parse(self, text: str) -> Node | None:
+        """The nodes of `text`, or None if the grammar does not take it.
+
+        Raises:
+            Fault: with the offset in `text`.
+        """
+        states, goto, scan, ignored = self.states, self.goto, self.scan, self.ignored
+        state = self.start
+        stack, values = [state], []
+        at, last = 0, len(text)
+        token: Any = None
+        while True:
+            if at == last:
+                kind = "$END"
+            else:
+                match = scan(text, at)
+                if match is None:
+                    return None
+                kind = match.lastgroup or ""
+                if kind in ignored:
+                    at = match.end()
+                    continue
+                token = Word(match[0])
+                token.type, token.start_pos = kind, at
+                at = match.end()
+            while True:
+                found = states[state].get(kind)
+                if found is None:
+                    return None
+                if type(found) is not tuple:
+                    state = found
+                    stack.append(state)
+                    values.append(token)
+                    break
+                size, make, name = found
+                if make is not None:
+                    value = make(values[-size:])
+                    del values[-size:]
+                    values.append(value)
+                del stack[-size:]
+                state = goto[stack[-1]][name]
+                stack.append(state)
+                if state == self.end and kind == "$END":
+                    return values[-1]  # type: ignore[no-any-return]
+
+
+@lru_cache(maxsize=1)
+def _tables() -> _Tables:
+    return _Tables(_lark(), _Build())
 
 
 def _syntax_fault(text: str, at: int) -> Fault:
@@ -300,16 +432,15 @@ def parse_expression(text: str) -> Node:
     if single is not None:
         return single
     try:
-        node: Node = _lark().parse(text)  # type: ignore[assignment]
+        node = _tables().parse(text)
+        if node is None:  # Lark says where and why not
+            node = _lark().parse(text)  # type: ignore[assignment]
+            assert node is not None
     except UnexpectedToken as error:
         ended = error.token.type == "$END"
         raise _syntax_fault(text, len(text) if ended else error.token.start_pos or 0) from None
     except UnexpectedCharacters as error:
         raise _syntax_fault(text, error.pos_in_stream or 0) from None
-    except VisitError as error:
-        if isinstance(error.orig_exc, Fault):
-            raise error.orig_exc from None
-        raise
     except RecursionError:
         msg = "the expression is nested too deeply"
         raise Fault(msg, _DEEP) from None

@@ -30,6 +30,7 @@ class Symbol:
         once: defined by `.equiv`, so not to be defined again.
         absent: weak and defined nowhere, so 0.
         place: (file, line) of the definition, or of the first use while undefined.
+        settled: what it comes to at the end of the source, or what is undefined, once that was asked.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Symbol:
     once: bool = False
     absent: bool = False
     place: tuple[str, int] = ("", 0)
+    settled: Amount | UndefinedFault | None = None
 
 
 @attrs.define(eq=False)
@@ -329,7 +331,14 @@ def settle(amount: Amount, trail: tuple[Symbol, ...] = ()) -> Amount:
                 raise Fault(f"'{atom.name}' is defined through itself", "break the circle")
             if len(trail) > _MAX_DEPTH:
                 raise Fault("too many symbols are defined through each other", "define them above")
-            part = settle(atom.value, (*trail, atom))
+            if atom.settled is None:
+                try:
+                    atom.settled = settle(atom.value, (*trail, atom))
+                except UndefinedFault as fault:
+                    atom.settled = fault
+            if isinstance(atom.settled, UndefinedFault):
+                raise atom.settled
+            part = atom.settled
         elif isinstance(atom, Deferred):
             part = _settled(atom, trail)
         else:
@@ -474,7 +483,9 @@ def relax(section: Section, faults: list[tuple[Any, Fault]]) -> None:
 
     # Growth is monotonic for branches; alignments and .org can only swing while they do.
     count = len(section.fragments)
-    for _ in range(min(count + 10, max(10, _MAX_STEPS // count))):
+    computed = sum(f.tail is not None and f.tail.kind == "skip" for f in section.fragments)
+    steps = count + 3 * computed  # a length is an expression: that is much more work
+    for _ in range(min(count + 10, max(10, _MAX_STEPS // steps))):
         stretch, changed = 0, False
         for position, fragment in enumerate(section.fragments):
             fragment.marker = not fragment.marker

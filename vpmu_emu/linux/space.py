@@ -9,6 +9,7 @@ from vpmu_emu._jit import jit
 from vpmu_emu.linux.state import N_CORES, N_MMS, N_VCPUS
 from vpmu_emu.machine.engine import CR0_RESET, CR4_RESET, EFER_RESET
 from vpmu_emu.machine.memory import tlb_flush
+from vpmu_emu.machine.privileged import CR4_OSXSAVE, HAS_XSAVE, XCR0_KNOWN
 from vpmu_emu.machine.state import N_SLOTS, N_SPACES
 from vpmu_emu.machine.u64 import ONE, U64, ZERO
 
@@ -59,6 +60,9 @@ def task_space(S, mm):
     core.cr3 = S.mms[mm].cr3
     core.cr0 = CR0_RESET
     core.cr4 = CR4_RESET
+    if core.features & HAS_XSAVE != 0:  # fpu__init_cpu_xstate()
+        core.cr4 |= CR4_OSXSAVE
+        core.xcr0 = XCR0_KNOWN
     cr4_update_pce(S, S.this_cpu, mm)
     core.efer = EFER_RESET | EFER_SCE
     core.idt_limit = ZERO

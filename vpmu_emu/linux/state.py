@@ -384,6 +384,7 @@ VCPU = np.dtype(
         ("wrmsr_kind", "i8"),  # WRITE, or WRITE_BLIND if it would have given nothing
         ("io_len", "u8"),  # bytes of the instruction that the next KVM_RUN finishes
         ("pio_size", "u8"),  # bytes of its access to a port
+        ("pio_count", "u8"),  # elements of INS that the VMM was asked for
         ("cui_linear_rip", "u8"),  # where it lies; ALL: the emulator's, which does not look
         ("ended", "i8"),  # STOP_*: why the guest cannot go on, 0
         ("ended_info", "u8"),  # and its number
@@ -414,6 +415,7 @@ VCPU = np.dtype(
         ("sysenter_eip", "u8"),  # its entry
         ("pat", "u8"),  # memory types
         ("power_ctl", "u8"),  # MSR_POWER_CTL
+        ("xcr0", "u8"),  # XSETBV
         ("vapic", LAPIC),  # its virtual-APIC page
         ("fastpaths", "u8"),  # re-entries inside the inner loop
         ("pmu", KVM_PMU),  # its virtual PMU

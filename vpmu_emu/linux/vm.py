@@ -21,11 +21,12 @@ from vpmu_emu.linux.state import (
     W_GLOBAL_CTRL_SWITCH,
 )
 from vpmu_emu.machine.clock import tsc_value
+from vpmu_emu.machine.engine import XCR0_RESET
 from vpmu_emu.machine.interrupts import VECTOR_DB, VECTOR_UD
 from vpmu_emu.machine.lapic import BASE_RESET, LVT_MASKED, TIMER_MODE, TIMER_PERIODIC
 from vpmu_emu.machine.mutants import I_ABSENT_PERFCTR, I_RESET_TO_0
 from vpmu_emu.machine.state import NEVER
-from vpmu_emu.tables.cpus import CpuModel
+from vpmu_emu.tables.cpus import INDEXED, CpuModel
 from vpmu_emu.tables.events import LISTS, event_by_name
 from vpmu_emu.tables.modes import kernel_version, mode_of
 from vpmu_emu.tables.msrs import MSRS, Shape, by_name, rules
@@ -117,6 +118,7 @@ def kvm_create_vcpu(S: Any, M: np.ndarray[Any, Any], k: int, vm: int, ident: int
     vcpu.perf_capabilities = CAP_FW_WRITES & int(S.cores[0].pmu.perf_capabilities)
     vcpu.interrupt = -1
     vcpu.pat = PAT_RESET
+    vcpu.xcr0 = int(XCR0_RESET)
     vcpu.mp_state = 0
     vcpu.pmu.lbr_event = -1
     for pmc in vcpu.pmu.pmcs:
@@ -170,6 +172,8 @@ def kvm_vcpu_after_set_cpuid(
         entry.subleaf = entry.leaf = ALL_ONES
         if n < len(leaves):
             entry.leaf, entry.eax, entry.ebx, entry.ecx, entry.edx = leaves[n]
+            if leaves[n][0] in INDEXED:
+                entry.subleaf = 0
     deadline = any(leaf == 1 and ecx & TSC_DEADLINE_TIMER for leaf, _, _, ecx, _ in leaves)
     vcpu.vapic.timer_mode_mask = TIMER_MODE if deadline else TIMER_PERIODIC
     kvm_pmu_refresh(S, M, model, k)

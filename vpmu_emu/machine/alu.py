@@ -511,13 +511,6 @@ def _stack(core, M, E, u, op, size):
         code, x = read(core, M, E, sp, size)
         if code != CODE_NEXT:
             return code
-        if u.dst == K_REG and (u.a == REG_FS or u.a == REG_GS):
-            if x & ~U64(3) & WORD != ZERO:
-                fault(E, VECTOR_GP, 1, x & U64(0xFFFC))
-                return CODE_FAULT
-            core.selectors[np.int64(u.a) - REG_FS + 4] = x & WORD
-            core.regs[RSP] = sp + size
-            return CODE_NEXT
         core.regs[RSP] = sp + size  # an address through rsp uses the new value
         code = put(core, M, E, u, np.int64(u.dst), np.int64(u.a), size, x)
         if code >= CODE_NOT_RETIRED:

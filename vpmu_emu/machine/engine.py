@@ -103,6 +103,7 @@ from vpmu_emu.machine.vmx import (
 MOST_ITERATIONS = U64(1 << 30)
 CR0_RESET = U64(0x8000_0033)  # PG NE ET MP PE
 CR4_RESET = U64(1 << 5)  # PAE
+XCR0_RESET = ONE  # x87
 EFER_RESET = U64(1 << 8 | 1 << 10)  # LME LMA
 _S7 = U64(7)
 _S13 = U64(13)
@@ -110,7 +111,9 @@ NO_VECTOR = -1
 C_TAKEN = CLASS["taken"]
 STACK_OPS = tuple(
     k for k, op in enumerate(OPS)
-    if op in ("push", "pop", "call", "ret", "enter", "leave", "pushfq", "popfq", "iretq")
+    if op in (
+        "push", "pop", "call", "ret", "enter", "leave", "pushfq", "popfq", "iretq", "retf", "pop_sreg",
+    )
 )  # fmt: skip
 
 
@@ -481,6 +484,7 @@ def reset_core(core, ident):
     core.rflags = RFLAGS_FIXED
     core.cr0 = CR0_RESET
     core.cr4 = CR4_RESET
+    core.xcr0 = XCR0_RESET
     core.efer = EFER_RESET
     core.vmx.vmcs = -1
     core.vmx.preempt_at = NEVER

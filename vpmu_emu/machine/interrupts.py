@@ -65,10 +65,14 @@ def guest_done(core):
 
 @jit()
 def read_descriptor(core, M, E, selector):
-    """(code, low 8 bytes) of the GDT entry that a selector names; a limit violation is #GP(selector)."""
+    """(code, low 8 bytes) of the GDT entry that a selector names; a limit violation is #GP(selector).
+
+    So is a selector of the LDT: there is none (LLDT loads the null selector only).
+    """
     offset = selector & _SELECTOR
-    if offset == ZERO or offset + U7 > core.gdt_limit:
-        fault(E, VECTOR_GP, 1, offset)
+    local = selector & U4
+    if offset == ZERO or local != ZERO or offset + U7 > core.gdt_limit:
+        fault(E, VECTOR_GP, 1, offset | local)
         return CODE_FAULT, ZERO
     cpl = core.cpl
     core.cpl = 0  # descriptor tables are read with supervisor rights
@@ -247,6 +251,26 @@ def _deliver(core, M, E, vector, kind, has_error, error, return_rip):
 
 
 @jit()
+def outer_stack(core, M, E, ss, rpl):
+    """Whether a return to ring `rpl` may load SS with `ss`: CODE_NEXT, or CODE_FAULT."""
+    if ss & ~U3 == ZERO:
+        if rpl == 3:
+            fault(E, VECTOR_GP, 1, ZERO)
+            return CODE_FAULT
+        return CODE_NEXT
+    code, desc = read_descriptor(core, M, E, ss)
+    if code != CODE_NEXT:
+        return code
+    if np.int64(ss & U3) != rpl or np.int64((desc >> U64(45)) & U3) != rpl:
+        fault(E, VECTOR_GP, 1, ss & _SELECTOR)
+        return CODE_FAULT
+    if desc & _DESC_P == ZERO:
+        fault(E, VECTOR_SS, 1, ss & _SELECTOR)
+        return CODE_FAULT
+    return CODE_NEXT
+
+
+@jit()
 def interrupt_return(core, M, E):
     """IRETQ: CODE_NEXT with the new context in core, or CODE_FAULT with nothing changed."""
     sp = core.regs[RSP]
@@ -275,20 +299,9 @@ def interrupt_return(core, M, E):
     if dpl > rpl:
         fault(E, VECTOR_GP, 1, cs & _SELECTOR)
         return CODE_FAULT
-    if ss & _SELECTOR == ZERO:
-        if rpl == 3:
-            fault(E, VECTOR_GP, 1, ZERO)
-            return CODE_FAULT
-    else:
-        code, desc = read_descriptor(core, M, E, ss & WORD)
-        if code != CODE_NEXT:
-            return code
-        if np.int64(ss & U3) != rpl or np.int64((desc >> U64(45)) & U3) != rpl:
-            fault(E, VECTOR_GP, 1, ss & _SELECTOR)
-            return CODE_FAULT
-        if desc & _DESC_P == ZERO:
-            fault(E, VECTOR_SS, 1, ss & _SELECTOR)
-            return CODE_FAULT
+    code = outer_stack(core, M, E, ss & WORD, rpl)
+    if code != CODE_NEXT:
+        return code
     core.rip = rip
     core.regs[RSP] = new_sp
     set_rflags(core, flags)

@@ -81,7 +81,8 @@ SYSTEM = [
     "in", "out", "cpuid", "rdtsc", "rdtscp", "rdmsr", "wrmsr", "rdpmc", "mov_from_cr", "mov_to_cr",
     "mov_from_sreg", "mov_to_sreg", "lgdt", "lidt", "ltr", "sgdt", "sidt", "str", "sldt", "invlpg",
     "wbinvd", "vmcall", "lar", "lsl", "verr", "verw", "smsw", "ins", "outs",
-    "rdfsbase", "rdgsbase", "wrfsbase", "wrgsbase",
+    "rdfsbase", "rdgsbase", "wrfsbase", "wrgsbase", "lmsw", "clts", "invd", "xgetbv", "xsetbv", "retf",
+    "lss", "lfs", "lgs", "pop_sreg", "lldt",
 ]  # fmt: skip
 _NOP_LIKE = {"nop", "pause", "lfence", "mfence", "sfence"}
 
@@ -145,7 +146,7 @@ def _hot(form: Form, memory: bool) -> int:
         return HOT_OP[f"cmov_rr{form.width}"]
     if row.sem == "push" and form.width == 64 and not in_memory and ops[0] not in ("fs", "gs"):
         return HOT_OP["push"]
-    if row.sem == "pop" and form.width == 64 and not in_memory and ops[0] not in ("fs", "gs"):
+    if row.sem == "pop" and form.width == 64 and not in_memory:
         return HOT_OP["pop"]
     if row.sem in ("jmp", "call") and ops[0].startswith("rel"):
         return HOT_OP[row.sem]
@@ -225,7 +226,7 @@ N_COLUMNS = 26
 MOD_CLASS = {"": 0, "r": 1, "m": 2, "rm": 3, "any": 4}
 _IMM_SIZE = {"ib": 1, "iw": 2, "id": 4, "iq": 8, "cb": 1, "cd": 4, "moffs": 8}
 # After these, straight-line decoding has nothing to follow.
-_ENDS = {"jmp", "ret", "iretq", "sysretq", "syscall", "ud2", "int3", "int", "hlt"}
+_ENDS = {"jmp", "ret", "retf", "iretq", "sysretq", "syscall", "ud2", "int3", "int", "hlt"}
 
 
 def _row(form: Form) -> list[int]:

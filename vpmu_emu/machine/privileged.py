@@ -27,14 +27,25 @@ from vpmu_emu.machine.interrupts import (
     RFLAGS_IF,
     RFLAGS_IOPL_SHIFT,
     VECTOR_BP,
+    VECTOR_NP,
     VECTOR_UD,
     interrupt_return,
+    load_cs,
+    outer_stack,
     read_descriptor,
     set_rflags,
     through_gate,
 )
 from vpmu_emu.machine.lapic import BASE_ENABLE
-from vpmu_emu.machine.memory import VECTOR_GP, drop_decoded, fault, read, tlb_flush, write
+from vpmu_emu.machine.memory import (
+    VECTOR_GP,
+    VECTOR_SS,
+    drop_decoded,
+    fault,
+    read,
+    tlb_flush,
+    write,
+)
 from vpmu_emu.machine.msr import (
     DROPPED,
     NO_MSR,
@@ -83,11 +94,27 @@ from vpmu_emu.machine.state import (
     TRAP_EXCEPTION,
     TRAP_SYSCALL,
 )
-from vpmu_emu.machine.u64 import ALL, BYTE, LOW32, ONE, U3, U8, U15, U16, U32, U48, U64, WORD, ZERO
+from vpmu_emu.machine.u64 import (
+    ALL,
+    BYTE,
+    LOW32,
+    ONE,
+    PAGE_MASK,
+    U3,
+    U8,
+    U15,
+    U16,
+    U32,
+    U48,
+    U64,
+    WORD,
+    ZERO,
+)
 from vpmu_emu.machine.vmx import (
     EXIT_CPUID,
     EXIT_CR_ACCESS,
     EXIT_HLT,
+    EXIT_INVD,
     EXIT_INVLPG,
     EXIT_IO_INSTRUCTION,
     EXIT_MSR_READ,
@@ -96,6 +123,7 @@ from vpmu_emu.machine.vmx import (
     EXIT_RDTSC,
     EXIT_VMCALL,
     EXIT_WBINVD,
+    EXIT_XSETBV,
     PROC_CR3_LOAD,
     PROC_CR3_STORE,
     PROC_HLT,
@@ -112,7 +140,7 @@ from vpmu_emu.machine.vmx import (
     vmread,
 )
 from vpmu_emu.tables.cpus import LATENCIES
-from vpmu_emu.tables.instructions import FEATURES
+from vpmu_emu.tables.instructions import EMULATOR, FEATURES
 
 OP = SYSTEM_OP
 S_UD2, S_INT3, S_INT, S_IRETQ, S_SYSCALL, S_SYSRETQ, S_SWAPGS = (
@@ -127,10 +155,14 @@ S_CPUID, S_RDTSC, S_RDTSCP, S_RDMSR, S_WRMSR, S_RDPMC = (
 S_FROM_CR, S_TO_CR, S_FROM_SREG, S_TO_SREG = (
     OP[n] for n in ("mov_from_cr", "mov_to_cr", "mov_from_sreg", "mov_to_sreg")
 )
-S_LGDT, S_LIDT, S_LTR, S_SGDT, S_SIDT, S_STR, S_SLDT = (
-    OP[n] for n in ("lgdt", "lidt", "ltr", "sgdt", "sidt", "str", "sldt")
+S_LGDT, S_LIDT, S_LTR, S_SGDT, S_SIDT, S_STR, S_SLDT, S_LLDT = (
+    OP[n] for n in ("lgdt", "lidt", "ltr", "sgdt", "sidt", "str", "sldt", "lldt")
 )
-S_INVLPG, S_WBINVD, S_VMCALL = OP["invlpg"], OP["wbinvd"], OP["vmcall"]
+S_INVLPG, S_WBINVD, S_INVD, S_VMCALL = OP["invlpg"], OP["wbinvd"], OP["invd"], OP["vmcall"]
+S_LMSW, S_CLTS, S_XGETBV, S_XSETBV, S_RETF = (
+    OP[n] for n in ("lmsw", "clts", "xgetbv", "xsetbv", "retf")
+)
+S_LSS, S_LFS, S_LGS, S_POP_SREG = (OP[n] for n in ("lss", "lfs", "lgs", "pop_sreg"))
 S_LAR, S_LSL, S_VERR, S_VERW, S_SMSW, S_INS, S_OUTS = (
     OP[n] for n in ("lar", "lsl", "verr", "verw", "smsw", "ins", "outs")
 )
@@ -157,11 +189,22 @@ CR0_ET = U64(1 << 4)
 CR0_NW = U64(1 << 29)
 CR0_CACHE = U64(3 << 29)  # CD NW
 CR0_RESERVED = U64(0xFFFF_FFFF_1FFA_FFC0)
-# What CPUID does not announce is reserved: UMIP LA57 VMXE SMXE PCIDE OSXSAVE SMEP SMAP PKE.
+# What CPUID does not announce is reserved: UMIP LA57 VMXE SMXE PCIDE SMEP SMAP PKE.
 CR4_KNOWN = U64(0x07FF)
 CR4_PAE = U64(1 << 5)
 CR4_FSGSBASE = U64(1 << 16)
 HAS_FSGSBASE = 1 << FEATURES.index("fsgsbase")
+CR4_OSXSAVE = U64(1 << 18)
+HAS_XSAVE = 1 << FEATURES.index("xsave")
+CPUID_OSXSAVE = U64(1 << 27)
+FAILS = EMULATOR.index("fails")
+XCR0_KNOWN = U3  # x87 and SSE: CPUID.0DH:EAX
+_CR0_TS = U64(1 << 3)
+_LMSW_BITS = U15
+_LMSW_CLEARS = U64(0xE)  # PE it can only set
+_ACCESS_CLTS = U64(2 << 4)
+_ACCESS_LMSW = U64(3 << 4)
+_LMSW_MEMORY = U64(1 << 6)
 CR4_PAGING = CR4_PGE | CR4_PAE | U64(1 << 4)  # SDM 3A 5.10.4.1: changing one of these flushes all
 U52 = U64(52)
 CR8_MAX = U64(15)
@@ -169,8 +212,7 @@ EFER_SCE = ONE
 _U4 = U64(4)
 _TSS_BUSY = U64(1 << 41)
 _DESC_SEGMENT = U64(1 << 44)  # S: code or data
-_DESC_CODE_READ = U64(5 << 41)  # code bit and readable bit
-_DESC_CODE = U64(1 << 43)
+_DESC_PRESENT = U64(1 << 47)
 _TSS_TYPES = U64(0xD)
 _IO_IN = U64(8)
 IO_STRING = U64(1 << 4)
@@ -179,6 +221,8 @@ _DF = U64(1 << 10)
 _SS_SELECTOR_8 = U64(8)
 _AC = U64(1 << 18)
 _USER = U64(3)
+_PAGE = U64(4096)
+_PIO_READ_AHEAD = U64(1024)  # bytes of struct read_cache
 
 
 @jit()
@@ -332,15 +376,20 @@ def cpuid_entry(table, leaf, subleaf):
 
 @jit()
 def cpuid_answer(core, table, apic_base):
-    """CPUID from a table: EAX to EDX. CPUID.1:EDX[9] is whether the local APIC is on (SDM 3A 11.4.3)."""
+    """CPUID from a table: EAX to EDX.
+
+    CPUID.1:EDX[9] is whether the local APIC is on (SDM 3A 11.4.3), ECX[27] is CR4.OSXSAVE.
+    """
     leaf = core.regs[RAX] & LOW32
     k = cpuid_entry(table, leaf, core.regs[RCX] & LOW32)
     core.regs[RAX] = table[k].eax if k >= 0 else ZERO
     core.regs[RBX] = table[k].ebx if k >= 0 else ZERO
-    core.regs[RCX] = table[k].ecx if k >= 0 else ZERO
+    ecx = table[k].ecx if k >= 0 else ZERO
     edx = table[k].edx if k >= 0 else ZERO
     if k >= 0 and leaf == ONE:
         edx = (edx & ~CPUID_APIC) | (CPUID_APIC if apic_base & BASE_ENABLE != ZERO else ZERO)
+        ecx = (ecx & ~CPUID_OSXSAVE) | (CPUID_OSXSAVE if core.cr4 & CR4_OSXSAVE != ZERO else ZERO)
+    core.regs[RCX] = ecx
     core.regs[RDX] = edx
 
 
@@ -383,6 +432,19 @@ def _ports(core, E, u, op):
 
 
 @jit()
+def _read_ahead(core, u, size, left):
+    """Elements of INS that KVM's emulator asks its VMM for at once (emulate.c, pio_in_emulated()).
+
+    `left` are those of REP. The rest of the page is in bytes, whatever an element's size.
+    """
+    if u.cc == 0:
+        return ONE
+    offset = core.regs[RDI] & PAGE_MASK
+    n = min(offset if core.rflags & _DF != ZERO else _PAGE - offset, _PIO_READ_AHEAD // size)
+    return max(min(n, left & LOW32), ONE)
+
+
+@jit()
 def _string_ports(core, M, E, u, op):
     # INS and OUTS: one iteration; only the last one of REP retires.
     if not iopl_allows(core):
@@ -405,17 +467,18 @@ def _string_ports(core, M, E, u, op):
     leaves = core.vmx.nonroot != 0 and core.vmx.proc & PROC_IO != ZERO
     answered = leaves and E.port_ready != 0  # a hypervisor that has left goes on with the same iteration
     value = E.port_value
-    if not answered and (not leaves or E.emulating != 0):
+    qual = (size - ONE) | (port << U16) | IO_STRING | (_IO_IN if incoming else ZERO)
+    qual |= _IO_REP if u.cc != 0 else ZERO
+    if leaves and not answered and (incoming or E.emulating == 0):
+        E.port_count = _read_ahead(core, u, size, regs[RCX] & kept)
+        return _exit(core, u, EXIT_IO_INSTRUCTION, qual)
+    if not answered:
         # A port is not read before it is sure that memory takes what it gives.
         E.intent = 1 if incoming else 0
         code, value = read(core, M, E, va, size)
         E.intent = 0
         if code != CODE_NEXT:
             return code
-    if leaves and not answered:
-        E.port_value = value
-        qual = (size - ONE) | (port << U16) | IO_STRING | (_IO_IN if incoming else ZERO)
-        return _exit(core, u, EXIT_IO_INSTRUCTION, qual | (_IO_REP if u.cc != 0 else ZERO))
     E.port_ready = 0
     if incoming:
         code = write(core, M, E, va, size, value if answered else port_in(core, port, size))
@@ -433,7 +496,11 @@ def _string_ports(core, M, E, u, op):
         core.iterations = ZERO
         retire(core, u)
         core.rip = u.rip + U64(u.len)
-    if not incoming and not answered:
+    if not incoming and leaves:  # em_out(): the element is over before the VMM hears of it
+        E.port_value = value
+        note_exit(core, EXIT_IO_INSTRUCTION, qual, ZERO if again else U64(u.len))
+        return CODE_EXIT
+    if not incoming:
         port_out(core, E, port, size, value)
     return CODE_EDGE
 
@@ -590,6 +657,8 @@ def cr4_is_valid(core, v):
     known = CR4_KNOWN
     if core.features & HAS_FSGSBASE != 0:
         known |= CR4_FSGSBASE
+    if core.features & HAS_XSAVE != 0:
+        known |= CR4_OSXSAVE
     return v & ~known == ZERO and v & CR4_PAE != ZERO
 
 
@@ -686,6 +755,40 @@ def _control_registers(core, M, E, u, op):
 
 
 @jit()
+def _load_segment(core, M, E, n, selector):
+    """Load segment register n (not CS), and of FS and GS the base: CODE_NEXT, or the fault is in E."""
+    if selector & ~U3 != ZERO:
+        code, desc = read_descriptor(core, M, E, selector)
+        if code != CODE_NEXT:
+            return code
+        kind = np.int64((desc >> U64(40)) & U15)
+        dpl = np.int64((desc >> U64(45)) & U3)
+        rpl = np.int64(selector & U3)
+        bad = desc & _DESC_SEGMENT == ZERO
+        if n == 2:  # data that may be written, of this ring
+            bad = bad or kind & 10 != 2 or dpl != core.cpl or rpl != core.cpl
+        else:  # data, or code that may be read
+            bad = bad or kind & 10 == 8
+            if kind & 12 != 12:
+                bad = bad or dpl < core.cpl or dpl < rpl
+        if bad:
+            fault(E, VECTOR_GP, 1, selector & ~U3)
+            return CODE_FAULT
+        if desc & _DESC_PRESENT == ZERO:
+            fault(E, VECTOR_SS if n == 2 else VECTOR_NP, 1, selector & ~U3)
+            return CODE_FAULT
+        base = ((desc >> U16) & U64(0xFF_FFFF)) | ((desc >> U32) & U64(0xFF00_0000))
+    else:
+        if n == 2 and (core.cpl == 3 or np.int64(selector) != core.cpl):
+            return _gp(E)
+        base = ZERO  # as Intel does it; AMD keeps the base
+    core.selectors[n] = selector
+    if n >= 4:
+        core.regs[REG_GS + n - 5] = base
+    return CODE_NEXT
+
+
+@jit()
 def _segments(core, M, E, u, op):
     if op == S_FROM_SREG:
         n = np.int64(u.r) & 7
@@ -707,24 +810,10 @@ def _segments(core, M, E, u, op):
         code, selector = read(core, M, E, address(core, u), U64(2))
         if code != CODE_NEXT:
             return code
-    if selector & ~U3 != ZERO:
-        code, desc = read_descriptor(core, M, E, selector)
-        if code != CODE_NEXT:
-            return code
-        dpl = np.int64((desc >> U64(45)) & U3)
-        if n == 2 and (dpl != core.cpl or np.int64(selector & U3) != core.cpl):
-            fault(E, VECTOR_GP, 1, selector & ~U3)
-            return CODE_FAULT
-        if n != 2 and (desc & _DESC_SEGMENT == ZERO or desc & _DESC_CODE_READ == _DESC_CODE):
-            fault(E, VECTOR_GP, 1, selector & ~U3)  # neither data nor code that may be read
-            return CODE_FAULT
-        if n >= 4:  # a loaded descriptor's base is 32 bits; the tables here use 0
-            base = ((desc >> U16) & U64(0xFF_FFFF)) | ((desc >> U32) & U64(0xFF00_0000))
-            core.regs[REG_GS + n - 5] = base
-    elif n == 2 and core.cpl == 3:
-        return _gp(E)
+    code = _load_segment(core, M, E, n, selector)
+    if code != CODE_NEXT:
+        return code
     retire(core, u)
-    core.selectors[n] = selector
     if n == 2:
         core.shadow = 2  # MOV SS: the next instruction (MOV RSP) belongs to it
     return _edge(core, u)
@@ -799,6 +888,148 @@ def _smsw(core, M, E, u):
 
 
 @jit()
+def _machine_status(core, M, E, u, op):
+    # CLTS and LMSW write CR0[3:0] only; of these a guest leaves alone what the host owns (SDM 3C 26.3).
+    if core.cpl > 0:
+        return _gp(E)
+    owned = ZERO
+    shadow = ZERO
+    if core.vmx.nonroot != 0:
+        owned = vmread(core, M, V_CR0_MASK)
+        shadow = vmread(core, M, V_CR0_SHADOW)
+    if op == S_CLTS:
+        if owned & shadow & _CR0_TS != ZERO:
+            return _exit(core, u, EXIT_CR_ACCESS, _ACCESS_CLTS)
+        retire(core, u)
+        set_cr0(core, core.cr0 & ~(_CR0_TS & ~owned))
+        return _edge(core, u)
+    code, source = _selector(core, M, E, u, np.int64(u.dst), np.int64(u.a))
+    if code != CODE_NEXT:
+        return code
+    change = (source ^ shadow) & _LMSW_CLEARS | (source & ~shadow & ONE)
+    if owned & change != ZERO:
+        memory = _LMSW_MEMORY if u.dst == K_MEM else ZERO
+        return _exit(core, u, EXIT_CR_ACCESS, _ACCESS_LMSW | memory | (source << U16))
+    retire(core, u)
+    set_cr0(core, (core.cr0 & ~(_LMSW_CLEARS & ~owned)) | (source & _LMSW_BITS & ~owned))
+    return _edge(core, u)
+
+
+@jit()
+def xcr0_is_valid(core, v):
+    """Whether XSETBV may load XCR0 with `v`: x87 is always in it (SDM 1 13.3)."""
+    return v & ONE != ZERO and v & ~XCR0_KNOWN == ZERO
+
+
+@jit()
+def _extended_control(core, E, u, op):
+    # XGETBV and XSETBV. KVM's emulator looks at the privilege first (emulate.c: Priv, then em_xsetbv).
+    if E.emulating != 0 and core.cpl > 0:
+        return _gp(E)
+    if core.cr4 & CR4_OSXSAVE == ZERO:
+        fault(E, VECTOR_UD, 0, ZERO)
+        return CODE_FAULT
+    if op == S_XSETBV:
+        if core.cpl > 0:
+            return _gp(E)
+        if core.vmx.nonroot != 0:
+            return _exit(core, u, EXIT_XSETBV, ZERO)
+    # XCR0 alone: XGETBV of 1 came with CPUID.(0DH,1):EAX[2], which no model claims.
+    if core.regs[RCX] & LOW32 != ZERO:
+        return _gp(E)
+    if op == S_XGETBV:
+        _edx_eax(core, core.xcr0)
+        retire(core, u)
+        return CODE_NEXT
+    value = (core.regs[RAX] & LOW32) | (core.regs[RDX] << U32)
+    if not xcr0_is_valid(core, value):
+        return _gp(E)
+    retire(core, u)
+    core.xcr0 = value
+    return _edge(core, u)
+
+
+@jit()
+def _far_return(core, M, E, u):
+    """RETF to 64-bit code of the same ring or an outer one (SDM 2B, RET)."""
+    size = U64(u.width) >> U3
+    sp = core.regs[RSP]
+    cpl = core.cpl
+    code, rip = read(core, M, E, sp, size)
+    cs = ZERO
+    if code == CODE_NEXT:
+        code, cs = read(core, M, E, sp + size, size)
+    if code != CODE_NEXT:
+        return code
+    cs &= WORD
+    rpl = np.int64(cs & U3)
+    if rpl < cpl or cs & ~U3 == ZERO:
+        fault(E, VECTOR_GP, 1, cs & ~U3)
+        return CODE_FAULT
+    code, dpl = load_cs(core, M, E, cs, 1)
+    if code != CODE_NEXT:
+        return code
+    if dpl > rpl:
+        fault(E, VECTOR_GP, 1, cs & ~U3)
+        return CODE_FAULT
+    if rpl > cpl and E.emulating != 0:
+        u.emulator = FAILS  # __load_segment_descriptor(): "Outer-privilege level return is not implemented"
+        fault(E, VECTOR_UD, 0, ZERO)
+        return CODE_FAULT
+    drop = u.imm & WORD
+    new_sp = sp + size + size + drop
+    ss = core.selectors[2]
+    if rpl > cpl:
+        code, outer_sp = read(core, M, E, new_sp, size)
+        if code == CODE_NEXT:
+            code, ss = read(core, M, E, new_sp + size, size)
+        if code != CODE_NEXT:
+            return code
+        ss &= WORD
+        code = outer_stack(core, M, E, ss, rpl)
+        if code != CODE_NEXT:
+            return code
+        new_sp = outer_sp + drop
+    if not is_canonical(rip):
+        return _gp(E)
+    retire(core, u)
+    core.rip = rip
+    core.regs[RSP] = new_sp
+    core.selectors[1] = cs
+    core.selectors[2] = ss
+    core.cpl = rpl
+    return CODE_EDGE
+
+
+@jit()
+def _segment_from_memory(core, M, E, u, op):
+    # LSS, LFS, LGS: the offset of a far pointer goes to a register; POP: a selector from the stack.
+    size = U64(u.width) >> U3
+    if op == S_POP_SREG:
+        sp = core.regs[RSP]
+        code, selector = read(core, M, E, sp, size)
+        if code == CODE_NEXT:
+            code = _load_segment(core, M, E, np.int64(u.a) - REG_FS + 4, selector & WORD)
+        if code != CODE_NEXT:
+            return code
+        core.regs[RSP] = sp + size
+        retire(core, u)
+        return CODE_NEXT
+    va = address(core, u)
+    code, offset = read(core, M, E, va, size)
+    selector = ZERO
+    if code == CODE_NEXT:
+        code, selector = read(core, M, E, va + size, U64(2))
+    if code == CODE_NEXT:
+        code = _load_segment(core, M, E, 2 if op == S_LSS else 4 if op == S_LFS else 5, selector)
+    if code != CODE_NEXT:
+        return code
+    put_register(core, np.int64(u.a), size, offset)
+    retire(core, u)
+    return _edge(core, u)
+
+
+@jit()
 def _segment_bases(core, E, u, op):
     if core.cr4 & CR4_FSGSBASE == ZERO:
         fault(E, VECTOR_UD, 0, ZERO)
@@ -850,6 +1081,24 @@ def _tables(core, M, E, u, op):
 
 
 @jit()
+def _no_local_table(core, M, E, u, selector):
+    # LLDT: kernels load the null selector; a table of its own is outside of the subset.
+    if selector & ~U3 == ZERO:
+        retire(core, u)
+        core.ldtr = selector
+        return _edge(core, u)
+    code, desc = read_descriptor(core, M, E, selector)
+    if code != CODE_NEXT:
+        return code
+    if (desc >> U64(40)) & U64(0x1F) != U64(2):
+        fault(E, VECTOR_GP, 1, selector & ~U3)
+        return CODE_FAULT
+    note_outside(core, M, E, u.rip)
+    fault(E, VECTOR_UD, 0, ZERO)
+    return CODE_FAULT
+
+
+@jit()
 def _task_register(core, M, E, u, op):
     size = U64(2) if u.dst == K_MEM else U64(u.width) >> U3
     if op == S_STR or op == S_SLDT:
@@ -866,6 +1115,8 @@ def _task_register(core, M, E, u, op):
         code, selector = read(core, M, E, address(core, u), U64(2))
         if code != CODE_NEXT:
             return code
+    if op == S_LLDT:
+        return _no_local_table(core, M, E, u, selector)
     if selector & ~U3 == ZERO:
         return _gp(E)
     code, desc = read_descriptor(core, M, E, selector)
@@ -958,7 +1209,7 @@ def _execute(core, M, E, u):
         return _control_registers(core, M, E, u, op)
     if op == S_FROM_SREG or op == S_TO_SREG:
         return _segments(core, M, E, u, op)
-    if op == S_LTR or op == S_STR or op == S_SLDT:
+    if op == S_LTR or op == S_STR or op == S_SLDT or op == S_LLDT:
         return _task_register(core, M, E, u, op)
     if op == S_LGDT or op == S_LIDT or op == S_SGDT or op == S_SIDT:
         return _tables(core, M, E, u, op)
@@ -972,11 +1223,11 @@ def _execute(core, M, E, u):
         tlb_flush(core, 1)
         drop_decoded(E)
         return _edge(core, u)
-    if op == S_WBINVD:
+    if op == S_WBINVD or op == S_INVD:  # caches are tags only: there is nothing to write back or to lose
         if core.cpl > 0:
             return _gp(E)
         if core.vmx.nonroot != 0:
-            return _exit(core, u, EXIT_WBINVD, ZERO)
+            return _exit(core, u, EXIT_WBINVD if op == S_WBINVD else EXIT_INVD, ZERO)
         retire(core, u)
         return CODE_NEXT
     if op >= S_LAR and op <= S_VERW:
@@ -985,6 +1236,14 @@ def _execute(core, M, E, u):
         return _string_ports(core, M, E, u, op)
     if op == S_SMSW:
         return _smsw(core, M, E, u)
+    if op == S_LMSW or op == S_CLTS:
+        return _machine_status(core, M, E, u, op)
+    if op == S_XGETBV or op == S_XSETBV:
+        return _extended_control(core, E, u, op)
+    if op == S_RETF:
+        return _far_return(core, M, E, u)
+    if op >= S_LSS and op <= S_POP_SREG:
+        return _segment_from_memory(core, M, E, u, op)
     if op >= S_RDFSBASE and op <= S_WRGSBASE:
         return _segment_bases(core, E, u, op)
     # VMCALL: only a guest has somebody to call

@@ -282,6 +282,7 @@ CORE = np.dtype(
         ("cr2", "u8"),
         ("cr3", "u8"),
         ("cr4", "u8"),
+        ("xcr0", "u8"),  # XSETBV: state that XSAVE would manage
         ("efer", "u8"),
         ("star", "u8"),
         ("lstar", "u8"),
@@ -451,6 +452,9 @@ ENGINE = np.dtype(
         ("apic_effect", "i8"),  # what that instruction did to its guest through the xAPIC page
         ("port_ready", "i8"),  # 1: its VMM has done the access of this iteration of INS or OUTS
         ("port_value", "u8"),  # what OUTS gives to the VMM, or the VMM to INS
+        ("port_count", "u8"),  # elements that INS asks its VMM for at once
+        ("port_left", "u8"),  # of those that it gave
+        ("port_at", "u8"),  # where the next one lies in the host array
         ("kept_total", "u8", (2, N_CLASSES)),  # core.total while an instruction is emulated
         ("memory", "u8"),  # where physical memory is in the emulator's own, for work without M at hand
         ("memory_size", "i8"),  # its bytes; 0: there is none

@@ -86,6 +86,7 @@ V_CR4_SHADOW = offset("CR4_READ_SHADOW")
 V_EFER = offset("GUEST_IA32_EFER")
 V_DEBUGCTL = offset("GUEST_IA32_DEBUGCTL")
 V_ES = offset("GUEST_ES_SELECTOR")  # es cs ss ds fs gs follow one another
+V_LDTR = offset("GUEST_LDTR_SELECTOR")
 V_TR = offset("GUEST_TR_SELECTOR")
 V_TR_BASE = offset("GUEST_TR_BASE")
 V_TR_LIMIT = offset("GUEST_TR_LIMIT")
@@ -142,6 +143,8 @@ EXIT_MSR_READ = U64(exit_number("MSR_READ"))
 EXIT_MSR_WRITE = U64(exit_number("MSR_WRITE"))
 EXIT_PREEMPTION_TIMER = U64(exit_number("PREEMPTION_TIMER"))
 EXIT_WBINVD = U64(exit_number("WBINVD"))
+EXIT_INVD = U64(exit_number("INVD"))
+EXIT_XSETBV = U64(exit_number("XSETBV"))
 EXIT_INVALID_STATE = U64(exit_number("INVALID_STATE"))
 ENTRY_FAILURE = U64(1 << 31)
 
@@ -234,6 +237,7 @@ def save_guest(core, M):
     for k in range(6):
         vmwrite(core, M, V_ES + 8 * k, core.selectors[k])
     vmwrite(core, M, V_SS_AR, U64(core.cpl) << _AR_DPL)
+    vmwrite(core, M, V_LDTR, core.ldtr)
     vmwrite(core, M, V_TR, core.tr)
     vmwrite(core, M, V_TR_BASE, core.tr_base)
     vmwrite(core, M, V_TR_LIMIT, core.tr_limit)
@@ -274,6 +278,7 @@ def load_guest(core, M, E):
     for k in range(6):
         core.selectors[k] = vmread(core, M, V_ES + 8 * k)
     core.cpl = np.int64((vmread(core, M, V_SS_AR) >> _AR_DPL) & U3)
+    core.ldtr = vmread(core, M, V_LDTR)
     core.tr = vmread(core, M, V_TR)
     core.tr_base = vmread(core, M, V_TR_BASE)
     core.tr_limit = vmread(core, M, V_TR_LIMIT)

@@ -241,6 +241,10 @@ def describe(model: CpuModel) -> dict[str, Any]:
     }
 
 
+#: Leaves that look at ECX.
+INDEXED = (0x7, 0xD)
+
+
 def _bits(*numbers: int) -> int:
     return sum(1 << n for n in numbers)
 
@@ -248,7 +252,7 @@ def _bits(*numbers: int) -> int:
 def cpuid_leaves(model: CpuModel) -> tuple[tuple[int, int, int, int, int], ...]:
     """What CPUID answers on this model: (leaf, EAX, EBX, ECX, EDX), ascending; other leaves give 0.
 
-    Sub-leaf 0 only: no modelled leaf has others.
+    Sub-leaf 0 only: no modelled leaf has others. `INDEXED` ones answer for it alone.
     """
     vendor = model.vendor.encode()
     ebx0, edx0, ecx0 = (int.from_bytes(vendor[i : i + 4], "little") for i in (0, 4, 8))
@@ -266,7 +270,7 @@ def cpuid_leaves(model: CpuModel) -> tuple[tuple[int, int, int, int, int], ...]:
     # POPCNT
     ecx1 = _bits(23) | has("pdcm") << 15 | has("x2apic") << 21 | has("tsc_deadline") << 24
     ecx1 |= has("ds") << 2  # DTES64: the 64-bit layout of the debug store
-    ecx1 |= has("cx16") << 13 | has("movbe") << 22
+    ecx1 |= has("cx16") << 13 | has("movbe") << 22 | has("xsave") << 26
     leaf7_ebx = _bits(9, 23) | has("rtm") << 11  # ERMS CLFLUSHOPT
     leaf7_ebx |= has("fsgsbase") | has("bmi1") << 3 | has("bmi2") << 8 | has("adx") << 19
     pmu = cpuid_pmu(
@@ -278,11 +282,14 @@ def cpuid_leaves(model: CpuModel) -> tuple[tuple[int, int, int, int, int], ...]:
     words = [int.from_bytes(brand[i : i + 4], "little") for i in range(0, 48, 4)]
     # 1CH: depths 8, 16 and 32; filters by ring and type, call stack; misprediction, cycles, types
     arch_lbr = ((0x1C, _bits(0, 1, 3), _bits(0, 1, 2), _bits(0, 1, 2), 0),) if has("arch_lbr") else ()
+    # 0DH: XCR0 may hold x87 and SSE, an area of 512 bytes and the header of 64
+    xstate = ((0xD, 3, 576, 576, 0),) if has("xsave") else ()
     return (
         (0x0, 0x1C if arch_lbr else 0x16, ebx0, ecx0, edx0),
         (0x1, version, 8 << 8 | 1 << 16, ecx1, edx1),  # CLFLUSH line of 8 * 8 bytes, one thread
         (0x7, 0, leaf7_ebx, 0, has("ibpb") << 26 | has("arch_lbr") << 19),
         (0xA, *pmu),
+        *xstate,
         # TSC = crystal * EBX / EAX
         (0x15, 1, model.tsc_khz // model.crystal_khz, model.crystal_khz * 1000, 0),
         # MHz: marked, highest, bus

@@ -50,7 +50,7 @@ _ABSENT = {"NP": NO_PREFIX, "NFx": NO_REPEAT}
 MAPS = 8  # of opcodes: one byte, 0F, 0F 38, 0F 3A, and from 4 on the same behind VEX
 _VEX = re.compile(r"VEX\.LZ(?:\.(66|F2|F3))?\.(0F38|0F3A)\.(W[01])")
 _OPERAND = re.compile(
-    r"r(?:/m)?(?:8|16|32|64)|m(?:8|16|32|64|80|128)?|imm(?:8|16|32|64)|imm(?:8|32)s|rel(?:8|32)"
+    r"r(?:/m)?(?:8|16|32|64)|m(?:8|16|32|48|64|80|128)?|imm(?:8|16|32|64)|imm(?:8|32)s|rel(?:8|32)"
     r"|moffs(?:8|16|32|64)|al|ax|eax|rax|cl|dx|1|cr|dr|sreg|fs|gs"
 )
 _ACCUMULATORS = {"al": 8, "ax": 16, "eax": 32, "rax": 64}

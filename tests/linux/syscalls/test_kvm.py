@@ -731,3 +731,44 @@ def test_an_interrupt_that_met_no_memory_comes_again():
     assert int(vmm.get("KVM_GET_REGS", "kvm_regs")["rip"]) == 0x5001
     events = vmm.get("KVM_GET_VCPU_EVENTS", "kvm_vcpu_events")
     assert (int(events["nmi.pending"]), int(events["nmi.masked"])) == (0, 1)
+
+
+def test_extended_control_registers():
+    vmm = Vmm()
+    xcrs = vmm.get("KVM_GET_XCRS", "kvm_xcrs")
+    assert (int(xcrs["nr_xcrs"]), int(xcrs["xcrs"][0]["xcr"]), int(xcrs["xcrs"][0]["value"])) == (1, 0, 1)
+    for value, result in ((3, 0), (1, 0), (2, "EINVAL"), (0, "EINVAL"), (7, "EINVAL"), (3, 0)):
+        xcrs["xcrs"][0]["value"] = value
+        wanted = errno(result) if result else 0
+        assert vmm.give(vmm.vcpu, "KVM_SET_XCRS", xcrs.tobytes()) == wanted
+    assert int(vmm.get("KVM_GET_XCRS", "kvm_xcrs")["xcrs"][0]["value"]) == 3
+    xcrs["flags"] = 1
+    assert vmm.give(vmm.vcpu, "KVM_SET_XCRS", xcrs.tobytes()) == errno("EINVAL")
+    xcrs["flags"], xcrs["nr_xcrs"] = 0, 17
+    assert vmm.give(vmm.vcpu, "KVM_SET_XCRS", xcrs.tobytes()) == errno("EINVAL")
+    assert vmm.ioctl(vmm.vcpu, "KVM_GET_XCRS", BAD) == errno("EFAULT")
+    assert vmm.ioctl(vmm.vcpu, "KVM_SET_XCRS", BAD) == errno("EFAULT")
+
+
+def test_a_guest_without_xsave_has_no_xcr0_to_set():
+    """CR4.OSXSAVE needs the bit in the guest's CPUID, what XCR0 may hold stands in its leaf 0DH."""
+    vmm = Vmm(cpuid=False)
+    vmm.long_mode()
+    sregs = vmm.get("KVM_GET_SREGS", "kvm_sregs")
+    sregs["cr4"] |= 1 << 18
+    xcrs = vmm.get("KVM_GET_XCRS", "kvm_xcrs")
+    xcrs["xcrs"][0]["value"] = 3
+    assert vmm.give(vmm.vcpu, "KVM_SET_XCRS", xcrs.tobytes()) == errno("EINVAL")
+    leaf = STRUCTS["kvm_cpuid_entry2"].new(function=1).tobytes()
+    without = STRUCTS["kvm_cpuid2"].new(nent=1).tobytes() + leaf
+    assert vmm.give(vmm.vcpu, "KVM_SET_CPUID2", without) == 0
+    assert vmm.give(vmm.vcpu, "KVM_SET_SREGS", sregs.tobytes()) == errno("EINVAL")
+    at = vmm.supported()
+    assert vmm.ioctl(vmm.vcpu, "KVM_SET_CPUID2", at) == 0
+    assert vmm.give(vmm.vcpu, "KVM_SET_SREGS", sregs.tobytes()) == 0
+    assert vmm.give(vmm.vcpu, "KVM_SET_XCRS", xcrs.tobytes()) == 0
+    leaves = vmm.leaves(at)
+    assert [int(leaves[0xD][r]) for r in ("flags", "eax", "ebx", "ecx")] == [1, 3, 576, 576]
+    assert int(leaves[1]["ecx"]) >> 26 & 3 == 1
+    assert vmm.ioctl(vmm.vcpu, "KVM_GET_CPUID2", at) == 0
+    assert int(vmm.leaves(at)[1]["ecx"]) >> 26 & 3 == 3

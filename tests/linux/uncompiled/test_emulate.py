@@ -452,6 +452,38 @@ def test_each_element_that_the_emulator_moves_counts(mode):
     assert grown == 3
 
 
+@pytest.mark.parametrize("mode", ["none", *KVM])
+@pytest.mark.parametrize(("instruction", "offset", "count", "batches"), [
+    ("rep insb", 0, 3, 1), ("insb", 0, 3, 1),
+    ("rep insb", 0, 1025, 2),  # 1024 bytes
+    ("rep insb", 4096 - 5, 8, 2),  # the rest of the page
+    ("rep insw", 0, 600, 2), ("rep insd", 0, 256, 1),
+    ("std; rep insb", 2, 5, 3),  # 2, then 1 at the page's first byte, then 2 in the page before
+    ("std; rep insb", 0, 2, 2),  # nothing below in this page: one
+    ("rep insb", 0, 0, 0),
+])  # fmt: skip
+def test_ins_asks_for_as_many_elements_as_the_emulator_holds(mode, instruction, offset, count, batches):
+    body = f"""lea rdi, [rip + room + 4095]; and rdi, -4096; add rdi, {4096 + offset}; mov r14, rdi
+    mov edx, 0x3fd; mov ecx, {count}; {instruction}; cld; sub r14, rdi; mov [rip + place], r14
+    mov [rip + place + 8], rcx\n .data\n room: .zero 16384\n .text\n"""
+    machine, result = go(body, mode, counting=False)
+    assert result["stop"] == "debug-exit"
+    none = go(body.replace(instruction, "nop"), mode, counting=False)[0]
+    bare = go(body, "bare", counting=False)[0]
+    exits = [m.result(m.stop(0, "running")).to_json()["exits"]["IO_INSTRUCTION"] for m in (machine, none)]
+    assert exits[0] - exits[1] == batches
+    at, room = machine.program.symbols["place"], machine.program.symbols["room"]
+    assert machine.read(at, 16) == bare.read(at, 16)
+    assert machine.read(room, 16384) == bare.read(room, 16384)
+
+
+@pytest.mark.parametrize("mode", KVM)
+def test_a_batch_of_elements_counts_once(mode):
+    body = "mov edx, 0x3fd; mov ecx, 40; lea rdi, [rip + place]; rep insb\n .data\n .zero 64\n .text\n"
+    grown = go(body, mode)[1]["counters"]["pmc0"]
+    assert grown == go(body.replace("rep insb", "nop"), mode)[1]["counters"]["pmc0"]
+
+
 @pytest.mark.parametrize("mode", KVM)
 def test_a_string_port_access_faults_where_memory_does(mode):
     body = "mov edi, 0x40000000; mov edx, 0x3fd; mov ecx, 2; here: rep insb"

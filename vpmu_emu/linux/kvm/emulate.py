@@ -12,7 +12,7 @@ import numpy as np
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.kvm.exits import handle_undelivered, kvm_queue_exception
 from vpmu_emu.linux.kvm.lapic import kvm_apic_note_ipi
-from vpmu_emu.linux.kvm.run import port_data
+from vpmu_emu.linux.kvm.run import PIO_PAGE
 from vpmu_emu.linux.kvm.trigger import kvm_pmu_trigger_event
 from vpmu_emu.linux.native import cost
 from vpmu_emu.linux.perf.pmi import charge
@@ -27,10 +27,12 @@ from vpmu_emu.machine.lapic import WRITTEN
 from vpmu_emu.machine.memory import VECTOR_PF, VECTOR_SS, fault
 from vpmu_emu.machine.mutants import I_FEP
 from vpmu_emu.machine.ops import COLD_OP, GENERAL_OP, HOT_OP, SYSTEM_BASE
+from vpmu_emu.machine.physical import ld32
 from vpmu_emu.machine.privileged import IO_STRING, execute_system
 from vpmu_emu.machine.ring import emit
 from vpmu_emu.machine.semantics import condition
 from vpmu_emu.machine.state import (
+    CODE_EDGE,
     CODE_EXIT,
     CODE_FAULT,
     CODE_NEXT,
@@ -41,9 +43,10 @@ from vpmu_emu.machine.state import (
     N_CLASSES,
     N_UOPS,
     RCX,
+    RDI,
     STOP_SHUTDOWN,
 )
-from vpmu_emu.machine.u64 import ONE, U8, U64, ZERO
+from vpmu_emu.machine.u64 import ONE, U3, U8, U64, ZERO
 from vpmu_emu.machine.vmx import (
     EXIT_EXCEPTION_NMI,
     EXIT_IO_INSTRUCTION,
@@ -66,6 +69,7 @@ KVM_EMULATE_PREFIX = np.frombuffer(b"\x0f\x0bkvm", dtype=np.uint8)
 UD_INFO = INTR_VALID | TYPE_HARD_EXCEPTION << U8 | U64(VECTOR_UD)
 DB_INFO = INTR_VALID | TYPE_HARD_EXCEPTION << U8 | U64(VECTOR_DB)
 REP_MASK = U64(0x3FF)
+_DF = U64(1 << 10)
 PREFIX_LENGTH = len(KVM_EMULATE_PREFIX)
 UNKNOWN, FAILS = EMULATOR.index("unknown"), EMULATOR.index("fails")
 # With no MSR bitmap every RDMSR and WRMSR goes to KVM's handlers.
@@ -123,8 +127,17 @@ def _decode_and_execute(core, M, E, u):
         return CODE_FAULT
     code = CODE_REPEAT
     spread_flags(core)
-    while code == CODE_REPEAT:
+    rcx, rdi = core.regs[RCX], core.regs[RDI]
+    while code == CODE_REPEAT or (E.port_left != ZERO and code == CODE_EDGE and core.rip == u.rip):
+        if E.port_left != ZERO:
+            E.port_ready = 1
+            E.port_value = ld32(M, E.port_at)
+            E.port_at += U64(u.width) >> U3
+            E.port_left -= ONE
         code = x86_emulate_insn(core, M, E, u)
+        if code >= CODE_NOT_RETIRED and E.port_at != ZERO and core.rflags & _DF == ZERO:
+            core.regs[RCX] = rcx  # upwards they are written at once
+            core.regs[RDI] = rdi
         if code == CODE_REPEAT and core.regs[RCX] & REP_MASK == ZERO:
             # "Re-enter guest after each 1024 iterations": it is done here, and the rest is hardware's.
             core.rip = u.rip
@@ -264,12 +277,14 @@ def handle_emulated_exit(S, M, E):
 
 @jit()
 def complete_emulated_pio(S, M, E):
-    """KVM_RUN again after the KVM_EXIT_IO of INS or OUTS: the emulator goes on with the same iteration."""
+    """KVM_RUN again after the KVM_EXIT_IO of INS: the emulator goes on with what it asked for."""
     vcpu = S.vcpus[S.this_vcpu]
     vcpu.complete = USER_IO_NONE
     vcpu.completed = 1
-    E.port_ready = 1
-    E.port_value = port_data(S, M)
+    E.port_left = vcpu.pio_count
+    E.port_at = U64(vcpu.run_page) + PIO_PAGE
     x86_emulate_instruction(S, M, E)
     E.port_ready = 0
     E.port_value = ZERO
+    E.port_left = ZERO
+    E.port_at = ZERO

@@ -67,12 +67,15 @@ from vpmu_emu.machine.msr import (
 from vpmu_emu.machine.mutants import I_CPUID, I_NO_WRMSR, rdpmc_result
 from vpmu_emu.machine.pmu import DEBUGCTL_LBR
 from vpmu_emu.machine.privileged import (
+    CR4_OSXSAVE,
     IO_STRING,
     cpuid_answer,
+    cpuid_entry,
     cr0_is_valid,
     cr4_is_valid,
     set_cr0,
     set_cr4,
+    xcr0_is_valid,
 )
 from vpmu_emu.machine.ring import TR_GUEST_RDPMC, emit
 from vpmu_emu.machine.state import (
@@ -92,6 +95,7 @@ from vpmu_emu.machine.vmx import (
     EXIT_EXTERNAL_INTERRUPT,
     EXIT_HLT,
     EXIT_INTERRUPT_WINDOW,
+    EXIT_INVD,
     EXIT_INVLPG,
     EXIT_IO_INSTRUCTION,
     EXIT_MSR_WRITE,
@@ -100,6 +104,7 @@ from vpmu_emu.machine.vmx import (
     EXIT_TRIPLE_FAULT,
     EXIT_VMCALL,
     EXIT_WBINVD,
+    EXIT_XSETBV,
     INTR_VALID,
     MOV_SS_BLOCKING,
     STI_BLOCKING,
@@ -140,6 +145,9 @@ _SIZE_4 = U64(4)
 _PORT_7E = U64(0x7E)
 _LOW48 = U64((1 << 48) - 1)
 _BIT47 = U64(1 << 47)
+_XSAVE = U64(1 << 26)  # CPUID.1:ECX
+_LEAF_XSTATE = U64(0xD)
+_ACCESS_TYPE = U64(3 << 4)  # of the exit qualification; all ones is LMSW
 
 
 @jit()
@@ -347,14 +355,18 @@ def handle_io(S, M, E):
     mask = ALL >> (U64(64) - size * U8)
     incoming = qualification & _IN != ZERO
     if qualification & IO_STRING != ZERO:
-        # The emulator left for this element, and goes on with it when the VMM is done.
-        exit_for_port(S, M, 1 if incoming else 0, port, size, E.port_value & mask)
-        vcpu.complete = USER_IO_STRING
+        vcpu.pio_count = E.port_count if incoming else ONE
+        exit_for_port(S, M, 1 if incoming else 0, port, size, E.port_value & mask, vcpu.pio_count)
+        if incoming:  # the emulator goes on with what the VMM gives
+            vcpu.complete = USER_IO_STRING
+        else:
+            vcpu.complete = USER_IO_NONE
+            _skip(S, M, E)
         return
     emulated = vmread(core, M, V_EXIT_REASON) != EXIT_IO_INSTRUCTION
     vcpu.pio_size = size
     vcpu.cui_linear_rip = ALL if emulated else vmread(core, M, V_RIP)
-    exit_for_port(S, M, 1 if incoming else 0, port, size, core.regs[RAX] & mask)
+    exit_for_port(S, M, 1 if incoming else 0, port, size, core.regs[RAX] & mask, ONE)
     if incoming:
         return
     if emulated:
@@ -403,13 +415,55 @@ def complete_userspace_io(S, M, E):
 
 
 @jit()
+def guest_has_xsave(vcpu):
+    """guest_cpu_cap_has(X86_FEATURE_XSAVE); before KVM_SET_CPUID2 nothing is reserved for want of it."""
+    if vcpu.n_cpuid == 0:
+        return True
+    k = cpuid_entry(vcpu.cpuid, ONE, ZERO)
+    return k >= 0 and vcpu.cpuid[k].ecx & _XSAVE != ZERO
+
+
+@jit()
+def cpuid_get_supported_xcr0(vcpu):
+    """What the VMM's leaf 0DH offers, whose absence offers nothing."""
+    k = cpuid_entry(vcpu.cpuid, _LEAF_XSTATE, ZERO)
+    return (vcpu.cpuid[k].eax | vcpu.cpuid[k].edx << U32) if k >= 0 else ZERO
+
+
+@jit()
+def kvm_set_xcr(core, vcpu, index, value):
+    """__kvm_set_xcr(): 1 means #GP. x87 is always supported. Modifies core."""
+    if index != ZERO or not xcr0_is_valid(core, value):
+        return 1
+    if value & ~(cpuid_get_supported_xcr0(vcpu) | ONE) != ZERO:
+        return 1
+    core.xcr0 = value
+    return 0
+
+
+@jit()
+def kvm_emulate_xsetbv(S, M, E):
+    """XSETBV: silicon has looked at CR4.OSXSAVE and the CPL before it left the guest."""
+    core = S.cores[S.this_cpu]
+    charge(S, E, COST_CR)
+    value = (core.regs[RAX] & LOW32) | (core.regs[RDX] << U32)
+    if kvm_set_xcr(core, S.vcpus[S.this_vcpu], core.regs[RCX] & LOW32, value) != 0:
+        kvm_inject_gp(S)
+    else:
+        kvm_skip_emulated_instruction(S, M, E)
+
+
+@jit()
 def handle_cr(S, M, E):
-    """MOV to CR0 or CR4 that changes a bit of the host's: kvm_set_cr0() and kvm_set_cr4()."""
+    """MOV to CR0 or CR4, and LMSW, that change a bit of the host's: kvm_set_cr0() and kvm_set_cr4()."""
     core = S.cores[S.this_cpu]
     charge(S, E, COST_CR)
     qualification = core.vmx.exit_qual
     value = core.regs[np.int64((qualification >> U8) & U64(15))]
-    if qualification & U64(15) == ZERO:
+    lmsw = qualification & _ACCESS_TYPE == _ACCESS_TYPE
+    if lmsw:  # kvm_lmsw(): PE stays
+        value = (core.cr0 & ~U64(14)) | (qualification >> U16 & U64(15))
+    if lmsw or qualification & U64(15) == ZERO:
         valid = cr0_is_valid(value)
         if valid:
             set_cr0(core, value)
@@ -417,6 +471,8 @@ def handle_cr(S, M, E):
             vmwrite(core, M, V_CR0_SHADOW, core.cr0)
     else:
         valid = cr4_is_valid(core, value)
+        if value & CR4_OSXSAVE != ZERO and not guest_has_xsave(S.vcpus[S.this_vcpu]):
+            valid = False
         if valid:
             set_cr4(core, value)
             vmwrite(core, M, V_CR4, core.cr4)
@@ -471,7 +527,9 @@ def vmx_handle_exit(S, M, E):
         charge(S, E, COST_HYPERCALL)
         kvm_emulate_hypercall(S, M, E)
         kvm_skip_emulated_instruction(S, M, E)
-    elif reason == EXIT_WBINVD or reason == EXIT_INVLPG:
+    elif reason == EXIT_XSETBV:
+        kvm_emulate_xsetbv(S, M, E)
+    elif reason == EXIT_WBINVD or reason == EXIT_INVD or reason == EXIT_INVLPG:
         kvm_skip_emulated_instruction(S, M, E)
     elif reason == EXIT_NMI_WINDOW or reason == EXIT_INTERRUPT_WINDOW:
         charge(S, E, COST_WINDOW)

@@ -5,6 +5,8 @@ The layout is that of the table; port data lie in the page behind it. uapi/linux
 
 from __future__ import annotations
 
+import numpy as np
+
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.state import USER_IO_IN, USER_IO_OUT
 from vpmu_emu.machine.physical import ld8, ld32, ld64, st8, st16, st32, st64
@@ -88,17 +90,21 @@ def exit_to_user(S, M, reason):
 
 
 @jit()
-def exit_for_port(S, M, incoming, port, size, value):
-    """KVM_EXIT_IO for one access; `incoming` 1 is IN. `port`, `size` and `value` are uint64."""
+def exit_for_port(S, M, incoming, port, size, value, count):
+    """KVM_EXIT_IO; `incoming` 1 is IN, of `count` elements. `port`, `size`, `value`, `count` are uint64."""
     vcpu = S.vcpus[S.this_vcpu]
     page = U64(vcpu.run_page)
     vcpu.complete = USER_IO_IN if incoming != 0 else USER_IO_OUT
     st8(M, page + _DIRECTION, ZERO if incoming != 0 else ONE)
     st8(M, page + _SIZE, size)
     st16(M, page + _PORT, port)
-    st32(M, page + _COUNT, ONE)
+    st32(M, page + _COUNT, count)
     st64(M, page + _DATA_OFFSET, PIO_PAGE)
-    st32(M, page + PIO_PAGE, value)
+    if incoming != 0:
+        for k in range(np.int64(size * count)):
+            st8(M, page + PIO_PAGE + U64(k), ZERO)
+    else:
+        st32(M, page + PIO_PAGE, value)
     exit_to_user(S, M, KVM_EXIT_IO)
 
 

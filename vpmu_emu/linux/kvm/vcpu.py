@@ -9,7 +9,7 @@ import numpy as np
 
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.hrtimer import host_timer_program
-from vpmu_emu.linux.kvm.exits import finish_wrmsr
+from vpmu_emu.linux.kvm.exits import finish_wrmsr, kvm_skip_emulated_instruction
 from vpmu_emu.linux.kvm.irq import kvm_apic_accept_events, kvm_irq_delivery_to_apic
 from vpmu_emu.linux.kvm.lapic import (
     kvm_lapic_expired_hv_timer,
@@ -69,6 +69,7 @@ from vpmu_emu.machine.u64 import BYTE, LOW32, ONE, U3, U8, U32, U64, ZERO
 from vpmu_emu.machine.vmx import (
     EXIT_EXCEPTION_NMI,
     EXIT_EXTERNAL_INTERRUPT,
+    EXIT_INVD,
     EXIT_MSR_WRITE,
     EXIT_PREEMPTION_TIMER,
     INTR_HAS_ERROR,
@@ -173,6 +174,7 @@ def vcpu_load(S, M, E, k):
     core.sysenter_eip = vcpu.sysenter_eip
     core.pat = vcpu.pat
     core.power_ctl = vcpu.power_ctl
+    core.xcr0 = vcpu.xcr0  # kvm_load_guest_xsave_state()
     guest_space(S, k, vmread(core, M, V_CR3))
     vcpu.cpu = S.this_cpu
     if vcpu.launched == 0:
@@ -212,6 +214,7 @@ def vcpu_put(S, M):
     vcpu.sysenter_eip = core.sysenter_eip
     vcpu.pat = core.pat
     vcpu.power_ctl = core.power_ctl
+    vcpu.xcr0 = core.xcr0
 
 
 @jit()
@@ -464,6 +467,9 @@ def vmx_exit_handlers_fastpath(S, M, E):
     done = EXIT_FASTPATH_NONE
     if reason == EXIT_PREEMPTION_TIMER:
         kvm_lapic_expired_hv_timer(S, E)
+        done = EXIT_FASTPATH_REENTER_GUEST
+    elif reason == EXIT_INVD and S.config.kernel >= V7_0:
+        kvm_skip_emulated_instruction(S, M, E)  # handle_fastpath_invd()
         done = EXIT_FASTPATH_REENTER_GUEST
     elif reason == EXIT_MSR_WRITE:
         index = core.regs[RCX] & LOW32

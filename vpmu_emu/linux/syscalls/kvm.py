@@ -40,6 +40,7 @@ from vpmu_emu.linux.vm import (
 )
 from vpmu_emu.machine.lapic import BASE_ENABLE, BASE_X2APIC, DELIVERY_MODE, MODE_LOWEST
 from vpmu_emu.machine.state import N_SLOTS
+from vpmu_emu.tables.cpus import INDEXED
 from vpmu_emu.tables.linux import IOCTLS, STRUCTS, constant
 from vpmu_emu.tables.modes import kernel_version, mode_of
 
@@ -90,7 +91,7 @@ def _check_extension(host: Host, file: Any, arg: int) -> int:
         "X86_MSR_FILTER", "PMU_EVENT_FILTER", "PMU_EVENT_MASKED_EVENTS", "NOP_IO_DELAY", "SYNC_MMU",
         "DESTROY_MEMORY_REGION_WORKS", "JOIN_MEMORY_REGIONS_WORKS", "INTERNAL_ERROR_DATA",
         "GET_MSR_FEATURES", "SET_TSS_ADDR", "SET_IDENTITY_MAP_ADDR", "SET_BOOT_CPU_ID", "SIGNAL_MSI",
-        "SPLIT_IRQCHIP", "VCPU_ATTRIBUTES", "ENFORCE_PV_FEATURE_CPUID", "INTR_SHADOW",
+        "SPLIT_IRQCHIP", "VCPU_ATTRIBUTES", "ENFORCE_PV_FEATURE_CPUID", "INTR_SHADOW", "XCRS",
     )  # fmt: skip
     numbers = {
         "NR_VCPUS": host.online_cpus().bit_count(),
@@ -122,7 +123,8 @@ def _get_supported_cpuid(host: Host, file: Any, arg: int) -> int:
         raise Errno("E2BIG")
     data = row.new(nent=len(leaves)).tobytes()
     for leaf, eax, ebx, ecx, edx in leaves:
-        data += entry.new(function=leaf, eax=eax, ebx=ebx, ecx=ecx, edx=edx).tobytes()
+        flags = int(leaf in INDEXED)  # KVM_CPUID_FLAG_SIGNIFCANT_INDEX
+        data += entry.new(function=leaf, flags=flags, eax=eax, ebx=ebx, ecx=ecx, edx=edx).tobytes()
     host.copy_to_user(arg, data)
     return 0
 

@@ -6,7 +6,7 @@ arch/x86/kvm/x86.c, lapic.c, virt/kvm/kvm_main.c.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from vpmu_emu.linux.calls import (
@@ -59,8 +59,17 @@ from vpmu_emu.machine.lapic import (
     TIMER_TSC_DEADLINE,
     VERSION,
 )
-from vpmu_emu.machine.privileged import CR4_FSGSBASE, CR4_KNOWN, HAS_FSGSBASE
+from vpmu_emu.machine.privileged import (
+    CPUID_OSXSAVE,
+    CR4_FSGSBASE,
+    CR4_KNOWN,
+    CR4_OSXSAVE,
+    HAS_FSGSBASE,
+    HAS_XSAVE,
+    XCR0_KNOWN,
+)
 from vpmu_emu.machine.state import N_CPUID, NEVER, REG_FS, REG_GS
+from vpmu_emu.tables.cpus import INDEXED
 from vpmu_emu.tables.linux import STRUCTS, constant
 from vpmu_emu.tables.modes import kernel_version
 from vpmu_emu.tables.msrs import MSRS, by_name, row_of, rules
@@ -217,7 +226,7 @@ def _get_sregs(host: Host, file: Any, arg: int) -> int:
     found["tr"]["limit"] = field("GUEST_TR_LIMIT")
     found["tr"]["selector"] = field("GUEST_TR_SELECTOR")
     found["tr"]["type"], found["tr"]["present"] = 11, 1
-    found["ldt"]["unusable"] = 1
+    found["ldt"]["selector"], found["ldt"]["unusable"] = field("GUEST_LDTR_SELECTOR"), 1
     for name in ("gdt", "idt"):
         found[name]["base"] = field(f"GUEST_{name.upper()}R_BASE")
         found[name]["limit"] = field(f"GUEST_{name.upper()}R_LIMIT")
@@ -225,12 +234,20 @@ def _get_sregs(host: Host, file: Any, arg: int) -> int:
     return 0
 
 
+def _guest_leaf(vcpu: Any, number: int) -> Sequence[int]:
+    """EAX to EDX of a leaf that the VMM gave, else zeros."""
+    return next((rest for leaf, *rest in leaves_of(vcpu) if leaf == number), (0, 0, 0, 0))
+
+
 def _cr4_valid_bits(host: Host, vcpu: Any) -> int:
     """What CPUID announces: the host's, and the guest's once the VMM has given it one."""
     has = int(host.core.features) & HAS_FSGSBASE
     if vcpu.n_cpuid:
         has = has and any(leaf == 7 and ebx & 1 for leaf, _, ebx, _, _ in leaves_of(vcpu))
-    return int(CR4_KNOWN) | (int(CR4_FSGSBASE) if has else 0)
+    xsave = int(host.core.features) & HAS_XSAVE
+    if vcpu.n_cpuid:
+        xsave = xsave and _guest_leaf(vcpu, 1)[2] & XSAVE
+    return int(CR4_KNOWN) | (int(CR4_FSGSBASE) if has else 0) | (int(CR4_OSXSAVE) if xsave else 0)
 
 
 def sregs_are_valid(sregs: Any, cr4_valid: int) -> bool:
@@ -267,6 +284,7 @@ def _set_sregs(host: Host, file: Any, arg: int) -> int:
         "CR4_READ_SHADOW": int(sregs["cr4"]),
         "GUEST_IA32_EFER": int(sregs["efer"]),
         "GUEST_SS_AR_BYTES": int(sregs["ss"]["dpl"]) << 5,
+        "GUEST_LDTR_SELECTOR": int(sregs["ldt"]["selector"]) & 3,
         "GUEST_TR_SELECTOR": int(sregs["tr"]["selector"]),
         "GUEST_TR_BASE": int(sregs["tr"]["base"]),
         "GUEST_TR_LIMIT": int(sregs["tr"]["limit"]),
@@ -293,6 +311,35 @@ def _forget_translations(host: Host) -> None:
     for percpu in host.S.percpu:
         if int(percpu.vcpu) < 0:
             percpu.space = -1
+
+
+KVM_MAX_XCRS = 16
+XSAVE = 1 << 26  # CPUID.1:ECX
+
+
+def _get_xcrs(host: Host, file: Any, arg: int) -> int:
+    vcpu = _vcpu(host, file)
+    found = STRUCTS["kvm_xcrs"].new(nr_xcrs=int("xsave" in host.model.features))
+    if found["nr_xcrs"]:
+        found["xcrs"][0]["value"] = vcpu.xcr0
+    host.copy_to_user(arg, found.tobytes())
+    return 0
+
+
+def _set_xcrs(host: Host, file: Any, arg: int) -> int:
+    """XCR0 is the only one; its value is looked at as `__kvm_set_xcr` does."""
+    vcpu, row = _vcpu(host, file), STRUCTS["kvm_xcrs"]
+    given = row.read(host.copy_from_user(arg, row.size))
+    if "xsave" not in host.model.features or given["nr_xcrs"] > KVM_MAX_XCRS or given["flags"]:
+        raise Errno("EINVAL")
+    for entry in given["xcrs"][: int(given["nr_xcrs"])]:
+        if entry["xcr"] == 0:
+            value = int(entry["value"])
+            if not value & 1 or value & ~(_guest_leaf(vcpu, 0xD)[0] & int(XCR0_KNOWN) | 1):
+                raise Errno("EINVAL")
+            vcpu.xcr0 = value
+            break
+    return 0
 
 
 # --- MSRs -----------------------------------------------------------------------------------------------
@@ -648,10 +695,17 @@ def _enable_cap(host: Host, file: Any, arg: int) -> int:
 
 
 # --- CPUID ----------------------------------------------------------------------------------------------
-def _with_runtime(vcpu: Any, leaves: list[Leaf]) -> list[Leaf]:
-    """kvm_update_cpuid_runtime(): CPUID.1:EDX[9] follows IA32_APIC_BASE."""
+def _with_runtime(M: Any, vcpu: Any, leaves: list[Leaf]) -> list[Leaf]:
+    """kvm_update_cpuid_runtime(): CPUID.1:EDX[9] follows IA32_APIC_BASE, ECX[27] CR4.OSXSAVE."""
     on = APIC if int(vcpu.vapic.apic_base) & int(BASE_ENABLE) else 0
-    return [(n, a, b, c, d & ~APIC | on if n == 1 else d) for n, a, b, c, d in leaves]
+    if vmcs_read(M, vcpu, "GUEST_CR4") & int(CR4_OSXSAVE):
+        os_xsave = int(CPUID_OSXSAVE)
+    else:
+        os_xsave = 0
+    return [
+        (n, a, b, c & ~int(CPUID_OSXSAVE) | os_xsave, d & ~APIC | on) if n == 1 else (n, a, b, c, d)
+        for n, a, b, c, d in leaves
+    ]
 
 
 def _set_cpuid2(host: Host, file: Any, arg: int) -> int:
@@ -667,7 +721,7 @@ def _set_cpuid2(host: Host, file: Any, arg: int) -> int:
         if e["index"] == 0 or not e["flags"] & 1
     ]
     if vcpu.launched:  # kvm_cpuid_check_equal()
-        if _with_runtime(vcpu, leaves) != _with_runtime(vcpu, leaves_of(vcpu)):
+        if _with_runtime(host.M, vcpu, leaves) != _with_runtime(host.M, vcpu, leaves_of(vcpu)):
             raise Errno("EINVAL")
         return 0
     for leaf, eax, *_ in leaves:  # kvm_check_cpuid()
@@ -680,12 +734,13 @@ def _set_cpuid2(host: Host, file: Any, arg: int) -> int:
 
 def _get_cpuid2(host: Host, file: Any, arg: int) -> int:
     vcpu, row, entry = _vcpu(host, file), STRUCTS["kvm_cpuid2"], STRUCTS["kvm_cpuid_entry2"]
-    leaves = _with_runtime(vcpu, leaves_of(vcpu))
+    leaves = _with_runtime(host.M, vcpu, leaves_of(vcpu))
     if int(row.read(host.copy_from_user(arg, row.size))["nent"]) < len(leaves):
         raise Errno("E2BIG")
     data = row.new(nent=len(leaves)).tobytes()
     for leaf, eax, ebx, ecx, edx in leaves:
-        data += entry.new(function=leaf, eax=eax, ebx=ebx, ecx=ecx, edx=edx).tobytes()
+        flags = int(leaf in INDEXED)  # KVM_CPUID_FLAG_SIGNIFCANT_INDEX
+        data += entry.new(function=leaf, flags=flags, eax=eax, ebx=ebx, ecx=ecx, edx=edx).tobytes()
     host.copy_to_user(arg, data)
     return 0
 
@@ -948,6 +1003,8 @@ HANDLERS: dict[str, Callable[[Host, Any, int], int]] = {
     "KVM_SET_VCPU_EVENTS": _set_vcpu_events,
     "KVM_GET_TSC_KHZ": get_tsc_khz,
     "KVM_SET_TSC_KHZ": set_tsc_khz,
+    "KVM_GET_XCRS": _get_xcrs,
+    "KVM_SET_XCRS": _set_xcrs,
     "KVM_GET_ONE_REG": _get_one_reg,
     "KVM_SET_ONE_REG": _set_one_reg,
     "KVM_GET_REG_LIST": _get_reg_list,
