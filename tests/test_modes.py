@@ -592,6 +592,12 @@ ROWS: dict[str, Callable[..., None] | str] = {
         f"{LINUX}/test_emulate.py::test_a_repeat_is_left_where_its_rest_is_a_multiple_of_1024",
     "INS and OUTS, with REP too":
         f"{LINUX}/test_emulate.py::test_ins_asks_for_as_many_elements_as_the_emulator_holds",
+    "a data breakpoint that an instruction met which KVM emulates (a device's memory, the forced"
+    " prefix, INS, OUTS)":
+        "tests/linux/test_debug_registers.py::test_the_emulator_looks_at_no_data",
+    "a breakpoint on a port": "tests/linux/test_debug_registers.py::test_ports_leave_before_silicon_looks",
+    "a breakpoint on INS or OUTS, whose handler goes on with RF set":
+        "tests/linux/test_debug_registers.py::test_a_breakpoint_on_outs_comes_again_and_again",
     "HLT itself is the event that wraps a counter of instructions":
         f"{LINUX}/test_divergences.py::test_a_halt_that_wraps_the_counter_itself",
     "XSAVE, XRSTOR and their kin":

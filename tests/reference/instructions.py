@@ -58,6 +58,7 @@ CONTROL = {
     _REGISTER.CR4: 4,
     _REGISTER.CR8: 8,
 }
+DEBUG = {getattr(_REGISTER, f"DR{n}"): n for n in range(8)}
 MNEMONICS = {
     value: name.lower()
     for name, value in vars(iced.Mnemonic).items()
@@ -162,6 +163,7 @@ class Instructions:
         self._check(address, size, stack)
         user = self.cpl == 3 and not system
         places = self.memory.locate(address, size, intent, user)
+        self.watch_data(address, size, False)
         if not system:
             self.classes.add(LOAD)
         if self.is_apic_page(places[0]):
@@ -180,6 +182,7 @@ class Instructions:
         self._check(address, size, stack)
         user = self.cpl == 3 and not system
         places = self.memory.locate(address, size, True, user)
+        self.watch_data(address, size, True)
         if not system:
             self.classes.add(STORE)
         if self.is_apic_page(places[0]):
@@ -265,6 +268,12 @@ class Instructions:
                     self.write_cr(CONTROL[register], self.read(ins, 1))
                 else:
                     self.write(ins, 0, self.read_cr(CONTROL[register]))
+                return
+            if register in DEBUG:
+                if i == 0:
+                    self.write_dr(DEBUG[register], self.read(ins, 1))
+                else:
+                    self.write(ins, 0, self.read_dr(DEBUG[register]))
                 return
             if register in SEGMENTS:
                 if i == 0:
@@ -875,11 +884,13 @@ class Instructions:
     def op_in(self: Reference, ins: Any) -> None:
         self.need_iopl()
         port = self.read(ins, 1) & 0xFFFF
+        self.watch_port(port, self.width(ins))
         self.write(ins, 0, self.port_in(port, self.width(ins)))
 
     def op_out(self: Reference, ins: Any) -> None:
         self.need_iopl()
         port = self.read(ins, 0) & 0xFFFF
+        self.watch_port(port, self.width(ins, 1))
         self.port_out(port, self.width(ins, 1), self.read(ins, 1))
 
     def op_cpuid(self: Reference, ins: Any) -> None:

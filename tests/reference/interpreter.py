@@ -12,6 +12,7 @@ import iced_x86 as iced
 
 from .alu import AC, DF, ID, IF, IOPL, NT, RF, STATUS, TF, VM
 from .apic import Apic
+from .debug import BD, DB, Debug
 from .instructions import M64, RCX, RSP, Instructions, mnemonic, undefined_flags
 from .later import Later
 from .memory import APIC_PAGE, GP, NP, PF, SS, TS, UD, Fault, Memory, canonical
@@ -53,7 +54,7 @@ _PLAIN_MSRS = {
 }
 
 
-class Reference(Later, Instructions):
+class Reference(Debug, Later, Instructions):
     """A processor, its APIC and PMU, RAM, COM1 and the debug-exit port.
 
     Args:
@@ -61,7 +62,6 @@ class Reference(Later, Instructions):
         entry: the first instruction.
         ram_size: bytes of RAM, identity-mapped until the guest loads CR3.
         cpu_shape: the PMU of the CPU.
-        model_rf: push RF=1 in the frame of a fault, as the SDM (volume 3, 17.3.1.1) asks.
         exits: says of (mnemonic, ECX) whether the instruction is a VM exit; None: there is no
             hypervisor.  Such an instruction retires nowhere: KVM counts it after its handler.
     """
@@ -73,7 +73,6 @@ class Reference(Later, Instructions):
         ram_size: int = 1 << 20,
         cpu_shape: Shape | None = None,
         *,
-        model_rf: bool = False,
         exits: Callable[[str, int], bool] | None = None,
     ) -> None:
         self.memory = Memory(ram_size)
@@ -88,7 +87,6 @@ class Reference(Later, Instructions):
         self.shape = cpu_shape or Shape()
         self.pmu = Pmu(self.shape)
         self.apic = Apic()
-        self.model_rf = model_rf
         self.exits = exits
 
         self.regs = [0] * 16
@@ -113,6 +111,7 @@ class Reference(Later, Instructions):
         self.nmi_blocked = False
         self.halted = False
         self.repeat = False
+        self.debug_reset()
         self.classes: set[str] = set()
         self.undefined = 0
         self.tainted: list[tuple[int, int]] = []
@@ -162,11 +161,14 @@ class Reference(Later, Instructions):
         if self.halted:
             self._idle()
             return self.stop_reason is None
-        self._instruction()
+        self._instruction(shadow)
         return self.stop_reason is None
 
     def _take_event(self, shadow: str | None) -> bool:
         """Deliver the most urgent event that nothing blocks."""
+        if self.pending_debug and shadow != "movss":
+            self.debug_exception(self.pending_debug)
+            return True
         # SDM volume 2: STI holds back maskable interrupts, MOV SS every interrupt.
         if self.apic.nmi and not self.nmi_blocked and shadow != "movss":
             self.apic.nmi = False
@@ -191,7 +193,14 @@ class Reference(Later, Instructions):
         if self.apic.pending_vector() is None:
             self.stop_reason = "halted"
 
-    def _instruction(self) -> None:
+    def _instruction(self, shadow: str | None) -> None:
+        if not self.rflags & RF and not self.repeat and shadow != "movss":
+            found = self.code_breakpoints()
+            if found:
+                self.debug_exception(found)
+                return
+        self.rflags &= ~RF
+        self.met = 0
         regs, rflags, rip = list(self.regs), self.rflags, self.rip
         undefined, taints = self.undefined, len(self.tainted)
         found = self.pmu.enables(self.cpl)
@@ -215,8 +224,11 @@ class Reference(Later, Instructions):
             self._exception(fault)
             return
         self.rip = self.next
-        if self.repeat:
-            return
+        if not self.repeat:
+            self._retire(ins, found, regs)
+        self.after_instruction(mnemonic(ins), rflags & TF)
+
+    def _retire(self, ins: iced.Instruction, found: list, regs: list[int]) -> None:
         if self.write_after is not None:
             self._note_running_write(self.write_after[0])
         if self.exits is not None and self.exits(mnemonic(ins), regs[RCX] & 0xFFFFFFFF):
@@ -274,17 +286,23 @@ class Reference(Later, Instructions):
     def _exception(self, fault: Fault) -> None:
         if fault.cr2 is not None:
             self.cr2 = fault.cr2
+        if fault.vector == DB:
+            self.debug_exception(BD)
+            return
         self._deliver(fault.vector, fault.error, fault=True)
 
     def _deliver(self, vector: int, error: int | None, fault: bool = False) -> None:
         """Deliver an exception, interrupt or NMI; nested faults as SDM table 6-5."""
         self.halted = False
+        self.pending_debug = self.met = 0
         self.delivered.append((self.retired, vector))
         first = vector if fault else None
         while True:
             try:
                 # EXT is set in error codes of faults met while an event is delivered.
                 self.interrupt(vector, error, software=False, return_to=self.rip, fault=fault)
+                self.repeat = False
+                self.pending_debug = self.met
                 return
             except Fault as second:
                 if second.cr2 is not None:
@@ -353,7 +371,8 @@ class Reference(Later, Instructions):
             raise Fault(GP, ext)
         rsp &= ~15
         saved = self.rflags
-        if fault and self.model_rf and vector not in (DOUBLE_FAULT, 1, 18):
+        # SDM volume 3, 18.3.1.1
+        if (fault and vector not in (DOUBLE_FAULT, 1, 18)) or (self.repeat and not software):
             saved |= RF
         frame = [self.selectors[2], self.regs[RSP], saved, self.selectors[1], return_to]
         if error is not None and vector in WITH_ERROR:
@@ -424,8 +443,6 @@ class Reference(Later, Instructions):
             change |= IOPL | IF
         elif self.cpl <= (self.rflags & IOPL) >> 12:
             change |= IF
-        if not self.model_rf:
-            change &= ~RF
         self.rflags = (self.rflags & ~change) | (flags & change) | 2
         self.undefined = self._frames.pop(rsp + 16, 0)
         self.selectors[1], self.selectors[2] = cs, ss

@@ -249,6 +249,7 @@ class Later:
                 return
         step = -size if self.rflags & DF else size
         port = self.get(RDX, 16)
+        self.watch_port(port, 8 * size)
         if name.startswith("ins"):
             address = self.get(RDI, width)
             self._check(address, size, False)

@@ -11,6 +11,11 @@ import numpy as np
 from vpmu_emu._jit import borrowed, jit
 from vpmu_emu.linux.hrtimer import host_timer_program
 from vpmu_emu.linux.kvm import pmu_ops
+from vpmu_emu.linux.kvm.debugregs import (
+    kvm_update_dr0123,
+    kvm_update_dr7,
+    vmx_update_exception_bitmap,
+)
 from vpmu_emu.linux.kvm.ioctl import kvm_run_result
 from vpmu_emu.linux.kvm.irq import kvm_apic_accept_events, kvm_apic_set_irq
 from vpmu_emu.linux.kvm.nmi import kvm_inject_nmi, process_nmi
@@ -58,6 +63,7 @@ CALL_KVM_RUN_RESULT = 21  # KVM_RUN of the current task is over; answers its res
 CALL_GET_MSR = 22  # a: register of this_vcpu's PMU, into S.msr_value; answers 1 if it is refused
 CALL_SET_MSR = 23  # a: register, b: its new value; answers 1 if it is refused
 CALL_APIC_SET_IRQ = 24  # a: vCPU, b: a message as in an ICR; answers 1 if it takes it
+CALL_GUEST_DEBUG = 25  # a: vCPU that no core has loaded, whose debug registers have been set
 
 
 @jit(entry=True)
@@ -117,6 +123,11 @@ def kernel_call(S, M, E, op, a, b):
         kvm_inject_nmi(S.vcpus[a])
     elif op == CALL_PROCESS_NMI:
         process_nmi(S, M, a)
+    elif op == CALL_GUEST_DEBUG:
+        vcpu = S.vcpus[a]
+        kvm_update_dr0123(vcpu)
+        kvm_update_dr7(M, vcpu)
+        vmx_update_exception_bitmap(M, vcpu)
     elif op == CALL_KVM_RUN_RESULT:
         answer = kvm_run_result(S, M)
     elif op == CALL_GET_MSR:

@@ -356,6 +356,8 @@ def host_turn(S, M, E):
             complete_emulated_pio(S, M, E)
         elif vcpu.complete != USER_IO_NONE:
             complete_userspace_io(S, M, E)
+        if vcpu.user_exit >= 0:  # a single step over what was finished
+            return _to_vmm(S, M)
         if immediate_exit(S, M):
             vcpu.user_exit = KVM_EXIT_INTR  # struct kvm_run keeps what it says
             return _to_vmm(S, M)

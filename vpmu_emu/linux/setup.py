@@ -292,8 +292,8 @@ def vm_settings(
     for key in knobs:
         if key not in KVM_KEYS:
             raise ConfigError(f"kvm {key}", "unknown key", " ".join(KVM_KEYS))
-    if knobs.get("force_emulation_prefix", 1) not in (0, 1):
-        raise ConfigError("kvm force_emulation_prefix", f"{knobs['force_emulation_prefix']}", "0 1")
+    if knobs.get("force_emulation_prefix", 1) not in (0, 1, 3):
+        raise ConfigError("kvm force_emulation_prefix", f"{knobs['force_emulation_prefix']}", "0 1 3")
     if costs not in COST_LEVELS:
         raise ConfigError("costs", f"no level is named {costs!r}", " ".join(COST_LEVELS))
     chosen_bits("quirk", QUIRKS, quirks)

@@ -16,6 +16,7 @@ from vpmu_emu.machine.state import (
     LAPIC,
     N_CPUID,
     N_CTR,
+    N_DR,
     N_LBR,
     N_METRICS,
     N_MSR_ROWS,
@@ -360,6 +361,17 @@ VCPU = np.dtype(
         ("exception_pending", "i8"),  # 1: no entry has tried to inject it yet
         ("pv_unhalted", "i8"),  # KVM_HC_KICK_CPU: the next HLT is over at once
         ("pv_enforce", "i8"),  # KVM_CAP_ENFORCE_PV_FEATURE_CPUID: hypercalls by CPUID only
+        ("exception_has_payload", "i8"),  # 1: #DB, and DR6 has still to learn of
+        ("exception_payload", "u8"),  # why
+        ("event_exit_inst_len", "u8"),  # bytes of the INT3 that the VMM was told of
+        # debug registers: the guest's, and those in effect
+        ("db", "u8", (N_DR,)),  # DR0 to DR3
+        ("eff_db", "u8", (N_DR,)),
+        ("dr6", "u8"),
+        ("dr7", "u8"),
+        ("switch_db_regs", "u8"),  # KVM_DEBUGREG_*
+        ("guest_debug", "u8"),  # KVM_GUESTDBG_*, 0: the VMM debugs nothing
+        ("guest_debug_dr7", "u8"),
         ("mp_state", "i8"),  # MP_STATE_*
         ("apic_events", "i8"),  # APIC_INIT, APIC_SIPI: messages that its thread has to look at
         ("sipi_vector", "i8"),  # page number of the last startup message
@@ -469,7 +481,7 @@ CONFIG = np.dtype(
         ("without", "u8"),  # WITHOUT bits: parts of the series left out
         ("all_passthrough", "i8"),  # selectors are not intercepted (no filter possible)
         ("apicv", "i8"),  # 1: APICv, interrupts reach the guest without exits
-        ("force_emulation_prefix", "i8"),  # kvm.force_emulation_prefix: `ud2; "kvm"` reaches the emulator
+        ("force_emulation_prefix", "i8"),  # `ud2; "kvm"` reaches the emulator; bit 1: without RFLAGS.RF
         ("load_global_ctrl", "i8"),  # VM entry and exit can load GLOBAL_CTRL; else MSR lists do
         ("events", "i8"),  # the CPU's list of events and their constraints, a row of tables.events.LISTS
         ("pebs_pdist", "i8"),  # vmx_pebs_pdist_cpu: PEBS is most precise on counter 0

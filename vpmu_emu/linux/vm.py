@@ -13,6 +13,7 @@ import numpy as np
 
 from vpmu_emu.linux.cpuid import CAP_FW_WRITES, Leaf, refreshed, told_by
 from vpmu_emu.linux.eventfilter import EventFilter
+from vpmu_emu.linux.kvm.debugregs import EXCEPTIONS
 from vpmu_emu.linux.state import (
     KVM_REQ_PMU,
     N_GP_PMC,
@@ -20,9 +21,9 @@ from vpmu_emu.linux.state import (
     VM,
     W_GLOBAL_CTRL_SWITCH,
 )
+from vpmu_emu.machine.breakpoints import DR6_RESET, DR7_RESET
 from vpmu_emu.machine.clock import tsc_value
 from vpmu_emu.machine.engine import XCR0_RESET
-from vpmu_emu.machine.interrupts import VECTOR_DB, VECTOR_UD
 from vpmu_emu.machine.lapic import BASE_RESET, LVT_MASKED, TIMER_MODE, TIMER_PERIODIC
 from vpmu_emu.machine.mutants import I_ABSENT_PERFCTR, I_RESET_TO_0
 from vpmu_emu.machine.state import NEVER
@@ -91,7 +92,8 @@ def kvm_create_vcpu(S: Any, M: np.ndarray[Any, Any], k: int, vm: int, ident: int
         M,
         vcpu,
         PIN_BASED_VM_EXEC_CONTROL=_controls(*pin),
-        EXCEPTION_BITMAP=1 << VECTOR_DB | 1 << VECTOR_UD,  # vmx_update_exception_bitmap()
+        EXCEPTION_BITMAP=int(EXCEPTIONS),
+        GUEST_DR7=int(DR7_RESET),
         MSR_BITMAP=int(vcpu.msr_bitmap),
         # With EPT the guest owns what no longer concerns KVM's page tables (KVM_POSSIBLE_CR*_GUEST_BITS).
         CR0_GUEST_HOST_MASK=~CR0_GUEST_BITS,
@@ -106,6 +108,7 @@ def kvm_create_vcpu(S: Any, M: np.ndarray[Any, Any], k: int, vm: int, ident: int
         GUEST_GDTR_LIMIT=0xFFFF,
         GUEST_IDTR_LIMIT=0xFFFF,
     )
+    vcpu.dr6, vcpu.dr7 = DR6_RESET, DR7_RESET
     for entry in vcpu.cpuid:
         entry.leaf = entry.subleaf = ALL_ONES
     vapic = vcpu.vapic
@@ -272,11 +275,16 @@ def _refresh_controls(S: Any, M: np.ndarray[Any, Any], vcpu: Any, shape: Shape) 
         "CPU_BASED_HLT_EXITING",
         "CPU_BASED_UNCOND_IO_EXITING",
         "CPU_BASED_USE_MSR_BITMAPS",
+        "CPU_BASED_MOV_DR_EXITING",
     ]
     if not owns_pmu:
         proc.append("CPU_BASED_RDPMC_EXITING")
-    exit_controls = ["VM_EXIT_HOST_ADDR_SPACE_SIZE", "VM_EXIT_ACK_INTR_ON_EXIT"]
-    entry_controls = ["VM_ENTRY_IA32E_MODE"]
+    exit_controls = [
+        "VM_EXIT_SAVE_DEBUG_CONTROLS",
+        "VM_EXIT_HOST_ADDR_SPACE_SIZE",
+        "VM_EXIT_ACK_INTR_ON_EXIT",
+    ]
+    entry_controls = ["VM_ENTRY_LOAD_DEBUG_CONTROLS", "VM_ENTRY_IA32E_MODE"]
     if own_switch and config.load_global_ctrl:
         exit_controls.append("VM_EXIT_LOAD_IA32_PERF_GLOBAL_CTRL")
         entry_controls.append("VM_ENTRY_LOAD_IA32_PERF_GLOBAL_CTRL")

@@ -11,6 +11,7 @@ import numpy as np
 from vpmu_emu._jit import jit
 from vpmu_emu.machine import semantics as sem
 from vpmu_emu.machine.bits import popcount
+from vpmu_emu.machine.breakpoints import WATCHED
 from vpmu_emu.machine.cache import cache_flush_line
 from vpmu_emu.machine.decode import LOAD_LANE, STORE_LANE
 from vpmu_emu.machine.memory import TLB_INDEX, fault, mem_read, read, write
@@ -886,14 +887,15 @@ def _execute(core, M, E, u):
         return _next(core, u, _later(core, M, E, u, op, size, sh))
     # CLFLUSH: the address is checked as for a read, the line leaves the caches
     va = address(core, u)
-    slot = core.t
+    slot, hits = core.t, E.debug_hits
     code, _x = mem_read(core, M, E, va, ONE)
     core.t = slot
+    E.debug_hits = hits  # it moves no data
     if code != CODE_NEXT:
         return code
     ring = 0 if core.cpl == 0 else 1
     page = (va >> U64(12)) & TLB_INDEX
-    if core.tlb_read[ring, page] == va & PAGE_BASE:  # a page with memory behind it
+    if core.tlb_read[ring, page] & ~WATCHED == va & PAGE_BASE:  # a page with memory behind it
         cache_flush_line(core, (va + core.add_read[ring, page]) >> _U6)
     return CODE_NEXT
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
+from vpmu_emu.machine.breakpoints import RFLAGS_RF
 from vpmu_emu.machine.memory import (
     CODE_ROW,
     CODE_SHIFT,
@@ -103,6 +104,7 @@ OP_NOP = HOT_OP["nop"]
 OP_FROM_SREG = SYSTEM_OP["mov_from_sreg"]
 OP_TO_SREG = SYSTEM_OP["mov_to_sreg"]
 OP_FROM_CR, OP_TO_CR = SYSTEM_OP["mov_from_cr"], SYSTEM_OP["mov_to_cr"]
+OP_FROM_DR, OP_TO_DR = SYSTEM_OP["mov_from_dr"], SYSTEM_OP["mov_to_dr"]
 CONTROL = 1 << 0 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 8  # CR0, CR2, CR3, CR4, CR8
 OP_LOOP = HOT_OP["loop"]
 N_HOT = len(GENERAL_OP)
@@ -468,6 +470,8 @@ def _decode(core, E, rip, u, have):
         return DECODED  # nor does MOV load CS
     if (op == OP_FROM_CR or op == OP_TO_CR) and (CONTROL >> reg) & 1 == 0:
         return DECODED  # a control register that there is not
+    if (op == OP_FROM_DR or op == OP_TO_DR) and reg > 7:
+        return DECODED
     u.op = op
     u.rmw = FORM_TABLE[form, FC_RMW] if u.dst == K_MEM else 0
     u.emulator = FORM_TABLE[form, FC_EMULATOR]
@@ -561,8 +565,12 @@ def _link(E, n, rip, target):
 
 @jit()
 def rep_over(core, E):
-    """Something comes between two iterations of REP: the instruction will be fetched again."""
+    """Something comes between two iterations of REP: the instruction will be fetched again.
+
+    Its breakpoint has been looked at: what is kept of RFLAGS says so by RF (SDM 3B 18.3.1.1).
+    """
     if core.iterations != ZERO:
+        core.rflags |= RFLAGS_RF
         core.iterations = ZERO
         core.rep[0] = E.uops[BLANK]
 

@@ -10,6 +10,14 @@ import numpy as np
 
 from vpmu_emu._jit import borrowed, jit
 from vpmu_emu.machine.alu import fold_flags, spread_flags
+from vpmu_emu.machine.breakpoints import (
+    DR6_BS,
+    RFLAGS_RF,
+    code_hits,
+    debug_delivered,
+    debug_on,
+    debug_reset,
+)
 from vpmu_emu.machine.bus import FAULT_EPT, note_ept_violation
 from vpmu_emu.machine.decode import lookup, rep_over
 from vpmu_emu.machine.dispatch import run_slice
@@ -143,8 +151,8 @@ def _horizon(core, E):
     if E.insn_limit != ALL:
         left = min(E.insn_limit - guest_work(core), MOST_ITERATIONS - core.iterations)
         limit = min(limit, t + np.int64(left) * slot)
-    single = core.shadow != 0 or core.rflags & RFLAGS_TF != ZERO
-    single = single or lbr_on(core) or pebs_counting(core) != ZERO
+    single = core.shadow != 0 or core.rflags & (RFLAGS_TF | RFLAGS_RF) != ZERO
+    single = single or debug_on(core) or lbr_on(core) or pebs_counting(core) != ZERO
     if single or E.stop_request != 0:
         limit = t + 1
     if E.horizon > 0:
@@ -202,6 +210,8 @@ def _deliver(core, M, E, vector, kind, has_error, error):
     """deliver() with the latency that it has besides memory's, and its branch record."""
     cpl = core.cpl
     rip = core.rip
+    if vector == VECTOR_DB:
+        debug_delivered(core, E.debug_bits)
     code = deliver(core, M, E, vector, kind, has_error, error, rip)
     if code == CODE_EXIT:
         info = INTR_VALID | U64(vector)
@@ -243,6 +253,46 @@ def _shutdown(core, M, E, vector):
         return CODE_EXIT
     core.stop = STOP_TRIPLE_FAULT
     return RUN_STOPPED
+
+
+@jit()
+def _raise(core, M, E, kind):
+    vector = E.fault_vector
+    exits = core.vmx.nonroot != 0
+    exits = exits and (vector == FAULT_EPT or (core.vmx.exceptions >> U64(vector)) & ONE != ZERO)
+    if exits:
+        core.pending_debug = ZERO
+        if kind == KIND_FAULT:
+            core.rflags |= RFLAGS_RF  # SDM 3C 28.3.3: as the frame would have had it
+    if vector == FAULT_EPT:
+        pmu_check(core, E)
+        note_ept_violation(core, E)
+        vm_exit(core, M, E, NO_VECTOR)
+        return CODE_EXIT
+    if exits:
+        pmu_check(core, E)
+        note_exception_exit(core, E, vector)
+        vm_exit(core, M, E, NO_VECTOR)
+        return CODE_EXIT
+    core.shadow = 0
+    if core.kernel != 0 and core.vmx.nonroot == 0:
+        core.trap = TRAP_EXCEPTION | vector
+        core.trap_error = E.fault_error
+        core.cr2 = E.fault_address
+        return RUN_TRAP
+    code = _deliver(core, M, E, vector, kind, E.fault_has_error, E.fault_error)
+    return _shutdown(core, M, E, vector) if code == CODE_FAULT else code
+
+
+@jit()
+def _debug_trap(core, M, E):
+    """#DB for what is pending, between instructions: CODE_JUMP to look once more, else what to return."""
+    E.debug_bits = core.pending_debug
+    core.pending_debug = ZERO
+    core.activity = 0
+    fault(E, VECTOR_DB, 0, ZERO)
+    code = _raise(core, M, E, KIND_TRAP)
+    return CODE_JUMP if code == CODE_NEXT else code
 
 
 @jit()
@@ -292,6 +342,8 @@ def _edge(core, M, E):
         return RUN_LIMIT
     if core.t >= E.t_limit:
         return RUN_TIME
+    if core.pending_debug != ZERO and core.shadow != 2:
+        return _debug_trap(core, M, E)
     if core.vmx.nonroot != 0:
         code = _guest_event(core, M, E)
         if code != CODE_NEXT:
@@ -364,48 +416,22 @@ def _fault(core, M, E):
         if uses_stack(E.uops[lookup(core, M, E, core.rip)]):
             E.fault_vector = VECTOR_SS
     E.fault_canonical = 1
-    return _raise(core, M, E, KIND_FAULT)
+    # What a debug register's owner is to see does not set RF, though it is a fault.
+    return _raise(core, M, E, KIND_TRAP if E.fault_vector == VECTOR_DB else KIND_FAULT)
 
 
 @jit()
-def _raise(core, M, E, kind):
-    vector = E.fault_vector
-    if vector == FAULT_EPT:
-        pmu_check(core, E)
-        note_ept_violation(core, E)
-        vm_exit(core, M, E, NO_VECTOR)
-        return CODE_EXIT
-    if core.vmx.nonroot != 0 and (core.vmx.exceptions >> U64(vector)) & ONE != ZERO:
-        pmu_check(core, E)
-        note_exception_exit(core, E, vector)
-        vm_exit(core, M, E, NO_VECTOR)
-        return CODE_EXIT
-    core.shadow = 0
-    if core.kernel != 0 and core.vmx.nonroot == 0:
-        core.trap = TRAP_EXCEPTION | vector
-        core.trap_error = E.fault_error
-        core.cr2 = E.fault_address
-        return RUN_TRAP
-    code = _deliver(core, M, E, vector, kind, E.fault_has_error, E.fault_error)
-    return _shutdown(core, M, E, vector) if code == CODE_FAULT else code
-
-
-@jit()
-def _single_step(core, M, E, op, taken):
-    """#DB after an instruction, arm `op`, which began with TF set (SDM 3B 18.3.1.4).
+def _steps(core, op, taken):
+    """Whether an instruction, arm `op`, which began with TF set, is one to trap after (SDM 3B 18.3.1.4).
 
     `taken` is how many branches had been taken before: with DEBUGCTL.BTF only such a one traps.
     """
     if core.pmu.debugctl & DEBUGCTL_BTF != ZERO and class_total(core, C_TAKEN, 3) == taken:
-        return CODE_NEXT
-    if core.stop != 0 or core.shadow == 2:
-        return CODE_NEXT  # the trap after MOV SS waits for the next instruction
-    if core.rflags & RFLAGS_TF == ZERO:
-        if op == S_INT or op == S_INT3 or op == S_SYSCALL:
-            return CODE_NEXT  # entering a handler took the flag away, and the trap with it
-    core.activity = 0
-    fault(E, VECTOR_DB, 0, ZERO)
-    return _raise(core, M, E, KIND_TRAP)
+        return False
+    if core.shadow == 2:
+        return False  # the trap after MOV SS waits for the next instruction
+    # Entering a handler took the flag away, and the trap with it.
+    return core.rflags & RFLAGS_TF != ZERO or (op != S_INT and op != S_INT3 and op != S_SYSCALL)
 
 
 @jit(entry=True)
@@ -440,6 +466,21 @@ def run_core(core, M, E):
             step_begins(core, M, E)
             pebs_begins(core, E, counting)
         rip = core.rip
+        watching = debug_on(core)
+        resume = core.rflags & RFLAGS_RF
+        if watching:
+            E.debug_hits = ZERO
+            if resume == ZERO and core.iterations == ZERO and shadow != 2:
+                hits = code_hits(core, rip)
+                if hits != ZERO:
+                    E.debug_bits = hits
+                    core.shadow = shadow
+                    fault(E, VECTOR_DB, 0, ZERO)
+                    code = _raise(core, M, E, KIND_TRAP)
+                    if code != CODE_NEXT:
+                        return code
+                    continue
+        core.rflags &= ~RFLAGS_RF  # when an instruction begins
         stepping = core.rflags & RFLAGS_TF != ZERO
         taken = ZERO
         op = np.int64(0)
@@ -468,11 +509,17 @@ def run_core(core, M, E):
                 vm_exit(core, M, E, NO_VECTOR)
                 return CODE_EXIT
             elif code == CODE_BREAK:
+                core.rflags |= resume
                 return RUN_BREAK
-        elif stepping:
-            code = _single_step(core, M, E, op, taken)
-            if code != CODE_NEXT:
-                return code
+        elif watching or stepping:
+            if watching:
+                core.pending_debug |= E.debug_hits
+            if stepping and _steps(core, op, taken):
+                core.pending_debug |= DR6_BS
+            if core.pending_debug != ZERO and core.shadow != 2 and core.stop == 0:
+                code = _debug_trap(core, M, E)
+                if code != CODE_JUMP:
+                    return code
 
 
 @jit(entry=True)
@@ -495,6 +542,7 @@ def reset_core(core, ident):
     pmu_reset(core)
     lbr_reset(core)
     tlb_flush(core, 1)
+    debug_reset(core)
     for i in range(N_PREDICTOR):
         core.predictor[i] = np.uint8(1)  # weakly not taken
 

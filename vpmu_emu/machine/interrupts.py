@@ -10,6 +10,7 @@ import numpy as np
 
 from vpmu_emu._jit import jit
 from vpmu_emu.machine.alu import spread_flags
+from vpmu_emu.machine.breakpoints import RFLAGS_RF
 from vpmu_emu.machine.bus import FAULT_EPT, note_ept_violation
 from vpmu_emu.machine.decode import rep_over
 from vpmu_emu.machine.memory import VECTOR_GP, VECTOR_PF, VECTOR_SS, fault, read, write
@@ -30,7 +31,6 @@ RFLAGS_FIXED = U64(1 << 1)
 RFLAGS_TF = U64(1 << 8)
 RFLAGS_IF = U64(1 << 9)
 RFLAGS_NT = U64(1 << 14)
-RFLAGS_RF = U64(1 << 16)
 RFLAGS_IOPL_SHIFT = U64(12)
 _CLEARED = ~(RFLAGS_TF | RFLAGS_NT | RFLAGS_RF)
 _LOADABLE = U64(0x24_7FD5)  # IRETQ and POPFQ at CPL 0: ID AC NT IOPL OF DF IF TF and status
@@ -47,7 +47,8 @@ _DESC_L = U64(1 << 53)
 _DESC_CONFORMING = U64(1 << 42)
 _LOW32 = U64(0xFFFF_FFFF)
 
-# A trap's frame has RF clear: the instruction before it is done (SDM 3B 18.3.1.1).
+# A fault's frame has RF set, so that the instruction is not stopped at twice; any other has what there is,
+# a #DB before an instruction too: its handler has to set RF (SDM 3B 18.3.1.1).
 KIND_FAULT, KIND_SOFTWARE, KIND_EXTERNAL, KIND_NMI, KIND_TRAP = range(5)
 
 
@@ -156,7 +157,7 @@ def through_gate(core, M, E, vector, kind, has_error, error, return_rip):
         return code
     sp = sp & _ALIGN16
     flags = core.rflags
-    if kind == KIND_FAULT:
+    if kind == KIND_FAULT and vector != VECTOR_DF:  # which is an abort
         flags = flags | RFLAGS_RF
     words = 6 if has_error != 0 else 5
     base = sp - U64(8 * words)
@@ -198,9 +199,11 @@ def deliver(core, M, E, vector, kind, has_error, error, return_rip):
     has been delivered.
 
     `return_rip` is what the handler returns to. Status flags must be folded. The time of the memory
-    accesses is of the ring that was interrupted. Modifies core and memory.
+    accesses is of the ring that was interrupted. A breakpoint on the tables or the frame traps before the
+    handler's first instruction; what waited before is forgotten. Modifies core and memory.
     """
     rep_over(core, E)
+    E.debug_hits = ZERO
     done = guest_done(core)
     if done == core.stats.delivered_at:
         core.stats.fruitless += ONE
@@ -208,6 +211,7 @@ def deliver(core, M, E, vector, kind, has_error, error, return_rip):
     row = 0 if core.cpl == 0 else 1
     t = core.t
     code = _deliver(core, M, E, vector, kind, has_error, error, return_rip)
+    core.pending_debug = E.debug_hits if code == CODE_NEXT else ZERO
     core.total[row, C_CYCLES] += U64(core.t - t)
     return code
 
@@ -307,6 +311,7 @@ def interrupt_return(core, M, E):
     set_rflags(core, flags)
     core.selectors[1] = cs & WORD
     core.selectors[2] = ss & WORD
+    core.rflags |= flags & RFLAGS_RF  # which POPFQ and SYSRET leave clear
     core.cpl = rpl
     core.nmi_blocked = 0
     core.shadow = 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
+from vpmu_emu.machine.breakpoints import WATCHED, debug_on, note_access, page_tag
 from vpmu_emu.machine.bus import OFF_RAM, bus_read, bus_write, is_mapped, locate
 from vpmu_emu.machine.cache import touch
 from vpmu_emu.machine.paging import (
@@ -181,8 +182,31 @@ def drop_decoded(E):
 
 
 @jit()
+def _load(M, p, size):
+    v = ZERO
+    for k in range(8):
+        if U64(k) < size:
+            v |= U64(M[p + U64(k)]) << U64(8 * k)
+    return v
+
+
+@jit()
+def _is_watched(va, size, tag):
+    """Whether a TLB entry with this tag would be hit, if it were not for breakpoints."""
+    return tag == (va & PAGE_BASE) | WATCHED and ((va + size - ONE) ^ va) & PAGE_BASE == ZERO
+
+
+@jit()
 def mem_read(core, M, E, va, size):
     """(0, value) of `size` bytes (uint64 1 2 4 8) at va, or (CODE_FAULT, 0). Fills the TLB."""
+    if debug_on(core):
+        note_access(core, E, va, size, 0)
+        ring = 0 if core.cpl == 0 else 1
+        slot = (va >> U12) & TLB_INDEX
+        if _is_watched(va, size, core.tlb_read[ring, slot]):
+            p = va + core.add_read[ring, slot]
+            touch(core, p)
+            return 0, _load(M, p, size)
     # A read that is to be written back asks for the right to write at once: its fault is a write's.
     access = ACCESS_READ if E.intent == 0 else ACCESS_WRITE
     p = translate(core, M, E, va, access)
@@ -194,16 +218,12 @@ def mem_read(core, M, E, va, size):
             return bus_read(core, E, size)
         slot = (va >> U12) & TLB_INDEX
         ring = 0 if core.cpl == 0 else 1
-        core.tlb_read[ring, slot] = va & PAGE_BASE
+        core.tlb_read[ring, slot] = page_tag(core, va & PAGE_BASE)
         core.add_read[ring, slot] = p - va
         core.global_read[ring, slot] = np.uint8(E.page_global)
         core.t += core.latency[LAT_TLB_WALK]
         touch(core, p)
-        v = ZERO
-        for k in range(8):
-            if U64(k) < size:
-                v |= U64(M[p + U64(k)]) << U64(8 * k)
-        return 0, v
+        return 0, _load(M, p, size)
     q = translate(core, M, E, last & PAGE_BASE, access)
     if q == NOWHERE:
         return 16, ZERO
@@ -258,8 +278,24 @@ def note_write(E, p, size):
 
 
 @jit()
+def _store(M, p, size, value):
+    for k in range(8):
+        if U64(k) < size:
+            M[p + U64(k)] = np.uint8((value >> U64(8 * k)) & BYTE)
+
+
+@jit()
 def mem_write(core, M, E, va, size, value):
     """Store `size` bytes: 0, CODE_EDGE if decoded code was dropped, CODE_FAULT if nothing was stored."""
+    if debug_on(core):
+        note_access(core, E, va, size, 1)
+        ring = 0 if core.cpl == 0 else 1
+        slot = (va >> U12) & TLB_INDEX
+        if _is_watched(va, size, core.tlb_write[ring, slot]):
+            p = va + core.add_write[ring, slot]
+            touch(core, p)
+            _store(M, p, size, value)
+            return 0
     p = translate(core, M, E, va, ACCESS_WRITE)
     if p == NOWHERE:
         return 16
@@ -285,7 +321,7 @@ def mem_write(core, M, E, va, size, value):
     elif U64(E.page_flags[p >> U12]) & PAGE_CODE == ZERO:
         slot = (va >> U12) & TLB_INDEX
         ring = 0 if core.cpl == 0 else 1
-        core.tlb_write[ring, slot] = va & PAGE_BASE
+        core.tlb_write[ring, slot] = page_tag(core, va & PAGE_BASE)
         core.add_write[ring, slot] = p - va
         core.global_write[ring, slot] = np.uint8(shared)
         core.t += core.latency[LAT_TLB_WALK]

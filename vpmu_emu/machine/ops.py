@@ -82,7 +82,7 @@ SYSTEM = [
     "mov_from_sreg", "mov_to_sreg", "lgdt", "lidt", "ltr", "sgdt", "sidt", "str", "sldt", "invlpg",
     "wbinvd", "vmcall", "lar", "lsl", "verr", "verw", "smsw", "ins", "outs",
     "rdfsbase", "rdgsbase", "wrfsbase", "wrgsbase", "lmsw", "clts", "invd", "xgetbv", "xsetbv", "retf",
-    "lss", "lfs", "lgs", "pop_sreg", "lldt",
+    "lss", "lfs", "lgs", "pop_sreg", "lldt", "mov_from_dr", "mov_to_dr",
 ]  # fmt: skip
 _NOP_LIKE = {"nop", "pause", "lfence", "mfence", "sfence"}
 

@@ -20,6 +20,7 @@ from vpmu_emu.machine.alu import (
     put_register,
     spread_flags,
 )
+from vpmu_emu.machine.breakpoints import CR4_DE, DR6_BD, DR7_GD, get_dr, note_port, set_dr
 from vpmu_emu.machine.decode import LOAD_LANE, STORE_LANE, note_outside
 from vpmu_emu.machine.interrupts import (
     KIND_SOFTWARE,
@@ -27,6 +28,7 @@ from vpmu_emu.machine.interrupts import (
     RFLAGS_IF,
     RFLAGS_IOPL_SHIFT,
     VECTOR_BP,
+    VECTOR_DB,
     VECTOR_NP,
     VECTOR_UD,
     interrupt_return,
@@ -113,6 +115,8 @@ from vpmu_emu.machine.u64 import (
 from vpmu_emu.machine.vmx import (
     EXIT_CPUID,
     EXIT_CR_ACCESS,
+    EXIT_DR_ACCESS,
+    EXIT_EXCEPTION_NMI,
     EXIT_HLT,
     EXIT_INVD,
     EXIT_INVLPG,
@@ -124,13 +128,16 @@ from vpmu_emu.machine.vmx import (
     EXIT_VMCALL,
     EXIT_WBINVD,
     EXIT_XSETBV,
+    INTR_VALID,
     PROC_CR3_LOAD,
     PROC_CR3_STORE,
     PROC_HLT,
     PROC_INVLPG,
     PROC_IO,
+    PROC_MOV_DR,
     PROC_RDPMC,
     PROC_RDTSC,
+    TYPE_SOFT_EXCEPTION,
     V_CR0_MASK,
     V_CR0_SHADOW,
     V_CR4_MASK,
@@ -169,6 +176,7 @@ S_LAR, S_LSL, S_VERR, S_VERW, S_SMSW, S_INS, S_OUTS = (
 S_RDFSBASE, S_RDGSBASE, S_WRFSBASE, S_WRGSBASE = (
     OP[n] for n in ("rdfsbase", "rdgsbase", "wrfsbase", "wrgsbase")
 )
+S_FROM_DR, S_TO_DR = OP["mov_from_dr"], OP["mov_to_dr"]
 
 C_CYCLES = CLASS["cycles"]
 C_INST = CLASS["inst"]
@@ -217,6 +225,8 @@ _TSS_TYPES = U64(0xD)
 _IO_IN = U64(8)
 IO_STRING = U64(1 << 4)
 _IO_REP = U64(1 << 5)
+BP_BIT = U64(1 << VECTOR_BP)
+_FROM_DR = U64(1 << 4)
 _DF = U64(1 << 10)
 _SS_SELECTOR_8 = U64(8)
 _AC = U64(1 << 18)
@@ -422,6 +432,7 @@ def _ports(core, E, u, op):
         if kind == K_IMM:
             qual |= U64(1 << 6)
         return _exit(core, u, EXIT_IO_INSTRUCTION, qual)
+    note_port(core, E, port, size)
     if incoming:
         put_register(core, RAX, size, port_in(core, port, size))
         retire(core, u)
@@ -480,6 +491,8 @@ def _string_ports(core, M, E, u, op):
         if code != CODE_NEXT:
             return code
     E.port_ready = 0
+    if not leaves:
+        note_port(core, E, port, size)
     if incoming:
         code = write(core, M, E, va, size, value if answered else port_in(core, port, size))
         if code >= CODE_NOT_RETIRED:
@@ -506,8 +519,12 @@ def _string_ports(core, M, E, u, op):
 
 
 @jit()
-def _software_interrupt(core, M, E, u, vector):
+def _software_interrupt(core, M, E, u, op, vector):
     # If the gate cannot be taken INT n faults, with the handler returning to it, and does not retire.
+    if op == S_INT3 and core.vmx.nonroot != 0 and core.vmx.exceptions & BP_BIT != ZERO:
+        code = _exit(core, u, EXIT_EXCEPTION_NMI, ZERO)
+        core.vmx.exit_intr_info = INTR_VALID | TYPE_SOFT_EXCEPTION << U8 | U64(VECTOR_BP)
+        return code
     if vector == VECTOR_BP and core.kernel != 0 and core.vmx.nonroot == 0:
         # Of a kernel's gates this one is open to programs.
         retire(core, u)
@@ -751,6 +768,36 @@ def _control_registers(core, M, E, u, op):
     else:
         fault(E, VECTOR_UD, 0, ZERO)
         return CODE_FAULT
+    return _edge(core, u)
+
+
+@jit()
+def _debug_registers(core, E, u, op):
+    if core.cpl > 0:
+        return _gp(E)
+    n, reg = (np.int64(u.r), np.int64(u.a)) if op == S_FROM_DR else (np.int64(u.a), np.int64(u.r))
+    if n == 4 or n == 5:
+        if core.cr4 & CR4_DE != ZERO:
+            fault(E, VECTOR_UD, 0, ZERO)
+            return CODE_FAULT
+        n += 2  # SDM 3B 18.2.2: names of DR6 and DR7
+    if core.vmx.nonroot != 0 and core.vmx.proc & PROC_MOV_DR != ZERO:
+        # SDM 3C table 28-4
+        qual = U64(np.int64(u.r) if op == S_FROM_DR else np.int64(u.a)) | (U64(reg) << U8)
+        return _exit(core, u, EXIT_DR_ACCESS, qual | (_FROM_DR if op == S_FROM_DR else ZERO))
+    if core.dr7 & DR7_GD != ZERO:
+        fault(E, VECTOR_DB, 0, ZERO)
+        E.debug_bits = DR6_BD
+        return CODE_FAULT
+    if op == S_FROM_DR:
+        core.regs[reg] = get_dr(core, n)
+        retire(core, u)
+        return CODE_NEXT
+    v = core.regs[reg]
+    if n >= 6 and v > LOW32:
+        return _gp(E)
+    retire(core, u)
+    set_dr(core, n, v)
     return _edge(core, u)
 
 
@@ -1178,9 +1225,9 @@ def _execute(core, M, E, u):
         fault(E, VECTOR_UD, 0, ZERO)
         return CODE_FAULT
     if op == S_INT3:
-        return _software_interrupt(core, M, E, u, VECTOR_BP)
+        return _software_interrupt(core, M, E, u, op, VECTOR_BP)
     if op == S_INT:
-        return _software_interrupt(core, M, E, u, np.int64(u.imm & BYTE))
+        return _software_interrupt(core, M, E, u, op, np.int64(u.imm & BYTE))
     if op == S_IRETQ:
         return _iretq(core, M, E, u)
     if op == S_SYSCALL:
@@ -1207,6 +1254,8 @@ def _execute(core, M, E, u):
         return _cpuid(core, u)
     if op == S_FROM_CR or op == S_TO_CR:
         return _control_registers(core, M, E, u, op)
+    if op == S_FROM_DR or op == S_TO_DR:
+        return _debug_registers(core, E, u, op)
     if op == S_FROM_SREG or op == S_TO_SREG:
         return _segments(core, M, E, u, op)
     if op == S_LTR or op == S_STR or op == S_SLDT or op == S_LLDT:

@@ -8,6 +8,7 @@ SDM volume 3, 11.6 for messages, 9.4 for how the other cores are started.
 from __future__ import annotations
 
 from vpmu_emu._jit import borrowed, jit
+from vpmu_emu.machine.breakpoints import debug_reset
 from vpmu_emu.machine.decode import rep_over
 from vpmu_emu.machine.engine import CR0_RESET, CR4_RESET, goes_on_at, run_core
 from vpmu_emu.machine.interrupts import RFLAGS_FIXED, RFLAGS_IF
@@ -62,6 +63,7 @@ def wait_for_sipi(core):
     lapic_reset(core.lapic, core.lapic.id)
     core.lapic.apic_base = base
     tlb_flush(core, 1)
+    debug_reset(core)
     core.activity = WAIT_FOR_SIPI
 
 

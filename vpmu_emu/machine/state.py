@@ -31,6 +31,7 @@ N_STREAMS = 16  # streams of misses that the prefetcher follows
 N_CPUID = 16  # entries of the CPUID table
 N_SLOTS = 4  # pieces of physical memory
 N_LBR = 32  # last branch records
+N_DR = 4  # breakpoints
 N_METRICS = 8  # fields of PERF_METRICS
 PEBS_WORDS = 4 + 4 + 18 + 32 + 3 * N_LBR  # the largest PEBS record
 N_EXITS = max(row.number for row in EXITS) + 1
@@ -283,6 +284,10 @@ CORE = np.dtype(
         ("cr3", "u8"),
         ("cr4", "u8"),
         ("xcr0", "u8"),  # XSETBV: state that XSAVE would manage
+        ("dr", "u8", (N_DR,)),  # DR0 to DR3
+        ("dr6", "u8"),
+        ("dr7", "u8"),
+        ("pending_debug", "u8"),  # why #DB is due (B0-B3 BS, as in DR6): MOV SS or a delivery made it wait
         ("efer", "u8"),
         ("star", "u8"),
         ("lstar", "u8"),
@@ -414,6 +419,8 @@ ENGINE = np.dtype(
         ("page_global", "i8"),  # the last translation met a global page
         ("bus_address", "u8"),  # physical address of an access that no memory answers
         ("bank", "i8"),  # core.space << 1 | (CPL > 0) of the slice: decoded code is kept apart
+        ("debug_hits", "u8"),  # B0-B3: breakpoints that the instruction or delivery at hand has met
+        ("debug_bits", "u8"),  # why the #DB that is noted comes, as in DR6
         ("fault_canonical", "i8"),  # 0: it is a #GP for a non-canonical address
         ("retired", "i8"),  # set by a system instruction that retired itself
         # of the instruction that is stepped over while somebody records: what was before it

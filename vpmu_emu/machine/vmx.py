@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
+from vpmu_emu.machine.breakpoints import DR6_BS, DR6_TRAPS, DR7_RESET, set_dr
 from vpmu_emu.machine.bus import EXIT_EPT_VIOLATION
 from vpmu_emu.machine.clock import time_of_tsc, tsc_at
 from vpmu_emu.machine.decode import rep_over
@@ -85,6 +86,8 @@ V_CR0_SHADOW = offset("CR0_READ_SHADOW")
 V_CR4_SHADOW = offset("CR4_READ_SHADOW")
 V_EFER = offset("GUEST_IA32_EFER")
 V_DEBUGCTL = offset("GUEST_IA32_DEBUGCTL")
+V_DR7 = offset("GUEST_DR7")
+V_PENDING_DEBUG = offset("GUEST_PENDING_DBG_EXCEPTIONS")
 V_ES = offset("GUEST_ES_SELECTOR")  # es cs ss ds fs gs follow one another
 V_LDTR = offset("GUEST_LDTR_SELECTOR")
 V_TR = offset("GUEST_TR_SELECTOR")
@@ -115,11 +118,14 @@ PROC_CR3_STORE = control("CPU_BASED_CR3_STORE_EXITING")
 PROC_NMI_WINDOW = control("CPU_BASED_NMI_WINDOW_EXITING")
 PROC_IO = control("CPU_BASED_UNCOND_IO_EXITING")
 PROC_MSR_BITMAPS = control("CPU_BASED_USE_MSR_BITMAPS")
+PROC_MOV_DR = control("CPU_BASED_MOV_DR_EXITING")
 PROC_PAUSE = control("CPU_BASED_PAUSE_EXITING")
 EXIT_LOAD_GLOBAL_CTRL = control("VM_EXIT_LOAD_IA32_PERF_GLOBAL_CTRL")
 EXIT_ACK_INTR = control("VM_EXIT_ACK_INTR_ON_EXIT")
 EXIT_SAVE_GLOBAL_CTRL = control("VM_EXIT_SAVE_IA32_PERF_GLOBAL_CTRL")
 ENTRY_LOAD_GLOBAL_CTRL = control("VM_ENTRY_LOAD_IA32_PERF_GLOBAL_CTRL")
+EXIT_SAVE_DEBUG = control("VM_EXIT_SAVE_DEBUG_CONTROLS")
+ENTRY_LOAD_DEBUG = control("VM_ENTRY_LOAD_DEBUG_CONTROLS")
 INTR_VALID = control("INTR_INFO_VALID_MASK")
 INTR_HAS_ERROR = control("INTR_INFO_DELIVER_CODE_MASK")
 STI_BLOCKING = control("GUEST_INTR_STATE_STI")
@@ -138,6 +144,7 @@ EXIT_RDPMC = U64(exit_number("RDPMC"))
 EXIT_RDTSC = U64(exit_number("RDTSC"))
 EXIT_VMCALL = U64(exit_number("VMCALL"))
 EXIT_CR_ACCESS = U64(exit_number("CR_ACCESS"))
+EXIT_DR_ACCESS = U64(exit_number("DR_ACCESS"))
 EXIT_IO_INSTRUCTION = U64(exit_number("IO_INSTRUCTION"))
 EXIT_MSR_READ = U64(exit_number("MSR_READ"))
 EXIT_MSR_WRITE = U64(exit_number("MSR_WRITE"))
@@ -146,6 +153,7 @@ EXIT_WBINVD = U64(exit_number("WBINVD"))
 EXIT_INVD = U64(exit_number("INVD"))
 EXIT_XSETBV = U64(exit_number("XSETBV"))
 EXIT_INVALID_STATE = U64(exit_number("INVALID_STATE"))
+PENDING_BREAKPOINT = U64(1 << 12)  # of the pending debug exceptions: one of B0-B3 was enabled
 ENTRY_FAILURE = U64(1 << 31)
 
 TYPE_EXTERNAL = U64(INTR_TYPES["INTR_TYPE_EXT_INTR"])
@@ -254,6 +262,10 @@ def save_guest(core, M):
         blocking |= MOV_SS_BLOCKING
     if core.nmi_blocked != 0:
         blocking |= NMI_BLOCKING
+    pending = core.pending_debug
+    if pending & DR6_TRAPS != ZERO:
+        pending |= PENDING_BREAKPOINT
+    vmwrite(core, M, V_PENDING_DEBUG, pending)
     vmwrite(core, M, V_INTERRUPTIBILITY, blocking)
     vmwrite(core, M, V_ACTIVITY, U64(core.activity))
 
@@ -289,6 +301,10 @@ def load_guest(core, M, E):
     core.regs[REG_FS] = vmread(core, M, V_FS_BASE)
     core.regs[REG_GS] = vmread(core, M, V_GS_BASE)
     blocking = vmread(core, M, V_INTERRUPTIBILITY)
+    pending = vmread(core, M, V_PENDING_DEBUG)
+    core.pending_debug = ZERO
+    if pending & (PENDING_BREAKPOINT | DR6_BS) != ZERO:
+        core.pending_debug = pending & (DR6_TRAPS | DR6_BS)
     core.shadow = 0
     if blocking & STI_BLOCKING != ZERO:
         core.shadow = 1
@@ -322,7 +338,10 @@ def note_interrupt_exit(core, M):
 @jit()
 def note_exception_exit(core, E, vector):
     """An exception of the bitmap ends the guest's run instead of being delivered."""
-    note_exit(core, EXIT_EXCEPTION_NMI, E.fault_address if vector == VECTOR_PF else ZERO, ZERO)
+    qualification = E.fault_address if vector == VECTOR_PF else ZERO
+    if vector == VECTOR_DB:
+        qualification = E.debug_bits  # and neither DR6 nor DR7 changes (SDM 3C 28.1)
+    note_exit(core, EXIT_EXCEPTION_NMI, qualification, ZERO)
     core.vmx.exit_intr_info = INTR_VALID | TYPE_HARD_EXCEPTION << U8 | U64(vector)
     if E.fault_has_error != 0:
         core.vmx.exit_intr_info |= INTR_HAS_ERROR
@@ -345,8 +364,12 @@ def vm_exit(core, M, E, vector):
         vmwrite(core, M, V_GUEST_GLOBAL_CTRL, core.pmu.global_ctrl)
     # SDM 3C 28.4 and 28.5: guest MSRs are stored before host state is loaded
     _store_list(core, M, V_STORE_ADDR, V_STORE_COUNT)
+    if vmx.exit_ctl & EXIT_SAVE_DEBUG != ZERO:
+        vmwrite(core, M, V_DR7, core.dr7)
     vmx.nonroot = 0
     core.pmu.debugctl = ZERO  # SDM 3C 28.5.1
+    set_dr(core, 7, DR7_RESET)
+    core.pending_debug = ZERO
     if vmx.exit_ctl & EXIT_LOAD_GLOBAL_CTRL != ZERO:
         pmu_set_global_ctrl(core, E, vmread(core, M, V_HOST_GLOBAL_CTRL))
     _load_list(core, M, E, V_EXIT_LOAD_ADDR, V_EXIT_LOAD_COUNT)
@@ -426,6 +449,8 @@ def vm_entry(core, M, E):
         pmu_set_global_ctrl(core, E, value)
     vmx.idt_vectoring = ZERO
     load_guest(core, M, E)
+    if vmx.entry_ctl & ENTRY_LOAD_DEBUG != ZERO:
+        set_dr(core, 7, vmread(core, M, V_DR7))
     _load_list(core, M, E, V_ENTRY_LOAD_ADDR, V_ENTRY_LOAD_COUNT)
     info = vmread(core, M, V_ENTRY_INTR)
     emit(E, core.t, TR_VM_ENTRY, core.rip, info, ZERO, ZERO)

@@ -10,6 +10,13 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
+from vpmu_emu.linux.kvm.debugregs import (
+    KVM_GUESTDBG_SINGLESTEP,
+    handle_bp,
+    handle_db,
+    kvm_vcpu_check_code_breakpoint,
+    kvm_vcpu_do_singlestep,
+)
 from vpmu_emu.linux.kvm.exits import handle_undelivered, kvm_queue_exception
 from vpmu_emu.linux.kvm.lapic import kvm_apic_note_ipi
 from vpmu_emu.linux.kvm.run import PIO_PAGE
@@ -19,10 +26,11 @@ from vpmu_emu.linux.perf.pmi import charge
 from vpmu_emu.linux.state import USER_IO_NONE
 from vpmu_emu.linux.trace_kinds import TR_EMULATE_INSN
 from vpmu_emu.machine.alu import execute_general, fold_flags, spread_flags
+from vpmu_emu.machine.breakpoints import RFLAGS_RF
 from vpmu_emu.machine.bus import EXIT_APIC_ACCESS, EXIT_EPT_MISCONFIG
 from vpmu_emu.machine.decode import DECODED, decode, fetch_code
 from vpmu_emu.machine.engine import uses_stack
-from vpmu_emu.machine.interrupts import RFLAGS_TF, VECTOR_DB, VECTOR_UD
+from vpmu_emu.machine.interrupts import RFLAGS_TF, VECTOR_BP, VECTOR_DB, VECTOR_UD
 from vpmu_emu.machine.lapic import WRITTEN
 from vpmu_emu.machine.memory import VECTOR_PF, VECTOR_SS, fault
 from vpmu_emu.machine.mutants import I_FEP
@@ -53,8 +61,11 @@ from vpmu_emu.machine.vmx import (
     INTR_VALID,
     PROC_HLT,
     PROC_IO,
+    PROC_MOV_DR,
     PROC_RDPMC,
     TYPE_HARD_EXCEPTION,
+    TYPE_SOFT_EXCEPTION,
+    V_RFLAGS,
     V_RIP,
     load_guest,
     save_guest,
@@ -68,12 +79,14 @@ COST_EMULATE = cost("kvm_emulate_instruction")
 KVM_EMULATE_PREFIX = np.frombuffer(b"\x0f\x0bkvm", dtype=np.uint8)
 UD_INFO = INTR_VALID | TYPE_HARD_EXCEPTION << U8 | U64(VECTOR_UD)
 DB_INFO = INTR_VALID | TYPE_HARD_EXCEPTION << U8 | U64(VECTOR_DB)
+BP_INFO = INTR_VALID | TYPE_SOFT_EXCEPTION << U8 | U64(VECTOR_BP)
 REP_MASK = U64(0x3FF)
 _DF = U64(1 << 10)
+KVM_FEP_CLEAR_RFLAGS_RF = 2
 PREFIX_LENGTH = len(KVM_EMULATE_PREFIX)
 UNKNOWN, FAILS = EMULATOR.index("unknown"), EMULATOR.index("fails")
 # With no MSR bitmap every RDMSR and WRMSR goes to KVM's handlers.
-EMULATOR_PROC = PROC_HLT | PROC_IO | PROC_RDPMC
+EMULATOR_PROC = PROC_HLT | PROC_IO | PROC_RDPMC | PROC_MOV_DR
 SCRATCH = N_UOPS - 1  # the block builder never gets so far
 N_HOT = len(GENERAL_OP)
 OP_NOP = HOT_OP["nop"]
@@ -126,6 +139,7 @@ def _decode_and_execute(core, M, E, u):
         fault(E, VECTOR_UD, 0, ZERO)
         return CODE_FAULT
     code = CODE_REPEAT
+    core.rflags &= ~RFLAGS_RF
     spread_flags(core)
     rcx, rdi = core.regs[RCX], core.regs[RDI]
     while code == CODE_REPEAT or (E.port_left != ZERO and code == CODE_EDGE and core.rip == u.rip):
@@ -141,6 +155,7 @@ def _decode_and_execute(core, M, E, u):
         if code == CODE_REPEAT and core.regs[RCX] & REP_MASK == ZERO:
             # "Re-enter guest after each 1024 iterations": it is done here, and the rest is hardware's.
             core.rip = u.rip
+            core.rflags |= RFLAGS_RF
             code = CODE_NEXT
     fold_flags(core)
     core.fz = ZERO
@@ -150,14 +165,17 @@ def _decode_and_execute(core, M, E, u):
 
 
 @jit()
-def x86_emulate_instruction(S, M, E):
+def x86_emulate_instruction(S, M, E, fetched):
     """Emulate the instruction at the guest's RIP; modifies the guest, or queues its exception.
 
+    `fetched` 1: hardware has fetched it already, and met no breakpoint on it.
     `core.vmx.exit_*` may then name another exit, whose handler has to finish the instruction.
     """
     core = S.cores[S.this_cpu]
     vcpu = S.vcpus[S.this_vcpu]
     charge(S, E, COST_EMULATE)
+    if fetched == 0 and kvm_vcpu_check_code_breakpoint(S, M):
+        return
     now = core.t
     _keep_totals(core, E, 0)
     load_guest(core, M, E)
@@ -165,7 +183,9 @@ def x86_emulate_instruction(S, M, E):
     core.vmx.proc = EMULATOR_PROC
     core.vmx.nonroot = 1
     rip = core.rip
-    stepping = core.rflags & RFLAGS_TF != ZERO
+    stepping = core.rflags & RFLAGS_TF
+    if vcpu.guest_debug & KVM_GUESTDBG_SINGLESTEP != ZERO:
+        core.rflags &= ~RFLAGS_TF  # kvm_get_rflags(): that is the VMM's
     u = E.uops[SCRATCH]
     u.emulator = 0
     E.emulating = 1
@@ -173,6 +193,10 @@ def x86_emulate_instruction(S, M, E):
     code = _decode_and_execute(core, M, E, u)
     if code >= CODE_NOT_RETIRED:
         core.rip = rip
+    elif code == CODE_EDGE and core.rip == rip:
+        core.rflags |= RFLAGS_RF  # between two iterations of REP
+    if vcpu.guest_debug & KVM_GUESTDBG_SINGLESTEP != ZERO:
+        core.rflags |= stepping
     save_guest(core, M)
     vcpu.cpl = core.cpl  # SYSCALL counts at the privilege level where it arrives
     E.emulating = 0
@@ -182,6 +206,7 @@ def x86_emulate_instruction(S, M, E):
     core.nmi_blocked = 0
     core.activity = 0
     core.pmu.debugctl = ZERO
+    core.pending_debug = ZERO
     core.t = now
     _keep_totals(core, E, 1)
     failed = code == CODE_FAULT and u.emulator == FAILS and vcpu.cpl == 0
@@ -200,8 +225,8 @@ def x86_emulate_instruction(S, M, E):
             core.cr2 = E.fault_address
         kvm_queue_exception(S, vector, E.fault_has_error, E.fault_error)
     else:
-        if stepping:
-            kvm_queue_exception(S, VECTOR_DB, 0, ZERO)  # kvm_vcpu_do_singlestep()
+        if stepping != ZERO:
+            kvm_vcpu_do_singlestep(S, M)
         kvm_apic_note_ipi(S, E.apic_effect)
         vcpu.emulated_insns += ONE
         core.stats.emulated += ONE
@@ -234,6 +259,7 @@ def _is_forced(core, M, E):
     core.nmi_blocked = 0
     core.activity = 0
     core.pmu.debugctl = ZERO
+    core.pending_debug = ZERO
     if have < PREFIX_LENGTH:
         return False
     for k in range(PREFIX_LENGTH):
@@ -247,8 +273,10 @@ def handle_ud(S, M, E):
     """#UD of the guest: behind the forced emulation prefix KVM does the next instruction."""
     core = S.cores[S.this_cpu]
     if S.config.force_emulation_prefix != 0 and _is_forced(core, M, E):
+        if S.config.force_emulation_prefix & KVM_FEP_CLEAR_RFLAGS_RF != 0:
+            vmwrite(core, M, V_RFLAGS, vmread(core, M, V_RFLAGS) & ~RFLAGS_RF)
         vmwrite(core, M, V_RIP, vmread(core, M, V_RIP) + U64(PREFIX_LENGTH))
-        x86_emulate_instruction(S, M, E)
+        x86_emulate_instruction(S, M, E, 0)  # of the prefix, not of what is behind it
     else:
         charge(S, E, COST_EMULATE)
         kvm_queue_exception(S, VECTOR_UD, 0, ZERO)
@@ -265,14 +293,17 @@ def handle_emulated_exit(S, M, E):
         if vmx.exit_intr_info == UD_INFO:
             handle_ud(S, M, E)
         elif vmx.exit_intr_info == DB_INFO:
-            kvm_queue_exception(S, VECTOR_DB, 0, ZERO)
+            handle_db(S, M)
+        elif vmx.exit_intr_info == BP_INFO:
+            handle_bp(S, M)
     elif vmx.exit_reason == EXIT_APIC_ACCESS or vmx.exit_reason == EXIT_EPT_MISCONFIG:
         # handle_apic_access(), handle_ept_misconfig()
         if not handle_undelivered(S, M):
-            x86_emulate_instruction(S, M, E)
+            # EMULTYPE_PF: a page fault comes after the fetch
+            x86_emulate_instruction(S, M, E, 1 if vmx.exit_reason == EXIT_EPT_MISCONFIG else 0)
     elif vmx.exit_reason == EXIT_IO_INSTRUCTION and vmx.exit_qual & IO_STRING != ZERO:
         vmx.exit_reason = EXIT_EXCEPTION_NMI  # done with, unless the emulator leaves for the port
-        x86_emulate_instruction(S, M, E)
+        x86_emulate_instruction(S, M, E, 0)
 
 
 @jit()
@@ -283,7 +314,7 @@ def complete_emulated_pio(S, M, E):
     vcpu.completed = 1
     E.port_left = vcpu.pio_count
     E.port_at = U64(vcpu.run_page) + PIO_PAGE
-    x86_emulate_instruction(S, M, E)
+    x86_emulate_instruction(S, M, E, 1)
     E.port_ready = 0
     E.port_value = ZERO
     E.port_left = ZERO

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
+from vpmu_emu.linux.kvm.debugregs import handle_dr, kvm_vcpu_do_singlestep
 from vpmu_emu.linux.kvm.hypercall import kvm_emulate_hypercall
 from vpmu_emu.linux.kvm.lapic import (
     kvm_set_apic_base,
@@ -43,7 +44,7 @@ from vpmu_emu.linux.state import (
 )
 from vpmu_emu.machine.bus import EXIT_APIC_ACCESS, EXIT_EPT_MISCONFIG, EXIT_EPT_VIOLATION
 from vpmu_emu.machine.clock import tsc_at
-from vpmu_emu.machine.interrupts import RFLAGS_TF, VECTOR_DB
+from vpmu_emu.machine.interrupts import RFLAGS_TF
 from vpmu_emu.machine.lapic import BASE_X2APIC, lapic_read
 from vpmu_emu.machine.memory import VECTOR_GP
 from vpmu_emu.machine.msr import (
@@ -91,6 +92,7 @@ from vpmu_emu.machine.u64 import ALL, LOW32, ONE, U8, U16, U32, U64, WORD, ZERO
 from vpmu_emu.machine.vmx import (
     EXIT_CPUID,
     EXIT_CR_ACCESS,
+    EXIT_DR_ACCESS,
     EXIT_EXCEPTION_NMI,
     EXIT_EXTERNAL_INTERRUPT,
     EXIT_HLT,
@@ -158,6 +160,8 @@ def kvm_queue_exception(S, vector, has_error, error):
     vcpu.exception_pending = 1
     vcpu.exception_has_error = has_error
     vcpu.exception_error = error
+    vcpu.exception_has_payload = 0
+    vcpu.exception_payload = ZERO
 
 
 @jit()
@@ -177,9 +181,10 @@ def _uncounted(core):
 @jit()
 def kvm_skip_emulated_instruction(S, M, E):
     """Go past the instruction that was emulated, and count it."""
-    if vmread(S.cores[S.this_cpu], M, V_RFLAGS) & RFLAGS_TF != ZERO:
-        kvm_queue_exception(S, VECTOR_DB, 0, ZERO)  # kvm_vcpu_do_singlestep()
+    stepping = vmread(S.cores[S.this_cpu], M, V_RFLAGS) & RFLAGS_TF != ZERO
     _skip(S, M, E)
+    if stepping:
+        kvm_vcpu_do_singlestep(S, M)
 
 
 @jit()
@@ -517,6 +522,12 @@ def vmx_handle_exit(S, M, E):
         handle_io(S, M, E)
     elif reason == EXIT_CR_ACCESS:
         handle_cr(S, M, E)
+    elif reason == EXIT_DR_ACCESS:
+        done = handle_dr(S, M, E)
+        if done > 0:
+            kvm_skip_emulated_instruction(S, M, E)
+        elif done < 0:
+            kvm_inject_gp(S)
     elif reason == EXIT_HLT:
         kvm_skip_emulated_instruction(S, M, E)
         if S.vms[S.this_vm].irqchip == 0:

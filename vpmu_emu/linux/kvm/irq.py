@@ -9,6 +9,7 @@ import numpy as np
 
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.hrtimer import host_timer_program
+from vpmu_emu.linux.kvm.debugregs import reset_debug_registers
 from vpmu_emu.linux.kvm.nmi import kvm_inject_nmi
 from vpmu_emu.linux.sched import RESCHEDULE_VECTOR, end_turn, wake_up_task
 from vpmu_emu.linux.state import (
@@ -106,6 +107,8 @@ def kvm_vcpu_reset(S, M, k):
     vcpu.nmi_injected = 0
     vcpu.exception = -1
     vcpu.interrupt = -1
+    vcpu.exception_has_payload = 0
+    reset_debug_registers(M, vcpu)
     vcpu.complete = USER_IO_NONE
     vcpu.entry_intr_info = ZERO
     vcpu.cr2 = ZERO

@@ -19,6 +19,7 @@ KVM_EXIT_INTR = constant("KVM_EXIT_INTR")
 KVM_EXIT_SHUTDOWN = constant("KVM_EXIT_SHUTDOWN")
 KVM_EXIT_FAIL_ENTRY = constant("KVM_EXIT_FAIL_ENTRY")
 KVM_EXIT_INTERNAL_ERROR = constant("KVM_EXIT_INTERNAL_ERROR")
+KVM_EXIT_DEBUG = constant("KVM_EXIT_DEBUG")
 KVM_EXIT_HLT = constant("KVM_EXIT_HLT")
 KVM_EXIT_IRQ_WINDOW_OPEN = constant("KVM_EXIT_IRQ_WINDOW_OPEN")
 KVM_EXIT_X86_RDMSR = constant("KVM_EXIT_X86_RDMSR")
@@ -42,6 +43,10 @@ _MSR_INDEX = U64(_RUN.offset("msr.index"))
 _MSR_DATA = U64(_RUN.offset("msr.data"))
 _REQUEST_WINDOW = U64(_RUN.offset("request_interrupt_window"))
 _READY = U64(_RUN.offset("ready_for_interrupt_injection"))
+_DEBUG_EXCEPTION = U64(_RUN.offset("debug.exception"))
+_DEBUG_PC = U64(_RUN.offset("debug.pc"))
+_DEBUG_DR6 = U64(_RUN.offset("debug.dr6"))
+_DEBUG_DR7 = U64(_RUN.offset("debug.dr7"))
 _CR8 = U64(_RUN.offset("cr8"))
 _APIC_BASE = U64(_RUN.offset("apic_base"))
 _IF_FLAG = U64(_RUN.offset("if_flag"))
@@ -130,6 +135,17 @@ def msr_answer(S, M):
     """What the VMM answered: (whether it wants #GP, the value of an RDMSR)."""
     page = U64(S.vcpus[S.this_vcpu].run_page)
     return ld8(M, page + _MSR_ERROR) != ZERO, ld64(M, page + _MSR_DATA)
+
+
+@jit()
+def exit_for_debug(S, M, vector, pc, dr6, dr7):
+    """KVM_EXIT_DEBUG: exception `vector` (int64) at `pc`."""
+    page = U64(S.vcpus[S.this_vcpu].run_page)
+    st32(M, page + _DEBUG_EXCEPTION, U64(vector))
+    st64(M, page + _DEBUG_PC, pc)
+    st64(M, page + _DEBUG_DR6, dr6)
+    st64(M, page + _DEBUG_DR7, dr7)
+    exit_to_user(S, M, KVM_EXIT_DEBUG)
 
 
 @jit()

@@ -9,6 +9,10 @@ import numpy as np
 
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.hrtimer import host_timer_program
+from vpmu_emu.linux.kvm.debugregs import (
+    KVM_GUESTDBG_SINGLESTEP,
+    kvm_deliver_exception_payload,
+)
 from vpmu_emu.linux.kvm.exits import finish_wrmsr, kvm_skip_emulated_instruction
 from vpmu_emu.linux.kvm.irq import kvm_apic_accept_events, kvm_irq_delivery_to_apic
 from vpmu_emu.linux.kvm.lapic import (
@@ -43,7 +47,7 @@ from vpmu_emu.linux.state import (
 )
 from vpmu_emu.linux.time import sysvec_apic_timer_interrupt
 from vpmu_emu.linux.trace_kinds import TR_HOST_IRQ, TR_INJECT_NMI
-from vpmu_emu.machine.interrupts import RFLAGS_IF
+from vpmu_emu.machine.interrupts import RFLAGS_IF, VECTOR_BP, VECTOR_DB
 from vpmu_emu.machine.lapic import (
     BASE_X2APIC,
     X2_ICR,
@@ -81,10 +85,12 @@ from vpmu_emu.machine.vmx import (
     PROC_NMI_WINDOW,
     STI_BLOCKING,
     TYPE_HARD_EXCEPTION,
+    TYPE_SOFT_EXCEPTION,
     V_CR3,
     V_EFER,
     V_ENTRY_ERROR,
     V_ENTRY_INTR,
+    V_ENTRY_LEN,
     V_IDT_VECTORING_ERROR,
     V_INTERRUPTIBILITY,
     V_PROC,
@@ -337,7 +343,13 @@ def kvm_check_and_inject_events(S, M, E):
     if S.config.apicv == 0:
         vector = lapic_pending(core.vapic)
     if vcpu.exception >= 0:
-        info = INTR_VALID | (TYPE_HARD_EXCEPTION << U8) | U64(vcpu.exception)
+        kind = TYPE_HARD_EXCEPTION
+        if vcpu.exception == VECTOR_BP:  # kvm_exception_is_soft()
+            kind = TYPE_SOFT_EXCEPTION
+            vmwrite(core, M, V_ENTRY_LEN, vcpu.event_exit_inst_len)
+        elif vcpu.exception == VECTOR_DB:
+            kvm_deliver_exception_payload(M, vcpu)
+        info = INTR_VALID | (kind << U8) | U64(vcpu.exception)
         if vcpu.exception_has_error != 0:
             info |= INTR_HAS_ERROR
             vmwrite(core, M, V_ENTRY_ERROR, vcpu.exception_error)
@@ -370,6 +382,9 @@ def kvm_check_and_inject_events(S, M, E):
     if info != ZERO:
         vmwrite(core, M, V_ENTRY_INTR, info)
         charge(S, E, COST_INJECT)
+    if vcpu.guest_debug & KVM_GUESTDBG_SINGLESTEP != ZERO:
+        # vmx_vcpu_run(): an entry with TF and a shadow would ask for BS among the pending exceptions.
+        vmwrite(core, M, V_INTERRUPTIBILITY, vmread(core, M, V_INTERRUPTIBILITY) & ~_SHADOWS)
 
 
 @jit()
@@ -396,6 +411,7 @@ def vmx_complete_interrupts(S, M):
     info = core.vmx.idt_vectoring
     if info & INTR_VALID == ZERO:
         return
+    vcpu.exception_has_payload = 0
     kind = info & INTR_TYPE
     vector = np.int64(info & BYTE)
     if kind == NMI_INFO & INTR_TYPE:
@@ -487,7 +503,8 @@ def vmx_exit_handlers_fastpath(S, M, E):
             done = EXIT_FASTPATH_REENTER_GUEST if stays else EXIT_FASTPATH_EXIT_HANDLED
     send_ipi(S, M, E)
     # kvm_vcpu_exit_request(): work that waits needs the slow path.
-    waits = vcpu.requests & (KVM_REQ_NMI | KVM_REQ_PMU | KVM_REQ_PMI | KVM_REQ_EVENT) != ZERO
+    waits = vcpu.exception >= 0 or vcpu.user_exit >= 0  # a single step over what was emulated
+    waits = waits or vcpu.requests & (KVM_REQ_NMI | KVM_REQ_PMU | KVM_REQ_PMI | KVM_REQ_EVENT) != ZERO
     if done == EXIT_FASTPATH_REENTER_GUEST and waits:
         done = EXIT_FASTPATH_EXIT_HANDLED
     vcpu.exit_fastpath = done

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.kvm import pmu_ops
+from vpmu_emu.linux.kvm.debugregs import load_debug_registers, vmx_sync_dirty_debug_regs
 from vpmu_emu.linux.kvm.emulate import handle_emulated_exit
 from vpmu_emu.linux.kvm.exits import (
     finish_rdmsr,
@@ -188,6 +189,7 @@ def vcpu_enter_guest(S, M, E, outside):
         kvm_check_and_inject_events(S, M, E)
         pmu_ops.load(S, E)
         pmu_ops.entry(S, M, E)
+        load_debug_registers(S)
         vmx_vcpu_enter(S, M, E)
         if outside != 0:
             E.t_slice = max(E.t_slice, core.t + 1)
@@ -205,6 +207,7 @@ def vcpu_enter_guest(S, M, E, outside):
         pmu_ops.entry(S, M, E)
         vmx_vcpu_enter(S, M, E)
     pmu_ops.put(S, E)
+    vmx_sync_dirty_debug_regs(S, M)
     handle_exit_irqoff(S, E)
     if vcpu.exit_fastpath == EXIT_FASTPATH_NONE:
         charge(S, E, COST_HANDLE_EXIT)

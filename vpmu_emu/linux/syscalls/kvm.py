@@ -87,6 +87,7 @@ def _check_extension(host: Host, file: Any, arg: int) -> int:
     pmu, kernel = int(host.S.config.enable_pmu), int(host.S.config.kernel)
     yes = (
         "IRQCHIP", "HLT", "USER_MEMORY", "EXT_CPUID", "MP_STATE", "USER_NMI", "VCPU_EVENTS",
+        "SET_GUEST_DEBUG", "DEBUGREGS",
         "GET_TSC_KHZ", "TSC_DEADLINE_TIMER", "ENABLE_CAP_VM", "CHECK_EXTENSION_VM", "IMMEDIATE_EXIT",
         "X86_MSR_FILTER", "PMU_EVENT_FILTER", "PMU_EVENT_MASKED_EVENTS", "NOP_IO_DELAY", "SYNC_MMU",
         "DESTROY_MEMORY_REGION_WORKS", "JOIN_MEMORY_REGIONS_WORKS", "INTERNAL_ERROR_DATA",

@@ -12,6 +12,7 @@ from typing import Any
 from vpmu_emu.linux.calls import (
     CALL_APIC_EVENTS,
     CALL_GET_MSR,
+    CALL_GUEST_DEBUG,
     CALL_INJECT_NMI,
     CALL_KVM_RUN_RESULT,
     CALL_PERF_RELEASE,
@@ -23,6 +24,11 @@ from vpmu_emu.linux.cpuid import (
     Leaf,
     capabilities_fit,
     has_debug_store,
+)
+from vpmu_emu.linux.kvm.debugregs import (
+    KVM_GUESTDBG_ENABLE,
+    KVM_GUESTDBG_SINGLESTEP,
+    KVM_GUESTDBG_USE_HW_BP,
 )
 from vpmu_emu.linux.kvm.run import INVALID_GUEST_STATE
 from vpmu_emu.linux.state import (
@@ -49,7 +55,9 @@ from vpmu_emu.linux.vm import (
     vmcs_read,
     vmcs_write,
 )
+from vpmu_emu.machine.breakpoints import DR6_RESET, DR6_TRAPS
 from vpmu_emu.machine.clock import tsc_time, tsc_value
+from vpmu_emu.machine.interrupts import RFLAGS_TF, VECTOR_BP, VECTOR_DB
 from vpmu_emu.machine.lapic import (
     BASE_ENABLE,
     BASE_X2APIC,
@@ -84,6 +92,11 @@ REGS = (
 )  # fmt: skip
 SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs")
 RFLAGS_FIXED = 2
+GUESTDBG_INJECT_DB, GUESTDBG_INJECT_BP = (constant(f"KVM_GUESTDBG_INJECT_{name}") for name in ("DB", "BP"))
+GUESTDBG = sum(
+    constant(f"KVM_GUESTDBG_{name}")
+    for name in ("ENABLE", "SINGLESTEP", "USE_SW_BP", "USE_HW_BP", "INJECT_DB", "INJECT_BP")
+)
 CR0_PE, CR0_PG, CR0_NW, CR0_CD = 1, 1 << 31, 1 << 29, 1 << 30
 CR0_RESERVED = ALL_ONES & ~0xE005_003F
 CR4_PAE = 1 << 5
@@ -162,7 +175,7 @@ def _get_regs(host: Host, file: Any, arg: int) -> int:
     vcpu, row = _vcpu(host, file), STRUCTS["kvm_regs"]
     values = {name: int(vcpu.regs[n]) for n, name in enumerate(REGS)}
     values["rsp"] = vmcs_read(host.M, vcpu, "GUEST_RSP")
-    rip, rflags = (vmcs_read(host.M, vcpu, f"GUEST_{name}") for name in ("RIP", "RFLAGS"))
+    rip, rflags = vmcs_read(host.M, vcpu, "GUEST_RIP"), get_rflags(host, vcpu)
     host.copy_to_user(arg, row.new(**values, rip=rip, rflags=rflags).tobytes())
     return 0
 
@@ -177,8 +190,8 @@ def _set_regs(host: Host, file: Any, arg: int) -> int:
         vcpu,
         GUEST_RSP=int(regs["rsp"]),
         GUEST_RIP=int(regs["rip"]),
-        GUEST_RFLAGS=int(regs["rflags"]) | RFLAGS_FIXED,
     )
+    set_rflags(host, vcpu, int(regs["rflags"]) | RFLAGS_FIXED)
     vcpu.exception = -1
     return 0
 
@@ -836,6 +849,9 @@ def _get_vcpu_events(host: Host, file: Any, arg: int) -> int:
     blocking = vmcs_read(host.M, vcpu, "GUEST_INTERRUPTIBILITY_INFO")
     pending = int(vcpu.exception) >= 0
     hard = int(vcpu.interrupt) >= 0 and not int(vcpu.interrupt_soft)
+    if pending and vcpu.exception_has_payload:  # without KVM_CAP_EXCEPTION_PAYLOAD DR6 is told now
+        vcpu.dr6 = int(vcpu.dr6) & ~int(DR6_TRAPS) | int(DR6_RESET) | int(vcpu.exception_payload)
+        vcpu.exception_has_payload = vcpu.exception_payload = 0
     values = {
         # Without KVM_CAP_EXCEPTION_PAYLOAD what is pending is shown as injected, too.
         "exception.injected": int(pending),
@@ -879,6 +895,7 @@ def _set_vcpu_events(host: Host, file: Any, arg: int) -> int:
     vcpu.interrupt = int(events["interrupt.nr"]) if events["interrupt.injected"] else -1
     vcpu.interrupt_soft = int(bool(events["interrupt.soft"]))
     vcpu.nmi_injected = int(bool(events["nmi.injected"]))
+    vcpu.exception_has_payload = vcpu.exception_payload = 0
     vcpu.exception_has_error = int(bool(events["exception.has_error_code"]))
     vcpu.exception_error = events["exception.error_code"]
     blocking = vmcs_read(host.M, vcpu, "GUEST_INTERRUPTIBILITY_INFO") & ~NMI
@@ -892,6 +909,60 @@ def _set_vcpu_events(host: Host, file: Any, arg: int) -> int:
     vmcs_write(host.M, vcpu, GUEST_INTERRUPTIBILITY_INFO=blocking)
     vcpu.requests |= KVM_REQ_EVENT
     return 0
+
+
+# --- debugging ------------------------------------------------------------------------------------------
+def _get_debugregs(host: Host, file: Any, arg: int) -> int:
+    vcpu = _vcpu(host, file)
+    values = {"db": [int(v) for v in vcpu.db], "dr6": int(vcpu.dr6), "dr7": int(vcpu.dr7)}
+    host.copy_to_user(arg, STRUCTS["kvm_debugregs"].new(**values).tobytes())
+    return 0
+
+
+def _set_debugregs(host: Host, file: Any, arg: int) -> int:
+    vcpu, row = _vcpu(host, file), STRUCTS["kvm_debugregs"]
+    regs = row.read(host.copy_from_user(arg, row.size))
+    if regs["flags"] or int(regs["dr6"]) >> 32 or int(regs["dr7"]) >> 32:
+        raise Errno("EINVAL")
+    vcpu.db[:] = regs["db"]
+    vcpu.dr6, vcpu.dr7 = regs["dr6"], regs["dr7"]
+    host.kernel_call(CALL_GUEST_DEBUG, int(file.obj))
+    return 0
+
+
+def _set_guest_debug(host: Host, file: Any, arg: int) -> int:
+    vcpu, row = _vcpu(host, file), STRUCTS["kvm_guest_debug"]
+    asked = row.read(host.copy_from_user(arg, row.size))
+    control = int(asked["control"])
+    if control & ~GUESTDBG:
+        raise Errno("EINVAL")  # KVM_GUESTDBG_BLOCKIRQ is not there
+    inject = control & (GUESTDBG_INJECT_DB | GUESTDBG_INJECT_BP)
+    if inject:
+        if int(vcpu.exception) >= 0:
+            raise Errno("EBUSY")
+        vcpu.exception = VECTOR_DB if control & GUESTDBG_INJECT_DB else VECTOR_BP
+        vcpu.exception_has_error = vcpu.exception_has_payload = 0
+    rflags = get_rflags(host, vcpu)
+    vcpu.guest_debug = control if control & int(KVM_GUESTDBG_ENABLE) else 0
+    debugreg = [int(v) for v in asked["arch.debugreg"]]
+    if int(vcpu.guest_debug) & int(KVM_GUESTDBG_USE_HW_BP):
+        vcpu.eff_db[:] = debugreg[:4]
+        vcpu.guest_debug_dr7 = debugreg[7]
+    set_rflags(host, vcpu, rflags)
+    host.kernel_call(CALL_GUEST_DEBUG, int(file.obj))
+    return 0
+
+
+def get_rflags(host: Host, vcpu: Any) -> int:
+    """kvm_get_rflags(): without the TF by which the VMM steps."""
+    stepping = int(vcpu.guest_debug) & int(KVM_GUESTDBG_SINGLESTEP)
+    return vmcs_read(host.M, vcpu, "GUEST_RFLAGS") & ~(int(RFLAGS_TF) if stepping else 0)
+
+
+def set_rflags(host: Host, vcpu: Any, rflags: int) -> None:
+    """kvm_set_rflags(), with that TF."""
+    stepping = int(vcpu.guest_debug) & int(KVM_GUESTDBG_SINGLESTEP)
+    vmcs_write(host.M, vcpu, GUEST_RFLAGS=rflags | (int(RFLAGS_TF) if stepping else 0))
 
 
 def _get_mp_state(host: Host, file: Any, arg: int) -> int:
@@ -997,6 +1068,9 @@ HANDLERS: dict[str, Callable[[Host, Any, int], int]] = {
     "KVM_GET_CPUID2": _get_cpuid2,
     "KVM_GET_MP_STATE": _get_mp_state,
     "KVM_SET_MP_STATE": _set_mp_state,
+    "KVM_SET_GUEST_DEBUG": _set_guest_debug,
+    "KVM_GET_DEBUGREGS": _get_debugregs,
+    "KVM_SET_DEBUGREGS": _set_debugregs,
     "KVM_NMI": _nmi,
     "KVM_INTERRUPT": _interrupt,
     "KVM_GET_VCPU_EVENTS": _get_vcpu_events,

@@ -1,0 +1,288 @@
+"""Debug registers of a guest, or in their place those that its VMM asked for: arch/x86/kvm/x86.c.
+
+They are in the processor only while they are of use: after a guest's first access, until the next exit
+(KVM_DEBUGREG_WONT_EXIT), and while a breakpoint is on (KVM_DEBUGREG_BP_ENABLED). DR7 is the VMCS's.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vpmu_emu._jit import jit
+from vpmu_emu.linux.kvm.run import exit_for_debug
+from vpmu_emu.linux.native import cost
+from vpmu_emu.linux.perf.pmi import charge
+from vpmu_emu.machine.breakpoints import (
+    DR6_BD,
+    DR6_BS,
+    DR6_RESET,
+    DR6_TRAPS,
+    DR6_WRITABLE,
+    DR7_ENABLED,
+    DR7_GD,
+    DR7_RESET,
+    RFLAGS_RF,
+    get_dr,
+    set_dr,
+)
+from vpmu_emu.machine.interrupts import RFLAGS_TF, VECTOR_BP, VECTOR_DB, VECTOR_UD
+from vpmu_emu.machine.physical import st64
+from vpmu_emu.machine.state import N_DR, RSP
+from vpmu_emu.machine.u64 import LOW32, ONE, U2, U3, U8, U15, U64, ZERO
+from vpmu_emu.machine.vmx import (
+    EXIT_DR_ACCESS,
+    MOV_SS_BLOCKING,
+    PROC_MOV_DR,
+    STI_BLOCKING,
+    V_DR7,
+    V_EXCEPTIONS,
+    V_EXIT_LEN,
+    V_EXIT_REASON,
+    V_INTERRUPTIBILITY,
+    V_PENDING_DEBUG,
+    V_PROC,
+    V_RFLAGS,
+    V_RIP,
+    V_RSP,
+    vmread,
+    vmwrite,
+)
+from vpmu_emu.tables.linux import constant
+
+COST_DR = cost("handle_dr")
+KVM_DEBUGREG_BP_ENABLED, KVM_DEBUGREG_WONT_EXIT = ONE, U2
+KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_SW_BP, KVM_GUESTDBG_USE_HW_BP = (
+    U64(constant(f"KVM_GUESTDBG_{name}"))
+    for name in ("ENABLE", "SINGLESTEP", "USE_SW_BP", "USE_HW_BP")
+)
+# What exits whoever debugs. A #DB that meets a breakpoint on its own frame would never end (CVE-2015-8104).
+EXCEPTIONS = U64(1 << VECTOR_DB | 1 << VECTOR_UD)
+DR7_VOLATILE = U64(0xFFFF_2BFF)
+_TYPE_MOV_FROM_DR = U64(1 << 4)
+_NUMBER = U64(7)
+_SHADOWS = STI_BLOCKING | MOV_SS_BLOCKING
+_FIRST_TYPE = U64(16)
+
+
+# --- the registers as KVM keeps them ------------------------------------------------------------------
+@jit()
+def kvm_update_dr0123(vcpu):
+    """The addresses that count are the guest's, unless its VMM has breakpoints of its own."""
+    if vcpu.guest_debug & KVM_GUESTDBG_USE_HW_BP == ZERO:
+        for i in range(N_DR):
+            vcpu.eff_db[i] = vcpu.db[i]
+
+
+@jit()
+def kvm_update_dr7(M, vcpu):
+    """DR7 of the next entry. Modifies vcpu and its VMCS."""
+    dr7 = vcpu.dr7
+    if vcpu.guest_debug & KVM_GUESTDBG_USE_HW_BP != ZERO:
+        dr7 = vcpu.guest_debug_dr7
+    st64(M, U64(vcpu.vmcs + V_DR7), dr7)
+    vcpu.switch_db_regs &= ~KVM_DEBUGREG_BP_ENABLED
+    if dr7 & DR7_ENABLED != ZERO:
+        vcpu.switch_db_regs |= KVM_DEBUGREG_BP_ENABLED
+
+
+@jit()
+def reset_debug_registers(M, vcpu):
+    """RESET and INIT (kvm_vcpu_reset)."""
+    for i in range(N_DR):
+        vcpu.db[i] = ZERO
+    vcpu.dr6 = DR6_RESET
+    vcpu.dr7 = DR7_RESET
+    kvm_update_dr0123(vcpu)
+    kvm_update_dr7(M, vcpu)
+
+
+@jit()
+def load_debug_registers(S):
+    """vcpu_enter_guest(), before the inner loop: into the processor, if they are of use."""
+    core = S.cores[S.this_cpu]
+    vcpu = S.vcpus[S.this_vcpu]
+    if vcpu.switch_db_regs == ZERO:
+        return
+    for i in range(N_DR):
+        set_dr(core, i, vcpu.eff_db[i])
+    if vcpu.switch_db_regs & KVM_DEBUGREG_WONT_EXIT != ZERO:
+        set_dr(core, 6, vcpu.dr6)
+
+
+@jit()
+def vmx_sync_dirty_debug_regs(S, M):
+    """Behind the inner loop: what the guest wrote while it had them. The next access exits again."""
+    core = S.cores[S.this_cpu]
+    vcpu = S.vcpus[S.this_vcpu]
+    if vcpu.switch_db_regs & KVM_DEBUGREG_WONT_EXIT == ZERO:
+        return
+    for i in range(N_DR):
+        vcpu.db[i] = get_dr(core, i)
+    vcpu.dr6 = get_dr(core, 6)
+    vcpu.dr7 = vmread(core, M, V_DR7)
+    vcpu.switch_db_regs &= ~KVM_DEBUGREG_WONT_EXIT
+    vmwrite(core, M, V_PROC, vmread(core, M, V_PROC) | PROC_MOV_DR)
+    kvm_update_dr0123(vcpu)
+    kvm_update_dr7(M, vcpu)
+    set_dr(core, 6, ZERO)  # the host's #DB handler is to find nothing of the guest
+
+
+# --- #DB ----------------------------------------------------------------------------------------------
+@jit()
+def kvm_queue_db(S, payload):
+    """kvm_queue_exception_p(DB_VECTOR): DR6 learns of `payload` when the exception is injected."""
+    vcpu = S.vcpus[S.this_vcpu]
+    vcpu.exception = VECTOR_DB
+    vcpu.exception_has_error = 0
+    vcpu.exception_error = ZERO
+    vcpu.exception_has_payload = 1
+    vcpu.exception_payload = payload
+
+
+@jit()
+def kvm_deliver_exception_payload(M, vcpu):
+    """#DB is injected: DR6 says why, and the debug registers can be had again."""
+    if vcpu.exception_has_payload != 0:
+        vcpu.dr6 = (vcpu.dr6 & ~DR6_TRAPS) | DR6_RESET | vcpu.exception_payload
+        vcpu.exception_has_payload = 0
+        vcpu.exception_payload = ZERO
+    if vcpu.dr7 & DR7_GD != ZERO:
+        vcpu.dr7 &= ~DR7_GD
+        kvm_update_dr7(M, vcpu)
+
+
+@jit()
+def _to_vmm(S, M, vector, dr6):
+    core = S.cores[S.this_cpu]
+    exit_for_debug(S, M, vector, vmread(core, M, V_RIP), dr6 | DR6_RESET, vmread(core, M, V_DR7))
+
+
+@jit()
+def kvm_vcpu_do_singlestep(S, M):
+    """An instruction that began with TF set has been emulated."""
+    if S.vcpus[S.this_vcpu].guest_debug & KVM_GUESTDBG_SINGLESTEP != ZERO:
+        _to_vmm(S, M, VECTOR_DB, DR6_BS)
+    else:
+        kvm_queue_db(S, DR6_BS)
+
+
+@jit()
+def handle_db(S, M):
+    """handle_exception_nmi() for #DB: the VMM's, or the guest's own."""
+    core = S.cores[S.this_cpu]
+    vcpu = S.vcpus[S.this_vcpu]
+    why = core.vmx.exit_qual
+    if vcpu.guest_debug & (KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_USE_HW_BP) != ZERO:
+        vcpu.event_exit_inst_len = vmread(core, M, V_EXIT_LEN)
+        _to_vmm(S, M, VECTOR_DB, why)
+        return
+    shadowed = vmread(core, M, V_INTERRUPTIBILITY) & _SHADOWS != ZERO
+    if shadowed and vmread(core, M, V_RFLAGS) & RFLAGS_TF != ZERO:
+        vmwrite(core, M, V_PENDING_DEBUG, vmread(core, M, V_PENDING_DEBUG) | DR6_BS)
+    kvm_queue_db(S, why)
+
+
+@jit()
+def handle_bp(S, M):
+    """handle_exception_nmi() for #BP, which exits for the VMM's breakpoints only."""
+    core = S.cores[S.this_cpu]
+    S.vcpus[S.this_vcpu].event_exit_inst_len = vmread(core, M, V_EXIT_LEN)
+    _to_vmm(S, M, VECTOR_BP, ZERO)
+
+
+@jit()
+def vmx_update_exception_bitmap(M, vcpu):
+    """Which exceptions of the guest exit: #BP only for the VMM's breakpoints."""
+    eb = EXCEPTIONS
+    wanted = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_SW_BP
+    if vcpu.guest_debug & wanted == wanted:
+        eb |= ONE << U64(VECTOR_BP)
+    st64(M, U64(vcpu.vmcs + V_EXCEPTIONS), eb)
+
+
+# --- breakpoints on what KVM emulates -----------------------------------------------------------------
+@jit()
+def _check_hw_bp(addresses, dr7, at):
+    hits = ZERO
+    for i in range(N_DR):
+        on = (dr7 >> U64(2 * i)) & U3 != ZERO
+        if on and (dr7 >> (_FIRST_TYPE + U64(4 * i))) & U15 == ZERO and addresses[i] == at:
+            hits |= ONE << U64(i)
+    return hits
+
+
+@jit()
+def kvm_vcpu_check_code_breakpoint(S, M):
+    """Whether a breakpoint lies on the instruction to emulate; its #DB is then on its way."""
+    core = S.cores[S.this_cpu]
+    vcpu = S.vcpus[S.this_vcpu]
+    at = vmread(core, M, V_RIP)
+    if vcpu.guest_debug & KVM_GUESTDBG_USE_HW_BP != ZERO:
+        hits = _check_hw_bp(vcpu.eff_db, vcpu.guest_debug_dr7, at)
+        if hits != ZERO:
+            _to_vmm(S, M, VECTOR_DB, hits)
+            return True
+    if vcpu.dr7 & DR7_ENABLED != ZERO and vmread(core, M, V_RFLAGS) & RFLAGS_RF == ZERO:
+        hits = _check_hw_bp(vcpu.db, vcpu.dr7, at)
+        if hits != ZERO:
+            kvm_queue_db(S, hits)
+            return True
+    return False
+
+
+# --- MOV DR -------------------------------------------------------------------------------------------
+@jit()
+def kvm_get_dr(vcpu, dr):
+    """DR`dr`, 0 to 7."""
+    if dr < N_DR:
+        return vcpu.db[dr]
+    return vcpu.dr6 if dr == 4 or dr == 6 else vcpu.dr7
+
+
+@jit()
+def kvm_set_dr(M, vcpu, dr, value):
+    """Set DR`dr`, 0 to 7; False: #GP. Modifies vcpu and its VMCS."""
+    if dr < N_DR:
+        vcpu.db[dr] = value
+        kvm_update_dr0123(vcpu)
+        return True
+    if value > LOW32:
+        return False
+    if dr == 4 or dr == 6:
+        vcpu.dr6 = (value & DR6_WRITABLE) | DR6_RESET
+    else:
+        vcpu.dr7 = (value & DR7_VOLATILE) | DR7_RESET
+        kvm_update_dr7(M, vcpu)
+    return True
+
+
+@jit()
+def handle_dr(S, M, E):
+    """MOV DR: 1 the instruction is done, 0 it is not, -1 it is #GP.
+
+    The first one only has the registers loaded: then the guest does it itself. What the emulator met, and
+    with a debugging VMM every one, is done here.
+    """
+    core = S.cores[S.this_cpu]
+    vcpu = S.vcpus[S.this_vcpu]
+    charge(S, E, COST_DR)
+    qualification = core.vmx.exit_qual
+    dr = np.int64(qualification & _NUMBER)
+    if vmread(core, M, V_DR7) & DR7_GD != ZERO:
+        # The exit takes precedence over the debug trap.
+        if vcpu.guest_debug & KVM_GUESTDBG_USE_HW_BP != ZERO:
+            _to_vmm(S, M, VECTOR_DB, DR6_BD)
+        else:
+            kvm_queue_db(S, DR6_BD)
+        return 0
+    if vcpu.guest_debug == ZERO and vmread(core, M, V_EXIT_REASON) == EXIT_DR_ACCESS:
+        vmwrite(core, M, V_PROC, vmread(core, M, V_PROC) & ~PROC_MOV_DR)
+        vcpu.switch_db_regs |= KVM_DEBUGREG_WONT_EXIT
+        return 0
+    reg = np.int64((qualification >> U8) & U15)
+    if qualification & _TYPE_MOV_FROM_DR == ZERO:
+        return 1 if kvm_set_dr(M, vcpu, dr, core.regs[reg]) else -1
+    core.regs[reg] = kvm_get_dr(vcpu, dr)
+    if reg == RSP:
+        vmwrite(core, M, V_RSP, core.regs[RSP])
+    return 1
