@@ -366,12 +366,12 @@ VCPU = np.dtype(
         ("event_exit_inst_len", "u8"),  # bytes of the INT3 that the VMM was told of
         # debug registers: the guest's, and those in effect
         ("db", "u8", (N_DR,)),  # DR0 to DR3
-        ("eff_db", "u8", (N_DR,)),
-        ("dr6", "u8"),
-        ("dr7", "u8"),
+        ("eff_db", "u8", (N_DR,)),  # or those of its VMM: what VM entry loads
+        ("dr6", "u8"),  # as the guest reads it
+        ("dr7", "u8"),  # as the guest wrote it
         ("switch_db_regs", "u8"),  # KVM_DEBUGREG_*
         ("guest_debug", "u8"),  # KVM_GUESTDBG_*, 0: the VMM debugs nothing
-        ("guest_debug_dr7", "u8"),
+        ("guest_debug_dr7", "u8"),  # with KVM_GUESTDBG_USE_HW_BP: instead of the guest's
         ("mp_state", "i8"),  # MP_STATE_*
         ("apic_events", "i8"),  # APIC_INIT, APIC_SIPI: messages that its thread has to look at
         ("sipi_vector", "i8"),  # page number of the last startup message

@@ -421,8 +421,9 @@ def _load() -> tuple[tuple[Instruction, ...], tuple[Form, ...]]:
             sizes: tuple[int, ...] = (size,)
         elif size == 32:
             # 66 on a default-64 stack operation would make it 16 bits wide, which is another form;
-            # near branches ignore it in 64-bit mode (SDM Vol. 2 "CALL", 66H with REX.W clear).
-            narrow = width != 64 or "branch" in instruction.retires
+            # near branches ignore it in 64-bit mode (SDM Vol. 2 "CALL", 66H with REX.W clear), and so do
+            # MOV CR and MOV DR.
+            narrow = width != 64 or "branch" in instruction.retires or mod == "any"
             sizes = tuple(
                 s for s in (16, 32, 64) if s == 32 or (s not in taken and (s == 64 or narrow))
             )

@@ -52,8 +52,8 @@ def stop(vmm: Vmm) -> tuple[int, int, int, int]:
     assert vmm.run() == 0
     run = vmm.kvm_run
     assert int(run["exit_reason"]) == constant("KVM_EXIT_DEBUG")
-    dr6 = int(run["debug.dr6"]) ^ DR6
-    return int(run["debug.exception"]), int(run["debug.pc"]) - START, dr6, int(run["debug.dr7"])
+    dr6 = int(run["debug.arch.dr6"]) ^ DR6
+    return int(run["debug.arch.exception"]), int(run["debug.arch.pc"]) - START, dr6, int(run["debug.arch.dr7"])
 
 
 def step(vmm: Vmm) -> int:
