@@ -167,10 +167,12 @@ def test_dr8_and_lock_are_no_instructions(text):
     assert Run(text).word("uds") == 1
 
 
-@pytest.mark.parametrize("prefix", ("0x66", "0xf2", "0xf3", "0x67", "0x36"))
-@pytest.mark.parametrize("opcode", ("0x20, 0xc0", "0x21, 0xf8"))
+@pytest.mark.parametrize("prefix", ["0x66", "0xf2", "0xf3", "0x67", "0x36"])
+@pytest.mark.parametrize("opcode", ["0x20, 0xc0", "0x21, 0xf8"])
 def test_prefixes_and_operand_size_do_not_matter(prefix, opcode):
-    run = Run(f"        xor eax, eax\n        .byte {prefix}, 0x0f, {opcode}\n        mov r8, rax\n")
+    run = Run(
+        f"        xor eax, eax\n        .byte {prefix}, 0x0f, {opcode}\n        mov r8, rax\n"
+    )
     assert run.register("r8") == {"0x20, 0xc0": 0x80000033, "0x21, 0xf8": 0x400}[opcode]
 
 

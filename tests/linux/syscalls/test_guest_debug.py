@@ -53,7 +53,8 @@ def stop(vmm: Vmm) -> tuple[int, int, int, int]:
     run = vmm.kvm_run
     assert int(run["exit_reason"]) == constant("KVM_EXIT_DEBUG")
     dr6 = int(run["debug.arch.dr6"]) ^ DR6
-    return int(run["debug.arch.exception"]), int(run["debug.arch.pc"]) - START, dr6, int(run["debug.arch.dr7"])
+    exception, at = int(run["debug.arch.exception"]), int(run["debug.arch.pc"]) - START
+    return exception, at, dr6, int(run["debug.arch.dr7"])
 
 
 def step(vmm: Vmm) -> int:

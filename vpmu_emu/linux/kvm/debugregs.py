@@ -133,6 +133,7 @@ def kvm_queue_db(S, payload):
     """kvm_queue_exception_p(DB_VECTOR): DR6 learns of `payload` when the exception is injected."""
     vcpu = S.vcpus[S.this_vcpu]
     vcpu.exception = VECTOR_DB
+    vcpu.exception_pending = 1
     vcpu.exception_has_error = 0
     vcpu.exception_error = ZERO
     vcpu.exception_has_payload = 1

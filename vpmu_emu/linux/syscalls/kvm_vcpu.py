@@ -941,6 +941,7 @@ def _set_guest_debug(host: Host, file: Any, arg: int) -> int:
         if int(vcpu.exception) >= 0:
             raise Errno("EBUSY")
         vcpu.exception = VECTOR_DB if control & GUESTDBG_INJECT_DB else VECTOR_BP
+        vcpu.exception_pending = 1
         vcpu.exception_has_error = vcpu.exception_has_payload = 0
     rflags = get_rflags(host, vcpu)
     vcpu.guest_debug = control if control & int(KVM_GUESTDBG_ENABLE) else 0
