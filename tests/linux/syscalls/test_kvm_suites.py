@@ -413,3 +413,16 @@ def test_fsgsbase_in_cr4_follows_the_guests_cpuid():
     assert vmm.give(vmm.vcpu, "KVM_SET_SREGS", sregs.tobytes()) == 0  # nothing is held against it yet
     _without(vmm, 7, "ebx", 0)
     assert vmm.give(vmm.vcpu, "KVM_SET_SREGS", sregs.tobytes()) == errno("EINVAL")
+
+
+@MODES
+def test_what_the_emulator_cannot_do_is_an_internal_error(mode):
+    vmm = Vmm(mode)
+    vmm.kernel.S.config.force_emulation_prefix = 1
+    vmm.load(code("nop\nud2\n.byte 'k', 'v', 'm'\niretq\n"))
+    assert vmm.run() == 0
+    run = vmm.kvm_run
+    assert int(run["exit_reason"]) == constant("KVM_EXIT_INTERNAL_ERROR")
+    assert int(run["internal.suberror"]) == constant("KVM_INTERNAL_ERROR_EMULATION")
+    assert (int(run["internal.ndata"]), int(run["internal.data"][0])) == (1, 0)
+    assert int(registers(vmm)["rip"]) == 0x1006

@@ -17,9 +17,9 @@ from vpmu_emu.linux.kvm.debugregs import (
     kvm_vcpu_check_code_breakpoint,
     kvm_vcpu_do_singlestep,
 )
-from vpmu_emu.linux.kvm.exits import handle_undelivered, kvm_queue_exception
+from vpmu_emu.linux.kvm.exits import end_guest, handle_undelivered, kvm_queue_exception
 from vpmu_emu.linux.kvm.lapic import kvm_apic_note_ipi
-from vpmu_emu.linux.kvm.run import PIO_PAGE
+from vpmu_emu.linux.kvm.run import EMULATION_FAILED, PIO_PAGE
 from vpmu_emu.linux.kvm.trigger import kvm_pmu_trigger_event
 from vpmu_emu.linux.native import cost
 from vpmu_emu.linux.perf.pmi import charge
@@ -214,8 +214,7 @@ def x86_emulate_instruction(S, M, E, fetched):
     if code == CODE_EXIT:
         return
     if failed:  # handle_emulation_failure(): KVM_EXIT_INTERNAL_ERROR
-        core.stop = STOP_SHUTDOWN
-        core.stop_info = core.vmx.exit_reason
+        end_guest(S, M, STOP_SHUTDOWN, core.vmx.exit_reason, EMULATION_FAILED)
     elif code == CODE_FAULT:
         vector = E.fault_vector
         if E.fault_canonical == 0 and uses_stack(u):

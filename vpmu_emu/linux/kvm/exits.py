@@ -20,9 +20,11 @@ from vpmu_emu.linux.kvm.lapic import (
 from vpmu_emu.linux.kvm.msrfilter import msr_fault_to_vmm
 from vpmu_emu.linux.kvm.pmu import intel_pmu_lbr_is_enabled
 from vpmu_emu.linux.kvm.run import (
+    DELIVERY_EV,
     KVM_EXIT_HLT,
     KVM_EXIT_IRQ_WINDOW_OPEN,
     KVM_EXIT_SHUTDOWN,
+    UNEXPECTED_EXIT_REASON,
     dm_request_for_irq_injection,
     exit_for_bug,
     exit_for_port,
@@ -489,15 +491,15 @@ def handle_cr(S, M, E):
 
 
 @jit()
-def _end(S, M, stop, info):
-    # The guest cannot go on: its VMM hears of it.
+def end_guest(S, M, stop, info, suberror):
+    """The guest cannot go on: its VMM hears of it, by KVM_INTERNAL_ERROR_* `suberror` or, 0, SHUTDOWN."""
     vcpu = S.vcpus[S.this_vcpu]
     vcpu.ended = stop
     vcpu.ended_info = info
     if stop == STOP_TRIPLE_FAULT:
         exit_to_user(S, M, KVM_EXIT_SHUTDOWN)
     else:
-        exit_for_bug(S, M, info)
+        exit_for_bug(S, M, info, suberror)
 
 
 @jit()
@@ -506,7 +508,7 @@ def handle_undelivered(S, M):
     vmx = S.cores[S.this_cpu].vmx
     if vmx.idt_vectoring & INTR_VALID == ZERO:
         return False
-    _end(S, M, STOP_SHUTDOWN, vmx.exit_reason)
+    end_guest(S, M, STOP_SHUTDOWN, vmx.exit_reason, DELIVERY_EV)
     return True
 
 
@@ -550,7 +552,7 @@ def vmx_handle_exit(S, M, E):
         # kvm_mmu_page_fault(): hva_to_pfn() found KVM_PFN_ERR_FAULT
         vcpu.user_exit = USER_FAULT
     elif reason == EXIT_TRIPLE_FAULT:
-        _end(S, M, STOP_TRIPLE_FAULT, core.stop_info)
+        end_guest(S, M, STOP_TRIPLE_FAULT, core.stop_info, 0)
     elif (
         reason != EXIT_EXCEPTION_NMI
         and reason != EXIT_APIC_ACCESS
@@ -558,5 +560,5 @@ def vmx_handle_exit(S, M, E):
         and reason != EXIT_EXTERNAL_INTERRUPT
         and reason != EXIT_PREEMPTION_TIMER
     ):  # those are done with before
-        _end(S, M, STOP_SHUTDOWN, reason)
+        end_guest(S, M, STOP_SHUTDOWN, reason, UNEXPECTED_EXIT_REASON)
 

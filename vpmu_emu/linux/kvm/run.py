@@ -52,7 +52,9 @@ _APIC_BASE = U64(_RUN.offset("apic_base"))
 _IF_FLAG = U64(_RUN.offset("if_flag"))
 _RFLAGS_IF_BIT = U64(9)
 _SHADOWS = STI_BLOCKING | MOV_SS_BLOCKING
-_UNEXPECTED_EXIT_REASON = U64(4)  # KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON
+EMULATION_FAILED = constant("KVM_INTERNAL_ERROR_EMULATION")
+DELIVERY_EV = constant("KVM_INTERNAL_ERROR_DELIVERY_EV")
+UNEXPECTED_EXIT_REASON = constant("KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON")
 PIO_PAGE = U64(4096)
 INVALID_GUEST_STATE = U64(0x8000_0021)
 
@@ -149,12 +151,28 @@ def exit_for_debug(S, M, vector, pc, dr6, dr7):
 
 
 @jit()
-def exit_for_bug(S, M, reason):
-    """KVM_EXIT_INTERNAL_ERROR: an exit of the guest that nobody handles."""
+def exit_for_bug(S, M, reason, suberror):
+    """KVM_EXIT_INTERNAL_ERROR at exit reason `reason`: KVM cannot emulate, deliver or handle it.
+
+    The data are those of `suberror`: flags (0: no bytes of an instruction); vectoring information, reason,
+    qualification, core; reason, core.
+    """
+    vmx = S.cores[S.this_cpu].vmx
     page = U64(S.vcpus[S.this_vcpu].run_page)
-    st32(M, page + _SUBERROR, _UNEXPECTED_EXIT_REASON)
-    st32(M, page + _NDATA, ONE)
-    st64(M, page + _DATA, reason)
+    at = page + _DATA
+    n = 0
+    if suberror == DELIVERY_EV:
+        st64(M, at, vmx.idt_vectoring)
+        st64(M, at + U64(8), reason)
+        st64(M, at + U64(16), vmx.exit_qual)
+        n = 3
+    elif suberror == UNEXPECTED_EXIT_REASON:
+        st64(M, at, reason)
+        n = 1
+    last = ZERO if suberror == EMULATION_FAILED else U64(S.this_cpu)
+    st64(M, at + U64(8 * n), last)
+    st32(M, page + _SUBERROR, U64(suberror))
+    st32(M, page + _NDATA, U64(n + 1))
     exit_to_user(S, M, KVM_EXIT_INTERNAL_ERROR)
 
 
