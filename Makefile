@@ -5,7 +5,7 @@ STAMP := .venv/.stamp
 # Compiled code of the tests, apart from the user's own.
 CHECKED := NUMBA_BOUNDSCHECK=1
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
-UNCOMPILED := tests/linux/uncompiled tests/machine/test_pmu_rules.py
+INNER := tests/linux tests/machine
 # Nights share the long profile: each takes one part in SHARES of the random tests, by the day of the year.
 SHARES := 6
 NIGHT := $(shell date +%j)
@@ -35,18 +35,18 @@ lint: setup
 # records, and what can only run without the compiler does (it calls inner functions one by one).
 test: lint
 	$(CHECKED) $(BIN)/vpmu build
-	$(CHECKED) $(PYTEST) --ignore tests/linux/test_uncompiled.py
+	$(CHECKED) $(PYTEST)
 	$(CHECKED) $(BIN)/python -m tests.same_records save .venv/records.json bare,passthrough
 	$(BIN)/vpmu build --modes bare,passthrough
 	$(BIN)/python -m tests.same_records compare .venv/records.json bare,passthrough
-	NUMBA_DISABLE_JIT=1 $(PYTEST) -q -m "uncompiled and not slow and not laws" $(UNCOMPILED)
+	NUMBA_DISABLE_JIT=1 $(PYTEST) -q -m "inner and uncompiled and not slow and not laws" $(INNER)
 
 # What is too long for every change: more examples of everything random, the tests marked `laws`,
 # coverage, and the deliberate bugs. At most 35 minutes on two cores.
 laws: setup
 	$(CHECKED) $(BIN)/vpmu build
-	VPMU_HYPOTHESIS=ci $(CHECKED) $(PYTEST) -m "" -o timeout=1800 --ignore tests/linux/test_uncompiled.py
-	NUMBA_DISABLE_JIT=1 VPMU_HYPOTHESIS=ci $(PYTEST) -q -m uncompiled -o timeout=1800 $(UNCOMPILED) -k "laws or states"
+	VPMU_HYPOTHESIS=ci $(CHECKED) $(PYTEST) -m "" -o timeout=1800
+	NUMBA_DISABLE_JIT=1 VPMU_HYPOTHESIS=ci $(PYTEST) -q -m "inner and uncompiled" -o timeout=1800 $(INNER) -k "laws or states"
 	$(MAKE) coverage
 	$(MAKE) mutants
 
@@ -71,7 +71,7 @@ mutants: setup
 # for a share of them a night. Any night can be had again: make nightly NIGHT=123.
 nightly: lint
 	$(CHECKED) $(BIN)/vpmu build
-	VPMU_HYPOTHESIS=nightly VPMU_SHARE=$(NIGHT)/$(SHARES) $(CHECKED) $(PYTEST) -m "" -o timeout=3000 --ignore tests/linux/test_uncompiled.py
+	VPMU_HYPOTHESIS=nightly VPMU_SHARE=$(NIGHT)/$(SHARES) $(CHECKED) $(PYTEST) -m "" -o timeout=3000
 
 clean:
 	rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache .coverage

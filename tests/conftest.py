@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.differential import CASES
 from tests.profiles import PROFILE, PROFILES
+from vpmu_emu._jit import COMPILES
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -63,8 +64,8 @@ def root() -> Path:
 
 
 def pytest_collection_modifyitems(config, items):
-    """VPMU_THIN and VPMU_SHARE leave some of the tests out."""
-    keep = set(map(id, items))
+    """VPMU_THIN and VPMU_SHARE leave some of the tests out, and so does the compiler of `inner` ones."""
+    keep = {id(item) for item in items if not COMPILES or item.get_closest_marker("inner") is None}
     most = int(os.environ.get("VPMU_THIN", "0"))
     if most:
         keep &= thin(items, most)
@@ -87,8 +88,7 @@ def thin(items, most):
         families.setdefault(item.nodeid.partition("[")[0], []).append(item)
     kept = set()
     for family in families.values():
-        path = family[0].path
-        alone = path.match("linux/uncompiled/*") or path.name == "test_pmu_rules.py"
+        alone = family[0].get_closest_marker("inner") is not None
         stay = min(2 * most if alone else most, len(family))
         kept |= {id(family[k * len(family) // stay]) for k in range(stay)}
     return kept

@@ -1,4 +1,4 @@
-"""Writes docs/map.md, every module with its law: `python -m tests.project_map`."""
+"""Writes docs/map.md, every module with its law and where things are: `python -m tests.project_map`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,46 @@ HEAD = """# Map
 One line per module, its own first line. Imports point up this page only: a part may use what stands
 above it, and `tests/test_layers.py` holds it to that. Regenerate with `python -m tests.project_map`.
 
+Three arguments are everywhere. **S** is the record, `SYSTEM` of `linux/state.py`: everything that the
+result of a run depends on but memory. **M** is physical memory, bytes: the guest's, then the host's.
+**E** is the engine's scratch, `ENGINE` of `machine/state.py`: decoded code, trace ring, serial port;
+nothing in it changes a result. In `machine/` a function takes `core`, one of `S.cores`; in `linux/` work is
+done for `S.this_cpu`, `S.this_vcpu` and `S.this_vm`.
+
 """
+
+# What a KVM or perf engineer asks first: (question, file, function or row that must be there).
+QUESTIONS = (
+    ("Where is RDPMC's exit handled?", "vpmu_emu/linux/kvm/x86.py", "kvm_emulate_rdpmc"),
+    ("Where is a WRMSR that exits handled?", "vpmu_emu/linux/kvm/x86.py", "kvm_emulate_wrmsr"),
+    ("Where is the MSR bitmap filled?", "vpmu_emu/linux/kvm/vmx/intercepts.py", "recalc_intercepts"),
+    ("Where is the x2APIC's part of it?", "vpmu_emu/linux/kvm/lapic.py", "vmx_update_msr_bitmap_x2apic"),
+    ("Where is kvm_pmu_refresh?", "vpmu_emu/linux/kvm/refresh.py", "kvm_pmu_refresh"),
+    ("Where is PERFCTR sign-extended?", "vpmu_emu/machine/pmu_rules.py", "perfctr_value"),
+    ("Where is the tick?", "vpmu_emu/linux/perf/tick.py", "perf_event_task_tick"),
+    ("What is a mode?", "isa/modes.toml", "enable_pmu"),
+    ("Who asks which vPMU a guest has?", "vpmu_emu/linux/kvm/pmu_ops.py", "load"),
+    ("Where does a guest's counter become a perf event?", "vpmu_emu/linux/kvm/pmu_emulated.py",
+     "pmc_reprogram_counter"),
+    ("Where does the guest's PMU context go in and out?", "vpmu_emu/linux/kvm/pmu_passthrough.py",
+     "kvm_pmu_restore_pmu_context"),
+    ("Where is the event filter looked up?", "vpmu_emu/linux/kvm/filter.py", "check_pmu_event_filter"),
+    ("Where does KVM_SET_PMU_EVENT_FILTER check it?", "vpmu_emu/linux/kvm/eventfilter.py", "make_filter"),
+    ("Where does an emulated instruction count?", "vpmu_emu/linux/kvm/trigger.py", "kvm_pmu_trigger_event"),
+    ("Where is a guest's PMI delivered?", "vpmu_emu/linux/kvm/pmu.py", "kvm_pmu_deliver_pmi"),
+    ("How many NMIs wait for a guest?", "vpmu_emu/linux/kvm/nmi.py", "process_nmi"),
+    ("What needs no slow path?", "vpmu_emu/linux/kvm/vcpu.py", "vmx_exit_handlers_fastpath"),
+    ("Where do perf's events get counters?", "vpmu_emu/linux/perf/x86.py", "x86_schedule_events"),
+    ("Where does perf multiplex?", "vpmu_emu/linux/perf/sched.py", "perf_rotate_context"),
+    ("Where is the host's NMI handler?", "vpmu_emu/linux/perf/pmi.py", "perf_event_nmi_handler"),
+    ("Where do host events stand aside for a guest?", "vpmu_emu/linux/perf/guest.py", "perf_guest_enter"),
+    ("Where is perf_event_open?", "vpmu_emu/linux/syscalls/perf.py", "sys_perf_event_open"),
+    ("What does a guest's CPUID show?", "vpmu_emu/linux/kvm/cpuid.py", "guest_leaves"),
+    ("Where does silicon overflow?", "vpmu_emu/machine/pmu.py", "pmu_check"),
+    ("Where is a VM entered and left?", "vpmu_emu/machine/vmx.py", "vm_entry"),
+    ("Where is LVTPC masked?", "vpmu_emu/machine/lapic.py", "lapic_deliver_lvt"),
+    ("What does the kernel's work cost?", "isa/costs.toml", "perf_event_create_kernel_counter"),
+)
 
 PARTS = (
     ("isa/", "the machine as data"),
@@ -20,10 +59,15 @@ PARTS = (
     ("vpmu_emu/tables/", ""),
     ("vpmu_emu/asm/", ""),
     ("vpmu_emu/load/", ""),
+    ("vpmu_emu/_jit/", ""),
     ("vpmu_emu/machine/", ""),
     ("vpmu_emu/linux/", ""),
     ("vpmu_emu/linux/perf/", ""),
     ("vpmu_emu/linux/kvm/", ""),
+    ("vpmu_emu/linux/kvm/vmx/", ""),
+    ("vpmu_emu/linux/syscalls/", ""),
+    ("vpmu_emu/views/", ""),
+    ("vpmu_emu/setup/", ""),
     ("vpmu_emu/debug/", ""),
     ("vpmu_emu/trace/", ""),
     ("vpmu_emu/lab/", ""),
@@ -52,6 +96,8 @@ def text() -> str:
             head = _comment(first) if path.is_file() else ""
             out.append(f"- `{path.name}{'/' if path.is_dir() else ''}`{': ' + head if head else ''}\n")
         out.append("\n")
+    out.append("## Where is it?\n\n| question | file | look for |\n|---|---|---|\n")
+    out += [f"| {question} | `{file}` | `{name}` |\n" for question, file, name in QUESTIONS]
     return "".join(out).rstrip() + "\n"
 
 

@@ -18,8 +18,8 @@ from hypothesis import settings
 from tests.conformance import FOLDER, guest
 from vpmu_emu.asm import Program
 from vpmu_emu.errors import ConfigError
-from vpmu_emu.linux.cpuid import guest_shape
-from vpmu_emu.linux.eventfilter import parse_filter
+from vpmu_emu.linux.kvm.cpuid import guest_shape
+from vpmu_emu.setup.filterfile import parse_filter
 from vpmu_emu.system import run
 from vpmu_emu.tables.cpus import cpu
 

@@ -26,10 +26,10 @@ from vpmu_emu.asm import assemble, write_elf
 from vpmu_emu.debug.repl import Repl
 from vpmu_emu.debug.session import Session
 from vpmu_emu.errors import VpmuError
-from vpmu_emu.linux.eventfilter import parse_filter
-from vpmu_emu.linux.hostevents import parse_host_event
 from vpmu_emu.load import load_bytes
 from vpmu_emu.options import _OPTIONS
+from vpmu_emu.setup.filterfile import parse_filter
+from vpmu_emu.setup.hostevents import parse_host_event
 from vpmu_emu.system import System
 from vpmu_emu.trace.files import check_trace
 

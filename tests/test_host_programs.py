@@ -13,11 +13,11 @@ from vpmu_emu._jit import COMPILES
 from vpmu_emu.asm import assemble
 from vpmu_emu.cli import main
 from vpmu_emu.errors import LoadError
-from vpmu_emu.linux.hostevents import HostEvent
 from vpmu_emu.linux.watchdog import lockup_detector_init, lockup_report
 from vpmu_emu.load import load
 from vpmu_emu.machine.state import CLASS, STOP_HARD_LOCKUP
 from vpmu_emu.report import plain, run_tables
+from vpmu_emu.setup.hostevents import HostEvent
 from vpmu_emu.system import System
 
 PROGRAMS = sorted((ROOT / "guests" / "host").glob("*.s"))

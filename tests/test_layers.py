@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from tests import project_map
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.uncompiled
@@ -18,6 +19,8 @@ BELOW: dict[str, set[str]] = {
     "errors": set(),
     "data": set(),
     "numerals": set(),
+    "views": {"errors", "data", "numerals", "tables", "_jit", "machine", "linux"},
+    "setup": {"errors", "data", "numerals", "tables", "_jit", "asm", "machine", "linux", "views"},
     "snapshot": {"errors"},
     "output": {"errors", "numerals"},
     "_jit": {"data", "errors"},
@@ -28,7 +31,7 @@ BELOW: dict[str, set[str]] = {
     "linux": {"errors", "data", "numerals", "tables", "_jit", "machine"},
     "build": {"errors", "data", "tables", "_jit", "asm", "system"},
     "system": {"errors", "data", "numerals", "tables", "_jit", "asm", "load", "machine", "linux", "build",
-               "snapshot", "options"},
+               "snapshot", "options", "views", "setup"},
     "options": {"errors", "tables"},
     "check": {"errors", "data", "numerals", "tables", "asm", "load", "system", "options"},
 }
@@ -45,6 +48,18 @@ for part in ("bench", "debug", "lab", "trace"):
     BELOW[part] = BELOW[part] | {"report"}
 
 FILES = sorted((ROOT / "vpmu_emu").rglob("*.py"))
+
+
+# One level deeper: within a part, what must not know what.
+APART = (
+    ("linux/perf", "linux.kvm"),  # perf has users; it does not know them
+    ("linux/perf", "linux.syscalls"),
+    ("linux/kvm", "linux.syscalls"),
+    ("linux/kvm/vmx", "linux.kvm.x86"),  # what stands for vmx.c is called by what stands for x86.c
+    ("linux", "setup"),
+    ("linux", "views"),
+    ("views", "linux.syscalls"),
+)
 
 
 def imported(tree: ast.AST) -> set[str]:
@@ -72,6 +87,13 @@ def test_imports_point_down(path):
             assert target == part or target in BELOW[part], f"{part} imports {name}"
 
 
+@pytest.mark.parametrize(("folder", "other"), APART)
+def test_rooms_are_apart(folder, other):
+    for path in (ROOT / "vpmu_emu" / folder).rglob("*.py"):
+        for name in imported(ast.parse(path.read_text(encoding="utf-8"))):
+            assert not f"{name}.".startswith(f"vpmu_emu.{other}."), f"{path} imports {name}"
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(ROOT / "vpmu_emu").as_posix())
 def test_only_jit_names_numba(path):
     names = {name.split(".")[0] for name in imported(ast.parse(path.read_text(encoding="utf-8")))}
@@ -87,18 +109,29 @@ def test_first_line_is_the_law(path):
     assert len(text.splitlines()[0]) <= 108
 
 
-@pytest.mark.parametrize("module", ["vpmu_emu", "vpmu_emu.cli", "vpmu_emu.asm", "vpmu_emu.linux.setup"])
+@pytest.mark.parametrize("module", ["vpmu_emu", "vpmu_emu.cli", "vpmu_emu.asm", "vpmu_emu.setup.vm"])
 def test_import_is_light(module):
     code = f"import sys, {module}; print('numba' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"
 
 
-def test_map_is_true():
-    from tests.project_map import text
+def test_every_part_is_on_the_map():
+    folders = {path.parent for path in FILES if path.name != "__main__.py"}
+    on_it = {ROOT / part for part, _ in project_map.PARTS}
+    assert folders <= on_it
 
+
+@pytest.mark.parametrize(("question", "file", "name"), project_map.QUESTIONS)
+def test_the_map_answers(question, file, name):
+    text = (ROOT / file).read_text(encoding="utf-8")
+    found = f"def {name}(" in text if file.endswith(".py") else name in text
+    assert found, f"{question} {name} is not in {file}"
+
+
+def test_map_is_true():
     written = (ROOT / "docs" / "map.md").read_text(encoding="utf-8")
-    assert written == text(), "run `python -m tests.project_map`"
+    assert written == project_map.text(), "run `python -m tests.project_map`"
 
 
 IN_ANY_ORDER = """

@@ -539,7 +539,7 @@ def no_global_check():
     assert (plain, quirky) == (0, 4)
 
 
-LINUX = "tests/linux/uncompiled"
+LINUX = "tests/linux"
 SYSCALLS = "tests/linux/syscalls"
 ROWS: dict[str, Callable[..., None] | str] = {
     "window opened by an intercepted WRMSR, closed by a passed-through one": intercepted_to_passed,
@@ -561,16 +561,16 @@ ROWS: dict[str, Callable[..., None] | str] = {
     "an event on a counter that cannot count it (loads on 4 to 7, see `vpmu info --cpu`)": not_there,
     "host events of the same constraint hold the few counters that there are for it (`r0180:D` four times,"
     " on `spr`)":
-        f"{LINUX}/test_perf.py::test_a_guest_is_bound_by_the_constraints_of_its_host",
+        f"{LINUX}/perf/test_perf.py::test_a_guest_is_bound_by_the_constraints_of_its_host",
     "pinned host events hold the counters": pinned_events_hold_the_counters,
     "guest's toggle of GLOBAL_CTRL or a new selector while its event is in ERROR":
-        f"{LINUX}/test_perf.py::test_error_is_left_by_enabling_again",
-    "100000/HZ overflows of one counter within a tick": f"{LINUX}/test_perf.py::test_throttling",
+        f"{LINUX}/perf/test_perf.py::test_error_is_left_by_enabling_again",
+    "100000/HZ overflows of one counter within a tick": f"{LINUX}/perf/test_perf.py::test_throttling",
     "second overflow before KVM_REQ_PMU of the first":
-        f"{LINUX}/test_emulated.py::test_one_pmi_per_overflow",
+        f"{LINUX}/kvm/test_pmu_emulated.py::test_one_pmi_per_overflow",
     "overflow while the guest's LVTPC is masked": masked_lvtpc,
     "PMI with NMI delivery":
-        f"{LINUX}/test_emulated.py::test_second_overflow_in_an_nmi_handler_comes_once_after_iret",
+        f"{LINUX}/kvm/test_pmu_emulated.py::test_second_overflow_in_an_nmi_handler_comes_once_after_iret",
     "where a PMI is recognised": recognised_at_the_next_entry,
     "events that the filter denies": filtered_events,
     "RDPMC of a counter that CPUID does not show": counter_that_cpuid_does_not_show,
@@ -584,14 +584,14 @@ ROWS: dict[str, Callable[..., None] | str] = {
     "counters narrower than the hardware's (`--guest pmu.width`)": narrower_counters,
     "CPUID leaf 0AH says more than KVM does": "tests/machine/test_pmu_versions.py::test_leaf_0a_of_guests",
     "an instruction behind the forced emulation prefix":
-        f"{LINUX}/test_emulate.py::test_the_row_of_the_kernels_own_test",
+        f"{LINUX}/kvm/test_emulate.py::test_the_row_of_the_kernels_own_test",
     "POPCNT, CRC32, ADCX, ADOX, BMI1 and 2, XGETBV, LFENCE, MFENCE, SFENCE, SWAPGS, SYSRET, LAR, LSL, VERR,"
     " VERW, RDFSBASE and its kin behind it":
-        f"{LINUX}/test_emulate.py::test_what_the_emulator_gives_up_on",
+        f"{LINUX}/kvm/test_emulate.py::test_what_the_emulator_gives_up_on",
     "a REP instruction behind it that is not over when the rest of RCX is a multiple of 1024":
-        f"{LINUX}/test_emulate.py::test_a_repeat_is_left_where_its_rest_is_a_multiple_of_1024",
+        f"{LINUX}/kvm/test_emulate.py::test_a_repeat_is_left_where_its_rest_is_a_multiple_of_1024",
     "INS and OUTS, with REP too":
-        f"{LINUX}/test_emulate.py::test_ins_asks_for_as_many_elements_as_the_emulator_holds",
+        f"{LINUX}/kvm/test_emulate.py::test_ins_asks_for_as_many_elements_as_the_emulator_holds",
     "a data breakpoint that an instruction met which KVM emulates (a device's memory, the forced"
     " prefix, INS, OUTS)":
         "tests/linux/test_debug_registers.py::test_the_emulator_looks_at_no_data",
@@ -599,7 +599,7 @@ ROWS: dict[str, Callable[..., None] | str] = {
     "a breakpoint on INS or OUTS, whose handler goes on with RF set":
         "tests/linux/test_debug_registers.py::test_a_breakpoint_on_outs_comes_again_and_again",
     "HLT itself is the event that wraps a counter of instructions":
-        f"{LINUX}/test_divergences.py::test_a_halt_that_wraps_the_counter_itself",
+        f"{LINUX}/kvm/test_divergences.py::test_a_halt_that_wraps_the_counter_itself",
     "XSAVE, XRSTOR and their kin":
         "tests/machine/test_decode.py::test_what_is_outside_stands_in_the_docs",
     "XSETBV, INVD": "tests/machine/test_privileged.py::test_xcr0_and_what_cpuid_says_of_it",
@@ -617,27 +617,27 @@ ROWS: dict[str, Callable[..., None] | str] = {
     "last branch records": "tests/machine/test_lbr.py::test_guests_of_kvm_have_none",
     "PEBS": "tests/machine/test_pebs.py::test_guests_of_kvm_have_none",
     "branches that KVM emulates, the time in MSR_LBR_INFO of the first branch behind an exit":
-        f"{LINUX}/test_lbr.py::test_the_host_and_the_exits_leave_no_record",
+        f"{LINUX}/kvm/test_lbr.py::test_the_host_and_the_exits_leave_no_record",
     "a pinned event of the host on the same index (`r1b00:D`, a second guest's is another thread's)":
-        f"{LINUX}/test_lbr.py::test_somebody_elses_records_do_not_reach_the_guest",
+        f"{LINUX}/kvm/test_lbr.py::test_somebody_elses_records_do_not_reach_the_guest",
     "DEBUGCTL.LBR clear at the end of a slice":
-        f"{LINUX}/test_lbr.py::test_the_event_goes_when_a_slice_ends_without_recording",
+        f"{LINUX}/kvm/test_lbr.py::test_the_event_goes_when_a_slice_ends_without_recording",
     "FREEZE_LBRS_ON_PMI on silicon of version 4":
-        f"{LINUX}/test_lbr.py::test_a_pmi_freezes_the_records_as_version_2_does",
+        f"{LINUX}/kvm/test_lbr.py::test_a_pmi_freezes_the_records_as_version_2_does",
     "reserved bits of an LBR register":
-        f"{LINUX}/test_lbr.py::test_a_reserved_bit_is_a_warning_of_the_host_at_first_and_a_fault_later",
+        f"{LINUX}/kvm/test_lbr.py::test_a_reserved_bit_is_a_warning_of_the_host_at_first_and_a_fault_later",
     "a PEBS counter whose perf event is on a hardware counter of another number (cycles always, and"
     " instructions but on `spr`: perf takes the fixed counters for them; there a precise one takes the"
     " lowest of 1 to 7; others if a neighbour or another of the guest's own is in the way)":
-        f"{LINUX}/test_pebs.py::test_the_least_flexible_event_goes_first_and_both_are_cross_mapped",
+        f"{LINUX}/kvm/test_pebs.py::test_the_least_flexible_event_goes_first_and_both_are_cross_mapped",
     "a plain counter, while any counter of the guest has PEBS":
-        f"{LINUX}/test_pebs.py::test_while_one_counter_has_pebs_others_behind_foreign_numbers_stand_still",
+        f"{LINUX}/kvm/test_pebs.py::test_while_one_counter_has_pebs_others_behind_foreign_numbers_stand_still",
     "PEBS on counter 0 of `spr`, less than 128 from overflow":
-        f"{LINUX}/test_pebs.py::test_pdist_takes_no_short_period",
+        f"{LINUX}/kvm/test_pebs.py::test_pdist_takes_no_short_period",
     "an exit between the overflow of a PEBS counter and the event that would be recorded":
-        f"{LINUX}/test_pebs.py::test_an_exit_between_an_overflow_and_its_record_costs_the_record",
+        f"{LINUX}/kvm/test_pebs.py::test_an_exit_between_an_overflow_and_its_record_costs_the_record",
     "a PEBS counter that wraps by a software count":
-        f"{LINUX}/test_pebs.py::test_an_overflow_in_software_writes_no_record_and_raises_nothing",
+        f"{LINUX}/kvm/test_pebs.py::test_an_overflow_in_software_writes_no_record_and_raises_nothing",
     "VMCALL": hypercall,
     "IA32_SYSENTER_ESP and _EIP with an address that is not canonical":
         f"{SYSCALLS}/test_kvm_suites.py::test_sysenter_of_the_vmm_is_made_canonical",
@@ -646,9 +646,9 @@ ROWS: dict[str, Callable[..., None] | str] = {
     "a pinned host event that does not fit": pinned_event_that_does_not_fit,
     "`v1-no-global-check`": no_global_check,
     "`v1-fixed-no-pmi`":
-        f"{LINUX}/test_passthrough.py::test_emulated_instruction_overflows_a_fixed_counter",
-    "`v1-sibling-error`": f"{LINUX}/test_passthrough.py::test_sibling_error",
-    "`v1-filter-update`": f"{LINUX}/test_filter.py::test_a_new_filter_reaches_programmed_selectors",
+        f"{LINUX}/kvm/test_pmu_passthrough.py::test_emulated_instruction_overflows_a_fixed_counter",
+    "`v1-sibling-error`": f"{LINUX}/kvm/test_pmu_passthrough.py::test_sibling_error",
+    "`v1-filter-update`": f"{LINUX}/kvm/test_filter.py::test_a_new_filter_reaches_programmed_selectors",
 }  # fmt: skip
 
 

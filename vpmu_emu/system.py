@@ -375,7 +375,7 @@ class System:
         self.model = host_model(cpu, settings)
         injected = inject_bits(inject)
         if self.has_host:
-            from vpmu_emu.linux.setup import vm_settings
+            from vpmu_emu.setup.vm import vm_settings
 
             vm: dict[str, Any] = {
                 "quirks": quirks, "without": without, "all_passthrough": all_passthrough,
@@ -405,7 +405,7 @@ class System:
         self.core: Any = self.S.cores[0]
         above = 0
         if self.has_host:
-            from vpmu_emu.linux.boot import host_memory
+            from vpmu_emu.setup.boot import host_memory
 
             above = host_memory(self.ram_size)
         self.M = untouched(self.ram_size + above)
@@ -478,7 +478,7 @@ class System:
         self.core.regs[4] = ram_pieces(self.ram_size)[0][2] - 8
 
     def _make_vm(self, **settings: Any) -> Any:
-        from vpmu_emu.linux.setup import make_vm
+        from vpmu_emu.setup.vm import make_vm
 
         image = write_elf(self.program, symbols=False)
         where = (self.S, self.M, self.E, self.model, MODES[self.mode], vmm(), image, self.ram_size)
@@ -704,7 +704,7 @@ class System:
             core = self.core
             values = [*map(int, core.regs[:16]), int(core.rip), int(core.rflags)]
         else:
-            from vpmu_emu.linux.guestview import registers
+            from vpmu_emu.views.registers import registers
 
             values = registers(self.S, self.M)
         return dict(zip((*REGISTERS, "rip", "rflags"), values, strict=True))
@@ -731,7 +731,7 @@ class System:
         """The PMU as the guest sees it, in the same form."""
         if not self.has_host:
             return self.hardware_pmu()
-        from vpmu_emu.linux.setup import guest_pmu
+        from vpmu_emu.views.pmu import guest_pmu
 
         found: dict[str, Any] = guest_pmu(self.S, self.E)
         return found
@@ -802,7 +802,7 @@ class System:
 
     def _host_killed(self) -> list[dict[str, Any]]:
         """The tasks of the host that a signal has killed."""
-        from vpmu_emu.linux.setup import tasks_report
+        from vpmu_emu.views.tasks import tasks_report
 
         return [task for task in tasks_report(self.S, self._host.programs) if task["killed"]]
 
@@ -873,7 +873,7 @@ class System:
                 for k, each in enumerate(self.cores)
             ]
         if self.has_host:
-            from vpmu_emu.linux.setup import report
+            from vpmu_emu.views.host import report
 
             values |= report(self.S, self._host.programs)
         memory = self.M[: self.ram_size]
@@ -939,7 +939,7 @@ def check_hypervisor(options: Mapping[str, Any]) -> None:
     Raises:
         ConfigError, HostError: no mode takes them; LoadError, AssemblyError: a program of the host.
     """
-    from vpmu_emu.linux.setup import vm_settings
+    from vpmu_emu.setup.vm import vm_settings
 
     keys = ("filter", "host_events", "quirks", "all_passthrough", "costs", "watchdog", "watchdog_thresh")
     asked: dict[str, Any] = {key: options[key] for key in keys}
@@ -979,6 +979,6 @@ def msr_rules(side: str, vpmu: str, cpu: str = "spr") -> Any:
     model = host_model(cpu)
     if side == "hw" or not MODES[vpmu].hypervisor:
         return rules("hw", model.shape())
-    from vpmu_emu.linux.cpuid import guest_shape
+    from vpmu_emu.linux.kvm.cpuid import guest_shape
 
     return rules("kvm", guest_shape(model.shape(), {}))

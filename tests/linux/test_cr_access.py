@@ -6,7 +6,7 @@ import pytest
 
 from tests.whole import machine
 from vpmu_emu.asm import assemble
-from vpmu_emu.linux.vm import vmcs_read
+from vpmu_emu.linux.kvm.vmx.vmcs import vmcs_read
 from vpmu_emu.tables.modes import MODES
 
 pytestmark = pytest.mark.uncompiled

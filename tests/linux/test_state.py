@@ -11,11 +11,11 @@ import pytest
 
 from vpmu_emu.errors import ConfigError, HostError
 from vpmu_emu.linux import state
-from vpmu_emu.linux.cpuid import fixed_counter_cap, guest_shape
-from vpmu_emu.linux.hostevents import parse_host_event, parse_host_events
-from vpmu_emu.linux.setup import add_host_events, chosen_bits, new_record
+from vpmu_emu.linux.kvm.cpuid import fixed_counter_cap, guest_shape
 from vpmu_emu.linux.trace_kinds import LINUX_KINDS
 from vpmu_emu.machine.ring import MACHINE_KINDS
+from vpmu_emu.setup.hostevents import parse_host_event, parse_host_events
+from vpmu_emu.setup.vm import add_host_events, chosen_bits, new_record
 from vpmu_emu.tables.cpus import cpu
 from vpmu_emu.tables.modes import MODES
 

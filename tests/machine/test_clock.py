@@ -11,14 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.machine.test_pmu import run
-from vpmu_emu._jit import COMPILES
 from vpmu_emu.machine.clock import later, ticks, time_of_tick, tsc_time, tsc_value
 from vpmu_emu.machine.state import BEYOND, CORE
 from vpmu_emu.machine.u64 import U64
 from vpmu_emu.tables.cpus import CPU_NAMES, cpu
 
 pytestmark = pytest.mark.uncompiled
-inner = pytest.mark.skipif(COMPILES, reason="calls inner functions, which Python cannot when compiled")
+inner = pytest.mark.inner
 
 RATIOS = sorted({cpu(n).per_core_cycle(khz) for n in CPU_NAMES for khz in (cpu(n).tsc_khz, 25_000)})
 ratios = st.sampled_from([*RATIOS, (1, 3_999_999), (3_999_998, 3_999_999)])

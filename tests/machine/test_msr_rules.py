@@ -10,7 +10,7 @@ from tests.machine.board import Board
 from tests.whole import machine
 from vpmu_emu._jit import COMPILES
 from vpmu_emu.asm import assemble
-from vpmu_emu.linux.cpuid import guest_shape
+from vpmu_emu.linux.kvm.cpuid import guest_shape
 from vpmu_emu.tables.cpus import cpu
 from vpmu_emu.tables.msrs import ACCESS, MSRS, rules
 

@@ -10,8 +10,8 @@ from tests.test_lessons import plan_of
 from tests.whole import lesson, reg
 from vpmu_emu.check import check_program
 from vpmu_emu.errors import ConfigError
-from vpmu_emu.linux.eventfilter import parse_filter
-from vpmu_emu.linux.hostevents import parse_host_event
+from vpmu_emu.setup.filterfile import parse_filter
+from vpmu_emu.setup.hostevents import parse_host_event
 from vpmu_emu.system import run as run_program
 from vpmu_emu.tables.cpus import CPU_NAMES, cpu
 from vpmu_emu.tables.events import EVENTS, event_by_name

@@ -14,15 +14,11 @@ import pytest
 
 from tests.reference.pmu import Gp, Pmu
 from tests.reference.pmu import Shape as ReferenceShape
-from vpmu_emu._jit import COMPILES
 from vpmu_emu.asm import assemble
 from vpmu_emu.system import System, host_model
 from vpmu_emu.tables.msrs import ACCESS, MSRS, Shape, rules
 
-pytestmark = [
-    pytest.mark.uncompiled,
-    pytest.mark.skipif(COMPILES, reason="calls inner functions, which Python cannot when compiled"),
-]
+pytestmark = [pytest.mark.uncompiled, pytest.mark.inner]
 
 ALL = (1 << 64) - 1
 VALUES = (0, ALL, *(1 << bit for bit in range(64)))
@@ -194,7 +190,7 @@ def kvm(guest: Guest, index: int, value: int | None) -> str:
 @pytest.mark.parametrize("mode", ["emulated", "passthrough"])
 @pytest.mark.parametrize("name", GUESTS)
 def test_kvm_faults_as_its_code_says(mode, name):
-    from tests.linux.uncompiled.test_msrs import kvm_rdmsr, kvm_wrmsr
+    from tests.linux.kvm.test_pmu_msrs import kvm_rdmsr, kvm_wrmsr
 
     options, guest = GUESTS[name]
     system = System(EMPTY, vpmu=mode, ram=2, **options)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import borrowed, jit
+from vpmu_emu.linux.charge import charge
 from vpmu_emu.linux.hrtimer import host_timer_program
 from vpmu_emu.linux.kvm import pmu_ops
 from vpmu_emu.linux.kvm.debugregs import (
@@ -29,7 +30,6 @@ from vpmu_emu.linux.perf.event import (
     perf_event_release_kernel,
     perf_install_in_context,
 )
-from vpmu_emu.linux.perf.pmi import charge
 from vpmu_emu.linux.perf.userpage import perf_event_update_userpage
 from vpmu_emu.linux.sched import CALL_FUNCTION_VECTOR, end_turn, resched_cpu, wake_up_task
 from vpmu_emu.linux.space import x86_pmu_event_mapped

@@ -8,9 +8,9 @@ kernel/sched/core.c, arch/x86/entry.
 from __future__ import annotations
 
 from vpmu_emu._jit import jit
+from vpmu_emu.linux.charge import charge
 from vpmu_emu.linux.hrtimer import host_timer_program
 from vpmu_emu.linux.kvm.emulate import complete_emulated_pio
-from vpmu_emu.linux.kvm.exits import complete_userspace_io
 from vpmu_emu.linux.kvm.ioctl import kvm_run_begins, kvm_run_ends
 from vpmu_emu.linux.kvm.run import KVM_EXIT_INTR, immediate_exit
 from vpmu_emu.linux.kvm.vcpu import (
@@ -20,11 +20,12 @@ from vpmu_emu.linux.kvm.vcpu import (
     vcpu_load,
     vcpu_put,
 )
+from vpmu_emu.linux.kvm.vmx.exits import complete_userspace_io
 from vpmu_emu.linux.lkdtm import lockup_spin, nothing_can_happen
 from vpmu_emu.linux.native import cost
 from vpmu_emu.linux.perf.clocks import PERF_COUNT_SW_PAGE_FAULTS
 from vpmu_emu.linux.perf.event import perf_init
-from vpmu_emu.linux.perf.pmi import charge, handle_nmis
+from vpmu_emu.linux.perf.pmi import handle_nmis
 from vpmu_emu.linux.perf.sched import perf_event_task_sched
 from vpmu_emu.linux.perf.swevent import perf_sw_event
 from vpmu_emu.linux.sched import nr_running, pick_next_task, pull_task, tick_start, update_curr

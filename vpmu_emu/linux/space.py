@@ -9,7 +9,8 @@ from vpmu_emu._jit import jit
 from vpmu_emu.linux.state import N_CORES, N_MMS, N_VCPUS
 from vpmu_emu.machine.engine import CR0_RESET, CR4_RESET, EFER_RESET
 from vpmu_emu.machine.memory import tlb_flush
-from vpmu_emu.machine.privileged import CR4_OSXSAVE, HAS_XSAVE, XCR0_KNOWN
+from vpmu_emu.machine.msr_access import CR4_OSXSAVE
+from vpmu_emu.machine.privileged import HAS_XSAVE, XCR0_KNOWN
 from vpmu_emu.machine.state import N_SLOTS, N_SPACES
 from vpmu_emu.machine.u64 import ONE, U64, ZERO
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.hrtimer import host_timer_program
 from vpmu_emu.linux.native import cost, retire
-from vpmu_emu.linux.perf.pmi import handle_nmis, perf_event_task_tick, perf_mux_hrtimer_handler
+from vpmu_emu.linux.perf.pmi import handle_nmis
 from vpmu_emu.linux.perf.swevent import perf_swevent_hrtimer
+from vpmu_emu.linux.perf.tick import perf_event_task_tick, perf_mux_hrtimer_handler
 from vpmu_emu.linux.sched import scheduler_tick, wake_sleepers
 from vpmu_emu.linux.state import FROM_KERNEL
 from vpmu_emu.linux.watchdog import watchdog_timer_fn

@@ -17,7 +17,8 @@ from vpmu_emu.machine.memory import TLB_INDEX, mem_read, mem_write
 from vpmu_emu.machine.ops import K_HIGH
 from vpmu_emu.machine.physical import ld8, ld16, ld32, ld64, st32, st64
 from vpmu_emu.machine.pmu import LAT_SLOT
-from vpmu_emu.machine.privileged import FIRST_LANE2, LANE_MASK, N_LANES1, N_LANES2, execute_system
+from vpmu_emu.machine.privileged import execute_system
+from vpmu_emu.machine.retire import FIRST_LANE2, LANE_MASK, N_LANES1, N_LANES2
 from vpmu_emu.machine.semantics import (
     SH32,
     SH64,

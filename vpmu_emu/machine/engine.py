@@ -60,7 +60,8 @@ from vpmu_emu.machine.pmu import (
     pmu_horizon,
     pmu_reset,
 )
-from vpmu_emu.machine.privileged import LAT_INTERRUPT, S_INT, S_INT3, S_SYSCALL, spend
+from vpmu_emu.machine.privileged import LAT_INTERRUPT, S_INT, S_INT3, S_SYSCALL
+from vpmu_emu.machine.retire import spend
 from vpmu_emu.machine.state import (
     CLASS,
     CODE_BREAK,
@@ -89,7 +90,7 @@ from vpmu_emu.machine.state import (
     TRAP_INTERRUPT,
 )
 from vpmu_emu.machine.u64 import ALL, ONE, U8, U64, ZERO
-from vpmu_emu.machine.vmx import (
+from vpmu_emu.machine.vmcs import (
     EXIT_INTERRUPT_WINDOW,
     EXIT_NMI_WINDOW,
     EXIT_PREEMPTION_TIMER,
@@ -101,6 +102,8 @@ from vpmu_emu.machine.vmx import (
     PROC_INTR_WINDOW,
     PROC_NMI_WINDOW,
     TYPE_HARD_EXCEPTION,
+)
+from vpmu_emu.machine.vmx import (
     note_exception_exit,
     note_exit,
     note_interrupt_exit,

@@ -35,13 +35,7 @@ from vpmu_emu.machine.lbr import (
 )
 from vpmu_emu.machine.memory import drop_decoded, tlb_flush
 from vpmu_emu.machine.metrics import metrics_value, metrics_write
-from vpmu_emu.machine.mutants import (
-    I_FIXED_32,
-    I_RDMSR_32,
-    perfctr_value,
-    rdpmc_ecx,
-    status_after_reset,
-)
+from vpmu_emu.machine.mutants import I_FIXED_32, I_RDMSR_32
 from vpmu_emu.machine.paging import EFER_NXE
 from vpmu_emu.machine.pmu import (
     DEBUGCTL_LBR,
@@ -53,6 +47,7 @@ from vpmu_emu.machine.pmu import (
     pmu_write_eventsel,
     pmu_write_fixed_ctr_ctrl,
 )
+from vpmu_emu.machine.pmu_rules import perfctr_value, rdpmc_ecx, status_after_reset
 from vpmu_emu.machine.ring import (
     TR_GUEST_RDMSR,
     TR_GUEST_WRMSR,

@@ -29,7 +29,7 @@ from vpmu_emu.machine.pmu import (
     raise_pmi,
     status_index,
 )
-from vpmu_emu.machine.privileged import spend
+from vpmu_emu.machine.retire import spend
 from vpmu_emu.machine.state import CODE_NEXT, CODE_NOT_RETIRED, N_CTR, N_GP, N_LBR
 from vpmu_emu.machine.u64 import BYTE, ONE, U8, U24, U48, U64, ZERO
 from vpmu_emu.tables.cpus import LATENCIES

@@ -34,10 +34,8 @@ from vpmu_emu.machine.mutants import (
     I_RESET_TO_0,
     I_RUNNING_WRITE,
     I_UNTAKEN,
-    distance,
-    raises_pmi,
-    sets_status,
 )
+from vpmu_emu.machine.pmu_rules import distance, raises_pmi, sets_status
 from vpmu_emu.machine.ring import TR_OVERFLOW, TR_PMI_RAISE, emit
 from vpmu_emu.machine.state import CLASS, N_CTR, N_FIXED, N_GP, NEVER
 from vpmu_emu.machine.u64 import ONE, U3, U4, U64, ZERO

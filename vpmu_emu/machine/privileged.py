@@ -38,7 +38,6 @@ from vpmu_emu.machine.interrupts import (
     set_rflags,
     through_gate,
 )
-from vpmu_emu.machine.lapic import BASE_ENABLE
 from vpmu_emu.machine.memory import (
     VECTOR_GP,
     VECTOR_SS,
@@ -49,30 +48,35 @@ from vpmu_emu.machine.memory import (
     write,
 )
 from vpmu_emu.machine.msr import (
-    DROPPED,
-    NO_MSR,
-    PMC_INVALID,
-    READ,
-    WRITE,
-    WRITE_BLIND,
-    check_read,
-    check_write,
     is_canonical,
-    msr_apply,
-    msr_value,
-    note_msr,
-    note_msr_fault,
-    rdpmc_counter,
-    rdpmc_value,
-    read_tsc,
-    statistics_slot,
 )
-from vpmu_emu.machine.mutants import I_BOTH_WRMSRS, I_NO_WRMSR, rdpmc_result
+from vpmu_emu.machine.msr_access import (
+    CR4_OSXSAVE,
+    S_CPUID,
+    S_RDMSR,
+    S_RDPMC,
+    S_RDTSC,
+    S_RDTSCP,
+    S_WRMSR,
+    execute_cpuid,
+    execute_rdmsr,
+    execute_rdpmc,
+    execute_rdtsc,
+    execute_wrmsr,
+)
 from vpmu_emu.machine.ops import K_IMM, K_MEM, SYSTEM_OP
 from vpmu_emu.machine.paging import CR0_WP, CR4_PGE
 from vpmu_emu.machine.platform import port_in, port_out
-from vpmu_emu.machine.pmu import pmu_check
-from vpmu_emu.machine.ring import TR_EXCEPTION, TR_GUEST_RDPMC, emit
+from vpmu_emu.machine.retire import (
+    C_CYCLES,
+    at_edge,
+    leave_guest,
+    put_edx_eax,
+    raise_gp,
+    retire,
+    spend,
+)
+from vpmu_emu.machine.ring import TR_EXCEPTION, emit
 from vpmu_emu.machine.state import (
     CLASS,
     CODE_EDGE,
@@ -80,12 +84,7 @@ from vpmu_emu.machine.state import (
     CODE_FAULT,
     CODE_NEXT,
     CODE_NOT_RETIRED,
-    LANE_BITS,
-    LANES1,
-    LANES2,
-    N_CPUID,
     RAX,
-    RBX,
     RCX,
     RDI,
     RDX,
@@ -112,8 +111,7 @@ from vpmu_emu.machine.u64 import (
     WORD,
     ZERO,
 )
-from vpmu_emu.machine.vmx import (
-    EXIT_CPUID,
+from vpmu_emu.machine.vmcs import (
     EXIT_CR_ACCESS,
     EXIT_DR_ACCESS,
     EXIT_EXCEPTION_NMI,
@@ -121,10 +119,6 @@ from vpmu_emu.machine.vmx import (
     EXIT_INVD,
     EXIT_INVLPG,
     EXIT_IO_INSTRUCTION,
-    EXIT_MSR_READ,
-    EXIT_MSR_WRITE,
-    EXIT_RDPMC,
-    EXIT_RDTSC,
     EXIT_VMCALL,
     EXIT_WBINVD,
     EXIT_XSETBV,
@@ -135,17 +129,14 @@ from vpmu_emu.machine.vmx import (
     PROC_INVLPG,
     PROC_IO,
     PROC_MOV_DR,
-    PROC_RDPMC,
-    PROC_RDTSC,
     TYPE_SOFT_EXCEPTION,
     V_CR0_MASK,
     V_CR0_SHADOW,
     V_CR4_MASK,
     V_CR4_SHADOW,
-    msr_intercepted,
-    note_exit,
     vmread,
 )
+from vpmu_emu.machine.vmx import note_exit
 from vpmu_emu.tables.cpus import LATENCIES
 from vpmu_emu.tables.instructions import EMULATOR, FEATURES
 
@@ -155,9 +146,6 @@ S_UD2, S_INT3, S_INT, S_IRETQ, S_SYSCALL, S_SYSRETQ, S_SWAPGS = (
 )
 S_PUSHFQ, S_POPFQ, S_CLI, S_STI, S_HLT, S_IN, S_OUT = (
     OP[n] for n in ("pushfq", "popfq", "cli", "sti", "hlt", "in", "out")
-)
-S_CPUID, S_RDTSC, S_RDTSCP, S_RDMSR, S_WRMSR, S_RDPMC = (
-    OP[n] for n in ("cpuid", "rdtsc", "rdtscp", "rdmsr", "wrmsr", "rdpmc")
 )
 S_FROM_CR, S_TO_CR, S_FROM_SREG, S_TO_SREG = (
     OP[n] for n in ("mov_from_cr", "mov_to_cr", "mov_from_sreg", "mov_to_sreg")
@@ -178,20 +166,9 @@ S_RDFSBASE, S_RDGSBASE, S_WRFSBASE, S_WRGSBASE = (
 )
 S_FROM_DR, S_TO_DR = OP["mov_from_dr"], OP["mov_to_dr"]
 
-C_CYCLES = CLASS["cycles"]
-C_INST = CLASS["inst"]
 C_LOAD = CLASS["load"]
 C_STORE = CLASS["store"]
-LAT_WRMSR = LATENCIES.index("wrmsr")
-LAT_MSR = LATENCIES.index("msr")
 LAT_INTERRUPT = LATENCIES.index("interrupt")
-LANE_MASK = U64((1 << LANE_BITS) - 1)
-N_LANES1 = len(LANES1)
-N_LANES2 = len(LANES2)
-FIRST_LANE2 = len(LANES1)
-CR4_PCE = U64(1 << 8)
-CPUID_APIC = U64(1 << 9)
-CR4_TSD = U64(1 << 2)
 CR0_NEEDED = U64(0x8000_0001)  # PG PE
 CR0_ET = U64(1 << 4)
 CR0_NW = U64(1 << 29)
@@ -202,9 +179,7 @@ CR4_KNOWN = U64(0x07FF)
 CR4_PAE = U64(1 << 5)
 CR4_FSGSBASE = U64(1 << 16)
 HAS_FSGSBASE = 1 << FEATURES.index("fsgsbase")
-CR4_OSXSAVE = U64(1 << 18)
 HAS_XSAVE = 1 << FEATURES.index("xsave")
-CPUID_OSXSAVE = U64(1 << 27)
 FAILS = EMULATOR.index("fails")
 XCR0_KNOWN = U3  # x87 and SSE: CPUID.0DH:EAX
 _CR0_TS = U64(1 << 3)
@@ -236,183 +211,6 @@ _PIO_READ_AHEAD = U64(1024)  # bytes of struct read_cache
 
 
 @jit()
-def retire(core, u):
-    """Count the instruction of micro-op u in the running totals of the present CPL. Modifies core."""
-    row = 0 if core.cpl == 0 else 1
-    lanes = u.lanes1
-    for k in range(N_LANES1):
-        core.total[row, k] += lanes & LANE_MASK
-        lanes = lanes >> U64(LANE_BITS)
-    lanes = u.lanes2
-    for k in range(N_LANES2):
-        core.total[row, FIRST_LANE2 + k] += lanes & LANE_MASK
-        lanes = lanes >> U64(LANE_BITS)
-    core.total[row, C_CYCLES] += U64(u.cost)
-    core.t += np.int64(u.cost)
-
-
-@jit()
-def spend(core, time):
-    """Unhalted time of the present CPL. Modifies core."""
-    row = 0 if core.cpl == 0 else 1
-    core.total[row, C_CYCLES] += U64(time)
-    core.t += time
-
-
-@jit()
-def _gp(E):
-    fault(E, VECTOR_GP, 1, ZERO)
-    return CODE_FAULT
-
-
-@jit()
-def _edge(core, u):
-    core.rip = u.rip + U64(u.len)
-    return CODE_EDGE
-
-
-@jit()
-def _exit(core, u, reason, qualification):
-    core.rip = u.rip
-    note_exit(core, reason, qualification, U64(u.len))
-    return CODE_EXIT
-
-
-@jit()
-def _edx_eax(core, value):
-    core.regs[RAX] = value & LOW32
-    core.regs[RDX] = value >> U32
-
-
-@jit()
-def _rdmsr(core, M, E, u):
-    if core.cpl > 0:
-        return _gp(E)
-    index = core.regs[RCX] & LOW32
-    if core.vmx.nonroot != 0 and msr_intercepted(core, M, index, 0):
-        slot = statistics_slot(index)
-        if slot >= 0:
-            core.stats.msr_exits[slot] += ONE
-        return _exit(core, u, EXIT_MSR_READ, ZERO)
-    rn = check_read(core, index)
-    if rn == NO_MSR:
-        note_msr_fault(core, E, index, ZERO, 0)
-        return _gp(E)
-    v = msr_value(core, rn, index) if rn >= 0 else ZERO
-    _edx_eax(core, v)
-    retire(core, u)
-    note_msr(core, E, index, v, v, READ, 0)
-    if E.stop_request != 0:
-        return _edge(core, u)
-    return CODE_NEXT
-
-
-@jit()
-def _wrmsr(core, M, E, u):
-    if core.cpl > 0:
-        return _gp(E)
-    index = core.regs[RCX] & LOW32
-    value = (core.regs[RAX] & LOW32) | (core.regs[RDX] << U32)
-    if core.vmx.nonroot != 0 and msr_intercepted(core, M, index, 1):
-        slot = statistics_slot(index)
-        if slot >= 0:
-            core.stats.msr_exits[slot] += ONE
-        return _exit(core, u, EXIT_MSR_WRITE, ZERO)
-    rn = check_write(core, index, value)
-    if rn == NO_MSR:
-        note_msr_fault(core, E, index, value, 1)
-        return _gp(E)
-    old, kind = ZERO, WRITE
-    if E.trace_on != 0 or E.n_watch > 0:
-        found = check_read(core, index)
-        if found == NO_MSR:
-            kind = WRITE_BLIND
-        elif found >= 0:
-            old = msr_value(core, found, index)
-    retire(core, u)
-    if core.inject & I_NO_WRMSR != ZERO:
-        core.total[0, C_INST] -= ONE
-    spend(core, core.latency[LAT_WRMSR] - core.latency[LAT_MSR])
-    pmu_check(core, E)  # if it overflows a counter by retiring, that comes before its effect
-    if rn != DROPPED:
-        msr_apply(core, E, rn, index, value)
-    if core.inject & I_BOTH_WRMSRS != ZERO:
-        core.total[0, C_INST] += ONE
-    core.rip = u.rip
-    note_msr(core, E, index, value, old, kind, 0)
-    return _edge(core, u)
-
-
-@jit()
-def _rdpmc(core, E, u):
-    # VMX checks CR4.PCE before the intercept and the index after it (SDM 3C 26.1.1).
-    if core.cpl > 0 and core.cr4 & CR4_PCE == ZERO:
-        return _gp(E)
-    ecx = core.regs[RCX] & LOW32
-    if core.vmx.nonroot != 0 and core.vmx.proc & PROC_RDPMC != ZERO:
-        return _exit(core, u, EXIT_RDPMC, ZERO)
-    which = rdpmc_counter(core, ecx)
-    if which == PMC_INVALID:
-        return _gp(E)
-    v = rdpmc_result(core, ecx, rdpmc_value(core, which))
-    _edx_eax(core, v)
-    retire(core, u)
-    core.stats.rdpmcs += ONE
-    emit(E, core.t, TR_GUEST_RDPMC, u.rip, ecx, v, ZERO)
-    return CODE_NEXT
-
-
-@jit()
-def _rdtsc(core, E, u, op):
-    if core.cpl > 0 and core.cr4 & CR4_TSD != ZERO:
-        return _gp(E)
-    if core.vmx.nonroot != 0 and core.vmx.proc & PROC_RDTSC != ZERO:
-        return _exit(core, u, EXIT_RDTSC, ZERO)
-    _edx_eax(core, read_tsc(core))
-    if op == S_RDTSCP:
-        core.regs[RCX] = core.tsc_aux & LOW32
-    retire(core, u)
-    return CODE_NEXT
-
-
-@jit()
-def cpuid_entry(table, leaf, subleaf):
-    """Index of the entry that answers CPUID, -1 if the table has none."""
-    for k in range(N_CPUID):
-        if table[k].leaf == leaf and (table[k].subleaf == ALL or table[k].subleaf == subleaf):
-            return k
-    return -1
-
-
-@jit()
-def cpuid_answer(core, table, apic_base):
-    """CPUID from a table: EAX to EDX.
-
-    CPUID.1:EDX[9] is whether the local APIC is on (SDM 3A 11.4.3), ECX[27] is CR4.OSXSAVE.
-    """
-    leaf = core.regs[RAX] & LOW32
-    k = cpuid_entry(table, leaf, core.regs[RCX] & LOW32)
-    core.regs[RAX] = table[k].eax if k >= 0 else ZERO
-    core.regs[RBX] = table[k].ebx if k >= 0 else ZERO
-    ecx = table[k].ecx if k >= 0 else ZERO
-    edx = table[k].edx if k >= 0 else ZERO
-    if k >= 0 and leaf == ONE:
-        edx = (edx & ~CPUID_APIC) | (CPUID_APIC if apic_base & BASE_ENABLE != ZERO else ZERO)
-        ecx = (ecx & ~CPUID_OSXSAVE) | (CPUID_OSXSAVE if core.cr4 & CR4_OSXSAVE != ZERO else ZERO)
-    core.regs[RCX] = ecx
-    core.regs[RDX] = edx
-
-
-@jit()
-def _cpuid(core, u):
-    if core.vmx.nonroot != 0:
-        return _exit(core, u, EXIT_CPUID, ZERO)
-    cpuid_answer(core, core.cpuid, core.lapic.apic_base)
-    retire(core, u)
-    return CODE_NEXT
-
-
-@jit()
 def iopl_allows(core):
     """Whether the CPL may use CLI, STI and ports."""
     return core.cpl <= np.int64((core.rflags >> RFLAGS_IOPL_SHIFT) & U3)
@@ -421,7 +219,7 @@ def iopl_allows(core):
 @jit()
 def _ports(core, E, u, op):
     if not iopl_allows(core):
-        return _gp(E)  # the TSS's I/O bitmap is outside the subset
+        return raise_gp(E)  # the TSS's I/O bitmap is outside the subset
     size = U64(u.width) >> U3
     incoming = op == S_IN
     kind = u.src if incoming else u.dst
@@ -431,7 +229,7 @@ def _ports(core, E, u, op):
         qual = (size - ONE) | (port << U16) | (_IO_IN if incoming else ZERO)
         if kind == K_IMM:
             qual |= U64(1 << 6)
-        return _exit(core, u, EXIT_IO_INSTRUCTION, qual)
+        return leave_guest(core, u, EXIT_IO_INSTRUCTION, qual)
     note_port(core, E, port, size)
     if incoming:
         put_register(core, RAX, size, port_in(core, port, size))
@@ -439,7 +237,7 @@ def _ports(core, E, u, op):
         return CODE_NEXT
     retire(core, u)
     port_out(core, E, port, size, core.regs[RAX] & (ALL >> (U64(64) - U64(u.width))))
-    return _edge(core, u)
+    return at_edge(core, u)
 
 
 @jit()
@@ -459,7 +257,7 @@ def _read_ahead(core, u, size, left):
 def _string_ports(core, M, E, u, op):
     # INS and OUTS: one iteration; only the last one of REP retires.
     if not iopl_allows(core):
-        return _gp(E)
+        return raise_gp(E)
     regs = core.regs
     size = U64(u.width) >> U3
     incoming = op == S_INS
@@ -482,7 +280,7 @@ def _string_ports(core, M, E, u, op):
     qual |= _IO_REP if u.cc != 0 else ZERO
     if leaves and not answered and (incoming or E.emulating == 0):
         E.port_count = _read_ahead(core, u, size, regs[RCX] & kept)
-        return _exit(core, u, EXIT_IO_INSTRUCTION, qual)
+        return leave_guest(core, u, EXIT_IO_INSTRUCTION, qual)
     if not answered:
         # A port is not read before it is sure that memory takes what it gives.
         E.intent = 1 if incoming else 0
@@ -522,7 +320,7 @@ def _string_ports(core, M, E, u, op):
 def _software_interrupt(core, M, E, u, op, vector):
     # If the gate cannot be taken INT n faults, with the handler returning to it, and does not retire.
     if op == S_INT3 and core.vmx.nonroot != 0 and core.vmx.exceptions & BP_BIT != ZERO:
-        code = _exit(core, u, EXIT_EXCEPTION_NMI, ZERO)
+        code = leave_guest(core, u, EXIT_EXCEPTION_NMI, ZERO)
         core.vmx.exit_intr_info = INTR_VALID | TYPE_SOFT_EXCEPTION << U8 | U64(VECTOR_BP)
         return code
     if vector == VECTOR_BP and core.kernel != 0 and core.vmx.nonroot == 0:
@@ -594,7 +392,7 @@ def _sysretq(core, E, u):
         fault(E, VECTOR_UD, 0, ZERO)
         return CODE_FAULT
     if core.cpl > 0 or not is_canonical(core.regs[RCX]):
-        return _gp(E)
+        return raise_gp(E)
     retire(core, u)
     set_rflags(core, core.regs[11])
     core.rip = core.regs[RCX]
@@ -614,7 +412,7 @@ def _flags_stack(core, M, E, u, op):
         if code >= CODE_NOT_RETIRED:
             return code
         retire(core, u)
-        return _edge(core, u) if code == CODE_EDGE else CODE_NEXT
+        return at_edge(core, u) if code == CODE_EDGE else CODE_NEXT
     code, flags = read(core, M, E, core.regs[RSP], size)
     if code != CODE_NEXT:
         return code
@@ -624,13 +422,13 @@ def _flags_stack(core, M, E, u, op):
         fold_flags(core)
         flags |= core.rflags & ~WORD
     set_rflags(core, flags)
-    return _edge(core, u)
+    return at_edge(core, u)
 
 
 @jit()
 def _cli_sti(core, E, u, op):
     if not iopl_allows(core):
-        return _gp(E)
+        return raise_gp(E)
     retire(core, u)
     if op == S_CLI:
         core.rflags &= ~RFLAGS_IF
@@ -638,18 +436,18 @@ def _cli_sti(core, E, u, op):
         if core.rflags & RFLAGS_IF == ZERO:
             core.shadow = 1  # the next instruction runs before any interrupt
         core.rflags |= RFLAGS_IF
-    return _edge(core, u)
+    return at_edge(core, u)
 
 
 @jit()
 def _hlt(core, E, u):
     if core.cpl > 0:
-        return _gp(E)
+        return raise_gp(E)
     if core.vmx.nonroot != 0 and core.vmx.proc & PROC_HLT != ZERO:
-        return _exit(core, u, EXIT_HLT, ZERO)
+        return leave_guest(core, u, EXIT_HLT, ZERO)
     retire(core, u)
     core.activity = 1
-    return _edge(core, u)
+    return at_edge(core, u)
 
 
 @jit()
@@ -703,11 +501,11 @@ def shadowed(core, M, v, mask, shadow):
 @jit()
 def _control_registers(core, M, E, u, op):
     if core.cpl > 0:
-        return _gp(E)
+        return raise_gp(E)
     if op == S_FROM_CR:
         which = np.int64(u.r)
         if core.vmx.nonroot != 0 and which == 3 and core.vmx.proc & PROC_CR3_STORE != ZERO:
-            return _exit(core, u, EXIT_CR_ACCESS, U64(0x13) | (U64(u.a) << U8))
+            return leave_guest(core, u, EXIT_CR_ACCESS, U64(0x13) | (U64(u.a) << U8))
         v = ZERO
         if which == 0:
             v = core.cr0
@@ -733,9 +531,9 @@ def _control_registers(core, M, E, u, op):
     v = core.regs[u.r]
     if which == 0:
         if core.vmx.nonroot != 0 and host_owns(core, M, v, V_CR0_MASK, V_CR0_SHADOW):
-            return _exit(core, u, EXIT_CR_ACCESS, U64(u.r) << U8)
+            return leave_guest(core, u, EXIT_CR_ACCESS, U64(u.r) << U8)
         if not cr0_is_valid(v):
-            return _gp(E)
+            return raise_gp(E)
         retire(core, u)
         set_cr0(core, v)
     elif which == 2:
@@ -743,23 +541,23 @@ def _control_registers(core, M, E, u, op):
         core.cr2 = v
     elif which == 3:
         if core.vmx.nonroot != 0 and core.vmx.proc & PROC_CR3_LOAD != ZERO:
-            return _exit(core, u, EXIT_CR_ACCESS, U64(3) | (U64(u.r) << U8))
+            return leave_guest(core, u, EXIT_CR_ACCESS, U64(3) | (U64(u.r) << U8))
         if v & core.pa_reserved != ZERO or v >> U52 != ZERO:
-            return _gp(E)
+            return raise_gp(E)
         retire(core, u)
         core.cr3 = v
         tlb_flush(core, 0)
         drop_decoded(E)
     elif which == 4:
         if core.vmx.nonroot != 0 and host_owns(core, M, v, V_CR4_MASK, V_CR4_SHADOW):
-            return _exit(core, u, EXIT_CR_ACCESS, _U4 | (U64(u.r) << U8))
+            return leave_guest(core, u, EXIT_CR_ACCESS, _U4 | (U64(u.r) << U8))
         if not cr4_is_valid(core, v):
-            return _gp(E)
+            return raise_gp(E)
         retire(core, u)
         set_cr4(core, v)
     elif which == 8:
         if v > CR8_MAX:
-            return _gp(E)
+            return raise_gp(E)
         retire(core, u)
         if core.vmx.nonroot != 0:
             core.vapic.tpr = v << _U4
@@ -768,13 +566,13 @@ def _control_registers(core, M, E, u, op):
     else:
         fault(E, VECTOR_UD, 0, ZERO)
         return CODE_FAULT
-    return _edge(core, u)
+    return at_edge(core, u)
 
 
 @jit()
 def _debug_registers(core, E, u, op):
     if core.cpl > 0:
-        return _gp(E)
+        return raise_gp(E)
     n, reg = (np.int64(u.r), np.int64(u.a)) if op == S_FROM_DR else (np.int64(u.a), np.int64(u.r))
     if n == 4 or n == 5:
         if core.cr4 & CR4_DE != ZERO:
@@ -784,7 +582,7 @@ def _debug_registers(core, E, u, op):
     if core.vmx.nonroot != 0 and core.vmx.proc & PROC_MOV_DR != ZERO:
         # SDM 3C table 28-4
         qual = U64(np.int64(u.r) if op == S_FROM_DR else np.int64(u.a)) | (U64(reg) << U8)
-        return _exit(core, u, EXIT_DR_ACCESS, qual | (_FROM_DR if op == S_FROM_DR else ZERO))
+        return leave_guest(core, u, EXIT_DR_ACCESS, qual | (_FROM_DR if op == S_FROM_DR else ZERO))
     if core.dr7 & DR7_GD != ZERO:
         fault(E, VECTOR_DB, 0, ZERO)
         E.debug_bits = DR6_BD
@@ -795,10 +593,10 @@ def _debug_registers(core, E, u, op):
         return CODE_NEXT
     v = core.regs[reg]
     if n >= 6 and v > LOW32:
-        return _gp(E)
+        return raise_gp(E)
     retire(core, u)
     set_dr(core, n, v)
-    return _edge(core, u)
+    return at_edge(core, u)
 
 
 @jit()
@@ -827,7 +625,7 @@ def _load_segment(core, M, E, n, selector):
         base = ((desc >> U16) & U64(0xFF_FFFF)) | ((desc >> U32) & U64(0xFF00_0000))
     else:
         if n == 2 and (core.cpl == 3 or np.int64(selector) != core.cpl):
-            return _gp(E)
+            return raise_gp(E)
         base = ZERO  # as Intel does it; AMD keeps the base
     core.selectors[n] = selector
     if n >= 4:
@@ -847,7 +645,7 @@ def _segments(core, M, E, u, op):
         if code >= CODE_NOT_RETIRED:
             return code
         retire(core, u)
-        return _edge(core, u) if code == CODE_EDGE else CODE_NEXT
+        return at_edge(core, u) if code == CODE_EDGE else CODE_NEXT
     n = np.int64(u.a) & 7
     if n > 5 or n == 1:
         fault(E, VECTOR_UD, 0, ZERO)
@@ -863,7 +661,7 @@ def _segments(core, M, E, u, op):
     retire(core, u)
     if n == 2:
         core.shadow = 2  # MOV SS: the next instruction (MOV RSP) belongs to it
-    return _edge(core, u)
+    return at_edge(core, u)
 
 
 @jit()
@@ -931,14 +729,14 @@ def _smsw(core, M, E, u):
     if code >= CODE_NOT_RETIRED:
         return code
     retire(core, u)
-    return _edge(core, u)
+    return at_edge(core, u)
 
 
 @jit()
 def _machine_status(core, M, E, u, op):
     # CLTS and LMSW write CR0[3:0] only; of these a guest leaves alone what the host owns (SDM 3C 26.3).
     if core.cpl > 0:
-        return _gp(E)
+        return raise_gp(E)
     owned = ZERO
     shadow = ZERO
     if core.vmx.nonroot != 0:
@@ -946,20 +744,20 @@ def _machine_status(core, M, E, u, op):
         shadow = vmread(core, M, V_CR0_SHADOW)
     if op == S_CLTS:
         if owned & shadow & _CR0_TS != ZERO:
-            return _exit(core, u, EXIT_CR_ACCESS, _ACCESS_CLTS)
+            return leave_guest(core, u, EXIT_CR_ACCESS, _ACCESS_CLTS)
         retire(core, u)
         set_cr0(core, core.cr0 & ~(_CR0_TS & ~owned))
-        return _edge(core, u)
+        return at_edge(core, u)
     code, source = _selector(core, M, E, u, np.int64(u.dst), np.int64(u.a))
     if code != CODE_NEXT:
         return code
     change = (source ^ shadow) & _LMSW_CLEARS | (source & ~shadow & ONE)
     if owned & change != ZERO:
         memory = _LMSW_MEMORY if u.dst == K_MEM else ZERO
-        return _exit(core, u, EXIT_CR_ACCESS, _ACCESS_LMSW | memory | (source << U16))
+        return leave_guest(core, u, EXIT_CR_ACCESS, _ACCESS_LMSW | memory | (source << U16))
     retire(core, u)
     set_cr0(core, (core.cr0 & ~(_LMSW_CLEARS & ~owned)) | (source & _LMSW_BITS & ~owned))
-    return _edge(core, u)
+    return at_edge(core, u)
 
 
 @jit()
@@ -972,28 +770,28 @@ def xcr0_is_valid(core, v):
 def _extended_control(core, E, u, op):
     # XGETBV and XSETBV. KVM's emulator looks at the privilege first (emulate.c: Priv, then em_xsetbv).
     if E.emulating != 0 and core.cpl > 0:
-        return _gp(E)
+        return raise_gp(E)
     if core.cr4 & CR4_OSXSAVE == ZERO:
         fault(E, VECTOR_UD, 0, ZERO)
         return CODE_FAULT
     if op == S_XSETBV:
         if core.cpl > 0:
-            return _gp(E)
+            return raise_gp(E)
         if core.vmx.nonroot != 0:
-            return _exit(core, u, EXIT_XSETBV, ZERO)
+            return leave_guest(core, u, EXIT_XSETBV, ZERO)
     # XCR0 alone: XGETBV of 1 came with CPUID.(0DH,1):EAX[2], which no model claims.
     if core.regs[RCX] & LOW32 != ZERO:
-        return _gp(E)
+        return raise_gp(E)
     if op == S_XGETBV:
-        _edx_eax(core, core.xcr0)
+        put_edx_eax(core, core.xcr0)
         retire(core, u)
         return CODE_NEXT
     value = (core.regs[RAX] & LOW32) | (core.regs[RDX] << U32)
     if not xcr0_is_valid(core, value):
-        return _gp(E)
+        return raise_gp(E)
     retire(core, u)
     core.xcr0 = value
-    return _edge(core, u)
+    return at_edge(core, u)
 
 
 @jit()
@@ -1038,7 +836,7 @@ def _far_return(core, M, E, u):
             return code
         new_sp = outer_sp + drop
     if not is_canonical(rip):
-        return _gp(E)
+        return raise_gp(E)
     retire(core, u)
     core.rip = rip
     core.regs[RSP] = new_sp
@@ -1073,7 +871,7 @@ def _segment_from_memory(core, M, E, u, op):
         return code
     put_register(core, np.int64(u.a), size, offset)
     retire(core, u)
-    return _edge(core, u)
+    return at_edge(core, u)
 
 
 @jit()
@@ -1088,7 +886,7 @@ def _segment_bases(core, E, u, op):
     else:
         v = core.regs[u.a] & kept
         if not is_canonical(v):
-            return _gp(E)
+            return raise_gp(E)
         core.regs[n] = v
     retire(core, u)
     return CODE_NEXT
@@ -1099,7 +897,7 @@ def _tables(core, M, E, u, op):
     va = address(core, u)
     if op == S_LGDT or op == S_LIDT:
         if core.cpl > 0:
-            return _gp(E)
+            return raise_gp(E)
         code, limit = read(core, M, E, va, U64(2))
         if code != CODE_NEXT:
             return code
@@ -1107,7 +905,7 @@ def _tables(core, M, E, u, op):
         if code != CODE_NEXT:
             return code
         if not is_canonical(base):
-            return _gp(E)
+            return raise_gp(E)
         retire(core, u)
         if op == S_LGDT:
             core.gdt_base = base
@@ -1115,7 +913,7 @@ def _tables(core, M, E, u, op):
         else:
             core.idt_base = base
             core.idt_limit = limit
-        return _edge(core, u)
+        return at_edge(core, u)
     limit = core.gdt_limit if op == S_SGDT else core.idt_limit
     base = core.gdt_base if op == S_SGDT else core.idt_base
     code = write(core, M, E, va + U64(2), U8, base)
@@ -1124,7 +922,7 @@ def _tables(core, M, E, u, op):
     if code >= CODE_NOT_RETIRED:
         return code
     retire(core, u)
-    return _edge(core, u)
+    return at_edge(core, u)
 
 
 @jit()
@@ -1133,7 +931,7 @@ def _no_local_table(core, M, E, u, selector):
     if selector & ~U3 == ZERO:
         retire(core, u)
         core.ldtr = selector
-        return _edge(core, u)
+        return at_edge(core, u)
     code, desc = read_descriptor(core, M, E, selector)
     if code != CODE_NEXT:
         return code
@@ -1154,9 +952,9 @@ def _task_register(core, M, E, u, op):
         if code >= CODE_NOT_RETIRED:
             return code
         retire(core, u)
-        return _edge(core, u)
+        return at_edge(core, u)
     if core.cpl > 0:
-        return _gp(E)
+        return raise_gp(E)
     selector = core.regs[u.a] & WORD
     if u.dst == K_MEM:
         code, selector = read(core, M, E, address(core, u), U64(2))
@@ -1165,7 +963,7 @@ def _task_register(core, M, E, u, op):
     if op == S_LLDT:
         return _no_local_table(core, M, E, u, selector)
     if selector & ~U3 == ZERO:
-        return _gp(E)
+        return raise_gp(E)
     code, desc = read_descriptor(core, M, E, selector)
     if code != CODE_NEXT:
         return code
@@ -1188,7 +986,7 @@ def _task_register(core, M, E, u, op):
     core.tr_base = (
         ((desc >> U16) & U64(0xFF_FFFF)) | ((desc >> U32) & U64(0xFF00_0000)) | (high << U32)
     )
-    return _edge(core, u)
+    return at_edge(core, u)
 
 
 @jit()
@@ -1212,13 +1010,13 @@ def _execute(core, M, E, u):
     op = np.int64(u.op)
     core.rip = u.rip
     if op == S_WRMSR:
-        return _wrmsr(core, M, E, u)
+        return execute_wrmsr(core, M, E, u)
     if op == S_RDMSR:
-        return _rdmsr(core, M, E, u)
+        return execute_rdmsr(core, M, E, u)
     if op == S_RDPMC:
-        return _rdpmc(core, E, u)
+        return execute_rdpmc(core, E, u)
     if op == S_RDTSC or op == S_RDTSCP:
-        return _rdtsc(core, E, u, op)
+        return execute_rdtsc(core, E, u, op)
     if op == S_UD2:
         if u.cc != 0:
             note_outside(core, M, E, u.rip)
@@ -1236,7 +1034,7 @@ def _execute(core, M, E, u):
         return _sysretq(core, E, u)
     if op == S_SWAPGS:
         if core.cpl > 0:
-            return _gp(E)
+            return raise_gp(E)
         old = core.regs[REG_GS]
         core.regs[REG_GS] = core.kernel_gs_base
         core.kernel_gs_base = old
@@ -1251,7 +1049,7 @@ def _execute(core, M, E, u):
     if op == S_IN or op == S_OUT:
         return _ports(core, E, u, op)
     if op == S_CPUID:
-        return _cpuid(core, u)
+        return execute_cpuid(core, u)
     if op == S_FROM_CR or op == S_TO_CR:
         return _control_registers(core, M, E, u, op)
     if op == S_FROM_DR or op == S_TO_DR:
@@ -1264,19 +1062,19 @@ def _execute(core, M, E, u):
         return _tables(core, M, E, u, op)
     if op == S_INVLPG:
         if core.cpl > 0:
-            return _gp(E)
+            return raise_gp(E)
         if core.vmx.nonroot != 0 and core.vmx.proc & PROC_INVLPG != ZERO:
-            return _exit(core, u, EXIT_INVLPG, address(core, u))
+            return leave_guest(core, u, EXIT_INVLPG, address(core, u))
         retire(core, u)
         # All of it: what part of a large page the address lies in need not be known, and more may go.
         tlb_flush(core, 1)
         drop_decoded(E)
-        return _edge(core, u)
+        return at_edge(core, u)
     if op == S_WBINVD or op == S_INVD:  # caches are tags only: there is nothing to write back or to lose
         if core.cpl > 0:
-            return _gp(E)
+            return raise_gp(E)
         if core.vmx.nonroot != 0:
-            return _exit(core, u, EXIT_WBINVD if op == S_WBINVD else EXIT_INVD, ZERO)
+            return leave_guest(core, u, EXIT_WBINVD if op == S_WBINVD else EXIT_INVD, ZERO)
         retire(core, u)
         return CODE_NEXT
     if op >= S_LAR and op <= S_VERW:
@@ -1297,7 +1095,6 @@ def _execute(core, M, E, u):
         return _segment_bases(core, E, u, op)
     # VMCALL: only a guest has somebody to call
     if core.vmx.nonroot != 0:
-        return _exit(core, u, EXIT_VMCALL, ZERO)
+        return leave_guest(core, u, EXIT_VMCALL, ZERO)
     fault(E, VECTOR_UD, 0, ZERO)
     return CODE_FAULT
-

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import attrs
 
 from vpmu_emu.data import isa_dir
 from vpmu_emu.tables.names import Names
+
+SYNONYMS = {
+    "cpu-cycles": "cycles",
+    "branch-instructions": "branches",
+    "topdown-slots": "slots",
+}
 
 SOURCES = (
     "inst", "branch", "cond", "taken", "call", "ret", "indirect", "far", "load", "store", "nop",
@@ -194,3 +201,13 @@ def why_uncounted(config: int, name: str = LISTS[0]) -> str:
 def event_names(name: str = LISTS[0]) -> dict[str, int]:
     """Every name of list `name`, in lower case, with bits 15:0 of its selector."""
     return {n.lower(): event.code for n, event in _NAMES[name].items()}
+
+
+@cache
+def event_codes(events: str) -> dict[str, int]:
+    """Names of event list `events` in lower case, with bits 15:0 of the selector."""
+    names = event_names(events) | metric_names(events)
+    for new, old in SYNONYMS.items():
+        if old in names:
+            names[new] = names[old]
+    return names

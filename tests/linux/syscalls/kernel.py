@@ -9,13 +9,13 @@ import numpy as np
 
 from vpmu_emu.asm import assemble
 from vpmu_emu.linux.run import run_host
-from vpmu_emu.linux.setup import init_config, init_host, new_record
 from vpmu_emu.linux.state import INSIDE_KERNEL, TASK_DEAD
 from vpmu_emu.linux.syscalls import FUNCTIONS, Errno, Host, handle
 from vpmu_emu.linux.syscalls.host import IN_USE
 from vpmu_emu.linux.syscalls.tasks import spawn
 from vpmu_emu.machine import engine
 from vpmu_emu.machine.state import END_OF_TIME, ENGINE, RUN_SYSCALL
+from vpmu_emu.setup.vm import init_config, init_host, new_record
 from vpmu_emu.system import fill_core, host_model
 from vpmu_emu.tables.linux import SYSCALLS
 from vpmu_emu.tables.modes import MODES

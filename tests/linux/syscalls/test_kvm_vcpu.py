@@ -10,7 +10,7 @@ import pytest
 
 from tests.linux.syscalls.test_kvm import EVTSEL0, GLOBAL_CTRL, INSTRUCTIONS, PMC0, Vmm, errno
 from vpmu_emu.asm import assemble
-from vpmu_emu.linux.cpuid import supported_leaves
+from vpmu_emu.linux.kvm.cpuid import supported_leaves
 from vpmu_emu.machine.ring import TR_GUEST_WRMSR, TR_GUEST_WRMSR_BLIND
 from vpmu_emu.machine.state import NEVER
 from vpmu_emu.system import host_model

@@ -14,11 +14,11 @@ from vpmu_emu.linux.calls import (
     CALL_PERF_READ,
     CALL_PERF_RELEASE,
 )
-from vpmu_emu.linux.perf.report import closed_report, perf_report
 from vpmu_emu.linux.state import N_EVENTS, PERF_EVENT_STATE_ERROR
 from vpmu_emu.linux.syscalls.pagetables import PAGE
 from vpmu_emu.linux.syscalls.tasks import do_exit
 from vpmu_emu.tables.linux import ERRNO, STRUCTS, constant
+from vpmu_emu.views.perf import closed_report, perf_report
 
 pytestmark = pytest.mark.uncompiled
 

@@ -10,10 +10,10 @@ import pytest
 from tests.linux.guests import system
 from tests.linux.syscalls.kernel import Kernel
 from vpmu_emu.asm import assemble, write_elf
-from vpmu_emu.linux import boot
 from vpmu_emu.linux.syscalls import handle
 from vpmu_emu.linux.syscalls.tasks import spawn
 from vpmu_emu.machine.state import RUN_SYSCALL
+from vpmu_emu.setup import boot
 from vpmu_emu.system import vmm
 from vpmu_emu.tables.linux import STRUCTS
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
+from vpmu_emu.linux.charge import charge
 from vpmu_emu.linux.kvm.run import exit_for_debug
 from vpmu_emu.linux.native import cost
-from vpmu_emu.linux.perf.pmi import charge
 from vpmu_emu.machine.breakpoints import (
     DR6_BD,
     DR6_BS,
@@ -29,7 +29,7 @@ from vpmu_emu.machine.interrupts import RFLAGS_TF, VECTOR_BP, VECTOR_DB, VECTOR_
 from vpmu_emu.machine.physical import st64
 from vpmu_emu.machine.state import N_DR, RSP
 from vpmu_emu.machine.u64 import LOW32, ONE, U2, U3, U8, U15, U64, ZERO
-from vpmu_emu.machine.vmx import (
+from vpmu_emu.machine.vmcs import (
     EXIT_DR_ACCESS,
     MOV_SS_BLOCKING,
     PROC_MOV_DR,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
+from vpmu_emu.linux.charge import charge
 from vpmu_emu.linux.kvm.debugregs import (
     KVM_GUESTDBG_SINGLESTEP,
     handle_bp,
@@ -17,12 +18,11 @@ from vpmu_emu.linux.kvm.debugregs import (
     kvm_vcpu_check_code_breakpoint,
     kvm_vcpu_do_singlestep,
 )
-from vpmu_emu.linux.kvm.exits import end_guest, handle_undelivered, kvm_queue_exception
 from vpmu_emu.linux.kvm.lapic import kvm_apic_note_ipi
 from vpmu_emu.linux.kvm.run import EMULATION_FAILED, PIO_PAGE
 from vpmu_emu.linux.kvm.trigger import kvm_pmu_trigger_event
+from vpmu_emu.linux.kvm.vmx.exits import end_guest, handle_undelivered, kvm_queue_exception
 from vpmu_emu.linux.native import cost
-from vpmu_emu.linux.perf.pmi import charge
 from vpmu_emu.linux.state import USER_IO_NONE
 from vpmu_emu.linux.trace_kinds import TR_EMULATE_INSN
 from vpmu_emu.machine.alu import execute_general, fold_flags, spread_flags
@@ -55,7 +55,7 @@ from vpmu_emu.machine.state import (
     STOP_SHUTDOWN,
 )
 from vpmu_emu.machine.u64 import ONE, U3, U8, U64, ZERO
-from vpmu_emu.machine.vmx import (
+from vpmu_emu.machine.vmcs import (
     EXIT_EXCEPTION_NMI,
     EXIT_IO_INSTRUCTION,
     INTR_VALID,
@@ -67,11 +67,10 @@ from vpmu_emu.machine.vmx import (
     TYPE_SOFT_EXCEPTION,
     V_RFLAGS,
     V_RIP,
-    load_guest,
-    save_guest,
     vmread,
     vmwrite,
 )
+from vpmu_emu.machine.vmx import load_guest, save_guest
 from vpmu_emu.tables.instructions import EMULATOR
 
 COST_EMULATE = cost("kvm_emulate_instruction")

@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
+from vpmu_emu.linux.charge import charge
 from vpmu_emu.linux.kvm.run import KVM_EXIT_INTR, post_kvm_run_save
 from vpmu_emu.linux.native import cost
-from vpmu_emu.linux.perf.pmi import charge
 from vpmu_emu.linux.state import (
     ENTERED_NOT,
     FILE_VCPU,
@@ -27,7 +27,7 @@ from vpmu_emu.linux.state import (
 from vpmu_emu.machine.physical import ld64
 from vpmu_emu.machine.state import RAX, RDI, RDX, RSI
 from vpmu_emu.machine.u64 import LOW32, U64, ZERO
-from vpmu_emu.machine.vmx import V_EFER
+from vpmu_emu.machine.vmcs import V_EFER
 from vpmu_emu.tables.linux import ERRNO, constant
 
 COST_IOCTL = cost("kvm_vcpu_ioctl")

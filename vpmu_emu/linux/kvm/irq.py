@@ -11,6 +11,7 @@ from vpmu_emu._jit import jit
 from vpmu_emu.linux.hrtimer import host_timer_program
 from vpmu_emu.linux.kvm.debugregs import reset_debug_registers
 from vpmu_emu.linux.kvm.nmi import kvm_inject_nmi
+from vpmu_emu.linux.kvm.vm import CR0_REAL_MODE, CS_RESET, RIP_RESET
 from vpmu_emu.linux.sched import RESCHEDULE_VECTOR, end_turn, wake_up_task
 from vpmu_emu.linux.state import (
     APIC_INIT,
@@ -21,7 +22,6 @@ from vpmu_emu.linux.state import (
     N_VCPUS,
     USER_IO_NONE,
 )
-from vpmu_emu.linux.vm import CR0_REAL_MODE, CS_RESET, RIP_RESET
 from vpmu_emu.machine.engine import CR0_RESET, CR4_RESET, EFER_RESET
 from vpmu_emu.machine.interrupts import RFLAGS_FIXED
 from vpmu_emu.machine.lapic import (
@@ -43,7 +43,7 @@ from vpmu_emu.machine.lapic import (
 from vpmu_emu.machine.physical import st64
 from vpmu_emu.machine.state import N_REGS
 from vpmu_emu.machine.u64 import BYTE, U8, U12, U64, WORD, ZERO
-from vpmu_emu.machine.vmx import (
+from vpmu_emu.machine.vmcs import (
     V_ACTIVITY,
     V_CR0,
     V_CR0_SHADOW,

@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
+from vpmu_emu.linux.charge import charge
 from vpmu_emu.linux.kvm.nmi import kvm_inject_nmi
-from vpmu_emu.linux.kvm.overflow import kvm_make_request
 from vpmu_emu.linux.native import cost
-from vpmu_emu.linux.perf.pmi import charge
+from vpmu_emu.linux.overflow_handler import kvm_make_request
 from vpmu_emu.linux.state import APIC_INIT, KVM_REQ_EVENT
 from vpmu_emu.machine.clock import tsc_at, tsc_reaching
 from vpmu_emu.machine.lapic import (
@@ -32,14 +32,7 @@ from vpmu_emu.machine.memory import tlb_flush
 from vpmu_emu.machine.physical import st8
 from vpmu_emu.machine.state import NEVER, STOP_RESET
 from vpmu_emu.machine.u64 import BYTE, LOW32, ONE, U3, U7, U64, ZERO
-from vpmu_emu.machine.vmx import (
-    PIN_PREEMPTION,
-    V_PIN,
-    V_PREEMPTION,
-    V_TSC_OFFSET,
-    vmread,
-    vmwrite,
-)
+from vpmu_emu.machine.vmcs import PIN_PREEMPTION, V_PIN, V_PREEMPTION, V_TSC_OFFSET, vmread, vmwrite
 
 COST_REG_WRITE = cost("kvm_lapic_reg_write")
 COST_REG_READ = cost("kvm_lapic_reg_read")

@@ -9,7 +9,7 @@ from vpmu_emu._jit import jit
 from vpmu_emu.linux.state import KVM_REQ_NMI
 from vpmu_emu.machine.physical import ld64
 from vpmu_emu.machine.u64 import U64, ZERO
-from vpmu_emu.machine.vmx import NMI_BLOCKING, V_INTERRUPTIBILITY
+from vpmu_emu.machine.vmcs import NMI_BLOCKING, V_INTERRUPTIBILITY
 
 
 @jit()

@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
+from vpmu_emu.linux.charge import charge
 from vpmu_emu.linux.kvm.nmi import kvm_inject_nmi
-from vpmu_emu.linux.kvm.overflow import kvm_make_request, pmc_bit
 from vpmu_emu.linux.native import cost
-from vpmu_emu.linux.perf.pmi import charge
+from vpmu_emu.linux.overflow_handler import kvm_make_request, pmc_bit
 from vpmu_emu.linux.perf.times import sched_clock
 from vpmu_emu.linux.state import (
     KVM_REQ_PMU,
@@ -22,13 +22,8 @@ from vpmu_emu.linux.trace_kinds import TR_PMI_INJECT
 from vpmu_emu.machine.lapic import LVT_DROPPED, LVT_MASKED, LVT_NMI, LVT_PMI, lapic_deliver_lvt
 from vpmu_emu.machine.lbr import R_LBR_SELECT
 from vpmu_emu.machine.msr import read_tsc
-from vpmu_emu.machine.mutants import (
-    I_GLOBAL_CTRL,
-    I_NO_LVTPC_MASK,
-    I_OS,
-    raises_pmi,
-    rdpmc_ecx,
-)
+from vpmu_emu.machine.mutants import I_GLOBAL_CTRL, I_NO_LVTPC_MASK, I_OS
+from vpmu_emu.machine.pmu_rules import raises_pmi, rdpmc_ecx
 from vpmu_emu.machine.ring import emit
 from vpmu_emu.machine.u64 import ONE, U2, U3, U15, U64, ZERO
 from vpmu_emu.tables.msrs import by_name

@@ -7,11 +7,8 @@ arch/x86/kvm/pmu.c, vmx/pmu_intel.c; the words are theirs.
 from __future__ import annotations
 
 from vpmu_emu._jit import jit
+from vpmu_emu.linux.charge import charge
 from vpmu_emu.linux.kvm.filter import check_pmu_event_filter
-from vpmu_emu.linux.kvm.lbr import intel_pmu_cleanup
-from vpmu_emu.linux.kvm.overflow import __kvm_perf_overflow as kvm_perf_overflow_noted
-from vpmu_emu.linux.kvm.overflow import pmc_bit
-from vpmu_emu.linux.kvm.pebs import add_atomic_switch_msr, switch_pebs_msrs
 from vpmu_emu.linux.kvm.pmu import (
     EVENTSEL_ENABLE,
     EVENTSEL_INT,
@@ -34,7 +31,11 @@ from vpmu_emu.linux.kvm.pmu import (
     pmc_is_globally_enabled,
     pmc_is_locally_enabled,
 )
+from vpmu_emu.linux.kvm.vmx.lbr import intel_pmu_cleanup
+from vpmu_emu.linux.kvm.vmx.pebs import add_atomic_switch_msr, switch_pebs_msrs
 from vpmu_emu.linux.native import cost
+from vpmu_emu.linux.overflow_handler import __kvm_perf_overflow as kvm_perf_overflow_noted
+from vpmu_emu.linux.overflow_handler import pmc_bit
 from vpmu_emu.linux.perf.event import (
     ATTR_PRECISE_SHIFT,
     perf_event_count_now,
@@ -45,7 +46,6 @@ from vpmu_emu.linux.perf.event import (
     perf_event_read_value,
     perf_event_release_kernel,
 )
-from vpmu_emu.linux.perf.pmi import charge
 from vpmu_emu.linux.perf.times import (
     ATTR_EXCLUDE_HOST,
     ATTR_EXCLUDE_KERNEL,
@@ -71,13 +71,12 @@ from vpmu_emu.machine.mutants import (
     I_PMC_WIDTH,
     I_RDMSR_32,
     I_RUNNING_WRITE,
-    perfctr_value,
-    status_after_reset,
 )
 from vpmu_emu.machine.pmu import EVENTSEL_EVENT, event_row
+from vpmu_emu.machine.pmu_rules import perfctr_value, status_after_reset
 from vpmu_emu.machine.ring import emit
 from vpmu_emu.machine.u64 import LOW32, ONE, U2, U64, ZERO
-from vpmu_emu.machine.vmx import (
+from vpmu_emu.machine.vmcs import (
     ENTRY_LOAD_GLOBAL_CTRL,
     EXIT_LOAD_GLOBAL_CTRL,
     V_ENTRY_CTL,

@@ -13,8 +13,7 @@
 from __future__ import annotations
 
 from vpmu_emu._jit import jit
-from vpmu_emu.linux.kvm import lbr, pmu_emulated, pmu_passthrough
-from vpmu_emu.linux.kvm.overflow import kvm_make_request, pmc_bit
+from vpmu_emu.linux.kvm import pmu_emulated, pmu_passthrough
 from vpmu_emu.linux.kvm.pmu import (
     PMU_FIXED_CTR,
     PMU_PERFCTR,
@@ -22,6 +21,8 @@ from vpmu_emu.linux.kvm.pmu import (
     kvm_pmu_is_valid_msr,
     kvm_pmu_request_counter_reprogram,
 )
+from vpmu_emu.linux.kvm.vmx import lbr
+from vpmu_emu.linux.overflow_handler import kvm_make_request, pmc_bit
 from vpmu_emu.linux.state import KVM_REQ_PMU, Q_NO_GLOBAL_CHECK
 from vpmu_emu.machine.u64 import ONE, ZERO
 

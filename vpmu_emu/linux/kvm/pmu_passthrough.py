@@ -8,8 +8,8 @@ each of them is a quirk. Patches 12, 23, 24, 27, 28, 30, 31, 35, 37, 38, 39.
 from __future__ import annotations
 
 from vpmu_emu._jit import jit
+from vpmu_emu.linux.charge import charge
 from vpmu_emu.linux.kvm.filter import check_pmu_event_filter
-from vpmu_emu.linux.kvm.overflow import kvm_make_request, pmc_bit
 from vpmu_emu.linux.kvm.pmu import (
     EVENTSEL_ENABLE,
     PMU_EVNTSEL,
@@ -24,13 +24,14 @@ from vpmu_emu.linux.kvm.pmu import (
     pmc_wants_pmi,
 )
 from vpmu_emu.linux.native import APIC_LVT_MASKED, cost, rdmsrl, rdpmcl, retire, wrmsrl
+from vpmu_emu.linux.overflow_handler import kvm_make_request, pmc_bit
 from vpmu_emu.linux.perf.guest import (
     perf_guest_enter,
     perf_guest_exit,
     perf_guest_switch_to_host_pmi_vector,
     perf_guest_switch_to_kvm_pmi_vector,
 )
-from vpmu_emu.linux.perf.pmi import charge, handle_nmis
+from vpmu_emu.linux.perf.pmi import handle_nmis
 from vpmu_emu.linux.state import (
     KVM_REQ_PMI,
     N_GP_PMC,
@@ -46,18 +47,13 @@ from vpmu_emu.linux.state import (
 )
 from vpmu_emu.linux.trace_kinds import TR_PMU_LOAD, TR_PMU_PUT
 from vpmu_emu.machine.lapic import LVT_PMI
-from vpmu_emu.machine.mutants import (
-    I_KEEP_SELECTORS,
-    I_OFF_CLEARS,
-    perfctr_value,
-    sets_status,
-    status_after_reset,
-)
+from vpmu_emu.machine.mutants import I_KEEP_SELECTORS, I_OFF_CLEARS
 from vpmu_emu.machine.physical import ld64, st64
 from vpmu_emu.machine.pmu import counter_value, counts_nothing
+from vpmu_emu.machine.pmu_rules import perfctr_value, sets_status, status_after_reset
 from vpmu_emu.machine.ring import emit
 from vpmu_emu.machine.u64 import ONE, U8, U15, U64, ZERO
-from vpmu_emu.machine.vmx import V_GUEST_GLOBAL_CTRL, vmread, vmwrite
+from vpmu_emu.machine.vmcs import V_GUEST_GLOBAL_CTRL, vmread, vmwrite
 from vpmu_emu.tables.msrs import by_name
 
 MSR_IA32_PMC0 = U64(by_name("IA32_A_PMC0"))

@@ -11,7 +11,7 @@ from vpmu_emu._jit import jit
 from vpmu_emu.linux.state import USER_IO_IN, USER_IO_OUT
 from vpmu_emu.machine.physical import ld8, ld32, ld64, st8, st16, st32, st64
 from vpmu_emu.machine.u64 import ONE, U4, U64, ZERO
-from vpmu_emu.machine.vmx import MOV_SS_BLOCKING, STI_BLOCKING, V_INTERRUPTIBILITY, V_RFLAGS
+from vpmu_emu.machine.vmcs import MOV_SS_BLOCKING, STI_BLOCKING, V_INTERRUPTIBILITY, V_RFLAGS
 from vpmu_emu.tables.linux import STRUCTS, constant
 
 KVM_EXIT_IO = constant("KVM_EXIT_IO")

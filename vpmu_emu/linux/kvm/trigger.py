@@ -8,9 +8,9 @@ from __future__ import annotations
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.kvm import pmu_ops
 from vpmu_emu.linux.kvm.filter import check_pmu_event_filter
-from vpmu_emu.linux.kvm.overflow import pmc_bit
 from vpmu_emu.linux.kvm.pmu import cpl_is_matched
 from vpmu_emu.linux.native import cost, retire
+from vpmu_emu.linux.overflow_handler import pmc_bit
 from vpmu_emu.linux.state import N_PMC, W_EMULATED_INSTRUCTIONS
 from vpmu_emu.linux.trace_kinds import TR_EMULATED
 from vpmu_emu.machine.mutants import I_GLOBAL_CTRL

@@ -8,12 +8,12 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
+from vpmu_emu.linux.charge import charge
 from vpmu_emu.linux.hrtimer import host_timer_program
 from vpmu_emu.linux.kvm.debugregs import (
     KVM_GUESTDBG_SINGLESTEP,
     kvm_deliver_exception_payload,
 )
-from vpmu_emu.linux.kvm.exits import finish_wrmsr, kvm_skip_emulated_instruction
 from vpmu_emu.linux.kvm.irq import kvm_apic_accept_events, kvm_irq_delivery_to_apic
 from vpmu_emu.linux.kvm.lapic import (
     kvm_lapic_expired_hv_timer,
@@ -23,12 +23,13 @@ from vpmu_emu.linux.kvm.lapic import (
 )
 from vpmu_emu.linux.kvm.msrfilter import kvm_msr_allowed
 from vpmu_emu.linux.kvm.nmi import process_nmi
-from vpmu_emu.linux.kvm.overflow import kvm_make_request
 from vpmu_emu.linux.kvm.run import dm_request_for_irq_injection, exit_for_real_mode
+from vpmu_emu.linux.kvm.vmx.exits import finish_wrmsr, kvm_skip_emulated_instruction
 from vpmu_emu.linux.native import cost, retire, wrmsrl
+from vpmu_emu.linux.overflow_handler import kvm_make_request
 from vpmu_emu.linux.perf.event import perf_init
 from vpmu_emu.linux.perf.guest import KVM_VPMU_VECTOR
-from vpmu_emu.linux.perf.pmi import charge, handle_nmis, perf_event_nmi_handler
+from vpmu_emu.linux.perf.pmi import handle_nmis, perf_event_nmi_handler
 from vpmu_emu.linux.space import guest_space
 from vpmu_emu.linux.state import (
     FROM_GUEST,
@@ -70,7 +71,7 @@ from vpmu_emu.machine.state import (
     STOP_SHUTDOWN,
 )
 from vpmu_emu.machine.u64 import BYTE, LOW32, ONE, U3, U8, U32, U64, ZERO
-from vpmu_emu.machine.vmx import (
+from vpmu_emu.machine.vmcs import (
     EXIT_EXCEPTION_NMI,
     EXIT_EXTERNAL_INTERRUPT,
     EXIT_INVD,
@@ -96,11 +97,11 @@ from vpmu_emu.machine.vmx import (
     V_PROC,
     V_RFLAGS,
     V_SS_AR,
-    vm_entry,
     vmptrld,
     vmread,
     vmwrite,
 )
+from vpmu_emu.machine.vmx import vm_entry
 from vpmu_emu.tables.modes import kernel_version
 from vpmu_emu.tables.msrs import by_name
 

@@ -8,19 +8,10 @@ out, the external interrupt that caused the exit, interrupts on, exit handler. a
 from __future__ import annotations
 
 from vpmu_emu._jit import jit
+from vpmu_emu.linux.charge import charge
 from vpmu_emu.linux.kvm import pmu_ops
 from vpmu_emu.linux.kvm.debugregs import load_debug_registers, vmx_sync_dirty_debug_regs
 from vpmu_emu.linux.kvm.emulate import handle_emulated_exit
-from vpmu_emu.linux.kvm.exits import (
-    finish_rdmsr,
-    finish_rdpmc,
-    finish_wrmsr,
-    kvm_get_msr_common,
-    kvm_inject_gp,
-    kvm_set_msr_common,
-    vmx_handle_exit,
-)
-from vpmu_emu.linux.kvm.lbr import intel_pmu_handle_lbr_msrs_access, intel_pmu_lbr_msr_now
 from vpmu_emu.linux.kvm.msrfilter import kvm_msr_allowed, msr_denied_to_vmm
 from vpmu_emu.linux.kvm.pmu import (
     is_vmware_backdoor_pmc,
@@ -40,8 +31,17 @@ from vpmu_emu.linux.kvm.vcpu import (
     vmx_vcpu_enter,
     vmx_vcpu_exit,
 )
+from vpmu_emu.linux.kvm.vmx.exits import (
+    finish_rdmsr,
+    finish_rdpmc,
+    finish_wrmsr,
+    kvm_get_msr_common,
+    kvm_inject_gp,
+    kvm_set_msr_common,
+    vmx_handle_exit,
+)
+from vpmu_emu.linux.kvm.vmx.lbr import intel_pmu_handle_lbr_msrs_access, intel_pmu_lbr_msr_now
 from vpmu_emu.linux.native import cost
-from vpmu_emu.linux.perf.pmi import charge
 from vpmu_emu.linux.state import KVM_REQ_PMI, KVM_REQ_PMU
 from vpmu_emu.machine.engine import run_core
 from vpmu_emu.machine.msr import WRITE, WRITE_BLIND
@@ -58,7 +58,7 @@ from vpmu_emu.machine.state import (
     RUN_WATCH,
 )
 from vpmu_emu.machine.u64 import LOW32, U32, U64, ZERO
-from vpmu_emu.machine.vmx import EXIT_MSR_READ, EXIT_MSR_WRITE, EXIT_RDPMC
+from vpmu_emu.machine.vmcs import EXIT_MSR_READ, EXIT_MSR_WRITE, EXIT_RDPMC
 from vpmu_emu.tables.msrs import by_name
 
 COST_ENTER_GUEST = cost("vcpu_enter_guest")

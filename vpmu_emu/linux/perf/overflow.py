@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
-from vpmu_emu.linux.kvm.overflow import kvm_perf_overflow
 from vpmu_emu.linux.native import cost, retire
+from vpmu_emu.linux.overflow_handler import kvm_perf_overflow
 from vpmu_emu.linux.perf.clocks import pmu_of
 from vpmu_emu.linux.perf.output import perf_event_output
 from vpmu_emu.linux.perf.throttle import perf_event_throttle_group

@@ -5,50 +5,37 @@ arch/x86/events/core.c, intel/core.c; throttling in kernel/events/core.c.
 
 from __future__ import annotations
 
-import numpy as np
-
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.hrtimer import host_timer_program
 from vpmu_emu.linux.native import APIC_DM_NMI, MSR_APIC_LVTPC, cost, rdmsrl, retire, wrmsrl
-from vpmu_emu.linux.perf.clocks import pmu_of
 from vpmu_emu.linux.perf.event import perf_event_disable
-from vpmu_emu.linux.perf.overflow import perf_adjust_period, perf_event_overflow
-from vpmu_emu.linux.perf.sched import perf_rotate_context
+from vpmu_emu.linux.perf.overflow import perf_event_overflow
 from vpmu_emu.linux.perf.throttle import (
-    perf_event_unthrottle_group,
     perf_sample_event_took,
-    throttles_groups,
-    tick_at,
 )
-from vpmu_emu.linux.perf.times import ctx_cpu, sched_clock
+from vpmu_emu.linux.perf.times import ctx_cpu
 from vpmu_emu.linux.perf.x86 import (
     MSR_CORE_PERF_GLOBAL_CTRL,
     MSR_CORE_PERF_GLOBAL_OVF_CTRL,
     MSR_CORE_PERF_GLOBAL_STATUS,
     MSR_P6_EVNTSEL0,
-    THROTTLED,
     counter_bit,
     intel_pmu_enable_all,
     intel_update_topdown_event,
-    perf_pmu_disable,
-    perf_pmu_enable,
     x86_perf_event_set_period,
     x86_perf_event_update,
-    x86_pmu_start,
     x86_pmu_stop,
 )
 from vpmu_emu.linux.state import (
     FROM_GUEST,
     FROM_KERNEL,
-    PERF_EVENT_STATE_ACTIVE,
-    PMU_CORE,
     W_FORBID_NMI,
 )
 from vpmu_emu.linux.trace_kinds import TR_NMI_HANDLER
 from vpmu_emu.linux.watchdog import hardlockup_detector_nmi_handler
 from vpmu_emu.machine.pmu import EN_PERF_METRICS
 from vpmu_emu.machine.ring import emit
-from vpmu_emu.machine.state import N_CTR, N_GP, NEVER
+from vpmu_emu.machine.state import N_CTR, N_GP
 from vpmu_emu.machine.u64 import ONE, U64, ZERO
 
 COST_NMI_ENTRY = cost("nmi_entry")
@@ -152,64 +139,3 @@ def handle_nmis(S, E):
         host.interrupted = FROM_KERNEL
     if host.pending_disable != 0 and host.in_nmi == 0 and host.disable_count == 0:
         perf_pending_disable(S, E)
-
-
-@jit()
-def charge(S, E, row):
-    """Retire one row of work of the host kernel, and take the NMI that it may have raised."""
-    retire(S, E, row)
-    handle_nmis(S, E)
-
-
-@jit()
-def perf_mux_hrtimer_handler(S, E):
-    """The multiplexing timer: rotate, and come again as long as somebody waits."""
-    host = S.percpu[S.this_cpu]
-    host.mux_at = NEVER
-    if perf_rotate_context(S, E) != 0:
-        host.mux_at = S.cores[S.this_cpu].t + S.config.mux_interval
-
-
-@jit()
-def perf_adjust_freq_unthr_context(S, E, i):
-    """At a tick: a throttled event runs again, one with a frequency gets the period that it needs."""
-    event = S.perf_events[i]
-    core = pmu_of(event.pmu_type) == PMU_CORE
-    if event.interrupts == THROTTLED:
-        perf_event_unthrottle_group(S, E, i, 1 if event.sample_freq == 0 else 0)
-    if event.sample_freq == 0:
-        return
-    if core:
-        x86_pmu_stop(S, E, i, 1)
-    delta = np.int64(event.count - event.freq_count)  # negative after PERF_EVENT_IOC_RESET
-    event.freq_count = event.count
-    if delta > 0:
-        perf_adjust_period(S, E, i, sched_clock(S, S.config.tick_interval), U64(delta), 0)
-    if core:
-        x86_pmu_start(S, E, i, 1 if delta > 0 else 0)
-
-
-@jit()
-def perf_event_task_tick(S, E):
-    """The tick of this CPU: the end of throttling, and the periods of events with a frequency."""
-    host = S.percpu[S.this_cpu]
-    host.tick_at = NEVER
-    disabled = False
-    for i in range(S.perf_rows):
-        event = S.perf_events[i]
-        if event.used == 0 or event.state != PERF_EVENT_STATE_ACTIVE:
-            continue
-        if event.sample_freq == 0 and event.interrupts != THROTTLED:
-            continue
-        if event.leader != i and throttles_groups(S):
-            continue  # since 6.9 only leaders are looked at
-        if ctx_cpu(S, event.ctx) != S.this_cpu:
-            continue
-        if not disabled:
-            disabled = True
-            perf_pmu_disable(S, E)
-        perf_adjust_freq_unthr_context(S, E, i)
-        if event.sample_freq != 0:
-            host.tick_at = tick_at(S)
-    if disabled:
-        perf_pmu_enable(S, E)

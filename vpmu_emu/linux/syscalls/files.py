@@ -14,7 +14,6 @@ import attrs
 import numpy as np
 
 from vpmu_emu.linux.calls import CALL_WAKE_UP
-from vpmu_emu.linux.hostevents import event_codes
 from vpmu_emu.linux.state import (
     FILE_GUEST,
     FILE_LKDTM,
@@ -35,7 +34,7 @@ from vpmu_emu.linux.syscalls.host import MASK64, Errno, Host, signed
 from vpmu_emu.linux.syscalls.pagetables import PAGE, TASK_SIZE
 from vpmu_emu.linux.sysctl import set_cpu_time_max_percent, set_sample_rate
 from vpmu_emu.tables.cpus import CpuModel
-from vpmu_emu.tables.events import EVENTS, metric_names
+from vpmu_emu.tables.events import EVENTS, event_codes, metric_names
 from vpmu_emu.tables.linux import constant
 
 MAP_SHARED, MAP_TYPE, PROT_WRITE = (constant(n) for n in ("MAP_SHARED", "MAP_TYPE", "PROT_WRITE"))

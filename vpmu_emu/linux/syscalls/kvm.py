@@ -10,8 +10,17 @@ from typing import Any
 
 from vpmu_emu.errors import ConfigError
 from vpmu_emu.linux.calls import CALL_APIC_SET_IRQ
-from vpmu_emu.linux.cpuid import supported_leaves, vmx_get_perf_capabilities
-from vpmu_emu.linux.eventfilter import make_filter
+from vpmu_emu.linux.kvm.cpuid import supported_leaves, vmx_get_perf_capabilities
+from vpmu_emu.linux.kvm.eventfilter import make_filter
+from vpmu_emu.linux.kvm.refresh import kvm_pmu_refresh, refresh_intercepts
+from vpmu_emu.linux.kvm.vm import (
+    VCPU_PAGES,
+    kvm_create_vcpu,
+    kvm_create_vm,
+    rdtsc,
+    set_event_filter,
+)
+from vpmu_emu.linux.kvm.vmx.intercepts import MSR_FILTER_PAGES, set_msr_filter
 from vpmu_emu.linux.state import (
     FILE_KVM,
     FILE_VCPU,
@@ -27,17 +36,6 @@ from vpmu_emu.linux.syscalls.files import DEVICES, OPERATIONS, Operations, open_
 from vpmu_emu.linux.syscalls.host import Errno, Host
 from vpmu_emu.linux.syscalls.mm import add_vma, place, unmap
 from vpmu_emu.linux.syscalls.pagetables import PAGE
-from vpmu_emu.linux.vm import (
-    MSR_FILTER_PAGES,
-    VCPU_PAGES,
-    kvm_create_vcpu,
-    kvm_create_vm,
-    kvm_pmu_refresh,
-    rdtsc,
-    refresh_intercepts,
-    set_event_filter,
-    set_msr_filter,
-)
 from vpmu_emu.machine.lapic import BASE_ENABLE, BASE_X2APIC, DELIVERY_MODE, MODE_LOWEST
 from vpmu_emu.machine.state import N_SLOTS
 from vpmu_emu.tables.cpus import INDEXED

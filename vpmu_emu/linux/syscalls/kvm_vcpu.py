@@ -19,18 +19,27 @@ from vpmu_emu.linux.calls import (
     CALL_PROCESS_NMI,
     CALL_SET_MSR,
 )
-from vpmu_emu.linux.cpuid import (
+from vpmu_emu.linux.kvm.cpuid import (
     CAP_PEBS_FORMAT,
     Leaf,
     capabilities_fit,
     has_debug_store,
+    leaves_of,
 )
 from vpmu_emu.linux.kvm.debugregs import (
     KVM_GUESTDBG_ENABLE,
     KVM_GUESTDBG_SINGLESTEP,
     KVM_GUESTDBG_USE_HW_BP,
 )
+from vpmu_emu.linux.kvm.refresh import kvm_pmu_refresh
 from vpmu_emu.linux.kvm.run import INVALID_GUEST_STATE
+from vpmu_emu.linux.kvm.vm import (
+    kvm_set_tsc_offset,
+    kvm_synchronize_tsc,
+    kvm_vcpu_after_set_cpuid,
+    rdtsc,
+)
+from vpmu_emu.linux.kvm.vmx.vmcs import ALL_ONES, vmcs_read, vmcs_write
 from vpmu_emu.linux.state import (
     APIC_SIPI,
     CTX_TASK,
@@ -44,17 +53,6 @@ from vpmu_emu.linux.state import (
 from vpmu_emu.linux.syscalls.files import leave_run
 from vpmu_emu.linux.syscalls.host import NS_PER_MS, Errno, Host, Restart
 from vpmu_emu.linux.syscalls.tasks import sleep_until
-from vpmu_emu.linux.vm import (
-    ALL_ONES,
-    kvm_pmu_refresh,
-    kvm_set_tsc_offset,
-    kvm_synchronize_tsc,
-    kvm_vcpu_after_set_cpuid,
-    leaves_of,
-    rdtsc,
-    vmcs_read,
-    vmcs_write,
-)
 from vpmu_emu.machine.breakpoints import DR6_RESET, DR6_TRAPS
 from vpmu_emu.machine.clock import tsc_time, tsc_value
 from vpmu_emu.machine.interrupts import RFLAGS_TF, VECTOR_BP, VECTOR_DB
@@ -67,15 +65,8 @@ from vpmu_emu.machine.lapic import (
     TIMER_TSC_DEADLINE,
     VERSION,
 )
-from vpmu_emu.machine.privileged import (
-    CPUID_OSXSAVE,
-    CR4_FSGSBASE,
-    CR4_KNOWN,
-    CR4_OSXSAVE,
-    HAS_FSGSBASE,
-    HAS_XSAVE,
-    XCR0_KNOWN,
-)
+from vpmu_emu.machine.msr_access import CPUID_OSXSAVE, CR4_OSXSAVE
+from vpmu_emu.machine.privileged import CR4_FSGSBASE, CR4_KNOWN, HAS_FSGSBASE, HAS_XSAVE, XCR0_KNOWN
 from vpmu_emu.machine.state import N_CPUID, NEVER, REG_FS, REG_GS
 from vpmu_emu.tables.cpus import INDEXED
 from vpmu_emu.tables.linux import STRUCTS, constant

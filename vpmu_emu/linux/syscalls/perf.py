@@ -22,10 +22,10 @@ from vpmu_emu.linux.calls import (
     CALL_PERF_USERPAGE,
 )
 from vpmu_emu.linux.perf.output import SAMPLE_SUPPORTED
-from vpmu_emu.linux.perf.report import remember
 from vpmu_emu.linux.state import (
     CTX_TASK,
     FILE_PERF,
+    N_CLOSED,
     N_CORES,
     OWNER_HOST,
     PERF_EVENT_STATE_ERROR,
@@ -707,3 +707,9 @@ def _init_userpage(host: Host, i: int, at: int, pages: int) -> None:
 files.OPERATIONS[FILE_PERF] = files.Operations(
     ioctl=ioctl, mmap=mmap, read=read, release=release, unmapped=unmapped
 )
+
+
+def remember(S: Any, i: int) -> None:
+    """Keep event `i`, which a program closes, as it is now, for `closed_report`; it has just been read."""
+    S.perf_closed[int(S.perf_closed_n) % N_CLOSED] = S.perf_events[i]
+    S.perf_closed_n += 1

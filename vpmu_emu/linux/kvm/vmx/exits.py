@@ -1,0 +1,563 @@
+"""The exit handlers that all modes share; a mode's own are in its run loop's module.
+
+A handler does its work, then skips the instruction, which counts it in software: an instruction that
+exits does not retire in hardware. arch/x86/kvm/vmx/vmx.c, x86.c.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vpmu_emu._jit import jit
+from vpmu_emu.linux.charge import charge
+from vpmu_emu.linux.kvm.debugregs import handle_dr, kvm_vcpu_do_singlestep
+from vpmu_emu.linux.kvm.hypercall import kvm_emulate_hypercall
+from vpmu_emu.linux.kvm.lapic import (
+    kvm_set_apic_base,
+    kvm_set_lapic_tscdeadline_msr,
+    kvm_x2apic_msr_read,
+    kvm_x2apic_msr_write,
+)
+from vpmu_emu.linux.kvm.msrfilter import msr_fault_to_vmm
+from vpmu_emu.linux.kvm.pmu import intel_pmu_lbr_is_enabled
+from vpmu_emu.linux.kvm.run import (
+    DELIVERY_EV,
+    KVM_EXIT_HLT,
+    KVM_EXIT_IRQ_WINDOW_OPEN,
+    KVM_EXIT_SHUTDOWN,
+    UNEXPECTED_EXIT_REASON,
+    dm_request_for_irq_injection,
+    exit_for_bug,
+    exit_for_port,
+    exit_to_user,
+    msr_answer,
+    port_data,
+)
+from vpmu_emu.linux.kvm.trigger import kvm_pmu_trigger_event
+from vpmu_emu.linux.native import cost
+from vpmu_emu.linux.state import (
+    USER_FAULT,
+    USER_IO_IN,
+    USER_IO_NONE,
+    USER_IO_OUT,
+    USER_IO_RDMSR,
+    USER_IO_STRING,
+    USER_IO_WRMSR,
+)
+from vpmu_emu.machine.bus import EXIT_APIC_ACCESS, EXIT_EPT_MISCONFIG, EXIT_EPT_VIOLATION
+from vpmu_emu.machine.clock import tsc_at
+from vpmu_emu.machine.interrupts import RFLAGS_TF
+from vpmu_emu.machine.lapic import BASE_X2APIC, lapic_read
+from vpmu_emu.machine.memory import VECTOR_GP
+from vpmu_emu.machine.msr import (
+    R_APIC_BASE,
+    R_DEBUGCTL,
+    R_MISC_ENABLE,
+    R_PERF_CAPABILITIES,
+    R_SYSENTER_EIP,
+    R_SYSENTER_ESP,
+    R_TSC,
+    R_TSC_DEADLINE,
+    READ,
+    check_read,
+    check_write,
+    find_msr,
+    msr_apply,
+    msr_value,
+    note_msr,
+    note_msr_fault,
+)
+from vpmu_emu.machine.msr_access import CR4_OSXSAVE, cpuid_answer, cpuid_entry
+from vpmu_emu.machine.mutants import I_CPUID, I_NO_WRMSR
+from vpmu_emu.machine.pmu import DEBUGCTL_LBR
+from vpmu_emu.machine.pmu_rules import rdpmc_result
+from vpmu_emu.machine.privileged import (
+    IO_STRING,
+    cr0_is_valid,
+    cr4_is_valid,
+    set_cr0,
+    set_cr4,
+    xcr0_is_valid,
+)
+from vpmu_emu.machine.ring import TR_GUEST_RDPMC, emit
+from vpmu_emu.machine.state import (
+    RAX,
+    RCX,
+    RDX,
+    REG_FS,
+    REG_GS,
+    STOP_SHUTDOWN,
+    STOP_TRIPLE_FAULT,
+)
+from vpmu_emu.machine.u64 import ALL, LOW32, ONE, U8, U16, U32, U64, WORD, ZERO
+from vpmu_emu.machine.vmcs import (
+    EXIT_CPUID,
+    EXIT_CR_ACCESS,
+    EXIT_DR_ACCESS,
+    EXIT_EXCEPTION_NMI,
+    EXIT_EXTERNAL_INTERRUPT,
+    EXIT_HLT,
+    EXIT_INTERRUPT_WINDOW,
+    EXIT_INVD,
+    EXIT_INVLPG,
+    EXIT_IO_INSTRUCTION,
+    EXIT_MSR_WRITE,
+    EXIT_NMI_WINDOW,
+    EXIT_PREEMPTION_TIMER,
+    EXIT_TRIPLE_FAULT,
+    EXIT_VMCALL,
+    EXIT_WBINVD,
+    EXIT_XSETBV,
+    INTR_VALID,
+    MOV_SS_BLOCKING,
+    STI_BLOCKING,
+    V_CR0,
+    V_CR0_SHADOW,
+    V_CR4,
+    V_CR4_SHADOW,
+    V_DEBUGCTL,
+    V_EFER,
+    V_EXIT_REASON,
+    V_FS_BASE,
+    V_GS_BASE,
+    V_INTERRUPTIBILITY,
+    V_RFLAGS,
+    V_RIP,
+    V_TSC_OFFSET,
+    vmread,
+    vmwrite,
+)
+
+COST_CR = cost("handle_cr")
+COST_CPUID = cost("kvm_emulate_cpuid")
+COST_HYPERCALL = cost("kvm_emulate_hypercall")
+COST_PIO = cost("kvm_fast_pio")
+COST_WINDOW = cost("handle_interrupt_window")
+
+MISC_ENABLE_PMU_RO_MASK = U64(1 << 12 | 1 << 11)  # PEBS and BTS unavailable
+MISC_ENABLE_EMON = U64(1 << 7)
+_BTF = U64(1 << 1)
+_DEBUGCTL_DROPPED = _BTF | DEBUGCTL_LBR
+ACCESS_RO, ACCESS_WO, ACCESS_DROP = 1, 2, 3
+_X2APIC_FIRST = U64(0x800)
+_X2APIC_LAST = U64(0x8FF)
+_SHADOWS = STI_BLOCKING | MOV_SS_BLOCKING
+_SIZE = U64(7)
+_IN = U64(8)
+_SIZE_4 = U64(4)
+_PORT_7E = U64(0x7E)
+_LOW48 = U64((1 << 48) - 1)
+_BIT47 = U64(1 << 47)
+_XSAVE = U64(1 << 26)  # CPUID.1:ECX
+_LEAF_XSTATE = U64(0xD)
+_ACCESS_TYPE = U64(3 << 4)  # of the exit qualification; all ones is LMSW
+
+
+@jit()
+def kvm_queue_exception(S, vector, has_error, error):
+    """Inject an exception at the next entry; the instruction is not skipped."""
+    vcpu = S.vcpus[S.this_vcpu]
+    vcpu.exception = vector
+    vcpu.exception_pending = 1
+    vcpu.exception_has_error = has_error
+    vcpu.exception_error = error
+    vcpu.exception_has_payload = 0
+    vcpu.exception_payload = ZERO
+
+
+@jit()
+def kvm_inject_gp(S):
+    """#GP(0)."""
+    kvm_queue_exception(S, VECTOR_GP, 1, ZERO)
+
+
+@jit()
+def _uncounted(core):
+    reason = core.vmx.exit_reason
+    if core.inject & I_CPUID != ZERO and reason == EXIT_CPUID:
+        return True
+    return core.inject & I_NO_WRMSR != ZERO and reason == EXIT_MSR_WRITE
+
+
+@jit()
+def kvm_skip_emulated_instruction(S, M, E):
+    """Go past the instruction that was emulated, and count it."""
+    stepping = vmread(S.cores[S.this_cpu], M, V_RFLAGS) & RFLAGS_TF != ZERO
+    _skip(S, M, E)
+    if stepping:
+        kvm_vcpu_do_singlestep(S, M)
+
+
+@jit()
+def _skip(S, M, E):
+    core = S.cores[S.this_cpu]
+    core.rip = vmread(core, M, V_RIP) + core.vmx.exit_insn_len
+    vmwrite(core, M, V_RIP, core.rip)
+    S.vcpus[S.this_vcpu].emulated_insns += ONE
+    S.cores[S.this_cpu].stats.emulated += ONE
+    vmwrite(core, M, V_INTERRUPTIBILITY, vmread(core, M, V_INTERRUPTIBILITY) & ~_SHADOWS)
+    if core.inject == ZERO or not _uncounted(core):
+        kvm_pmu_trigger_event(S, E, S.vcpus[S.this_vcpu].pmu.pmc_counting_instructions)
+
+
+@jit()
+def kvm_set_msr_common(S, M, E, index, value):
+    """WRMSR of the guest to anything but its PMU; 1 means #GP."""
+    core = S.cores[S.this_cpu]
+    vcpu = S.vcpus[S.this_vcpu]
+    rn = find_msr(index)
+    if rn < 0:
+        return 0 if core.ignore_msrs != 0 else 1
+    row = rn >> 6
+    n = rn & 63
+    if n >= vcpu.msr_n[row]:
+        # The selectors and counters of the P6 and K7 are accepted silently even if absent.
+        return 0 if n < vcpu.msr_dropped[row] or core.ignore_msrs != 0 else 1
+    if vcpu.msr_access[row] == ACCESS_DROP:
+        return 0
+    if vcpu.msr_access[row] == ACCESS_RO or value & vcpu.msr_reserved[row] != ZERO:
+        return 1
+    if index >= _X2APIC_FIRST and index <= _X2APIC_LAST:
+        return kvm_x2apic_msr_write(S, E, index, value)
+    if row == R_APIC_BASE:
+        return kvm_set_apic_base(S, M, value)
+    if row == R_TSC:
+        now = tsc_at(core, core.t) + core.tsc_adjust
+        vmwrite(core, M, V_TSC_OFFSET, value - now)
+        return 0
+    if row == R_TSC_DEADLINE:
+        kvm_set_lapic_tscdeadline_msr(S, M, value)
+        return 0
+    if row == R_MISC_ENABLE:
+        old = S.vcpus[S.this_vcpu].ia32_misc_enable_msr
+        if (old ^ value) & MISC_ENABLE_PMU_RO_MASK != ZERO:
+            return 1
+        S.vcpus[S.this_vcpu].ia32_misc_enable_msr = (value & ~MISC_ENABLE_EMON) | (old & MISC_ENABLE_EMON)
+        return 0
+    if row == R_DEBUGCTL:
+        # vmx_set_msr: what is not supported goes with a message and without a fault
+        value &= ~(_BTF if intel_pmu_lbr_is_enabled(vcpu) else _DEBUGCTL_DROPPED)
+        vmwrite(core, M, V_DEBUGCTL, value)
+        return 0
+    if row == R_SYSENTER_ESP or row == R_SYSENTER_EIP:
+        # __kvm_set_msr(): where hardware would fault, KVM's write makes the address canonical
+        value = (value & _LOW48 ^ _BIT47) - _BIT47
+    rn = check_write(core, index, value)
+    if rn < 0:
+        return 1 if rn == -1 else 0
+    msr_apply(core, E, rn, index, value)
+    # what the VMCS holds for the guest comes from there at entry
+    vmwrite(core, M, V_EFER, core.efer)
+    vmwrite(core, M, V_FS_BASE, core.regs[REG_FS])
+    vmwrite(core, M, V_GS_BASE, core.regs[REG_GS])
+    return 0
+
+
+@jit()
+def kvm_get_msr_common(S, M, E, index, look):
+    """RDMSR of the guest of anything but its PMU: (1 for #GP, value).
+
+    `look` 1: what it would have been where the guest was left; it takes no time.
+    """
+    core = S.cores[S.this_cpu]
+    vcpu = S.vcpus[S.this_vcpu]
+    rn = find_msr(index)
+    if rn < 0:
+        return 0 if core.ignore_msrs != 0 else 1, ZERO
+    row = rn >> 6
+    n = rn & 63
+    if n >= vcpu.msr_n[row]:
+        return 0 if n < vcpu.msr_dropped[row] or core.ignore_msrs != 0 else 1, ZERO
+    if vcpu.msr_access[row] == ACCESS_DROP:
+        return 0, ZERO
+    if vcpu.msr_access[row] == ACCESS_WO:
+        return 1, ZERO
+    if index >= _X2APIC_FIRST and index <= _X2APIC_LAST:
+        if core.vapic.apic_base & BASE_X2APIC == ZERO:
+            return 1, ZERO
+        if look != 0:
+            return 0, lapic_read(core, core.vapic, index)
+        return 0, kvm_x2apic_msr_read(S, E, index)
+    if row == R_APIC_BASE:
+        return 0, core.vapic.apic_base
+    if row == R_TSC:
+        t = core.vmx.exit_t if look != 0 else core.t
+        return 0, tsc_at(core, t) + core.tsc_adjust + vmread(core, M, V_TSC_OFFSET)
+    if row == R_TSC_DEADLINE:
+        return 0, core.vapic.tsc_deadline
+    if row == R_MISC_ENABLE:
+        return 0, S.vcpus[S.this_vcpu].ia32_misc_enable_msr
+    if row == R_PERF_CAPABILITIES:
+        return 0, S.vcpus[S.this_vcpu].perf_capabilities
+    if row == R_DEBUGCTL:
+        return 0, vmread(core, M, V_DEBUGCTL)
+    rn = check_read(core, index)
+    if rn < 0:
+        return 1 if rn == -1 else 0, ZERO
+    return 0, msr_value(core, rn, index)
+
+
+@jit()
+def finish_wrmsr(S, M, E, index, value, fault):
+    """The end of every WRMSR exit: #GP, or note it and skip it; vcpu.wrmsr_old is what was there before."""
+    core = S.cores[S.this_cpu]
+    vcpu = S.vcpus[S.this_vcpu]
+    if fault != 0 and msr_fault_to_vmm(S, M, index, value, 1):
+        return
+    if fault != 0:
+        note_msr_fault(core, E, index, value, 1)
+        kvm_inject_gp(S)
+    else:
+        note_msr(core, E, index, value, vcpu.wrmsr_old, vcpu.wrmsr_kind, 1)
+        kvm_skip_emulated_instruction(S, M, E)
+
+
+@jit()
+def finish_rdmsr(S, M, E, index, value, fault):
+    """The end of every RDMSR exit: #GP, or give the value and skip it."""
+    core = S.cores[S.this_cpu]
+    if fault != 0 and msr_fault_to_vmm(S, M, index, ZERO, 0):
+        return
+    if fault != 0:
+        note_msr_fault(core, E, index, ZERO, 0)
+        kvm_inject_gp(S)
+    else:
+        core.regs[RAX] = value & LOW32
+        core.regs[RDX] = value >> U32
+        note_msr(core, E, index, value, value, READ, 1)
+        kvm_skip_emulated_instruction(S, M, E)
+
+
+@jit()
+def finish_rdpmc(S, M, E, ecx, value):
+    """The end of an RDPMC exit that did not fault."""
+    core = S.cores[S.this_cpu]
+    value = rdpmc_result(core, ecx, value)
+    core.regs[RAX] = value & LOW32
+    core.regs[RDX] = value >> U32
+    core.stats.rdpmcs += ONE
+    emit(E, core.t, TR_GUEST_RDPMC, core.rip, ecx, value, ONE)
+    kvm_skip_emulated_instruction(S, M, E)
+
+
+@jit()
+def kvm_emulate_cpuid(S, M, E):
+    """CPUID from the table that the VMM gave (KVM_SET_CPUID2)."""
+    core = S.cores[S.this_cpu]
+    charge(S, E, COST_CPUID)
+    cpuid_answer(core, S.vcpus[S.this_vcpu].cpuid, core.vapic.apic_base)  # kvm_update_cpuid_runtime()
+    kvm_skip_emulated_instruction(S, M, E)
+
+
+@jit()
+def handle_io(S, M, E):
+    """IN and OUT: out to the VMM, which is the machine's platform."""
+    core = S.cores[S.this_cpu]
+    vcpu = S.vcpus[S.this_vcpu]
+    charge(S, E, COST_PIO)
+    qualification = core.vmx.exit_qual
+    port = (qualification >> U16) & WORD
+    size = (qualification & _SIZE) + ONE
+    mask = ALL >> (U64(64) - size * U8)
+    incoming = qualification & _IN != ZERO
+    if qualification & IO_STRING != ZERO:
+        vcpu.pio_count = E.port_count if incoming else ONE
+        exit_for_port(S, M, 1 if incoming else 0, port, size, E.port_value & mask, vcpu.pio_count)
+        if incoming:  # the emulator goes on with what the VMM gives
+            vcpu.complete = USER_IO_STRING
+        else:
+            vcpu.complete = USER_IO_NONE
+            _skip(S, M, E)
+        return
+    emulated = vmread(core, M, V_EXIT_REASON) != EXIT_IO_INSTRUCTION
+    vcpu.pio_size = size
+    vcpu.cui_linear_rip = ALL if emulated else vmread(core, M, V_RIP)
+    exit_for_port(S, M, 1 if incoming else 0, port, size, core.regs[RAX] & mask, ONE)
+    if incoming:
+        return
+    if emulated:
+        # x86_emulate_instruction(): it is over before the VMM hears of it, and without a single step
+        vcpu.complete = USER_IO_NONE
+        _skip(S, M, E)
+    elif port == _PORT_7E:  # KVM_X86_QUIRK_OUT_7E_INC_RIP
+        vcpu.complete = USER_IO_NONE
+        kvm_skip_emulated_instruction(S, M, E)
+
+
+@jit()
+def _set_accumulator(core, size, value):
+    if size == _SIZE_4:
+        core.regs[RAX] = value & LOW32
+    else:
+        mask = ALL >> (U64(64) - size * U8)
+        core.regs[RAX] = (core.regs[RAX] & ~mask) | (value & mask)
+
+
+@jit()
+def complete_userspace_io(S, M, E):
+    """KVM_RUN again after KVM_EXIT_IO: only now the instruction is skipped, and counted."""
+    core = S.cores[S.this_cpu]
+    vcpu = S.vcpus[S.this_vcpu]
+    core.vmx.exit_insn_len = vcpu.io_len
+    done = vcpu.complete
+    vcpu.complete = USER_IO_NONE
+    vcpu.completed = 1
+    if done == USER_IO_IN or done == USER_IO_OUT:
+        at = vcpu.cui_linear_rip
+        if at != ALL and at != vmread(core, M, V_RIP):
+            return  # complete_fast_pio_out(): the VMM has taken the guest elsewhere
+        if done == USER_IO_IN:
+            _set_accumulator(core, vcpu.pio_size, port_data(S, M))
+    elif done == USER_IO_RDMSR or done == USER_IO_WRMSR:
+        refused, value = msr_answer(S, M)
+        if refused:
+            kvm_inject_gp(S)
+        elif done == USER_IO_WRMSR:
+            finish_wrmsr(S, M, E, core.regs[RCX] & LOW32, value, 0)
+        else:
+            finish_rdmsr(S, M, E, core.regs[RCX] & LOW32, value, 0)
+        return
+    kvm_skip_emulated_instruction(S, M, E)
+
+
+@jit()
+def guest_has_xsave(vcpu):
+    """guest_cpu_cap_has(X86_FEATURE_XSAVE); before KVM_SET_CPUID2 nothing is reserved for want of it."""
+    if vcpu.n_cpuid == 0:
+        return True
+    k = cpuid_entry(vcpu.cpuid, ONE, ZERO)
+    return k >= 0 and vcpu.cpuid[k].ecx & _XSAVE != ZERO
+
+
+@jit()
+def cpuid_get_supported_xcr0(vcpu):
+    """What the VMM's leaf 0DH offers, whose absence offers nothing."""
+    k = cpuid_entry(vcpu.cpuid, _LEAF_XSTATE, ZERO)
+    return (vcpu.cpuid[k].eax | vcpu.cpuid[k].edx << U32) if k >= 0 else ZERO
+
+
+@jit()
+def kvm_set_xcr(core, vcpu, index, value):
+    """__kvm_set_xcr(): 1 means #GP. x87 is always supported. Modifies core."""
+    if index != ZERO or not xcr0_is_valid(core, value):
+        return 1
+    if value & ~(cpuid_get_supported_xcr0(vcpu) | ONE) != ZERO:
+        return 1
+    core.xcr0 = value
+    return 0
+
+
+@jit()
+def kvm_emulate_xsetbv(S, M, E):
+    """XSETBV: silicon has looked at CR4.OSXSAVE and the CPL before it left the guest."""
+    core = S.cores[S.this_cpu]
+    charge(S, E, COST_CR)
+    value = (core.regs[RAX] & LOW32) | (core.regs[RDX] << U32)
+    if kvm_set_xcr(core, S.vcpus[S.this_vcpu], core.regs[RCX] & LOW32, value) != 0:
+        kvm_inject_gp(S)
+    else:
+        kvm_skip_emulated_instruction(S, M, E)
+
+
+@jit()
+def handle_cr(S, M, E):
+    """MOV to CR0 or CR4, and LMSW, that change a bit of the host's: kvm_set_cr0() and kvm_set_cr4()."""
+    core = S.cores[S.this_cpu]
+    charge(S, E, COST_CR)
+    qualification = core.vmx.exit_qual
+    value = core.regs[np.int64((qualification >> U8) & U64(15))]
+    lmsw = qualification & _ACCESS_TYPE == _ACCESS_TYPE
+    if lmsw:  # kvm_lmsw(): PE stays
+        value = (core.cr0 & ~U64(14)) | (qualification >> U16 & U64(15))
+    if lmsw or qualification & U64(15) == ZERO:
+        valid = cr0_is_valid(value)
+        if valid:
+            set_cr0(core, value)
+            vmwrite(core, M, V_CR0, core.cr0)
+            vmwrite(core, M, V_CR0_SHADOW, core.cr0)
+    else:
+        valid = cr4_is_valid(core, value)
+        if value & CR4_OSXSAVE != ZERO and not guest_has_xsave(S.vcpus[S.this_vcpu]):
+            valid = False
+        if valid:
+            set_cr4(core, value)
+            vmwrite(core, M, V_CR4, core.cr4)
+            vmwrite(core, M, V_CR4_SHADOW, core.cr4)
+    if valid:
+        kvm_skip_emulated_instruction(S, M, E)
+    else:
+        kvm_inject_gp(S)
+
+
+@jit()
+def end_guest(S, M, stop, info, suberror):
+    """The guest cannot go on: its VMM hears of it, by KVM_INTERNAL_ERROR_* `suberror` or, 0, SHUTDOWN."""
+    vcpu = S.vcpus[S.this_vcpu]
+    vcpu.ended = stop
+    vcpu.ended_info = info
+    if stop == STOP_TRIPLE_FAULT:
+        exit_to_user(S, M, KVM_EXIT_SHUTDOWN)
+    else:
+        exit_for_bug(S, M, info, suberror)
+
+
+@jit()
+def handle_undelivered(S, M):
+    """Whether the exit met a device while an event was delivered to it: KVM_INTERNAL_ERROR_DELIVERY_EV."""
+    vmx = S.cores[S.this_cpu].vmx
+    if vmx.idt_vectoring & INTR_VALID == ZERO:
+        return False
+    end_guest(S, M, STOP_SHUTDOWN, vmx.exit_reason, DELIVERY_EV)
+    return True
+
+
+@jit()
+def vmx_handle_exit(S, M, E):
+    """Every exit reason that needs no vPMU; an unknown one ends the run (KVM_EXIT_INTERNAL_ERROR)."""
+    core = S.cores[S.this_cpu]
+    vcpu = S.vcpus[S.this_vcpu]
+    reason = core.vmx.exit_reason
+    if reason == EXIT_CPUID:
+        kvm_emulate_cpuid(S, M, E)
+    elif reason == EXIT_IO_INSTRUCTION:
+        handle_io(S, M, E)
+    elif reason == EXIT_CR_ACCESS:
+        handle_cr(S, M, E)
+    elif reason == EXIT_DR_ACCESS:
+        done = handle_dr(S, M, E)
+        if done > 0:
+            kvm_skip_emulated_instruction(S, M, E)
+        elif done < 0:
+            kvm_inject_gp(S)
+    elif reason == EXIT_HLT:
+        kvm_skip_emulated_instruction(S, M, E)
+        if S.vms[S.this_vm].irqchip == 0:
+            exit_to_user(S, M, KVM_EXIT_HLT)  # nothing here could wake it
+        else:
+            vcpu.mp_state = 1
+    elif reason == EXIT_VMCALL:
+        charge(S, E, COST_HYPERCALL)
+        kvm_emulate_hypercall(S, M, E)
+        kvm_skip_emulated_instruction(S, M, E)
+    elif reason == EXIT_XSETBV:
+        kvm_emulate_xsetbv(S, M, E)
+    elif reason == EXIT_WBINVD or reason == EXIT_INVD or reason == EXIT_INVLPG:
+        kvm_skip_emulated_instruction(S, M, E)
+    elif reason == EXIT_NMI_WINDOW or reason == EXIT_INTERRUPT_WINDOW:
+        charge(S, E, COST_WINDOW)
+        if reason == EXIT_INTERRUPT_WINDOW and dm_request_for_irq_injection(S, M):
+            exit_to_user(S, M, KVM_EXIT_IRQ_WINDOW_OPEN)
+    elif reason == EXIT_EPT_VIOLATION:
+        # kvm_mmu_page_fault(): hva_to_pfn() found KVM_PFN_ERR_FAULT
+        vcpu.user_exit = USER_FAULT
+    elif reason == EXIT_TRIPLE_FAULT:
+        end_guest(S, M, STOP_TRIPLE_FAULT, core.stop_info, 0)
+    elif (
+        reason != EXIT_EXCEPTION_NMI
+        and reason != EXIT_APIC_ACCESS
+        and reason != EXIT_EPT_MISCONFIG
+        and reason != EXIT_EXTERNAL_INTERRUPT
+        and reason != EXIT_PREEMPTION_TIMER
+    ):  # those are done with before
+        end_guest(S, M, STOP_SHUTDOWN, reason, UNEXPECTED_EXIT_REASON)
+

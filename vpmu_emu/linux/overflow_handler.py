@@ -1,0 +1,61 @@
+"""The overflow handler that KVM gives to its perf events: it runs in NMI context and only leaves notes.
+
+arch/x86/kvm/pmu.c.
+"""
+
+from __future__ import annotations
+
+from vpmu_emu._jit import jit
+from vpmu_emu.linux.state import KVM_REQ_PMI, KVM_REQ_PMU, N_GP_PMC
+from vpmu_emu.linux.trace_kinds import TR_REQUEST
+from vpmu_emu.machine.pmu_rules import raises_pmi, sets_status
+from vpmu_emu.machine.ring import emit
+from vpmu_emu.machine.u64 import ONE, U64, ZERO
+
+GLOBAL_STATUS_BUFFER_OVF = U64(1 << 62)
+
+
+@jit(inline=True)
+def pmc_bit(i):
+    """Bit of pmc i in GLOBAL_CTRL and in KVM's bitmaps: fixed counter j is 32 + j."""
+    return ONE << U64(i if i < N_GP_PMC else i + 24)
+
+
+@jit()
+def kvm_make_request(S, E, request):
+    """Ask for work at the next entry."""
+    vcpu = S.vcpus[S.this_vcpu]
+    emit(E, S.cores[S.this_cpu].t, TR_REQUEST, ZERO, request, vcpu.requests, ZERO)
+    vcpu.requests |= request
+
+
+@jit()
+def __kvm_perf_overflow(S, E, i, in_pmi):
+    pmu = S.vcpus[S.this_vcpu].pmu
+    core = S.cores[S.this_cpu]
+    event = pmu.pmcs[i].perf_event
+    skip_pmi = False
+    if event >= 0 and S.perf_events[event].precise_ip != 0:
+        # Only hardware writes records: where KVM counted there is none, and nothing to interrupt for.
+        skip_pmi = in_pmi == 0 or pmu.global_status & GLOBAL_STATUS_BUFFER_OVF != ZERO
+        if in_pmi != 0:
+            pmu.global_status |= GLOBAL_STATUS_BUFFER_OVF
+    elif sets_status(core, i):
+        pmu.global_status |= pmc_bit(i)
+    if not skip_pmi and raises_pmi(core, i, pmu.pmcs[i].intr != 0):
+        kvm_make_request(S, E, KVM_REQ_PMI)
+
+
+@jit()
+def kvm_perf_overflow(S, E, vcpu, i):
+    """The event behind pmc i of a vCPU has ended a period."""
+    pmu = S.vcpus[vcpu].pmu
+    # A bit that is set already means that the guest is changing this counter: the overflow is stale.
+    if pmu.reprogram_pmi & pmc_bit(i) != ZERO:
+        return
+    here = S.this_vcpu
+    S.this_vcpu = vcpu  # a thread that runs several vCPUs has the events of all
+    pmu.reprogram_pmi |= pmc_bit(i)
+    __kvm_perf_overflow(S, E, i, 1)
+    kvm_make_request(S, E, KVM_REQ_PMU)
+    S.this_vcpu = here

@@ -1,0 +1,195 @@
+"""RDMSR, WRMSR, RDPMC, RDTSC and CPUID: privilege, what the guest exits for, then the register."""
+
+from __future__ import annotations
+
+from vpmu_emu._jit import jit
+from vpmu_emu.machine.lapic import BASE_ENABLE
+from vpmu_emu.machine.msr import (
+    DROPPED,
+    NO_MSR,
+    PMC_INVALID,
+    READ,
+    WRITE,
+    WRITE_BLIND,
+    check_read,
+    check_write,
+    msr_apply,
+    msr_value,
+    note_msr,
+    note_msr_fault,
+    rdpmc_counter,
+    rdpmc_value,
+    read_tsc,
+    statistics_slot,
+)
+from vpmu_emu.machine.mutants import I_BOTH_WRMSRS, I_NO_WRMSR
+from vpmu_emu.machine.ops import SYSTEM_OP
+from vpmu_emu.machine.pmu import pmu_check
+from vpmu_emu.machine.pmu_rules import rdpmc_result
+from vpmu_emu.machine.retire import (
+    C_INST,
+    at_edge,
+    leave_guest,
+    put_edx_eax,
+    raise_gp,
+    retire,
+    spend,
+)
+from vpmu_emu.machine.ring import TR_GUEST_RDPMC, emit
+from vpmu_emu.machine.state import CODE_NEXT, N_CPUID, RAX, RBX, RCX, RDX
+from vpmu_emu.machine.u64 import ALL, LOW32, ONE, U32, U64, ZERO
+from vpmu_emu.machine.vmcs import (
+    EXIT_CPUID,
+    EXIT_MSR_READ,
+    EXIT_MSR_WRITE,
+    EXIT_RDPMC,
+    EXIT_RDTSC,
+    PROC_RDPMC,
+    PROC_RDTSC,
+)
+from vpmu_emu.machine.vmx import msr_intercepted
+from vpmu_emu.tables.cpus import LATENCIES
+
+S_CPUID, S_RDTSC, S_RDTSCP, S_RDMSR, S_WRMSR, S_RDPMC = (
+    SYSTEM_OP[n] for n in ("cpuid", "rdtsc", "rdtscp", "rdmsr", "wrmsr", "rdpmc")
+)
+LAT_WRMSR = LATENCIES.index("wrmsr")
+LAT_MSR = LATENCIES.index("msr")
+CR4_PCE = U64(1 << 8)
+CPUID_APIC = U64(1 << 9)
+CR4_TSD = U64(1 << 2)
+CR4_OSXSAVE = U64(1 << 18)
+CPUID_OSXSAVE = U64(1 << 27)
+
+
+@jit()
+def execute_rdmsr(core, M, E, u):
+    """RDMSR of micro-op u: a CODE_*."""
+    if core.cpl > 0:
+        return raise_gp(E)
+    index = core.regs[RCX] & LOW32
+    if core.vmx.nonroot != 0 and msr_intercepted(core, M, index, 0):
+        slot = statistics_slot(index)
+        if slot >= 0:
+            core.stats.msr_exits[slot] += ONE
+        return leave_guest(core, u, EXIT_MSR_READ, ZERO)
+    rn = check_read(core, index)
+    if rn == NO_MSR:
+        note_msr_fault(core, E, index, ZERO, 0)
+        return raise_gp(E)
+    v = msr_value(core, rn, index) if rn >= 0 else ZERO
+    put_edx_eax(core, v)
+    retire(core, u)
+    note_msr(core, E, index, v, v, READ, 0)
+    if E.stop_request != 0:
+        return at_edge(core, u)
+    return CODE_NEXT
+
+
+@jit()
+def execute_wrmsr(core, M, E, u):
+    """WRMSR of micro-op u: a CODE_*."""
+    if core.cpl > 0:
+        return raise_gp(E)
+    index = core.regs[RCX] & LOW32
+    value = (core.regs[RAX] & LOW32) | (core.regs[RDX] << U32)
+    if core.vmx.nonroot != 0 and msr_intercepted(core, M, index, 1):
+        slot = statistics_slot(index)
+        if slot >= 0:
+            core.stats.msr_exits[slot] += ONE
+        return leave_guest(core, u, EXIT_MSR_WRITE, ZERO)
+    rn = check_write(core, index, value)
+    if rn == NO_MSR:
+        note_msr_fault(core, E, index, value, 1)
+        return raise_gp(E)
+    old, kind = ZERO, WRITE
+    if E.trace_on != 0 or E.n_watch > 0:
+        found = check_read(core, index)
+        if found == NO_MSR:
+            kind = WRITE_BLIND
+        elif found >= 0:
+            old = msr_value(core, found, index)
+    retire(core, u)
+    if core.inject & I_NO_WRMSR != ZERO:
+        core.total[0, C_INST] -= ONE
+    spend(core, core.latency[LAT_WRMSR] - core.latency[LAT_MSR])
+    pmu_check(core, E)  # if it overflows a counter by retiring, that comes before its effect
+    if rn != DROPPED:
+        msr_apply(core, E, rn, index, value)
+    if core.inject & I_BOTH_WRMSRS != ZERO:
+        core.total[0, C_INST] += ONE
+    core.rip = u.rip
+    note_msr(core, E, index, value, old, kind, 0)
+    return at_edge(core, u)
+
+
+@jit()
+def execute_rdpmc(core, E, u):
+    """RDPMC of micro-op u: a CODE_*."""
+    # VMX checks CR4.PCE before the intercept and the index after it (SDM 3C 26.1.1).
+    if core.cpl > 0 and core.cr4 & CR4_PCE == ZERO:
+        return raise_gp(E)
+    ecx = core.regs[RCX] & LOW32
+    if core.vmx.nonroot != 0 and core.vmx.proc & PROC_RDPMC != ZERO:
+        return leave_guest(core, u, EXIT_RDPMC, ZERO)
+    which = rdpmc_counter(core, ecx)
+    if which == PMC_INVALID:
+        return raise_gp(E)
+    v = rdpmc_result(core, ecx, rdpmc_value(core, which))
+    put_edx_eax(core, v)
+    retire(core, u)
+    core.stats.rdpmcs += ONE
+    emit(E, core.t, TR_GUEST_RDPMC, u.rip, ecx, v, ZERO)
+    return CODE_NEXT
+
+
+@jit()
+def execute_rdtsc(core, E, u, op):
+    """RDTSC and RDTSCP of micro-op u: a CODE_*."""
+    if core.cpl > 0 and core.cr4 & CR4_TSD != ZERO:
+        return raise_gp(E)
+    if core.vmx.nonroot != 0 and core.vmx.proc & PROC_RDTSC != ZERO:
+        return leave_guest(core, u, EXIT_RDTSC, ZERO)
+    put_edx_eax(core, read_tsc(core))
+    if op == S_RDTSCP:
+        core.regs[RCX] = core.tsc_aux & LOW32
+    retire(core, u)
+    return CODE_NEXT
+
+
+@jit()
+def cpuid_entry(table, leaf, subleaf):
+    """Index of the entry that answers CPUID, -1 if the table has none."""
+    for k in range(N_CPUID):
+        if table[k].leaf == leaf and (table[k].subleaf == ALL or table[k].subleaf == subleaf):
+            return k
+    return -1
+
+
+@jit()
+def cpuid_answer(core, table, apic_base):
+    """CPUID from a table: EAX to EDX.
+
+    CPUID.1:EDX[9] is whether the local APIC is on (SDM 3A 11.4.3), ECX[27] is CR4.OSXSAVE.
+    """
+    leaf = core.regs[RAX] & LOW32
+    k = cpuid_entry(table, leaf, core.regs[RCX] & LOW32)
+    core.regs[RAX] = table[k].eax if k >= 0 else ZERO
+    core.regs[RBX] = table[k].ebx if k >= 0 else ZERO
+    ecx = table[k].ecx if k >= 0 else ZERO
+    edx = table[k].edx if k >= 0 else ZERO
+    if k >= 0 and leaf == ONE:
+        edx = (edx & ~CPUID_APIC) | (CPUID_APIC if apic_base & BASE_ENABLE != ZERO else ZERO)
+        ecx = (ecx & ~CPUID_OSXSAVE) | (CPUID_OSXSAVE if core.cr4 & CR4_OSXSAVE != ZERO else ZERO)
+    core.regs[RCX] = ecx
+    core.regs[RDX] = edx
+
+
+@jit()
+def execute_cpuid(core, u):
+    """CPUID of micro-op u: a CODE_*."""
+    if core.vmx.nonroot != 0:
+        return leave_guest(core, u, EXIT_CPUID, ZERO)
+    cpuid_answer(core, core.cpuid, core.lapic.apic_base)
+    retire(core, u)
+    return CODE_NEXT

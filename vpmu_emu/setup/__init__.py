@@ -1,0 +1,1 @@
+"""What a user brings becomes a record: guest, host programs, events and filters; nothing runs here."""

@@ -1,0 +1,1 @@
+"""What a system looks like from outside; nothing here changes a bit."""

@@ -1,0 +1,40 @@
+"""The host's part of a result: PMU, exits of KVM, perf events, tasks. Only looks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from vpmu_emu.linux.watchdog import lockup_report
+from vpmu_emu.views.perf import closed_report, error_report, perf_report
+from vpmu_emu.views.pmu import _after_put
+from vpmu_emu.views.tasks import tasks_report
+
+
+def report(S: Any, programs: Sequence[Any]) -> dict[str, Any]:
+    """The host kernel's part of a result; `programs` are what its tasks run."""
+    vcpu = S.vcpus[0]
+    pmu = vcpu.pmu
+    numbers = ("nmis", "timer_irqs", "vpmi_irqs", "rotations", "throttles", "too_long")
+    kvm = ("created", "released", "resumed", "paused", "loads", "puts", "dirty_puts", "loaded_insns")
+    after_put = {"hw": _after_put(S)} if int(pmu.puts) else {}
+    return {
+        **after_put,
+        "perf": {
+            "events": perf_report(S),
+            "errors": error_report(S),
+            "closed": closed_report(S),
+            **{key: sum(int(host[key]) for host in S.percpu) for key in numbers},
+            "max_sample_rate": int(S.config.max_sample_rate),
+        },
+        "kvm": {
+            "entries": int(vcpu.entries),
+            "fastpaths": int(vcpu.fastpaths),
+            "emulated_instructions": int(vcpu.emulated_insns),
+            **{key: int(pmu[key]) for key in kvm},
+            "eventsel_hw": [int(p.eventsel_hw) for p in pmu.pmcs[: int(pmu.nr_arch_gp_counters)]],
+            "fixed_ctr_ctrl_hw": int(pmu.fixed_ctr_ctrl_hw),
+        },
+        "tasks": tasks_report(S, programs),
+        "watchdog": lockup_report(S),
+    }
