@@ -36,9 +36,9 @@ lint: setup
 test: lint
 	$(CHECKED) $(BIN)/vpmu build
 	$(CHECKED) $(PYTEST)
-	$(CHECKED) $(BIN)/python -m tests.same_records save .venv/records.json bare,passthrough
+	$(CHECKED) $(BIN)/python -m tests.same_records save .venv/records.xz lessons bare,passthrough
 	$(BIN)/vpmu build --modes bare,passthrough
-	$(BIN)/python -m tests.same_records compare .venv/records.json bare,passthrough
+	$(BIN)/python -m tests.same_records compare .venv/records.xz lessons bare,passthrough
 	NUMBA_DISABLE_JIT=1 $(PYTEST) -q -m "inner and uncompiled and not slow and not laws" $(INNER)
 
 # What is too long for every change: more examples of everything random, the tests marked `laws`,

@@ -11,6 +11,7 @@ from tests.reference import generator
 from vpmu_emu._jit import COMPILES
 from vpmu_emu.asm import Program, assemble, assemble_file
 from vpmu_emu.system import System
+from vpmu_emu.tables import modes
 
 MODES = ("bare", "emulated", "passthrough")
 LESSONS = tuple(sorted(path.stem for path in (ROOT / "guests" / "lessons").glob("*.s")))
@@ -26,7 +27,7 @@ def lesson(name: str) -> Program:
 
 def lesson_options(name: str, mode: str) -> dict[str, Any]:
     """What a lesson needs besides the mode."""
-    return {"filter": FILTER} if "filter" in name and mode != "bare" else {}
+    return {"filter": FILTER} if "filter" in name and modes.MODES[mode].enable_pmu else {}
 
 
 def seeded(kind: str, seed: int) -> Program:

@@ -25,7 +25,7 @@ HW = rules("hw", cpu("spr").shape())
 X2APIC = range(0x800, 0x900)
 BASES = ("IA32_FS_BASE", "IA32_GS_BASE", "IA32_KERNEL_GS_BASE", "IA32_DS_AREA")
 RECORDS = ("IA32_LBR_{}_FROM_IP", "IA32_LBR_{}_TO_IP")
-CANONICAL = ("IA32_LSTAR", "IA32_CSTAR", *BASES, *RECORDS)
+CANONICAL = ("IA32_LSTAR", "IA32_CSTAR", "IA32_SYSENTER_ESP", "IA32_SYSENTER_EIP", *BASES, *RECORDS)
 # Reading back gives something else than what was written; `read_back` knows the first three.
 OWN_VALUE = ("IA32_TIME_STAMP_COUNTER", "IA32_APIC_BASE", "IA32_TSC_DEADLINE", "IA32_PRED_CMD")
 
@@ -69,6 +69,8 @@ def silicon_faults(row, n: int, value: int | None, x2apic: bool) -> bool:
         return value & 0xC00 == 0x400 or (x2apic and value & 0xC00 == 0x800)
     if row.name == "IA32_LBR_DEPTH":
         return value not in (8, 16, 32)
+    if row.name == "IA32_PAT":  # UC WC WT WP WB UC- (SDM 3A table 12-10)
+        return any(byte not in (0, 1, 4, 5, 6, 7) for byte in value.to_bytes(8, "little"))
     if row.name == "IA32_EFER":
         return not value & 1 << 8  # LME cannot change while paging is on
     return False
@@ -83,6 +85,8 @@ def read_back(row, value: int) -> int | None:
         return low | (0xFFFF_0000_0000 if low >> 31 else 0)
     if row.name.startswith("IA32_PERF_GLOBAL_STATUS_"):
         return 0
+    if row.name == "IA32_SYSENTER_CS":
+        return value & 0xFFFF_FFFF  # a selector
     if row.name == "IA32_DEBUGCTL":
         return value & ~1  # architectural LBRs: bit 0 means nothing
     if row.name == "IA32_EFER":
