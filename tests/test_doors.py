@@ -18,11 +18,8 @@ import vpmu_emu
 from tests.conftest import ROOT
 from vpmu_emu.asm import assemble
 from vpmu_emu.cli import main
-from vpmu_emu.errors import ConfigError
-from vpmu_emu.options import NEEDS, check_mode, parse
 from vpmu_emu.report import visible
 from vpmu_emu.system import System
-from vpmu_emu.tables.modes import MODES
 from vpmu_emu.trace.text import lines
 
 pytestmark = pytest.mark.uncompiled
@@ -83,32 +80,6 @@ def test_refused_before_anything_compiles(args, message, monkeypatch):
     assert result.exit_code == 2, result.output
     assert message in result.output
     assert len(result.output) < 1000
-
-
-ASKED: dict[str, object] = {
-    "filter": ROOT / "guests/lessons/04_filter.toml", "host_events": ("instructions:D",),
-    "guest": ("pmu.version=2",), "host": (ROOT / "guests/host/noisy_neighbour.s",), "watchdog": "nmi",
-    "watchdog_thresh": 10.0, "costs": "high", "kvm": ("force_emulation_prefix=0",),
-    "quirks": ("v1-no-global-check",), "without": ("lvtpc-mask",), "all_passthrough": True,
-}  # fmt: skip
-ALWAYS = {
-    "vpmu", "cpu", "ram", "cores", "entry", "max_insns", "max_cycles", "settings", "inject", "trace",
-}  # fmt: skip
-
-
-def test_every_option_has_an_effect_in_a_mode_or_is_refused():
-    """Each option in each mode, those of the command line and those of Python."""
-    assert set(NEEDS) | ALWAYS == set(parse([])) | {"without"}
-    assert set(ASKED) == set(NEEDS)
-    for mode in MODES.values():
-        for key, need in NEEDS.items():
-            options = {key: ASKED[key]} | ({"watchdog": "nmi"} if key == "watchdog_thresh" else {})
-            if need.fits(mode):
-                check_mode(mode, options)
-                continue
-            with pytest.raises(ConfigError, match="in mode " + mode.name) as refused:
-                System(assemble("hlt"), vpmu=mode.name, ram=2, **options)
-            assert refused.value.key in (need.name, "watchdog")
 
 
 @pytest.mark.parametrize(

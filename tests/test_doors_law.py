@@ -27,7 +27,7 @@ from vpmu_emu.debug.repl import Repl
 from vpmu_emu.debug.session import Session
 from vpmu_emu.errors import VpmuError
 from vpmu_emu.load import load_bytes
-from vpmu_emu.options import _OPTIONS
+from vpmu_emu.options import COMMAND
 from vpmu_emu.setup.filterfile import parse_filter
 from vpmu_emu.setup.hostevents import parse_host_event
 from vpmu_emu.system import System
@@ -104,7 +104,7 @@ def command(*args, stdin=None):
     return result.exit_code != 2
 
 
-OPTIONS = [parameter for option in _OPTIONS for parameter in option(lambda: 0).__click_params__]
+OPTIONS = [option for option in COMMAND.params if option.name != "prog"]
 
 
 USUAL = {

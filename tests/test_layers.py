@@ -20,7 +20,8 @@ BELOW: dict[str, set[str]] = {
     "data": set(),
     "numerals": set(),
     "views": {"errors", "data", "numerals", "tables", "_jit", "machine", "linux"},
-    "setup": {"errors", "data", "numerals", "tables", "_jit", "asm", "machine", "linux", "views"},
+    "setup": {"errors", "data", "numerals", "tables", "_jit", "asm", "machine", "linux", "views",
+              "options"},
     "snapshot": {"errors"},
     "output": {"errors", "numerals"},
     "_jit": {"data", "errors"},
@@ -32,7 +33,7 @@ BELOW: dict[str, set[str]] = {
     "build": {"errors", "data", "tables", "_jit", "asm", "system"},
     "system": {"errors", "data", "numerals", "tables", "_jit", "asm", "load", "machine", "linux", "build",
                "snapshot", "options", "views", "setup"},
-    "options": {"errors", "tables"},
+    "options": {"errors", "data", "numerals", "tables", "linux"},
     "check": {"errors", "data", "numerals", "tables", "asm", "load", "system", "options"},
 }
 CLIENTS = {"debug", "trace", "lab", "report", "bench", "explain"}

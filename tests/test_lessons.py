@@ -26,14 +26,11 @@ def runner(path):
     from vpmu_emu.system import run
 
     def in_mode(program, mode, cpu, args):
-        options = parse(args)
         # Without a hypervisor there is nobody to filter: the lesson shows just that.
-        name = options.pop("filter")
-        if name and mode != "bare":
-            options["filter"] = path.parent / name
-        options["host"] = [path.parent / p for p in options["host"]] if mode != "bare" else []
+        asked = parse(args, vpmu=mode, cpu=cpu or "spr").heeded()
+        name = asked.filter and path.parent / asked.filter
         with np.errstate(over="ignore"):
-            return run(program, **{**options, "vpmu": mode, "cpu": cpu or "spr"})
+            return run(program, asked, filter=name, host=[path.parent / p for p in asked.host])
 
     return in_mode
 

@@ -82,7 +82,7 @@ def run(program: Program | str | Path, *, vpmu: str = "bare", **options: Any) ->
     Args:
         program: a program, or the path of a source file or an ELF executable.
         vpmu: bare, none, emulated or passthrough.
-        options: as for `System`: cpu, ram (MiB), max_insns, filter, host_events, guest, …
+        options: as for `System`, told in docs/options.md: cpu, ram (MiB), max_insns, filter, guest, …
 
     Raises:
         AssemblyError: the source has errors, all of them listed.

@@ -774,25 +774,26 @@ def run_as_asked(
     Raises:
         VpmuError: whatever is wrong with the options.
     """
-    from vpmu_emu.options import parse, unheeded
-    from vpmu_emu.system import check_hypervisor, run
+    from vpmu_emu.options import parse
+    from vpmu_emu.system import check_left_out, run
 
-    options = parse(args, max_cycles=MOST_CYCLES)
-    if cpu is not None:
-        options["cpu"] = cpu
-    if options["filter"]:
-        beside = Path(program.name).parent / options["filter"]
-        options["filter"] = str(beside if beside.exists() else options["filter"])
-    beside = Path(program.name).parent
-    options["host"] = [str(beside / p) if (beside / p).exists() else p for p in options["host"]]
-    left_out = unheeded(MODES[mode], options)
-    if left_out:
+    def beside(path: str) -> str:
+        found = Path(program.name).parent / path
+        return str(found) if found.exists() else path
+
+    asked = parse(args, max_cycles=MOST_CYCLES, vpmu=mode)
+    options = attrs.evolve(
+        asked,
+        cpu=asked.cpu if cpu is None else cpu,
+        filter=beside(asked.filter) if asked.filter else asked.filter,
+        host=tuple(beside(path) for path in asked.host),
+        inject=(*asked.inject, *inject),
+    )
+    heeded = options.heeded()
+    if heeded != options:
         # Every mode takes the same line: what this one has no use for is looked at and left out.
-        check_hypervisor(options)
-        options |= left_out
-    options["vpmu"] = mode
-    options["inject"] = (*options["inject"], *inject)
-    return run(program, **options, ready=(lambda: ready([mode])) if ready is not None else None)
+        check_left_out(options)
+    return run(program, heeded, ready=(lambda: ready([mode])) if ready is not None else None)
 
 
 def check_program(

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import click
 
 from vpmu_emu.errors import VpmuError
@@ -171,7 +172,7 @@ def _json(value: Any) -> None:
 
 # --- run ------------------------------------------------------------------------------------------
 
-from vpmu_emu.options import run_options  # noqa: E402  (the shared options need `click` and a table)
+from vpmu_emu.options import Options, click_options, did_you_mean, run_options  # noqa: E402  (need `click` and a table)
 from vpmu_emu.tables.modes import default_modes  # noqa: E402
 
 
@@ -185,7 +186,7 @@ def run(ctx: click.Context, /, prog: str, as_json: bool, **options: Any) -> None
 
     if as_json and options["trace"] == "-":
         raise VpmuError("--trace - and --json both write to standard output")
-    program, system = machine(prog, options)
+    program, system = machine(prog, Options.of(options))
     try:
         stop = system.run()
     except KeyboardInterrupt:
@@ -203,12 +204,14 @@ def run(ctx: click.Context, /, prog: str, as_json: bool, **options: Any) -> None
     ctx.exit(exit_status(values))
 
 
-def machine(prog: str, options: dict[str, Any]) -> tuple[Program, System]:
+def machine(prog: str, options: Options) -> tuple[Program, System]:
     """The program PROG and a machine with it; compiled once nothing is wrong with what was asked."""
     from vpmu_emu.system import System
 
+    options.check()  # before a file is read
     program = load(prog)
-    return program, System(program, **settings(program, prog, options))
+    ready = partial(prepare, [options.vpmu])
+    return program, System(program, with_files(program, prog, options), ready=ready)
 
 
 def sources(program: Program, prog: str) -> list[Path]:
@@ -216,16 +219,16 @@ def sources(program: Program, prog: str) -> list[Path]:
     return [Path(name) for name in (prog, *program.source)]
 
 
-def settings(program: Program, prog: str, options: dict[str, Any]) -> dict[str, Any]:
-    """The options of a command as those of a `System`, which compiles once nothing is wrong with them."""
+def with_files(program: Program, prog: str, options: Options) -> Options:
+    """The options with their programs loaded; a trace can be written, and over none of what was read."""
     from vpmu_emu.trace.files import check_trace
 
-    host = [load(path) for path in options["host"]]
-    if options["trace"] is not None:
-        read = [*sources(program, prog), *options["host"], *filter(None, [options["filter"]])]
+    host = [load(path) for path in options.host]
+    if options.trace is not None:
+        read = [*sources(program, prog), *options.host, *filter(None, [options.filter])]
         read += [path for one in host for path in one.source]
-        check_trace(options["trace"], read)
-    return {**options, "host": host, "ready": partial(prepare, [options["vpmu"]])}
+        check_trace(options.trace, read)
+    return attrs.evolve(options, host=tuple(host))
 
 
 def save_trace(run: Any, path: str | None) -> None:
@@ -455,13 +458,11 @@ def asm(prog: str, listing: bool, output: str | None, as_json: bool) -> None:
     from vpmu_emu.output import check_output, write_output
 
     program = load(prog)
-    if output == "-":
-        with click.open_file(output, "wb") as file:
-            file.write(write_elf(program))
-        return
     if output is not None:
         check_output(output, sources(program, prog))
         write_output(output, write_elf(program))
+        if output == "-":
+            return
     if as_json:
         _json({
             "schema": 1, "name": program.name, "entry": program.entry,
@@ -575,8 +576,7 @@ def _info_cpu(name: str, as_json: bool) -> None:
 @click.argument("action", type=click.Choice(["rdmsr", "wrmsr", "rdpmc"]))
 @click.argument("what")
 @click.argument("value", required=False)
-@click.option("--vpmu", default="passthrough", show_default=True, metavar="MODE")
-@click.option("--cpu", default="spr", show_default=True, metavar="MODEL")
+@click_options("vpmu", "cpu", vpmu="passthrough")
 @click.option("--json", "as_json", is_flag=True)
 def explain(
     action: str, what: str, value: str | None, vpmu: str, cpu: str, as_json: bool
@@ -585,10 +585,10 @@ def explain(
     from vpmu_emu.explain import explain as steps_of
     from vpmu_emu.explain import parse_number
     from vpmu_emu.report import Table, show
-    from vpmu_emu.system import host_model, known_mode, msr_bitmap, msr_rules
+    from vpmu_emu.system import host_model, msr_bitmap, msr_rules
     from vpmu_emu.tables.modes import MODES
 
-    known_mode(vpmu)
+    Options(vpmu=vpmu, cpu=cpu).check()
     number = None if value is None else parse_number(value, "VALUE")
     bitmap = None
     if MODES[vpmu].hypervisor:
@@ -636,8 +636,11 @@ def debug(ctx: click.Context, /, prog: str, script: Any, **options: Any) -> None
     source = script or sys.stdin
     if prog == "-" and source is sys.stdin:
         raise VpmuError("the program comes from standard input, so the commands have to come from --script")
+    asked = Options.of(options)
+    asked.check()  # before a file is read
     program = load(prog)
-    session = Session(program, **settings(program, prog, options))
+    ready = partial(prepare, [asked.vpmu])
+    session = Session(program, with_files(program, prog, asked), ready=ready)
     repl = Repl(session, partial(say, nl=False))
     repl.start()
     failures = repl.run(_typed_lines() if source is sys.stdin and source.isatty() else source)
@@ -670,8 +673,7 @@ def named_modes(text: str) -> list[str]:
     wanted = text.split(",")
     for mode in wanted:
         if mode not in MODES:
-            near = difflib.get_close_matches(mode, MODES, 1)
-            hint = f"; did you mean {near[0]}?" if near else f" (allowed: {', '.join(MODES)})"
+            hint = did_you_mean(mode, MODES) or f" (allowed: {', '.join(MODES)})"
             raise VpmuError(f"--modes: unknown mode {shown(mode)}{hint}")
     return list(dict.fromkeys(wanted))
 

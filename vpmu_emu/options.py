@@ -1,138 +1,559 @@
-"""What a run can be asked, declared once for the command line and the `#: args` lines of guests."""
+"""What a run can be asked, declared once: for the command line, `#: args` lines, Python and plain data.
+
+A field of `Options` says how its option is spelled, what it takes, and what a mode must have for it to
+have an effect. Everything else follows: words on the command line, keywords of Python, help,
+docs/options.md, and every refusal, which comes before a file is read or anything is compiled.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import attrs
 import click
 from click.core import ParameterSource
 
+from vpmu_emu.data import isa_dir
 from vpmu_emu.errors import ConfigError
+from vpmu_emu.numerals import shown, whole
 from vpmu_emu.tables.modes import MODES, Mode
 from vpmu_emu.tables.ram import MAX_RAM_MIB
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T", bound=type[Any])
+COST_LEVELS = ("low", "typical", "high")
+MOST = (1 << 63) - 1
+DECIMAL = re.compile(r"[+-]?[1-9][0-9]*")  # as long as it likes
 
-_OPTIONS = (
-    click.option("--vpmu", default=next(iter(MODES)), show_default=True, metavar="MODE",
-                 help="; ".join(f"{mode.name}: {mode.doc}" for mode in MODES.values()) + "."),
-    click.option("--cpu", default="spr", show_default=True, metavar="MODEL",
-                 help="spr, emr, icx, skx or generic (isa/cpus)."),
-    click.option("--ram", type=click.IntRange(2, MAX_RAM_MIB), default=64, show_default=True,
-                 metavar="MIB", help=f"Memory of the guest: 2 to {MAX_RAM_MIB}."),
-    click.option("--cores", type=click.IntRange(1), default=1, show_default=True, metavar="N",
-                 help="Processors of the machine: of the program with bare, else of the host."),
-    click.option("--entry", metavar="SYMBOL|ADDRESS",
-                 help="Begin there instead of at the program's own entry."),
-    click.option("--max-insns", type=click.IntRange(1, (1 << 63) - 1), metavar="N",
-                 help="Stop after so many instructions of a core's guest, or of its host programs "
-                 "(exit status 1)."),
-    click.option("--max-cycles", type=click.IntRange(1, (1 << 63) - 1), metavar="N",
-                 help="Stop when so many cycles of a core are over, idle ones included (exit status 1)."),
-    click.option("--filter", metavar="F.toml",
-                 help="PMU event filter, as KVM_SET_PMU_EVENT_FILTER."),
-    click.option("--host-event", "host_events", multiple=True, metavar="SPEC",
-                 help="A perf event of the host: instructions:D (pinned), cycles:H, branches:u, "
-                 "instructions*12; repeatable."),
-    click.option("--host", multiple=True, metavar="PROG",
-                 help="A program of the host, such as guests/host/noisy_neighbour.s; repeatable."),
-    click.option("--watchdog", default="off", show_default=True, metavar="DETECTOR",
-                 help="Who finds a hard lockup of the host: off, nmi, buddy, hpet."),
-    click.option("--watchdog-thresh", type=float, metavar="SECONDS",
-                 help="Its threshold, 10 if not said; parts of a second are allowed."),
-    click.option("--all-passthrough", is_flag=True,
-                 help="passthrough: let the selectors through too, with no filter."),
-    click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
-                 help="Shape of the host CPU (pmu.gp=4); repeatable."),
-    click.option("--guest", multiple=True, metavar="KEY=VALUE",
-                 help="What the VMM exposes: pmu.version= gp= fixed= width= perf_caps= events_length= "
-                 "events_absent=; repeatable."),
-    click.option("--kvm", multiple=True, metavar="KEY=VALUE",
-                 help="KVM itself: fixed_cap=3, force_emulation_prefix=0; repeatable."),
-    click.option("--costs", default="typical", show_default=True, metavar="LEVEL",
-                 help="What the host's work costs: low, typical or high of isa/cpus."),
-    click.option("--quirk", "quirks", multiple=True, metavar="NAME",
-                 help="Bring back a known bug of the RFC; repeatable."),
-    click.option("--inject", multiple=True, metavar="NAME",
-                 help="Put a deliberate bug in (`vpmu info --json` lists them); repeatable."),
-    click.option("--trace", metavar="OUT", help="Write the event trace to this file."),
-)  # fmt: skip
+
+# --- words of refusals ----------------------------------------------------------------------------------
+
+
+def did_you_mean(name: object, names: Iterable[str]) -> str:
+    """"; did you mean X?" with the nearest of `names`, "" if none is near."""
+    near = difflib.get_close_matches(name, list(names), 1) if isinstance(name, str) else []
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def known(key: str, what: str, name: object, names: Iterable[str], allowed: str = "") -> None:
+    """Raises ConfigError unless `name` is one of `names`; `what` is the kind of thing they name."""
+    names = list(names)
+    if name not in names:
+        message = f"no {what} is named {shown(name)}{did_you_mean(name, names)}"
+        raise ConfigError(key, message, allowed or " ".join(names))
+
+
+# --- what an option takes: text or a value of Python to what the field holds ------------------------------
+
+
+def _word(option: Option, value: Any) -> Any:
+    if not isinstance(value, str):
+        raise ConfigError(option.name, f"{shown(value)} is not a word")
+    return value
+
+
+def _number(option: Option, value: Any) -> Any:
+    if value is None and option.usual is None:
+        return None
+    low, high = option.bounds()
+    allowed = f"{low} to {'2**63 - 1' if high == MOST else high}"
+    number = _whole(value)
+    if number is None and not (isinstance(value, str) and DECIMAL.fullmatch(value)):
+        raise ConfigError(option.name, f"{shown(value)} is not a valid integer", allowed)
+    if number is None or not low <= number <= high:
+        text = shown(value if number is None else number).strip("'")
+        raise ConfigError(option.name, f"{text} is not in the range", allowed)
+    return number
+
+
+def _whole(value: Any) -> int | None:
+    if isinstance(value, str):
+        return whole(value)
+    return int(value) if hasattr(value, "__index__") and not isinstance(value, bool) else None
+
+
+def _seconds(option: Option, value: Any) -> Any:
+    if value is None:
+        return None
+    try:
+        if isinstance(value, bool) or (isinstance(value, str) and not value.isascii()):
+            raise ValueError
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise ConfigError(option.name, f"{shown(value)} is not a number of seconds") from None
+
+
+def _flag(option: Option, value: Any) -> Any:
+    if value not in (True, False):
+        raise ConfigError(option.name, f"{shown(value)} is neither true nor false", "True False")
+    return bool(value)
+
+
+def _things(option: Option, value: Any) -> Any:
+    if value is None or isinstance(value, str | Path) or not isinstance(value, Iterable):
+        # One word is what Python's callers mean by a string, not its letters.
+        return () if value is None else (value,)
+    return tuple(value)
+
+
+def _words(option: Option, value: Any) -> Any:
+    return tuple(_word(option, word) for word in _things(option, value))
+
+
+def _pairs(option: Option, value: Any) -> Any:
+    return pairs(option.name, value)
+
+
+def pairs(key: str, items: Any) -> dict[str, int]:
+    """`KEY=VALUE` words, or a mapping, as numbers.
+
+    Raises:
+        ConfigError: a word that is no pair, a value that is no number.
+    """
+    found: dict[str, int] = {}
+    given = items.items() if isinstance(items, Mapping) else [(w,) for w in _things(FORM, items)]
+    for item in given:
+        name, text = item if len(item) == 2 else _halves(item[0])
+        value = _whole(text) if isinstance(name, str) else None
+        if value is None or (value < 0 and len(item) == 1):
+            raise ConfigError(key, f"{shown(item[0])} is not NAME=NUMBER", "such as pmu.gp=4")
+        found[name.strip()] = value
+    return found
+
+
+def _halves(word: Any) -> tuple[str, str]:
+    name, _, text = word.partition("=") if isinstance(word, str) else ("", "", "")
+    return name, text
+
+
+def _anything(option: Option, value: Any) -> Any:
+    return value
+
+
+def _place(option: Option, value: Any) -> Any:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, str | int)):
+        raise ConfigError(option.name, f"{shown(value)} is not a symbol or an address")
+    return value
+
+
+def _output(option: Option, value: Any) -> Any:
+    return value if isinstance(value, str | Path) else bool(value) or None
+
+
+# --- what a value must be, once there is a machine for it -------------------------------------------------
+
+
+def _mode(key: str, name: str) -> None:
+    known(key, "mode", name, MODES)
+
+
+def _cpu(key: str, name: str) -> None:
+    from vpmu_emu.tables.cpus import cpu
+
+    cpu(name)
+
+
+def _level(key: str, name: str) -> None:
+    known(key, "level", name, COST_LEVELS)
+
+
+def _detector(key: str, name: str) -> None:
+    from vpmu_emu.linux.state import WATCHDOG_NAMES
+
+    known(key, "detector", name, WATCHDOG_NAMES)
+
+
+def _thresh(key: str, seconds: float | None) -> None:
+    from vpmu_emu.linux.watchdog import check_settings
+
+    if seconds is not None:
+        check_settings("off", seconds, 0)
+
+
+def _quirks(key: str, names: Sequence[str]) -> None:
+    from vpmu_emu.linux.state import QUIRKS
+
+    for name in names:
+        known(key, key, name, QUIRKS)
+
+
+def _without(key: str, names: Sequence[str]) -> None:
+    from vpmu_emu.linux.state import WITHOUT
+
+    for name in names:
+        known(key, "part of the series", name, WITHOUT)
+
+
+def _bugs(key: str, names: Sequence[str]) -> None:
+    from vpmu_emu.tables.mutants import MUTANTS
+
+    for name in names:
+        known(key, "bug", name.strip().lower(), [m.name for m in MUTANTS], "`vpmu info --json` lists them")
+
+
+def _host_keys(key: str, values: Mapping[str, int]) -> None:
+    check_keys(key, values, HOST_KEYS)
+
+
+def _guest_keys(key: str, values: Mapping[str, int]) -> None:
+    from vpmu_emu.linux.kvm.cpuid import GUEST_KEYS
+
+    check_keys(key, values, {f"pmu.{name}": range(high + 1) for name, high in GUEST_KEYS.items()})
+
+
+def _kvm_keys(key: str, values: Mapping[str, int]) -> None:
+    check_keys(key, values, KVM_KEYS)
+
+
+HOST_KEYS: dict[str, range] = {
+    "pmu.version": range(6), "pmu.gp": range(9), "pmu.fixed": range(5), "pmu.width": range(32, 49),
+    "pmu.perf_caps": range(1 << 18),
+}  # fmt: skip
+"""Of `--set`: what a host CPU's PMU can be."""
+KVM_KEYS: dict[str, Sequence[int]] = {"fixed_cap": (3, 4), "force_emulation_prefix": (0, 1, 3)}
+"""Of `--kvm`: what KVM has had as KVM_MAX_NR_INTEL_FIXED_COUNTERS, and takes as a parameter."""
+
+
+def check_keys(key: str, values: Mapping[str, int], keys: Mapping[str, Sequence[int]]) -> None:
+    """Whether every key is one of `keys`, which may be written without `pmu.`, and its value allowed.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    short = {name.removeprefix("pmu."): name for name in keys}
+    for name, value in values.items():
+        found = short.get(name.removeprefix("pmu."), name)
+        if found not in keys:
+            hint = did_you_mean(name, [*keys, *short])
+            raise ConfigError(f"{key} {shown(name)[1:-1]}", f"unknown key{hint}", " ".join(keys))
+        allowed = keys[found]
+        if value not in allowed:
+            which = f"{allowed[0]} to {allowed[-1]}" if isinstance(allowed, range) else _listed(allowed)
+            raise ConfigError(f"{key} {name}", f"{shown(value)} is out of range", which)
+
+
+def _listed(values: Iterable[object]) -> str:
+    return " ".join(map(str, values))
+
+
+# --- what a mode must have for an option to have an effect ------------------------------------------------
 
 
 @attrs.frozen
 class Need:
-    """An option that some modes have no use for.
+    """Something that not every mode has.
 
     Attributes:
-        name: as messages spell it.
-        usual: its value when it is not given.
-        fits: whether it can have an effect in a mode.
-        why: what a mode without use for it lacks.
+        why: what a mode lacks that does not fit.
+        fits: whether a mode has it.
+    """
+
+    why: str
+    fits: Callable[[Mode], bool]
+
+
+HYPERVISOR = Need("there is no hypervisor", lambda mode: mode.hypervisor)
+GUEST_PMU = Need("guests have no PMU", lambda mode: mode.enable_pmu)
+SERIES = Need(
+    "the kernel is without the passthrough series", lambda mode: mode.owns_pmu and mode.kernel.series
+)
+
+
+@attrs.frozen(kw_only=True)
+class Option:
+    """All about one option but its value.
+
+    Attributes:
+        name: as the command line and messages spell it; Python's keyword is the field's name.
+        help: what it does, in a sentence.
+        takes: makes of text, or of a value of Python, what the field holds.
+        metavar: what its value is called in the help; "" for a switch.
+        low, high: bounds of a number; `high` may be a function, where the number is of a large module.
+        usual: its value if it is not given.
+        many: it may be given again, and all of them hold.
+        check: raises ConfigError for a value that nothing can have; called once the mode is known.
+        need: what a mode must have for it to have an effect; None: it has one everywhere.
+        not_of_a_guest: why no `#: args` line has it, "" if one may.
+        not_of_a_user: why the command line does not have it, "" if it has.
     """
 
     name: str
-    usual: Any
-    fits: Callable[[Mode], bool]
-    why: str
+    help: str
+    takes: Callable[[Option, Any], Any] = _word
+    metavar: str = ""
+    low: int = 0
+    high: int | Callable[[], int] = MOST
+    usual: Any = None
+    many: bool = False
+    check: Callable[[str, Any], None] | None = None
+    need: Need | None = None
+    not_of_a_guest: str = ""
+    not_of_a_user: str = ""
+
+    def bounds(self) -> tuple[int, int]:
+        """The least and the largest number that it takes."""
+        return self.low, self.high if isinstance(self.high, int) else self.high()
+
+    def click_option(self, field: str) -> Callable[[F], F]:
+        """Its place on the command line, as the parameter `field`."""
+        if self.takes is _flag:
+            name = f"--{self.name}/--no-{self.name}" if self.usual else f"--{self.name}"
+            return click.option(name, field, is_flag=True, default=self.usual, help=self.help)
+        return click.option(
+            f"--{self.name}", field, multiple=self.many, metavar=self.metavar, help=self.help,
+            default=None if self.many or self.usual is None else str(self.usual), show_default=True,
+        )  # fmt: skip
 
 
-def _hypervisor(mode: Mode) -> bool:
-    return mode.hypervisor
+FORM = Option(name="", help="")
 
 
-def _pmu(mode: Mode) -> bool:
-    return mode.enable_pmu
+def _most_cores() -> int:
+    from vpmu_emu.linux.state import N_CORES
+
+    return N_CORES
 
 
-def _series(mode: Mode) -> bool:
-    return mode.owns_pmu and mode.kernel.series
+def _field(name: str, usual: Any, help: str, **more: Any) -> Any:  # noqa: A002
+    option = Option(name=name, help=help, usual=usual, **more)
+    return attrs.field(
+        default=usual, converter=lambda value: option.takes(option, value), metadata={"option": option}
+    )
 
 
-_NO_HYPERVISOR = "there is no hypervisor"
-_NO_PMU = "guests have no PMU"
-_NO_SERIES = "the kernel is without the passthrough series"
-NEEDS: dict[str, Need] = {
-    "filter": Need("filter", None, _pmu, _NO_PMU),
-    "host_events": Need("host-event", (), _hypervisor, _NO_HYPERVISOR),
-    "guest": Need("guest", (), _pmu, _NO_PMU),
-    "host": Need("host", (), _hypervisor, _NO_HYPERVISOR),
-    "watchdog": Need("watchdog", "off", _hypervisor, _NO_HYPERVISOR),
-    "watchdog_thresh": Need("watchdog-thresh", None, _hypervisor, _NO_HYPERVISOR),
-    "costs": Need("costs", "typical", _hypervisor, _NO_HYPERVISOR),
-    "kvm": Need("kvm", (), _hypervisor, _NO_HYPERVISOR),
-    "quirks": Need("quirk", (), _series, _NO_SERIES),
-    "without": Need("without", (), _series, _NO_SERIES),
-    "all_passthrough": Need("all-passthrough", False, _series, _NO_SERIES),
-}
-"""By the name of the parameter; what is not here has an effect everywhere."""
+_CPUS = ", ".join(sorted(path.stem for path in (isa_dir() / "cpus").glob("*.toml")))
 
 
-def unheeded(mode: Mode, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Of `options` what is asked and can have no effect in this mode, with the values of nothing asked."""
-    found: dict[str, Any] = {}
-    for key, need in NEEDS.items():
-        value = options.get(key, need.usual)
-        if value != need.usual and (value or need.usual is None) and not need.fits(mode):
-            found[key] = need.usual
-    return found
+@attrs.frozen(kw_only=True)
+class Options:
+    """What one run is asked; every value has the right form, and `check` says whether it makes sense."""
+
+    vpmu: str = _field(
+        "vpmu", next(iter(MODES)), "; ".join(f"{mode.name}: {mode.doc}" for mode in MODES.values()) + ".",
+        metavar="MODE", check=_mode, not_of_a_guest="`#: modes` names modes",
+    )
+    cpu: str = _field("cpu", "spr", f"The processor, of isa/cpus: {_CPUS}.", metavar="MODEL", check=_cpu)
+    ram: int = _field(
+        "ram", 64, f"Memory of the guest: 2 to {MAX_RAM_MIB}; what is beyond 3072 begins at 4 GiB.",
+        metavar="MIB", takes=_number, low=2, high=MAX_RAM_MIB,
+    )
+    cores: int = _field(
+        "cores", 1, "Processors of the machine: of the program with bare, else of the host.",
+        metavar="N", takes=_number, low=1, high=_most_cores,
+    )
+    entry: str | int | None = _field(
+        "entry", None, "Begin there instead of at the program's own entry.",
+        metavar="SYMBOL|ADDRESS", takes=_place,
+    )
+    max_insns: int | None = _field(
+        "max-insns", None, "Stop after so many instructions of a core's guest, those that KVM does for it "
+        "included, or of its host programs (exit status 1); an exception whose handler does not get to do "
+        "one counts as one.",
+        metavar="N", takes=_number, low=1,
+    )
+    max_cycles: int | None = _field(
+        "max-cycles", None,
+        "Stop when so many cycles of a core are over, idle ones included (exit status 1).",
+        metavar="N", takes=_number, low=1,
+    )
+    filter: Any = _field(  # noqa: RUF009
+        "filter", None, "PMU event filter, as KVM_SET_PMU_EVENT_FILTER.",
+        metavar="F.toml", takes=_anything, need=GUEST_PMU,
+    )
+    host_events: tuple[Any, ...] = _field(
+        "host-event", (), "A perf event of the host: instructions:D (pinned), cycles:H, branches:u, "
+        "instructions*12; repeatable.",
+        metavar="SPEC", takes=_things, many=True, need=HYPERVISOR,
+    )
+    host: tuple[Any, ...] = _field(
+        "host", (), "A program of the host, such as guests/host/noisy_neighbour.s; repeatable.",
+        metavar="PROG", takes=_things, many=True, need=HYPERVISOR,
+    )
+    watchdog: str = _field(
+        "watchdog", "off", "Who finds a hard lockup of the host: off, nmi, buddy, hpet.",
+        metavar="DETECTOR", check=_detector, need=HYPERVISOR,
+    )
+    watchdog_thresh: float | None = _field(
+        "watchdog-thresh", None, "Its threshold, 10 if not said; parts of a second are allowed.",
+        metavar="SECONDS", takes=_seconds, check=_thresh, need=HYPERVISOR,
+    )
+    all_passthrough: bool = _field(
+        "all-passthrough", False, "Let the selectors through too, with no filter.",
+        takes=_flag, need=SERIES,
+    )
+    settings: Mapping[str, int] = _field(
+        "set", {}, f"Shape of the host CPU: {'= '.join(HOST_KEYS)}=; repeatable.",
+        metavar="KEY=VALUE", takes=_pairs, many=True, check=_host_keys,
+    )
+    guest: Mapping[str, int] = _field(
+        "guest", {}, "What the VMM exposes: pmu.version= gp= fixed= width= perf_caps= events_length= "
+        "events_absent=; repeatable.",
+        metavar="KEY=VALUE", takes=_pairs, many=True, check=_guest_keys, need=GUEST_PMU,
+    )
+    kvm: Mapping[str, int] = _field(
+        "kvm", {}, "KVM itself: fixed_cap=3 (4), force_emulation_prefix=1 (0, 3); repeatable.",
+        metavar="KEY=VALUE", takes=_pairs, many=True, check=_kvm_keys, need=HYPERVISOR,
+    )
+    apicv: bool = _field(
+        "apicv", True, "Whether interrupts reach the guest without exits.", takes=_flag, need=HYPERVISOR,
+    )
+    costs: str = _field(
+        "costs", "typical", "What the host's work costs: low, typical or high of isa/cpus.",
+        metavar="LEVEL", check=_level, need=HYPERVISOR,
+    )
+    quirks: tuple[str, ...] = _field(
+        "quirk", (), "Bring back a known bug of the RFC; repeatable.",
+        metavar="NAME", takes=_words, many=True, check=_quirks, need=SERIES,
+    )
+    without: tuple[str, ...] = _field(
+        "without", (), "Leave a part of the series out; repeatable.",
+        metavar="NAME", takes=_words, many=True, check=_without, need=SERIES,
+    )
+    inject: tuple[str, ...] = _field(
+        "inject", (), "Put a deliberate bug in (`vpmu info --json` lists them); repeatable.",
+        metavar="NAME", takes=_words, many=True, check=_bugs,
+    )
+    trace: Any = _field(  # noqa: RUF009
+        "trace", None, "Write the event trace to this file, `-` for standard output.",
+        metavar="OUT", takes=_output, not_of_a_guest="a check writes no files",
+    )
+    horizon: int = _field(
+        "horizon", 0, "Look what is due after at most so many instructions, 0 for when it is.",
+        takes=_number, not_of_a_user="a tool of tests: the result of a run does not depend on it",
+        not_of_a_guest="the result of a run does not depend on it",
+    )
+    horizon_seed: int = _field(
+        "horizon-seed", 0, "After a random number of them up to `horizon`, from this seed.",
+        takes=_number, not_of_a_user="a tool of tests: the result of a run does not depend on it",
+        not_of_a_guest="the result of a run does not depend on it",
+    )
+
+    @classmethod
+    def of(cls, asked: Mapping[str, Any], usual: Options | None = None) -> Options:
+        """Options from keywords of Python or plain data; what is not said is as in `usual`.
+
+        Raises:
+            ConfigError: an unknown keyword, or a value that has not the form.
+        """
+        spelled = {option.name: key for key, option in OPTIONS.items()}
+        for key in asked:
+            if key not in OPTIONS:
+                meant = spelled.get(key.replace("_", "-")) if isinstance(key, str) else None
+                hint = f"; did you mean {meant}?" if meant else did_you_mean(key, OPTIONS)
+                raise ConfigError(shown(key).strip("'"), f"no such option{hint}", " ".join(OPTIONS))
+        return attrs.evolve(usual, **asked) if usual is not None else cls(**asked)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Options:
+        """What `to_dict` gave, or the part of it that is not as usual.
+
+        Raises:
+            ConfigError: as `of`.
+        """
+        return cls.of(data)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All options as plain data, as JSON and TOML know it (None: not given).
+
+        Raises:
+            ConfigError: a program, a filter or an event that is an object of Python and has no words.
+        """
+        return {key: _plain(option.name, getattr(self, key)) for key, option in OPTIONS.items()}
+
+    @property
+    def mode(self) -> Mode:
+        """The row of isa/modes.toml; raises ConfigError if there is none."""
+        _mode("vpmu", self.vpmu)
+        return MODES[self.vpmu]
+
+    def heeded(self) -> Options:
+        """The same without what can have no effect in this mode."""
+        mode = self.mode
+        return attrs.evolve(self, **{key: OPTIONS[key].usual for key in self._unheeded(mode)})
+
+    def _unheeded(self, mode: Mode) -> list[str]:
+        return [
+            key for key, option in OPTIONS.items()
+            if option.need is not None and not option.need.fits(mode) and getattr(self, key) != option.usual
+        ]  # fmt: skip
+
+    def check(self) -> None:
+        """Whether all of it makes sense, as far as that can be told without a file.
+
+        Raises:
+            ConfigError: a name or key that does not exist, a value that cannot be, an option that can
+                have no effect in this mode, two that contradict each other; says what would do.
+        """
+        mode = self.mode
+        if not mode.hypervisor:
+            self._check_mode(mode)  # whatever it is worth
+        for key, option in OPTIONS.items():
+            if option.check is not None:
+                option.check(option.name, getattr(self, key))
+        self._check_mode(mode)
+        if self.all_passthrough and self.filter is not None:
+            raise ConfigError("filter", "needs the selectors intercepted", "without --all-passthrough")
+        if self.watchdog_thresh is not None and self.watchdog == OPTIONS["watchdog"].usual:
+            raise ConfigError(
+                "watchdog-thresh", "there is no watchdog without --watchdog", "nmi buddy hpet"
+            )
+
+    def _check_mode(self, mode: Mode) -> None:
+        for key in self._unheeded(mode):
+            need = OPTIONS[key].need
+            assert need is not None
+            why = need.why if mode.hypervisor else HYPERVISOR.why
+            may = " ".join(row.name for row in MODES.values() if need.fits(row))
+            raise ConfigError(OPTIONS[key].name, f"{why} in mode {mode.name}", may)
 
 
-def check_mode(mode: Mode, options: Mapping[str, Any]) -> None:
-    """Raises ConfigError if an option is asked that can have no effect in this mode."""
-    for key in unheeded(mode, options):
-        need = NEEDS[key]
-        may = " ".join(row.name for row in MODES.values() if need.fits(row))
-        why = need.why if mode.hypervisor else _NO_HYPERVISOR
-        raise ConfigError(need.name, f"{why} in mode {mode.name}", may)
+OPTIONS: dict[str, Option] = {field.name: field.metadata["option"] for field in attrs.fields(Options)}
+"""Every option by its field, in the order of the help."""
+
+
+def _plain(name: str, value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, tuple):
+        return [_plain(name, each) for each in value]
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise ConfigError(name, f"{shown(value)} cannot be written down; give its file or its words")
+
+
+def explained(thing: T) -> T:
+    """Decorate what takes the options by keyword: its docstring ends with all of them."""
+    told = "".join(f"        {key}: {option.help}\n" for key, option in OPTIONS.items())
+    thing.__doc__ = f"{(thing.__doc__ or '').rstrip()}\n\n    Options:\n{told}    "
+    return thing
+
+
+# --- the command line and `#: args` -----------------------------------------------------------------------
 
 
 def run_options(function: F) -> F:
     """Decorate a click command with PROG and the options of a run."""
-    for option in reversed(_OPTIONS):
-        function = option(function)
-    return click.argument("prog")(function)
+    return click.argument("prog")(click_options(*OPTIONS)(function))
+
+
+def click_options(*fields: str, **usual: Any) -> Callable[[F], F]:
+    """Decorate a click command with some of the options of a run, in this order; `usual` are defaults."""
+
+    def decorate(function: F) -> F:
+        for field in reversed(fields):
+            if not OPTIONS[field].not_of_a_user:
+                option = OPTIONS[field]
+                option = attrs.evolve(option, usual=usual.get(field, option.usual))
+                function = option.click_option(field)(function)
+        return function
+
+    return decorate
 
 
 @run_options
@@ -140,25 +561,24 @@ def _collect(prog: str, **options: Any) -> dict[str, Any]:
     return options
 
 
-_COMMAND = click.command(name="args", add_help_option=False)(_collect)
+COMMAND = click.command(name="args", add_help_option=False)(_collect)
 
 
-NOT_OF_A_GUEST = {"vpmu": "`#: modes` names modes", "trace": "a check writes no files"}
-
-
-def parse(args: Sequence[str], **defaults: Any) -> dict[str, Any]:
-    """Options from a list of words, as after `vpmu run PROG`.
+def parse(args: Sequence[str], **usual: Any) -> Options:
+    """Options of a guest from a list of words, as after `vpmu run PROG`; what they leave out is `usual`.
 
     Raises:
-        ConfigError: an unknown option or a wrong value.
+        ConfigError: an unknown option, one that is not a guest's, or a value that has not the form.
     """
     try:
-        with _COMMAND.make_context("args", ["-", *args], default_map=defaults) as context:
-            found = dict(context.params)
-            for name, why in NOT_OF_A_GUEST.items():
-                if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-                    raise ConfigError("args", f"--{name} is not a guest's to say: {why}")
+        with COMMAND.make_context("args", ["-", *args]) as context:
+            said = {
+                key: value for key, value in context.params.items()
+                if context.get_parameter_source(key) is ParameterSource.COMMANDLINE and key in OPTIONS
+            }  # fmt: skip
     except click.ClickException as error:
         raise ConfigError("args", error.format_message()) from None
-    del found["prog"]
-    return found
+    for key in said:
+        if why := OPTIONS[key].not_of_a_guest:
+            raise ConfigError("args", f"--{OPTIONS[key].name} is not a guest's to say: {why}")
+    return Options.of({**usual, **said})

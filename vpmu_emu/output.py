@@ -1,9 +1,10 @@
-"""A file that is written is there as a whole or not at all; a pipe that nobody reads is refused."""
+"""A file that is written is there as a whole or not at all; `-` is standard output and never a file."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -21,6 +22,8 @@ def check_output(path: str, sources: Iterable[str | Path] = ()) -> None:
     Raises:
         LoadError: a folder, no folder to be in, one of the sources.
     """
+    if path == "-":
+        return
     target = Path(path)
     try:
         fits = bool(path) and not target.is_dir() and target.parent.is_dir()
@@ -37,8 +40,13 @@ def write_output(path: str | Path, data: bytes) -> None:
     """Put a file in its place at once; pipes and devices, which have no such thing, get the bytes.
 
     Raises:
-        LoadError: it cannot be written.
+        LoadError: it cannot be written, or is a pipe that nobody reads; OSError: standard output cannot be.
     """
+    if str(path) == "-":
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+        return
     target = Path(path)
     try:
         if target.exists() and not target.is_file():

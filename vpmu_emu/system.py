@@ -6,7 +6,6 @@ crank in slices short enough for signals to be seen, and says what happened. Gue
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import signal
 import threading
@@ -26,8 +25,7 @@ from vpmu_emu.asm import Program, assemble_file, write_elf
 from vpmu_emu.data import guests_dir
 from vpmu_emu.errors import ConfigError, LoadError
 from vpmu_emu.load import load
-from vpmu_emu.numerals import shown, whole
-from vpmu_emu.options import check_mode
+from vpmu_emu.options import HOST_KEYS, Options, check_keys, explained, pairs
 from vpmu_emu.snapshot import pack, unpack
 from vpmu_emu.tables.cpus import INDEXED, PARTS, CpuModel, cpu, cpuid_leaves
 from vpmu_emu.tables.events import event_mask, event_text, why_uncounted
@@ -36,7 +34,7 @@ from vpmu_emu.tables.instructions import FEATURES
 from vpmu_emu.tables.modes import MODES
 from vpmu_emu.tables.msrs import MSRS, msr_name, rules
 from vpmu_emu.tables.mutants import inject_bits, unchecked_msrs
-from vpmu_emu.tables.ram import LOW_RAM_MIB, MAX_RAM_MIB
+from vpmu_emu.tables.ram import LOW_RAM_MIB
 
 REGISTERS = (
     "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
@@ -55,7 +53,6 @@ PAGE, PAGE_DIRTY = 4096, 2  # a page of memory, and its flag in E.page_flags
 _KEPT = ("ring_head", "cpu", "outside_n", "outside_rip", "outside_size")
 SLICE_SECONDS = 0.03
 PATIENCE = 1_000  # timers that a step waits for one that wakes the processor up
-SETTINGS = ("pmu.version", "pmu.gp", "pmu.fixed", "pmu.width", "pmu.perf_caps")
 
 
 @cache
@@ -175,20 +172,6 @@ class Result:
         return found
 
 
-def _pairs(key: str, items: Iterable[str] | Mapping[str, int]) -> dict[str, int]:
-    """`KEY=VALUE` words as numbers."""
-    if isinstance(items, Mapping):
-        return dict(items)
-    found: dict[str, int] = {}
-    for item in items:
-        name, _, text = item.partition("=")
-        value = whole(text)
-        if value is None or value < 0:
-            raise ConfigError(key, f"{shown(item)} is not NAME=NUMBER", "such as pmu.gp=4")
-        found[name.strip()] = value
-    return found
-
-
 def host_model(name: str, settings: Iterable[str] | Mapping[str, int] = ()) -> CpuModel:
     """A CPU model with some numbers of its PMU replaced.
 
@@ -197,14 +180,10 @@ def host_model(name: str, settings: Iterable[str] | Mapping[str, int] = ()) -> C
     """
     model = cpu(name)
     changes: dict[str, int] = {}
-    limits = {"version": 5, "gp": 8, "fixed": 4, "width": 48, "perf_caps": (1 << 18) - 1}
-    for key, value in _pairs("set", settings).items():
+    asked = pairs("set", settings)
+    check_keys("set", asked, HOST_KEYS)
+    for key, value in asked.items():
         short = key.removeprefix("pmu.")
-        if short not in limits:
-            raise ConfigError(f"set {key}", "unknown key", " ".join(SETTINGS))
-        low = 32 if short == "width" else 0
-        if not low <= value <= limits[short]:
-            raise ConfigError(f"set {key}", f"{value} is out of range", f"{low} to {limits[short]}")
         if short == "width":
             changes["gp_width"] = changes["fixed_width"] = value
         else:
@@ -259,14 +238,6 @@ def fill_cpuid(entries: Any, leaves: Sequence[tuple[int, int, int, int, int]]) -
             entry.leaf = (1 << 64) - 1
 
 
-def known_mode(name: str) -> None:
-    """Raises ConfigError if no mode has this name, with the nearest."""
-    if name not in MODES:
-        near = difflib.get_close_matches(name, MODES, 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ConfigError("vpmu", f"no mode is named {shown(name)}{hint}", " ".join(MODES))
-
-
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
     """Ctrl-C waits until what Python does here is done as a whole."""
@@ -284,30 +255,17 @@ def _uninterrupted() -> Iterator[None]:
             handler(signal.SIGINT, came[0])
 
 
+@explained
 class System:
     """One machine with one program in it.
 
     Args:
         program: what to run.
-        vpmu: bare, none, emulated or passthrough.
-        cpu: name of a CPU model.
-        ram: guest memory in MiB, 2 to 4096; what is beyond 3072 begins at 4 GiB.
-        entry: where to begin instead of where the program says: a symbol or an address.
-        max_insns: stop after so many instructions, those that KVM does for the guest included; an exception
-            whose handler does not get to do one counts as one.
-        max_cycles: stop at this time in core cycles, idle time included.
-        filter: path of a TOML event filter, or an EventFilter.
-        host_events: perf events of the host, in the perf tool's syntax.
-        settings, guest, kvm: KEY=VALUE words (or mappings): the host CPU's PMU, what the VMM exposes, KVM.
-        quirks, without, inject: names of known bugs, parts left out, rows of isa/mutants.toml.
-        all_passthrough: passthrough without intercepting the selectors.
-        host: programs of the host that run beside the VMM: paths, or programs.
-        watchdog: detector of hard lockups: off, nmi, buddy or hpet.
-        watchdog_thresh: its threshold in seconds, 10 if None.
-        trace: keep the event ring (anything true).
-        horizon, horizon_seed: at most so many instructions between two looks (random ones from a seed);
-            the result does not depend on it.
+        options: what is asked, if it is there as a whole already.
         ready: called when all that can be wrong has been looked at, and before compiled code is needed.
+        asked: the same by keywords: the fields of `vpmu_emu.options.Options`, each of which docs/options.md
+            explains, beside or instead of `options`. What the command line takes as text may be text;
+            a filter may be an EventFilter, a program of the host a Program, `KEY=VALUE` words a mapping.
 
     Raises:
         ConfigError, LoadError: settings or programs that cannot be.
@@ -316,84 +274,40 @@ class System:
     def __init__(
         self,
         program: Program,
+        options: Options | None = None,
+        /,
         *,
-        vpmu: str = "bare",
-        cpu: str = "spr",
-        ram: int = 64,
-        cores: int = 1,
-        entry: int | str | None = None,
-        max_insns: int | None = None,
-        max_cycles: int | None = None,
-        filter: Any = None,  # noqa: A002  (the option's name)
-        host_events: Sequence[Any] = (),
-        settings: Iterable[str] | Mapping[str, int] = (),
-        guest: Iterable[str] | Mapping[str, int] = (),
-        kvm: Iterable[str] | Mapping[str, int] = (),
-        quirks: Iterable[str] = (),
-        without: Iterable[str] = (),
-        inject: Iterable[str] = (),
-        all_passthrough: bool = False,
-        apicv: bool = True,
-        costs: str = "typical",
-        host: Sequence[Program | str | Path] = (),
-        watchdog: str = "off",
-        watchdog_thresh: float | None = None,
-        trace: Any = None,
-        horizon: int = 0,
-        horizon_seed: int = 0,
         ready: Callable[[], None] | None = None,
+        **asked: Any,
     ) -> None:
-        from vpmu_emu.linux.state import N_CORES, SYSTEM
+        from vpmu_emu.linux.state import SYSTEM
         from vpmu_emu.machine import engine as compiled
         from vpmu_emu.machine.state import END_OF_TIME, ENGINE, NEVER
 
         engine: Any = compiled
 
-        known_mode(vpmu)
-        if not 2 <= ram <= MAX_RAM_MIB:
-            raise ConfigError("ram", f"{ram} MiB", f"2 to {MAX_RAM_MIB}")
-        quirks, without = tuple(quirks), tuple(without)
-        asked = {
-            "filter": filter, "host_events": tuple(host_events), "guest": _pairs("guest", guest),
-            "host": tuple(host), "watchdog": watchdog, "watchdog_thresh": watchdog_thresh, "costs": costs,
-            "kvm": _pairs("kvm", kvm), "quirks": quirks, "without": without,
-            "all_passthrough": all_passthrough,
-        }  # fmt: skip
-        self.has_host = MODES[vpmu].hypervisor
-        if not self.has_host:
-            check_mode(MODES[vpmu], asked)
-        if max_insns is not None and not 0 <= max_insns < 1 << 64:
-            raise ConfigError("max-insns", "not a 64-bit number", "1 to 2**63 - 1")
-        if max_cycles is not None and max_cycles < 1:
-            raise ConfigError("max-cycles", f"{max_cycles} cycles", "1 or more")
-        if not 1 <= cores <= N_CORES:
-            raise ConfigError("cores", f"{cores} cores", f"1 to {N_CORES}")
-        if entry is not None:
-            program = program.entered_at(entry)
+        self.options = options = Options.of(asked, options)
+        options.check()
+        mode = options.mode
+        cores = options.cores
+        self.has_host = mode.hypervisor
+        if options.entry is not None:
+            program = program.entered_at(options.entry)
         self.program = program
-        self.mode = vpmu
-        self.model = host_model(cpu, settings)
-        injected = inject_bits(inject)
+        self.mode = mode.name
+        self.model = host_model(options.cpu, options.settings)
+        injected = inject_bits(options.inject)
         if self.has_host:
             from vpmu_emu.setup.vm import vm_settings
 
-            vm: dict[str, Any] = {
-                "quirks": quirks, "without": without, "all_passthrough": all_passthrough,
-                "costs": costs, "watchdog": watchdog, "watchdog_thresh": watchdog_thresh,
-            }  # fmt: skip
-            vm["settings"] = vm_settings(
-                self.model, MODES[vpmu], filter=filter, host_events=host_events,
-                guest=_pairs("guest", guest), kvm=_pairs("kvm", kvm), **vm,
-            )  # fmt: skip
-            check_mode(MODES[vpmu], asked)
-            vm |= {"n_cores": cores, "apicv": apicv}
-            vm["programs"] = [p if isinstance(p, Program) else load(p) for p in host]
-        self.ram_size = ram * MIB
+            wanted = vm_settings(self.model, mode, options)
+            programs = [p if isinstance(p, Program) else load(p) for p in options.host]
+        self.ram_size = options.ram * MIB
         self._check(program)
         if ready is not None:
             ready()
-        self.max_insns = max_insns
-        self.max_cycles = max_cycles
+        self.max_insns = options.max_insns
+        self.max_cycles = options.max_cycles
         self.wall_s = 0.0
         self.jit_s = 0.0
         self._loaded = False
@@ -423,14 +337,18 @@ class System:
         if not self.has_host:  # else the VMM does it
             self._load(program)
         E.n_uops = 1
-        E.insn_limit = (1 << 64) - 1 if max_insns is None else max_insns
+        E.insn_limit = (1 << 64) - 1 if options.max_insns is None else options.max_insns
         E.t_slice = NEVER
         E.t_limit = END_OF_TIME
-        E.horizon = horizon
-        E.horizon_seed = horizon_seed
-        E.trace_on = int(bool(trace))
+        E.horizon = options.horizon
+        E.horizon_seed = options.horizon_seed
+        E.trace_on = int(bool(options.trace))
         if self.has_host:
-            self._run, self._host = self._make_vm(**vm)
+            from vpmu_emu.setup.vm import make_vm
+
+            image = write_elf(program, symbols=False)
+            where = (self.S, self.M, E, self.model, vmm(), image)
+            self._run, self._host = make_vm(*where, options, wanted, programs)
         elif cores == 1:
             core, M = self.core, self.M  # without a cycle: memory goes with the last reference to the run
             self._run = lambda: int(engine.run_core(core, M, E))
@@ -440,8 +358,8 @@ class System:
             smp: Any = compiled_smp
             together, M = self.S.cores, self.M
             self._run = lambda: int(smp.run_cores(together, cores, QUANTUM, M, E))
-        if max_cycles is not None:
-            E.t_limit = min(16 * max_cycles, int(END_OF_TIME))
+        if options.max_cycles is not None:
+            E.t_limit = min(16 * options.max_cycles, int(END_OF_TIME))
 
     def _check(self, program: Program) -> None:
         """Whether the image fits."""
@@ -476,13 +394,6 @@ class System:
         self.core.activity = 0
         self.core.rip = program.entry
         self.core.regs[4] = ram_pieces(self.ram_size)[0][2] - 8
-
-    def _make_vm(self, **settings: Any) -> Any:
-        from vpmu_emu.setup.vm import make_vm
-
-        image = write_elf(self.program, symbols=False)
-        where = (self.S, self.M, self.E, self.model, MODES[self.mode], vmm(), image, self.ram_size)
-        return make_vm(*where, **settings)
 
     # --- running ----------------------------------------------------------------------------------------
     def _turn(self, ticks: int) -> int:
@@ -917,52 +828,49 @@ def _counters(core: Any) -> list[int]:
     return [int(v) for v in found]
 
 
-def run(program: Program | str | Path, **options: Any) -> Result:
+def run(
+    program: Program | str | Path, options: Options | None = None, /, *,
+    ready: Callable[[], None] | None = None, **asked: Any,
+) -> Result:
     """Run a program to its end and say what it did.
 
     Args:
         program: a program, or the path of a source file or an ELF executable.
-        options: as for `System`; with `trace` the result keeps the event ring.
+        options, ready, asked: as for `System`; with `trace` the result keeps the event ring.
 
     Raises:
         VpmuError: whatever is wrong with program or options; KeyboardInterrupt: Ctrl-C.
     """
-    if not isinstance(program, Program):
-        program = load(program)
-    system = System(program, **options)
+    options = Options.of(asked, options)
+    options.check()  # before a file is read
+    system = System(program if isinstance(program, Program) else load(program), options, ready=ready)
     return system.result(system.run())
 
 
-def check_hypervisor(options: Mapping[str, Any]) -> None:
-    """Look at the options of a run that only a hypervisor heeds, for a run that has none.
+def check_left_out(options: Options) -> None:
+    """Look at options of which this mode has no use for some, for a run without those.
 
     Raises:
         ConfigError, HostError: no mode takes them; LoadError, AssemblyError: a program of the host.
     """
     from vpmu_emu.setup.vm import vm_settings
 
-    keys = ("filter", "host_events", "quirks", "all_passthrough", "costs", "watchdog", "watchdog_thresh")
-    asked: dict[str, Any] = {key: options[key] for key in keys}
-    asked |= {key: _pairs(key, options[key]) for key in ("guest", "kvm")}
-    usual = {"costs": "typical", "watchdog": "off", "filter": None, "watchdog_thresh": None}
-    if all(value == usual[key] if key in usual else not value for key, value in asked.items()):
-        asked.clear()
-    if not asked and not options["host"]:
-        return
-    model = host_model(options["cpu"], options["settings"])
+    model = host_model(options.cpu, options.settings)
     refused = None
     for mode in MODES.values():
         if mode.enable_pmu:
             try:
-                vm_settings(model, mode, **asked)
+                attrs.evolve(options, vpmu=mode.name).check()
+                vm_settings(model, mode, options)
                 break
             except ConfigError as error:
-                refused = refused or error
+                refused = error
     else:
         assert refused is not None
         raise refused
-    for program in options["host"]:
-        load(program)
+    for program in options.host:
+        if not isinstance(program, Program):
+            load(program)
 
 
 def msr_bitmap(vpmu: str, cpu: str = "spr", ready: Callable[[], None] | None = None) -> bytes:

@@ -25,6 +25,7 @@ from vpmu_emu.machine.ring import (
 )
 from vpmu_emu.machine.state import GENERATIONS, N_BREAK, N_WATCH
 from vpmu_emu.numerals import shown, whole
+from vpmu_emu.options import Options, explained
 from vpmu_emu.system import System, ram_pieces
 from vpmu_emu.tables.msrs import by_name, msr_name, value_words
 
@@ -112,22 +113,34 @@ class Point:
         return f"{'once ' if self.once else ''}at {self.place}"
 
 
+@explained
 class Session:
     """One program under a debugger.
 
     Args:
         program: a program, or the path of a source file or an ELF executable.
-        options: as for `System`.
+        options, ready, asked: as for `System`.
 
     Raises:
         VpmuError: whatever is wrong with program or options.
     """
 
-    def __init__(self, program: Program | str | Path, **options: Any) -> None:
+    def __init__(
+        self,
+        program: Program | str | Path,
+        options: Options | None = None,
+        /,
+        *,
+        ready: Callable[[], None] | None = None,
+        **asked: Any,
+    ) -> None:
+        options = Options.of(asked, options)
+        options.check()  # before a file is read
+        options = attrs.evolve(options, trace=options.trace or True)
         if not isinstance(program, Program):
             program = load(program)
         self.program = program
-        self.system = System(program, **{**options, "trace": options.get("trace") or True})
+        self.system = System(program, options, ready=ready)
         self._points: list[Point] = []
         self._number = 0
         self._ended: Stop | None = None

@@ -6,7 +6,6 @@ What KVM and perf would do at module load, KVM_CREATE_VM, KVM_SET_CPUID2 and per
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -26,7 +25,6 @@ from vpmu_emu.linux.state import (
     PERF_TYPE_RAW,
     QUIRKS,
     SYSTEM,
-    WATCHDOG_NAMES,
     WITHOUT,
     bits,
 )
@@ -53,12 +51,13 @@ from vpmu_emu.machine.lapic import (
 from vpmu_emu.machine.pmu import EN_PERF_METRICS
 from vpmu_emu.machine.state import NEVER
 from vpmu_emu.machine.u64 import U64
+from vpmu_emu.options import COST_LEVELS, Options, known
 from vpmu_emu.setup.boot import boot_host, wishes
 from vpmu_emu.setup.filterfile import load_filter
 from vpmu_emu.setup.hostevents import HostEvent, parse_host_events
 from vpmu_emu.tables.cpus import COST_NAMES, CpuModel
 from vpmu_emu.tables.events import LISTS, metric_names
-from vpmu_emu.tables.modes import MODES, Mode, mode_names
+from vpmu_emu.tables.modes import Mode, mode_names
 from vpmu_emu.tables.msrs import Shape
 
 SAPPHIRERAPIDS_X = 0x8F  # KVM's list of CPUs with PDist has no other (vmx_pebs_pdist_cpu)
@@ -67,8 +66,6 @@ KVM_APIC_KHZ = 1_000_000  # APIC_BUS_CYCLE_NS: the timer of a guest's local APIC
 SLICE_US = 2800  # sysctl_sched_base_slice of a machine with 8 CPUs or more, in microseconds
 QUANTUM = 1000 * 16  # how far one core may be ahead of another, in 1/16 cycle
 LOCAL_TIMER_VECTOR = 0xEC
-COST_LEVELS = ("low", "typical", "high")
-KVM_KEYS = ("fixed_cap", "force_emulation_prefix")
 
 
 def new_record() -> np.recarray[Any, Any]:
@@ -84,38 +81,21 @@ def chosen_bits(key: str, table: Mapping[str, str], names: Iterable[str]) -> U64
     """
     names = list(names)
     for name in names:
-        if name not in table:
-            raise ConfigError(key, f"no {key} is named {name!r}", " ".join(table))
+        known(key, key, name, table)
     return bits(dict(table), *names)
 
 
-def init_config(
-    S: Any,
-    model: CpuModel,
-    mode: Mode,
-    *,
-    quirks: Iterable[str] = (),
-    without: Iterable[str] = (),
-    all_passthrough: bool = False,
-    apicv: bool = True,
-    costs: str = "typical",
-    n_cores: int = 1,
-) -> None:
-    """Fill `S.config`.
-
-    Raises:
-        ConfigError: an unknown name or level.
-    """
-    if costs not in COST_LEVELS:
-        raise ConfigError("costs", f"no level is named {costs!r}", " ".join(COST_LEVELS))
+def init_config(S: Any, model: CpuModel, mode: Mode, options: Options | None = None) -> None:
+    """Fill `S.config`; without `options` they are as usual."""
+    options = options or Options()
     config = S.config
     config.mode = mode_names().index(mode.name)
     config.kernel, config.series = mode.kernel.version, int(mode.kernel.series)
     config.enable_pmu = int(mode.enable_pmu)
-    config.quirks = chosen_bits("quirk", QUIRKS, quirks)
-    config.without = chosen_bits("without", WITHOUT, without)
-    config.all_passthrough = int(all_passthrough)
-    config.apicv = int(apicv)
+    config.quirks = chosen_bits("quirk", QUIRKS, options.quirks)
+    config.without = chosen_bits("without", WITHOUT, options.without)
+    config.all_passthrough = int(options.all_passthrough)
+    config.apicv = int(options.apicv)
     config.load_global_ctrl = 1
     config.events = LISTS.index(model.events)
     config.pebs_pdist = int((model.family, model.model) == (6, SAPPHIRERAPIDS_X))
@@ -128,10 +108,10 @@ def init_config(
     config.mux_interval = config.tick_interval  # PERF_CPU_HRTIMER: 1000 / HZ ms
     set_sample_rate(config, MAX_SAMPLE_RATE)
     set_cpu_time_max_percent(config, CPU_TIME_MAX_PERCENT)
-    config.n_cores = n_cores
+    config.n_cores = options.cores
     config.quantum = QUANTUM
     config.sched_slice = model.core_khz * SLICE_US // 1000 * 16
-    level = COST_LEVELS.index(costs)
+    level = COST_LEVELS.index(options.costs)
     for k, name in enumerate(COST_NAMES):
         cost = model.cost(name)
         config.costs[k] = (cost.cycles[level], cost.instructions, cost.branches)
@@ -244,72 +224,39 @@ class VmSettings:
     Attributes:
         told: what the guest's CPUID shows of its PMU.
         guest: what the VMM changes in it.
-        kvm: parameters of KVM.
         chosen: the event filter.
         events: of the host.
+        thresh: of the watchdog, in seconds.
     """
 
     told: Shape
     guest: Mapping[str, int]
-    kvm: Mapping[str, int]
     chosen: EventFilter | None
     events: Sequence[HostEvent]
+    thresh: float
 
 
-def vm_settings(
-    model: CpuModel,
-    mode: Mode,
-    *,
-    filter: EventFilter | str | Path | None = None,  # noqa: A002
-    host_events: Sequence[str | HostEvent] = (),
-    guest: Mapping[str, int] | None = None,
-    kvm: Mapping[str, int] | None = None,
-    quirks: Iterable[str] = (),
-    without: Iterable[str] = (),
-    all_passthrough: bool = False,
-    costs: str = "typical",
-    watchdog: str = "off",
-    watchdog_thresh: float | None = None,
-) -> VmSettings:
-    """Look at everything that can be asked of a host and its guest, before anything is made.
+def vm_settings(model: CpuModel, mode: Mode, options: Options) -> VmSettings:
+    """Look at what `Options.check` cannot: what depends on the CPU, and files; before anything is made.
 
     Raises:
         ConfigError, HostError: settings that the kernel would refuse.
     """
-    knobs = dict(kvm or {})
-    for key in knobs:
-        if key not in KVM_KEYS:
-            raise ConfigError(f"kvm {key}", "unknown key", " ".join(KVM_KEYS))
-    if knobs.get("force_emulation_prefix", 1) not in (0, 1, 3):
-        raise ConfigError("kvm force_emulation_prefix", f"{knobs['force_emulation_prefix']}", "0 1 3")
-    if costs not in COST_LEVELS:
-        raise ConfigError("costs", f"no level is named {costs!r}", " ".join(COST_LEVELS))
-    chosen_bits("quirk", QUIRKS, quirks)
-    chosen_bits("without", WITHOUT, without)
-    if all_passthrough and not (mode.owns_pmu and mode.kernel.series):
-        may = " ".join(row.name for row in MODES.values() if row.owns_pmu and row.kernel.series)
-        raise ConfigError("all-passthrough", f"not in mode {mode.name}", may)
-    if all_passthrough and filter is not None:
-        raise ConfigError("filter", "needs the selectors intercepted", "without --all-passthrough")
     if model.version == 1:
         # core_pmu of the kernel would switch every selector at VM entry; no CPU with EPT is so old.
         raise ConfigError("set pmu.version", "a host needs GLOBAL_CTRL for its guests", "0 2 3 4 5")
-    fixed_cap = fixed_counter_cap(mode, knobs.get("fixed_cap", 3))
-    told = guest_cpuid_shape(model.shape(), guest or {}, fixed_cap, mode.owns_pmu)
-    settings: Mapping[str, int] = guest or {}
-    if not mode.enable_pmu:
-        settings = {"version": 0}
-        told = guest_cpuid_shape(model.shape(), settings, fixed_cap, mode.owns_pmu)
-    thresh = DEFAULT_THRESH if watchdog_thresh is None else watchdog_thresh
-    check_settings(watchdog, thresh, model.version)
-    if watchdog_thresh is not None and watchdog == WATCHDOG_NAMES[0]:
-        raise ConfigError("watchdog-thresh", "there is no watchdog without --watchdog", "nmi buddy hpet")
-    if filter is not None and not isinstance(filter, EventFilter):
-        filter = load_filter(filter, model.events)  # noqa: A001
-    parsed = parse_host_events([e for e in host_events if isinstance(e, str)], model.events)
-    events = parsed + [e for e in host_events if isinstance(e, HostEvent)]
+    fixed_cap = fixed_counter_cap(mode, options.kvm.get("fixed_cap", 3))
+    guest = options.guest if mode.enable_pmu else {"version": 0}
+    told = guest_cpuid_shape(model.shape(), guest, fixed_cap, mode.owns_pmu)
+    thresh = DEFAULT_THRESH if options.watchdog_thresh is None else options.watchdog_thresh
+    check_settings(options.watchdog, thresh, model.version)
+    chosen = options.filter
+    if chosen is not None and not isinstance(chosen, EventFilter):
+        chosen = load_filter(chosen, model.events)
+    parsed = parse_host_events([e for e in options.host_events if isinstance(e, str)], model.events)
+    events = parsed + [e for e in options.host_events if isinstance(e, HostEvent)]
     check_room(events)
-    return VmSettings(told=told, guest=settings, kvm=knobs, chosen=filter, events=events)
+    return VmSettings(told=told, guest=guest, chosen=chosen, events=events, thresh=thresh)
 
 
 def make_vm(
@@ -317,48 +264,29 @@ def make_vm(
     M: np.ndarray[Any, Any],
     E: Any,
     model: CpuModel,
-    mode: Mode,
     vmm: Any,
     image: bytes,
-    ram_size: int,
-    *,
+    options: Options,
     settings: VmSettings,
-    quirks: Iterable[str] = (),
-    without: Iterable[str] = (),
-    all_passthrough: bool = False,
-    apicv: bool = True,
-    costs: str = "typical",
-    n_cores: int = 1,
-    watchdog: str = "off",
-    watchdog_thresh: float | None = None,
     programs: Sequence[Any] = (),
 ) -> tuple[Callable[[], int], Any]:
     """A host kernel whose program `vmm` is about to enter a guest with the ELF `image` in it.
 
-    `M` has `ram_size` bytes for the guest and `HOST_MEMORY` above it; `settings` were looked at by
+    `M` has `options.ram` MiB for the guest and `HOST_MEMORY` above it; `settings` were looked at by
     `vm_settings`. Returns the function that runs the host until a RUN_* code, and what answers its system
     calls. `programs` of the host begin right before the guest.
 
     Raises:
         ConfigError, HostError: settings that the kernel would refuse.
     """
-    init_config(
-        S,
-        model,
-        mode,
-        quirks=quirks,
-        without=without,
-        all_passthrough=all_passthrough,
-        apicv=apicv,
-        costs=costs,
-        n_cores=n_cores,
-    )
+    mode = options.mode
+    init_config(S, model, mode, options)
     # Off in a kernel that nobody told otherwise; on here, because tests of KVM need it and nothing else
     # executes UD2 followed by "kvm".
-    S.config.force_emulation_prefix = settings.kvm.get("force_emulation_prefix", 1)
-    S.config.fixed_cap = fixed_counter_cap(mode, settings.kvm.get("fixed_cap", 3))
+    S.config.force_emulation_prefix = options.kvm.get("force_emulation_prefix", 1)
+    S.config.fixed_cap = fixed_counter_cap(mode, options.kvm.get("fixed_cap", 3))
     init_host(S, model)
-    lockup_detector_init(S, watchdog, DEFAULT_THRESH if watchdog_thresh is None else watchdog_thresh)
+    lockup_detector_init(S, options.watchdog, settings.thresh)
     from vpmu_emu.linux.run import run_host
 
     def loop() -> int:
@@ -367,7 +295,7 @@ def make_vm(
     own = guest_events(model, settings.guest)
     files = wishes(model, mode, settings.told, own, int(S.config.fixed_cap), settings.chosen)
     files["/guest"] = image
-    host = boot_host(S, M, E, model, loop, vmm, ram_size, files, programs)
+    host = boot_host(S, M, E, model, loop, vmm, options.ram << 20, files, programs)
     # As `perf stat` attaches to a VMM that runs already.
     add_host_events(S, settings.events)
     for percpu in S.percpu:

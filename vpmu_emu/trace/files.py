@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -30,8 +29,6 @@ def check_trace(path: str, sources: Iterable[str | Path] = ()) -> None:
     Raises:
         ConfigError: a suffix with no format; LoadError: as `check_output`.
     """
-    if path == "-":
-        return
     suffix = Path(path).suffix or ".txt"
     if suffix not in FORMATS:
         raise ConfigError("trace", f"no trace format is named {shown(suffix)}", " ".join(FORMATS))
@@ -45,8 +42,5 @@ def write_trace(run: Any, path: str | Path) -> None:
         ConfigError, LoadError: as `check_trace`, or the file cannot be written.
     """
     check_trace(str(path))
-    if str(path) == "-":
-        sys.stdout.write(_text(run))
-        return
     text = FORMATS[Path(path).suffix or ".txt"](run)
     write_output(path, text.encode("utf-8", "backslashreplace"))

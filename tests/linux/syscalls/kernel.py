@@ -15,6 +15,7 @@ from vpmu_emu.linux.syscalls.host import IN_USE
 from vpmu_emu.linux.syscalls.tasks import spawn
 from vpmu_emu.machine import engine
 from vpmu_emu.machine.state import END_OF_TIME, ENGINE, RUN_SYSCALL
+from vpmu_emu.options import Options
 from vpmu_emu.setup.vm import init_config, init_host, new_record
 from vpmu_emu.system import fill_core, host_model
 from vpmu_emu.tables.linux import SYSCALLS
@@ -76,7 +77,7 @@ class Kernel:
             fill_core(core, self.model)
             core.cores, core.number, core.space = cores, k, k
             engine.reset_core(core, np.uint64(k))
-        init_config(self.S, self.model, MODES[mode], n_cores=cores)
+        init_config(self.S, self.model, MODES[mode], Options(cores=cores))
         # Ticks and slices that a test can wait for.
         self.S.config.tick_interval = self.S.config.sched_slice = TICK * 16
         init_host(self.S, self.model)

@@ -1,0 +1,230 @@
+"""Every option stands at every door, says what it is, and has an effect in a mode or is refused there."""
+
+from __future__ import annotations
+
+import functools
+import json
+
+import attrs
+import pytest
+from click.testing import CliRunner
+
+import vpmu_emu
+from tests import options_page
+from tests.conftest import ROOT
+from vpmu_emu.asm import assemble
+from vpmu_emu.cli import main
+from vpmu_emu.errors import ConfigError
+from vpmu_emu.linux.state import QUIRKS, WATCHDOG_NAMES, WITHOUT
+from vpmu_emu.options import COST_LEVELS, HOST_KEYS, KVM_KEYS, OPTIONS, Options, parse
+from vpmu_emu.system import System, run
+from vpmu_emu.tables.cpus import CPU_NAMES
+from vpmu_emu.tables.modes import MODES
+
+FILTER = str(ROOT / "guests/lessons/04_filter.toml")
+NEIGHBOUR = str(ROOT / "guests/host/noisy_neighbour.s")
+# For each option: a value that is not the usual one, as text for the command line, and as plain data.
+VALUES: dict[str, tuple[str, object]] = {
+    "vpmu": ("none", "none"), "cpu": ("icx", "icx"), "ram": ("0x8", 8), "cores": ("2", 2),
+    "entry": ("other", "other"), "max_insns": ("50", 50), "max_cycles": ("900", 900),
+    "filter": (FILTER, FILTER), "host_events": ("instructions:D", ["instructions:D"]),
+    "host": (NEIGHBOUR, [NEIGHBOUR]), "watchdog": ("hpet", "hpet"), "watchdog_thresh": ("0.0001", 0.0001),
+    "all_passthrough": ("", True), "settings": ("pmu.gp=4", {"pmu.gp": 4}), "guest": ("gp=1", {"gp": 1}),
+    "kvm": ("force_emulation_prefix=0", {"force_emulation_prefix": 0}), "apicv": ("", False),
+    "costs": ("high", "high"), "quirks": ("v1-no-global-check", ["v1-no-global-check"]),
+    "without": ("emulated-instructions", ["emulated-instructions"]),
+    "inject": ("instructions-2-percent-more", ["instructions-2-percent-more"]), "trace": ("-", "-"),
+    "horizon": ("1", 1), "horizon_seed": ("1", 1),
+}  # fmt: skip
+
+
+def words(key):
+    option, (text, value) = OPTIONS[key], VALUES[key]
+    if text:
+        return [f"--{option.name}", text]
+    return [f"--{option.name}" if value else f"--no-{option.name}"]
+
+
+def test_every_field_is_an_option():
+    assert list(OPTIONS) == [field.name for field in attrs.fields(Options)] == list(VALUES)
+    for key, option in OPTIONS.items():
+        assert option.help.endswith((".", "repeatable."))
+        assert getattr(Options(), key) == option.usual
+
+
+@pytest.mark.parametrize("command", ["run", "debug"])
+def test_every_option_is_in_the_help(command):
+    text = " ".join(CliRunner().invoke(main, [command, "--help"]).output.split())
+    for option in OPTIONS.values():
+        assert (f"--{option.name} " in text) == (not option.not_of_a_user), option.name
+    for name in (*COST_LEVELS, *WATCHDOG_NAMES, *KVM_KEYS, *HOST_KEYS, *MODES, *CPU_NAMES):
+        assert name in text, name
+
+
+@pytest.mark.parametrize("key", OPTIONS)
+def test_every_option_is_read_at_every_door(key):
+    text, value = VALUES[key]
+    option = OPTIONS[key]
+    asked = Options.of({key: value})
+    assert asked != Options()
+    data = asked.to_dict()
+    assert data == json.loads(json.dumps(data))
+    assert data[key] == value
+    assert Options.from_dict(data) == Options.from_dict({key: value}) == asked
+    if option.takes not in (OPTIONS["all_passthrough"].takes, OPTIONS["trace"].takes):
+        assert Options.of({key: text}) == asked  # text does in Python, too
+    if option.not_of_a_user:
+        with pytest.raises(ConfigError, match="No such option"):
+            parse(words(key))
+    elif option.not_of_a_guest:
+        with pytest.raises(ConfigError, match="not a guest's to say"):
+            parse(words(key))
+    else:
+        assert parse(words(key)) == asked
+
+
+def test_the_page_and_the_class_say_the_same():
+    assert options_page.PAGE.read_text(encoding="utf-8") == options_page.text(), (
+        "run `python -m tests.options_page`"
+    )
+    for option in OPTIONS.values():
+        assert option.help in (System.__doc__ or "").replace("\n            ", " ")
+
+
+# --- refused --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("asked", "said"), [
+    ({"cpus": "spr"}, "cpus: no such option; did you mean cpu?"),
+    ({"quirk": "x"}, "did you mean quirks?"),
+    ({"set": {}}, "did you mean settings?"),
+    ({"host_event": "cycles"}, "did you mean host_events?"),
+    ({"nonsense": 1}, "allowed: vpmu cpu ram"),
+    ({"vpmu": "emulate"}, "vpmu: no mode is named 'emulate'; did you mean emulated?"),
+    ({"vpmu": 3}, "vpmu: 3 is not a word"),
+    ({"cpu": "sprr"}, "did you mean spr"),
+    ({"ram": "8 MiB"}, "ram: '8 MiB' is not a valid integer (allowed: 2 to 4096)"),
+    ({"ram": 2.5}, "ram: 2.5 is not a valid integer"),
+    ({"ram": True}, "ram: True is not a valid integer"),
+    ({"ram": None}, "ram: None is not a valid integer"),
+    ({"ram": 1}, "ram: 1 is not in the range (allowed: 2 to 4096)"),
+    ({"cores": 1000}, "cores: 1000 is not in the range"),
+    ({"cores": 0}, "cores: 0 is not in the range"),
+    ({"max_insns": 0}, "max-insns: 0 is not in the range (allowed: 1 to 2**63 - 1)"),
+    ({"max_insns": 1 << 63}, "max-insns: 9223372036854775808 is not in the range"),
+    ({"max_cycles": -1}, "max-cycles: -1 is not in the range"),
+    ({"max_cycles": "9" * 5000}, "is not in the range"),
+    ({"horizon": -1}, "horizon: -1 is not in the range"),
+    ({"entry": 1.5}, "entry: 1.5 is not a symbol or an address"),
+    ({"all_passthrough": "yes"}, "all-passthrough: 'yes' is neither true nor false"),
+    ({"inject": "filter-ignore"}, "inject: no bug is named 'filter-ignore'; did you mean filter-ignored?"),
+    ({"settings": {"pmu.gpp": 4}}, "set pmu.gpp: unknown key; did you mean pmu.gp?"),
+    ({"settings": "pmu.gp=-1"}, "set: 'pmu.gp=-1' is not NAME=NUMBER"),
+    ({"settings": {"gp": -1}}, "set gp: -1 is out of range (allowed: 0 to 8)"),
+    ({"settings": {"pmu.width": 31}}, "set pmu.width: 31 is out of range (allowed: 32 to 48)"),
+    ({"settings": {"pmu.gp": "many"}}, "is not NAME=NUMBER"),
+    ({"watchdog": "hpett", "vpmu": "none"}, "no detector is named 'hpett'; did you mean hpet?"),
+    ({"watchdog_thresh": "soon", "vpmu": "none"}, "watchdog-thresh: 'soon' is not a number of seconds"),
+    ({"watchdog_thresh": 1, "vpmu": "none"}, "there is no watchdog without --watchdog"),
+    ({"watchdog_thresh": -1, "watchdog": "hpet", "vpmu": "none"}, "watchdog-thresh: -1 seconds"),
+    ({"costs": "hi", "vpmu": "none"}, "costs: no level is named 'hi'; did you mean high?"),
+    ({"kvm": {"fixed_cup": 4}, "vpmu": "none"}, "kvm fixed_cup: unknown key; did you mean fixed_cap?"),
+    ({"kvm": {"fixed_cap": 5}, "vpmu": "none"}, "kvm fixed_cap: 5 is out of range (allowed: 3 4)"),
+    ({"guest": {"perf_cap": 0}, "vpmu": "emulated"}, "guest perf_cap: unknown key; did you mean"),
+    ({"guest": {"gp": 9}, "vpmu": "emulated"}, "guest gp: 9 is out of range (allowed: 0 to 8)"),
+    ({"quirks": "v1-no-globl-check", "vpmu": "passthrough"}, "did you mean v1-no-global-check?"),
+    ({"without": ["lvtpc"], "vpmu": "passthrough"}, "no part of the series is named 'lvtpc'"),
+    ({"filter": FILTER, "all_passthrough": True, "vpmu": "passthrough"}, "needs the selectors intercepted"),
+])  # fmt: skip
+def test_refused_at_every_door_of_python_before_a_file_is_read(asked, said):
+    for door in (run, vpmu_emu.run, vpmu_emu.Session):
+        with pytest.raises(ConfigError) as refused:
+            door("/no/such/file.s", **asked)
+        assert said in str(refused.value)
+    with pytest.raises(ConfigError):
+        Options.from_dict(asked).check()
+
+
+def test_the_command_line_refuses_before_it_reads_the_program():
+    for command in ("run", "debug"):
+        result = CliRunner().invoke(main, [command, "/no/such/file.s", "--inject", "nonsense"])
+        assert (result.exit_code, "no bug is named" in result.output) == (2, True)
+
+
+def test_what_is_no_plain_data_is_not_written_down():
+    with pytest.raises(ConfigError, match=r"host: .* cannot be written down"):
+        Options(host=[assemble("hlt")]).to_dict()
+
+
+def test_every_name_that_can_be_chosen_is_known():
+    for key, table in (("quirks", QUIRKS), ("without", WITHOUT)):
+        Options.of({"vpmu": "passthrough", key: tuple(table)}).check()
+    for name in WATCHDOG_NAMES:
+        Options(vpmu="none", watchdog=name).check()
+
+
+# --- each option in each mode -----------------------------------------------------------------------------
+
+
+def wrmsr(index, value):
+    return f"mov ecx, {index:#x}\nmov eax, {value & 0xFFFF_FFFF:#x}\nmov edx, {value >> 32:#x}\nwrmsr\n"
+
+
+EXIT = "xor eax, eax\nout 0xf4, al\n"
+PLAIN = f"_start: mov eax, 1\ncpuid\nmov ebx, 0x280000\nmov [rbx], rax\nmov rbp, [rbx]\nother: {EXIT}"
+LOOP = f"mov ebp, 200\n1: dec ebp\njnz 1b\ncpuid\n{EXIT}"
+COUNTS = f"_start: {wrmsr(0x38F, 0)}{wrmsr(0x186, 0x4300C0)}{wrmsr(0x38F, 1)}{LOOP}"
+STOPPED = f"_start: {wrmsr(0x38F, 0)}{wrmsr(0x186, 0x4300C0)}{LOOP}"
+PREFIXED = f'_start: ud2\n.ascii "kvm"\ncpuid\n{EXIT}'
+READS = f"_start: mov ecx, 0xc1\nrdmsr\n{EXIT}"
+EOI = f"_start: {wrmsr(0x1B, 0xFEE0_0D00)}{wrmsr(0x80B, 0)}{EXIT}"
+WAITS = "_start: sti\n1: hlt\njmp 1b\n"
+ANY = dict.fromkeys(MODES, PLAIN)
+HOSTED = dict.fromkeys(("none", "emulated", "passthrough"), PLAIN)
+PMU = dict.fromkeys(("emulated", "passthrough"), COUNTS)
+# Where an option has an effect, and the guest that shows it; in every other mode it is refused.
+SHOWS: dict[str, dict[str, str]] = {
+    "cpu": ANY, "ram": ANY, "cores": ANY, "entry": ANY, "settings": ANY,
+    "trace": dict.fromkeys(MODES, READS), "max_insns": dict.fromkeys(MODES, f"_start: {LOOP}"),
+    "max_cycles": dict.fromkeys(MODES, f"_start: {LOOP.replace('200', '2000')}"),
+    "inject": {"bare": COUNTS, "none": READS, **PMU}, "filter": PMU, "guest": PMU,
+    "host_events": HOSTED, "host": HOSTED, "watchdog": HOSTED, "costs": HOSTED,
+    "watchdog_thresh": dict.fromkeys(HOSTED, WAITS), "kvm": dict.fromkeys(HOSTED, PREFIXED),
+    "apicv": dict.fromkeys(HOSTED, EOI), "all_passthrough": {"passthrough": COUNTS},
+    "quirks": {"passthrough": STOPPED}, "without": {"passthrough": COUNTS},
+}  # fmt: skip
+BESIDE = {"watchdog_thresh": {"watchdog": "hpet", "max_cycles": 1_500_000}}
+OTHERS = {("inject", "none"): ["absent-perfctr-faults"], ("watchdog", "any"): "nmi"}
+NOT_SHOWN = {"vpmu": "is the mode", "horizon": "changes no result", "horizon_seed": "changes no result"}
+
+
+@functools.cache
+def seen_of(text, options):
+    result = run(assemble(text, "options.s"), options)
+    values = {k: v for k, v in result.to_json().items() if k not in ("jit_s", "wall_s", "cpu")}
+    return values, len(result.events())
+
+
+def seen(text, **options):
+    return seen_of(text, Options(**options))
+
+
+def test_the_table_is_whole():
+    assert set(SHOWS) | set(NOT_SHOWN) == set(OPTIONS)
+    for key, guests in SHOWS.items():
+        need = OPTIONS[key].need
+        assert set(guests) == {m.name for m in MODES.values() if need is None or need.fits(m)}, key
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("key", SHOWS)
+def test_every_option_has_an_effect_or_is_refused(key, mode):
+    value = OTHERS.get((key, mode), OTHERS.get((key, "any"), VALUES[key][1]))
+    base = {"vpmu": mode, "ram": 2, **BESIDE.get(key, {})}
+    if mode in SHOWS[key]:
+        text = SHOWS[key][mode]
+        assert seen(text, **base) != seen(text, **{**base, key: value})
+        return
+    with pytest.raises(ConfigError, match=f"in mode {mode}") as refused:
+        System(assemble("hlt"), **{**base, key: value})
+    assert refused.value.key in (OPTIONS[key].name, "watchdog")
