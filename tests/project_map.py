@@ -68,6 +68,7 @@ PARTS = (
     ("vpmu_emu/linux/syscalls/", ""),
     ("vpmu_emu/views/", ""),
     ("vpmu_emu/setup/", ""),
+    ("vpmu_emu/check/", ""),
     ("vpmu_emu/debug/", ""),
     ("vpmu_emu/trace/", ""),
     ("vpmu_emu/lab/", ""),

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from vpmu_emu import _jit
+from vpmu_emu import _jit, build
 
 pytestmark = [
     pytest.mark.slow,
@@ -104,3 +104,34 @@ def _runs(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+class Warmed:
+    """A worker that has run its guest already."""
+
+    def __init__(self, inbox):
+        self.inbox = inbox
+
+    def send(self, what, mode, spec):
+        assert (what, spec) == ("warm", None)
+        self.inbox.put((self, ["done", mode, "vpmu_emu.machine.engine:run_core"]))
+
+    def close(self):
+        pass
+
+
+def test_a_record_forgets_entries_and_modes_that_are_gone(tmp_path, monkeypatch):
+    path = tmp_path / "_signatures.json"
+    gone = ["vpmu_emu.machine.engine:ran_core", "vpmu_emu.machine.angine:run_core"]
+    lost = {name: ["uint64"] for name in gone}
+    roots = {"emulated": [*gone, "vpmu_emu.machine.engine:reset_core"], "emulate": gone}
+    path.write_text(json.dumps({"roots": roots, "functions": lost}))
+    monkeypatch.setattr(build, "SIGNATURES", path)
+    monkeypatch.setattr(build, "Worker", Warmed)
+    monkeypatch.setattr(_jit, "cached_signatures", lambda name: [])
+    found = build.record(["bare"])
+    assert found["roots"] == {
+        "bare": ["vpmu_emu.machine.engine:run_core"], "emulated": ["vpmu_emu.machine.engine:reset_core"],
+    }  # fmt: skip
+    assert found["functions"] == {}
+    assert build.load_signatures() == found

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vpmu_emu import check, run
+from vpmu_emu import run
 from vpmu_emu.asm import assemble
-from vpmu_emu.check import CheckError, check_program, judge, read_plan
+from vpmu_emu.check import CheckError, check_program, judge, language, read_plan
 
 pytestmark = pytest.mark.uncompiled
 
@@ -46,9 +46,9 @@ RUN = Run(
 @pytest.fixture(autouse=True)
 def names(monkeypatch):
     # The language, not the tables: two exits and one MSR will do.
-    monkeypatch.setattr(check, "exit_names", lambda: {n: n for n in ("CPUID", "MSR_WRITE")})
+    monkeypatch.setattr(language, "exit_names", lambda: {n: n for n in ("CPUID", "MSR_WRITE")})
     monkeypatch.setattr(
-        check, "msr_names", lambda: dict.fromkeys(("IA32_PMC0", "MSR_IA32_PERFCTR0"), "IA32_PMC0")
+        language, "msr_names", lambda: dict.fromkeys(("IA32_PMC0", "MSR_IA32_PERFCTR0"), "IA32_PMC0")
     )
 
 
@@ -284,19 +284,19 @@ def test_perturbing_finds_what_cannot_fail(text):
 
 
 @given(
-    st.integers(0, (1 << 64) - 1), st.integers(0, (1 << 64) - 1), st.sampled_from(sorted(check.COMPARE))
+    st.integers(0, (1 << 64) - 1), st.integers(0, (1 << 64) - 1), st.sampled_from(sorted(language.COMPARE))
 )
 def test_perturbing_never_accepts_a_green_that_cannot_redden(actual, bound, op):
     run = attrs.evolve(RUN, values={**RUN.values, "pmis": actual})
     found = plan("modes bare", f"expect all: pmis {op} {bound}")
     report = check_program(Program(), found, lambda *a: run, perturb=True)
-    assert report.verdicts[0].ok == check.COMPARE[op](actual, bound)
+    assert report.verdicts[0].ok == language.COMPARE[op](actual, bound)
     assert not report.blind
 
 
 def test_numbers_of_perf_are_those_of_a_run():
     result = run(assemble("    .text\n_start: hlt\n"), vpmu="emulated").to_json()
-    assert {name for name, value in result["perf"].items() if isinstance(value, int)} == set(check.PERF)
+    assert {name for name, value in result["perf"].items() if isinstance(value, int)} == set(language.PERF)
     bare = attrs.evolve(RUN, values={k: v for k, v in RUN.values.items() if k != "perf"})
     (expectation,) = plan("expect all: perf.throttles == 0").expectations
     assert "no host" in judge(expectation, "bare", Program(), bare).message

@@ -222,8 +222,10 @@ def record(wanted: Sequence[str]) -> dict[str, Any]:
         if answer[0] != "done":
             raise VpmuError(f"mode {mode} does not build: {answer[2]}")
         hints["roots"][mode] = answer[2].split()
-    roots = hints["roots"]
-    _import(name for names in roots.values() for name in names)
+    known = {mode: names for mode, names in hints["roots"].items() if mode in modes()}
+    _import(name for names in known.values() for name in names)
+    # An entry that has another name now, of a mode that was not recorded again, is an old hint as well.
+    roots = {mode: [name for name in names if name in _jit.functions] for mode, names in known.items()}
     found = {}
     for name in sorted(_reachable(n for names in roots.values() for n in names)):
         kinds = _jit.cached_signatures(name)

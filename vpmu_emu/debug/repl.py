@@ -13,7 +13,7 @@ from vpmu_emu.errors import VpmuError
 from vpmu_emu.numerals import shown
 
 if TYPE_CHECKING:
-    from vpmu_emu.debug.session import Session, Stop
+    from vpmu_emu.debug.session import Hold, Session
 
 HELP = """\
 s, si [N]            step N instructions (default 1)
@@ -109,7 +109,7 @@ class Repl:
             raise VpmuError(f"{shown(text)} is not a number of instructions")
         return value
 
-    def _show_stop(self, stop: Stop) -> None:
+    def _show_stop(self, stop: Hold) -> None:
         self.write(f"stopped: {stop.describe()}\n")
         for access in stop.accesses:
             self.write(f"  {access.describe()}\n")

@@ -72,7 +72,7 @@ class Access:
 
 
 @attrs.frozen
-class Stop:
+class Hold:
     """Why the session holds, and what happened since it held last."""
 
     reason: str
@@ -143,14 +143,14 @@ class Session:
         self.system = System(program, options, ready=ready)
         self._points: list[Point] = []
         self._number = 0
-        self._ended: Stop | None = None
+        self._ended: Hold | None = None
         self._before = self.system.registers()
         self._seen = 0
         self._note = ""
 
     # --- going on -------------------------------------------------------------------------------
 
-    def step(self, count: int = 1) -> Stop:
+    def step(self, count: int = 1) -> Hold:
         """Run `count` instructions, breakpoints and watchpoints heeded; Ctrl-C is a stop as in cont()."""
         if self._ended:
             return self._ended
@@ -167,7 +167,7 @@ class Session:
 
         return self._until_stopped(go)
 
-    def cont(self) -> Stop:
+    def cont(self) -> Hold:
         """Run to the next breakpoint, watched access, or the end.
 
         Raises:
@@ -182,7 +182,7 @@ class Session:
 
         return self._until_stopped(go)
 
-    def _until_stopped(self, go: Callable[[], Any]) -> Stop:
+    def _until_stopped(self, go: Callable[[], Any]) -> Hold:
         self._before = self.system.registers()
         self._seen = int(self.system.E.ring_head)
         self.system.E.stop_request = 0
@@ -203,7 +203,7 @@ class Session:
             if here:
                 self._arm()
 
-    def _stopped(self, stop: Any) -> Stop:
+    def _stopped(self, stop: Any) -> Hold:
         new = self._accesses(self._seen)
         registers = self.system.registers()
         changed = {
@@ -228,7 +228,7 @@ class Session:
         if stop.note != self._note:
             self._note = stop.note
             text += f"\nnote: {stop.note}"
-        found = Stop(stop.reason, stop.rip, text, hits, tuple(new[-RECENT:]), changed)
+        found = Hold(stop.reason, stop.rip, text, hits, tuple(new[-RECENT:]), changed)
         if found.ended:
             self._ended = found
         return found

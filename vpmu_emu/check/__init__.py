@@ -1,0 +1,53 @@
+"""Guests say in comments what must hold after a run; here it is read, and the run is judged by it."""
+
+from __future__ import annotations
+
+from vpmu_emu.check.judge import (
+    MOST_CYCLES,
+    NORMAL_STOP,
+    FileReport,
+    Runner,
+    Verdict,
+    check_program,
+    judge,
+    run_as_asked,
+)
+from vpmu_emu.check.language import (
+    CheckError,
+    Expectation,
+    Outcome,
+    ProgramLike,
+    Value,
+    evaluate,
+    evaluate_text,
+    exit_names,
+    msr_names,
+    show,
+)
+from vpmu_emu.check.perturb import perturbed
+from vpmu_emu.check.plan import Plan, find_guests, read_plan
+
+__all__ = [
+    "MOST_CYCLES",
+    "NORMAL_STOP",
+    "CheckError",
+    "Expectation",
+    "FileReport",
+    "Outcome",
+    "Plan",
+    "ProgramLike",
+    "Runner",
+    "Value",
+    "Verdict",
+    "check_program",
+    "evaluate",
+    "evaluate_text",
+    "exit_names",
+    "find_guests",
+    "judge",
+    "msr_names",
+    "perturbed",
+    "read_plan",
+    "run_as_asked",
+    "show",
+]
