@@ -115,7 +115,7 @@ def _mark(mode: str) -> Path:
 
 
 def build(
-    wanted: Sequence[str], progress: Progress = lambda done, total, name: None, workers: int = WORKERS
+    wanted: Sequence[str], progress: Progress = lambda *_: None, workers: int = WORKERS
 ) -> int:
     """Compile what runs in the modes `wanted` need.
 

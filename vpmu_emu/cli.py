@@ -43,7 +43,7 @@ class _Message(click.ClickException):
 
     exit_code = BAD_INPUT
 
-    def show(self, file: Any = None) -> None:
+    def show(self, file: Any = None) -> None:  # noqa: ARG002  (as click calls it)
         say(f"vpmu: {self.message}", err=True)
 
 
@@ -146,7 +146,7 @@ def _ending_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         names = []
 
-    def end(number: int, frame: Any) -> None:
+    def end(number: int, _frame: Any) -> None:
         raise SystemExit(ENDED + number)
 
     before = {name: signal.getsignal(name) for name in names}
@@ -382,7 +382,7 @@ def check(
             broken = True
         reports.append(report)
         if not as_json:
-            _show_report(report, perturb, verbose)
+            _show_report(report, verbose)
     failed = sum(not report.ok for report in reports)
     verdicts = [v for report in reports for v in report.verdicts]
     if as_json:
@@ -424,7 +424,7 @@ def load_plan(path: Path) -> tuple[Program, Plan]:
     return program, read_plan(program.name, lines, program, tuple(MODES))
 
 
-def _show_report(report: Any, perturb: bool, verbose: bool) -> None:
+def _show_report(report: Any, verbose: bool) -> None:
     held = sum(v.ok for v in report.verdicts)
     modes = " ".join(dict.fromkeys(v.mode for v in report.verdicts))
     state = "ok    " if report.ok else "FAILED"

@@ -93,7 +93,7 @@ def _flag(option: Option, value: Any) -> Any:
     return bool(value)
 
 
-def _things(option: Option, value: Any) -> Any:
+def _things(_: Option, value: Any) -> Any:
     if value is None or isinstance(value, str | Path) or not isinstance(value, Iterable):
         # One word is what Python's callers mean by a string, not its letters.
         return () if value is None else (value,)
@@ -130,7 +130,7 @@ def _halves(word: Any) -> tuple[str, str]:
     return name, text
 
 
-def _anything(option: Option, value: Any) -> Any:
+def _anything(_: Option, value: Any) -> Any:
     return value
 
 
@@ -140,7 +140,7 @@ def _place(option: Option, value: Any) -> Any:
     return value
 
 
-def _output(option: Option, value: Any) -> Any:
+def _output(_: Option, value: Any) -> Any:
     return value if isinstance(value, str | Path) else bool(value) or None
 
 
@@ -151,7 +151,7 @@ def _mode(key: str, name: str) -> None:
     known(key, "mode", name, MODES)
 
 
-def _cpu(key: str, name: str) -> None:
+def _cpu(_: str, name: str) -> None:
     from vpmu_emu.tables.cpus import cpu
 
     cpu(name)
@@ -167,7 +167,7 @@ def _detector(key: str, name: str) -> None:
     known(key, "detector", name, WATCHDOG_NAMES)
 
 
-def _thresh(key: str, seconds: float | None) -> None:
+def _thresh(_: str, seconds: float | None) -> None:
     from vpmu_emu.linux.watchdog import check_settings
 
     if seconds is not None:
@@ -556,12 +556,7 @@ def click_options(*fields: str, **usual: Any) -> Callable[[F], F]:
     return decorate
 
 
-@run_options
-def _collect(prog: str, **options: Any) -> dict[str, Any]:
-    return options
-
-
-COMMAND = click.command(name="args", add_help_option=False)(_collect)
+COMMAND = click.command(name="args", add_help_option=False)(run_options(lambda **said: said))
 
 
 def parse(args: Sequence[str], **usual: Any) -> Options:

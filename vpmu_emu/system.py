@@ -246,7 +246,7 @@ def _uninterrupted() -> Iterator[None]:
         yield  # nothing will be raised here
         return
     came: list[Any] = []
-    signal.signal(signal.SIGINT, lambda number, frame: came.append(frame))
+    signal.signal(signal.SIGINT, lambda _number, frame: came.append(frame))
     try:
         yield
     finally:
@@ -644,7 +644,7 @@ class System:
             return self.hardware_pmu()
         from vpmu_emu.views.pmu import guest_pmu
 
-        found: dict[str, Any] = guest_pmu(self.S, self.E)
+        found: dict[str, Any] = guest_pmu(self.S)
         return found
 
     def cycles_by(self) -> dict[str, int]:

@@ -109,7 +109,7 @@ def kernel_call(S, M, E, op, a, b):
             pmu_charge(core, E, (behind >> 4) + 1, ZERO, ZERO)
         end_turn(S)
     elif op == CALL_VCPU_PUT:
-        vcpu_put(S, M)
+        vcpu_put(S)
     elif op == CALL_PERF_RESET:
         perf_event_read_value(S, E, a)
         S.perf_events[a].count = ZERO
@@ -135,5 +135,5 @@ def kernel_call(S, M, E, op, a, b):
     elif op == CALL_SET_MSR:
         answer = pmu_ops.host_set_msr(S, E, U64(a), U64(np.int64(b)))
     elif op == CALL_APIC_SET_IRQ:
-        answer = kvm_apic_set_irq(S, M, E, a, U64(b))
+        answer = kvm_apic_set_irq(S, E, a, U64(b))
     return answer

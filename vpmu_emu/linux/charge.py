@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from vpmu_emu._jit import jit
-from vpmu_emu.linux.native import retire
+from vpmu_emu.linux.native import retire_work
 from vpmu_emu.linux.perf.pmi import handle_nmis
 
 
 @jit()
 def charge(S, E, row):
     """Retire one row of work of the host kernel, and take the NMI that it may have raised."""
-    retire(S, E, row)
+    retire_work(S, E, row)
     handle_nmis(S, E)

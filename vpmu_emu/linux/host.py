@@ -94,7 +94,7 @@ def save_user(S):
 
 
 @jit()
-def load_user(S, M):
+def load_user(S):
     """The reverse, with its address space."""
     core = S.cores[S.this_cpu]
     task = S.tasks[S.percpu[S.this_cpu].curr]
@@ -124,7 +124,7 @@ def schedule(S, M, E):
     if left >= 0:
         task = S.tasks[left]
         if host.vcpu >= 0:
-            vcpu_put(S, M)
+            vcpu_put(S)
         else:
             save_user(S)
         task.on_cpu = -1
@@ -149,7 +149,7 @@ def schedule(S, M, E):
         vcpu_load(S, M, E, task.vcpu)
         kvm_sched_in(S, E)
     else:
-        load_user(S, M)
+        load_user(S)
 
 
 @jit(inline=True)
@@ -288,8 +288,8 @@ def run_user(S, M, E):
 @jit()
 def _to_vmm(S, M):
     """KVM_RUN returns: the core is the VMM's again, Python finishes the system call if there is more."""
-    vcpu_put(S, M)
-    load_user(S, M)
+    vcpu_put(S)
+    load_user(S)
     S.tasks[S.percpu[S.this_cpu].curr].entered = ENTERED_KVM_RUN
     return CODE_NEXT if kvm_run_ends(S, M) else RUN_SYSCALL
 
@@ -374,7 +374,7 @@ def before_return(S, code):
 
 
 @jit()
-def guest_turn_ended(S, M, E, code):
+def guest_turn_ended(S, M, code):
     """After the mode's own loop came back with `code`: what the host's loop goes on with."""
     S.percpu[S.this_cpu].inside = INSIDE_KERNEL
     if code == RUN_RESCHED:

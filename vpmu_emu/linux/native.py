@@ -37,7 +37,7 @@ COST_PART = np.array(
 
 
 @jit()
-def retire(S, E, row):
+def retire_work(S, E, row):
     """Retire one row of work without looking for NMIs: the caller is in NMI context or ends in charge()."""
     costs = S.config.costs
     host = S.percpu[S.this_cpu]
@@ -51,7 +51,7 @@ def retire(S, E, row):
 @jit()
 def wrmsrl(S, E, index, value):
     """WRMSR by the host."""
-    retire(S, E, COST_WRMSR)
+    retire_work(S, E, COST_WRMSR)
     host_wrmsr(S.cores[S.this_cpu], E, index, value)
 
 
@@ -59,7 +59,7 @@ def wrmsrl(S, E, index, value):
 def rdmsrl(S, E, index):
     """RDMSR by the host."""
     value = host_rdmsr(S.cores[S.this_cpu], E, index)
-    retire(S, E, COST_RDMSR)
+    retire_work(S, E, COST_RDMSR)
     return value
 
 
@@ -67,5 +67,5 @@ def rdmsrl(S, E, index):
 def rdpmcl(S, E, counter):
     """RDPMC by the host; `counter` is ECX."""
     value = host_rdpmc(S.cores[S.this_cpu], E, counter)
-    retire(S, E, COST_RDPMC)
+    retire_work(S, E, COST_RDPMC)
     return value

@@ -17,5 +17,5 @@ def run_host(S, M, E):
         code = host_turn(S, M, E)
         if code == HOST_GUEST:
             code = vcpu_run(S, M, E)
-            code = guest_turn_ended(S, M, E, code)
+            code = guest_turn_ended(S, M, code)
     return before_return(S, code)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.hrtimer import host_timer_program
-from vpmu_emu.linux.native import cost, retire
+from vpmu_emu.linux.native import cost, retire_work
 from vpmu_emu.linux.perf.pmi import handle_nmis
 from vpmu_emu.linux.perf.swevent import perf_swevent_hrtimer
 from vpmu_emu.linux.perf.tick import perf_event_task_tick, perf_mux_hrtimer_handler
@@ -28,7 +28,7 @@ def sysvec_apic_timer_interrupt(S, E):
     host.timer_irqs += ONE
     host.interrupted_row = host.row
     host.timer_at = NEVER
-    retire(S, E, COST_TIMER)
+    retire_work(S, E, COST_TIMER)
     if host.mux_at <= now:
         perf_mux_hrtimer_handler(S, E)
     if host.tick_at <= now:

@@ -12,7 +12,7 @@ from typing import Any
 
 from vpmu_emu._jit import jit
 from vpmu_emu.errors import ConfigError
-from vpmu_emu.linux.native import cost, retire
+from vpmu_emu.linux.native import cost, retire_work
 from vpmu_emu.linux.state import (
     OWNER_HOST,
     PERF_EVENT_STATE_ACTIVE,
@@ -82,7 +82,7 @@ def watchdog_timer_fn(S, E):
     Call it where percpu.watchdog_at <= now; sets the next one.
     """
     host = S.percpu[S.this_cpu]
-    retire(S, E, COST_TIMER_FN)
+    retire_work(S, E, COST_TIMER_FN)
     host.hrtimer_interrupts += 1
     # three sample periods are a fifth more than watchdog_thresh
     if S.config.watchdog == WATCHDOG_BUDDY and host.hrtimer_interrupts % 3 == 0:
@@ -102,7 +102,7 @@ def watchdog_overflow_callback(S, E):
     At turbo a period is shorter than the threshold, and its timer may not have been due yet: the kernel
     wants 4/5 of the threshold between two checks, ten NMIs at the most (watchdog_check_timestamp).
     """
-    retire(S, E, COST_CHECK)
+    retire_work(S, E, COST_CHECK)
     host = S.percpu[S.this_cpu]
     now = S.cores[S.this_cpu].t
     if now - host.last_timestamp < S.config.watchdog_period * 4 // 5:
@@ -120,7 +120,7 @@ def hardlockup_detector_nmi_handler(S, E):
     core = S.cores[S.this_cpu]
     if core.nmi_at > core.t:
         return
-    retire(S, E, COST_CHECK)
+    retire_work(S, E, COST_CHECK)
     period = S.config.watchdog_period
     core.nmi_at += period * ((core.t - core.nmi_at) // period + 1)
     watchdog_hardlockup_check(S, E, S.this_cpu)

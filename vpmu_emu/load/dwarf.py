@@ -119,7 +119,7 @@ def _rows(sections: Mapping[str, bytes]) -> Iterator[_Row]:
         gnu_debugaltlink_sec=None,
         **{f"debug_{n}_sec": section(f".debug_{n}") for n in names},
     )
-    known = _check_headers(sections[".debug_line"], info)
+    known = _check_headers(sections[".debug_line"])
     for unit in info.iter_CUs():
         top = unit.get_top_DIE()
         where = top.attributes.get("DW_AT_stmt_list")
@@ -176,7 +176,7 @@ def _file(program: Any, entry: Any, folder: str) -> tuple[str, str]:
     return str(Path(_text(folders[index])) / name), folder
 
 
-def _check_headers(data: bytes, info: Any) -> set[int]:
+def _check_headers(data: bytes) -> set[int]:
     """Offsets of the line tables, each of whose file tables is as large as it says."""
     found = set()
     at = 0
@@ -198,12 +198,12 @@ def _check_headers(data: bytes, info: Any) -> set[int]:
             opcodes = body + 4 + (8 if wide else 4) + 5
             if opcodes >= end:
                 raise _Damaged(f"the table at {at:#x} ends in its header")
-            _check_tables(data[opcodes + max(1, data[opcodes]) : end], info, 8 if wide else 4)
+            _check_tables(data[opcodes + max(1, data[opcodes]) : end], 8 if wide else 4)
         at = end
     return found
 
 
-def _check_tables(data: bytes, info: Any, offset_size: int) -> None:
+def _check_tables(data: bytes, offset_size: int) -> None:
     from elftools.dwarf.enums import ENUM_DW_FORM
 
     known = {number: form for form, number in ENUM_DW_FORM.items() if form in _FORMS}

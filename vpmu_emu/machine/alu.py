@@ -696,7 +696,7 @@ def _cmpxchg_pair(core, M, E, u):
 
 
 @jit()
-def _vex(core, u, op, x, size, sh):
+def _vex(core, u, op, x, sh):
     # BMI1 and BMI2: x is the r/m operand, u.cc the register that VEX.vvvv names.
     y = core.regs[u.cc & 15] & (ALL >> sh)
     bits = U64(u.width)
@@ -780,7 +780,7 @@ def _later(core, M, E, u, op, size, sh):
             of = carry(cv)
         core.cv = cf_of(cf, of) | (core.cv & U8)
         return CODE_NEXT
-    _vex(core, u, op, x, size, sh)
+    _vex(core, u, op, x, sh)
     return CODE_NEXT
 
 

@@ -184,12 +184,12 @@ def _guest_event(core, M, E):
     """In a guest: CODE_EXIT after a VM exit that is due now, else CODE_NEXT."""
     vmx = core.vmx
     if core.nmi_pending != 0 and vmx.pin & PIN_NMI != ZERO:
-        note_interrupt_exit(core, M)
+        note_interrupt_exit(core)
         vm_exit(core, M, E, NO_VECTOR)
         return CODE_EXIT
     vector = lapic_pending(core.lapic)
     if vector >= 0 and vmx.pin & PIN_EXT_INTR != ZERO:
-        note_interrupt_exit(core, M)
+        note_interrupt_exit(core)
         vm_exit(core, M, E, vector)
         return CODE_EXIT
     if vmx.preempt_at <= core.t:

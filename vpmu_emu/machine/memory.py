@@ -101,7 +101,7 @@ def fault(E, vector, has_error, error):
 
 
 @jit()
-def _page_fault(core, E, va, error):
+def _page_fault(E, va, error):
     fault(E, VECTOR_PF, 1, error)
     E.fault_address = va
 
@@ -121,13 +121,13 @@ def translate(core, M, E, va, access):
         p = locate(core, M, E, va, access)
         E.page_global = 0
         if p == OFF_RAM and not is_mapped(core, va):
-            _page_fault(core, E, va, access_error(core, access))
+            _page_fault(E, va, access_error(core, access))
             return NOWHERE
         return p
     gpa, error, shared = walk(core, M, E, va, access)
     if error != NO_ERROR:
         if error != LEFT:
-            _page_fault(core, E, va, error)
+            _page_fault(E, va, error)
         return NOWHERE
     E.page_global = 0 if shared == ZERO else 1
     return locate(core, M, E, gpa, access)

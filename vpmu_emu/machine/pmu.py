@@ -322,7 +322,7 @@ def _overflow(core, E, i):
 
 
 @jit()
-def _settle(core, E, i):
+def _settle(core, i):
     """Bring base of an armed counter up to now; report an overflow. Modifies core.pmu."""
     pmu = core.pmu
     if pmu.cmask[i] != 0:
@@ -355,7 +355,7 @@ def pmu_check(core, E):
             else:
                 v = pmu.ctr_base[i] + (event_total(core, pmu.event[i], pmu.rings[i]) - pmu.snap[i])
             if v > mask:
-                _settle(core, E, i)
+                _settle(core, i)
                 _overflow(core, E, i)
             elif v == mask and core.inject & I_EARLY != ZERO:
                 pmu.global_status |= ONE << status_index(i)
@@ -440,7 +440,7 @@ def _arm(core, i):
 @jit()
 def _disarm(core, E, i):
     pmu = core.pmu
-    passed = _settle(core, E, i)
+    passed = _settle(core, i)
     pmu.armed &= ~(ONE << U64(i))
     pmu.snap[i] = ZERO
     if pmu.cmask[i] != 0:

@@ -761,7 +761,7 @@ def _machine_status(core, M, E, u, op):
 
 
 @jit()
-def xcr0_is_valid(core, v):
+def xcr0_is_valid(v):
     """Whether XSETBV may load XCR0 with `v`: x87 is always in it (SDM 1 13.3)."""
     return v & ONE != ZERO and v & ~XCR0_KNOWN == ZERO
 
@@ -787,7 +787,7 @@ def _extended_control(core, E, u, op):
         retire(core, u)
         return CODE_NEXT
     value = (core.regs[RAX] & LOW32) | (core.regs[RDX] << U32)
-    if not xcr0_is_valid(core, value):
+    if not xcr0_is_valid(value):
         return raise_gp(E)
     retire(core, u)
     core.xcr0 = value

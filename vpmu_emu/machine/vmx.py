@@ -259,7 +259,7 @@ def note_exit(core, reason, qualification, length):
 
 
 @jit()
-def note_interrupt_exit(core, M):
+def note_interrupt_exit(core):
     """A physical interrupt or NMI ends the guest's run; acknowledged on exit if the control says so."""
     if core.nmi_pending != 0:
         core.nmi_pending = 0

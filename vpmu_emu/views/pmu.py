@@ -9,7 +9,7 @@ from vpmu_emu.views.perf import event_count, hardware_counters
 
 
 # --- reports --------------------------------------------------------------------------------------------
-def guest_pmu(S: Any, E: Any) -> dict[str, Any]:
+def guest_pmu(S: Any) -> dict[str, Any]:
     """The PMU as the guest sees it: what host-initiated reads would give. Changes nothing."""
     pmu = S.vcpus[0].pmu
     hardware = hardware_counters(S)

@@ -47,7 +47,7 @@ def _apic_of(S, k):
 
 
 @jit()
-def _pv_send_ipi(S, M, E, bitmap, first, icr):
+def _pv_send_ipi(S, E, bitmap, first, icr):
     # __pv_send_ipi(): to the APICs that a bitmap names from `first` on; how many took it
     count = 0
     for k in range(N_VCPUS):
@@ -56,19 +56,19 @@ def _pv_send_ipi(S, M, E, bitmap, first, icr):
         ident, present = _apic_of(S, k)
         named = present and ident >= first and ident - first < _CLUSTER
         if named and (bitmap >> (ident - first)) & ONE != ZERO:
-            count += kvm_apic_set_irq(S, M, E, k, icr)
+            count += kvm_apic_set_irq(S, E, k, icr)
     return count
 
 
 @jit()
-def kvm_pv_send_ipi(S, M, E, low, high, first, icr):
+def kvm_pv_send_ipi(S, E, low, high, first, icr):
     """KVM_HC_SEND_IPI: send a message to the APICs of a bitmap of 128 from `first` on: how many took it."""
     if icr & _DESTINATION != ZERO:
         return KVM_EINVAL
     if S.vms[S.this_vm].irqchip == 0:
         return KVM_EOPNOTSUPP
-    count = _pv_send_ipi(S, M, E, low, first, icr)
-    count += _pv_send_ipi(S, M, E, high, (first + _CLUSTER) & LOW32, icr)
+    count = _pv_send_ipi(S, E, low, first, icr)
+    count += _pv_send_ipi(S, E, high, (first + _CLUSTER) & LOW32, icr)
     return U64(count)
 
 
@@ -82,7 +82,7 @@ def kvm_pv_kick_cpu_op(S, E, apicid):
 
 
 @jit()
-def kvm_emulate_hypercall(S, M, E):
+def kvm_emulate_hypercall(S, E):
     """Do what the guest asks for: the answer is in RAX. Modifies S."""
     core = S.cores[S.this_cpu]
     vcpu = S.vcpus[S.this_vcpu]
@@ -100,7 +100,7 @@ def kvm_emulate_hypercall(S, M, E):
         answer = KVM_EOPNOTSUPP  # a host without a clock to pair with
     elif nr == KVM_HC_SEND_IPI and guest_pv_has(vcpu, PV_SEND_IPI):
         first = core.regs[RDX] & LOW32
-        answer = kvm_pv_send_ipi(S, M, E, core.regs[RBX], core.regs[RCX], first, core.regs[RSI])
+        answer = kvm_pv_send_ipi(S, E, core.regs[RBX], core.regs[RCX], first, core.regs[RSI])
     elif nr == KVM_HC_SCHED_YIELD and guest_pv_has(vcpu, PV_SCHED_YIELD):
         answer = ZERO
     core.regs[RAX] = answer

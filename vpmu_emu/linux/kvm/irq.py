@@ -163,7 +163,7 @@ def kvm_apic_accept_events(S, M, k):
 
 
 @jit()
-def kvm_apic_set_irq(S, M, E, k, icr):
+def kvm_apic_set_irq(S, E, k, icr):
     """__apic_accept_irq(): vCPU k gets a message, whatever its destination; 1 if it takes it."""
     vcpu = S.vcpus[k]
     mode = icr & DELIVERY_MODE
@@ -194,7 +194,7 @@ def kvm_apic_set_irq(S, M, E, k, icr):
 
 
 @jit()
-def kvm_irq_delivery_to_apic(S, M, E):
+def kvm_irq_delivery_to_apic(S, E):
     """Deliver the message in the ICR of this vCPU's APIC to the others. Modifies them."""
     source = S.cores[S.this_cpu].vapic
     source.ipi_out = 0
@@ -213,6 +213,6 @@ def kvm_irq_delivery_to_apic(S, M, E):
         else:
             vapic = vcpu.vapic
         if shorthand != SHORTHAND_NONE or is_destination(source, vapic, icr):
-            kvm_apic_set_irq(S, M, E, k, icr)
+            kvm_apic_set_irq(S, E, k, icr)
             if lowest:
                 return

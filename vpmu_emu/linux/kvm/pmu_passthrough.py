@@ -23,7 +23,7 @@ from vpmu_emu.linux.kvm.pmu import (
     kvm_pmu_recalc_pmc_emulation,
     pmc_wants_pmi,
 )
-from vpmu_emu.linux.native import APIC_LVT_MASKED, cost, rdmsrl, rdpmcl, retire, wrmsrl
+from vpmu_emu.linux.native import APIC_LVT_MASKED, cost, rdmsrl, rdpmcl, retire_work, wrmsrl
 from vpmu_emu.linux.overflow_handler import kvm_make_request, pmc_bit
 from vpmu_emu.linux.perf.guest import (
     perf_guest_enter,
@@ -177,13 +177,13 @@ def kvm_pmu_restore_pmu_context(S, E):
     pmu = S.vcpus[S.this_vcpu].pmu
     emit(E, core.t, TR_PMU_LOAD, ZERO, pmu.global_ctrl, pmu.global_status, ZERO)
     if S.config.without & W_PERF_GUEST_ENTER == ZERO:
-        retire(S, E, COST_GUEST_ENTER)
+        retire_work(S, E, COST_GUEST_ENTER)
         perf_guest_enter(S, E)
     masked = core.vapic.lvt[LVT_PMI] & APIC_LVT_MASKED
     if S.config.without & W_LVTPC_MASK != ZERO:
         masked = ZERO
     perf_guest_switch_to_kvm_pmi_vector(S, E, masked)
-    retire(S, E, COST_LOAD)
+    retire_work(S, E, COST_LOAD)
     intel_restore_pmu_context(S, E)
     pmu.guest_ctx_loaded = 1
     pmu.loads += ONE
@@ -202,14 +202,14 @@ def kvm_pmu_save_pmu_context(S, E):
     if S.config.without & W_GLOBAL_CTRL_SWITCH != ZERO:
         pmu.global_ctrl = rdmsrl(S, E, MSR_GLOBAL_CTRL)
     intel_save_pmu_context(S, E)
-    retire(S, E, COST_PUT)
+    retire_work(S, E, COST_PUT)
     pmu.guest_ctx_loaded = 0
     pmu.puts += ONE
     note_put(S)
     perf_guest_switch_to_host_pmi_vector(S, E)
     emit(E, core.t, TR_PMU_PUT, ZERO, pmu.global_ctrl, pmu.global_status, ZERO)
     if S.config.without & W_PERF_GUEST_ENTER == ZERO:
-        retire(S, E, COST_GUEST_EXIT)
+        retire_work(S, E, COST_GUEST_EXIT)
         perf_guest_exit(S, E)
     handle_nmis(S, E)
 
@@ -261,7 +261,7 @@ def kvm_passthrough_pmu_handle_event(S, E):
 
 
 @jit()
-def kvm_pmu_set_msr(S, E, which, data, host_initiated):
+def kvm_pmu_set_msr(S, E, which, data, host_initiated):  # noqa: ARG001  (as the emulated vPMU takes it)
     """Write a PMU register of the guest while its context is out; 1 means #GP."""
     pmu = S.vcpus[S.this_vcpu].pmu
     kind = which & _KIND
@@ -307,7 +307,7 @@ def kvm_pmu_set_msr(S, E, which, data, host_initiated):
 
 
 @jit()
-def kvm_pmu_get_msr(S, E, which):
+def kvm_pmu_get_msr(S, E, which):  # noqa: ARG001
     """Read a PMU register of the guest while its context is out."""
     pmu = S.vcpus[S.this_vcpu].pmu
     kind = which & _KIND

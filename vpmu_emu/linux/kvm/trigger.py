@@ -9,7 +9,7 @@ from vpmu_emu._jit import jit
 from vpmu_emu.linux.kvm import pmu_ops
 from vpmu_emu.linux.kvm.filter import check_pmu_event_filter
 from vpmu_emu.linux.kvm.pmu import cpl_is_matched
-from vpmu_emu.linux.native import cost, retire
+from vpmu_emu.linux.native import cost, retire_work
 from vpmu_emu.linux.overflow_handler import pmc_bit
 from vpmu_emu.linux.state import N_PMC, W_EMULATED_INSTRUCTIONS
 from vpmu_emu.linux.trace_kinds import TR_EMULATED
@@ -25,7 +25,7 @@ def kvm_pmu_trigger_event(S, E, counting):
     """Count one instruction that KVM emulated in all pmcs of the set `counting` that are on."""
     if counting == ZERO or S.config.without & W_EMULATED_INSTRUCTIONS != ZERO:
         return
-    retire(S, E, COST_TRIGGER)
+    retire_work(S, E, COST_TRIGGER)
     pmu = S.vcpus[S.this_vcpu].pmu
     unchecked = pmu_ops.counts_while_off(S) or S.cores[S.this_cpu].inject & I_GLOBAL_CTRL != ZERO
     if not unchecked and pmu.version > 1:

@@ -25,7 +25,7 @@ from vpmu_emu.linux.kvm.msrfilter import kvm_msr_allowed
 from vpmu_emu.linux.kvm.nmi import process_nmi
 from vpmu_emu.linux.kvm.run import dm_request_for_irq_injection, exit_for_real_mode
 from vpmu_emu.linux.kvm.vmx.exits import finish_wrmsr, kvm_skip_emulated_instruction
-from vpmu_emu.linux.native import cost, retire, wrmsrl
+from vpmu_emu.linux.native import cost, retire_work, wrmsrl
 from vpmu_emu.linux.overflow_handler import kvm_make_request
 from vpmu_emu.linux.perf.event import perf_init
 from vpmu_emu.linux.perf.guest import KVM_VPMU_VECTOR
@@ -200,7 +200,7 @@ def kvm_sched_in(S, E):
 
 
 @jit()
-def vcpu_put(S, M):
+def vcpu_put(S):
     """The reverse: the core's vCPU is in the record and its VMCS alone (kvm_arch_vcpu_put)."""
     core = S.cores[S.this_cpu]
     host = S.percpu[S.this_cpu]
@@ -230,7 +230,7 @@ def host_irq(S, E, vector):
     core = S.cores[S.this_cpu]
     host = S.percpu[S.this_cpu]
     emit(E, core.t, TR_HOST_IRQ, ZERO, U64(vector), ZERO, ZERO)
-    retire(S, E, COST_IRQ_ENTRY)
+    retire_work(S, E, COST_IRQ_ENTRY)
     wrmsrl(S, E, MSR_X2APIC_EOI, ZERO)
     if vector == LOCAL_TIMER_VECTOR:
         sysvec_apic_timer_interrupt(S, E)
@@ -239,7 +239,7 @@ def host_irq(S, E, vector):
     elif vector == KVM_VPMU_VECTOR:
         # A PMI with this vector belongs to the guest, even if it comes late.
         host.vpmi_irqs += ONE
-        retire(S, E, COST_VPMI)
+        retire_work(S, E, COST_VPMI)
         kvm_make_request(S, E, KVM_REQ_PMI)
     host.interrupted = FROM_KERNEL
     handle_nmis(S, E)
@@ -278,7 +278,7 @@ def kvm_vcpu_has_events(S, M):
 def _accept_messages(S, M, E):
     # The state of the vCPU is made anew where it lies while no core has it.
     k = S.this_vcpu
-    vcpu_put(S, M)
+    vcpu_put(S)
     kvm_apic_accept_events(S, M, k)
     S.percpu[S.this_cpu].space = -1
     vcpu_load(S, M, E, k)
@@ -443,7 +443,7 @@ def vmx_vcpu_exit(S, M, E):
         S.percpu[S.this_cpu].in_nmi = 1
     charge(S, E, COST_VM_EXIT)
     if nmi:
-        retire(S, E, COST_NMI_IRQOFF)
+        retire_work(S, E, COST_NMI_IRQOFF)
         S.percpu[S.this_cpu].interrupted = FROM_GUEST  # kvm_guest_state()
         perf_event_nmi_handler(S, E)
         S.percpu[S.this_cpu].interrupted = FROM_KERNEL
@@ -452,10 +452,10 @@ def vmx_vcpu_exit(S, M, E):
 
 
 @jit()
-def send_ipi(S, M, E):
+def send_ipi(S, E):
     """What the exit that was just handled has put into the ICR goes out."""
     if S.cores[S.this_cpu].vapic.ipi_out != 0:
-        kvm_irq_delivery_to_apic(S, M, E)
+        kvm_irq_delivery_to_apic(S, E)
 
 
 @jit()
@@ -502,7 +502,7 @@ def vmx_exit_handlers_fastpath(S, M, E):
             # Older kernels leave the inner loop after an ICR write.
             stays = S.config.kernel >= V7_0
             done = EXIT_FASTPATH_REENTER_GUEST if stays else EXIT_FASTPATH_EXIT_HANDLED
-    send_ipi(S, M, E)
+    send_ipi(S, E)
     # kvm_vcpu_exit_request(): work that waits needs the slow path.
     waits = vcpu.exception >= 0 or vcpu.user_exit >= 0  # a single step over what was emulated
     waits = waits or vcpu.requests & (KVM_REQ_NMI | KVM_REQ_PMU | KVM_REQ_PMI | KVM_REQ_EVENT) != ZERO

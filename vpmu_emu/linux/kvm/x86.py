@@ -221,7 +221,7 @@ def vcpu_enter_guest(S, M, E, outside):
             kvm_emulate_rdpmc(S, M, E)
         else:
             vmx_handle_exit(S, M, E)
-        send_ipi(S, M, E)
+        send_ipi(S, E)
     return CODE_NEXT
 
 

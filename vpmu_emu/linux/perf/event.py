@@ -9,7 +9,7 @@ import numpy as np
 
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.hrtimer import host_timer_program
-from vpmu_emu.linux.native import cost, retire, wrmsrl
+from vpmu_emu.linux.native import cost, retire_work, wrmsrl
 from vpmu_emu.linux.perf.clocks import (
     PERF_COUNT_SW_MAX,
     UNCORE_CAS_COUNT_RD,
@@ -291,7 +291,7 @@ def x86_reserve_hardware(S, E, i):
         other = S.perf_events[k]
         if k != i and other.used != 0 and pmu_of(other.pmu_type) == PMU_CORE:
             return
-    retire(S, E, COST_RESERVE)
+    retire_work(S, E, COST_RESERVE)
 
 
 @jit()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
-from vpmu_emu.linux.native import cost, retire
+from vpmu_emu.linux.native import cost, retire_work
 from vpmu_emu.linux.overflow_handler import kvm_perf_overflow
 from vpmu_emu.linux.perf.clocks import pmu_of
 from vpmu_emu.linux.perf.output import perf_event_output
@@ -99,7 +99,7 @@ def perf_event_overflow(S, E, i, throttle):
         return 0
     stop = _account_interrupt(S, E, i, throttle)
     if event.owner == OWNER_KVM:
-        retire(S, E, COST_KVM_OVERFLOW)
+        retire_work(S, E, COST_KVM_OVERFLOW)
         kvm_perf_overflow(S, E, event.vcpu, event.pmc)
     else:
         perf_event_output(S, E, i)

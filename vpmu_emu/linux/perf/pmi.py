@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.hrtimer import host_timer_program
-from vpmu_emu.linux.native import APIC_DM_NMI, MSR_APIC_LVTPC, cost, rdmsrl, retire, wrmsrl
+from vpmu_emu.linux.native import APIC_DM_NMI, MSR_APIC_LVTPC, cost, rdmsrl, retire_work, wrmsrl
 from vpmu_emu.linux.perf.event import perf_event_disable
 from vpmu_emu.linux.perf.overflow import perf_event_overflow
 from vpmu_emu.linux.perf.throttle import (
@@ -67,14 +67,14 @@ def perf_event_nmi_handler(S, E):
     host = S.percpu[S.this_cpu]
     host.nmis += ONE
     host.interrupted_row = host.row
-    retire(S, E, COST_NMI_ENTRY)
+    retire_work(S, E, COST_NMI_ENTRY)
     hardlockup_detector_nmi_handler(S, E)
     if host.force_exclude_guest != 0 and S.config.without & W_FORBID_NMI == ZERO:
         # Patch 09: what overflowed is the guest's.
         emit(E, S.cores[S.this_cpu].t, TR_NMI_HANDLER, ZERO, ZERO, ONE, ZERO)
         return
     start = S.cores[S.this_cpu].t
-    retire(S, E, COST_NMI_HANDLER)
+    retire_work(S, E, COST_NMI_HANDLER)
     was_enabled = host.enabled
     host.enabled = 0
     wrmsrl(S, E, MSR_CORE_PERF_GLOBAL_CTRL, ZERO)

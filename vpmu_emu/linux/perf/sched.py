@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.hrtimer import host_timer_program
-from vpmu_emu.linux.native import cost, retire
+from vpmu_emu.linux.native import cost, retire_work
 from vpmu_emu.linux.perf.clocks import (
     PERF_COUNT_SW_CONTEXT_SWITCHES,
     PERF_COUNT_SW_CPU_MIGRATIONS,
@@ -85,7 +85,7 @@ def event_sched_out(S, E, i):
         perf_event_set_state(S, E, i, state)
         return
     perf_pmu_disable(S, E)
-    retire(S, E, COST_SCHED_OUT)
+    retire_work(S, E, COST_SCHED_OUT)
     x86_pmu_del(S, E, i)
     host = S.percpu[S.this_cpu]
     if event.exclusive != 0 or host.n_events == 0:
@@ -121,7 +121,7 @@ def event_sched_in(S, E, i):
             clock_program(S, i)
             host_timer_program(S, E)
     else:
-        retire(S, E, COST_SCHED_IN)
+        retire_work(S, E, COST_SCHED_IN)
         failed = x86_pmu_add(S, E, i)
         if failed != 0:
             return failed
@@ -341,7 +341,7 @@ def perf_rotate_context(S, E):
     emit(E, S.cores[S.this_cpu].t, TR_ROTATE, ZERO, ZERO, ZERO, ZERO)
     host.rotations += ONE
     perf_pmu_disable(S, E)
-    retire(S, E, COST_ROTATE)
+    retire_work(S, E, COST_ROTATE)
     task_event = -1
     cpu_event = -1
     if task_rotate != 0:

@@ -439,7 +439,7 @@ def cpuid_get_supported_xcr0(vcpu):
 @jit()
 def kvm_set_xcr(core, vcpu, index, value):
     """__kvm_set_xcr(): 1 means #GP. x87 is always supported. Modifies core."""
-    if index != ZERO or not xcr0_is_valid(core, value):
+    if index != ZERO or not xcr0_is_valid(value):
         return 1
     if value & ~(cpuid_get_supported_xcr0(vcpu) | ONE) != ZERO:
         return 1
@@ -537,7 +537,7 @@ def vmx_handle_exit(S, M, E):
             vcpu.mp_state = 1
     elif reason == EXIT_VMCALL:
         charge(S, E, COST_HYPERCALL)
-        kvm_emulate_hypercall(S, M, E)
+        kvm_emulate_hypercall(S, E)
         kvm_skip_emulated_instruction(S, M, E)
     elif reason == EXIT_XSETBV:
         kvm_emulate_xsetbv(S, M, E)
