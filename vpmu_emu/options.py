@@ -88,7 +88,7 @@ def _seconds(option: Option, value: Any) -> Any:
 
 
 def _flag(option: Option, value: Any) -> Any:
-    if value not in (True, False):
+    if not isinstance(value, int) or value not in (0, 1):
         raise ConfigError(option.name, f"{shown(value)} is neither true nor false", "True False")
     return bool(value)
 
@@ -130,8 +130,15 @@ def _halves(word: Any) -> tuple[str, str]:
     return name, text
 
 
-def _anything(_: Option, value: Any) -> Any:
-    return value
+def _having(what: str, field: str, words: Any = str | Path) -> Callable[[Option, Any], Any]:
+    # Text or a path, or an object of a part of the package that knows options: it has this field.
+    def takes(option: Option, value: Any) -> Any:
+        for each in _things(option, value):
+            if not (isinstance(each, words) or hasattr(each, field)):
+                raise ConfigError(option.name, f"{shown(each)} is not {what}")
+        return _things(option, value) if option.many else value
+
+    return takes
 
 
 def _place(option: Option, value: Any) -> Any:
@@ -362,16 +369,17 @@ class Options:
     )
     filter: Any = _field(  # noqa: RUF009
         "filter", None, "PMU event filter, as KVM_SET_PMU_EVENT_FILTER.",
-        metavar="F.toml", takes=_anything, need=GUEST_PMU,
+        metavar="F.toml", takes=_having("a file or an EventFilter", "fixed_counter_bitmap"), need=GUEST_PMU,
     )
     host_events: tuple[Any, ...] = _field(
         "host-event", (), "A perf event of the host: instructions:D (pinned), cycles:H, branches:u, "
         "instructions*12; repeatable.",
-        metavar="SPEC", takes=_things, many=True, need=HYPERVISOR,
+        metavar="SPEC", takes=_having("an event in words or a HostEvent", "config", str), many=True,
+        need=HYPERVISOR,
     )
     host: tuple[Any, ...] = _field(
         "host", (), "A program of the host, such as guests/host/noisy_neighbour.s; repeatable.",
-        metavar="PROG", takes=_things, many=True, need=HYPERVISOR,
+        metavar="PROG", takes=_having("a file or a Program", "segments"), many=True, need=HYPERVISOR,
     )
     watchdog: str = _field(
         "watchdog", "off", "Who finds a hard lockup of the host: off, nmi, buddy, hpet.",
