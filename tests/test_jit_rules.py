@@ -234,6 +234,7 @@ def test_memory_is_reached_by_its_address(toy):
 
 @compiled
 @pytest.mark.slow
+@pytest.mark.laws
 def test_a_bad_file_of_an_entry_is_written_anew(toy):
     fresh = [31, False, True, ["vpmu_emu.helper:helper"]]
     again = [31, False, False, fresh[3]]  # numba has the functions still: nothing is compiled
