@@ -12,7 +12,12 @@ from typing import Any
 import numpy as np
 
 from vpmu_emu.errors import HostError
-from vpmu_emu.linux.kvm.cpuid import CAP_FW_WRITES, CAP_PEBS_FORMAT, guest_leaves, supported_leaves
+from vpmu_emu.linux.kvm.cpuid import (
+    CAP_PEBS_FORMAT,
+    guest_leaves,
+    supported_leaves,
+    supported_perf_cap,
+)
 from vpmu_emu.linux.kvm.eventfilter import EventFilter
 from vpmu_emu.linux.state import ENTERED_SYSCALL, SYSTEM
 from vpmu_emu.linux.syscalls import Errno, Host, handle
@@ -63,11 +68,13 @@ def wishes(
         files["/cpuid"] = STRUCTS["kvm_cpuid2"].new(nent=len(changed)).tobytes() + b"".join(
             entry.new(function=leaf, eax=a, ebx=b, ecx=c, edx=d).tobytes() for leaf, a, b, c, d in changed
         )
-    if told.version and told.perf_capabilities != model.perf_capabilities & CAP_FW_WRITES:
+    msrs = []
+    if told.version and told.perf_capabilities != supported_perf_cap(model, mode):
+        msrs.append(("IA32_PERF_CAPABILITIES", told.perf_capabilities))
+    if told.version and told.perf_capabilities & CAP_PEBS_FORMAT:
+        msrs.append(("IA32_MISC_ENABLE", BTS_UNAVAILABLE))
+    if msrs:
         entry = STRUCTS["kvm_msr_entry"]
-        msrs = [("IA32_PERF_CAPABILITIES", told.perf_capabilities)]
-        if told.perf_capabilities & CAP_PEBS_FORMAT:
-            msrs.append(("IA32_MISC_ENABLE", BTS_UNAVAILABLE))
         files["/msrs"] = STRUCTS["kvm_msrs"].new(nmsrs=len(msrs)).tobytes() + b"".join(
             entry.new(index=by_name(name), data=value).tobytes() for name, value in msrs
         )

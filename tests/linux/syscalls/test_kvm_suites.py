@@ -426,3 +426,70 @@ def test_what_the_emulator_cannot_do_is_an_internal_error(mode):
     assert int(run["internal.suberror"]) == constant("KVM_INTERNAL_ERROR_EMULATION")
     assert (int(run["internal.ndata"]), int(run["internal.data"][0])) == (1, 0)
     assert int(registers(vmm)["rip"]) == 0x1006
+
+
+# --- vmx_pmu_caps_test.c ----------------------------------------------------------------------------------
+MODES_AND_CPUS = pytest.mark.parametrize("cpu", ["spr", "emr", "icx", "skx"])
+
+
+@EVERY_MODE
+@MODES_AND_CPUS
+def test_a_new_vcpu_has_all_capabilities_that_kvm_supports(mode, cpu):
+    vmm = Vmm(mode, cpu=cpu)
+    data = STRUCTS["kvm_msrs"].new(nmsrs=1).tobytes() + STRUCTS["kvm_msr_entry"].new(index=0x345).tobytes()
+    at = vmm.page(data)
+    assert vmm.ioctl(vmm.kvm, "KVM_GET_MSRS", at) == 1
+    supported = vmm.host.get_user(at + 16, 8)
+    assert vmm.read(0x345) == [supported]
+    assert bool(supported) == (mode != "none")
+    if supported:
+        _guest(vmm, "mov ecx, 0x345; rdmsr; out 0x80, al")
+        assert int(registers(vmm)["rax"]) == supported
+
+
+@MODES
+@MODES_AND_CPUS
+def test_capabilities_by_bit_and_by_format(mode, cpu):
+    """LBR and PEBS are there as the host has them or not at all; the rest is the VMM's to choose."""
+    vmm = Vmm(mode, cpu=cpu)
+    (host,) = vmm.read(0x345)
+    formats, immutable = 0xF3F, 0x24FFF
+    left = vmm.left
+
+    def taken(value: int) -> bool:
+        vmm.left = left
+        found = vmm.set((0x345, value)) == 1
+        assert not found or vmm.read(0x345) == [value]
+        vmm.set((0x345, host))
+        return found
+
+    assert taken(0)
+    assert taken(host)
+    for bit in range(64):
+        if host & ~immutable & 1 << bit:
+            assert taken(1 << bit)
+            assert taken(host & ~(1 << bit))
+        elif not formats >> bit & 1:
+            assert not taken(host ^ 1 << bit)
+    for low in range(1, 64):
+        assert taken(host & ~0x3F | low) == (low == host & 0x3F)
+    for low in range(1, 16):
+        assert taken(host & ~0xF00 | low << 8) == (low == host >> 8 & 0xF)
+    _guest(vmm, "out 0x80, al")
+    for bit in range(64):  # and none once it has run
+        assert not taken(host ^ 1 << bit)
+    assert not taken(0)
+    assert taken(host)
+
+
+@pytest.mark.parametrize("cpu", ["icx", "skx"])
+def test_branch_records_go_with_the_pmu(cpu):
+    vmm = Vmm(cpu=cpu)
+    assert vmm.set((0x1C9, 7)) == 1
+    assert vmm.read(0x1C9) == [7]
+    at = vmm.supported()
+    row, entry = STRUCTS["kvm_cpuid2"], STRUCTS["kvm_cpuid_entry2"]
+    n = list(vmm.leaves(at)).index(0xA)
+    vmm.host.copy_to_user(at + row.size + entry.size * n, entry.new(function=0xA).tobytes())
+    assert vmm.ioctl(vmm.vcpu, "KVM_SET_CPUID2", at) == 0
+    assert vmm.set((0x1C9, 7)) == 0

@@ -436,7 +436,7 @@ def test_cpuid_of_a_disabled_apic():
 def test_branch_records_are_the_vmms_to_set():
     """intel_pmu_handle_lbr_msrs_access() makes the event for the VMM as for the guest."""
     vmm = Vmm(cpu="skx")
-    assert vmm.set((0x1C9, 7)) == 0  # not before PERF_CAPABILITIES says so
+    assert vmm.set((0x345, 0x2000), (0x1C9, 7)) == 1  # PERF_CAPABILITIES says that there are none
     assert vmm.set((0x345, 0x2005), (0x1C9, 7), (0x680, 0x1234)) == 3
     assert vmm.read(0x1C9, 0x680, 0x6C0) == [7, 0x1234, 0]
     assert int(vmm.kernel.S.vcpus[0].pmu.lbr_event) >= 0

@@ -56,6 +56,14 @@ def vmx_get_perf_capabilities(host: Shape, owns_pmu: bool) -> int:
     return caps
 
 
+def supported_perf_cap(model: CpuModel, mode: Mode) -> int:
+    """IA32_PERF_CAPABILITIES of a new vCPU and of /dev/kvm: all that KVM supports.
+
+    6.7 gives it without a condition, later kernels by KVM_X86_QUIRK_STUFF_FEATURE_MSRS, which is on.
+    """
+    return vmx_get_perf_capabilities(model.shape(), mode.owns_pmu) if mode.enable_pmu else 0
+
+
 def capabilities_fit(host: Shape, caps: int, owns_pmu: bool) -> bool:
     """Whether a VMM may set IA32_PERF_CAPABILITIES to `caps`: LBRs and PEBS are the host's or not there."""
     supported = vmx_get_perf_capabilities(host, owns_pmu)

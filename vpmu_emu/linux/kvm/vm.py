@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from vpmu_emu.linux.kvm.cpuid import CAP_FW_WRITES, Leaf
+from vpmu_emu.linux.kvm.cpuid import Leaf, supported_perf_cap
 from vpmu_emu.linux.kvm.debugregs import EXCEPTIONS
 from vpmu_emu.linux.kvm.eventfilter import EventFilter
 from vpmu_emu.linux.kvm.refresh import kvm_pmu_refresh
@@ -52,7 +52,9 @@ def kvm_create_vm(S: Any, k: int, mm: int) -> None:
     S.vms[k].owns_pmu = int(mode_of(S.config).owns_pmu)
 
 
-def kvm_create_vcpu(S: Any, M: np.ndarray[Any, Any], k: int, vm: int, ident: int, page: int) -> None:
+def kvm_create_vcpu(
+    S: Any, M: np.ndarray[Any, Any], model: CpuModel, k: int, vm: int, ident: int, page: int
+) -> None:
     """Row k becomes vCPU `ident` of a VM as it is after RESET; `page` is where its three pages begin.
 
     It has no CPUID yet, hence no PMU (kvm_arch_vcpu_create, vmx_vcpu_create, kvm_vcpu_reset).
@@ -95,7 +97,7 @@ def kvm_create_vcpu(S: Any, M: np.ndarray[Any, Any], k: int, vm: int, ident: int
     vapic.apic_base = int(BASE_RESET) & ~(0 if ident == int(S.vms[vm].bsp_vcpu_id) else 1 << 8)
     vapic.spiv, vapic.timer_at, vapic.dfr = 0xFF, NEVER, 0xFFFF_FFFF
     vapic.lvt[:] = LVT_MASKED
-    vcpu.perf_capabilities = CAP_FW_WRITES & int(S.cores[0].pmu.perf_capabilities)
+    vcpu.perf_capabilities = supported_perf_cap(model, mode_of(S.config))
     vcpu.interrupt = -1
     vcpu.pat = PAT_RESET
     vcpu.xcr0 = int(XCR0_RESET)

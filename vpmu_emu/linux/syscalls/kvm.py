@@ -10,7 +10,7 @@ from typing import Any
 
 from vpmu_emu.errors import ConfigError
 from vpmu_emu.linux.calls import CALL_APIC_SET_IRQ
-from vpmu_emu.linux.kvm.cpuid import supported_leaves, vmx_get_perf_capabilities
+from vpmu_emu.linux.kvm.cpuid import supported_leaves, supported_perf_cap
 from vpmu_emu.linux.kvm.eventfilter import make_filter
 from vpmu_emu.linux.kvm.refresh import kvm_pmu_refresh, refresh_intercepts
 from vpmu_emu.linux.kvm.vm import (
@@ -152,8 +152,7 @@ def _get_msr_feature_index_list(host: Host, file: Any, arg: int) -> int:
 def _get_feature_msrs(host: Host, file: Any, arg: int) -> int:
     """KVM_GET_MSRS on the device: what KVM supports of a feature MSR (do_get_feature_msr)."""
     at, entries = kvm_vcpu.msrs_from_user(host, arg)
-    mode = mode_of(host.S.config)
-    supported = vmx_get_perf_capabilities(host.model.shape(), mode.owns_pmu) if mode.enable_pmu else 0
+    supported = supported_perf_cap(host.model, mode_of(host.S.config))
     done = 0
     for entry in entries:
         if int(entry["index"]) != kvm_vcpu.PERF_CAPABILITIES:
@@ -181,7 +180,7 @@ def _create_vcpu(host: Host, file: Any, arg: int) -> int:
     room(host)
     page = host.alloc_pages(VCPU_PAGES + kvm_vcpu.RUN_PAGES)
     fd = open_row(host, int(host.task.mm), FILE_VCPU, row, constant("O_RDWR"))
-    kvm_create_vcpu(S, host.M, row, vm, arg, page)
+    kvm_create_vcpu(S, host.M, host.model, row, vm, arg, page)
     kvm_pmu_refresh(S, host.M, host.model, row)  # no CPUID, no PMU; but what a guest must leave for
     vcpu = S.vcpus[row]
     vcpu.run_page = page + VCPU_PAGES * PAGE
