@@ -180,12 +180,20 @@ run:
         mov edi, 1
         cmp eax, KVM_EXIT_SHUTDOWN
         je quit
+        cmp eax, KVM_EXIT_MMIO
+        je device
         lea rcx, [rip + m_exit]
         neg eax
         jmp failed
 
 refuse: # nobody asked for these MSRs: the guest gets #GP
         mov byte ptr [rbx + kvm_run_msr_error], 1
+        jmp run
+
+device: # there is none: reads give all ones, writes are lost
+        cmp byte ptr [rbx + kvm_run_mmio_is_write], 0
+        jne run
+        mov qword ptr [rbx + kvm_run_mmio_data], -1
         jmp run
 
 port:

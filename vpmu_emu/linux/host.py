@@ -10,7 +10,7 @@ from __future__ import annotations
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.charge import charge
 from vpmu_emu.linux.hrtimer import host_timer_program
-from vpmu_emu.linux.kvm.emulate import complete_emulated_pio
+from vpmu_emu.linux.kvm.emulate import complete_emulated_io, is_emulated_io
 from vpmu_emu.linux.kvm.ioctl import kvm_run_begins, kvm_run_ends
 from vpmu_emu.linux.kvm.run import KVM_EXIT_INTR, immediate_exit
 from vpmu_emu.linux.kvm.vcpu import (
@@ -45,7 +45,6 @@ from vpmu_emu.linux.state import (
     INSIDE_USER,
     TASK_RUNNING,
     USER_IO_NONE,
-    USER_IO_STRING,
 )
 from vpmu_emu.linux.trace_kinds import TR_SCHED_SWITCH
 from vpmu_emu.machine.engine import guest_work, run_core
@@ -353,8 +352,8 @@ def host_turn(S, M, E):
         vcpu_load(S, M, E, task.vcpu)
         charge(S, E, COST_IOCTL)
         vcpu = S.vcpus[task.vcpu]
-        if vcpu.complete == USER_IO_STRING:
-            complete_emulated_pio(S, M, E)
+        if is_emulated_io(vcpu):
+            complete_emulated_io(S, M, E)
         elif vcpu.complete != USER_IO_NONE:
             complete_userspace_io(S, M, E)
         if vcpu.user_exit >= 0:  # a single step over what was finished

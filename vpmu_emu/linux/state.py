@@ -19,6 +19,7 @@ from vpmu_emu.machine.state import (
     N_DR,
     N_LBR,
     N_METRICS,
+    N_MMIO,
     N_MSR_ROWS,
     N_REGS,
     N_SLOTS,
@@ -346,6 +347,7 @@ APIC_INIT, APIC_SIPI = 1, 2
 # as a KVM_EXIT_*: KVM_RUN fails with EAGAIN; with EFAULT
 USER_AGAIN, USER_FAULT = 256, 257
 USER_IO_NONE, USER_IO_OUT, USER_IO_IN, USER_IO_RDMSR, USER_IO_WRMSR, USER_IO_STRING = range(6)
+USER_IO_MMIO_READ, USER_IO_MMIO_WRITE = 6, 7
 
 VCPU = np.dtype(
     [
@@ -397,6 +399,14 @@ VCPU = np.dtype(
         ("io_len", "u8"),  # bytes of the instruction that the next KVM_RUN finishes
         ("pio_size", "u8"),  # bytes of its access to a port
         ("pio_count", "u8"),  # elements of INS that the VMM was asked for
+        # accesses of the instruction at hand that the VMM does: vcpu->mmio_fragments
+        ("mmio_read", "u8", (N_MMIO,)),  # what it gave so far
+        ("mmio_reads", "i8"),  # so many
+        ("mmio_gpa", "u8", (N_MMIO,)),  # writes that it is told of, one exit each: addresses,
+        ("mmio_len", "u8", (N_MMIO,)),  # bytes
+        ("mmio_data", "u8", (N_MMIO,)),  # and values
+        ("mmio_writes", "i8"),  # so many
+        ("mmio_cur", "i8"),  # the one that it was told of last
         ("cui_linear_rip", "u8"),  # where it lies; ALL: the emulator's, which does not look
         ("ended", "i8"),  # STOP_*: why the guest cannot go on, 0
         ("ended_info", "u8"),  # and its number

@@ -886,6 +886,8 @@ def _execute(core, M, E, u):
     if op != O_CLFLUSH:
         return _next(core, u, _later(core, M, E, u, op, size, sh))
     # CLFLUSH: the address is checked as for a read, the line leaves the caches
+    if E.emulating != 0:
+        return CODE_NEXT  # em_clflush()
     va = address(core, u)
     slot, hits = core.t, E.debug_hits
     code, _x = mem_read(core, M, E, va, ONE)

@@ -1,7 +1,7 @@
 """Physical addresses where no memory lies: the page of the local APIC, and a bus that nobody drives.
 
 SDM volume 3, section 11.4.1. These pages are never in the TLB. In a guest every access to them leaves it:
-an emulator, which sets `E.emulating`, makes the access to the guest's own APIC instead.
+an emulator, which sets `E.emulating`, makes the access to the guest's own APIC instead, or notes it for the VMM.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from vpmu_emu.machine.lapic import (
     lapic_mmio_write,
 )
 from vpmu_emu.machine.physical import ACCESS_FETCH, ACCESS_WRITE, NOWHERE, UNBACKED, physical
-from vpmu_emu.machine.state import CODE_EDGE, CODE_EXIT, CODE_NEXT, STOP_RESET
+from vpmu_emu.machine.state import CODE_EDGE, CODE_EXIT, CODE_NEXT, N_MMIO, STOP_RESET
 from vpmu_emu.machine.u64 import ALL, ONE, PAGE_BASE, PAGE_MASK, U2, U3, U4, U12, U64, ZERO
 from vpmu_emu.tables.cpus import LATENCIES
 from vpmu_emu.tables.exits import exit_number
@@ -79,7 +79,7 @@ def locate(core, M, E, gpa, access):
     """Host offset of a physical address; OFF_RAM with E.bus_address set where no memory answers.
 
     NOWHERE with an EPT violation noted in E where a guest's VMM has nothing. An emulator takes that for
-    a device that nobody has (KVM's emulator_read_write_onepage()).
+    a device of the VMM (KVM's emulator_read_write_onepage()).
     """
     if not is_apic_page(core, gpa):
         p = physical(core, M, gpa, access)
@@ -111,10 +111,44 @@ def _leaves(core, E, writes):
 
 
 @jit()
+def _mmio_read(E, gpa, size):
+    # (code, value) of a read that only the VMM can answer: until it has, the instruction cannot go on.
+    k = E.mmio_next
+    if k < E.mmio_reads:
+        E.mmio_next += 1
+        return CODE_NEXT, E.mmio_read[k] & (ALL >> (_BITS - (size << U3)))
+    if k >= N_MMIO:
+        return CODE_NEXT, ALL >> (_BITS - (size << U3))
+    E.mmio_gpa[0] = gpa
+    E.mmio_len[0] = size
+    E.mmio_asks = 1
+    return CODE_EXIT, ZERO
+
+
+@jit()
+def _mmio_write(E, gpa, size, value):
+    # The instruction goes on; its VMM is told when it is over.
+    k = E.mmio_writes
+    if k < N_MMIO:
+        E.mmio_gpa[k] = gpa
+        E.mmio_len[k] = size
+        E.mmio_data[k] = value & (ALL >> (_BITS - (size << U3)))
+        E.mmio_writes += 1
+
+
+@jit()
+def _is_device(core, E, gpa):
+    """Whether an emulator meets something there that only its VMM may have."""
+    return E.emulating != 0 and (E.emulating == 2 or not is_apic_page(core, gpa))
+
+
+@jit()
 def bus_read(core, E, size):
     """(code, value) of `size` bytes at E.bus_address; where nobody drives the bus all bits are 1."""
     if _leaves(core, E, ZERO):
         return CODE_EXIT, ZERO
+    if _is_device(core, E, E.bus_address):
+        return _mmio_read(E, E.bus_address, size)
     if is_apic_page(core, E.bus_address):
         core.t += core.latency[LAT_MSR]
         offset = E.bus_address & PAGE_MASK
@@ -125,10 +159,35 @@ def bus_read(core, E, size):
 
 
 @jit()
+def bus_read_part(core, E, gpa, size):
+    """(code, value) of a read that goes on in another page: no local APIC answers a part."""
+    E.bus_address = gpa
+    if _leaves(core, E, ZERO):
+        return CODE_EXIT, ZERO
+    if _is_device(core, E, gpa):
+        return _mmio_read(E, gpa, size)
+    return CODE_NEXT, ALL >> (_BITS - (size << U3))
+
+
+@jit()
+def bus_write_part(core, E, gpa, size, value):
+    """code of a write that goes on in another page."""
+    E.bus_address = gpa
+    if _leaves(core, E, ONE):
+        return CODE_EXIT
+    if _is_device(core, E, gpa):
+        _mmio_write(E, gpa, size, value)
+    return CODE_NEXT
+
+
+@jit()
 def bus_write(core, E, size, value):
     """code of storing `size` bytes at E.bus_address: what an APIC is told may change what comes next."""
     if _leaves(core, E, ONE):
         return CODE_EXIT
+    if _is_device(core, E, E.bus_address):
+        _mmio_write(E, E.bus_address, size, value)
+        return CODE_NEXT
     if is_apic_page(core, E.bus_address):
         core.t += core.latency[LAT_MSR]
         offset = E.bus_address & PAGE_MASK

@@ -11,7 +11,15 @@ import numpy as np
 
 from vpmu_emu._jit import jit
 from vpmu_emu.machine.breakpoints import WATCHED, debug_on, note_access, page_tag
-from vpmu_emu.machine.bus import OFF_RAM, bus_read, bus_write, is_mapped, locate
+from vpmu_emu.machine.bus import (
+    OFF_RAM,
+    bus_read,
+    bus_read_part,
+    bus_write,
+    bus_write_part,
+    is_mapped,
+    locate,
+)
 from vpmu_emu.machine.cache import touch
 from vpmu_emu.machine.paging import (
     LEFT,
@@ -191,6 +199,50 @@ def _load(M, p, size):
 
 
 @jit()
+def _read_parts(core, M, E, p, gpa, q, first, size):
+    """(code, value) of a read over two pages, not both in memory: host offsets, the first physical address."""
+    other = E.bus_address
+    low = ZERO
+    high = ZERO
+    if p == OFF_RAM:
+        code, low = bus_read_part(core, E, gpa, first)
+        if code != 0:
+            return code, ZERO
+    else:
+        low = _load(M, p, first)
+    if q == OFF_RAM:
+        code, high = bus_read_part(core, E, other, size - first)
+        if code != 0:
+            return code, ZERO
+    else:
+        high = _load(M, q, size - first)
+    return 0, low | high << (first << U3)
+
+
+@jit()
+def _write_parts(core, M, E, p, gpa, q, first, size, value):
+    """code of a write over two pages, not both in memory."""
+    other = E.bus_address
+    high = value >> (first << U3)
+    code = 0
+    if p == OFF_RAM:
+        code = bus_write_part(core, E, gpa, first, value)
+        if code != 0:
+            return code
+    if q == OFF_RAM:
+        code = bus_write_part(core, E, other, size - first, high)
+        if code != 0:
+            return code
+        if p != OFF_RAM:
+            code = 2 if note_write(E, p, first) else 0
+            _store(M, p, first, value)
+    else:
+        code = 2 if note_write(E, q, size - first) else 0
+        _store(M, q, size - first, high)
+    return code
+
+
+@jit()
 def _is_watched(va, size, tag):
     """Whether a TLB entry with this tag would be hit, if it were not for breakpoints."""
     return tag == (va & PAGE_BASE) | WATCHED and ((va + size - ONE) ^ va) & PAGE_BASE == ZERO
@@ -213,6 +265,7 @@ def mem_read(core, M, E, va, size):
     if p == NOWHERE:
         return 16, ZERO
     last = va + size - ONE
+    gpa = E.bus_address
     if (last ^ va) & PAGE_BASE == ZERO:
         if p == OFF_RAM:
             return bus_read(core, E, size)
@@ -228,7 +281,9 @@ def mem_read(core, M, E, va, size):
     if q == NOWHERE:
         return 16, ZERO
     if p == OFF_RAM or q == OFF_RAM:
-        return 0, ALL >> (U64(64) - (size << U3))  # no device answers half an access
+        if core.vmx.nonroot == 0:
+            return 0, ALL >> (U64(64) - (size << U3))  # no device answers half an access
+        return _read_parts(core, M, E, p, gpa, q, (last & PAGE_BASE) - va, size)
     touch(core, p)
     touch(core, q)
     v = ZERO
@@ -300,6 +355,7 @@ def mem_write(core, M, E, va, size, value):
     if p == NOWHERE:
         return 16
     shared = E.page_global
+    gpa = E.bus_address
     last = va + size - ONE
     q = p
     first = size
@@ -307,9 +363,11 @@ def mem_write(core, M, E, va, size, value):
         q = translate(core, M, E, last & PAGE_BASE, ACCESS_WRITE)
         if q == NOWHERE:
             return 16
-        if p == OFF_RAM or q == OFF_RAM:
-            return 0
         first = (last & PAGE_BASE) - va
+        if p == OFF_RAM or q == OFF_RAM:
+            if core.vmx.nonroot == 0:
+                return 0
+            return _write_parts(core, M, E, p, gpa, q, first, size, value)
         touch(core, q)
     elif p == OFF_RAM:
         return bus_write(core, E, size, value)

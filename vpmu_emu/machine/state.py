@@ -33,6 +33,7 @@ N_SLOTS = 4  # pieces of physical memory
 N_LBR = 32  # last branch records
 N_DR = 4  # breakpoints
 N_METRICS = 8  # fields of PERF_METRICS
+N_MMIO = 8  # accesses to devices that an emulated instruction can have (IRETQ reads five words)
 PEBS_WORDS = 4 + 4 + 18 + 32 + 3 * N_LBR  # the largest PEBS record
 N_EXITS = max(row.number for row in EXITS) + 1
 N_MSR_ROWS = len(MSRS)
@@ -455,13 +456,22 @@ ENGINE = np.dtype(
         ("page_flags", "u1", (N_PAGES,)),  # 1 code was executed here (sticky), 2 dirty; belongs to RAM
         ("outside", "u1", (16,)),  # its bytes and what follows
         ("fetch", "u1", (16,)),  # bytes of the instruction being decoded
-        ("emulating", "i8"),  # 1: a hypervisor executes an instruction of its guest
+        ("emulating", "i8"),  # 1: a hypervisor executes an instruction of its guest; 2: which has no local APIC
         ("apic_effect", "i8"),  # what that instruction did to its guest through the xAPIC page
         ("port_ready", "i8"),  # 1: its VMM has done the access of this iteration of INS or OUTS
         ("port_value", "u8"),  # what OUTS gives to the VMM, or the VMM to INS
         ("port_count", "u8"),  # elements that INS asks its VMM for at once
         ("port_left", "u8"),  # of those that it gave
         ("port_at", "u8"),  # where the next one lies in the host array
+        # accesses of an emulated instruction to addresses where only its VMM may have something
+        ("mmio_read", "u8", (N_MMIO,)),  # what the VMM gave so far, in the order in which it was asked
+        ("mmio_reads", "i8"),  # how much of it there is
+        ("mmio_next", "i8"),  # of these, the next one to be read
+        ("mmio_asks", "i8"),  # 1: it has to be asked: mmio_gpa[0] and mmio_len[0]
+        ("mmio_gpa", "u8", (N_MMIO,)),  # writes that it is to be told of, and their addresses,
+        ("mmio_len", "u8", (N_MMIO,)),  # bytes
+        ("mmio_data", "u8", (N_MMIO,)),  # and values
+        ("mmio_writes", "i8"),
         ("kept_total", "u8", (2, N_CLASSES)),  # core.total while an instruction is emulated
         ("memory", "u8"),  # where physical memory is in the emulator's own, for work without M at hand
         ("memory_size", "i8"),  # its bytes; 0: there is none

@@ -19,11 +19,22 @@ from vpmu_emu.linux.kvm.debugregs import (
     kvm_vcpu_do_singlestep,
 )
 from vpmu_emu.linux.kvm.lapic import kvm_apic_note_ipi
-from vpmu_emu.linux.kvm.run import EMULATION_FAILED, PIO_PAGE
+from vpmu_emu.linux.kvm.run import (
+    EMULATION_FAILED,
+    PIO_PAGE,
+    exit_for_mmio_read,
+    exit_for_mmio_write,
+    mmio_data,
+)
 from vpmu_emu.linux.kvm.trigger import kvm_pmu_trigger_event
-from vpmu_emu.linux.kvm.vmx.exits import end_guest, handle_undelivered, kvm_queue_exception
+from vpmu_emu.linux.kvm.vmx.exits import end_guest, handle_io, handle_undelivered, kvm_queue_exception
 from vpmu_emu.linux.native import cost
-from vpmu_emu.linux.state import USER_IO_NONE
+from vpmu_emu.linux.state import (
+    USER_IO_MMIO_READ,
+    USER_IO_MMIO_WRITE,
+    USER_IO_NONE,
+    USER_IO_STRING,
+)
 from vpmu_emu.linux.trace_kinds import TR_EMULATE_INSN
 from vpmu_emu.machine.alu import execute_general, fold_flags, spread_flags
 from vpmu_emu.machine.breakpoints import RFLAGS_RF
@@ -49,6 +60,7 @@ from vpmu_emu.machine.state import (
     LANE_BITS,
     LANES1,
     N_CLASSES,
+    N_MMIO,
     N_UOPS,
     RCX,
     RDI,
@@ -141,7 +153,9 @@ def _decode_and_execute(core, M, E, u):
     core.rflags &= ~RFLAGS_RF
     spread_flags(core)
     rcx, rdi = core.regs[RCX], core.regs[RDI]
-    while code == CODE_REPEAT or (E.port_left != ZERO and code == CODE_EDGE and core.rip == u.rip):
+    while E.mmio_writes == 0 and (
+        code == CODE_REPEAT or (E.port_left != ZERO and code == CODE_EDGE and core.rip == u.rip)
+    ):
         if E.port_left != ZERO:
             E.port_ready = 1
             E.port_value = ld32(M, E.port_at)
@@ -151,8 +165,12 @@ def _decode_and_execute(core, M, E, u):
         if code >= CODE_NOT_RETIRED and E.port_at != ZERO and core.rflags & _DF == ZERO:
             core.regs[RCX] = rcx  # upwards they are written at once
             core.regs[RDI] = rdi
-        if code == CODE_REPEAT and core.regs[RCX] & REP_MASK == ZERO:
-            # "Re-enter guest after each 1024 iterations": it is done here, and the rest is hardware's.
+        if code < CODE_NOT_RETIRED:
+            E.mmio_reads = 0  # the next iteration has reads of its own
+            E.mmio_next = 0
+        if code == CODE_REPEAT and (core.regs[RCX] & REP_MASK == ZERO or E.mmio_writes != 0):
+            # "Re-enter guest after each 1024 iterations": it is done here, and the rest is hardware's. So it is
+            # when the VMM has to be told of a write.
             core.rip = u.rip
             core.rflags |= RFLAGS_RF
             code = CODE_NEXT
@@ -164,11 +182,33 @@ def _decode_and_execute(core, M, E, u):
 
 
 @jit()
+def _begin_mmio(E, vcpu):
+    # What the VMM has answered is not asked again (ctxt->mem_read).
+    E.mmio_reads = vcpu.mmio_reads
+    for k in range(N_MMIO):
+        E.mmio_read[k] = vcpu.mmio_read[k]
+    E.mmio_next = 0
+    E.mmio_asks = 0
+    E.mmio_writes = 0
+
+
+@jit()
+def _keep_writes(E, vcpu):
+    vcpu.mmio_writes = E.mmio_writes
+    vcpu.mmio_cur = 0
+    for k in range(N_MMIO):
+        vcpu.mmio_gpa[k] = E.mmio_gpa[k]
+        vcpu.mmio_len[k] = E.mmio_len[k]
+        vcpu.mmio_data[k] = E.mmio_data[k]
+
+
+@jit()
 def x86_emulate_instruction(S, M, E, fetched):
     """Emulate the instruction at the guest's RIP; modifies the guest, or queues its exception.
 
     `fetched` 1: hardware has fetched it already, and met no breakpoint on it.
-    `core.vmx.exit_*` may then name another exit, whose handler has to finish the instruction.
+    `core.vmx.exit_*` may then name another exit, whose handler has to finish the instruction. With
+    KVM_EXIT_MMIO the VMM has to answer a read first, or is told of a write of the instruction that is over.
     """
     core = S.cores[S.this_cpu]
     vcpu = S.vcpus[S.this_vcpu]
@@ -187,7 +227,8 @@ def x86_emulate_instruction(S, M, E, fetched):
         core.rflags &= ~RFLAGS_TF  # kvm_get_rflags(): that is the VMM's
     u = E.uops[SCRATCH]
     u.emulator = 0
-    E.emulating = 1
+    E.emulating = 1 if S.vms[S.this_vm].irqchip != 0 else 2
+    _begin_mmio(E, vcpu)
     E.apic_effect = WRITTEN
     code = _decode_and_execute(core, M, E, u)
     if code >= CODE_NOT_RETIRED:
@@ -210,6 +251,11 @@ def x86_emulate_instruction(S, M, E, fetched):
     _keep_totals(core, E, 1)
     failed = code == CODE_FAULT and u.emulator == FAILS and vcpu.cpl == 0
     _trace(core, E, rip, U64(u.len), failed)
+    vcpu.mmio_reads = E.mmio_reads
+    if code == CODE_EXIT and E.mmio_asks != 0:
+        exit_for_mmio_read(S, M, E.mmio_gpa[0], E.mmio_len[0])
+        return
+    vcpu.mmio_reads = 0
     if code == CODE_EXIT:
         return
     if failed:  # handle_emulation_failure(): KVM_EXIT_INTERNAL_ERROR
@@ -223,7 +269,10 @@ def x86_emulate_instruction(S, M, E, fetched):
             core.cr2 = E.fault_address
         kvm_queue_exception(S, vector, E.fault_has_error, E.fault_error)
     else:
-        if stepping != ZERO:
+        if E.mmio_writes != 0:  # and then there is no single step
+            _keep_writes(E, vcpu)
+            exit_for_mmio_write(S, M)
+        elif stepping != ZERO:
             kvm_vcpu_do_singlestep(S, M)
         kvm_apic_note_ipi(S, E.apic_effect)
         vcpu.emulated_insns += ONE
@@ -305,11 +354,28 @@ def handle_emulated_exit(S, M, E):
 
 
 @jit()
-def complete_emulated_pio(S, M, E):
-    """KVM_RUN again after the KVM_EXIT_IO of INS: the emulator goes on with what it asked for."""
+def is_emulated_io(vcpu):
+    """Whether the next KVM_RUN goes on with the emulator."""
+    done = vcpu.complete
+    return done == USER_IO_STRING or done == USER_IO_MMIO_READ or done == USER_IO_MMIO_WRITE
+
+
+@jit()
+def complete_emulated_io(S, M, E):
+    """KVM_RUN again after an exit of the emulator: it goes on with what it asked for."""
     vcpu = S.vcpus[S.this_vcpu]
+    done = vcpu.complete
     vcpu.complete = USER_IO_NONE
     vcpu.completed = 1
+    if done == USER_IO_STRING:
+        _complete_emulated_pio(S, M, E)
+    else:
+        _complete_emulated_mmio(S, M, E, done)
+
+
+@jit()
+def _complete_emulated_pio(S, M, E):
+    vcpu = S.vcpus[S.this_vcpu]
     E.port_left = vcpu.pio_count
     E.port_at = U64(vcpu.run_page) + PIO_PAGE
     x86_emulate_instruction(S, M, E, 1)
@@ -317,3 +383,21 @@ def complete_emulated_pio(S, M, E):
     E.port_value = ZERO
     E.port_left = ZERO
     E.port_at = ZERO
+
+
+@jit()
+def _complete_emulated_mmio(S, M, E, done):
+    vcpu = S.vcpus[S.this_vcpu]
+    if done == USER_IO_MMIO_WRITE:
+        vcpu.mmio_cur += 1
+        if vcpu.mmio_cur < vcpu.mmio_writes:
+            exit_for_mmio_write(S, M)
+        return
+    if vcpu.mmio_reads < N_MMIO:
+        vcpu.mmio_read[vcpu.mmio_reads] = mmio_data(S, M)
+        vcpu.mmio_reads += 1
+    vmx = S.cores[S.this_cpu].vmx
+    vmx.exit_reason = EXIT_EXCEPTION_NMI  # done with, unless OUTS leaves for the port
+    x86_emulate_instruction(S, M, E, 1)
+    if vmx.exit_reason == EXIT_IO_INSTRUCTION:
+        handle_io(S, M, E)

@@ -110,6 +110,7 @@ def kvm_vcpu_reset(S, M, k):
     vcpu.exception_has_payload = 0
     reset_debug_registers(M, vcpu)
     vcpu.complete = USER_IO_NONE
+    vcpu.mmio_reads = 0
     vcpu.entry_intr_info = ZERO
     vcpu.cr2 = ZERO
     vcpu.sysenter_cs = ZERO

@@ -8,13 +8,14 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
-from vpmu_emu.linux.state import USER_IO_IN, USER_IO_OUT
+from vpmu_emu.linux.state import USER_IO_IN, USER_IO_MMIO_READ, USER_IO_MMIO_WRITE, USER_IO_OUT
 from vpmu_emu.machine.physical import ld8, ld32, ld64, st8, st16, st32, st64
 from vpmu_emu.machine.u64 import ONE, U4, U64, ZERO
 from vpmu_emu.machine.vmcs import MOV_SS_BLOCKING, STI_BLOCKING, V_INTERRUPTIBILITY, V_RFLAGS
 from vpmu_emu.tables.linux import STRUCTS, constant
 
 KVM_EXIT_IO = constant("KVM_EXIT_IO")
+KVM_EXIT_MMIO = constant("KVM_EXIT_MMIO")
 KVM_EXIT_INTR = constant("KVM_EXIT_INTR")
 KVM_EXIT_SHUTDOWN = constant("KVM_EXIT_SHUTDOWN")
 KVM_EXIT_FAIL_ENTRY = constant("KVM_EXIT_FAIL_ENTRY")
@@ -32,6 +33,10 @@ _SIZE = U64(_RUN.offset("io.size"))
 _PORT = U64(_RUN.offset("io.port"))
 _COUNT = U64(_RUN.offset("io.count"))
 _DATA_OFFSET = U64(_RUN.offset("io.data_offset"))
+_MMIO_ADDRESS = U64(_RUN.offset("mmio.phys_addr"))
+_MMIO_DATA = U64(_RUN.offset("mmio.data"))
+_MMIO_LEN = U64(_RUN.offset("mmio.len"))
+_MMIO_IS_WRITE = U64(_RUN.offset("mmio.is_write"))
 _SUBERROR = U64(_RUN.offset("internal.suberror"))
 _NDATA = U64(_RUN.offset("internal.ndata"))
 _DATA = U64(_RUN.offset("internal.data"))
@@ -119,6 +124,38 @@ def exit_for_port(S, M, incoming, port, size, value, count):
 def port_data(S, M):
     """What the VMM answered to an IN, as uint64."""
     return ld32(M, U64(S.vcpus[S.this_vcpu].run_page) + PIO_PAGE)
+
+
+@jit()
+def exit_for_mmio_read(S, M, gpa, size):
+    """KVM_EXIT_MMIO: the emulator waits for `size` bytes at `gpa`."""
+    vcpu = S.vcpus[S.this_vcpu]
+    page = U64(vcpu.run_page)
+    vcpu.complete = USER_IO_MMIO_READ
+    st64(M, page + _MMIO_ADDRESS, gpa)
+    st32(M, page + _MMIO_LEN, size)
+    st8(M, page + _MMIO_IS_WRITE, ZERO)
+    exit_to_user(S, M, KVM_EXIT_MMIO)
+
+
+@jit()
+def exit_for_mmio_write(S, M):
+    """KVM_EXIT_MMIO: the VMM is told of the next write of the instruction that is over."""
+    vcpu = S.vcpus[S.this_vcpu]
+    page = U64(vcpu.run_page)
+    k = vcpu.mmio_cur
+    vcpu.complete = USER_IO_MMIO_WRITE
+    st64(M, page + _MMIO_ADDRESS, vcpu.mmio_gpa[k])
+    st64(M, page + _MMIO_DATA, vcpu.mmio_data[k])
+    st32(M, page + _MMIO_LEN, vcpu.mmio_len[k])
+    st8(M, page + _MMIO_IS_WRITE, ONE)
+    exit_to_user(S, M, KVM_EXIT_MMIO)
+
+
+@jit()
+def mmio_data(S, M):
+    """What the VMM answered to a read, as uint64."""
+    return ld64(M, U64(S.vcpus[S.this_vcpu].run_page) + _MMIO_DATA)
 
 
 @jit()
