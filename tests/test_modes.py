@@ -590,6 +590,8 @@ ROWS: dict[str, Callable[..., None] | str] = {
         f"{LINUX}/kvm/test_emulate.py::test_what_the_emulator_gives_up_on",
     "a REP instruction behind it that is not over when the rest of RCX is a multiple of 1024":
         f"{LINUX}/kvm/test_emulate.py::test_a_repeat_is_left_where_its_rest_is_a_multiple_of_1024",
+    "MOVS and STOS with REP to an address without memory":
+        f"{SYSCALLS}/test_mmio.py::test_each_iteration_of_rep_that_writes_is_an_instruction",
     "INS and OUTS, with REP too":
         f"{LINUX}/kvm/test_emulate.py::test_ins_asks_for_as_many_elements_as_the_emulator_holds",
     "a data breakpoint that an instruction met which KVM emulates (a device's memory, the forced"

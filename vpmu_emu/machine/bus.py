@@ -1,7 +1,7 @@
 """Physical addresses where no memory lies: the page of the local APIC, and a bus that nobody drives.
 
 SDM volume 3, section 11.4.1. These pages are never in the TLB. In a guest every access to them leaves it:
-an emulator, which sets `E.emulating`, makes the access to the guest's own APIC instead, or notes it for the VMM.
+an emulator, which sets `E.emulating`, makes the access to the guest's own APIC, or notes it for the VMM.
 """
 
 from __future__ import annotations

@@ -200,7 +200,7 @@ def _load(M, p, size):
 
 @jit()
 def _read_parts(core, M, E, p, gpa, q, first, size):
-    """(code, value) of a read over two pages, not both in memory: host offsets, the first physical address."""
+    """(code, value) of a read over two pages, not both in memory: `gpa` is the first one's address."""
     other = E.bus_address
     low = ZERO
     high = ZERO

@@ -456,7 +456,7 @@ ENGINE = np.dtype(
         ("page_flags", "u1", (N_PAGES,)),  # 1 code was executed here (sticky), 2 dirty; belongs to RAM
         ("outside", "u1", (16,)),  # its bytes and what follows
         ("fetch", "u1", (16,)),  # bytes of the instruction being decoded
-        ("emulating", "i8"),  # 1: a hypervisor executes an instruction of its guest; 2: which has no local APIC
+        ("emulating", "i8"),  # 1: a hypervisor executes an instruction of its guest; 2: that has no APIC
         ("apic_effect", "i8"),  # what that instruction did to its guest through the xAPIC page
         ("port_ready", "i8"),  # 1: its VMM has done the access of this iteration of INS or OUTS
         ("port_value", "u8"),  # what OUTS gives to the VMM, or the VMM to INS

@@ -1,7 +1,7 @@
 """What the VMMs of public test suites ask of /dev/kvm between their runs, and what must be refused.
 
-The rows of KVM selftests msrs_test.c, userspace_msr_exit_test.c, vmx_pmu_caps_test.c and of what their
-library does in every VM; the guest's side is in `guests/conformance`.
+The rows of KVM selftests msrs_test.c, userspace_msr_exit_test.c, vmx_pmu_caps_test.c and of
+pmu_event_filter_test.c, and of their library in every VM; the guest's side is in `guests/conformance`.
 """
 
 from __future__ import annotations
@@ -493,3 +493,182 @@ def test_branch_records_go_with_the_pmu(cpu):
     vmm.host.copy_to_user(at + row.size + entry.size * n, entry.new(function=0xA).tobytes())
     assert vmm.ioctl(vmm.vcpu, "KVM_SET_CPUID2", at) == 0
     assert vmm.set((0x1C9, 7)) == 0
+
+
+# --- pmu_event_filter_test.c ------------------------------------------------------------------------------
+ALLOW, DENY = constant("KVM_PMU_EVENT_ALLOW"), constant("KVM_PMU_EVENT_DENY")
+MASKED = constant("KVM_PMU_EVENT_FLAG_MASKED_EVENTS")
+MOST = 300  # KVM_PMU_EVENT_FILTER_MAX_EVENTS
+UCALL = 0x1000  # the port by which a guest says that it is there: IN, with what it says in RDI
+ARCHITECTURAL = (0x003C, 0x00C0, 0x013C, 0x4F2E, 0x412E, 0x00C4, 0x00C5, 0x01A4, 0x00C2)
+BRANCHES, INSNS = 0x00C4, 0x00C0
+FIXED_CTR0, FIXED_CTR_CTRL, GLOBAL_CTRL = 0x309, 0x38D, 0x38F
+
+
+def _filter_of(vmm: Vmm, events: tuple[int, ...] = (), action: int = ALLOW, **more: int) -> int:
+    more.setdefault("nevents", len(events))
+    data = STRUCTS["kvm_pmu_event_filter"].new(action=action, **more)
+    vmm.left = max(vmm.left, 8 * 4096)
+    at = data.tobytes() + b"".join(event.to_bytes(8, "little") for event in events)
+    return vmm.give(vmm.vm, "KVM_SET_PMU_EVENT_FILTER", at)
+
+
+def _sync(vmm: Vmm) -> int:
+    """Run to the guest's next IN, as selftests' GUEST_SYNC: its RDI."""
+    vmm.left = 32 * 4096
+    assert vmm.run() == 0
+    row = next(k for k, v in enumerate(vmm.kernel.S.vcpus) if int(v.vcpu_id) == vmm.vcpu_id)
+    run = STRUCTS["kvm_run"].view(vmm.kernel.M, int(vmm.kernel.S.vcpus[row].run_page))
+    assert int(run["exit_reason"]) == constant("KVM_EXIT_IO"), int(run["exit_reason"])
+    assert (int(run["io.port"]), int(run["io.direction"])) == (UCALL, 0)
+    return int(registers(vmm)["rdi"])
+
+
+def _wrmsr(index: int, value: int) -> str:
+    return f"mov ecx, {index}; mov eax, {value & 0xFFFF_FFFF}; mov edx, {value >> 32}; wrmsr\n"
+
+
+def _read(index: int, register: str) -> str:
+    return f"mov ecx, {index}; rdmsr; mov {register}, eax\n"
+
+
+def _counting(selectors: tuple[int, ...], work: str) -> str:
+    """A guest that counts `work` by counters 0, 1, ... for ever; RDI has the counts, 16 bits each."""
+    n = len(selectors)
+    text = "again: " + _wrmsr(GLOBAL_CTRL, 0)
+    text += "".join(_wrmsr(0x186 + k, 0x42_0000 | event) for k, event in enumerate(selectors))
+    text += "".join(_wrmsr(0x4C1 + k, 0) for k in range(n)) + _wrmsr(GLOBAL_CTRL, (1 << n) - 1) + work
+    text += _wrmsr(GLOBAL_CTRL, 0) + "xor edi, edi\n"
+    for k in reversed(range(n)):
+        text += _read(0x4C1 + k, "esi") + "shl rdi, 16; or rdi, rsi\n"
+    return text + f"mov edx, {UCALL}; in al, dx; jmp again"
+
+
+def _vcpu(text: str, mode: str, ident: int = 0) -> Vmm:
+    vmm = Vmm(mode)
+    vmm.vcpu_id = ident
+    if ident:
+        vmm.vcpu = vmm.ioctl(vmm.vm, "KVM_CREATE_VCPU", ident)
+        assert vmm.ioctl(vmm.vcpu, "KVM_SET_CPUID2", vmm.supported()) == 0
+        state = STRUCTS["kvm_mp_state"].new(mp_state=0)
+        assert vmm.give(vmm.vcpu, "KVM_SET_MP_STATE", state.tobytes()) == 0
+    vmm.load(code(text.replace("; ", "\n")))
+    return vmm
+
+
+def _masked(match: int, mask: int, exclude: int = 0, select: int = 0xD0) -> int:
+    return select & 0xFF | match << 8 | exclude << 55 | mask << 56
+
+
+@MODES
+def test_lists_that_have_an_event_and_lists_that_lack_it(mode):
+    vmm = _vcpu(_counting((BRANCHES, INSNS), "mov ecx, 42\nwork: loop work\n"), mode)
+    lacking = tuple(event for event in ARCHITECTURAL if event not in (BRANCHES, INSNS, 0x00C2))
+    counts = _sync(vmm)
+    assert counts & 0xFFFF == 42
+    assert counts >> 16 > 42
+    for entries, action, found in (
+        (ARCHITECTURAL, DENY, 0), (ARCHITECTURAL, ALLOW, counts),
+        (lacking, DENY, counts), (lacking, ALLOW, 0),
+        ((INSNS,), ALLOW, counts >> 16 << 16), ((INSNS,), DENY, counts & 0xFFFF),
+        ((0x1C0, 0x1_0000_00C4), DENY, counts), ((), DENY, counts), ((), ALLOW, 0),
+    ):  # fmt: skip
+        assert _filter_of(vmm, entries, action) == 0
+        assert _sync(vmm) == found
+
+
+LOADS, STORES, BOTH = 1, 2, 4
+
+
+@MODES
+@pytest.mark.parametrize("dense", [0, 1], ids=["", "dense"])
+def test_masked_events_of_another_vcpu(mode, dense):
+    """Loads, stores and both of 0xD0 in three counters, beside nothing or 290 other entries."""
+    text = "mov dword ptr [0x5000], 0; mov eax, [0x5000]; inc dword ptr [0x5000]\n"
+    vmm = _vcpu(_counting((0x81D0, 0x82D0, 0x83D0), text), mode, ident=2)
+    others: tuple[int, ...] = ()
+    for k in range(dense * (MOST - 10)):
+        select = k % 0xFF
+        select += select in (0xD0, 0x29)
+        others += (_masked(0, 0, exclude=int(k % 4 == 0), select=select),)
+    assert [_sync(vmm) >> 16 * k & 0xFFFF > 0 for k in range(3)] == [True] * 3
+    for entries, found in (
+        ((_masked(0x81, 0xFF),), LOADS), ((_masked(0x82, 0xFF),), STORES), ((_masked(0x83, 0xFF),), BOTH),
+        ((_masked(0, 0x7C), _masked(0x83, 0xFF, 1)), LOADS | STORES),
+        ((_masked(0, 0x7C), _masked(0x82, 0xFF, 1)), LOADS | BOTH),
+        ((_masked(0x82, 0xFE),), STORES | BOTH), ((_masked(0, 0x7C),), LOADS | STORES | BOTH),
+    ):  # fmt: skip
+        assert _filter_of(vmm, others + entries, flags=MASKED) == 0
+        counts = _sync(vmm)
+        assert sum(1 << k for k in range(3) if counts >> 16 * k & 0xFFFF) == found
+
+
+@MODES
+def test_what_a_filter_may_say(mode):
+    vmm = Vmm(mode)
+    invalid = errno("EINVAL")
+    assert _filter_of(vmm, ((1 << 64) - 1,)) == 0  # it can never match
+    assert _filter_of(vmm, ((1 << 64) - 1,), flags=MASKED) == invalid
+    assert _filter_of(vmm, (0xFF80_0000_0000_FFFF,), flags=MASKED) == 0
+    for bit in range(64):
+        wanted = 0 if 0xFF80_0000_0000_FFFF >> bit & 1 else invalid
+        assert _filter_of(vmm, (1 << bit,), flags=MASKED) == wanted
+    for action in (2, 3, 1 << 31):
+        assert _filter_of(vmm, ARCHITECTURAL, action) == invalid
+    for bit in range(1, 32):
+        assert _filter_of(vmm, ARCHITECTURAL, flags=1 << bit) == invalid
+    assert _filter_of(vmm, (0xC0,) * MOST) == 0
+    assert _filter_of(vmm, (0xC0,) * (MOST + 1)) == errno("E2BIG")
+    assert _filter_of(vmm, ARCHITECTURAL, 2, nevents=MOST + 1) == invalid  # the action is looked at first
+    assert _filter_of(vmm, ARCHITECTURAL, fixed_counter_bitmap=0xFFFF_FFF0) == 0
+    for name in ("PMU_EVENT_FILTER", "PMU_EVENT_MASKED_EVENTS"):
+        assert vmm.ioctl(vmm.kvm, "KVM_CHECK_EXTENSION", constant(f"KVM_CAP_{name}")) == 1
+
+
+@MODES
+@pytest.mark.parametrize("index", range(3))
+def test_the_bitmap_goes_before_the_list_for_fixed_counters(mode, index):
+    text = "again: " + _wrmsr(GLOBAL_CTRL, 0) + _wrmsr(FIXED_CTR0 + index, 0)
+    text += _wrmsr(FIXED_CTR_CTRL, 1 << 4 * index) + _wrmsr(GLOBAL_CTRL, 1 << 32 + index)
+    text += "mov ecx, 420\nwork: loop work\n" + _wrmsr(GLOBAL_CTRL, 0) + _read(FIXED_CTR0 + index, "edi")
+    vmm = _vcpu(text + f"mov edx, {UCALL}; in al, dx; jmp again", mode)
+    assert _sync(vmm) > 0
+    for bitmap in (1, 2, 4, 8, 16, 1 << index, 7, 0):
+        for action in (ALLOW, DENY):
+            for entries in ((), ARCHITECTURAL):
+                assert _filter_of(vmm, entries, action, fixed_counter_bitmap=bitmap) == 0
+                assert (_sync(vmm) > 0) == (bool(bitmap >> index & 1) == (action == ALLOW))
+
+
+@pytest.mark.parametrize("action", [ALLOW, DENY])
+@MODES
+def test_a_filter_reaches_a_counter_that_runs(mode, action):
+    """The guest does not touch its PMU any more: the request does, before the next entry."""
+    text = _wrmsr(0x186, 0x42_0000 | INSNS) + _wrmsr(GLOBAL_CTRL, 1)
+    text += f"again: mov ecx, 0x4c1; rdmsr; mov edi, eax; mov edx, {UCALL}; in al, dx; jmp again"
+    vmm = _vcpu(text, mode)
+    first, second = _sync(vmm), _sync(vmm)
+    assert 0 < first < second
+    assert _filter_of(vmm, (INSNS,), DENY) == 0
+    stopped = _sync(vmm)
+    assert stopped == _sync(vmm)
+    assert _filter_of(vmm, (INSNS,) if action == ALLOW else (), action) == 0
+    _sync(vmm)
+    third = _sync(vmm)
+    assert third < _sync(vmm)
+
+
+def test_a_vm_without_a_pmu_has_none_to_flip_bits_in():
+    vmm = Vmm(cpuid=False)
+    vm = vmm.ioctl(vmm.kvm, "KVM_CREATE_VM")
+    cap = STRUCTS["kvm_enable_cap"].new(cap=constant("KVM_CAP_PMU_CAPABILITY"))
+    for value, answer in ((2, errno("EINVAL")), (1, 0)):
+        cap["args"][0] = value
+        assert vmm.give(vm, "KVM_ENABLE_CAP", cap.tobytes()) == answer
+    assert vmm.ioctl(vmm.kvm, "KVM_CHECK_EXTENSION", constant("KVM_CAP_PMU_CAPABILITY")) == 1
+    vmm.vcpu = vmm.ioctl(vm, "KVM_CREATE_VCPU", 0)
+    assert vmm.ioctl(vmm.vcpu, "KVM_SET_CPUID2", vmm.supported()) == 0
+    for index in (GLOBAL_CTRL, 0x4C1):
+        assert vmm.set((index, 1)) == 0
+    cap["args"][0] = 1
+    assert vmm.give(vm, "KVM_ENABLE_CAP", cap.tobytes()) == errno("EINVAL")  # there is a vCPU

@@ -1,4 +1,4 @@
-"""KVM_EXIT_MMIO: what a guest does where no memory slot lies is its VMM's, piece by piece, and counts once."""
+"""KVM_EXIT_MMIO: what a guest does where no memory slot lies is its VMM's, by pieces, and counts once."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def put(vmm: Vmm, **values: int) -> None:
 
 
 def serve(vmm: Vmm, *answers: int) -> list[tuple[int, int, int | None]]:
-    """Run up to the OUT with `answers` for the reads: (address, bytes, value written or None) of each exit."""
+    """Run up to the OUT, `answers` for the reads: (address, bytes, value written or None) of each exit."""
     found, left = [], list(answers)
     while True:
         assert vmm.run() == 0
@@ -72,7 +72,8 @@ def test_a_read_is_answered_before_the_instruction_is_done(mode, forced, size, r
     assert vmm.run() == 0
     run = vmm.kvm_run
     assert int(run["exit_reason"]) == MMIO
-    assert (int(run["mmio.phys_addr"]), int(run["mmio.len"]), int(run["mmio.is_write"])) == (DEVICE + 0x18, size, 0)
+    found = [int(run[f"mmio.{name}"]) for name in ("phys_addr", "len", "is_write")]
+    assert found == [DEVICE + 0x18, size, 0]
     assert int(registers(vmm)["rip"]) == 0x1000 + 5 * bool(forced)
     assert emulated(vmm) == 0
     run["mmio.data"] = list(b"\x01\x02\x03\x04\x05\x06\x07\x88")
@@ -95,7 +96,8 @@ def test_a_write_is_over_when_the_vmm_hears_of_it(mode, forced, size, register):
     put(vmm, rax=0x8877_6655_4433_2211, rbx=DEVICE + 7 * 8)
     assert vmm.run() == 0
     run = vmm.kvm_run
-    assert (int(run["mmio.phys_addr"]), int(run["mmio.len"]), int(run["mmio.is_write"])) == (DEVICE + 56, size, 1)
+    found = [int(run[f"mmio.{name}"]) for name in ("phys_addr", "len", "is_write")]
+    assert found == [DEVICE + 56, size, 1]
     assert bytes(run["mmio.data"])[:size] == bytes.fromhex("1122334455667788")[:size]
     assert int(registers(vmm)["rip"]) == 0x1000 + len(text)
     assert emulated(vmm) == 1

@@ -27,7 +27,12 @@ from vpmu_emu.linux.kvm.run import (
     mmio_data,
 )
 from vpmu_emu.linux.kvm.trigger import kvm_pmu_trigger_event
-from vpmu_emu.linux.kvm.vmx.exits import end_guest, handle_io, handle_undelivered, kvm_queue_exception
+from vpmu_emu.linux.kvm.vmx.exits import (
+    end_guest,
+    handle_io,
+    handle_undelivered,
+    kvm_queue_exception,
+)
 from vpmu_emu.linux.native import cost
 from vpmu_emu.linux.state import (
     USER_IO_MMIO_READ,
@@ -169,8 +174,8 @@ def _decode_and_execute(core, M, E, u):
             E.mmio_reads = 0  # the next iteration has reads of its own
             E.mmio_next = 0
         if code == CODE_REPEAT and (core.regs[RCX] & REP_MASK == ZERO or E.mmio_writes != 0):
-            # "Re-enter guest after each 1024 iterations": it is done here, and the rest is hardware's. So it is
-            # when the VMM has to be told of a write.
+            # "Re-enter guest after each 1024 iterations": it is done here, and the rest is hardware's.
+            # So it is when the VMM has to be told of a write.
             core.rip = u.rip
             core.rflags |= RFLAGS_RF
             code = CODE_NEXT
