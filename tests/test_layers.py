@@ -44,6 +44,8 @@ BELOW["__init__"] = set(BELOW)
 BELOW["__main__"] = {"cli"}
 # The debugger shows recent events in the words of the trace.
 BELOW["debug"] = BELOW["debug"] | {"trace"}
+# An explanation is a run that stops before and behind its access.
+BELOW["explain"] = BELOW["explain"] | {"debug"}
 # Drawn tables are words on a screen too: any client may ask for one.
 for part in ("bench", "debug", "lab", "trace"):
     BELOW[part] = BELOW[part] | {"report"}

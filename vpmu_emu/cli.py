@@ -576,27 +576,39 @@ def _info_cpu(name: str, as_json: bool) -> None:
 @click.argument("action", type=click.Choice(["rdmsr", "wrmsr", "rdpmc"]))
 @click.argument("what")
 @click.argument("value", required=False)
-@click_options("vpmu", "cpu", vpmu="passthrough")
+@click_options("vpmu", "cpu", "settings", "guest", "filter", "all_passthrough", "quirks", "kvm",
+               "inject", "host_events", "host", "costs", vpmu="passthrough")
+@click.option("--cpl", type=click.Choice(["0", "3"]), default="0", show_default=True,
+              help="Privilege level at the instruction.")
+@click.option("--pce", type=click.Choice(["0", "1"]), default="0", show_default=True,
+              help="CR4.PCE: RDPMC at CPL 3.")
+@click.option("--msr", multiple=True, metavar="NAME=VALUE",
+              help="A register, counters too, that the guest writes before; repeatable, in order.")
 @click.option("--json", "as_json", is_flag=True)
 def explain(
-    action: str, what: str, value: str | None, vpmu: str, cpu: str, as_json: bool
+    action: str,
+    what: str,
+    value: str | None,
+    cpl: str,
+    pce: str,
+    msr: tuple[str, ...],
+    as_json: bool,
+    **options: Any,
 ) -> None:
-    """Say step by step what becomes of one access: WHAT is an MSR's name or number, or ECX."""
-    from vpmu_emu.explain import explain as steps_of
-    from vpmu_emu.explain import parse_number
-    from vpmu_emu.report import Table, show
-    from vpmu_emu.system import host_model, msr_bitmap, msr_rules
-    from vpmu_emu.tables.modes import MODES
+    """Do one access in a guest and say step by step what became of it.
 
-    Options(vpmu=vpmu, cpu=cpu).check()
+    WHAT is an MSR's name or number, or ECX of RDPMC. VALUE is what WRMSR writes, or what RDMSR finds.
+    """
+    from vpmu_emu.explain import explain as explain_access
+    from vpmu_emu.explain import parse_number, parse_settings
+    from vpmu_emu.report import Table, show
+
     number = None if value is None else parse_number(value, "VALUE")
-    bitmap = None
-    if MODES[vpmu].hypervisor:
-        bitmap = partial(msr_bitmap, vpmu, cpu, ready=partial(prepare, [vpmu]))
-    events = host_model(cpu).events
-    steps = steps_of(action, what, number, bitmap, lambda side: msr_rules(side, vpmu, cpu), events)
+    state: dict[str, Any] = {"cpl": int(cpl), "pce": pce == "1", "msrs": parse_settings(msr)}
+    ready = partial(prepare, [options["vpmu"]])
+    steps = explain_access(action, what, number, **state, **options, ready=ready).steps
     if as_json:
-        _json([{"what": step.what, "verdict": step.verdict} for step in steps])
+        _json([{"what": s.what, "verdict": s.verdict, "decides": s.decides} for s in steps])
     else:
         show([Table("", ("", ""), tuple((s.what, s.verdict) for s in steps))])
 

@@ -1,26 +1,78 @@
-"""What becomes of one RDMSR, WRMSR or RDPMC: step by step, from the tables and the real bitmap."""
+"""What becomes of one RDMSR, WRMSR or RDPMC: a guest does it, and the trace of that run is told.
+
+Nothing is decided here, so an explanation cannot disagree with a run: it is one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import attrs
 
+from vpmu_emu.asm import Program, assemble
+from vpmu_emu.debug.session import Session
 from vpmu_emu.errors import ConfigError
 from vpmu_emu.numerals import shown, whole
-from vpmu_emu.tables.events import LISTS
 from vpmu_emu.tables.msrs import by_name, decode_value, msr_name, row_of, value_words
+from vpmu_emu.views.access import Asked, Step, rdpmc_name, told
 
 ACTIONS = ("rdmsr", "wrmsr", "rdpmc")
+PATIENCE = 200_000  # instructions: what a guest may do before its access
+CR4_PCE = 8
+RAM_MIB = 2
+
+# An IDT, so that #GP ends the run by the debug port; what was before; the ring; the access.
+_GUEST = """
+        .include "msr.inc"
+        .include "macros.inc"
+        .text
+        .globl _start
+_start:
+        load_idt
+        set_gate 13, refused
+        set_gate 2, interrupted
+        mov rax, cr4
+        {pce} rax, {bit}
+        mov cr4, rax
+{before}
+{ring}
+ready:
+{access}
+done:
+        debug_exit 0
+refused:
+        debug_exit 1
+interrupted:
+        iretq
+        idt_storage
+        ring3_storage
+"""
+_TO_RING_3 = """
+        load_tss
+        push_user_frame ready
+        iretq
+"""
 
 
 @attrs.frozen
-class Step:
-    """One decision: its subject and what is decided."""
+class Explanation:
+    """An access that was done.
 
-    what: str
-    verdict: str
+    Attributes:
+        steps: what happened, in order.
+        fault: whether it raised #GP.
+        value: EDX:EAX after a read; for a write what RDMSR gives afterwards. None if there is none.
+    """
+
+    steps: tuple[Step, ...]
+    fault: bool
+    value: int | None
+
+    @property
+    def decides(self) -> str:
+        """The subject of the last step that decided."""
+        return [step.what for step in self.steps if step.decides][-1]
 
 
 def parse_number(text: str, key: str) -> int:
@@ -34,7 +86,7 @@ def parse_number(text: str, key: str) -> int:
         raise ConfigError(key, f"{shown(text)} does not fit 64 bits")
     if value is None:
         raise ConfigError(key, f"{shown(text)} is not a number", "42, 0x2a, 0b101010; at most 64 bits")
-    if value < -(1 << 63):
+    if not -(1 << 63) <= value < 1 << 64:
         raise ConfigError(key, f"{shown(text)} does not fit 64 bits")
     return value & (1 << 64) - 1
 
@@ -51,129 +103,175 @@ def parse_index(text: str, key: str) -> int:
     return value
 
 
-def bitmap_place(index: int, write: bool) -> tuple[int, int] | None:
-    """(byte, bit) of an MSR in the 4 KiB MSR bitmap (SDM 3C 25.6.9), None if it has no bit."""
-    if index < 0x2000:
-        base = 0
-    elif 0xC000_0000 <= index < 0xC000_2000:
-        base = 1024
-    else:
-        return None
-    low = index & 0x1FFF
-    return base + (2048 if write else 0) + low // 8, low % 8
+def parse_msr(text: str, key: str = "MSR") -> int:
+    """An MSR by name or number.
+
+    Raises:
+        ConfigError: no number of an MSR; UnknownNameError: no such name, with the nearest.
+    """
+    return parse_index(text, key) if text.strip()[:1] in ("-", "+", *"0123456789") else by_name(text)
+
+
+def parse_settings(words: Iterable[str]) -> list[tuple[int, int]]:
+    """`NAME=VALUE` words as (MSR, value).
+
+    Raises:
+        ConfigError, UnknownNameError: as for WHAT and VALUE.
+    """
+    found = []
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals:
+            raise ConfigError("msr", f"{shown(word)} is not NAME=VALUE", "IA32_PMC0=5, 0xc1=5")
+        found.append((parse_msr(name, "msr"), parse_number(text, "msr")))
+    return found
+
+
+def _load(index: int, value: int) -> str:
+    return (
+        f"        mov ecx, {index:#x}\n        mov eax, {value & 0xFFFF_FFFF:#x}\n"
+        f"        mov edx, {value >> 32:#x}\n"
+    )
+
+
+def guest(
+    action: str, index: int, value: int, before: Iterable[tuple[int, int]], cpl: int, pce: bool
+) -> Program:
+    """The program that does one access at `access`, then is at `after`, or at `refused` if it is #GP."""
+    first = "".join(f"{_load(*pair)}before{k}:\n        wrmsr\n" for k, pair in enumerate(before))
+    access = f"{_load(index, value)}access:\n        {action}\nafter:\n"
+    if action == "wrmsr":
+        access += "        rdmsr\n"  # what a guest reads there now
+    text = _GUEST.format(
+        pce="bts" if pce else "btr", bit=CR4_PCE, before=first, access=access,
+        ring=_TO_RING_3 if cpl else "",
+    )  # fmt: skip
+    return assemble(text, "<explain>")
 
 
 def explain(
     action: str,
     what: str,
-    value: int | None,
-    bitmap: Callable[[], bytes] | None,
-    rules: Callable[[str], Any],
-    events: str = LISTS[0],
-) -> list[Step]:
-    """The decision path of one access.
+    value: int | None = None,
+    *,
+    cpl: int = 0,
+    pce: bool = False,
+    msrs: Iterable[tuple[int, int]] = (),
+    **options: Any,
+) -> Explanation:
+    """Do one access in the given state, and tell what became of it.
 
     Args:
         action: one of `ACTIONS`.
         what: an MSR's name or number; for rdpmc the value of ECX.
-        value: what is written, or what a read would find, or None.
-        bitmap: gives the 4 KiB MSR bitmap of the guest; None where there is no hypervisor.
-        rules: `rules("hw")` and `rules("kvm")` as in `tables.msrs.rules` for the CPU at hand.
-        events: the CPU's list of events.
+        value: what is written, 0 if None; for rdmsr what the guest writes there before.
+        cpl: 0 or 3; pce: CR4.PCE.
+        msrs: (MSR, value) that the guest writes before, in order.
+        options: as for `System`: the mode and the rest of the state.
 
     Raises:
-        UnknownNameError: no such MSR.
+        ConfigError, UnknownNameError: an access or a state that cannot be.
     """
+    before = list(msrs)
     if action == "rdpmc":
         if value is not None:
             raise ConfigError("VALUE", "RDPMC takes none: its counter is in ECX")
-        return list(_rdpmc(parse_index(what, "ECX"), bitmap is not None))
-    index = parse_index(what, "MSR") if what.strip()[:1] in "-+0123456789" else by_name(what)
-    return list(_msr(action, index, value, bitmap, rules, events))
+        index = parse_index(what, "ECX")
+    else:
+        index = parse_msr(what)
+        if action == "rdmsr" and value is not None:
+            before.append((index, value))
+    written = (value or 0) if action == "wrmsr" else 0
+    program = guest(action, index, written, before, cpl, pce)
+    session = Session(program, **{"ram": RAM_MIB, "max_insns": PATIENCE, **options})
+    system = session.system
+    labels = program.symbols
+    _run_to(session, labels, ("access",), before)
+    at = int(system.E.ring_head)
+    core = system.core
+    met = int(core.cpl), int(core.cr4) >> CR4_PCE & 1
+    asked = Asked(action, index, written, *met, system.has_host, system.model.events)
+    seen = session.pmu()
+    session.delete()
+    _run_to(session, labels, ("after", "refused"), before)
+    events = _since(system, at)
+    fault = session.rip == labels["refused"]
+    steps = [*_introduced(asked, value), *told(asked, events, system.S)]
+    found: int | None = None
+    if fault:
+        steps.append(Step("effect", "none: the program goes on in its handler of #GP, at CPL 0"))
+    else:
+        changed = _changes(seen, session.pmu())
+        if action == "wrmsr":
+            found = _read_back(session, labels)
+            reads = f"reads {found:#x}" if found is not None else "cannot be read"
+            steps.append(Step("effect", f"{msr_name(index)} {reads}"))
+        else:
+            registers = session.registers()
+            found = registers["rdx"] << 32 | registers["rax"]
+            steps.append(Step("effect", f"EDX:EAX = {found:#x}"))
+        if changed:
+            steps.append(Step("PMU of the guest", changed))
+    return Explanation(tuple(steps), fault, found)
 
 
-def _msr(
-    action: str,
-    index: int,
-    value: int | None,
-    bitmap: Callable[[], bytes] | None,
-    rules: Callable[[str], Any],
-    events: str,
-) -> Iterable[Step]:
-    write = action == "wrmsr"
-    found = row_of(index)
-    yield Step("MSR", f"{index:#x} {msr_name(index)}" + (f": {found[0].doc}" if found else ""))
+def _run_to(
+    session: Session, labels: Mapping[str, int], names: Iterable[str], before: list[tuple[int, int]]
+) -> None:
+    stops = {labels[name] for name in (*names, "refused")}
+    for address in sorted(stops):
+        session.break_at(address)
+    stop = session.cont()
+    wanted = {labels[name] for name in names}
+    if stop.reason == "break" and stop.rip in wanted:
+        return
+    for k, (index, value) in enumerate(before):
+        if stop.rip == labels["refused"] and _interrupted_at(session) == labels[f"before{k}"]:
+            raise ConfigError("msr", f"{msr_name(index)}={value:#x} raises #GP: it cannot be there before")
+    raise ConfigError("msr", f"with that the guest does not get to its access: {stop.text}")
+
+
+def _interrupted_at(session: Session) -> int:
+    # RIP that #GP has pushed, above its error code.
+    return int.from_bytes(session.read(session.registers()["rsp"] + 8, 8), "little")
+
+
+def _since(system: Any, head: int) -> Any:
+    fresh = int(system.E.ring_head) - head
+    return system.events()[-fresh:] if fresh else []
+
+
+def _introduced(asked: Asked, value: int | None) -> list[Step]:
+    if asked.action == "rdpmc":
+        return [Step("ECX", f"{asked.index:#x}: {rdpmc_name(asked.index)}")]
+    found = row_of(asked.index)
+    doc = f": {found[0].doc}" if found else ""
+    steps = [Step("MSR", f"{asked.index:#x} {msr_name(asked.index)}{doc}")]
     if found and (found[0].aliases or found[0].kernel):
         names = [found[0].instance_name(found[1], n) for n in (*found[0].aliases, *found[0].kernel)]
-        yield Step("also called", ", ".join(names))
-    if value is not None:
-        yield Step("value", f"{value:#x} = {value_words(index, value, events)}")
-        for name, bits, words in decode_value(index, value, events):
+        steps.append(Step("also called", ", ".join(names)))
+    if value is not None or asked.action == "wrmsr":
+        value = value or 0
+        steps.append(Step("value", f"{value:#x} = {value_words(asked.index, value, asked.events)}"))
+        for name, bits, words in decode_value(asked.index, value, asked.events):
             if bits:
-                yield Step(f"  {name}", f"{bits:#x}" + (f" {words}" if words else ""))
-    yield Step("privilege", "CPL must be 0, else #GP before anything else")
-    if bitmap is None:
-        yield from _side("hw", "hardware", found, value, write, rules)
-        return
-    place = bitmap_place(index, write)
-    if place is None:
-        yield Step("MSR bitmap", "outside both ranges: the access always exits")
-        exits = True
-    else:
-        byte, bit = place
-        exits = bool(bitmap()[byte] >> bit & 1)
-        verdict = "1: the guest exits" if exits else "0: no exit"
-        yield Step("MSR bitmap", f"byte {byte:#x}, bit {bit} is {verdict}")
-    if exits:
-        yield Step("VM-exit", f"reason {'MSR_WRITE (32)' if write else 'MSR_READ (31)'}")
-        handler = "kvm_emulate_wrmsr" if write else "kvm_emulate_rdmsr"
-        yield Step("handler", handler)
-        yield from _side("kvm", "KVM", found, value, write, rules)
-    else:
-        yield from _side("hw", "hardware", found, value, write, rules)
+                steps.append(Step(f"  {name}", f"{bits:#x}" + (f" {words}" if words else "")))
+    return steps
 
 
-def _side(
-    side: str,
-    who: str,
-    found: tuple[Any, int] | None,
-    value: int | None,
-    write: bool,
-    rules: Callable[[str], Any],
-) -> Iterable[Step]:
-    if found is None:
-        yield Step(who, "does not know this MSR: #GP")
-        return
-    row, instance = found
-    shape = rules(side)
-    rule = row.hw if side == "hw" else row.kvm
-    if instance >= shape.exists_count[row.number]:
-        if instance < rule.drop_absent:
-            yield Step(who, "absent with this CPUID, yet no #GP: writes do nothing, reads give 0")
-        else:
-            yield Step(who, "absent with this CPUID: #GP")
-        return
-    access = ("rw", "ro", "wo", "drop")[shape.access[row.number]]
-    if access == "drop":
-        yield Step(who, "writes do nothing, reads give 0")
-        return
-    if (access == "ro" and write) or (access == "wo" and not write):
-        yield Step(who, f"{'read' if access == 'ro' else 'write'}-only: #GP")
-        return
-    reserved = shape.reserved[row.number]
-    if write and value is not None and value & reserved:
-        yield Step(who, f"reserved bits {value & reserved:#x} are set: #GP, registers unchanged")
-        return
-    yield Step(who, rule.effect or ("takes the value" if write else "gives the value"))
+def _changes(before: Mapping[str, int], after: Mapping[str, int]) -> str:
+    pieces = [
+        f"{name} {before.get(name, 0):#x} -> {value:#x}"
+        for name, value in after.items()
+        if value != before.get(name, 0)
+    ]
+    return ", ".join(pieces)
 
 
-def _rdpmc(ecx: int, guest: bool) -> Iterable[Step]:
-    kind = ecx >> 16 & 0xFFFF
-    names = {0: "general-purpose counter", 0x4000: "fixed counter", 0x2000: "PERF_METRICS"}
-    what = names.get(kind, "no counter type")
-    yield Step("ECX", f"{ecx:#x}: {what} {ecx & 0xFFFF}")
-    yield Step("privilege", "CPL above 0 with CR4.PCE clear: #GP, and no exit")
-    if guest:
-        yield Step("RDPMC exiting", "if the control is set: exit RDPMC (15), then kvm_emulate_rdpmc")
-    yield Step("index", "a counter that does not exist: #GP" if kind in names else "#GP")
-    yield Step("effect", "EDX:EAX = the counter, zero-extended")
+def _read_back(session: Session, labels: Mapping[str, int]) -> int | None:
+    session.delete()
+    _run_to(session, labels, ("done", "refused"), [])
+    if session.rip == labels["refused"]:
+        return None
+    registers = session.registers()
+    return registers["rdx"] << 32 | registers["rax"]

@@ -871,22 +871,3 @@ def check_left_out(options: Options) -> None:
     for program in options.host:
         if not isinstance(program, Program):
             load(program)
-
-
-def msr_bitmap(vpmu: str, cpu: str = "spr", ready: Callable[[], None] | None = None) -> bytes:
-    """The 4 KiB MSR bitmap of a fresh VM in this mode."""
-    from vpmu_emu.asm import assemble
-
-    system = System(assemble("hlt", "<empty>"), vpmu=vpmu, cpu=cpu, ram=2, ready=ready)
-    at = int(system.S.vcpus[0].msr_bitmap)
-    return bytes(system.M[at : at + 4096])
-
-
-def msr_rules(side: str, vpmu: str, cpu: str = "spr") -> Any:
-    """The MSR rules of a side ("hw" or "kvm") as they hold in this mode."""
-    model = host_model(cpu)
-    if side == "hw" or not MODES[vpmu].hypervisor:
-        return rules("hw", model.shape())
-    from vpmu_emu.linux.kvm.cpuid import guest_shape
-
-    return rules("kvm", guest_shape(model.shape(), {}))

@@ -376,7 +376,7 @@ class Session:
                 old = c if kind == TR_GUEST_WRMSR else None
                 found.append(Access(ACCESS_KINDS[kind], a, b, old, rip, place))
             elif kind == TR_MSR_FAULT:
-                found.append(Access("wrmsr" if c else "rdmsr", a, b, None, rip, place, True))
+                found.append(Access("wrmsr" if c & 1 else "rdmsr", a, b, None, rip, place, True))
         return found
 
     def read(self, address: int, size: int) -> bytes:

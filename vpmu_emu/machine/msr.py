@@ -49,6 +49,13 @@ from vpmu_emu.machine.pmu import (
 )
 from vpmu_emu.machine.pmu_rules import perfctr_value, rdpmc_ecx, status_after_reset
 from vpmu_emu.machine.ring import (
+    GP_ABSENT,
+    GP_ADDRESS,
+    GP_NOT_X2APIC,
+    GP_READ_ONLY,
+    GP_RESERVED,
+    GP_VALUE,
+    GP_WRITE_ONLY,
     TR_GUEST_RDMSR,
     TR_GUEST_WRMSR,
     TR_GUEST_WRMSR_BLIND,
@@ -102,8 +109,8 @@ R_APIC_BASE = ROW["IA32_APIC_BASE"]
 ACCESS_RW, ACCESS_RO, ACCESS_WO, ACCESS_DROP = 0, 1, 2, 3
 ACCESS_CODE = {"rw": ACCESS_RW, "ro": ACCESS_RO, "wo": ACCESS_WO, "drop": ACCESS_DROP}
 READ, WRITE, WRITE_BLIND = range(3)  # kinds of accesses; blind: RDMSR would not have read that register
-NO_MSR = -1  # #GP
-DROPPED = -2  # exists as something that does nothing
+DROPPED = -1  # exists as something that does nothing
+NO_MSR = -GP_ABSENT  # and whatever else is below DROPPED: #GP, for the reason -GP_*
 
 _LOW_END = U64(0x2000)
 _HIGH = U64(0xC000_0000)
@@ -196,9 +203,9 @@ def note_msr(core, E, index, value, old, kind, exits):
 
 
 @jit()
-def note_msr_fault(core, E, index, value, writes):
-    """A guest's MSR access raised #GP."""
-    emit(E, core.t, TR_MSR_FAULT, core.rip, index, value, U64(writes))
+def note_msr_fault(core, E, index, value, writes, why):
+    """A guest's MSR access raised #GP for the reason `why`, one of GP_*."""
+    emit(E, core.t, TR_MSR_FAULT, core.rip, index, value, U64(writes | why << 1))
     if E.n_watch > 0 and is_watched(E, index, 1 + writes):
         E.stop_request = 1
 
@@ -224,7 +231,7 @@ def _exists(core, index):
     if index >= _X2APIC_FIRST and index <= _X2APIC_LAST:
         base = core.vapic.apic_base if core.vmx.nonroot != 0 else core.lapic.apic_base
         if base & BASE_X2APIC == ZERO:
-            return NO_MSR
+            return -GP_NOT_X2APIC
     if core.msr_access[rn >> 6] == ACCESS_DROP:
         return DROPPED
     return rn
@@ -232,42 +239,44 @@ def _exists(core, index):
 
 @jit()
 def check_read(core, index):
-    """row * 64 + instance if RDMSR may read it, NO_MSR for #GP, DROPPED for a 0."""
+    """row * 64 + instance if RDMSR may read it, DROPPED for a 0, below that -GP_*."""
     rn = _exists(core, index)
     if rn >= 0 and core.msr_access[rn >> 6] == ACCESS_WO:
-        return NO_MSR
+        return -GP_WRITE_ONLY
     return rn
 
 
 @jit()
 def check_write(core, index, value):
-    """row * 64 + instance if WRMSR may write this value, NO_MSR for #GP, DROPPED for no effect."""
+    """row * 64 + instance if WRMSR may write this value, DROPPED for no effect, below -GP_*."""
     rn = _exists(core, index)
     if rn < 0:
         return rn
     row = rn >> 6
-    if core.msr_access[row] == ACCESS_RO or value & core.msr_reserved[row] != ZERO:
-        return NO_MSR
+    if core.msr_access[row] == ACCESS_RO:
+        return -GP_READ_ONLY
+    if value & core.msr_reserved[row] != ZERO:
+        return -GP_RESERVED
     if row == R_APIC_BASE:
         old = core.lapic.apic_base
         mode = value & (BASE_ENABLE | BASE_X2APIC)
         # SDM 3A 11.12.5: x2APIC is left only by disabling, and never entered from disabled
         if mode == BASE_X2APIC:
-            return NO_MSR
+            return -GP_VALUE
         if mode == BASE_ENABLE and old & BASE_X2APIC != ZERO:
-            return NO_MSR
+            return -GP_VALUE
         if mode == BASE_ENABLE | BASE_X2APIC and old & BASE_ENABLE == ZERO:
-            return NO_MSR
+            return -GP_VALUE
     elif row == R_EFER:
         # SDM 3A 4.1.1: LME cannot change while paging is on, and here it always is
         if (value ^ core.efer) & _EFER_LME != ZERO:
-            return NO_MSR
+            return -GP_VALUE
     elif row == R_LBR_DEPTH:
         if not lbr_depth_exists(value):
-            return NO_MSR
+            return -GP_VALUE
     elif row == R_PAT:
         if not pat_is_valid(value):
-            return NO_MSR
+            return -GP_VALUE
     elif (
         row == R_LSTAR
         or row == R_CSTAR
@@ -282,7 +291,7 @@ def check_write(core, index, value):
         or row == R_LBR_FROM
         or row == R_LBR_TO
     ) and not is_canonical(value):
-        return NO_MSR
+        return -GP_ADDRESS
     return rn
 
 

@@ -6,7 +6,6 @@ from vpmu_emu._jit import jit
 from vpmu_emu.machine.lapic import BASE_ENABLE
 from vpmu_emu.machine.msr import (
     DROPPED,
-    NO_MSR,
     PMC_INVALID,
     READ,
     WRITE,
@@ -35,7 +34,19 @@ from vpmu_emu.machine.retire import (
     retire,
     spend,
 )
-from vpmu_emu.machine.ring import TR_GUEST_RDPMC, emit
+from vpmu_emu.machine.ring import (
+    ACCESS_EXITS,
+    ACCESS_RDMSR,
+    ACCESS_RDPMC,
+    ACCESS_WRMSR,
+    BY_RDPMC_EXITING,
+    TR_GUEST_RDPMC,
+    TR_INTERCEPT,
+    TR_MSR_DROPPED,
+    TR_PRIVILEGE,
+    TR_RDPMC_FAULT,
+    emit,
+)
 from vpmu_emu.machine.state import CODE_NEXT, N_CPUID, RAX, RBX, RCX, RDX
 from vpmu_emu.machine.u64 import ALL, LOW32, ONE, U32, U64, ZERO
 from vpmu_emu.machine.vmcs import (
@@ -63,20 +74,29 @@ CPUID_OSXSAVE = U64(1 << 27)
 
 
 @jit()
+def _refuse(core, E, u, access):
+    # Before anything else is looked at: no exit, and no #GP of another reason.
+    emit(E, core.t, TR_PRIVILEGE, u.rip, U64(access), U64(core.cpl), core.cr4)
+    return raise_gp(E)
+
+
+@jit()
 def execute_rdmsr(core, M, E, u):
     """RDMSR of micro-op u: a CODE_*."""
     if core.cpl > 0:
-        return raise_gp(E)
+        return _refuse(core, E, u, ACCESS_RDMSR)
     index = core.regs[RCX] & LOW32
-    if core.vmx.nonroot != 0 and msr_intercepted(core, M, index, 0):
+    if core.vmx.nonroot != 0 and msr_intercepted(core, M, E, index, 0):
         slot = statistics_slot(index)
         if slot >= 0:
             core.stats.msr_exits[slot] += ONE
         return leave_guest(core, u, EXIT_MSR_READ, ZERO)
     rn = check_read(core, index)
-    if rn == NO_MSR:
-        note_msr_fault(core, E, index, ZERO, 0)
+    if rn < DROPPED:
+        note_msr_fault(core, E, index, ZERO, 0, -rn)
         return raise_gp(E)
+    if rn == DROPPED:
+        emit(E, core.t, TR_MSR_DROPPED, u.rip, index, ZERO, ZERO)
     v = msr_value(core, rn, index) if rn >= 0 else ZERO
     put_edx_eax(core, v)
     retire(core, u)
@@ -90,22 +110,22 @@ def execute_rdmsr(core, M, E, u):
 def execute_wrmsr(core, M, E, u):
     """WRMSR of micro-op u: a CODE_*."""
     if core.cpl > 0:
-        return raise_gp(E)
+        return _refuse(core, E, u, ACCESS_WRMSR)
     index = core.regs[RCX] & LOW32
     value = (core.regs[RAX] & LOW32) | (core.regs[RDX] << U32)
-    if core.vmx.nonroot != 0 and msr_intercepted(core, M, index, 1):
+    if core.vmx.nonroot != 0 and msr_intercepted(core, M, E, index, 1):
         slot = statistics_slot(index)
         if slot >= 0:
             core.stats.msr_exits[slot] += ONE
         return leave_guest(core, u, EXIT_MSR_WRITE, ZERO)
     rn = check_write(core, index, value)
-    if rn == NO_MSR:
-        note_msr_fault(core, E, index, value, 1)
+    if rn < DROPPED:
+        note_msr_fault(core, E, index, value, 1, -rn)
         return raise_gp(E)
     old, kind = ZERO, WRITE
     if E.trace_on != 0 or E.n_watch > 0:
         found = check_read(core, index)
-        if found == NO_MSR:
+        if found < DROPPED:
             kind = WRITE_BLIND
         elif found >= 0:
             old = msr_value(core, found, index)
@@ -114,7 +134,9 @@ def execute_wrmsr(core, M, E, u):
         core.total[0, C_INST] -= ONE
     spend(core, core.latency[LAT_WRMSR] - core.latency[LAT_MSR])
     pmu_check(core, E)  # if it overflows a counter by retiring, that comes before its effect
-    if rn != DROPPED:
+    if rn == DROPPED:
+        emit(E, core.t, TR_MSR_DROPPED, u.rip, index, value, ONE)
+    else:
         msr_apply(core, E, rn, index, value)
     if core.inject & I_BOTH_WRMSRS != ZERO:
         core.total[0, C_INST] += ONE
@@ -128,12 +150,17 @@ def execute_rdpmc(core, E, u):
     """RDPMC of micro-op u: a CODE_*."""
     # VMX checks CR4.PCE before the intercept and the index after it (SDM 3C 26.1.1).
     if core.cpl > 0 and core.cr4 & CR4_PCE == ZERO:
-        return raise_gp(E)
+        return _refuse(core, E, u, ACCESS_RDPMC)
     ecx = core.regs[RCX] & LOW32
-    if core.vmx.nonroot != 0 and core.vmx.proc & PROC_RDPMC != ZERO:
-        return leave_guest(core, u, EXIT_RDPMC, ZERO)
+    if core.vmx.nonroot != 0:
+        exits = core.vmx.proc & PROC_RDPMC != ZERO
+        told = ACCESS_RDPMC | ACCESS_EXITS if exits else ACCESS_RDPMC
+        emit(E, core.t, TR_INTERCEPT, u.rip, ecx, U64(BY_RDPMC_EXITING), U64(told))
+        if exits:
+            return leave_guest(core, u, EXIT_RDPMC, ZERO)
     which = rdpmc_counter(core, ecx)
     if which == PMC_INVALID:
+        emit(E, core.t, TR_RDPMC_FAULT, u.rip, ecx, U64(core.pmu.gp), U64(core.pmu.fixed))
         return raise_gp(E)
     v = rdpmc_result(core, ecx, rdpmc_value(core, which))
     put_edx_eax(core, v)

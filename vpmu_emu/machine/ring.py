@@ -18,8 +18,32 @@ TR_PMI_RAISE = 10  # a LVT entry, b GLOBAL_STATUS
 TR_EXCEPTION = 11  # a vector, b error code, c CR2
 TR_IRQ = 12  # a vector
 TR_NMI = 13
-TR_MSR_FAULT = 14  # a index, b value, c 1 for a write
+TR_MSR_FAULT = 14  # a index, b value, c bit 0 a write, the bits above it why (GP_*)
 TR_GUEST_WRMSR_BLIND = 15  # a index, b new value; the guest could not have read what was there
+TR_PRIVILEGE = 16  # the instruction is #GP where it stands: a ACCESS_*, b CPL, c CR4
+TR_INTERCEPT = 17  # a index or ECX, b bit of the MSR bitmap or BY_*, c ACCESS_*, and 4 if it exits
+TR_MSR_DROPPED = 18  # does nothing, and no #GP: a index, b value, c 1 for a write
+TR_RDPMC_FAULT = 19  # no such counter: a ECX, b general-purpose and c fixed counters that there are
+
+ACCESS_RDMSR, ACCESS_WRMSR, ACCESS_RDPMC = range(3)
+ACCESS_NAMES = ("rdmsr", "wrmsr", "rdpmc")
+ACCESS_EXITS = 4
+# What else than a bit of the MSR bitmap (byte * 8 + bit) decides whether an access exits.
+BY_RANGE, BY_NO_BITMAP, BY_RDPMC_EXITING = 1 << 16, 1 << 17, 1 << 18
+
+# Why RDMSR or WRMSR raises #GP.
+GP_ABSENT = 2  # there is no such register
+GP_READ_ONLY = 3
+GP_WRITE_ONLY = 4
+GP_RESERVED = 5  # the value has reserved bits
+GP_ADDRESS = 6  # the value is an address, and not canonical
+GP_VALUE = 7  # the register does not take this value now
+GP_NOT_X2APIC = 8  # its APIC is not in x2APIC mode
+GP_FILTER = 9  # the MSR filter of its VMM denies it
+GP_NAMES = (
+    "", "", "does not exist", "is read-only", "is write-only", "reserved bits", "address not canonical",
+    "value not taken", "not in x2APIC mode", "denied by the MSR filter",
+)  # fmt: skip
 
 MACHINE_KINDS = {
     TR_GUEST_RDMSR: "guest_rdmsr",
@@ -37,6 +61,10 @@ MACHINE_KINDS = {
     TR_NMI: "nmi",
     TR_MSR_FAULT: "msr_fault",
     TR_GUEST_WRMSR_BLIND: "guest_wrmsr",
+    TR_PRIVILEGE: "privilege",
+    TR_INTERCEPT: "intercept",
+    TR_MSR_DROPPED: "msr_dropped",
+    TR_RDPMC_FAULT: "rdpmc_fault",
 }
 
 _MASK = N_RING - 1

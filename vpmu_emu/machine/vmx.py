@@ -29,7 +29,17 @@ from vpmu_emu.machine.memory import VECTOR_PF, drop_decoded, tlb_flush
 from vpmu_emu.machine.msr import find_msr, msr_apply, msr_value
 from vpmu_emu.machine.physical import ld32, ld64, st64
 from vpmu_emu.machine.pmu import DEBUGCTL_LBR, pmu_set_global_ctrl
-from vpmu_emu.machine.ring import TR_VM_ENTRY, TR_VM_EXIT, emit
+from vpmu_emu.machine.ring import (
+    ACCESS_EXITS,
+    ACCESS_RDMSR,
+    ACCESS_WRMSR,
+    BY_NO_BITMAP,
+    BY_RANGE,
+    TR_INTERCEPT,
+    TR_VM_ENTRY,
+    TR_VM_EXIT,
+    emit,
+)
 from vpmu_emu.machine.state import CODE_EXIT, CODE_NEXT, NEVER, REG_FS, REG_GS, RSP
 from vpmu_emu.machine.u64 import BYTE, ONE, U3, U8, U64, ZERO
 from vpmu_emu.machine.vmcs import (
@@ -127,20 +137,31 @@ _AR_DPL = U64(5)
 
 
 @jit()
-def msr_intercepted(core, M, index, writes):
-    """Whether the MSR bitmap sends this access to the hypervisor (SDM 3C 26.1.3)."""
+def msr_bitmap_place(core, index, writes):
+    """Bit of the MSR bitmap that decides over an access (byte * 8 + bit), or why none does: BY_*."""
     if core.vmx.proc & PROC_MSR_BITMAPS == ZERO:
-        return True
-    at = U64(core.vmx.msr_bitmap)
-    if writes != 0:
-        at += _BITMAP_WRITE
+        return U64(BY_NO_BITMAP)
+    at = _BITMAP_WRITE if writes != 0 else ZERO
     n = index
     if index >= _LOW_END:
         n = index - _HIGH
         at += _BITMAP_HIGH
         if n >= _LOW_END:
-            return True  # out of both ranges: always
-    return (U64(M[at + (n >> U3)]) >> (n & _SEVEN)) & ONE != ZERO
+            return U64(BY_RANGE)
+    return (at << U3) + n
+
+
+@jit()
+def msr_intercepted(core, M, E, index, writes):
+    """Whether the MSR bitmap sends this access to the hypervisor (SDM 3C 26.1.3)."""
+    place = msr_bitmap_place(core, index, writes)
+    exits = True  # with no bitmap, and out of both ranges: always
+    if place < U64(BY_RANGE):
+        byte = U64(M[U64(core.vmx.msr_bitmap) + (place >> U3)])
+        exits = (byte >> (place & _SEVEN)) & ONE != ZERO
+    access = ACCESS_WRMSR if writes != 0 else ACCESS_RDMSR
+    emit(E, core.t, TR_INTERCEPT, core.rip, index, place, U64(access | ACCESS_EXITS if exits else access))
+    return exits
 
 
 @jit()

@@ -20,6 +20,7 @@ from vpmu_emu.machine import ring as mk
 from vpmu_emu.tables.events import LISTS
 from vpmu_emu.tables.exits import exit_name
 from vpmu_emu.tables.msrs import msr_name, value_words
+from vpmu_emu.views.words import FASTPATHS, bitmap_words, reprogram_words
 
 _REQUESTS = {
     int(KVM_REQ_PMU): "KVM_REQ_PMU",
@@ -65,9 +66,11 @@ def _guest_msr(kind: int, a: int, b: int, c: int, exited: bool, events: str) -> 
     if kind == mk.TR_GUEST_RDPMC:
         word = "kvm_pmu_rdpmc:" if exited else "guest_rdpmc:"
         return f"{word} {a:x}, value {b:x}"
+    why = mk.GP_NAMES[c >> 1]
+    why = f"(#GP: {why})" if why else "(#GP)"
     if exited:
-        return f"kvm_msr: msr_{'write' if c else 'read'} {a:x} = {b:#x} (#GP)"
-    return f"guest_{'wrmsr' if c else 'rdmsr'}: {a:x} = {b:#x} (#GP)"
+        return f"kvm_msr: msr_{'write' if c & 1 else 'read'} {a:x} = {b:#x} {why}"
+    return f"guest_{'wrmsr' if c & 1 else 'rdmsr'}: {a:x} = {b:#x} {why}"
 
 
 def _machine(kind: int, rip: int, a: int, b: int, c: int) -> str:
@@ -91,7 +94,25 @@ def _machine(kind: int, rip: int, a: int, b: int, c: int) -> str:
         return f"irq_handler: vector {a:#x} rip {rip:#x}"
     if kind == mk.TR_NMI:
         return f"nmi_handler: rip {rip:#x}"
+    if kind == mk.TR_PRIVILEGE:
+        return f"privilege: {mk.ACCESS_NAMES[a]} at CPL {b} cr4 {c:x} (#GP)"
+    if kind == mk.TR_INTERCEPT:
+        word = "exits" if c & mk.ACCESS_EXITS else "passes"
+        return f"intercept: {mk.ACCESS_NAMES[c & 3]} {a:x} {word}, {bitmap_words(b)}"
+    if kind == mk.TR_MSR_DROPPED:
+        return f"msr_dropped: {'write' if c else 'read'} {a:x} = {b:#x}"
+    if kind == mk.TR_RDPMC_FAULT:
+        return f"rdpmc_fault: {a:x} of {b} general-purpose and {c} fixed counters (#GP)"
     return f"event_{kind}: {a:x} {b:x} {c:x}"
+
+
+_MSR_OF = {lk.MSR_OF_COMMON: "common", lk.MSR_OF_PMU: "pmu", lk.MSR_OF_LBR: "lbr"}
+_FILTER_WORDS = {
+    lk.FILTER_UNLISTED: "no entry",
+    lk.FILTER_LISTED: "entry {}",
+    lk.FILTER_EXCLUDED: "exclude entry {}",
+    lk.FILTER_FIXED: "fixed_counter_bitmap",
+}
 
 
 def _linux(kind: int, rip: int, a: int, b: int, c: int) -> str:
@@ -103,7 +124,7 @@ def _linux(kind: int, rip: int, a: int, b: int, c: int) -> str:
     if kind == lk.TR_PERF_RELEASE:
         return f"{name}: event {a}"
     if kind == lk.TR_REPROGRAM:
-        return f"{name}: {_pmc_name(a)} config {b:x} {lk.REPROGRAM_NAMES[c]}"
+        return f"{name}: {_pmc_name(a)} config {b:x} {reprogram_words(c)}"
     if kind == lk.TR_REQUEST:
         return f"{name}: {_REQUESTS.get(a, hex(a))}"
     if kind == lk.TR_PMI_INJECT:
@@ -124,6 +145,15 @@ def _linux(kind: int, rip: int, a: int, b: int, c: int) -> str:
         return f"{name}: 0:{rip:x}: {code} (prot64)" + (" failed" if c else "")
     if kind == lk.TR_LOCKUP:
         return f"{name}: hard LOCKUP on cpu {a}"
+    if kind == lk.TR_FILTER:
+        by = _FILTER_WORDS[c & 0xFF].format(c >> 8)
+        return f"{name}: {_pmc_name(a)} {'allowed' if b else 'denied'} by {by}"
+    if kind == lk.TR_SELECTOR_HW:
+        return f"{name}: {_pmc_name(a)} hardware {b:x} guest {c:x}"
+    if kind == lk.TR_FASTPATH:
+        return f"{name}: {exit_name(a)} {FASTPATHS[b]}"
+    if kind == lk.TR_KVM_MSR:
+        return f"{name}: {'write' if c else 'read'} {a:x} {_MSR_OF[b]}"
     if kind == lk.TR_INJECT_NMI:
         return f"{name}: {a} pending"
     return f"{name}:"
@@ -135,7 +165,10 @@ _GUEST_KINDS = (
 
 
 # Events that an instruction of the program caused or interrupted, so that rip has a line of its source.
-_OF_PROGRAM = {*_GUEST_KINDS, mk.TR_VM_EXIT, mk.TR_EXCEPTION, mk.TR_IRQ, mk.TR_NMI}
+_OF_PROGRAM = {
+    *_GUEST_KINDS, mk.TR_PRIVILEGE, mk.TR_INTERCEPT, mk.TR_RDPMC_FAULT,
+    mk.TR_VM_EXIT, mk.TR_EXCEPTION, mk.TR_IRQ, mk.TR_NMI,
+}  # fmt: skip
 
 
 def decode(

@@ -87,8 +87,8 @@ def pmi_guest(body, lvtpc=FIXED, handler=ACK, left=10, nops=30):
 
 
 def reprograms(machine) -> list[tuple[int, str]]:
-    events = machine.events()
-    return [(int(e["a"]), REPROGRAM_NAMES[int(e["c"])]) for e in events if int(e["kind"]) == TR_REPROGRAM]
+    found = [(int(e["a"]), int(e["c"]) & 0xFF) for e in machine.events() if int(e["kind"]) == TR_REPROGRAM]
+    return [(pmc, REPROGRAM_NAMES[how].split()[0]) for pmc, how in found]
 
 
 def test_create_once_then_reuse():

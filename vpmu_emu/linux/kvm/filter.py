@@ -8,34 +8,50 @@ from __future__ import annotations
 
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.state import KVM_PMU_EVENT_ALLOW, N_GP_PMC
+from vpmu_emu.linux.trace_kinds import (
+    FILTER_EXCLUDED,
+    FILTER_FIXED,
+    FILTER_LISTED,
+    FILTER_UNLISTED,
+    TR_FILTER,
+)
 from vpmu_emu.machine.mutants import I_FILTER_IGNORED
+from vpmu_emu.machine.ring import emit
 from vpmu_emu.machine.u64 import BYTE, ONE, U8, U56, U64, ZERO
 
 
 @jit()
-def _filter_contains(vm, first, last, eventsel):
+def _filter_entry(vm, first, last, eventsel):
+    # The first entry of these that has the event, -1 if none has.
     select = eventsel & BYTE
     umask = (eventsel >> U8) & BYTE
     for k in range(first, last):
         entry = vm.events[k]
         if entry & BYTE == select and umask & (entry >> U56) == (entry >> U8) & BYTE:
-            return True
-    return False
+            return k
+    return -1
 
 
 @jit()
-def check_pmu_event_filter(S, i):
+def check_pmu_event_filter(S, E, i):
     """May pmc i count what its selector says? True if there is no filter."""
     vm = S.vms[S.this_vm]
     if vm.filter_on == 0 or S.cores[S.this_cpu].inject & I_FILTER_IGNORED != ZERO:
         return True
-    allow = vm.action == KVM_PMU_EVENT_ALLOW
+    entry, told = -1, FILTER_FIXED
     if i >= N_GP_PMC:
         listed = (vm.fixed_counter_bitmap >> U64(i - N_GP_PMC)) & ONE != ZERO
     else:
         eventsel = S.vcpus[S.this_vcpu].pmu.pmcs[i].eventsel
         n = vm.nr_includes
-        listed = _filter_contains(vm, 0, n, eventsel)
-        if listed and _filter_contains(vm, n, n + vm.nr_excludes, eventsel):
-            listed = False
-    return listed == allow
+        entry = _filter_entry(vm, 0, n, eventsel)
+        listed = entry >= 0
+        told = FILTER_LISTED if listed else FILTER_UNLISTED
+        if listed:
+            excluded = _filter_entry(vm, n, n + vm.nr_excludes, eventsel)
+            if excluded >= 0:
+                listed, entry, told = False, excluded, FILTER_EXCLUDED
+    allowed = listed == (vm.action == KVM_PMU_EVENT_ALLOW)
+    told |= max(entry, 0) << 8
+    emit(E, S.cores[S.this_cpu].t, TR_FILTER, ZERO, U64(i), ONE if allowed else ZERO, U64(told))
+    return allowed

@@ -30,6 +30,7 @@ from vpmu_emu.machine.lapic import (
 )
 from vpmu_emu.machine.memory import tlb_flush
 from vpmu_emu.machine.physical import st8
+from vpmu_emu.machine.ring import GP_NOT_X2APIC, GP_RESERVED, GP_VALUE
 from vpmu_emu.machine.state import NEVER, STOP_RESET
 from vpmu_emu.machine.u64 import BYTE, LOW32, ONE, U3, U7, U64, ZERO
 from vpmu_emu.machine.vmcs import PIN_PREEMPTION, V_PIN, V_PREEMPTION, V_TSC_OFFSET, vmread, vmwrite
@@ -72,18 +73,18 @@ def vmx_update_msr_bitmap_x2apic(S, M):
 
 @jit()
 def kvm_set_apic_base(S, M, value):
-    """WRMSR to IA32_APIC_BASE by the guest; 1 for a transition that is not allowed."""
+    """WRMSR to IA32_APIC_BASE by the guest; GP_VALUE for a transition that is not allowed."""
     vapic = S.cores[S.this_cpu].vapic
     old = vapic.apic_base & (BASE_ENABLE | BASE_X2APIC)
     new = value & (BASE_ENABLE | BASE_X2APIC)
     if new == BASE_X2APIC:
-        return 1
+        return GP_VALUE
     if old != new:
         # SDM 3A 11.12.5: x2APIC is left only by disabling and not entered from there
         if new == BASE_ENABLE and old & BASE_X2APIC != ZERO:
-            return 1
+            return GP_VALUE
         if new == BASE_ENABLE | BASE_X2APIC and old & BASE_ENABLE == ZERO:
-            return 1
+            return GP_VALUE
         if new == ZERO:
             lapic_reset(vapic, vapic.id)
     vapic.apic_base = value
@@ -94,14 +95,14 @@ def kvm_set_apic_base(S, M, value):
 
 @jit()
 def kvm_x2apic_msr_write(S, E, index, value):
-    """An x2APIC register written through an exit; 1 for #GP."""
+    """An x2APIC register written through an exit; GP_* for #GP."""
     core = S.cores[S.this_cpu]
     if core.vapic.apic_base & BASE_X2APIC == ZERO:
-        return 1
+        return GP_NOT_X2APIC
     charge(S, E, COST_REG_WRITE)
     done = lapic_write(core, core.vapic, index, value)
     if done == WRITE_FAULT:
-        return 1
+        return GP_RESERVED
     kvm_apic_note_ipi(S, done)
     return 0
 

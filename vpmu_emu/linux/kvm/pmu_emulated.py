@@ -57,6 +57,8 @@ from vpmu_emu.linux.state import CTX_TASK, N_GP_PMC, N_PMC, OWNER_KVM
 from vpmu_emu.linux.trace_kinds import (
     REPROGRAM_CREATE,
     REPROGRAM_FAILED,
+    REPROGRAM_FILTERED,
+    REPROGRAM_GLOBALLY_OFF,
     REPROGRAM_OFF,
     REPROGRAM_RESUME,
     TR_PAUSE,
@@ -74,7 +76,7 @@ from vpmu_emu.machine.mutants import (
 )
 from vpmu_emu.machine.pmu import EVENTSEL_EVENT, event_row
 from vpmu_emu.machine.pmu_rules import perfctr_value, status_after_reset
-from vpmu_emu.machine.ring import emit
+from vpmu_emu.machine.ring import GP_ADDRESS, GP_READ_ONLY, GP_RESERVED, emit
 from vpmu_emu.machine.u64 import LOW32, ONE, U2, U64, ZERO
 from vpmu_emu.machine.vmcs import (
     ENTRY_LOAD_GLOBAL_CTRL,
@@ -254,12 +256,15 @@ def reprogram_counter(S, E, i):
     pmc = pmu.pmcs[i]
     charge(S, E, COST_REPROGRAM)
     emulate_overflow = pmc_pause_counter(S, E, i)
-    if (
-        not pmc_is_globally_enabled(S, i)
-        or not pmc_is_locally_enabled(pmu, i)
-        or not check_pmu_event_filter(S, i)
-    ):
-        emit(E, S.cores[S.this_cpu].t, TR_REPROGRAM, ZERO, U64(i), ZERO, U64(REPROGRAM_OFF))
+    off = -1
+    if not pmc_is_globally_enabled(S, i):
+        off = REPROGRAM_GLOBALLY_OFF
+    elif not pmc_is_locally_enabled(pmu, i):
+        off = REPROGRAM_OFF
+    elif not check_pmu_event_filter(S, E, i):
+        off = REPROGRAM_FILTERED
+    if off >= 0:
+        emit(E, S.cores[S.this_cpu].t, TR_REPROGRAM, ZERO, U64(i), ZERO, U64(off))
         return 0
     if emulate_overflow != 0:
         kvm_perf_overflow_noted(S, E, i, 0)
@@ -280,7 +285,7 @@ def reprogram_counter(S, E, i):
     pmc_release_perf_event(S, E, i)
     pmc.current_config = new_config
     errno = pmc_reprogram_counter(S, E, i, eventsel)
-    how = REPROGRAM_CREATE if errno == 0 else REPROGRAM_FAILED
+    how = REPROGRAM_CREATE if errno == 0 else REPROGRAM_FAILED | -errno << 8
     emit(E, S.cores[S.this_cpu].t, TR_REPROGRAM, ZERO, U64(i), new_config, U64(how))
     return errno
 
@@ -331,39 +336,41 @@ def reprogram_counters(S, E, diff):
 
 @jit()
 def kvm_pmu_set_msr(S, E, which, data, host_initiated):
-    """Write a PMU register of the guest; `which` is from kvm_pmu_is_valid_msr(). 1 means #GP."""
+    """Write a PMU register of the guest; `which` is from kvm_pmu_is_valid_msr(). not 0 means #GP: GP_*."""
     pmu = S.vcpus[S.this_vcpu].pmu
     kind = which & _KIND
     i = which & 15
     if kind == PMU_GLOBAL_STATUS:
-        if host_initiated == 0 or data & pmu.global_status_rsvd != ZERO:
-            return 1
+        if host_initiated == 0:
+            return GP_READ_ONLY
+        if data & pmu.global_status_rsvd != ZERO:
+            return GP_RESERVED
         pmu.global_status = data
     elif kind == PMU_GLOBAL_CTRL:
         if data & pmu.global_ctrl_rsvd != ZERO:
-            return 1
+            return GP_RESERVED
         diff = pmu.global_ctrl ^ data
         if diff != ZERO:
             pmu.global_ctrl = data
             reprogram_counters(S, E, diff)
     elif kind == PMU_OVF_CTRL:
         if data & pmu.global_status_rsvd != ZERO:
-            return 1
+            return GP_RESERVED
         if host_initiated == 0:
             pmu.global_status = status_after_reset(S.cores[S.this_cpu], pmu.global_status, data)
     elif kind == PMU_PEBS_ENABLE:
         if data & pmu.pebs_enable_rsvd != ZERO:
-            return 1
+            return GP_RESERVED
         diff = pmu.pebs_enable ^ data
         pmu.pebs_enable = data
         reprogram_counters(S, E, diff)
     elif kind == PMU_DS_AREA:
         if not is_canonical(data):
-            return 1
+            return GP_ADDRESS
         pmu.ds_area = data
     elif kind == PMU_FIXED_CTR_CTRL:
         if data & pmu.fixed_ctr_ctrl_rsvd != ZERO:
-            return 1
+            return GP_RESERVED
         old = pmu.fixed_ctr_ctrl
         pmu.fixed_ctr_ctrl = data
         for k in range(N_GP_PMC, N_GP_PMC + pmu.nr_arch_fixed_counters):
@@ -378,7 +385,7 @@ def kvm_pmu_set_msr(S, E, which, data, host_initiated):
         pmc = pmu.pmcs[i]
         if kind == PMU_EVNTSEL:
             if data & pmu.eventsel_rsvd != ZERO:
-                return 1
+                return GP_RESERVED
             if S.cores[S.this_cpu].inject & I_OFF_CLEARS != ZERO and data & EVENTSEL_ENABLE == ZERO:
                 pmc_write_counter(S, E, i, ZERO)
             if data != pmc.eventsel:
@@ -391,7 +398,7 @@ def kvm_pmu_set_msr(S, E, which, data, host_initiated):
         elif kind == PMU_PMC:
             wide = data & ~pmu.counter_bitmask
             if wide != ZERO and S.cores[S.this_cpu].inject & I_PMC_WIDTH == ZERO:
-                return 1
+                return GP_RESERVED
             pmc_write_counter(S, E, i, data)
         elif kind == PMU_PERFCTR:
             if host_initiated == 0:

@@ -45,13 +45,13 @@ from vpmu_emu.linux.state import (
     W_STATUS_SET,
     W_ZERO_UNEXPOSED,
 )
-from vpmu_emu.linux.trace_kinds import TR_PMU_LOAD, TR_PMU_PUT
+from vpmu_emu.linux.trace_kinds import TR_PMU_LOAD, TR_PMU_PUT, TR_SELECTOR_HW
 from vpmu_emu.machine.lapic import LVT_PMI
 from vpmu_emu.machine.mutants import I_KEEP_SELECTORS, I_OFF_CLEARS
 from vpmu_emu.machine.physical import ld64, st64
 from vpmu_emu.machine.pmu import counter_value, counts_nothing
 from vpmu_emu.machine.pmu_rules import perfctr_value, sets_status, status_after_reset
-from vpmu_emu.machine.ring import emit
+from vpmu_emu.machine.ring import GP_READ_ONLY, GP_RESERVED, emit
 from vpmu_emu.machine.u64 import ONE, U8, U15, U64, ZERO
 from vpmu_emu.machine.vmcs import V_GUEST_GLOBAL_CTRL, vmread, vmwrite
 from vpmu_emu.tables.msrs import by_name
@@ -215,13 +215,14 @@ def kvm_pmu_save_pmu_context(S, E):
 
 
 @jit()
-def _refresh_selector(S, i):
+def _refresh_selector(S, E, i):
     # Patches 35 and 37: a filtered event leaves nothing in the hardware.
     pmu = S.vcpus[S.this_vcpu].pmu
     pmc = pmu.pmcs[i]
-    allowed = check_pmu_event_filter(S, i)
+    allowed = check_pmu_event_filter(S, E, i)
     if i < N_GP_PMC:
         pmc.eventsel_hw = pmc.eventsel if allowed else ZERO
+        emit(E, S.cores[S.this_cpu].t, TR_SELECTOR_HW, ZERO, U64(i), pmc.eventsel_hw, pmc.eventsel)
     else:
         shift = U64(4 * (i - N_GP_PMC))
         pmu.fixed_ctr_ctrl_hw &= ~(U15 << shift)
@@ -229,6 +230,9 @@ def _refresh_selector(S, i):
             pmu.fixed_ctr_ctrl_hw |= pmu.fixed_ctr_ctrl & (U15 << shift)
         else:
             pmc.counter = ZERO
+        given = (pmu.fixed_ctr_ctrl_hw >> shift) & U15
+        asked = (pmu.fixed_ctr_ctrl >> shift) & U15
+        emit(E, S.cores[S.this_cpu].t, TR_SELECTOR_HW, ZERO, U64(i), given, asked)
     kvm_pmu_recalc_pmc_emulation(pmu, i)
 
 
@@ -245,7 +249,7 @@ def kvm_passthrough_pmu_handle_event(S, E):
         bit = pmc_bit(i)
         pmc = pmu.pmcs[i]
         if refresh & bit != ZERO and S.config.quirks & Q_FILTER_UPDATE == ZERO:
-            _refresh_selector(S, i)
+            _refresh_selector(S, E, i)
         if incremented & bit == ZERO:
             continue
         before = pmc.counter
@@ -261,38 +265,40 @@ def kvm_passthrough_pmu_handle_event(S, E):
 
 
 @jit()
-def kvm_pmu_set_msr(S, E, which, data, host_initiated):  # noqa: ARG001  (as the emulated vPMU takes it)
-    """Write a PMU register of the guest while its context is out; 1 means #GP."""
+def kvm_pmu_set_msr(S, E, which, data, host_initiated):
+    """Write a PMU register of the guest while its context is out; not 0 means #GP: GP_*."""
     pmu = S.vcpus[S.this_vcpu].pmu
     kind = which & _KIND
     i = which & 15
     if kind == PMU_EVNTSEL:
         if data & pmu.eventsel_rsvd != ZERO:
-            return 1
+            return GP_RESERVED
         if S.cores[S.this_cpu].inject & I_OFF_CLEARS != ZERO and data & EVENTSEL_ENABLE == ZERO:
             pmu.pmcs[i].counter = ZERO
         if data != pmu.pmcs[i].eventsel:
             pmu.pmcs[i].eventsel = data
             if counts_nothing(S.cores[S.this_cpu], i, data):
                 pmu.pmcs[i].uncounted = data
-            _refresh_selector(S, i)
+            _refresh_selector(S, E, i)
     elif kind == PMU_FIXED_CTR_CTRL:
         if data & pmu.fixed_ctr_ctrl_rsvd != ZERO:
-            return 1
+            return GP_RESERVED
         pmu.fixed_ctr_ctrl = data
         for k in range(N_GP_PMC, N_GP_PMC + pmu.nr_arch_fixed_counters):
-            _refresh_selector(S, k)
+            _refresh_selector(S, E, k)
     elif kind == PMU_GLOBAL_STATUS:
-        if host_initiated == 0 or data & pmu.global_status_rsvd != ZERO:
-            return 1
+        if host_initiated == 0:
+            return GP_READ_ONLY
+        if data & pmu.global_status_rsvd != ZERO:
+            return GP_RESERVED
         pmu.global_status = data
     elif kind == PMU_GLOBAL_CTRL:
         if data & pmu.global_ctrl_rsvd != ZERO:
-            return 1
+            return GP_RESERVED
         pmu.global_ctrl = data
     elif kind == PMU_OVF_CTRL:
         if data & pmu.global_status_rsvd != ZERO:
-            return 1
+            return GP_RESERVED
         if host_initiated == 0:
             pmu.global_status = status_after_reset(S.cores[S.this_cpu], pmu.global_status, data)
     elif kind == PMU_PERFCTR:
@@ -301,7 +307,7 @@ def kvm_pmu_set_msr(S, E, which, data, host_initiated):  # noqa: ARG001  (as the
         pmu.pmcs[i].counter = data & pmu.counter_bitmask
     elif kind == PMU_PMC or kind == PMU_FIXED_CTR:
         if kind == PMU_PMC and data & ~pmu.counter_bitmask != ZERO:
-            return 1
+            return GP_RESERVED
         pmu.pmcs[i].counter = data & pmu.counter_bitmask
     return 0
 

@@ -36,7 +36,7 @@ def kvm_pmu_trigger_event(S, E, counting):
         if counting & bit == ZERO:
             continue
         # The filter is looked up here, at each instruction, and nowhere earlier.
-        if not check_pmu_event_filter(S, i) or not cpl_is_matched(S, i):
+        if not check_pmu_event_filter(S, E, i) or not cpl_is_matched(S, i):
             continue
         pmu_ops.incr_counter(S, E, i)
         counted |= bit

@@ -47,7 +47,7 @@ from vpmu_emu.linux.state import (
     USER_AGAIN,
 )
 from vpmu_emu.linux.time import sysvec_apic_timer_interrupt
-from vpmu_emu.linux.trace_kinds import TR_HOST_IRQ, TR_INJECT_NMI
+from vpmu_emu.linux.trace_kinds import TR_FASTPATH, TR_HOST_IRQ, TR_INJECT_NMI
 from vpmu_emu.machine.interrupts import RFLAGS_IF, VECTOR_BP, VECTOR_DB
 from vpmu_emu.machine.lapic import (
     BASE_X2APIC,
@@ -509,6 +509,8 @@ def vmx_exit_handlers_fastpath(S, M, E):
     if done == EXIT_FASTPATH_REENTER_GUEST and waits:
         done = EXIT_FASTPATH_EXIT_HANDLED
     vcpu.exit_fastpath = done
+    if done != EXIT_FASTPATH_NONE:
+        emit(E, core.t, TR_FASTPATH, core.rip, reason, U64(done), ZERO)
     if done == EXIT_FASTPATH_REENTER_GUEST:
         vcpu.fastpaths += ONE
         return 1

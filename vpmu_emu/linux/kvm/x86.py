@@ -43,9 +43,11 @@ from vpmu_emu.linux.kvm.vmx.exits import (
 from vpmu_emu.linux.kvm.vmx.lbr import intel_pmu_handle_lbr_msrs_access, intel_pmu_lbr_msr_now
 from vpmu_emu.linux.native import cost
 from vpmu_emu.linux.state import KVM_REQ_PMI, KVM_REQ_PMU
+from vpmu_emu.linux.trace_kinds import MSR_OF_COMMON, MSR_OF_LBR, MSR_OF_PMU, TR_KVM_MSR
 from vpmu_emu.machine.engine import run_core
-from vpmu_emu.machine.msr import WRITE, WRITE_BLIND
+from vpmu_emu.machine.msr import WRITE, WRITE_BLIND, note_msr_fault
 from vpmu_emu.machine.mutants import I_BOTH_WRMSRS, I_PMI_BEFORE_PMU
+from vpmu_emu.machine.ring import GP_FILTER, TR_RDPMC_FAULT, emit
 from vpmu_emu.machine.state import (
     CODE_EXIT,
     CODE_NEXT,
@@ -80,9 +82,19 @@ def kvm_emulate_rdpmc(S, M, E):
         return
     i = kvm_pmu_rdpmc_idx(S, index)
     if i < 0:
+        pmu = S.vcpus[S.this_vcpu].pmu
+        gp, fixed = U64(pmu.nr_arch_gp_counters), U64(pmu.nr_arch_fixed_counters)
+        emit(E, S.cores[S.this_cpu].t, TR_RDPMC_FAULT, S.cores[S.this_cpu].rip, index, gp, fixed)
         kvm_inject_gp(S)
     else:
         finish_rdpmc(S, M, E, index, pmu_ops.rdpmc(S, E, i))
+
+
+@jit()
+def _told(S, E, index, which, lbr, writes):
+    whose = MSR_OF_PMU if which >= 0 else MSR_OF_LBR if lbr else MSR_OF_COMMON
+    core = S.cores[S.this_cpu]
+    emit(E, core.t, TR_KVM_MSR, core.rip, index, U64(whose), U64(writes))
 
 
 @jit()
@@ -92,14 +104,17 @@ def kvm_emulate_rdmsr(S, M, E):
     if not kvm_msr_allowed(S, M, index, 0):
         value = _edx_eax(S)
         if not msr_denied_to_vmm(S, M, index, value, 0):
+            note_msr_fault(S.cores[S.this_cpu], E, index, ZERO, 0, GP_FILTER)
             kvm_inject_gp(S)
         return
     charge(S, E, COST_RDMSR_EXIT)
     which = kvm_pmu_is_valid_msr(S.vcpus[S.this_vcpu].pmu, index)
+    lbr = which < 0 and pmu_ops.is_lbr_msr(S, index)
+    _told(S, E, index, which, lbr, 0)
     fault = 0
     if which >= 0:
         value = pmu_ops.get_msr(S, E, which)
-    elif pmu_ops.is_lbr_msr(S, index):
+    elif lbr:
         value = intel_pmu_handle_lbr_msrs_access(S, E, index, ZERO, 0)
     else:
         fault, value = kvm_get_msr_common(S, M, E, index, 0)
@@ -117,13 +132,16 @@ def kvm_emulate_wrmsr(S, M, E):
     vcpu.wrmsr_kind = WRITE_BLIND if blind != 0 else WRITE
     if not kvm_msr_allowed(S, M, index, 1):
         if not msr_denied_to_vmm(S, M, index, value, 1):
+            note_msr_fault(core, E, index, value, 1, GP_FILTER)
             kvm_inject_gp(S)
         return
     charge(S, E, COST_WRMSR_EXIT)
     pmu = vcpu.pmu
     which = kvm_pmu_is_valid_msr(pmu, index)
+    lbr = which < 0 and pmu_ops.is_lbr_msr(S, index)
+    _told(S, E, index, which, lbr, 1)
     fault = 0
-    if which < 0 and pmu_ops.is_lbr_msr(S, index):
+    if lbr:
         intel_pmu_handle_lbr_msrs_access(S, E, index, value, 1)
         finish_wrmsr(S, M, E, index, value, fault)
         return

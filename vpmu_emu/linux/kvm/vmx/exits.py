@@ -50,6 +50,7 @@ from vpmu_emu.machine.interrupts import RFLAGS_TF
 from vpmu_emu.machine.lapic import BASE_X2APIC, lapic_read
 from vpmu_emu.machine.memory import VECTOR_GP
 from vpmu_emu.machine.msr import (
+    DROPPED,
     R_APIC_BASE,
     R_DEBUGCTL,
     R_MISC_ENABLE,
@@ -79,7 +80,17 @@ from vpmu_emu.machine.privileged import (
     set_cr4,
     xcr0_is_valid,
 )
-from vpmu_emu.machine.ring import TR_GUEST_RDPMC, emit
+from vpmu_emu.machine.ring import (
+    GP_ABSENT,
+    GP_NOT_X2APIC,
+    GP_READ_ONLY,
+    GP_RESERVED,
+    GP_VALUE,
+    GP_WRITE_ONLY,
+    TR_GUEST_RDPMC,
+    TR_MSR_DROPPED,
+    emit,
+)
 from vpmu_emu.machine.state import (
     RAX,
     RCX,
@@ -201,22 +212,35 @@ def _skip(S, M, E):
 
 
 @jit()
+def _absent(core, E, index, value, writes, hidden):
+    # No such register: GP_ABSENT, or 0 if KVM hides that (`hidden`, or its parameter ignore_msrs).
+    # `writes` 1: WRMSR, 0: RDMSR, -1: nobody asks, it is only for the trace.
+    if hidden == 0 and core.ignore_msrs == 0:
+        return GP_ABSENT
+    if writes >= 0:
+        emit(E, core.t, TR_MSR_DROPPED, core.rip, index, value, U64(writes))
+    return 0
+
+
+@jit()
 def kvm_set_msr_common(S, M, E, index, value):
-    """WRMSR of the guest to anything but its PMU; 1 means #GP."""
+    """WRMSR of the guest to anything but its PMU; not 0 means #GP: GP_*."""
     core = S.cores[S.this_cpu]
     vcpu = S.vcpus[S.this_vcpu]
     rn = find_msr(index)
     if rn < 0:
-        return 0 if core.ignore_msrs != 0 else 1
+        return _absent(core, E, index, value, 1, 0)
     row = rn >> 6
     n = rn & 63
     if n >= vcpu.msr_n[row]:
         # The selectors and counters of the P6 and K7 are accepted silently even if absent.
-        return 0 if n < vcpu.msr_dropped[row] or core.ignore_msrs != 0 else 1
+        return _absent(core, E, index, value, 1, 1 if n < vcpu.msr_dropped[row] else 0)
     if vcpu.msr_access[row] == ACCESS_DROP:
-        return 0
-    if vcpu.msr_access[row] == ACCESS_RO or value & vcpu.msr_reserved[row] != ZERO:
-        return 1
+        return _absent(core, E, index, value, 1, 1)
+    if vcpu.msr_access[row] == ACCESS_RO:
+        return GP_READ_ONLY
+    if value & vcpu.msr_reserved[row] != ZERO:
+        return GP_RESERVED
     if index >= _X2APIC_FIRST and index <= _X2APIC_LAST:
         return kvm_x2apic_msr_write(S, E, index, value)
     if row == R_APIC_BASE:
@@ -231,7 +255,7 @@ def kvm_set_msr_common(S, M, E, index, value):
     if row == R_MISC_ENABLE:
         old = S.vcpus[S.this_vcpu].ia32_misc_enable_msr
         if (old ^ value) & MISC_ENABLE_PMU_RO_MASK != ZERO:
-            return 1
+            return GP_VALUE
         S.vcpus[S.this_vcpu].ia32_misc_enable_msr = (value & ~MISC_ENABLE_EMON) | (old & MISC_ENABLE_EMON)
         return 0
     if row == R_DEBUGCTL:
@@ -244,7 +268,7 @@ def kvm_set_msr_common(S, M, E, index, value):
         value = (value & _LOW48 ^ _BIT47) - _BIT47
     rn = check_write(core, index, value)
     if rn < 0:
-        return 1 if rn == -1 else 0
+        return -rn if rn < DROPPED else 0
     msr_apply(core, E, rn, index, value)
     # what the VMCS holds for the guest comes from there at entry
     vmwrite(core, M, V_EFER, core.efer)
@@ -255,7 +279,7 @@ def kvm_set_msr_common(S, M, E, index, value):
 
 @jit()
 def kvm_get_msr_common(S, M, E, index, look):
-    """RDMSR of the guest of anything but its PMU: (1 for #GP, value).
+    """RDMSR of the guest of anything but its PMU: (0, or GP_* for #GP; value).
 
     `look` 1: what it would have been where the guest was left; it takes no time.
     """
@@ -263,18 +287,18 @@ def kvm_get_msr_common(S, M, E, index, look):
     vcpu = S.vcpus[S.this_vcpu]
     rn = find_msr(index)
     if rn < 0:
-        return 0 if core.ignore_msrs != 0 else 1, ZERO
+        return _absent(core, E, index, ZERO, -look, 0), ZERO
     row = rn >> 6
     n = rn & 63
     if n >= vcpu.msr_n[row]:
-        return 0 if n < vcpu.msr_dropped[row] or core.ignore_msrs != 0 else 1, ZERO
+        return _absent(core, E, index, ZERO, -look, 1 if n < vcpu.msr_dropped[row] else 0), ZERO
     if vcpu.msr_access[row] == ACCESS_DROP:
-        return 0, ZERO
+        return _absent(core, E, index, ZERO, -look, 1), ZERO
     if vcpu.msr_access[row] == ACCESS_WO:
-        return 1, ZERO
+        return GP_WRITE_ONLY, ZERO
     if index >= _X2APIC_FIRST and index <= _X2APIC_LAST:
         if core.vapic.apic_base & BASE_X2APIC == ZERO:
-            return 1, ZERO
+            return GP_NOT_X2APIC, ZERO
         if look != 0:
             return 0, lapic_read(core, core.vapic, index)
         return 0, kvm_x2apic_msr_read(S, E, index)
@@ -293,7 +317,7 @@ def kvm_get_msr_common(S, M, E, index, look):
         return 0, vmread(core, M, V_DEBUGCTL)
     rn = check_read(core, index)
     if rn < 0:
-        return 1 if rn == -1 else 0, ZERO
+        return -rn if rn < DROPPED else 0, ZERO
     return 0, msr_value(core, rn, index)
 
 
@@ -305,7 +329,7 @@ def finish_wrmsr(S, M, E, index, value, fault):
     if fault != 0 and msr_fault_to_vmm(S, M, index, value, 1):
         return
     if fault != 0:
-        note_msr_fault(core, E, index, value, 1)
+        note_msr_fault(core, E, index, value, 1, fault)
         kvm_inject_gp(S)
     else:
         note_msr(core, E, index, value, vcpu.wrmsr_old, vcpu.wrmsr_kind, 1)
@@ -319,7 +343,7 @@ def finish_rdmsr(S, M, E, index, value, fault):
     if fault != 0 and msr_fault_to_vmm(S, M, index, ZERO, 0):
         return
     if fault != 0:
-        note_msr_fault(core, E, index, ZERO, 0)
+        note_msr_fault(core, E, index, ZERO, 0, fault)
         kvm_inject_gp(S)
     else:
         core.regs[RAX] = value & LOW32
