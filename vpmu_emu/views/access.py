@@ -107,6 +107,7 @@ class _Teller:
         ]
         self.at = 0
         self.outside = False
+        self.denied = False  # by the event filter
         self.handler = ""
         self.writes: list[tuple[int, int]] = []
 
@@ -243,12 +244,19 @@ class _Teller:
             entry = int(vm.events[c >> 8])
             kind = "exclude entry" if how == lk.FILTER_EXCLUDED else "entry"
             by = f"{kind} {_entry(entry, self.asked.events)} of the {listed} list"
-        words = "may count" if allowed else "may not count"
-        yield Step("event filter", f"{counter_name(pmc)} {words}: {by}", not allowed)
+        # What it is asked for: a selector, the event behind a counter, or counting this instruction.
+        after = self.events[self.at + 1] if self.at + 1 < len(self.events) else (0, 0, 0, 0)
+        selects = after[:2] == (lk.TR_SELECTOR_HW, pmc)
+        counts = not selects and self.events[self.at - 1][:2] != (lk.TR_PAUSE, pmc)
+        if selects and after[3] == 0:
+            return  # the guest wants nothing of this counter
+        words = ("may count" if allowed else "may not count") + (" this instruction" if counts else "")
+        self.denied |= not allowed and not counts
+        yield Step("event filter", f"{counter_name(pmc)} {words}: {by}", not allowed and not counts)
 
     def selector_hw(self, pmc: int, given: int, wanted: int) -> Iterator[Step | None]:
         if given == wanted == 0 and pmc >= N_GP_PMC:
-            return
+            return  # a write to FIXED_CTR_CTRL looks at every counter
         name = "eventsel_hw" if pmc < N_GP_PMC else "fixed_ctr_ctrl_hw"
         same = "as the guest wrote it" if given == wanted else f"the guest wrote {wanted:#x}"
         yield Step(name, f"{counter_name(pmc)}: {given:#x}, {same}")
@@ -257,17 +265,17 @@ class _Teller:
         if not self._is_it("wrmsr", index):
             return
         words = f"{value:#x} accepted, before it was {old:#x}"
-        yield Step(self.who, words, not self._dropped())
+        yield Step(self.who, words, not self._settled())
 
     def done_blind(self, index: int, value: int, old: int) -> Iterator[Step | None]:
         if self._is_it("wrmsr", index):
-            yield Step(self.who, f"{value:#x} accepted", not self._dropped())
+            yield Step(self.who, f"{value:#x} accepted", not self._settled())
 
     def read(self, index: int, value: int, c: int) -> Iterator[Step | None]:
         if self._is_it("rdmsr", index):
             words = value_words(index, value, self.asked.events)
             named = f" = {words}" if words not in ("0", f"{value:#x}") else ""
-            yield Step(self.who, f"EDX:EAX = {value:#x}{named}", not self._dropped())
+            yield Step(self.who, f"EDX:EAX = {value:#x}{named}", not self._settled())
 
     def read_pmc(self, ecx: int, value: int, c: int) -> Iterator[Step | None]:
         yield from self._handled()
@@ -278,8 +286,8 @@ class _Teller:
     def _is_it(self, action: str, index: int) -> bool:
         return self.asked.action == action and self.asked.index == index
 
-    def _dropped(self) -> bool:
-        return any(kind == mk.TR_MSR_DROPPED for kind, *_ in self.events)
+    def _settled(self) -> bool:
+        return self.denied or any(kind == mk.TR_MSR_DROPPED for kind, *_ in self.events)
 
     def request(self, request: int, before: int, c: int) -> Iterator[Step | None]:
         again = ", which waits already" if before & request else ""
