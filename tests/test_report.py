@@ -7,8 +7,6 @@ import pytest
 from tests.linux.guests import run
 from vpmu_emu.explain import explain
 from vpmu_emu.report import plain, run_tables
-from vpmu_emu.tables.cpus import cpu
-from vpmu_emu.tables.msrs import rules
 from vpmu_emu.trace.text import lines
 
 pytestmark = pytest.mark.uncompiled
@@ -57,10 +55,7 @@ def test_the_trace_says_it_too(mode):
 @pytest.mark.parametrize(("name", "counted"), [("spr", True), ("skx", False)])
 def test_explain_says_it_for_the_cpu_at_hand(name, counted):
     """BR_INST_RETIRED.INDIRECT is in the lists from Ice Lake on."""
-    model = cpu(name)
-    steps = explain(
-        "wrmsr", "IA32_PERFEVTSEL0", 0x4380C4, None, lambda side: rules(side, model.shape()), model.events
-    )
+    steps = explain("wrmsr", "IA32_PERFEVTSEL0", 0x4380C4, vpmu="bare", cpu=name).steps
     (value,) = (step.verdict for step in steps if step.what == "value")
     assert ("BR_INST_RETIRED.INDIRECT" in value) == counted
     assert value.endswith("not counted by this model") != counted
