@@ -5,7 +5,7 @@ Nothing is decided here, so an explanation cannot disagree with a run: it is one
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import attrs
@@ -14,6 +14,7 @@ from vpmu_emu.asm import Program, assemble
 from vpmu_emu.debug.session import Session
 from vpmu_emu.errors import ConfigError
 from vpmu_emu.numerals import shown, whole
+from vpmu_emu.options import Options
 from vpmu_emu.tables.msrs import by_name, decode_value, msr_name, row_of, value_words
 from vpmu_emu.views.access import Asked, Step, rdpmc_name, told
 
@@ -157,6 +158,7 @@ def explain(
     cpl: int = 0,
     pce: bool = False,
     msrs: Iterable[tuple[int, int]] = (),
+    ready: Callable[[], None] | None = None,
     **options: Any,
 ) -> Explanation:
     """Do one access in the given state, and tell what became of it.
@@ -167,11 +169,13 @@ def explain(
         value: what is written, 0 if None; for rdmsr what the guest writes there before.
         cpl: 0 or 3; pce: CR4.PCE.
         msrs: (MSR, value) that the guest writes before, in order.
-        options: as for `System`: the mode and the rest of the state.
+        ready, options: as for `System`: the mode and the rest of the state.
 
     Raises:
         ConfigError, UnknownNameError: an access or a state that cannot be.
     """
+    chosen = Options.of({"ram": RAM_MIB, "max_insns": PATIENCE, **options})
+    chosen.check()
     before = list(msrs)
     if action == "rdpmc":
         if value is not None:
@@ -183,7 +187,7 @@ def explain(
             before.append((index, value))
     written = (value or 0) if action == "wrmsr" else 0
     program = guest(action, index, written, before, cpl, pce)
-    session = Session(program, **{"ram": RAM_MIB, "max_insns": PATIENCE, **options})
+    session = Session(program, chosen, ready=ready)
     system = session.system
     labels = program.symbols
     _run_to(session, labels, ("access",), before)

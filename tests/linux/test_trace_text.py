@@ -6,12 +6,16 @@ import re
 
 import pytest
 
-from tests.linux.guests import run, window
+from tests.linux.guests import run, system, window
 from vpmu_emu.errors import ConfigError
+from vpmu_emu.linux.kvm.eventfilter import make_filter
 from vpmu_emu.trace.files import write_trace
 from vpmu_emu.trace.text import lines
 
 pytestmark = [pytest.mark.uncompiled, pytest.mark.inner]
+
+
+RDPMC_9 = "mov ecx, 9\n rdpmc"
 
 
 def words(mode, body, **options):
@@ -37,6 +41,40 @@ def test_emulated():
     assert "reprogram_counter: pmc0 config 4300c0 create" in found
     assert "perf_event_state: event 12 INACTIVE -> ERROR" in found
     assert not any(line.startswith("guest_") for line in found)
+
+
+def test_what_decides_is_said():
+    """Bitmap bit, whose register, filter entry, what the hardware gets, why a counter stays off."""
+    denied = {"filter": make_filter(1, [0x00C0])}
+    found, _ = words("passthrough", window("nop"), **denied)
+    assert "intercept: wrmsr 38f passes, byte 0x871 bit 7" in found
+    assert "intercept: wrmsr 186 exits, byte 0x830 bit 6" in found
+    assert "kvm_msr_handler: write 186 pmu" in found
+    assert "check_pmu_event_filter: pmc0 denied by entry 0" in found
+    assert "eventsel_hw: pmc0 hardware 0 guest 4300c0" in found
+    found, _ = words("emulated", window("WRMSR32 0x6e0, 1\n mov ecx, 0\n rdpmc"), **denied)
+    assert "reprogram_counter: pmc0 config 0 off by GLOBAL_CTRL" in found
+    assert "reprogram_counter: pmc0 config 0 off by the event filter" in found
+    assert "vmx_exit_handlers_fastpath: MSR_WRITE REENTER_GUEST" in found
+    assert "intercept: rdpmc 0 exits, RDPMC exiting" in found
+    found, _ = words("none", "WRMSR32 0xc1, 1\n EXIT 0\n")
+    assert "msr_dropped: write c1 = 0x1" in found
+
+
+@pytest.mark.parametrize(
+    ("mode", "body", "line"),
+    [
+        ("bare", "WRMSR32 0x38e, 1", "guest_wrmsr: 38e = 0x1 (#GP: is read-only)"),
+        ("emulated", "WRMSR32 0x38e, 1", "kvm_msr: msr_write 38e = 0x1 (#GP: is read-only)"),
+        ("emulated", "RDMSR32 0x391", "kvm_msr: msr_read 391 = 0x0 (#GP: does not exist)"),
+        ("bare", RDPMC_9, "rdpmc_fault: 9 of 8 general-purpose and 4 fixed counters (#GP)"),
+        ("emulated", RDPMC_9, "rdpmc_fault: 9 of 8 general-purpose and 3 fixed counters (#GP)"),
+    ],
+)
+def test_why_it_is_refused(mode, body, line):
+    machine = system(body, mode, trace=True)
+    assert machine.run().reason == "triple-fault"  # there is no IDT
+    assert line in [words.split(": ", 1)[1] for words in lines(machine.events())]
 
 
 def test_times_are_monotonic_and_every_line_is_named():
