@@ -6,7 +6,7 @@ Nothing is decided here. A word that is not an event's comes from the record tha
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import attrs
 
@@ -99,12 +99,19 @@ def rdpmc_name(ecx: int) -> str:
     return f"{what} {ecx & 0xFFFF}"
 
 
+class Event(NamedTuple):
+    """What of an event of the trace is told."""
+
+    kind: int
+    a: int
+    b: int
+    c: int
+
+
 class _Teller:
     def __init__(self, asked: Asked, events: Iterable[Any], S: Any) -> None:
         self.asked, self.S = asked, S
-        self.events = [
-            (int(e["kind"]), int(e["a"]), int(e["b"]), int(e["c"])) for e in events
-        ]
+        self.events = [Event(*(int(e[key]) for key in Event._fields)) for e in events]
         self.at = 0
         self.outside = False
         self.denied = False  # by the event filter
@@ -116,17 +123,16 @@ class _Teller:
         return "KVM" if self.outside else "hardware"
 
     def tell(self) -> Iterator[Step]:
-        if not any(kind == mk.TR_PRIVILEGE for kind, *_ in self.events):
+        if not self._happened(mk.TR_PRIVILEGE):
             yield self._allowed()
-        for at, (kind, a, b, c) in enumerate(self.events):
+        for at, event in enumerate(self.events):
             self.at = at
-            if kind == mk.TR_HOST_WRMSR:
-                found = row_of(a)
-                if found is not None and found[0].name in _PMU_ROWS:
-                    self.writes.append((a, b))
+            if event.kind == mk.TR_HOST_WRMSR:
+                if _family(event.a) in _PMU_ROWS:
+                    self.writes.append((event.a, event.b))
                 continue
-            word = _WORDS.get(kind)
-            steps = [] if word is None else [step for step in word(self, a, b, c) if step]
+            word = _WORDS.get(event.kind)
+            steps = [] if word is None else list(word(self, event))
             if steps:
                 yield from self._host_writes()
             yield from steps
@@ -160,13 +166,15 @@ class _Teller:
         if handler:
             yield Step("handler", handler)
 
-    def privilege(self, a: int, b: int, c: int) -> Iterator[Step | None]:
+    def privilege(self, e: Event) -> Iterator[Step]:
+        a, b, c = e.a, e.b, e.c
         why = f", and {mk.ACCESS_NAMES[a].upper()} is for CPL 0"
         if a == mk.ACCESS_RDPMC:
             why = f" with CR4.PCE = {c >> 8 & 1}"
         yield Step("privilege", f"CPL {b}{why}: #GP before anything else, no exit", True)
 
-    def intercept(self, index: int, place: int, c: int) -> Iterator[Step | None]:
+    def intercept(self, e: Event) -> Iterator[Step]:
+        index, place, c = e.a, e.b, e.c
         exits = c & mk.ACCESS_EXITS
         if place == mk.BY_RDPMC_EXITING:
             yield Step("RDPMC exiting", "1: the guest exits" if exits else "0: no exit")
@@ -178,26 +186,30 @@ class _Teller:
             bit = "1: the guest exits" if exits else "0: no exit"
             yield Step("MSR bitmap", f"byte {place >> 3:#x}, bit {place & 7} is {bit}")
 
-    def vm_exit(self, reason: int, b: int, c: int) -> Iterator[Step | None]:
+    def vm_exit(self, e: Event) -> Iterator[Step]:
+        reason = e.a
         self.outside = True
         name = exit_name(reason & 0xFFFF)
         yield Step("VM-exit", f"reason {name} ({reason & 0xFFFF})")
-        for kind, a, how, _ in self.events[self.at + 1 :]:
-            if kind == mk.TR_VM_ENTRY:
+        for later in self.events[self.at + 1 :]:
+            if later.kind == mk.TR_VM_ENTRY:
                 break
-            if kind == lk.TR_FASTPATH and a == reason:
+            if later.kind == lk.TR_FASTPATH and later.a == reason:
+                how = later.b
                 handler = _FASTPATHS.get(msr_name(self.asked.index), "vmx_exit_handlers_fastpath")
                 stays = "the inner run loop goes on" if how == 1 else "the inner run loop is left"
                 yield Step("fast path", f"{handler}: EXIT_FASTPATH_{FASTPATHS[how]}, {stays}")
                 return
         self.handler = _HANDLERS.get(name, "")
 
-    def kvm_msr(self, index: int, whose: int, writes: int) -> Iterator[Step | None]:
+    def kvm_msr(self, e: Event) -> Iterator[Step]:
+        whose, writes = e.b, e.c
         read, write, words = _MSR_HANDLERS[whose]
         self.handler += f", {write if writes else read}: {words}"
         yield from self._handled()
 
-    def msr_fault(self, index: int, value: int, c: int) -> Iterator[Step | None]:
+    def msr_fault(self, e: Event) -> Iterator[Step]:
+        index, value, c = e.a, e.b, e.c
         yield from self._handled()
         why = c >> 1
         words = mk.GP_NAMES[why]
@@ -218,11 +230,13 @@ class _Teller:
         core, vcpu = self.S.cores[0], self.S.vcpus[0]
         return int((vcpu if self.outside else core).msr_reserved[found[0].number])
 
-    def dropped(self, index: int, value: int, writes: int) -> Iterator[Step | None]:
+    def dropped(self, e: Event) -> Iterator[Step]:
+        writes = e.c
         words = "the write does nothing" if writes else "it reads 0"
         yield Step(self.who, f"no such register with this CPUID, yet no #GP: {words}", True)
 
-    def rdpmc_fault(self, ecx: int, gp: int, fixed: int) -> Iterator[Step | None]:
+    def rdpmc_fault(self, e: Event) -> Iterator[Step]:
+        ecx, gp, fixed = e.a, e.b, e.c
         yield from self._handled()
         kind = ecx >> 16
         if gp + fixed == 0:
@@ -233,7 +247,8 @@ class _Teller:
             words = f"{rdpmc_name(ecx)} cannot be read"
         yield Step(self.who, f"{words}: #GP", True)
 
-    def event_filter(self, pmc: int, allowed: int, c: int) -> Iterator[Step | None]:
+    def event_filter(self, e: Event) -> Iterator[Step]:
+        pmc, allowed, c = e.a, e.b, e.c
         vm, how = self.S.vms[self.S.vcpus[0].vm], c & 0xFF
         listed = "allow" if int(vm.action) == KVM_PMU_EVENT_ALLOW else "deny"
         if how == lk.FILTER_FIXED:
@@ -245,39 +260,44 @@ class _Teller:
             kind = "exclude entry" if how == lk.FILTER_EXCLUDED else "entry"
             by = f"{kind} {_entry(entry, self.asked.events)} of the {listed} list"
         # What it is asked for: a selector, the event behind a counter, or counting this instruction.
-        after = self.events[self.at + 1] if self.at + 1 < len(self.events) else (0, 0, 0, 0)
+        after = self.events[self.at + 1] if self.at + 1 < len(self.events) else Event(0, 0, 0, 0)
         selects = after[:2] == (lk.TR_SELECTOR_HW, pmc)
         counts = not selects and self.events[self.at - 1][:2] != (lk.TR_PAUSE, pmc)
-        if selects and after[3] == 0:
+        if selects and after.c == 0:
             return  # the guest wants nothing of this counter
         words = ("may count" if allowed else "may not count") + (" this instruction" if counts else "")
         self.denied |= not allowed and not counts
         yield Step("event filter", f"{counter_name(pmc)} {words}: {by}", not allowed and not counts)
 
-    def selector_hw(self, pmc: int, given: int, wanted: int) -> Iterator[Step | None]:
+    def selector_hw(self, e: Event) -> Iterator[Step]:
+        pmc, given, wanted = e.a, e.b, e.c
         if given == wanted == 0 and pmc >= N_GP_PMC:
             return  # a write to FIXED_CTR_CTRL looks at every counter
         name = "eventsel_hw" if pmc < N_GP_PMC else "fixed_ctr_ctrl_hw"
         same = "as the guest wrote it" if given == wanted else f"the guest wrote {wanted:#x}"
         yield Step(name, f"{counter_name(pmc)}: {given:#x}, {same}")
 
-    def done(self, index: int, value: int, old: int) -> Iterator[Step | None]:
+    def done(self, e: Event) -> Iterator[Step]:
+        index, value, old = e.a, e.b, e.c
         if not self._is_it("wrmsr", index):
             return
         words = f"{value:#x} accepted, before it was {old:#x}"
         yield Step(self.who, words, not self._settled())
 
-    def done_blind(self, index: int, value: int, old: int) -> Iterator[Step | None]:
+    def done_blind(self, e: Event) -> Iterator[Step]:
+        index, value = e.a, e.b
         if self._is_it("wrmsr", index):
             yield Step(self.who, f"{value:#x} accepted", not self._settled())
 
-    def read(self, index: int, value: int, c: int) -> Iterator[Step | None]:
+    def read(self, e: Event) -> Iterator[Step]:
+        index, value = e.a, e.b
         if self._is_it("rdmsr", index):
             words = value_words(index, value, self.asked.events)
             named = f" = {words}" if words not in ("0", f"{value:#x}") else ""
             yield Step(self.who, f"EDX:EAX = {value:#x}{named}", not self._settled())
 
-    def read_pmc(self, ecx: int, value: int, c: int) -> Iterator[Step | None]:
+    def read_pmc(self, e: Event) -> Iterator[Step]:
+        ecx, value = e.a, e.b
         yield from self._handled()
         if self._is_it("rdpmc", ecx):
             clock = ", a clock of VMware's (is_vmware_backdoor_pmc)" if ecx >> 16 == 1 else ""
@@ -287,70 +307,85 @@ class _Teller:
         return self.asked.action == action and self.asked.index == index
 
     def _settled(self) -> bool:
-        return self.denied or any(kind == mk.TR_MSR_DROPPED for kind, *_ in self.events)
+        return self.denied or self._happened(mk.TR_MSR_DROPPED)
 
-    def request(self, request: int, before: int, c: int) -> Iterator[Step | None]:
+    def _happened(self, kind: int) -> bool:
+        return any(event.kind == kind for event in self.events)
+
+    def request(self, e: Event) -> Iterator[Step]:
+        request, before = e.a, e.b
         again = ", which waits already" if before & request else ""
         yield Step("request", f"{_REQUESTS.get(request, hex(request))}{again}")  # type: ignore[call-overload]
 
-    def emulated(self, counted: int, b: int, c: int) -> Iterator[Step | None]:
-        names = [f"pmc{i}" if i < 32 else f"fixed{i - 32}" for i in range(64) if counted >> i & 1]
+    def emulated(self, e: Event) -> Iterator[Step]:
+        names = [f"pmc{i}" if i < 32 else f"fixed{i - 32}" for i in range(64) if e.a >> i & 1]
         yield Step("software count", f"kvm_pmu_trigger_event: the instruction counts in {' '.join(names)}")
 
-    def pause(self, pmc: int, value: int, c: int) -> Iterator[Step | None]:
+    def pause(self, e: Event) -> Iterator[Step]:
+        pmc, value = e.a, e.b
         yield Step("pmc_pause_counter", f"{counter_name(pmc)} holds {value:#x}")
 
-    def reprogram(self, pmc: int, config: int, how: int) -> Iterator[Step | None]:
+    def reprogram(self, e: Event) -> Iterator[Step]:
+        pmc, config, how = e.a, e.b, e.c
         words = reprogram_words(how)
         failed = how & 0xFF == lk.REPROGRAM_FAILED
         if how & 0xFF in (lk.REPROGRAM_CREATE, lk.REPROGRAM_RESUME, lk.REPROGRAM_FAILED):
             words += f", config {config:#x}"
         yield Step("reprogram_counter", f"{counter_name(pmc)}: {words}", failed)
 
-    def perf_create(self, event: int, config: int, period: int) -> Iterator[Step | None]:
+    def perf_create(self, e: Event) -> Iterator[Step]:
+        event, config, period = e.a, e.b, e.c
         known = event_by_code(config, self.asked.events)
         name = f" {known.name}" if known and config & 0xFFFF else ""
         yield Step("perf event", f"event {event} made: config {config:#x}{name}, period {period:#x}")
 
-    def perf_release(self, event: int, b: int, c: int) -> Iterator[Step | None]:
-        yield Step("perf event", f"event {event} released")
+    def perf_release(self, e: Event) -> Iterator[Step]:
+        yield Step("perf event", f"event {e.a} released")
 
-    def perf_state(self, event: int, old: int, new: int) -> Iterator[Step | None]:
+    def perf_state(self, e: Event) -> Iterator[Step]:
+        event, old, new = e.a, e.b, e.c
         yield Step("perf event", f"event {event}: {STATE_NAMES[old - 2]} -> {STATE_NAMES[new - 2]}")
 
-    def pmu_load(self, ctrl: int, status: int, c: int) -> Iterator[Step | None]:
+    def pmu_load(self, e: Event) -> Iterator[Step]:
+        ctrl, status = e.a, e.b
         yield from self._host_writes()
         yield Step("context in", f"the guest's GLOBAL_CTRL is {ctrl:#x}, GLOBAL_STATUS {status:#x}")
 
-    def pmu_put(self, ctrl: int, status: int, c: int) -> Iterator[Step | None]:
+    def pmu_put(self, e: Event) -> Iterator[Step]:
+        ctrl, status = e.a, e.b
         yield Step("context out", f"the guest's GLOBAL_CTRL was {ctrl:#x}, GLOBAL_STATUS {status:#x}")
 
-    def overflow(self, index: int, status: int, c: int) -> Iterator[Step | None]:
+    def overflow(self, e: Event) -> Iterator[Step]:
+        index, status = e.a, e.b
         name = f"pmc{index}" if index < 32 else f"fixed{index - 32}"
         yield Step("overflow", f"{name}, GLOBAL_STATUS of the hardware {status:#x}")
 
-    def pmi(self, lvt: int, status: int, sent: int) -> Iterator[Step | None]:
+    def pmi(self, e: Event) -> Iterator[Step]:
+        lvt, sent = e.a, e.c
         yield Step("PMI", f"LVTPC {lvt:#x}: " + ("dropped", "fixed interrupt", "NMI")[sent])
 
-    def guest_pmi(self, lvt: int, sent: int, c: int) -> Iterator[Step | None]:
+    def guest_pmi(self, e: Event) -> Iterator[Step]:
+        lvt, sent = e.a, e.b
         how = ("dropped", "fixed interrupt", "NMI")[sent]
         yield Step("kvm_pmu_deliver_pmi", f"the guest's LVTPC {lvt:#x}: {how}")
 
-    def exception(self, vector: int, error: int, c: int) -> Iterator[Step | None]:
+    def exception(self, e: Event) -> Iterator[Step]:
+        vector = e.a
         name = {13: "#GP"}.get(vector, f"exception {vector}")
         yield Step(name, "the program goes on in the handler that its IDT names")
 
-    def nmi(self, a: int, b: int, c: int) -> Iterator[Step | None]:
+    def nmi(self, _: Event) -> Iterator[Step]:
         yield Step("NMI", "delivered to the guest" if self.asked.guest else "delivered")
 
-    def vm_entry(self, info: int, b: int, c: int) -> Iterator[Step | None]:
+    def vm_entry(self, e: Event) -> Iterator[Step]:
+        info = e.a
         yield from self._host_writes()
         self.outside = False
         injects = f"injects vector {info & 0xFF}" if info & _VALID else "injects nothing"
         yield Step("VM-entry", injects)
 
 
-_Word = Callable[[_Teller, int, int, int], Iterator[Step | None]]
+_Word = Callable[[_Teller, Event], Iterator[Step]]
 _WORDS: dict[int, _Word] = {
     mk.TR_PRIVILEGE: _Teller.privilege,
     mk.TR_INTERCEPT: _Teller.intercept,
