@@ -350,8 +350,7 @@ def demo(prog: str | None, modes: str, as_json: bool) -> None:
 @main.command()
 @click.argument("paths", nargs=-1, required=True)
 @click.option("--perturb", is_flag=True, help="Alter every expected constant: each must turn red.")
-@click.option("--inject", multiple=True, metavar="NAME",
-              help="Put a deliberate bug in, which the guests should find; repeatable.")
+@click_options("inject")
 @click.option("--json", "as_json", is_flag=True)
 @click.option("-v", "--verbose", is_flag=True, help="Show the expectations that hold, too.")
 @click.pass_context
@@ -365,9 +364,8 @@ def check(
 ) -> None:
     """Run guests against the `#: expect` lines in them, in every mode they name."""
     from vpmu_emu.check import FileReport, check_program, find_guests, run_as_asked
-    from vpmu_emu.tables.mutants import inject_bits
 
-    inject_bits(inject)  # a wrong name is told before anything compiles
+    Options.of({"inject": inject}).check()  # a wrong name is told before anything compiles
     runner = partial(run_as_asked, inject=inject, ready=prepare)
     reports = []
     broken = False
