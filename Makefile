@@ -36,9 +36,9 @@ lint: setup
 test: lint
 	$(CHECKED) $(BIN)/vpmu build
 	$(CHECKED) $(PYTEST)
-	$(CHECKED) $(BIN)/python -m tests.same_records save .venv/records.xz lessons bare,passthrough
+	$(CHECKED) $(BIN)/python -m tests.tools.same_records save .venv/records.xz lessons bare,passthrough
 	$(BIN)/vpmu build --modes bare,passthrough
-	$(BIN)/python -m tests.same_records compare .venv/records.xz lessons bare,passthrough
+	$(BIN)/python -m tests.tools.same_records compare .venv/records.xz lessons bare,passthrough
 	NUMBA_DISABLE_JIT=1 $(PYTEST) -q -m "inner and uncompiled and not slow and not laws" $(INNER)
 
 # What is too long for every change: more examples of everything random, the tests marked `laws`,
@@ -65,7 +65,7 @@ bench: setup
 # Each deliberate bug of isa/mutants.toml must be found by a guest.
 mutants: setup
 	$(BIN)/vpmu build
-	$(BIN)/python -m tests.mutants
+	$(BIN)/python -m tests.tools.mutants
 
 # The longest profile, at most an hour: hypothesis has 10 000 examples and each random test its most cases,
 # for a share of them a night. Any night can be had again: make nightly NIGHT=123.

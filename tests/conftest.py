@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.differential import CASES
-from tests.profiles import PROFILE, PROFILES
+from tests.tools.differential import CASES
+from tests.tools.profiles import PROFILE, PROFILES
 from vpmu_emu._jit import COMPILES
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -18,7 +18,7 @@ from tests.linux.guests import (
     run,
     window,
 )
-from tests.whole import LESSONS, MODES, lesson, lesson_options, machine, seeded
+from tests.tools.whole import LESSONS, MODES, lesson, lesson_options, machine, seeded
 from vpmu_emu.linux.trace_kinds import TR_PMU_LOAD, TR_PMU_PUT
 from vpmu_emu.machine.ring import TR_HOST_RDMSR, TR_HOST_RDPMC, TR_HOST_WRMSR
 from vpmu_emu.tables.cpus import COST_NAMES

@@ -361,7 +361,7 @@ def test_wheel_carries_its_data(tmp_path):
 
 @pytest.mark.uncompiled
 def test_readme_shows_what_happens():
-    from tests.readme import README, with_demo
+    from tests.tools.readme import README, with_demo
 
     text = README.read_text(encoding="utf-8")
-    assert with_demo(text) == text, "run `python -m tests.readme`"
+    assert with_demo(text) == text, "run `python -m tests.tools.readme`"

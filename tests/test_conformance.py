@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tests.asm.gnu import gnu
-from tests.conformance import FOLDER, GUESTS, ROWS, guest, guests_of, text
 from tests.conftest import ROOT
+from tests.tools.conformance import FOLDER, GUESTS, ROWS, guest, guests_of, text
 from vpmu_emu.check import check_program, run_as_asked
 
 # Too long for an engine that is not compiled.
@@ -95,7 +95,7 @@ def test_the_row_has_a_guest_or_a_reason(row):
 @pytest.mark.uncompiled
 def test_the_page_is_true():
     written = (ROOT / "docs" / "conformance.md").read_text(encoding="utf-8")
-    assert written == text(), "run `python -m tests.conformance`"
+    assert written == text(), "run `python -m tests.tools.conformance`"
 
 
 @pytest.mark.uncompiled

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from tests.conformance import FOLDER, guest
+from tests.tools.conformance import FOLDER, guest
 from vpmu_emu.asm import Program
 from vpmu_emu.errors import ConfigError
 from vpmu_emu.linux.kvm.cpuid import guest_shape

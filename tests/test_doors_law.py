@@ -20,7 +20,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.conftest import ROOT
-from tests.profiles import cases
+from tests.tools.profiles import cases
 from vpmu_emu import build, cli
 from vpmu_emu.asm import assemble, write_elf
 from vpmu_emu.debug.repl import Repl

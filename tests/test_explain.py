@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from tests.profiles import cases
 from tests.reference import access as reference
+from tests.tools.profiles import cases
 from vpmu_emu._jit import COMPILES
 from vpmu_emu.errors import ConfigError
 from vpmu_emu.explain import Explanation, explain, parse_number, parse_settings

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.profiles import cases
 from tests.reference import generator, generator_system
-from tests.whole import (
+from tests.tools.profiles import cases
+from tests.tools.whole import (
     LESSONS,
     MODES,
     assert_same,

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT
-from tests.typed import HINTS, faults, reachable, to_walk
+from tests.tools.typed import HINTS, faults, reachable, to_walk
 from vpmu_emu import _jit, build
 from vpmu_emu._jit import native
 

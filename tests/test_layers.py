@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 
-from tests import project_map
 from tests.conftest import ROOT
+from tests.tools import project_map
 
 pytestmark = pytest.mark.uncompiled
 
@@ -134,7 +135,7 @@ def test_the_map_answers(question, file, name):
 
 def test_map_is_true():
     written = (ROOT / "docs" / "map.md").read_text(encoding="utf-8")
-    assert written == project_map.text(), "run `python -m tests.project_map`"
+    assert written == project_map.text(), "run `python -m tests.tools.project_map`"
 
 
 IN_ANY_ORDER = """
@@ -155,3 +156,15 @@ def test_every_module_of_the_host_can_be_the_first_that_is_imported():
     command = [sys.executable, "-c", IN_ANY_ORDER, *names]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
+
+
+def test_helpers_of_tests_lie_in_a_folder_of_their_own():
+    """A module of `tests/` is a test; what tests share, and what writes docs, is in `tests/tools/`."""
+    files = {path.name for path in (ROOT / "tests").glob("*.py")} - {"__init__.py", "conftest.py"}
+    assert sorted(name for name in files if not name.startswith("test_")) == []
+    assert list((ROOT / "tests" / "tools").glob("test_*.py")) == []
+    tools = {path.stem for path in (ROOT / "tests" / "tools").glob("*.py")} - {"__init__"}
+    form = re.compile(r"^ *(?:from tests import |from tests\.|import tests\.)(\w+)", re.MULTILINE)
+    for path in (ROOT / "tests").rglob("*.py"):
+        found = {name for name in form.findall(path.read_text(encoding="utf-8")) if name in tools}
+        assert found == set(), f"{path}: what tests share is imported from tests.tools"

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from tests.profiles import cases
+from tests.tools.profiles import cases
 from vpmu_emu._jit import COMPILES
 from vpmu_emu.asm import assemble
 from vpmu_emu.system import System

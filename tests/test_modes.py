@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import ROOT
 from tests.reference import generator
-from tests.whole import machine
+from tests.tools.whole import machine
 from vpmu_emu._jit import COMPILES
 from vpmu_emu.asm import Program, assemble
 

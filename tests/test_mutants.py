@@ -9,11 +9,11 @@ import attrs
 import pytest
 from click.testing import CliRunner
 
-from tests import mutants
 from tests.conftest import ROOT
-from tests.mutants import failures, guests
 from tests.test_conformance import LONG
-from tests.whole import lesson, machine, state
+from tests.tools import mutants
+from tests.tools.mutants import failures, guests
+from tests.tools.whole import lesson, machine, state
 from vpmu_emu.cli import main
 from vpmu_emu.tables.mutants import MUTANTS, inject_bits, mutant, unchecked_msrs
 from vpmu_emu.tables.names import UnknownNameError

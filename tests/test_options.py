@@ -9,8 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 import vpmu_emu
-from tests import options_page
 from tests.conftest import ROOT
+from tests.tools import options_page
 from vpmu_emu.asm import assemble
 from vpmu_emu.cli import main
 from vpmu_emu.errors import ConfigError
@@ -84,7 +84,7 @@ def test_every_option_is_read_at_every_door(key):
 
 def test_the_page_and_the_class_say_the_same():
     assert options_page.PAGE.read_text(encoding="utf-8") == options_page.text(), (
-        "run `python -m tests.options_page`"
+        "run `python -m tests.tools.options_page`"
     )
     for option in OPTIONS.values():
         assert option.help in (System.__doc__ or "").replace("\n            ", " ")

@@ -1,10 +1,10 @@
-"""kvm-unit-tests' pmu rows as tests/pmu_suite.py has them: every row passes in every mode."""
+"""kvm-unit-tests' pmu rows as tests/tools/pmu_suite.py has them: every row passes in every mode."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.pmu_suite import CONFIGS, MODES, OWN_LENGTHS, SHORT, run, summary
+from tests.tools.pmu_suite import CONFIGS, MODES, OWN_LENGTHS, SHORT, run, summary
 
 FIRST = CONFIGS[0]
 by_mode = pytest.mark.parametrize("mode", MODES)
@@ -42,7 +42,7 @@ def test_every_row_passes_with_the_suites_own_lengths(c, mode, capsys):
 
 def test_a_wrong_count_is_told_by_name_and_value(monkeypatch):
     """The judge is no rubber stamp: with another range a row fails, and says which and what it had."""
-    monkeypatch.setattr("tests.pmu_suite.EVENTS", (("core cycles", 0x003C, 60, 70),))
+    monkeypatch.setattr("tests.tools.pmu_suite.EVENTS", (("core cycles", 0x003C, 60, 70),))
     lengths = {"rounds": 200, "calibration": 1000, "polls": 10}
     failed = [o for o in run(CONFIGS[5], "bare", **lengths) if o.ok is False]
     names = [f"Intel: core cycles-{i}" for i in range(8)] + ["Intel: all counters"]

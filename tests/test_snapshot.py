@@ -7,8 +7,8 @@ import random
 import pytest
 
 from tests.conftest import ROOT
-from tests.profiles import cases
-from tests.whole import LESSONS, lesson, lesson_options, machine, seeded
+from tests.tools.profiles import cases
+from tests.tools.whole import LESSONS, lesson, lesson_options, machine, seeded
 from vpmu_emu.asm import assemble_file
 from vpmu_emu.errors import ConfigError
 from vpmu_emu.tables.modes import MODES

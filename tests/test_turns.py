@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT
-from tests.profiles import cases
-from tests.whole import assert_same, lesson, machine, state
+from tests.tools.profiles import cases
+from tests.tools.whole import assert_same, lesson, machine, state
 from vpmu_emu._jit import COMPILES
 from vpmu_emu.asm import assemble, assemble_file
 from vpmu_emu.machine.state import RUN_SLICE, RUN_SYSCALL

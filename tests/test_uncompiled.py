@@ -13,8 +13,8 @@ import sys
 import pytest
 
 from tests.conftest import ROOT
-from tests.profiles import cases
-from tests.whole import LESSONS, MODES, digest, lesson, lesson_options, machine, seeded
+from tests.tools.profiles import cases
+from tests.tools.whole import LESSONS, MODES, digest, lesson, lesson_options, machine, seeded
 from vpmu_emu._jit import COMPILES
 
 MOST = 1_500  # a second or two without the compiler

@@ -10,7 +10,7 @@ import pytest
 
 from tests.asm.test_statements import Writer
 from tests.conftest import ROOT
-from tests.profiles import cases
+from tests.tools.profiles import cases
 from vpmu_emu.asm import assemble
 from vpmu_emu.asm import core as module
 from vpmu_emu.errors import AssemblyError

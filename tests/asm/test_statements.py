@@ -8,7 +8,7 @@ import re
 import pytest
 
 from tests.asm.gnu import gnu, require
-from tests.profiles import cases
+from tests.tools.profiles import cases
 from vpmu_emu.asm import assemble
 from vpmu_emu.errors import AssemblyError
 

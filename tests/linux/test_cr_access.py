@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.whole import machine
+from tests.tools.whole import machine
 from vpmu_emu.asm import assemble
 from vpmu_emu.linux.kvm.vmx.vmcs import vmcs_read
 from vpmu_emu.tables.modes import MODES

@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from tests.profiles import cases
 from tests.reference.compare import RAM_MIB, reference_run
 from tests.reference.interpreter import Shape
+from tests.tools.profiles import cases
 from vpmu_emu.asm import assemble
 from vpmu_emu.system import System
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.machine.test_pmu import CYCLES, HEAD, TAIL, counting
-from tests.whole import machine
+from tests.tools.whole import machine
 from vpmu_emu.asm import assemble
 from vpmu_emu.machine.state import CLASS
 from vpmu_emu.tables.cpus import cpu

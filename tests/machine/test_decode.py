@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 iced = pytest.importorskip("iced_x86")
 
-from tests import profiles  # noqa: E402
 from tests.conftest import ROOT  # noqa: E402
 from tests.machine.board import Board  # noqa: E402
 from tests.reference.forms import CODE, cases, judged  # noqa: E402
+from tests.tools import profiles  # noqa: E402
 from vpmu_emu.asm import assemble  # noqa: E402
 from vpmu_emu.machine.ops import OP_UD, OPS  # noqa: E402
 from vpmu_emu.system import System  # noqa: E402

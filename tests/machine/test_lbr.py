@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.reference import generator
-from tests.whole import assert_same, machine, reg, state
+from tests.tools.whole import assert_same, machine, reg, state
 from vpmu_emu._jit import COMPILES
 from vpmu_emu.asm import assemble
 

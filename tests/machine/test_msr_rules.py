@@ -7,7 +7,7 @@ from functools import cache
 import pytest
 
 from tests.machine.board import Board
-from tests.whole import machine
+from tests.tools.whole import machine
 from vpmu_emu._jit import COMPILES
 from vpmu_emu.asm import assemble
 from vpmu_emu.linux.kvm.cpuid import guest_shape

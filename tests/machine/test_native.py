@@ -21,11 +21,11 @@ if MISSING:
 import iced_x86 as iced  # noqa: E402
 
 from tests.machine.board import Board  # noqa: E402
-from tests.profiles import cases as number_of_cases  # noqa: E402
 from tests.reference import native  # noqa: E402
 from tests.reference.alu import DF, STATUS  # noqa: E402
 from tests.reference.forms import CODE, DATA, EDGES, STACK  # noqa: E402
 from tests.reference.instructions import REGISTERS, mnemonic, undefined_flags  # noqa: E402
+from tests.tools.profiles import cases as number_of_cases  # noqa: E402
 from vpmu_emu.tables.instructions import BY_NAME  # noqa: E402
 
 pytestmark = pytest.mark.oracle

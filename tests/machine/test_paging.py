@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.whole import machine
+from tests.tools.whole import machine
 from vpmu_emu.asm import assemble
 from vpmu_emu.tables.modes import MODES
 

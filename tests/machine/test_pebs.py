@@ -16,7 +16,7 @@ from tests.machine.test_lbr import branch_at
 from tests.machine.test_lbr import records as lbr_records
 from tests.machine.test_pmu import HEAD, RING3, RING_TAIL, RINGS, TAIL, write
 from tests.reference import generator
-from tests.whole import assert_same, machine, state
+from tests.tools.whole import assert_same, machine, state
 from vpmu_emu._jit import COMPILES
 from vpmu_emu.asm import assemble
 from vpmu_emu.machine.clock import tsc_value

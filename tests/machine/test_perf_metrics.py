@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.machine.test_pmu import HEAD, LATENCY, TAIL, run, write
-from tests.whole import assert_same, machine, state
+from tests.tools.whole import assert_same, machine, state
 from vpmu_emu.asm import assemble
 from vpmu_emu.tables.cpus import LATENCIES, cpu
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.whole import machine
+from tests.tools.whole import machine
 from vpmu_emu.asm import assemble
 from vpmu_emu.machine.clock import tsc_value
 from vpmu_emu.tables.cpus import LATENCIES, cpu

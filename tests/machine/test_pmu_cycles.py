@@ -7,7 +7,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.machine.test_pmu import CYCLES, EDGE, EN, HEAD, INST, INV, OS, SLOTS, USR, cmask, write
-from tests.whole import machine
+from tests.tools.whole import machine
 from vpmu_emu._jit import COMPILES
 from vpmu_emu.asm import assemble
 from vpmu_emu.machine.state import CLASS, RUN_SLICE

@@ -24,7 +24,7 @@ from tests.machine.test_pmu import (
     taken,
     write,
 )  # fmt: skip
-from tests.whole import machine, reg
+from tests.tools.whole import machine, reg
 from vpmu_emu.asm import assemble
 from vpmu_emu.errors import ConfigError
 from vpmu_emu.system import System

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from tests.differential import compared, count_case
 from tests.machine.board import Board
-from tests.profiles import cases as number_of_cases
 from tests.reference import alu
 from tests.reference.forms import CODE, DATA, TOP, Case, cases, differing
 from tests.reference.interpreter import Reference
+from tests.tools.differential import compared, count_case
+from tests.tools.profiles import cases as number_of_cases
 
 if os.environ.get("VPMU_REQUIRE_ORACLES") == "1":
     import unicorn

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.whole import machine
+from tests.tools.whole import machine
 from vpmu_emu.asm import assemble
 from vpmu_emu.errors import ConfigError
 from vpmu_emu.system import QUANTUM, System

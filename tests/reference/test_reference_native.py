@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 
-from tests.differential import compared, count_case
-from tests.profiles import cases as number_of_cases
+from tests.tools.differential import compared, count_case
+from tests.tools.profiles import cases as number_of_cases
 
 from . import alu, native
 from .forms import CODE, DATA, TOP, Case, cases, differing, judged

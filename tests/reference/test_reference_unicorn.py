@@ -6,8 +6,8 @@ import iced_x86 as iced
 import pytest
 from hypothesis import given, settings
 
-from tests.differential import compared, count_case
-from tests.profiles import cases as number_of_cases
+from tests.tools.differential import compared, count_case
+from tests.tools.profiles import cases as number_of_cases
 
 unicorn = pytest.importorskip("unicorn")
 from unicorn import x86_const as x86  # noqa: E402

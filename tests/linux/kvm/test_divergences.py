@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.linux.guests import run, window
-from tests.whole import machine
+from tests.tools.whole import machine
 from vpmu_emu.asm import assemble
 
 pytestmark = [pytest.mark.uncompiled, pytest.mark.inner]

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.linux.guests import system
-from tests.profiles import cases
+from tests.tools.profiles import cases
 from vpmu_emu.linux import native
 from vpmu_emu.linux.calls import CALL_PERF_INSTALL, kernel_call
 from vpmu_emu.linux.charge import charge

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.linux.perf.test_laws import BRANCHES, CYCLES, INSTRUCTIONS, REF, USER, Machine
-from tests.profiles import cases
+from tests.tools.profiles import cases
 from vpmu_emu.linux.perf.event import (
     EINVAL,
     perf_event_disable,

@@ -1,4 +1,4 @@
-"""The walk over the typed IR of compiled code; `python -m tests.typed` records which modules are clean.
+"""The walk over the typed IR of compiled code; `python -m tests.tools.typed` records the clean modules.
 
 To type every function again takes a minute. By day only modules that differ from those recorded are
 walked; `make laws` walks all of them, and so does the record.
@@ -16,7 +16,7 @@ from pathlib import Path
 import numba
 from numba.core import ir
 
-from tests.profiles import PROFILE
+from tests.tools.profiles import PROFILE
 from vpmu_emu import _jit, build
 
 CLEAN = Path(__file__).with_suffix(".json")

@@ -1,9 +1,10 @@
 """The rows of kvm-unit-tests' x86/pmu.c as a table, a guest made from it, and its judge.
 
-`python -m tests.pmu_suite [short]` prints the results of every mode. A row is a few lines for the guest
-that leave values in a table, and a rule for them. The guest only measures; ranges and exact counts are
-judged here, as the suite has them (intel_gp_events, fixed_events, adjust_events_range), so that a failing
-row says its value. Written anew from what the suite asks; names are its own: a row is found in both.
+`python -m tests.tools.pmu_suite [short]` prints the results of every mode. A row is a few
+lines for the guest that leave values in a table, and a rule for them. The guest only measures; ranges and
+exact counts are judged here, as the suite has them (intel_gp_events, fixed_events, adjust_events_range),
+so that a failing row says its value. Written anew from what the suite asks; names are its own: a row is
+found in both.
 """
 
 from __future__ import annotations

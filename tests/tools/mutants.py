@@ -1,4 +1,4 @@
-"""Every deliberate bug must be found by a guest: `python -m tests.mutants [NAME…]`.
+"""Every deliberate bug must be found by a guest: `python -m tests.tools.mutants [NAME…]`.
 
 In one process: the guests without a bug, which must hold; each bug, until a few guests have failed; the
 guests once more with the bug `none`, which nothing may find. Ends with `found 32 of 32`.

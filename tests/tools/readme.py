@@ -1,4 +1,4 @@
-"""Keeps the tables of README.md true: `python -m tests.readme` puts today's demo into it."""
+"""Keeps the tables of README.md true: `python -m tests.tools.readme` puts today's demo into it."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
 """Two builds, or the tree before and after a change of structure, give the same records and memory.
 
-    python -m tests.same_records save FILE [WHAT]       run and store
-    python -m tests.same_records compare FILE [WHAT]    run again; status 1 and a list if anything differs
+    python -m tests.tools.same_records save FILE [WHAT]       run and store
+    python -m tests.tools.same_records compare FILE [WHAT]    run again; status 1 and a list of what differs
 
 WHAT is `lessons` (default) or `all` (lessons, conformance guests and host programs), then modes with
 commas. The suite runs on a build with bounds checks, users on one without; what differs between them
 would be a bug that only one of them has. A refactoring that moves or drops fields of the record names
-them in `tests/moved_paths.toml`; any other difference is an error.
+them in `tests/tools/moved_paths.toml`; any other difference is an error.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from vpmu_emu.errors import VpmuError
 from vpmu_emu.linux.state import SYSTEM
 from vpmu_emu.tables.modes import MODES
 
-MOVED = ROOT / "tests" / "moved_paths.toml"
+MOVED = ROOT / "tests" / "tools" / "moved_paths.toml"
 FOLDERS = {"lessons": ("lessons",), "all": ("lessons", "conformance", "host")}
 WHOLE = 8  # arrays of more elements are stored as a hash
 

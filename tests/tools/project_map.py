@@ -1,4 +1,4 @@
-"""Writes docs/map.md, every module with its law and where things are: `python -m tests.project_map`."""
+"""Writes docs/map.md, each module with its law and where what is: `python -m tests.tools.project_map`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.conftest import ROOT
 HEAD = """# Map
 
 One line per module, its own first line. Imports point up this page only: a part may use what stands
-above it, and `tests/test_layers.py` holds it to that. Regenerate with `python -m tests.project_map`.
+above it, and `tests/test_layers.py` holds it to that. Regenerate with `python -m tests.tools.project_map`.
 
 Three arguments are everywhere. **S** is the record, `SYSTEM` of `linux/state.py`: everything that the
 result of a run depends on but memory. **M** is physical memory, bytes: the guest's, then the host's.

@@ -1,4 +1,4 @@
-"""Writes docs/options.md, every option of a run: `python -m tests.options_page`."""
+"""Writes docs/options.md, every option of a run: `python -m tests.tools.options_page`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HEAD = """# Options of a run
 a name that does not exist, a value that cannot be, an option in a mode where it could have no effect, and
 two that contradict each other are one sentence with the place, the nearest name and what would do, before a
 file is read or anything is compiled. (`vpmu check` runs the same line in every mode: what a mode has no use
-for is looked at and left out.) Regenerate with `python -m tests.options_page`.
+for is looked at and left out.) Regenerate with `python -m tests.tools.options_page`.
 
 | command line | Python | usual | modes | what |
 |---|---|---|---|---|
