@@ -10,6 +10,7 @@ import pytest
 
 from tests.linux.syscalls.test_kvm import Vmm, errno
 from tests.linux.syscalls.test_kvm_vcpu import MODES, change_events, code, events, registers
+from vpmu_emu.machine.msr_access import cpuid_answer
 from vpmu_emu.tables.linux import STRUCTS, constant
 
 pytestmark = pytest.mark.uncompiled
@@ -295,7 +296,9 @@ def test_the_offset_of_a_vcpus_tsc():
 @pytest.mark.parametrize(
     ("path", "value"),
     [("kvm/parameters/ignore_msrs", "N"), ("kvm/parameters/force_emulation_prefix", "0"),
-     ("kvm_intel/parameters/unrestricted_guest", "N"), ("kvm/parameters/enable_pmu", None)],
+     ("kvm_intel/parameters/unrestricted_guest", "N"), ("kvm/parameters/enable_pmu", None),
+     ("kvm_intel/parameters/ept", "Y"), ("kvm_intel/parameters/nested", "N"),
+     ("kvm/parameters/enable_vmware_backdoor", "N")],
 )  # fmt: skip
 def test_parameters_of_the_module(mode, path, value):
     vmm = Vmm(mode)
@@ -304,6 +307,49 @@ def test_parameters_of_the_module(mode, path, value):
     assert vmm.kernel.call("read", fd, at, 8) == 2
     wanted = value or ("N" if mode == "none" else "Y")
     assert vmm.host.copy_from_user(at, 2) == f"{wanted}\n".encode()
+
+
+@EVERY_MODE
+@pytest.mark.parametrize("cpu", ["spr", "emr", "icx", "skx"])
+def test_what_kvm_supports_the_hosts_own_cpuid_has(mode, cpu):
+    """this_cpu_has() and this_pmu_has() of a host program beside kvm_cpu_has() and kvm_pmu_has()."""
+    vmm = Vmm(mode, cpu=cpu)
+    core = vmm.host.core
+    of_kvm = {(1, "ecx"): 1 << 31 | 1 << 24 | 1 << 21, (0xA, "edx"): 1 << 15}  # whatever the CPU has
+
+    def cpuid(leaf: int) -> dict[str, int]:
+        core.regs[0], core.regs[1] = leaf, 0
+        cpuid_answer(core, core.cpuid, core.lapic.apic_base)
+        return dict(zip(("eax", "ecx", "edx", "ebx"), (int(v) for v in core.regs[:4]), strict=True))
+
+    for leaf, entry in vmm.leaves(vmm.supported()).items():
+        host = cpuid(leaf)
+        if leaf in (1, 7, 0x8000_0001):
+            for name in ("ecx", "edx") + (("ebx",) if leaf == 7 else ()):
+                assert int(entry[name]) & ~host[name] & ~of_kvm.get((leaf, name), 0) == 0
+        elif leaf == 0xA:
+            version, counters, width, length = (host["eax"] >> shift & 0xFF for shift in (0, 8, 16, 24))
+            assert (version, counters, width) >= (4, 8, 48) or cpu == "skx"
+            assert length <= 8  # NR_INTEL_ARCH_EVENTS
+            if mode != "none":
+                assert int(entry["eax"]) == host["eax"] & ~0xFF | 2
+                assert int(entry["ebx"]) == host["ebx"]
+                assert int(entry["edx"]) & 0x1F == min(host["edx"] & 0x1F, 3)
+            else:
+                assert int(entry["eax"]) & 0xFF == 0
+        elif leaf in (0, 0x8000_0000):
+            for name in ("ebx", "ecx", "edx"):
+                assert int(entry[name]) == host[name]
+
+
+def test_there_are_no_statistics():
+    """KVM_CAP_BINARY_STATS_FD says so, and who asks all the same gets ENOTTY, a vCPU's the vCPU's errno."""
+    vmm = Vmm()
+    for fd in (vmm.kvm, vmm.vm):
+        assert vmm.ioctl(fd, "KVM_CHECK_EXTENSION", constant("KVM_CAP_BINARY_STATS_FD")) == 0
+    request = 0xAE << 8 | 0xCE  # KVM_GET_STATS_FD
+    assert vmm.kernel.call("ioctl", vmm.vm, request, 0) == errno("ENOTTY")
+    assert vmm.kernel.call("ioctl", vmm.vcpu, request, 0) == errno("EINVAL")
 
 
 # --- events -----------------------------------------------------------------------------------------------

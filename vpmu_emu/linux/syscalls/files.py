@@ -133,6 +133,9 @@ TEXTS: dict[str, Callable[[Host], str]] = {
     "/sys/module/kvm/parameters/force_emulation_prefix": (
         lambda host: str(int(host.S.config.force_emulation_prefix))
     ),
+    "/sys/module/kvm/parameters/enable_vmware_backdoor": lambda _: "N",
+    "/sys/module/kvm_intel/parameters/ept": lambda _: "Y",
+    "/sys/module/kvm_intel/parameters/nested": lambda _: "N",
     "/sys/module/kvm_intel/parameters/unrestricted_guest": lambda _: "N",
     "/sys/module/kvm_intel/parameters/enable_apicv": lambda host: "NY"[int(host.S.config.apicv != 0)],
     "/proc/sys/kernel/perf_event_max_sample_rate": lambda host: str(int(host.S.config.max_sample_rate)),
