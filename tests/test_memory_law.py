@@ -155,8 +155,12 @@ child:
         test rax, rax
         jns 2f
         exit_program 96
-2:      cmp dword ptr [rbx + kvm_run_exit_reason], KVM_EXIT_IO
-        mov eax, [rbx + kvm_run_exit_reason]
+2:      mov eax, [rbx + kvm_run_exit_reason]
+        cmp eax, KVM_EXIT_MMIO          # no slot is there
+        jne 4f
+        mov qword ptr [rbx + kvm_run_mmio_data], -1
+        jmp 1b
+4:      cmp eax, KVM_EXIT_IO
         jne 3f
         mov rsi, [rbx + kvm_run_io_data_offset]
         mov eax, [rbx + rsi]
