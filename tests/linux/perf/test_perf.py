@@ -179,7 +179,8 @@ def test_a_guest_is_bound_by_the_constraints_of_its_host():
 
 def test_ref_cycles_of_a_host_do_not_starve_a_guest_on_sapphire_rapids():
     """Since 6.6 perf's ref-cycles are 013CH there, for any counter; on Ice Lake only fixed counter 2's."""
-    body = window("mov eax, 1").replace(
+    # 100 instructions: some reference cycles, wherever the window begins
+    body = window("nop\n" * 100).replace(
         "WRMSR32 0x38f, 1", "mov ecx, 0x38f\n    mov edx, 4\n    xor eax, eax\n    wrmsr"
     )
     body = "    WRMSR32 0x38d, 0x300\n" + body
