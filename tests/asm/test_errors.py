@@ -450,7 +450,15 @@ LONG = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", LONG)
+# These need seconds: too much for every change.
+LONGEST = {
+    "names defined below", "expressions", "parentheses", "names defined by the next", "lengths of the next",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.laws) if name in LONGEST else name for name in LONG]
+)
 def test_no_source_takes_long(name):
     begin = time.process_time()
     found = outcome(LONG[name])
