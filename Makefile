@@ -47,7 +47,7 @@ test: lint
 laws: setup
 	$(CHECKED) $(BIN)/vpmu build
 	VPMU_HYPOTHESIS=ci $(CHECKED) $(PYTEST) -m "" -o timeout=1800
-	NUMBA_DISABLE_JIT=1 $(PYTEST) -q -m "inner and uncompiled" -o timeout=1800 $(INNER)
+	NUMBA_DISABLE_JIT=1 $(PYTEST) -q -m "inner and uncompiled and not slow and not laws" -o timeout=1800 $(INNER)
 	NUMBA_DISABLE_JIT=1 VPMU_HYPOTHESIS=ci $(PYTEST) -q -m "inner and uncompiled" -o timeout=1800 $(INNER) -k "laws or states"
 	$(MAKE) coverage
 	$(MAKE) mutants
