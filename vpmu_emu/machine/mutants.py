@@ -1,7 +1,7 @@
 """Deliberate bugs: bits of `core.inject`, looked at only where something rare happens.
 
-Silicon and the host kernel's model of a PMU ask the same functions, so that a bug is the same in every
-mode. Each gives the right answer while its bits are clear. `isa/mutants.toml` says what each bug is.
+`isa/mutants.toml` says what each bug is. The rules that silicon and KVM share ask for them in `pmu_rules`:
+a bug is the same in every mode.
 """
 
 from __future__ import annotations

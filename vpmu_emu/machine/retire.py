@@ -1,4 +1,4 @@
-"""How an instruction of the system's ends: retired, time spent, #GP, an exit of the guest, EDX:EAX."""
+"""How a system instruction ends: it retires and takes time, faults with #GP, or leaves the guest."""
 
 from __future__ import annotations
 

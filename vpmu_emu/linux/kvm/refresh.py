@@ -1,6 +1,7 @@
 """kvm_pmu_refresh(): the vPMU of a vCPU follows its CPUID, its PERF_CAPABILITIES and what its VM may have.
 
-arch/x86/kvm/pmu.c, vmx/pmu_intel.c intel_pmu_refresh()."""
+arch/x86/kvm/pmu.c, vmx/pmu_intel.c intel_pmu_refresh().
+"""
 
 from __future__ import annotations
 

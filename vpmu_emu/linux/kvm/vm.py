@@ -1,4 +1,4 @@
-"""What KVM does when a VMM makes a VM, a vCPU, or gives it its CPUID: record rows, VMCS, MSR bitmap, vPMU.
+"""What KVM does when a VMM makes a VM, makes a vCPU, gives it its CPUID, its TSC or an event filter.
 
 Plain Python, for nothing here happens while a guest runs. arch/x86/kvm/x86.c, pmu.c, vmx/vmx.c.
 """

@@ -1,6 +1,7 @@
 """What perf does by the clock: rotation at its own timer, frequencies and end of throttling at the tick.
 
-kernel/events/core.c."""
+kernel/events/core.c.
+"""
 
 from __future__ import annotations
 

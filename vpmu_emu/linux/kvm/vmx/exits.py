@@ -1,4 +1,4 @@
-"""The exit handlers that all modes share; a mode's own are in its run loop's module.
+"""The exit handlers of VMX; those of RDMSR, WRMSR and RDPMC, which ask the vPMU, are in kvm/x86.py.
 
 A handler does its work, then skips the instruction, which counts it in software: an instruction that
 exits does not retire in hardware. arch/x86/kvm/vmx/vmx.c, x86.c.

@@ -1,6 +1,7 @@
 """What a guest exits for: VM-execution controls, MSR lists and MSR bitmap, by its vPMU and the MSR filter.
 
-vmx/vmx.c vmx_recalc_intercepts(), intel_passthrough_pmu_msrs()."""
+vmx/vmx.c vmx_recalc_intercepts(), intel_passthrough_pmu_msrs().
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The guest's branch records, mode emulated only: a perf event without a counter keeps hardware's for it.
+"""A guest's branch records where perf owns the PMU: an event without a counter keeps hardware's for it.
 
 While the event is ACTIVE the registers are the guest's own, through KVM at first and past it from the next
 entry on; otherwise they read 0. Recording itself is hardware's: DEBUGCTL is switched by the VMCS, and the
