@@ -14,11 +14,12 @@ from tests.tools import options_page
 from vpmu_emu.asm import assemble
 from vpmu_emu.cli import main
 from vpmu_emu.errors import ConfigError
-from vpmu_emu.linux.state import QUIRKS, WATCHDOG_NAMES, WITHOUT
+from vpmu_emu.linux.state import QUIRKS, WATCHDOG_NAMES
 from vpmu_emu.options import COST_LEVELS, HOST_KEYS, KVM_KEYS, OPTIONS, Options, parse
 from vpmu_emu.system import System, run
 from vpmu_emu.tables.cpus import CPU_NAMES
 from vpmu_emu.tables.modes import MODES
+from vpmu_emu.tables.patches import PATCHES
 
 FILTER = str(ROOT / "guests/lessons/04_filter.toml")
 NEIGHBOUR = str(ROOT / "guests/host/noisy_neighbour.s")
@@ -31,7 +32,7 @@ VALUES: dict[str, tuple[str, object]] = {
     "all_passthrough": ("", True), "settings": ("pmu.gp=4", {"pmu.gp": 4}), "guest": ("gp=1", {"gp": 1}),
     "kvm": ("force_emulation_prefix=0", {"force_emulation_prefix": 0}), "apicv": ("", False),
     "costs": ("high", "high"), "quirks": ("v1-no-global-check", ["v1-no-global-check"]),
-    "without": ("emulated-instructions", ["emulated-instructions"]),
+    "without": ("039", [39]),
     "inject": ("instructions-2-percent-more", ["instructions-2-percent-more"]), "trace": ("-", "-"),
     "horizon": ("1", 1), "horizon_seed": ("1", 1),
 }  # fmt: skip
@@ -137,7 +138,13 @@ def test_the_page_and_the_class_say_the_same():
     ({"guest": {"perf_cap": 0}, "vpmu": "emulated"}, "guest perf_cap: unknown key; did you mean"),
     ({"guest": {"gp": 9}, "vpmu": "emulated"}, "guest gp: 9 is out of range (allowed: 0 to 8)"),
     ({"quirks": "v1-no-globl-check", "vpmu": "passthrough"}, "did you mean v1-no-global-check?"),
-    ({"without": ["lvtpc"], "vpmu": "passthrough"}, "no part of the series is named 'lvtpc'"),
+    ({"without": ["lvtpc"], "vpmu": "passthrough"}, "without: 'lvtpc' is not the number of a patch"),
+    ({"without": 42, "vpmu": "passthrough"}, "without: the series has no patch 42 (allowed: 3 6 7"),
+    ({"without": "0", "vpmu": "passthrough"}, "without: the series has no patch 0"),
+    ({"without": -1, "vpmu": "passthrough"}, "without: the series has no patch -1"),
+    ({"without": "41", "vpmu": "passthrough"}, "is not emulated: guests have no VMX of their own"),
+    ({"without": "7"}, "without: there is no hypervisor in mode bare (allowed: passthrough)"),
+    ({"without": 7, "vpmu": "emulated"}, "is without the passthrough series in mode emulated"),
     ({"filter": FILTER, "all_passthrough": True, "vpmu": "passthrough"}, "needs the selectors intercepted"),
 ])  # fmt: skip
 def test_refused_at_every_door_of_python_before_a_file_is_read(asked, said):
@@ -161,8 +168,8 @@ def test_what_is_no_plain_data_is_not_written_down():
 
 
 def test_every_name_that_can_be_chosen_is_known():
-    for key, table in (("quirks", QUIRKS), ("without", WITHOUT)):
-        Options.of({"vpmu": "passthrough", key: tuple(table)}).check()
+    Options.of({"vpmu": "passthrough", "quirks": tuple(QUIRKS)}).check()
+    Options.of({"vpmu": "passthrough", "without": [n for n, row in PATCHES.items() if row.off]}).check()
     for name in WATCHDOG_NAMES:
         Options(vpmu="none", watchdog=name).check()
 

@@ -350,7 +350,7 @@ def demo(prog: str | None, modes: str, as_json: bool) -> None:
 @main.command()
 @click.argument("paths", nargs=-1, required=True)
 @click.option("--perturb", is_flag=True, help="Alter every expected constant: each must turn red.")
-@click_options("inject")
+@click_options("without", "inject")
 @click.option("--json", "as_json", is_flag=True)
 @click.option("-v", "--verbose", is_flag=True, help="Show the expectations that hold, too.")
 @click.pass_context
@@ -358,6 +358,7 @@ def check(
     ctx: click.Context,
     paths: tuple[str, ...],
     perturb: bool,
+    without: tuple[str, ...],
     inject: tuple[str, ...],
     as_json: bool,
     verbose: bool,
@@ -365,13 +366,15 @@ def check(
     """Run guests against the `#: expect` lines in them, in every mode they name."""
     from vpmu_emu.check import FileReport, check_program, find_guests, run_as_asked
 
-    Options.of({"inject": inject}).check()  # a wrong name is told before anything compiles
-    runner = partial(run_as_asked, inject=inject, ready=prepare)
+    asked = Options.of({"inject": inject, "without": without})
+    asked.check_values()  # a wrong name is told before anything compiles
+    runner = partial(run_as_asked, inject=inject, without=asked.without, ready=prepare)
     reports = []
     broken = False
     for path in find_guests(paths):
         try:
             program, plan = load_plan(path)
+            asked.check_some_mode(plan.modes)
             report = check_program(program, plan, runner, perturb=perturb)
         except (VpmuError, OSError, UnicodeError, RecursionError, MemoryError) as error:
             if isinstance(error, BrokenPipeError):
@@ -502,11 +505,21 @@ def guests(as_json: bool) -> None:
 @main.command()
 @click.option("--cpu", metavar="MODEL", help="One CPU model: its PMU and the events that it counts.")
 @click.option("--jit", is_flag=True, help="Compiled functions and lines per mode.")
+@click.option("--without", multiple=True, metavar="N",
+              help="A patch of the series: what it does, and what breaks without it; repeatable.")
 @click.option("--json", "as_json", is_flag=True)
-def info(cpu: str | None, jit: bool, as_json: bool) -> None:
-    """Versions, CPU models, modes, folders; with --cpu, one model; with --jit, what each mode compiles."""
+def info(cpu: str | None, jit: bool, without: tuple[str, ...], as_json: bool) -> None:
+    """Versions, CPU models, modes, folders.
+
+    With --cpu, one model; with --without, patches of the series; with --jit, what each mode compiles.
+    """
+    if cpu is not None and without:
+        raise VpmuError("--cpu and --without are two questions")
     if cpu is not None:
         _info_cpu(cpu, as_json)
+        return
+    if without:
+        _info_patches(Options.of({"without": without}), as_json)
         return
     import platform
     from importlib.metadata import version
@@ -516,6 +529,7 @@ def info(cpu: str | None, jit: bool, as_json: bool) -> None:
     from vpmu_emu.report import Table, show
     from vpmu_emu.tables.msrs import MSRS
     from vpmu_emu.tables.mutants import MUTANTS
+    from vpmu_emu.tables.patches import PATCHES
 
     facts: dict[str, Any] = {
         "vpmu_emu": __version__,
@@ -527,6 +541,7 @@ def info(cpu: str | None, jit: bool, as_json: bool) -> None:
         "modes": list(build.modes()),
         "msrs": len(MSRS),
         "mutants": {row.name: row.doc for row in MUTANTS},
+        "patches": {str(row.number): row.title for row in PATCHES.values()},
     }
     if jit:
         from vpmu_emu import _jit
@@ -538,11 +553,26 @@ def info(cpu: str | None, jit: bool, as_json: bool) -> None:
         return
     weights = facts.pop("jit", None)
     facts["mutants"] = f"{len(MUTANTS)} deliberate bugs (--json names them)"
+    facts["patches"] = f"{len(PATCHES)} of the passthrough series (--without N tells of one)"
     rows = [(k, ", ".join(v) if isinstance(v, list) else str(v)) for k, v in facts.items()]
     show([Table("", ("", ""), tuple(rows))])
     if weights:
         heads = ("mode", "functions", "inlined", "lines", "on disk")
         show([Table("Compiled code", heads, tuple((m, *w.values()) for m, w in weights.items()))])
+
+
+def _info_patches(asked: Options, as_json: bool) -> None:
+    from vpmu_emu.report import Table, show
+    from vpmu_emu.tables.patches import PATCHES
+
+    asked.check_values()
+    rows = [attrs.asdict(PATCHES[number]) for number in dict.fromkeys(asked.without)]
+    if as_json:
+        _json({"schema": 1, "patches": rows})
+        return
+    for row in rows:
+        row["needs"] = ", ".join(map(str, row["needs"]))
+        show([Table("", ("", ""), tuple((key, value) for key, value in row.items() if value != ""))])
 
 
 def _info_cpu(name: str, as_json: bool) -> None:
@@ -574,7 +604,7 @@ def _info_cpu(name: str, as_json: bool) -> None:
 @click.argument("action", type=click.Choice(["rdmsr", "wrmsr", "rdpmc"]))
 @click.argument("what")
 @click.argument("value", required=False)
-@click_options("vpmu", "cpu", "settings", "guest", "filter", "all_passthrough", "quirks", "kvm",
+@click_options("vpmu", "cpu", "settings", "guest", "filter", "all_passthrough", "quirks", "without", "kvm",
                "inject", "host_events", "host", "costs", vpmu="passthrough")
 @click.option("--cpl", type=click.Choice(["0", "3"]), default="0", show_default=True,
               help="Privilege level at the instruction.")

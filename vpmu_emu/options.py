@@ -104,6 +104,19 @@ def _words(option: Option, value: Any) -> Any:
     return tuple(_word(option, word) for word in _things(option, value))
 
 
+def _patches(option: Option, value: Any) -> Any:
+    return tuple(_patch(option, word) for word in _things(option, value))
+
+
+def _patch(option: Option, word: Any) -> int:
+    # As the series numbers them, and mails too: 7, 07, 0007.
+    digits = word.strip() if isinstance(word, str) else ""
+    number = int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 5 else _whole(word)
+    if number is None:
+        raise ConfigError(option.name, f"{shown(word)} is not the number of a patch", "docs/patches.md")
+    return number
+
+
 def _pairs(option: Option, value: Any) -> Any:
     return pairs(option.name, value)
 
@@ -188,11 +201,18 @@ def _quirks(key: str, names: Sequence[str]) -> None:
         known(key, key, name, QUIRKS)
 
 
-def _without(key: str, names: Sequence[str]) -> None:
-    from vpmu_emu.linux.state import WITHOUT
+def _without(key: str, numbers: Sequence[int]) -> None:
+    from vpmu_emu.tables.patches import PATCHES
 
-    for name in names:
-        known(key, "part of the series", name, WITHOUT)
+    may = " ".join(str(row.number) for row in PATCHES.values() if row.off)
+    for number in numbers:
+        if number not in PATCHES:
+            raise ConfigError(key, f"the series has no patch {shown(number)}", may)
+        row = PATCHES[number]
+        if row.outside:
+            raise ConfigError(key, f"patch {number} ({row.title}) is not emulated: {row.outside}", may)
+        if not row.off:
+            raise ConfigError(key, f"patch {number} ({row.title}) cannot be left out", may)
 
 
 def _bugs(key: str, names: Sequence[str]) -> None:
@@ -417,9 +437,9 @@ class Options:
         "quirk", (), "Bring back a known bug of the RFC; repeatable.",
         metavar="NAME", takes=_words, many=True, check=_quirks, need=SERIES,
     )
-    without: tuple[str, ...] = _field(
-        "without", (), "Leave a part of the series out; repeatable.",
-        metavar="NAME", takes=_words, many=True, check=_without, need=SERIES,
+    without: tuple[int, ...] = _field(
+        "without", (), "Leave a patch of the series out, by its number (docs/patches.md); repeatable.",
+        metavar="N", takes=_patches, many=True, check=_without, need=SERIES,
     )
     inject: tuple[str, ...] = _field(
         "inject", (), "Put a deliberate bug in (`vpmu info --json` lists them); repeatable.",
@@ -499,9 +519,7 @@ class Options:
         mode = self.mode
         if not mode.hypervisor:
             self._check_mode(mode)  # whatever it is worth
-        for key, option in OPTIONS.items():
-            if option.check is not None:
-                option.check(option.name, getattr(self, key))
+        self.check_values()
         self._check_mode(mode)
         if self.all_passthrough and self.filter is not None:
             raise ConfigError("filter", "needs the selectors intercepted", "without --all-passthrough")
@@ -509,6 +527,24 @@ class Options:
             raise ConfigError(
                 "watchdog-thresh", "there is no watchdog without --watchdog", "nmi buddy hpet"
             )
+
+    def check_values(self) -> None:
+        """Whether each value by itself makes sense; raises ConfigError as `check` does."""
+        for key, option in OPTIONS.items():
+            if option.check is not None:
+                option.check(option.name, getattr(self, key))
+
+    def check_some_mode(self, modes: Iterable[str]) -> None:
+        """Raises ConfigError for an option that has an effect in none of these modes."""
+        refused = None
+        for name in modes:
+            try:
+                return self._check_mode(MODES[name])
+            except ConfigError as error:
+                refused = refused or error
+        if refused is not None:
+            raise refused
+        return None
 
     def _check_mode(self, mode: Mode) -> None:
         for key in self._unheeded(mode):

@@ -230,7 +230,7 @@ def test_a_guest_that_spins_with_interrupts_off_triggers_none(mode, detector):
 def test_the_event_of_the_nmi_detector():
     _, emulated = run("    EXIT 0\n", "emulated", watchdog="nmi")
     _, series = run("    EXIT 0\n", "passthrough", watchdog="nmi")
-    _, broken = run("    EXIT 0\n", "passthrough", watchdog="nmi", without=["watchdog-exclude-guest"])
+    _, broken = run("    EXIT 0\n", "passthrough", watchdog="nmi", without=[3])
     events = [found["perf"]["events"][0] for found in (emulated, series, broken)]
     assert [event["name"] for event in events] == ["cycles:D", "cycles:HD", "cycles:D"]
     assert [event["state"] for event in events] == ["ACTIVE", "ACTIVE", "ERROR"]

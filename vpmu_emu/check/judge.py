@@ -116,12 +116,12 @@ class FileReport:
 
 def run_as_asked(
     program: Any, mode: str, cpu: str | None, args: Sequence[str], inject: Sequence[str] = (),
-    ready: Callable[[Sequence[str]], None] | None = None,
+    ready: Callable[[Sequence[str]], None] | None = None, without: Sequence[int] = (),
 ) -> Outcome:
     """A `Runner` for real: the options of `vpmu run`, a filter beside the guest found by name.
 
-    `inject` names deliberate bugs, beside those that `args` may name; `ready` is called with the mode once
-    nothing is wrong with what was asked, and before compiled code is needed.
+    `inject` names deliberate bugs and `without` patches, beside those that `args` may name; `ready` is
+    called with the mode once nothing is wrong with what was asked, and before compiled code is needed.
 
     Raises:
         VpmuError: whatever is wrong with the options.
@@ -140,6 +140,7 @@ def run_as_asked(
         filter=beside(asked.filter) if asked.filter else asked.filter,
         host=tuple(beside(path) for path in asked.host),
         inject=(*asked.inject, *inject),
+        without=(*asked.without, *without),
     )
     heeded = options.heeded()
     if heeded != options:

@@ -26,6 +26,7 @@ from vpmu_emu.machine.state import (
 )
 from vpmu_emu.machine.u64 import U64
 from vpmu_emu.tables.cpus import COST_NAMES, PARTS
+from vpmu_emu.tables.patches import without_bits
 
 # --- sizes ----------------------------------------------------------------------------------------------
 N_CORES = machine.N_CORES
@@ -488,7 +489,7 @@ CONFIG = np.dtype(
         ("series", "i8"),  # 1: the passthrough series is applied to it
         ("enable_pmu", "i8"),  # kvm.enable_pmu
         ("quirks", "u8"),  # QUIRKS bits
-        ("without", "u8"),  # WITHOUT bits: parts of the series left out
+        ("without", "u8"),  # bit N: patch N of the series is left out
         ("all_passthrough", "i8"),  # selectors are not intercepted (no filter possible)
         ("apicv", "i8"),  # 1: APICv, interrupts reach the guest without exits
         ("force_emulation_prefix", "i8"),  # `ud2; "kvm"` reaches the emulator; bit 1: without RFLAGS.RF
@@ -657,23 +658,9 @@ QUIRKS = {
     "v1-sibling-error": "perf_guest_enter() puts the leader instead of the sibling into ERROR",
     "v1-filter-update": "a new event filter leaves selectors alone that are already programmed",
 }
-# Parts of the series that a run can be without.
-WITHOUT = {
-    "global-ctrl-switch": "VM entry and exit do not switch GLOBAL_CTRL; load and put do (patches 15, 28)",
-    "emulated-instructions": "instructions that KVM emulates are not counted (patches 38, 39)",
-    "zero-unexposed": "counters that the guest does not have keep the host's values (patch 24)",
-    "perf-metrics": "PERF_METRICS is not cleared (patch 27)",
-    "lvtpc-mask": "the hardware LVTPC does not mirror the guest's mask bit (patch 07)",
-    "pmi-vector": "the guest's PMI stays an NMI (patch 06)",
-    "forbid-nmi-handler": "the host's NMI handler also runs while the guest owns the PMU (patch 09)",
-    "watchdog-exclude-guest": "the NMI watchdog's event does not exclude guests (patch 03)",
-    "perf-guest-enter": "host events are not stopped at VM entry (patch 31)",
-    "status-set": "a pending GLOBAL_STATUS is not restored (patch 22)",
-}
-
 
 def bits(names: dict[str, str], *chosen: str) -> U64:
-    """The bit set of some names of QUIRKS or WITHOUT."""
+    """The bit set of some names of QUIRKS."""
     order = list(names)
     return U64(sum(1 << order.index(name) for name in chosen))
 
@@ -682,13 +669,14 @@ Q_NO_GLOBAL_CHECK = bits(QUIRKS, "v1-no-global-check")
 Q_FIXED_NO_PMI = bits(QUIRKS, "v1-fixed-no-pmi")
 Q_SIBLING_ERROR = bits(QUIRKS, "v1-sibling-error")
 Q_FILTER_UPDATE = bits(QUIRKS, "v1-filter-update")
-W_GLOBAL_CTRL_SWITCH = bits(WITHOUT, "global-ctrl-switch")
-W_EMULATED_INSTRUCTIONS = bits(WITHOUT, "emulated-instructions")
-W_ZERO_UNEXPOSED = bits(WITHOUT, "zero-unexposed")
-W_PERF_METRICS = bits(WITHOUT, "perf-metrics")
-W_LVTPC_MASK = bits(WITHOUT, "lvtpc-mask")
-W_PMI_VECTOR = bits(WITHOUT, "pmi-vector")
-W_FORBID_NMI = bits(WITHOUT, "forbid-nmi-handler")
-W_PERF_GUEST_ENTER = bits(WITHOUT, "perf-guest-enter")
-W_WATCHDOG_EXCLUDE_GUEST = bits(WITHOUT, "watchdog-exclude-guest")
-W_STATUS_SET = bits(WITHOUT, "status-set")
+# Patches of the series that a run can be without.
+W_WATCHDOG_EXCLUDE_GUEST = U64(without_bits([3]))
+W_PMI_VECTOR = U64(without_bits([6]))
+W_LVTPC_MASK = U64(without_bits([7]))
+W_FORBID_NMI = U64(without_bits([9]))
+W_GLOBAL_CTRL_SWITCH = U64(without_bits([15]))
+W_STATUS_SET = U64(without_bits([22]))
+W_ZERO_UNEXPOSED = U64(without_bits([24]))
+W_PERF_METRICS = U64(without_bits([27]))
+W_PERF_GUEST_ENTER = U64(without_bits([31]))
+W_EMULATED_INSTRUCTIONS = U64(without_bits([39]))

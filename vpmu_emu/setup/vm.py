@@ -25,7 +25,6 @@ from vpmu_emu.linux.state import (
     PERF_TYPE_RAW,
     QUIRKS,
     SYSTEM,
-    WITHOUT,
     bits,
 )
 from vpmu_emu.linux.sysctl import (
@@ -59,6 +58,7 @@ from vpmu_emu.tables.cpus import COST_NAMES, CpuModel
 from vpmu_emu.tables.events import LISTS, metric_names
 from vpmu_emu.tables.modes import Mode, mode_names
 from vpmu_emu.tables.msrs import Shape
+from vpmu_emu.tables.patches import without_bits
 
 SAPPHIRERAPIDS_X = 0x8F  # KVM's list of CPUs with PDist has no other (vmx_pebs_pdist_cpu)
 ICELAKE_X = 0x6A  # of those with PDIR (vmx_icl_pebs_cpu)
@@ -93,7 +93,7 @@ def init_config(S: Any, model: CpuModel, mode: Mode, options: Options | None = N
     config.kernel, config.series = mode.kernel.version, int(mode.kernel.series)
     config.enable_pmu = int(mode.enable_pmu)
     config.quirks = chosen_bits("quirk", QUIRKS, options.quirks)
-    config.without = chosen_bits("without", WITHOUT, options.without)
+    config.without = without_bits(options.without)
     config.all_passthrough = int(options.all_passthrough)
     config.apicv = int(options.apicv)
     config.load_global_ctrl = 1

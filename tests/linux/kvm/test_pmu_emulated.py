@@ -176,7 +176,7 @@ def test_masked_lvtpc_sets_status_and_brings_no_pmi(mode):
     if mode == "passthrough":
         # Patch 07: the mask reaches hardware, so that nothing exits; without it the exit is for nothing.
         assert "EXTERNAL_INTERRUPT" not in result["exits"]
-        _, result = run(guest, mode, without=["lvtpc-mask"])
+        _, result = run(guest, mode, without=[7])
         assert result["exits"]["EXTERNAL_INTERRUPT"] == 1
         assert result["pmis"] == 0
 
