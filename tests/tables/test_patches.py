@@ -47,6 +47,7 @@ def test_info_tells_of_a_patch():
 
 def test_check_needs_a_mode_with_the_series(tmp_path):
     guest = tmp_path / "guest.s"
-    guest.write_text("#: modes bare\n#: expect all: rbx == 7\n_start: mov ebx, 7\nxor eax, eax\nout 0xf4, al\n")
+    lines = "#: modes bare", "#: expect all: rbx == 7", "_start: mov ebx, 7", "xor eax, eax", "out 0xf4, al"
+    guest.write_text("\n".join([*lines, ""]))
     result = CliRunner().invoke(main, ["check", "--without", "24", str(guest)])
     assert (result.exit_code, "no hypervisor in mode bare" in result.output) == (2, True)
