@@ -10,7 +10,7 @@ INNER := tests/linux tests/machine
 SHARES := 6
 NIGHT := $(shell date +%j)
 
-.PHONY: setup build demo test laws lint bench mutants nightly coverage clean
+.PHONY: setup build demo test laws lint bench records mutants nightly coverage clean
 
 setup: $(STAMP)
 
@@ -63,6 +63,11 @@ bench: setup
 	$(BIN)/vpmu build
 	$(BIN)/vpmu bench
 	$(BIN)/python -m pytest benchmarks --benchmark-only -o addopts=--import-mode=importlib
+
+# tests/records.txt anew, where a change of behaviour is meant (docs/contributing.md).
+records: setup
+	$(BIN)/vpmu build
+	$(BIN)/python -m tests.tools.records renew
 
 # Each deliberate bug of isa/mutants.toml must be found by a guest.
 mutants: setup

@@ -16,7 +16,7 @@ import json
 import lzma
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,8 @@ import numpy as np
 
 from tests.conftest import ROOT
 from vpmu_emu._jit import BOUNDS_CHECKED
-from vpmu_emu.asm import assemble_file
-from vpmu_emu.check import read_plan, run_as_asked
+from vpmu_emu.asm import Program, assemble_file
+from vpmu_emu.check import Plan, read_plan, run_as_asked
 from vpmu_emu.errors import VpmuError
 from vpmu_emu.linux.state import SYSTEM
 from vpmu_emu.tables.modes import MODES
@@ -61,13 +61,21 @@ def leaf_fields() -> tuple[tuple[str, int, np.dtype[Any], int], ...]:
     return tuple(_walk(SYSTEM, "", 0))
 
 
+@cache
+def _bounds() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    starts = np.array([offset for _, offset, _, _ in leaf_fields()])
+    sizes = np.array([kind.itemsize * count for _, _, kind, count in leaf_fields()])
+    return starts, starts + sizes
+
+
 def leaves(record: bytes) -> dict[str, int | str]:
     """Path -> value of every leaf that is not zero; long arrays as a hash."""
     found: dict[str, int | str] = {}
-    for path, offset, kind, count in leaf_fields():
+    before = np.concatenate(([0], np.cumsum(np.frombuffer(record, np.uint8) != 0)))
+    starts, ends = _bounds()
+    for k in np.nonzero(before[ends] - before[starts])[0]:
+        path, offset, kind, count = leaf_fields()[k]
         part = record[offset : offset + kind.itemsize * count]
-        if not any(part):
-            continue
         if count == 1:
             found[path] = int(np.frombuffer(part, kind)[0])
         elif count <= WHOLE:
@@ -77,27 +85,53 @@ def leaves(record: bytes) -> dict[str, int | str]:
     return found
 
 
-def runs(what: str, modes: list[str] | None) -> dict[str, dict[str, int | str]]:
-    """Every guest in every mode that it names, or in those asked for: its leaves, and `memory`."""
-    found = {}
+def plans(what: str) -> Iterator[tuple[str, Program, Plan]]:
+    """`folder/file` of every guest, its program and what it asks for."""
     for folder in FOLDERS[what]:
         for path in sorted((ROOT / "guests" / folder).glob("*.s")):
             program = assemble_file(path)
             lines = [(e.line, e.text) for e in program.expectations if e.file == program.name]
-            plan = read_plan(program.name, lines, program, tuple(MODES))
-            args = plan.args
-            if plan.guest:
-                program, args = assemble_file(Path(plan.guest)), (*args, "--host", plan.file)
-            for mode in modes or plan.modes:
-                name = f"{folder}/{path.name} {mode}"
-                try:
-                    result = run_as_asked(program, mode, plan.cpu, args)
-                except VpmuError as e:
-                    found[name] = {"refused": str(e)}
-                    continue
-                found[name] = leaves(result.record)
-                found[name]["memory"] = hashlib.blake2b(bytes(result.memory), digest_size=8).hexdigest()
-    return found
+            yield f"{folder}/{path.name}", program, read_plan(program.name, lines, program, tuple(MODES))
+
+
+def names(what: str) -> list[str]:
+    """The names of all runs."""
+    return [f"{guest} {mode}" for guest, _, plan in plans(what) for mode in plan.modes]
+
+
+def each(
+    what: str, modes: list[str] | None, wanted: Iterable[str] | None = None
+) -> Iterator[tuple[str, dict[str, int | str]]]:
+    """Every guest in every mode that it names, or in those asked for: `folder/file mode`, leaves, `memory`.
+
+    With `wanted` only the runs of these names.
+    """
+    only = None if wanted is None else set(wanted)
+    for guest, program, plan in plans(what):
+        args = plan.args
+        names = {f"{guest} {mode}": mode for mode in modes or plan.modes}
+        if only is not None:
+            names = {name: mode for name, mode in names.items() if name in only}
+        if plan.guest and names:
+            program, args = assemble_file(Path(plan.guest)), (*args, "--host", plan.file)
+        for name, mode in names.items():
+            yield name, _left(program, mode, plan.cpu, args)
+
+
+def _left(program: Program, mode: str, cpu: str | None, args: Sequence[str]) -> dict[str, int | str]:
+    try:
+        result = run_as_asked(program, mode, cpu, args)
+    except VpmuError as e:
+        return {"refused": str(e)}
+    return {
+        **leaves(result.record),
+        "memory": hashlib.blake2b(bytes(result.memory), digest_size=8).hexdigest(),
+    }
+
+
+def runs(what: str, modes: list[str] | None) -> dict[str, dict[str, int | str]]:
+    """All of `each`."""
+    return dict(each(what, modes))
 
 
 def moved() -> tuple[dict[str, str], list[str], list[str]]:
@@ -111,14 +145,16 @@ def moved() -> tuple[dict[str, str], list[str], list[str]]:
     return table.get("moved", {}), table.get("gone", []), table.get("new", [])
 
 
+def plain(path: str) -> str:
+    """The path without its indices."""
+    return "".join(part.partition("]")[2] if i else part for i, part in enumerate(path.split("[")))
+
+
 def differences(
-    old: dict[str, int | str], new: dict[str, int | str],
+    old: Mapping[str, int | str], new: Mapping[str, int | str],
     renamed: dict[str, str], gone: list[str], added: list[str],
 ) -> list[str]:
     """One line for each leaf that differs for no reason that is named."""
-
-    def plain(path: str) -> str:
-        return "".join(part.partition("]")[2] if i else part for i, part in enumerate(path.split("[")))
 
     def begins(path: str, names: list[str]) -> bool:
         return any(path == name or path.startswith(name + ".") for name in names)
