@@ -16,7 +16,8 @@ from vpmu_emu.errors import ConfigError
 from vpmu_emu.numerals import shown, whole
 from vpmu_emu.options import Options
 from vpmu_emu.tables.msrs import by_name, decode_value, msr_name, row_of, value_words
-from vpmu_emu.views.access import Asked, Step, rdpmc_name, told
+from vpmu_emu.tables.passed import Met
+from vpmu_emu.views.access import Asked, Step, intercept_state, rdpmc_name, told
 
 ACTIONS = ("rdmsr", "wrmsr", "rdpmc")
 PATIENCE = 200_000  # instructions: what a guest may do before its access
@@ -194,7 +195,8 @@ def explain(
     at = int(system.E.ring_head)
     core = system.core
     met = int(core.cpl), int(core.cr4) >> CR4_PCE & 1
-    asked = Asked(action, index, written, *met, system.has_host, system.model.events)
+    decides = intercept_state(system.S, system.model) if system.has_host else Met()
+    asked = Asked(action, index, written, *met, system.has_host, system.model.events, decides)
     seen = session.pmu()
     session.delete()
     _run_to(session, labels, ("after", "refused"), before)

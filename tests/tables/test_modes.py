@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import ROOT
 from vpmu_emu.linux.state import CONFIG, VM
-from vpmu_emu.tables.generate import modes_md, with_block
+from vpmu_emu.tables.generate import modes_md, passed_md, with_block
 from vpmu_emu.tables.modes import KERNELS, MODES, Kernel, Mode, kernel_version, mode_names
 
 pytestmark = pytest.mark.uncompiled
@@ -55,8 +55,9 @@ def test_no_code_compares_a_modes_name():
 
 def test_documents_are_those_of_the_table():
     text = (ROOT / "docs" / "modes.md").read_text()
-    assert with_block(text, modes_md()) == text
-    assert modes_md() in text
+    for mark, block in (("isa/modes.toml", modes_md()), ("isa/msrs.toml", passed_md())):
+        assert with_block(text, mark, block) == text
+        assert block in text
     schema = json.loads((ROOT / "docs" / "schema.json").read_text())
     assert schema["properties"]["vpmu"]["enum"] == list(mode_names())
 

@@ -284,7 +284,7 @@ def test_formulas(text, value):
     ("text", "word"),
     [
         ("pg", "pg"), ("gp +", "not a formula"), ("gp()", "not allowed"),
-        ("gp.real", "not allowed"),
+        ("gp.real", "unknown name"), ("gp().real", "not allowed"),
         ("'gp'", "not allowed"), ("1 << 64", "shift"), ("gp ** 2", "not allowed"),
         ("[gp]", "allowed"),
         ("1.5", "not allowed"), ("gp / 2", "not allowed"), ("1 in gp", "not allowed"),

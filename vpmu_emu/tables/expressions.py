@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import operator
 from collections.abc import Callable, Mapping
+from functools import cache
 
 from vpmu_emu.errors import ConfigError
 
@@ -39,27 +40,45 @@ def evaluate(text: str, names: Mapping[str, int]) -> int:
     """The value of formula `text`, 0 to 2**64 - 1.
 
     Python's syntax with + - * ~ & | ^ << >>, comparisons, and/or/not, if-else, whole numbers,
-    `true`, `false` and `names`.
+    `true`, `false` and `names`, which may have a dot: guest.gp.
 
     Raises:
         ConfigError: the text is no formula, or names something unknown.
     """
+    return _value(_parsed(text), text, names) & MASK64
+
+
+def check_formula(text: str, names: Mapping[str, int]) -> None:
+    """Look at all of a formula, at what `and`, `or` and `if` leave out too.
+
+    Raises:
+        ConfigError: as `evaluate`.
+    """
+    tree = _parsed(text)
+    dotted = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.expr) and id(node) not in dotted:
+            _value(node, text, names)
+
+
+@cache
+def _parsed(text: str) -> ast.expr:
     try:
-        tree = ast.parse(text.strip(), mode="eval")
+        return ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError) as error:
         raise ConfigError(text, f"not a formula: {error}") from None
-    return _value(tree.body, text, names) & MASK64
 
 
 def _value(node: ast.expr, text: str, names: Mapping[str, int]) -> int:
     if isinstance(node, ast.Constant) and type(node.value) is int:
         return node.value
-    if isinstance(node, ast.Name):
-        if node.id in ("true", "false"):
-            return int(node.id == "true")
-        if node.id in names:
-            return names[node.id]
-        raise ConfigError(text, f"unknown name {node.id!r}", " ".join(sorted(names)))
+    if isinstance(node, ast.Name) and node.id in ("true", "false"):
+        return int(node.id == "true")
+    if isinstance(node, ast.Name) or (isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)):
+        name = ast.unparse(node)
+        if name in names:
+            return names[name]
+        raise ConfigError(text, f"unknown name {name!r}", " ".join(sorted(names)))
     if isinstance(node, ast.BinOp) and type(node.op) in _BINARY:
         left, right = _value(node.left, text, names), _value(node.right, text, names)
         # A shift by a huge count would only eat memory.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from bisect import bisect_right
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, Literal, NamedTuple
 
@@ -17,6 +18,9 @@ from vpmu_emu.tables.names import Names
 
 ACCESS = ("rw", "ro", "wo", "drop")
 """What an access code of `rules` means: its index here."""
+
+CANONICAL = ("", "fault", "made")
+"""What becomes of a value that is no canonical address; "": there is no such rule."""
 
 Side = Literal["hw", "kvm"]
 
@@ -75,13 +79,18 @@ class Shape:
 
 @attrs.frozen
 class Field:
-    """Bits `high` to `low` of an MSR; `each` bit is a flag of its own, or `values` name 0, 1, …"""
+    """Bits `high` to `low` of an MSR; `each` bit is a flag of its own, or `values` name 0, 1, …
+
+    `kernel` is the kernel's name of its mask, `kernel_values` those of the values in their place.
+    """
 
     name: str
     high: int
     low: int
     each: bool = False
     values: tuple[str, ...] = ()
+    kernel: str = ""
+    kernel_values: tuple[str, ...] = ()
 
     @property
     def mask(self) -> int:
@@ -99,6 +108,36 @@ class Rule:
     reset: str = "0"
     effect: str = ""
     drop_absent: int = 0
+    canonical: str = attrs.field(default="", validator=attrs.validators.in_(CANONICAL))
+
+
+@attrs.frozen(kw_only=True)
+class Lives:
+    """Where the value of a register is; "": nowhere, or it is more than a field.
+
+    Attributes:
+        core: field of the core's record, with `[n]` for one of a family.
+        vcpu: field of the vCPU's row, of a guest whose context is out of the hardware.
+        vmcs: field of the VMCS.
+    """
+
+    core: str = ""
+    vcpu: str = ""
+    vmcs: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class Passed:
+    """What a guest does in hardware, without an exit; vpmu_emu/tables/passed.py evaluates it.
+
+    Attributes:
+        rules: vPMU, or "every", to the formulas for reads and for writes.
+        why: for the docs, and `by`, the functions of the kernel that decide.
+    """
+
+    rules: Mapping[str, tuple[str, str]] = attrs.field(factory=dict)
+    why: str = ""
+    by: str = ""
 
 
 @attrs.frozen(kw_only=True)
@@ -110,6 +149,8 @@ class MsrRow:
         slot: of instance 0 in an array with one element per register; instance n has slot + n.
         name, aliases, kernel: names of the SDM and of the Linux sources, without instance number.
         ignored: mask of bits that may be written and mean nothing.
+        lives: where its value is.
+        passed: which accesses of a guest do not exit.
         hw, kvm: the rules of silicon and of KVM's handlers.
     """
 
@@ -125,6 +166,8 @@ class MsrRow:
     sdm: str
     fields: tuple[Field, ...]
     ignored: int
+    lives: Lives
+    passed: Passed
     hw: Rule
     kvm: Rule
 
@@ -161,14 +204,27 @@ def _bits(text: str) -> tuple[int, int]:
     return high, int(match[2] or high)
 
 
+def _fields(items: list[dict[str, Any]]) -> tuple[Field, ...]:
+    fields = []
+    for item in items:
+        high, low = _bits(item.pop("bits"))
+        values, kernel_values = (tuple(item.pop(key, ())) for key in ("values", "kernel_values"))
+        fields.append(Field(high=high, low=low, values=values, kernel_values=kernel_values, **item))
+    return tuple(fields)
+
+
+def _passed(passed: dict[str, Any]) -> Passed:
+    words = {key: passed.pop(key) for key in ("why", "by") if key in passed}
+    rules = {}
+    for vpmu, rule in passed.items():
+        both = {"read": rule, "write": rule} if isinstance(rule, str) else rule
+        rules[vpmu] = (both.get("read", "false"), both.get("write", "false"))
+    return Passed(rules=rules, **words)
+
+
 def _row(number: int, slot: int, row: dict[str, Any]) -> MsrRow:
     hw = row.pop("hw")
     kvm = {k: v for k, v in hw.items() if k != "effect"} | row.pop("kvm", {})
-    fields = []
-    for item in row.pop("fields"):
-        high, low = _bits(item["bits"])
-        values = tuple(item.get("values", ()))
-        fields.append(Field(item["name"], high, low, item.get("each", False), values))
     ignored = 0
     for text in row.pop("ignored", ()):
         high, low = _bits(text)
@@ -180,18 +236,23 @@ def _row(number: int, slot: int, row: dict[str, Any]) -> MsrRow:
         kernel=tuple(row.pop("kernel", ())),
         count=row.pop("count", 1),
         stride=row.pop("stride", 1),
-        fields=tuple(fields),
+        fields=_fields(row.pop("fields")),
         ignored=ignored,
+        lives=Lives(**row.pop("lives", {})),
+        passed=_passed(row.pop("passed", {})),
         hw=Rule(**hw),
         kvm=Rule(**kvm),
         **row,
     )
 
 
+_TABLE = tomllib.loads((isa_dir() / "msrs.toml").read_text())
+
+
 def _load() -> tuple[MsrRow, ...]:
     rows: list[MsrRow] = []
     slot = 0
-    for row in tomllib.loads((isa_dir() / "msrs.toml").read_text())["msr"]:
+    for row in _TABLE["msr"]:
         rows.append(_row(len(rows), slot, row))
         slot += rows[-1].count
     return tuple(rows)
@@ -199,6 +260,12 @@ def _load() -> tuple[MsrRow, ...]:
 
 MSRS: tuple[MsrRow, ...] = _load()
 """Every family, in the order of the file."""
+
+RDPMC_FIELDS: tuple[Field, ...] = _fields(_TABLE["rdpmc"]["fields"])
+"""What ECX says to RDPMC."""
+
+RDPMC_PASSED: Passed = _passed(_TABLE["rdpmc"]["passed"])
+"""Which guests do RDPMC in hardware."""
 
 SLOTS: int = MSRS[-1].slot + MSRS[-1].count
 """Number of registers: the length of an array with one element per register."""

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import attrs
 
 from vpmu_emu.linux import trace_kinds as lk
+from vpmu_emu.linux.kvm.refresh import vcpu_shape
 from vpmu_emu.linux.state import (
     KVM_PMU_EVENT_ALLOW,
     KVM_REQ_EVENT,
@@ -20,9 +21,12 @@ from vpmu_emu.linux.state import (
     STATE_NAMES,
 )
 from vpmu_emu.machine import ring as mk
+from vpmu_emu.machine.lapic import BASE_X2APIC
+from vpmu_emu.tables.cpus import CpuModel
 from vpmu_emu.tables.events import event_by_code
 from vpmu_emu.tables.exits import exit_name
-from vpmu_emu.tables.msrs import msr_name, row_of, value_words
+from vpmu_emu.tables.msrs import RDPMC_PASSED, msr_name, row_of, value_words
+from vpmu_emu.tables.passed import VPMUS, Met, rule_for, rule_of, rule_words
 from vpmu_emu.views.perf import counter_name
 from vpmu_emu.views.words import FASTPATHS, reprogram_words
 
@@ -72,6 +76,7 @@ class Asked:
         cpl, pce: privilege level and CR4.PCE at the instruction.
         guest: whether a hypervisor is under it.
         events: the CPU's list of events.
+        met: what decides which accesses exit, as it was at the instruction.
     """
 
     action: str
@@ -81,6 +86,7 @@ class Asked:
     pce: int
     guest: bool
     events: str
+    met: Met = attrs.field(factory=Met)
 
 
 def _family(index: int) -> str:
@@ -177,14 +183,24 @@ class _Teller:
         index, place, c = e.a, e.b, e.c
         exits = c & mk.ACCESS_EXITS
         if place == mk.BY_RDPMC_EXITING:
-            yield Step("RDPMC exiting", "1: the guest exits" if exits else "0: no exit")
+            why = self._passed(rule_for(RDPMC_PASSED, self._vpmu)[0], 0)
+            yield Step("RDPMC exiting", f"1: the guest exits; {why}" if exits else f"0: no exit; {why}")
         elif place == mk.BY_RANGE:
             yield Step("MSR bitmap", f"{index:#x} is outside of both ranges: the access always exits")
         elif place == mk.BY_NO_BITMAP:
             yield Step("MSR bitmap", "none is in use: the access always exits")
         else:
             bit = "1: the guest exits" if exits else "0: no exit"
-            yield Step("MSR bitmap", f"byte {place >> 3:#x}, bit {place & 7} is {bit}")
+            writes = c & ~mk.ACCESS_EXITS == mk.ACCESS_WRMSR
+            why = self._passed(rule_of(self._vpmu, index, writes), _number(index))
+            yield Step("MSR bitmap", f"byte {place >> 3:#x}, bit {place & 7} is {bit}; {why}")
+
+    @property
+    def _vpmu(self) -> str:
+        return VPMUS[int(self.S.vms[int(self.S.vcpus[0].vm)].owns_pmu)]
+
+    def _passed(self, rule: str, n: int) -> str:
+        return rule_words(rule, self.asked.met.names() | {"n": n})
 
     def vm_exit(self, e: Event) -> Iterator[Step]:
         reason = e.a
@@ -425,6 +441,18 @@ def _entry(entry: int, events: str) -> str:
     name = f" ({known.name})" if known and mask == 0xFF else ""
     masked = "" if mask == 0xFF else f" mask {mask:#x}"
     return f"select {select:#x} umask {match:#x}{masked}{name}"
+
+
+def intercept_state(S: Any, model: CpuModel, k: int = 0) -> Met:
+    """What decides now which accesses of vCPU k, on core 0, exit."""
+    x2apic = int(S.cores[0].vapic.apic_base) & int(BASE_X2APIC)
+    return Met(
+        guest=vcpu_shape(S, model, k),
+        host=model.shape(),
+        all_passthrough=bool(S.config.all_passthrough),
+        x2apicv=bool(S.config.apicv and x2apic),
+        lbr_active=bool(S.vcpus[k].pmu.lbr_passthrough),
+    )
 
 
 def told(asked: Asked, events: Iterable[Any], S: Any) -> list[Step]:

@@ -44,12 +44,12 @@ def kvm_pmu_refresh(S: Any, M: np.ndarray[Any, Any], model: CpuModel, k: int) ->
     """
     shape = vcpu_shape(S, model, k)
     _refresh_registers(S, S.vcpus[k], shape)
-    recalc_intercepts(S, M, S.vcpus[k], shape)
+    recalc_intercepts(S, M, S.vcpus[k], shape, model.shape())
 
 
 def refresh_intercepts(S: Any, M: np.ndarray[Any, Any], model: CpuModel, k: int) -> None:
     """KVM_REQ_RECALC_INTERCEPTS: a new MSR filter."""
-    recalc_intercepts(S, M, S.vcpus[k], vcpu_shape(S, model, k))
+    recalc_intercepts(S, M, S.vcpus[k], vcpu_shape(S, model, k), model.shape())
 
 
 def _refresh_registers(S: Any, vcpu: Any, shape: Shape) -> None:

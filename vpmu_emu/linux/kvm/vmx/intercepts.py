@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from vpmu_emu.linux.kvm.cpuid import CAP_FW_WRITES
 from vpmu_emu.linux.kvm.vmx.vmcs import (
     ENTRY_LOAD_LIST,
     EXIT_LOAD_LIST,
@@ -20,12 +19,19 @@ from vpmu_emu.linux.kvm.vmx.vmcs import (
     vmcs_write,
 )
 from vpmu_emu.linux.state import W_GLOBAL_CTRL_SWITCH
-from vpmu_emu.tables.msrs import Shape, by_name
+from vpmu_emu.tables.msrs import Shape
+from vpmu_emu.tables.passed import VPMUS, Met, passed_msrs, rdpmc_passes
 
 
-def recalc_intercepts(S: Any, M: np.ndarray[Any, Any], vcpu: Any, shape: Shape) -> None:
-    """VM-execution, exit and entry controls, MSR lists and MSR bitmap for this vPMU."""
+def recalc_intercepts(S: Any, M: np.ndarray[Any, Any], vcpu: Any, shape: Shape, host: Shape) -> None:
+    """VM-execution, exit and entry controls, MSR lists and MSR bitmap for this vPMU.
+
+    What passes stands in isa/msrs.toml; the parts of the local APIC and of branch records follow at the
+    next entry (vmx_update_msr_bitmap_x2apic, vmx_passthrough_lbr_msrs).
+    """
     config = S.config
+    vpmu = VPMUS[int(S.vms[int(vcpu.vm)].owns_pmu)]
+    met = Met(guest=shape, host=host, all_passthrough=bool(config.all_passthrough))
     owns_pmu = bool(S.vms[int(vcpu.vm)].owns_pmu) and shape.version > 0
     own_switch = owns_pmu and not int(config.without) & int(W_GLOBAL_CTRL_SWITCH)
     proc = [
@@ -35,7 +41,7 @@ def recalc_intercepts(S: Any, M: np.ndarray[Any, Any], vcpu: Any, shape: Shape) 
         "CPU_BASED_USE_MSR_BITMAPS",
         "CPU_BASED_MOV_DR_EXITING",
     ]
-    if not owns_pmu:
+    if not rdpmc_passes(vpmu, met):
         proc.append("CPU_BASED_RDPMC_EXITING")
     exit_controls = [
         "VM_EXIT_SAVE_DEBUG_CONTROLS",
@@ -66,7 +72,7 @@ def recalc_intercepts(S: Any, M: np.ndarray[Any, Any], vcpu: Any, shape: Shape) 
     page = M[int(vcpu.msr_bitmap) : int(vcpu.msr_bitmap) + PAGE]
     page[:] = 0xFF
     vm = S.vms[int(vcpu.vm)]
-    for index, reads, writes in _passed(S, shape, owns_pmu):
+    for index, reads, writes in passed_msrs(vpmu, met):
         at = index & 0x1FFF
         half = 0x400 if index >= 0xC000_0000 else 0
         for used, base, kind in ((reads, half, 1), (writes, 0x800 + half, 2)):
@@ -74,31 +80,6 @@ def recalc_intercepts(S: Any, M: np.ndarray[Any, Any], vcpu: Any, shape: Shape) 
                 page[base + at // 8] &= 0xFF ^ (1 << at % 8)
     vcpu.pmu.lbr_passthrough = 0  # until the next entry
     vcpu.recalc_intercepts = 1  # those of the local APIC: vmx_update_msr_bitmap_x2apic()
-
-
-def _passed(S: Any, shape: Shape, owns_pmu: bool) -> list[tuple[int, bool, bool]]:
-    """(MSR, reads pass, writes pass): the intercept rule of every mode; docs/modes.md says why."""
-    named = (
-        "IA32_FS_BASE", "IA32_GS_BASE", "IA32_KERNEL_GS_BASE",
-        "IA32_SYSENTER_CS", "IA32_SYSENTER_ESP", "IA32_SYSENTER_EIP",
-    )  # fmt: skip
-    found = [(by_name(name), True, True) for name in named]
-    found.append((by_name("IA32_TIME_STAMP_COUNTER"), True, False))
-    if not owns_pmu:
-        return found
-    every = []
-    for i in range(shape.gp):  # patch 17
-        every.append(0xC1 + i)
-        if shape.perf_capabilities & CAP_FW_WRITES:  # patch 18
-            every.append(0x4C1 + i)
-        if S.config.all_passthrough:
-            every.append(0x186 + i)
-    every += [0x309 + i for i in range(shape.fixed)]
-    if shape.version > 1:
-        every += [0x38E, GLOBAL_CTRL, 0x390]
-        if S.config.all_passthrough:
-            every.append(0x38D)
-    return found + [(index, True, True) for index in every]
 
 
 MSR_FILTER_PAGES = 7  # the ranges, then 16 bitmaps of KVM_MSR_FILTER_MAX_BITMAP_SIZE bytes
