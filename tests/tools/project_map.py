@@ -14,8 +14,8 @@ above it, and `tests/test_layers.py` holds it to that. Regenerate with `python -
 Three arguments are everywhere. **S** is the record, `SYSTEM` of `linux/state.py`: everything that the
 result of a run depends on but memory. **M** is physical memory, bytes: the guest's, then the host's.
 **E** is the engine's scratch, `ENGINE` of `machine/state.py`: decoded code, trace ring, serial port;
-nothing in it changes a result. In `machine/` a function takes `core`, one of `S.cores`; in `linux/` work is
-done for `S.this_cpu`, `S.this_vcpu` and `S.this_vm`.
+nothing in it changes a result. In `machine/` a function takes `core`, one of `S.cores`; in `linux/`
+`this_core(S)` is the one that runs the code, and KVM's functions take `vcpu`, as the kernel's do.
 
 """
 

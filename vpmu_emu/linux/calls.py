@@ -21,6 +21,7 @@ from vpmu_emu.linux.kvm.ioctl import kvm_run_result
 from vpmu_emu.linux.kvm.irq import kvm_apic_accept_events, kvm_apic_set_irq
 from vpmu_emu.linux.kvm.nmi import kvm_inject_nmi, process_nmi
 from vpmu_emu.linux.kvm.vcpu import vcpu_put
+from vpmu_emu.linux.percpu import this_core
 from vpmu_emu.linux.perf.event import (
     perf_event_disable,
     perf_event_enable,
@@ -103,7 +104,7 @@ def kernel_call(S, M, E, op, a, b):
     elif op == CALL_TIMER:
         host_timer_program(S, E)
     elif op == CALL_WAIT:
-        core = S.cores[S.this_cpu]
+        core = this_core(S)
         behind = S.cores[a].t - core.t
         if behind >= 0:
             pmu_charge(core, E, (behind >> 4) + 1, ZERO, ZERO)
@@ -118,11 +119,11 @@ def kernel_call(S, M, E, op, a, b):
         S.perf_events[a].event_limit = max(S.perf_events[a].event_limit + b, 0)
         perf_event_enable(S, E, a)
     elif op == CALL_APIC_EVENTS:
-        kvm_apic_accept_events(S, M, a)
+        kvm_apic_accept_events(S, M, S.vcpus[a])
     elif op == CALL_INJECT_NMI:
         kvm_inject_nmi(S.vcpus[a])
     elif op == CALL_PROCESS_NMI:
-        process_nmi(S, M, a)
+        process_nmi(M, S.vcpus[a])
     elif op == CALL_GUEST_DEBUG:
         vcpu = S.vcpus[a]
         kvm_update_dr0123(vcpu)
@@ -135,5 +136,5 @@ def kernel_call(S, M, E, op, a, b):
     elif op == CALL_SET_MSR:
         answer = pmu_ops.host_set_msr(S, E, U64(a), U64(np.int64(b)))
     elif op == CALL_APIC_SET_IRQ:
-        answer = kvm_apic_set_irq(S, E, a, U64(b))
+        answer = kvm_apic_set_irq(S, E, S.vcpus[a], U64(b))
     return answer

@@ -23,6 +23,7 @@ from vpmu_emu.linux.kvm.vcpu import (
 from vpmu_emu.linux.kvm.vmx.exits import complete_userspace_io
 from vpmu_emu.linux.lkdtm import lockup_spin, nothing_can_happen
 from vpmu_emu.linux.native import cost
+from vpmu_emu.linux.percpu import this_core, this_cpu
 from vpmu_emu.linux.perf.clocks import PERF_COUNT_SW_PAGE_FAULTS
 from vpmu_emu.linux.perf.event import perf_init
 from vpmu_emu.linux.perf.pmi import handle_nmis
@@ -84,8 +85,8 @@ _VECTOR = 0xFF
 @jit()
 def save_user(S):
     """What the core holds of the current task at CPL 3 goes to its record."""
-    core = S.cores[S.this_cpu]
-    task = S.tasks[S.percpu[S.this_cpu].curr]
+    core = this_core(S)
+    task = S.tasks[this_cpu(S).curr]
     for i in range(N_REGS):
         task.regs[i] = core.regs[i]
     task.rip = core.rip
@@ -95,8 +96,8 @@ def save_user(S):
 @jit()
 def load_user(S):
     """The reverse, with its address space."""
-    core = S.cores[S.this_cpu]
-    task = S.tasks[S.percpu[S.this_cpu].curr]
+    core = this_core(S)
+    task = S.tasks[this_cpu(S).curr]
     task_space(S, task.mm)
     for i in range(N_REGS):
         core.regs[i] = task.regs[i]
@@ -107,8 +108,8 @@ def load_user(S):
 @jit()
 def schedule(S, M, E):
     """Give the core to the task that has run least, or to nobody."""
-    host = S.percpu[S.this_cpu]
-    core = S.cores[S.this_cpu]
+    host = this_cpu(S)
+    core = this_core(S)
     host.need_resched = 0
     update_curr(S)
     left = host.curr
@@ -145,8 +146,9 @@ def schedule(S, M, E):
     host.slice_end = core.t + S.config.sched_slice
     host.min_vruntime = max(host.min_vruntime, task.vruntime)
     if task.vcpu >= 0:
-        vcpu_load(S, M, E, task.vcpu)
-        kvm_sched_in(S, E)
+        vcpu = S.vcpus[task.vcpu]
+        vcpu_load(S, M, E, vcpu)
+        kvm_sched_in(S, E, vcpu)
     else:
         load_user(S)
 
@@ -197,16 +199,15 @@ def _next_turn(S, E):
     core.t = max(core.t, first)  # an idle core jumps to its next timer
     if host.vcpu >= 0:
         S.this_vcpu = host.vcpu
-        S.this_vm = S.vcpus[host.vcpu].vm
     return CODE_NEXT
 
 
 @jit()
 def _came_back(S, code, inside):
     """After a program or a guest came back with `code`, of no concern to the kernel: it goes on later."""
-    S.percpu[S.this_cpu].inside = inside
+    this_cpu(S).inside = inside
     if code == RUN_TURN:
-        S.cores[S.this_cpu].turn = 0
+        this_core(S).turn = 0
         return CODE_NEXT
     return code
 
@@ -226,11 +227,11 @@ def _stopped(S):
 @jit()
 def _user_trap(S, M, E):
     """Why a program at CPL 3 came to its kernel."""
-    core = S.cores[S.this_cpu]
-    task = S.tasks[S.percpu[S.this_cpu].curr]
+    core = this_core(S)
+    task = S.tasks[this_cpu(S).curr]
     trap = core.trap
     core.trap = 0
-    host = S.percpu[S.this_cpu]
+    host = this_cpu(S)
     host.interrupted = FROM_USER
     if trap == TRAP_INTERRUPT:
         handle_nmis(S, E)
@@ -256,8 +257,8 @@ def _user_trap(S, M, E):
 @jit()
 def run_user(S, M, E):
     """The current task at CPL 3 until it traps or the turn is over."""
-    core = S.cores[S.this_cpu]
-    host = S.percpu[S.this_cpu]
+    core = this_core(S)
+    host = this_cpu(S)
     # Breakpoints are the guest's. A limit is for the guest and for each core's programs beside the VMM.
     limit = E.insn_limit
     breaks = E.n_break
@@ -289,7 +290,7 @@ def _to_vmm(S, M):
     """KVM_RUN returns: the core is the VMM's again, Python finishes the system call if there is more."""
     vcpu_put(S)
     load_user(S)
-    S.tasks[S.percpu[S.this_cpu].curr].entered = ENTERED_KVM_RUN
+    S.tasks[this_cpu(S).curr].entered = ENTERED_KVM_RUN
     return CODE_NEXT if kvm_run_ends(S, M) else RUN_SYSCALL
 
 
@@ -301,8 +302,8 @@ def host_turn(S, M, E):
     """
     if _stopped(S):
         return RUN_STOPPED
-    core = S.cores[S.this_cpu]
-    host = S.percpu[S.this_cpu]
+    core = this_core(S)
+    host = this_cpu(S)
     over = core.turn == 0
     if host.inside == INSIDE_KERNEL and not over:
         over = core.t >= core.turn_end or _due(S, S.this_cpu) > core.t
@@ -311,8 +312,8 @@ def host_turn(S, M, E):
         code = _next_turn(S, E)
         if code != CODE_NEXT:
             return code
-        core = S.cores[S.this_cpu]
-        host = S.percpu[S.this_cpu]
+        core = this_core(S)
+        host = this_cpu(S)
     E.cpu = S.this_cpu
     if host.inside == INSIDE_USER:
         return run_user(S, M, E)
@@ -349,16 +350,16 @@ def host_turn(S, M, E):
         return run_user(S, M, E)
     if host.vcpu < 0:  # ioctl(KVM_RUN)
         save_user(S)
-        vcpu_load(S, M, E, task.vcpu)
-        charge(S, E, COST_IOCTL)
         vcpu = S.vcpus[task.vcpu]
+        vcpu_load(S, M, E, vcpu)
+        charge(S, E, COST_IOCTL)
         if is_emulated_io(vcpu):
-            complete_emulated_io(S, M, E)
+            complete_emulated_io(S, M, E, vcpu)
         elif vcpu.complete != USER_IO_NONE:
-            complete_userspace_io(S, M, E)
+            complete_userspace_io(S, M, E, vcpu)
         if vcpu.user_exit >= 0:  # a single step over what was finished
             return _to_vmm(S, M)
-        if immediate_exit(S, M):
+        if immediate_exit(M, vcpu):
             vcpu.user_exit = KVM_EXIT_INTR  # struct kvm_run keeps what it says
             return _to_vmm(S, M)
     return HOST_GUEST
@@ -368,14 +369,14 @@ def host_turn(S, M, E):
 def before_return(S, code):
     """A run loop returns `code` to Python, which may ask again before it has done the system call."""
     if code == RUN_SYSCALL:
-        S.percpu[S.this_cpu].inside = INSIDE_SYSCALL
+        this_cpu(S).inside = INSIDE_SYSCALL
     return code
 
 
 @jit()
 def guest_turn_ended(S, M, code):
     """After the mode's own loop came back with `code`: what the host's loop goes on with."""
-    S.percpu[S.this_cpu].inside = INSIDE_KERNEL
+    this_cpu(S).inside = INSIDE_KERNEL
     if code == RUN_RESCHED:
         return CODE_NEXT
     if code == RUN_USER:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.native import MSR_TSC_DEADLINE, wrmsrl
+from vpmu_emu.linux.percpu import this_core, this_cpu
 from vpmu_emu.linux.sched import next_wakeup
 from vpmu_emu.machine.clock import tsc_reaching
 from vpmu_emu.machine.state import NEVER
@@ -16,13 +17,13 @@ from vpmu_emu.machine.u64 import ZERO
 @jit()
 def host_timer_program(S, E):
     """Arm the local APIC's TSC deadline for the next timer of this CPU (tick_program_event)."""
-    host = S.percpu[S.this_cpu]
+    host = this_cpu(S)
     at = min(min(host.mux_at, host.tick_at), min(next_wakeup(S), host.watchdog_at))
     at = min(at, host.clock_at)
     if at != host.timer_at:
         host.timer_at = at
         deadline = ZERO
         if at != NEVER:
-            core = S.cores[S.this_cpu]
+            core = this_core(S)
             deadline = tsc_reaching(core, at) + core.tsc_adjust
         wrmsrl(S, E, MSR_TSC_DEADLINE, deadline)

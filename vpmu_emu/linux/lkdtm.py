@@ -10,6 +10,7 @@ import numpy as np
 
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.native import cost
+from vpmu_emu.linux.percpu import this_core, this_cpu
 from vpmu_emu.linux.perf.pmi import handle_nmis
 from vpmu_emu.linux.state import N_TASKS, TASK_DEAD, TASK_INTERRUPTIBLE
 from vpmu_emu.linux.watchdog import lockup_will_be_seen
@@ -93,7 +94,7 @@ def nothing_can_happen(S):
         sleeps = task.state == TASK_INTERRUPTIBLE and task.wake_at == NEVER
         if task.state != TASK_DEAD and not sleeps:
             return False
-    core = S.cores[S.this_cpu]
+    core = this_core(S)
     core.stop = STOP_HALTED
     if locked >= 0:
         core.stop = STOP_HARD_LOCKUP
@@ -107,8 +108,8 @@ def lockup_spin(S, E, until):
 
     core.stop is set when a detector finds the lockup. Modifies core, percpu.
     """
-    core = S.cores[S.this_cpu]
-    host = S.percpu[S.this_cpu]
+    core = this_core(S)
+    host = this_cpu(S)
     cycles = S.config.costs[COST_TURN, 0]
     insns = U64(S.config.costs[COST_TURN, 1])
     branches = U64(S.config.costs[COST_TURN, 2])

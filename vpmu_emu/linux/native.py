@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
+from vpmu_emu.linux.percpu import this_core, this_cpu
 from vpmu_emu.machine.msr import host_rdmsr, host_rdpmc, host_wrmsr
 from vpmu_emu.machine.pmu import pmu_charge
 from vpmu_emu.machine.u64 import U64
@@ -40,25 +41,25 @@ COST_PART = np.array(
 def retire_work(S, E, row):
     """Retire one row of work without looking for NMIs: the caller is in NMI context or ends in charge()."""
     costs = S.config.costs
-    host = S.percpu[S.this_cpu]
+    host = this_cpu(S)
     if COST_PART[row] >= 0:
         host.part = COST_PART[row]
         host.row = row
     host.spent[host.part] += costs[row, 0]
-    pmu_charge(S.cores[S.this_cpu], E, costs[row, 0], U64(costs[row, 1]), U64(costs[row, 2]))
+    pmu_charge(this_core(S), E, costs[row, 0], U64(costs[row, 1]), U64(costs[row, 2]))
 
 
 @jit()
 def wrmsrl(S, E, index, value):
     """WRMSR by the host."""
     retire_work(S, E, COST_WRMSR)
-    host_wrmsr(S.cores[S.this_cpu], E, index, value)
+    host_wrmsr(this_core(S), E, index, value)
 
 
 @jit()
 def rdmsrl(S, E, index):
     """RDMSR by the host."""
-    value = host_rdmsr(S.cores[S.this_cpu], E, index)
+    value = host_rdmsr(this_core(S), E, index)
     retire_work(S, E, COST_RDMSR)
     return value
 
@@ -66,6 +67,6 @@ def rdmsrl(S, E, index):
 @jit()
 def rdpmcl(S, E, counter):
     """RDPMC by the host; `counter` is ECX."""
-    value = host_rdpmc(S.cores[S.this_cpu], E, counter)
+    value = host_rdpmc(this_core(S), E, counter)
     retire_work(S, E, COST_RDPMC)
     return value

@@ -6,6 +6,7 @@ arch/x86/kvm/pmu.c.
 from __future__ import annotations
 
 from vpmu_emu._jit import jit
+from vpmu_emu.linux.percpu import this_core
 from vpmu_emu.linux.state import KVM_REQ_PMI, KVM_REQ_PMU, N_GP_PMC
 from vpmu_emu.linux.trace_kinds import TR_REQUEST
 from vpmu_emu.machine.pmu_rules import raises_pmi, sets_status
@@ -22,17 +23,16 @@ def pmc_bit(i):
 
 
 @jit()
-def kvm_make_request(S, E, request):
+def kvm_make_request(S, E, vcpu, request):
     """Ask for work at the next entry."""
-    vcpu = S.vcpus[S.this_vcpu]
-    emit(E, S.cores[S.this_cpu].t, TR_REQUEST, ZERO, request, vcpu.requests, ZERO)
+    emit(E, this_core(S).t, TR_REQUEST, ZERO, request, vcpu.requests, ZERO)
     vcpu.requests |= request
 
 
 @jit()
-def __kvm_perf_overflow(S, E, i, in_pmi):
-    pmu = S.vcpus[S.this_vcpu].pmu
-    core = S.cores[S.this_cpu]
+def __kvm_perf_overflow(S, E, vcpu, i, in_pmi):
+    pmu = vcpu.pmu
+    core = this_core(S)
     event = pmu.pmcs[i].perf_event
     skip_pmi = False
     if event >= 0 and S.perf_events[event].precise_ip != 0:
@@ -43,19 +43,16 @@ def __kvm_perf_overflow(S, E, i, in_pmi):
     elif sets_status(core, i):
         pmu.global_status |= pmc_bit(i)
     if not skip_pmi and raises_pmi(core, i, pmu.pmcs[i].intr != 0):
-        kvm_make_request(S, E, KVM_REQ_PMI)
+        kvm_make_request(S, E, vcpu, KVM_REQ_PMI)
 
 
 @jit()
 def kvm_perf_overflow(S, E, vcpu, i):
-    """The event behind pmc i of a vCPU has ended a period."""
-    pmu = S.vcpus[vcpu].pmu
+    """The event behind pmc i of a vCPU, not always of the one that is loaded, has ended a period."""
+    pmu = vcpu.pmu
     # A bit that is set already means that the guest is changing this counter: the overflow is stale.
     if pmu.reprogram_pmi & pmc_bit(i) != ZERO:
         return
-    here = S.this_vcpu
-    S.this_vcpu = vcpu  # a thread that runs several vCPUs has the events of all
     pmu.reprogram_pmi |= pmc_bit(i)
-    __kvm_perf_overflow(S, E, i, 1)
-    kvm_make_request(S, E, KVM_REQ_PMU)
-    S.this_vcpu = here
+    __kvm_perf_overflow(S, E, vcpu, i, 1)
+    kvm_make_request(S, E, vcpu, KVM_REQ_PMU)

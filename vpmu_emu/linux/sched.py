@@ -7,6 +7,7 @@ only while somebody needs it (nohz_full). kernel/sched/core.c, fair.c.
 from __future__ import annotations
 
 from vpmu_emu._jit import jit
+from vpmu_emu.linux.percpu import this_core, this_cpu
 from vpmu_emu.linux.state import N_TASKS, TASK_INTERRUPTIBLE, TASK_RUNNING
 from vpmu_emu.machine.lapic import lapic_accept
 from vpmu_emu.machine.state import NEVER
@@ -25,11 +26,11 @@ def may_run_on(task, cpu):
 @jit()
 def update_curr(S):
     """Book the time of the task that runs on this CPU."""
-    host = S.percpu[S.this_cpu]
+    host = this_cpu(S)
     if host.curr < 0:
         return
     task = S.tasks[host.curr]
-    now = S.cores[S.this_cpu].t
+    now = this_core(S).t
     task.sum_exec += now - task.exec_start
     task.vruntime += now - task.exec_start
     task.exec_start = now
@@ -63,9 +64,9 @@ def nr_running(S, cpu):
 @jit()
 def tick_start(S):
     """Have the next tick of this CPU: a multiple of 1/HZ."""
-    host = S.percpu[S.this_cpu]
+    host = this_cpu(S)
     interval = S.config.tick_interval
-    host.tick_at = min(host.tick_at, (S.cores[S.this_cpu].t // interval + 1) * interval)
+    host.tick_at = min(host.tick_at, (this_core(S).t // interval + 1) * interval)
 
 
 @jit()
@@ -81,7 +82,7 @@ def resched_cpu(S, cpu):
     S.percpu[cpu].need_resched = 1
     if cpu != S.this_cpu:
         if S.percpu[cpu].curr < 0:  # it slept until now
-            S.cores[cpu].t = max(S.cores[cpu].t, S.cores[S.this_cpu].t)
+            S.cores[cpu].t = max(S.cores[cpu].t, this_core(S).t)
         lapic_accept(S.cores[cpu].lapic, RESCHEDULE_VECTOR)
         end_turn(S)
 
@@ -123,7 +124,7 @@ def wake_up_task(S, k):
     cpu = task.cpu
     task.state = TASK_RUNNING
     task.wake_at = NEVER
-    task.last_t = max(task.last_t, S.cores[S.this_cpu].t)
+    task.last_t = max(task.last_t, this_core(S).t)
     host = S.percpu[cpu]
     # Who slept does not get all of that time back, only the benefit of a slice.
     task.vruntime = max(task.vruntime, host.min_vruntime - S.config.sched_slice)
@@ -150,7 +151,7 @@ def next_wakeup(S):
 @jit()
 def wake_sleepers(S):
     """hrtimer_wakeup() of every task of this CPU whose sleep is over: another CPU's timers are its own."""
-    now = S.cores[S.this_cpu].t
+    now = this_core(S).t
     for k in range(N_TASKS):
         if S.tasks[k].wake_at <= now and S.tasks[k].cpu == S.this_cpu:
             wake_up_task(S, k)
@@ -173,13 +174,13 @@ def _kick_idle_core(S):
 @jit()
 def scheduler_tick(S):
     """A slice is over when somebody else has run less."""
-    host = S.percpu[S.this_cpu]
+    host = this_cpu(S)
     update_curr(S)
     if host.curr < 0 or nr_running(S, S.this_cpu) < 2:
         return
     tick_start(S)
     _kick_idle_core(S)
-    if S.cores[S.this_cpu].t >= host.slice_end and pick_next_task(S, S.this_cpu) != host.curr:
+    if this_core(S).t >= host.slice_end and pick_next_task(S, S.this_cpu) != host.curr:
         host.need_resched = 1
 
 

@@ -6,6 +6,7 @@ arch/x86/mm/tlb.c switch_mm(), and what VMX calls VPID.
 from __future__ import annotations
 
 from vpmu_emu._jit import jit
+from vpmu_emu.linux.percpu import this_core, this_cpu
 from vpmu_emu.linux.state import N_CORES, N_MMS, N_VCPUS
 from vpmu_emu.machine.engine import CR0_RESET, CR4_RESET, EFER_RESET
 from vpmu_emu.machine.memory import tlb_flush
@@ -24,8 +25,8 @@ USER_SS = U64(0x2B)
 
 @jit()
 def _enter(S, space):
-    host = S.percpu[S.this_cpu]
-    core = S.cores[S.this_cpu]
+    host = this_cpu(S)
+    core = this_core(S)
     space += S.this_cpu * SPACES_OF_A_CORE
     if host.space == space:
         return False
@@ -55,7 +56,7 @@ def x86_pmu_event_mapped(S, mm):
 @jit()
 def task_space(S, mm):
     """The core sees address space `mm` of the host, as a program at CPL 3 does."""
-    core = S.cores[S.this_cpu]
+    core = this_core(S)
     if not _enter(S, 1 + mm):
         return
     core.cr3 = S.mms[mm].cr3
@@ -82,13 +83,13 @@ def task_space(S, mm):
 
 
 @jit()
-def guest_space(S, k, cr3):
-    """The core sees the memory of vCPU k's guest; `cr3` is what VM entry will load."""
-    core = S.cores[S.this_cpu]
-    if not _enter(S, 1 + N_MMS + k):
+def guest_space(S, vcpu, cr3):
+    """The core sees the memory of a vCPU's guest; `cr3` is what VM entry will load."""
+    core = this_core(S)
+    if not _enter(S, 1 + N_MMS + vcpu.vcpu_idx):
         return
     core.cr3 = cr3
-    vm = S.vms[S.vcpus[k].vm]
+    vm = S.vms[vcpu.vm]
     for i in range(N_SLOTS):
         core.slot_gpa[i] = vm.slot_gpa[i]
         core.slot_size[i] = vm.slot_size[i]

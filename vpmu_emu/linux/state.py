@@ -390,6 +390,7 @@ VCPU = np.dtype(
         ("vm", "i8"),  # whose it is
         ("task", "i8"),  # the thread that is in KVM_RUN with it, -1 none
         ("cpu", "i8"),  # core that it was loaded on last, -1 never
+        ("vcpu_idx", "i8"),  # its row
         ("vcpu_id", "i8"),  # what KVM_CREATE_VCPU called it: its APIC id
         ("run_page", "i8"),  # struct kvm_run: index into the array of physical memory
         ("user_exit", "i8"),  # KVM_EXIT_* that waits for the VMM, USER_AGAIN, USER_FAULT, -1 none
@@ -617,7 +618,6 @@ SYSTEM = np.dtype(
         ("this_cpu", "i8"),  # core that compiled code works for: index of cores and percpu
         ("this_vcpu", "i8"),  # vCPU that it works for: index of vcpus
         ("msr_value", "u8"),  # what CALL_GET_MSR read
-        ("this_vm", "i8"),  # and the VM of it
         ("cores", CORE, (N_CORES,)),  # the silicon
         ("percpu", PERCPU, (N_CORES,)),  # perf, scheduler and interrupts of each core
         ("list_end", "i8"),  # next value of an event's `order`

@@ -8,6 +8,7 @@ from __future__ import annotations
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.hrtimer import host_timer_program
 from vpmu_emu.linux.native import cost, retire_work
+from vpmu_emu.linux.percpu import this_core, this_cpu
 from vpmu_emu.linux.perf.pmi import handle_nmis
 from vpmu_emu.linux.perf.swevent import perf_swevent_hrtimer
 from vpmu_emu.linux.perf.tick import perf_event_task_tick, perf_mux_hrtimer_handler
@@ -23,8 +24,8 @@ COST_TIMER = cost("timer_interrupt")
 @jit()
 def sysvec_apic_timer_interrupt(S, E):
     """Rotation of flexible events, the tick, sleepers to wake; then the timer is armed again."""
-    host = S.percpu[S.this_cpu]
-    now = S.cores[S.this_cpu].t
+    host = this_cpu(S)
+    now = this_core(S).t
     host.timer_irqs += ONE
     host.interrupted_row = host.row
     host.timer_at = NEVER

@@ -13,6 +13,7 @@ from typing import Any
 from vpmu_emu._jit import jit
 from vpmu_emu.errors import ConfigError
 from vpmu_emu.linux.native import cost, retire_work
+from vpmu_emu.linux.percpu import this_core, this_cpu
 from vpmu_emu.linux.state import (
     OWNER_HOST,
     PERF_EVENT_STATE_ACTIVE,
@@ -56,7 +57,7 @@ def is_hardlockup(S, cpu):
 def watchdog_hardlockup_check(S, E, cpu):
     """This CPU looks at `cpu`, which may be itself; a hard lockup stops the run (nmi_panic)."""
     host = S.percpu[cpu]
-    core = S.cores[S.this_cpu]
+    core = this_core(S)
     if host.watchdog_touched != 0:
         host.watchdog_touched = 0
         return
@@ -81,7 +82,7 @@ def watchdog_timer_fn(S, E):
 
     Call it where percpu.watchdog_at <= now; sets the next one.
     """
-    host = S.percpu[S.this_cpu]
+    host = this_cpu(S)
     retire_work(S, E, COST_TIMER_FN)
     host.hrtimer_interrupts += 1
     # three sample periods are a fifth more than watchdog_thresh
@@ -91,7 +92,7 @@ def watchdog_timer_fn(S, E):
             watchdog_hardlockup_check(S, E, other)
     # hrtimer_forward_now(): calls that were missed are not made up for
     period = S.config.watchdog_period * 2 // 5
-    late = S.cores[S.this_cpu].t - host.watchdog_at
+    late = this_core(S).t - host.watchdog_at
     host.watchdog_at += period * (late // period + 1)
 
 
@@ -103,8 +104,8 @@ def watchdog_overflow_callback(S, E):
     wants 4/5 of the threshold between two checks, ten NMIs at the most (watchdog_check_timestamp).
     """
     retire_work(S, E, COST_CHECK)
-    host = S.percpu[S.this_cpu]
-    now = S.cores[S.this_cpu].t
+    host = this_cpu(S)
+    now = this_core(S).t
     if now - host.last_timestamp < S.config.watchdog_period * 4 // 5:
         host.nmi_rearmed += 1
         if host.nmi_rearmed < MOST_REARMED:
@@ -117,7 +118,7 @@ def watchdog_overflow_callback(S, E):
 @jit()
 def hardlockup_detector_nmi_handler(S, E):
     """In NMI context: was it the HPET's? It is told by the time, as nothing else says so."""
-    core = S.cores[S.this_cpu]
+    core = this_core(S)
     if core.nmi_at > core.t:
         return
     retire_work(S, E, COST_CHECK)

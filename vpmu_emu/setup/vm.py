@@ -147,7 +147,7 @@ def init_host(S: Any, model: CpuModel) -> None:
         task.wake_at = NEVER
     for vcpu in S.vcpus:
         vcpu.task = vcpu.cpu = vcpu.user_exit = vcpu.exception = -1
-    S.this_vcpu = S.this_vm = 0
+    S.this_vcpu = 0
 
 
 def check_room(events: Sequence[HostEvent]) -> None:

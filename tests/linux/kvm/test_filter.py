@@ -41,7 +41,7 @@ def test_general_purpose_counters(action, events, masked, select, umask):
     set_event_filter(S, make_filter(action, entries, 0, masked))
     # only EVENT and UMASK of a selector are compared
     S.vcpus[0].pmu.pmcs[3].eventsel = 0x53_0000 | umask << 8 | select
-    assert check_pmu_event_filter(S, E, 3) == oracle(action, events, masked, select, umask)
+    assert check_pmu_event_filter(S, E, S.vcpus[0], 3) == oracle(action, events, masked, select, umask)
 
 
 @given(st.sampled_from([ALLOW, DENY]), st.integers(0, 15), st.integers(0, 2))
@@ -50,9 +50,9 @@ def test_fixed_counters(action, bitmap, i):
     S, E = machine.S, machine.E
     set_event_filter(S, make_filter(action, [0xC0, 0x3C, 0x0300], bitmap))
     listed = bool(bitmap >> i & 1)
-    assert check_pmu_event_filter(S, E, 8 + i) == (listed == (action == ALLOW))
+    assert check_pmu_event_filter(S, E, S.vcpus[0], 8 + i) == (listed == (action == ALLOW))
     set_event_filter(S, None)
-    assert check_pmu_event_filter(S, E, 8 + i)
+    assert check_pmu_event_filter(S, E, S.vcpus[0], 8 + i)
 
 
 @given(st.lists(st.integers(0, (1 << 64) - 1), max_size=20))

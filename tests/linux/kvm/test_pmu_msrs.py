@@ -12,6 +12,7 @@ from vpmu_emu.linux.kvm import pmu_emulated, pmu_passthrough
 from vpmu_emu.linux.kvm.cpuid import guest_shape
 from vpmu_emu.linux.kvm.pmu import kvm_pmu_is_valid_msr, kvm_pmu_rdpmc_idx
 from vpmu_emu.linux.kvm.vmx.exits import kvm_get_msr_common, kvm_set_msr_common
+from vpmu_emu.linux.percpu import kvm_get_running_vcpu
 from vpmu_emu.machine.u64 import U64
 from vpmu_emu.tables.cpus import cpu
 from vpmu_emu.tables.msrs import ACCESS, MSRS, rules
@@ -42,8 +43,8 @@ def kvm_wrmsr(machine, mode, index, value) -> bool:
     with np.errstate(over="ignore"):
         which = kvm_pmu_is_valid_msr(S.vcpus[0].pmu, U64(index))
         if which >= 0:
-            return bool(MODES[mode].kvm_pmu_set_msr(S, E, which, U64(value), 0))
-        return bool(kvm_set_msr_common(S, machine.M, E, U64(index), U64(value)))
+            return bool(MODES[mode].kvm_pmu_set_msr(S, E, S.vcpus[0], which, U64(value), 0))
+        return bool(kvm_set_msr_common(S, machine.M, E, S.vcpus[0], U64(index), U64(value)))
 
 
 def kvm_rdmsr(machine, mode, index) -> tuple[bool, int]:
@@ -52,8 +53,8 @@ def kvm_rdmsr(machine, mode, index) -> tuple[bool, int]:
     with np.errstate(over="ignore"):
         which = kvm_pmu_is_valid_msr(S.vcpus[0].pmu, U64(index))
         if which >= 0:
-            return False, int(MODES[mode].kvm_pmu_get_msr(S, E, which))
-        fault, value = kvm_get_msr_common(S, machine.M, E, U64(index), 0)
+            return False, int(MODES[mode].kvm_pmu_get_msr(S, E, S.vcpus[0], which))
+        fault, value = kvm_get_msr_common(S, machine.M, E, S.vcpus[0], U64(index), 0)
         return bool(fault), int(value)
 
 
@@ -114,7 +115,7 @@ def test_rdpmc_index(ecx, shape_index):
         wanted = index
     elif shape.version and kind == 1 << 30 and index < shape.fixed:
         wanted = 8 + index
-    assert kvm_pmu_rdpmc_idx(machine.S, U64(ecx)) == wanted
+    assert kvm_pmu_rdpmc_idx(machine.S, kvm_get_running_vcpu(machine.S), U64(ecx)) == wanted
 
 
 RING3 = """

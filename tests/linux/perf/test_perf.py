@@ -407,9 +407,9 @@ def test_creation_while_a_guest_owns_the_pmu():
     with np.errstate(over="ignore"):
         perf_guest_enter(S, E)
         assert states(machine) == ["INACTIVE"]
-        assert perf_event_create_kernel_counter(S, E, 0, 0, U64(0xC0), U64(0), 0, -1) == EBUSY
+        assert perf_event_create_kernel_counter(S, E, 0, 0, U64(0xC0), U64(0), 0, -1, -1) == EBUSY
         made = perf_event_create_kernel_counter(
-            S, E, 0, ATTR_EXCLUDE_GUEST, U64(0xC0), U64(0), 0, -1
+            S, E, 0, ATTR_EXCLUDE_GUEST, U64(0xC0), U64(0), 0, -1, -1
         )
         assert made == 1
         assert states(machine) == ["INACTIVE"] * 2
@@ -420,6 +420,6 @@ def test_creation_while_a_guest_owns_the_pmu():
 def test_an_event_that_no_counter_can_count_is_refused():
     machine = system("    EXIT 0\n", "emulated", settings={"pmu.fixed": 3})
     created = perf_event_create_kernel_counter(
-        machine.S, machine.E, 0, 0, U64(SLOTS), U64(0), 0, -1
+        machine.S, machine.E, 0, 0, U64(SLOTS), U64(0), 0, -1, -1
     )
     assert created == EINVAL

@@ -12,6 +12,7 @@ from vpmu_emu._jit import jit
 from vpmu_emu.linux.charge import charge
 from vpmu_emu.linux.kvm.run import exit_for_debug
 from vpmu_emu.linux.native import cost
+from vpmu_emu.linux.percpu import this_core
 from vpmu_emu.machine.breakpoints import (
     DR6_BD,
     DR6_BS,
@@ -97,10 +98,9 @@ def reset_debug_registers(M, vcpu):
 
 
 @jit()
-def load_debug_registers(S):
+def load_debug_registers(S, vcpu):
     """vcpu_enter_guest(), before the inner loop: into the processor, if they are of use."""
-    core = S.cores[S.this_cpu]
-    vcpu = S.vcpus[S.this_vcpu]
+    core = this_core(S)
     if vcpu.switch_db_regs == ZERO:
         return
     for i in range(N_DR):
@@ -110,10 +110,9 @@ def load_debug_registers(S):
 
 
 @jit()
-def vmx_sync_dirty_debug_regs(S, M):
+def vmx_sync_dirty_debug_regs(S, M, vcpu):
     """Behind the inner loop: what the guest wrote while it had them. The next access exits again."""
-    core = S.cores[S.this_cpu]
-    vcpu = S.vcpus[S.this_vcpu]
+    core = this_core(S)
     if vcpu.switch_db_regs & KVM_DEBUGREG_WONT_EXIT == ZERO:
         return
     for i in range(N_DR):
@@ -129,9 +128,8 @@ def vmx_sync_dirty_debug_regs(S, M):
 
 # --- #DB ----------------------------------------------------------------------------------------------
 @jit()
-def kvm_queue_db(S, payload):
+def kvm_queue_db(vcpu, payload):
     """kvm_queue_exception_p(DB_VECTOR): DR6 learns of `payload` when the exception is injected."""
-    vcpu = S.vcpus[S.this_vcpu]
     vcpu.exception = VECTOR_DB
     vcpu.exception_pending = 1
     vcpu.exception_has_error = 0
@@ -153,42 +151,41 @@ def kvm_deliver_exception_payload(M, vcpu):
 
 
 @jit()
-def _to_vmm(S, M, vector, dr6):
-    core = S.cores[S.this_cpu]
-    exit_for_debug(S, M, vector, vmread(core, M, V_RIP), dr6 | DR6_RESET, vmread(core, M, V_DR7))
+def _to_vmm(S, M, vcpu, vector, dr6):
+    core = this_core(S)
+    exit_for_debug(S, M, vcpu, vector, vmread(core, M, V_RIP), dr6 | DR6_RESET, vmread(core, M, V_DR7))
 
 
 @jit()
-def kvm_vcpu_do_singlestep(S, M):
+def kvm_vcpu_do_singlestep(S, M, vcpu):
     """An instruction that began with TF set has been emulated."""
-    if S.vcpus[S.this_vcpu].guest_debug & KVM_GUESTDBG_SINGLESTEP != ZERO:
-        _to_vmm(S, M, VECTOR_DB, DR6_BS)
+    if vcpu.guest_debug & KVM_GUESTDBG_SINGLESTEP != ZERO:
+        _to_vmm(S, M, vcpu, VECTOR_DB, DR6_BS)
     else:
-        kvm_queue_db(S, DR6_BS)
+        kvm_queue_db(vcpu, DR6_BS)
 
 
 @jit()
-def handle_db(S, M):
+def handle_db(S, M, vcpu):
     """handle_exception_nmi() for #DB: the VMM's, or the guest's own."""
-    core = S.cores[S.this_cpu]
-    vcpu = S.vcpus[S.this_vcpu]
+    core = this_core(S)
     why = core.vmx.exit_qual
     if vcpu.guest_debug & (KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_USE_HW_BP) != ZERO:
         vcpu.event_exit_inst_len = vmread(core, M, V_EXIT_LEN)
-        _to_vmm(S, M, VECTOR_DB, why)
+        _to_vmm(S, M, vcpu, VECTOR_DB, why)
         return
     shadowed = vmread(core, M, V_INTERRUPTIBILITY) & _SHADOWS != ZERO
     if shadowed and vmread(core, M, V_RFLAGS) & RFLAGS_TF != ZERO:
         vmwrite(core, M, V_PENDING_DEBUG, vmread(core, M, V_PENDING_DEBUG) | DR6_BS)
-    kvm_queue_db(S, why)
+    kvm_queue_db(vcpu, why)
 
 
 @jit()
-def handle_bp(S, M):
+def handle_bp(S, M, vcpu):
     """handle_exception_nmi() for #BP, which exits for the VMM's breakpoints only."""
-    core = S.cores[S.this_cpu]
-    S.vcpus[S.this_vcpu].event_exit_inst_len = vmread(core, M, V_EXIT_LEN)
-    _to_vmm(S, M, VECTOR_BP, ZERO)
+    core = this_core(S)
+    vcpu.event_exit_inst_len = vmread(core, M, V_EXIT_LEN)
+    _to_vmm(S, M, vcpu, VECTOR_BP, ZERO)
 
 
 @jit()
@@ -213,20 +210,19 @@ def _check_hw_bp(addresses, dr7, at):
 
 
 @jit()
-def kvm_vcpu_check_code_breakpoint(S, M):
+def kvm_vcpu_check_code_breakpoint(S, M, vcpu):
     """Whether a breakpoint lies on the instruction to emulate; its #DB is then on its way."""
-    core = S.cores[S.this_cpu]
-    vcpu = S.vcpus[S.this_vcpu]
+    core = this_core(S)
     at = vmread(core, M, V_RIP)
     if vcpu.guest_debug & KVM_GUESTDBG_USE_HW_BP != ZERO:
         hits = _check_hw_bp(vcpu.eff_db, vcpu.guest_debug_dr7, at)
         if hits != ZERO:
-            _to_vmm(S, M, VECTOR_DB, hits)
+            _to_vmm(S, M, vcpu, VECTOR_DB, hits)
             return True
     if vcpu.dr7 & DR7_ENABLED != ZERO and vmread(core, M, V_RFLAGS) & RFLAGS_RF == ZERO:
         hits = _check_hw_bp(vcpu.db, vcpu.dr7, at)
         if hits != ZERO:
-            kvm_queue_db(S, hits)
+            kvm_queue_db(vcpu, hits)
             return True
     return False
 
@@ -258,23 +254,22 @@ def kvm_set_dr(M, vcpu, dr, value):
 
 
 @jit()
-def handle_dr(S, M, E):
+def handle_dr(S, M, E, vcpu):
     """MOV DR: 1 the instruction is done, 0 it is not, -1 it is #GP.
 
     The first one only has the registers loaded: then the guest does it itself. What the emulator met, and
     with a debugging VMM every one, is done here.
     """
-    core = S.cores[S.this_cpu]
-    vcpu = S.vcpus[S.this_vcpu]
+    core = this_core(S)
     charge(S, E, COST_DR)
     qualification = core.vmx.exit_qual
     dr = np.int64(qualification & _NUMBER)
     if vmread(core, M, V_DR7) & DR7_GD != ZERO:
         # The exit takes precedence over the debug trap.
         if vcpu.guest_debug & KVM_GUESTDBG_USE_HW_BP != ZERO:
-            _to_vmm(S, M, VECTOR_DB, DR6_BD)
+            _to_vmm(S, M, vcpu, VECTOR_DB, DR6_BD)
         else:
-            kvm_queue_db(S, DR6_BD)
+            kvm_queue_db(vcpu, DR6_BD)
         return 0
     if vcpu.guest_debug == ZERO and vmread(core, M, V_EXIT_REASON) == EXIT_DR_ACCESS:
         vmwrite(core, M, V_PROC, vmread(core, M, V_PROC) & ~PROC_MOV_DR)

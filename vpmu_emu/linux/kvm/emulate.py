@@ -34,6 +34,7 @@ from vpmu_emu.linux.kvm.vmx.exits import (
     kvm_queue_exception,
 )
 from vpmu_emu.linux.native import cost
+from vpmu_emu.linux.percpu import this_core
 from vpmu_emu.linux.state import (
     USER_IO_MMIO_READ,
     USER_IO_MMIO_WRITE,
@@ -208,17 +209,16 @@ def _keep_writes(E, vcpu):
 
 
 @jit()
-def x86_emulate_instruction(S, M, E, fetched):
+def x86_emulate_instruction(S, M, E, vcpu, fetched):
     """Emulate the instruction at the guest's RIP; modifies the guest, or queues its exception.
 
     `fetched` 1: hardware has fetched it already, and met no breakpoint on it.
     `core.vmx.exit_*` may then name another exit, whose handler has to finish the instruction. With
     KVM_EXIT_MMIO the VMM has to answer a read first, or is told of a write of the instruction that is over.
     """
-    core = S.cores[S.this_cpu]
-    vcpu = S.vcpus[S.this_vcpu]
+    core = this_core(S)
     charge(S, E, COST_EMULATE)
-    if fetched == 0 and kvm_vcpu_check_code_breakpoint(S, M):
+    if fetched == 0 and kvm_vcpu_check_code_breakpoint(S, M, vcpu):
         return
     now = core.t
     _keep_totals(core, E, 0)
@@ -232,7 +232,7 @@ def x86_emulate_instruction(S, M, E, fetched):
         core.rflags &= ~RFLAGS_TF  # kvm_get_rflags(): that is the VMM's
     u = E.uops[SCRATCH]
     u.emulator = 0
-    E.emulating = 1 if S.vms[S.this_vm].irqchip != 0 else 2
+    E.emulating = 1 if S.vms[vcpu.vm].irqchip != 0 else 2
     _begin_mmio(E, vcpu)
     E.apic_effect = WRITTEN
     code = _decode_and_execute(core, M, E, u)
@@ -258,13 +258,13 @@ def x86_emulate_instruction(S, M, E, fetched):
     _trace(core, E, rip, U64(u.len), failed)
     vcpu.mmio_reads = E.mmio_reads
     if code == CODE_EXIT and E.mmio_asks != 0:
-        exit_for_mmio_read(S, M, E.mmio_gpa[0], E.mmio_len[0])
+        exit_for_mmio_read(S, M, vcpu, E.mmio_gpa[0], E.mmio_len[0])
         return
     vcpu.mmio_reads = 0
     if code == CODE_EXIT:
         return
     if failed:  # handle_emulation_failure(): KVM_EXIT_INTERNAL_ERROR
-        end_guest(S, M, STOP_SHUTDOWN, core.vmx.exit_reason, EMULATION_FAILED)
+        end_guest(S, M, vcpu, STOP_SHUTDOWN, core.vmx.exit_reason, EMULATION_FAILED)
     elif code == CODE_FAULT:
         vector = E.fault_vector
         if E.fault_canonical == 0 and uses_stack(u):
@@ -272,21 +272,21 @@ def x86_emulate_instruction(S, M, E, fetched):
         E.fault_canonical = 1
         if vector == VECTOR_PF:
             core.cr2 = E.fault_address
-        kvm_queue_exception(S, vector, E.fault_has_error, E.fault_error)
+        kvm_queue_exception(vcpu, vector, E.fault_has_error, E.fault_error)
     else:
         if E.mmio_writes != 0:  # and then there is no single step
             _keep_writes(E, vcpu)
-            exit_for_mmio_write(S, M)
+            exit_for_mmio_write(S, M, vcpu)
         elif stepping != ZERO:
-            kvm_vcpu_do_singlestep(S, M)
-        kvm_apic_note_ipi(S, E.apic_effect)
+            kvm_vcpu_do_singlestep(S, M, vcpu)
+        kvm_apic_note_ipi(S, vcpu, E.apic_effect)
         vcpu.emulated_insns += ONE
         core.stats.emulated += ONE
         if core.inject & I_FEP != ZERO:
             return
-        kvm_pmu_trigger_event(S, E, vcpu.pmu.pmc_counting_instructions)
+        kvm_pmu_trigger_event(S, E, vcpu, vcpu.pmu.pmc_counting_instructions)
         if (u.lanes1 >> BRANCH_LANE) & ONE != ZERO:
-            kvm_pmu_trigger_event(S, E, vcpu.pmu.pmc_counting_branches)
+            kvm_pmu_trigger_event(S, E, vcpu, vcpu.pmu.pmc_counting_branches)
 
 
 @jit()
@@ -321,41 +321,41 @@ def _is_forced(core, M, E):
 
 
 @jit()
-def handle_ud(S, M, E):
+def handle_ud(S, M, E, vcpu):
     """#UD of the guest: behind the forced emulation prefix KVM does the next instruction."""
-    core = S.cores[S.this_cpu]
+    core = this_core(S)
     if S.config.force_emulation_prefix != 0 and _is_forced(core, M, E):
         if S.config.force_emulation_prefix & KVM_FEP_CLEAR_RFLAGS_RF != 0:
             vmwrite(core, M, V_RFLAGS, vmread(core, M, V_RFLAGS) & ~RFLAGS_RF)
         vmwrite(core, M, V_RIP, vmread(core, M, V_RIP) + U64(PREFIX_LENGTH))
-        x86_emulate_instruction(S, M, E, 0)  # of the prefix, not of what is behind it
+        x86_emulate_instruction(S, M, E, vcpu, 0)  # of the prefix, not of what is behind it
     else:
         charge(S, E, COST_EMULATE)
-        kvm_queue_exception(S, VECTOR_UD, 0, ZERO)
+        kvm_queue_exception(vcpu, VECTOR_UD, 0, ZERO)
 
 
 @jit()
-def handle_emulated_exit(S, M, E):
+def handle_emulated_exit(S, M, E, vcpu):
     """The exits that are left to the emulator; core.vmx.exit_reason may then be that of another one.
 
     An NMI has been handled in the entry path. #DB is the guest's own and goes back to it.
     """
-    vmx = S.cores[S.this_cpu].vmx
+    vmx = this_core(S).vmx
     if vmx.exit_reason == EXIT_EXCEPTION_NMI:
         if vmx.exit_intr_info == UD_INFO:
-            handle_ud(S, M, E)
+            handle_ud(S, M, E, vcpu)
         elif vmx.exit_intr_info == DB_INFO:
-            handle_db(S, M)
+            handle_db(S, M, vcpu)
         elif vmx.exit_intr_info == BP_INFO:
-            handle_bp(S, M)
+            handle_bp(S, M, vcpu)
     elif vmx.exit_reason == EXIT_APIC_ACCESS or vmx.exit_reason == EXIT_EPT_MISCONFIG:
         # handle_apic_access(), handle_ept_misconfig()
-        if not handle_undelivered(S, M):
+        if not handle_undelivered(S, M, vcpu):
             # EMULTYPE_PF: a page fault comes after the fetch
-            x86_emulate_instruction(S, M, E, 1 if vmx.exit_reason == EXIT_EPT_MISCONFIG else 0)
+            x86_emulate_instruction(S, M, E, vcpu, 1 if vmx.exit_reason == EXIT_EPT_MISCONFIG else 0)
     elif vmx.exit_reason == EXIT_IO_INSTRUCTION and vmx.exit_qual & IO_STRING != ZERO:
         vmx.exit_reason = EXIT_EXCEPTION_NMI  # done with, unless the emulator leaves for the port
-        x86_emulate_instruction(S, M, E, 0)
+        x86_emulate_instruction(S, M, E, vcpu, 0)
 
 
 @jit()
@@ -366,24 +366,22 @@ def is_emulated_io(vcpu):
 
 
 @jit()
-def complete_emulated_io(S, M, E):
+def complete_emulated_io(S, M, E, vcpu):
     """KVM_RUN again after an exit of the emulator: it goes on with what it asked for."""
-    vcpu = S.vcpus[S.this_vcpu]
     done = vcpu.complete
     vcpu.complete = USER_IO_NONE
     vcpu.completed = 1
     if done == USER_IO_STRING:
-        _complete_emulated_pio(S, M, E)
+        _complete_emulated_pio(S, M, E, vcpu)
     else:
-        _complete_emulated_mmio(S, M, E, done)
+        _complete_emulated_mmio(S, M, E, vcpu, done)
 
 
 @jit()
-def _complete_emulated_pio(S, M, E):
-    vcpu = S.vcpus[S.this_vcpu]
+def _complete_emulated_pio(S, M, E, vcpu):
     E.port_left = vcpu.pio_count
     E.port_at = U64(vcpu.run_page) + PIO_PAGE
-    x86_emulate_instruction(S, M, E, 1)
+    x86_emulate_instruction(S, M, E, vcpu, 1)
     E.port_ready = 0
     E.port_value = ZERO
     E.port_left = ZERO
@@ -391,18 +389,17 @@ def _complete_emulated_pio(S, M, E):
 
 
 @jit()
-def _complete_emulated_mmio(S, M, E, done):
-    vcpu = S.vcpus[S.this_vcpu]
+def _complete_emulated_mmio(S, M, E, vcpu, done):
     if done == USER_IO_MMIO_WRITE:
         vcpu.mmio_cur += 1
         if vcpu.mmio_cur < vcpu.mmio_writes:
-            exit_for_mmio_write(S, M)
+            exit_for_mmio_write(S, M, vcpu)
         return
     if vcpu.mmio_reads < N_MMIO:
-        vcpu.mmio_read[vcpu.mmio_reads] = mmio_data(S, M)
+        vcpu.mmio_read[vcpu.mmio_reads] = mmio_data(M, vcpu)
         vcpu.mmio_reads += 1
-    vmx = S.cores[S.this_cpu].vmx
+    vmx = this_core(S).vmx
     vmx.exit_reason = EXIT_EXCEPTION_NMI  # done with, unless OUTS leaves for the port
-    x86_emulate_instruction(S, M, E, 1)
+    x86_emulate_instruction(S, M, E, vcpu, 1)
     if vmx.exit_reason == EXIT_IO_INSTRUCTION:
-        handle_io(S, M, E)
+        handle_io(S, M, E, vcpu)

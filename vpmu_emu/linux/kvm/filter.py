@@ -7,6 +7,7 @@ mask; an entry without the masked-events flag has mask 0xFF. arch/x86/kvm/pmu.c,
 from __future__ import annotations
 
 from vpmu_emu._jit import jit
+from vpmu_emu.linux.percpu import this_core
 from vpmu_emu.linux.state import KVM_PMU_EVENT_ALLOW, N_GP_PMC
 from vpmu_emu.linux.trace_kinds import (
     FILTER_EXCLUDED,
@@ -33,16 +34,16 @@ def _filter_entry(vm, first, last, eventsel):
 
 
 @jit()
-def check_pmu_event_filter(S, E, i):
+def check_pmu_event_filter(S, E, vcpu, i):
     """May pmc i count what its selector says? True if there is no filter."""
-    vm = S.vms[S.this_vm]
-    if vm.filter_on == 0 or S.cores[S.this_cpu].inject & I_FILTER_IGNORED != ZERO:
+    vm = S.vms[vcpu.vm]
+    if vm.filter_on == 0 or this_core(S).inject & I_FILTER_IGNORED != ZERO:
         return True
     entry, told = -1, FILTER_FIXED
     if i >= N_GP_PMC:
         listed = (vm.fixed_counter_bitmap >> U64(i - N_GP_PMC)) & ONE != ZERO
     else:
-        eventsel = S.vcpus[S.this_vcpu].pmu.pmcs[i].eventsel
+        eventsel = vcpu.pmu.pmcs[i].eventsel
         n = vm.nr_includes
         entry = _filter_entry(vm, 0, n, eventsel)
         listed = entry >= 0
@@ -53,5 +54,5 @@ def check_pmu_event_filter(S, E, i):
                 listed, entry, told = False, excluded, FILTER_EXCLUDED
     allowed = listed == (vm.action == KVM_PMU_EVENT_ALLOW)
     told |= max(entry, 0) << 8
-    emit(E, S.cores[S.this_cpu].t, TR_FILTER, ZERO, U64(i), ONE if allowed else ZERO, U64(told))
+    emit(E, this_core(S).t, TR_FILTER, ZERO, U64(i), ONE if allowed else ZERO, U64(told))
     return allowed

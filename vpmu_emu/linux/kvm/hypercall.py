@@ -6,7 +6,8 @@ arch/x86/kvm/x86.c: ____kvm_emulate_hypercall(); lapic.c: kvm_pv_send_ipi().
 from __future__ import annotations
 
 from vpmu_emu._jit import jit
-from vpmu_emu.linux.kvm.irq import kvm_apic_set_irq, kvm_vcpu_kick
+from vpmu_emu.linux.kvm.irq import kvm_apic_set_irq, kvm_vcpu_kick, vapic_of
+from vpmu_emu.linux.percpu import this_core
 from vpmu_emu.linux.state import N_VCPUS
 from vpmu_emu.machine.lapic import BASE_ENABLE, SHORTHAND
 from vpmu_emu.machine.state import RAX, RBX, RCX, RDX, RSI
@@ -37,55 +38,47 @@ def guest_pv_has(vcpu, feature):
 
 
 @jit()
-def _apic_of(S, k):
-    # (its number, whether it is on) of the APIC of vCPU k, wherever its registers are
-    vcpu = S.vcpus[k]
-    if vcpu.cpu >= 0 and S.percpu[vcpu.cpu].vcpu == k:
-        vapic = S.cores[vcpu.cpu].vapic
-        return vapic.id, vapic.apic_base & BASE_ENABLE != ZERO
-    return vcpu.vapic.id, vcpu.vapic.apic_base & BASE_ENABLE != ZERO
-
-
-@jit()
-def _pv_send_ipi(S, E, bitmap, first, icr):
+def _pv_send_ipi(S, E, vcpu, bitmap, first, icr):
     # __pv_send_ipi(): to the APICs that a bitmap names from `first` on; how many took it
     count = 0
     for k in range(N_VCPUS):
-        if S.vcpus[k].used == 0 or S.vcpus[k].vm != S.this_vm:
+        other = S.vcpus[k]
+        if other.used == 0 or other.vm != vcpu.vm:
             continue
-        ident, present = _apic_of(S, k)
-        named = present and ident >= first and ident - first < _CLUSTER
+        vapic = vapic_of(S, other)
+        ident = vapic.id
+        named = vapic.apic_base & BASE_ENABLE != ZERO and ident >= first and ident - first < _CLUSTER
         if named and (bitmap >> (ident - first)) & ONE != ZERO:
-            count += kvm_apic_set_irq(S, E, k, icr)
+            count += kvm_apic_set_irq(S, E, other, icr)
     return count
 
 
 @jit()
-def kvm_pv_send_ipi(S, E, low, high, first, icr):
+def kvm_pv_send_ipi(S, E, vcpu, low, high, first, icr):
     """KVM_HC_SEND_IPI: send a message to the APICs of a bitmap of 128 from `first` on: how many took it."""
     if icr & _DESTINATION != ZERO:
         return KVM_EINVAL
-    if S.vms[S.this_vm].irqchip == 0:
+    if S.vms[vcpu.vm].irqchip == 0:
         return KVM_EOPNOTSUPP
-    count = _pv_send_ipi(S, E, low, first, icr)
-    count += _pv_send_ipi(S, E, high, (first + _CLUSTER) & LOW32, icr)
+    count = _pv_send_ipi(S, E, vcpu, low, first, icr)
+    count += _pv_send_ipi(S, E, vcpu, high, (first + _CLUSTER) & LOW32, icr)
     return U64(count)
 
 
 @jit()
-def kvm_pv_kick_cpu_op(S, E, apicid):
+def kvm_pv_kick_cpu_op(S, E, vcpu, apicid):
     """KVM_HC_KICK_CPU: the vCPU of this APIC no longer halts."""
     for k in range(N_VCPUS):
-        if S.vcpus[k].used != 0 and S.vcpus[k].vm == S.this_vm and _apic_of(S, k)[0] == apicid:
-            S.vcpus[k].pv_unhalted = 1
-            kvm_vcpu_kick(S, E, k)
+        other = S.vcpus[k]
+        if other.used != 0 and other.vm == vcpu.vm and vapic_of(S, other).id == apicid:
+            other.pv_unhalted = 1
+            kvm_vcpu_kick(S, E, other)
 
 
 @jit()
-def kvm_emulate_hypercall(S, E):
+def kvm_emulate_hypercall(S, E, vcpu):
     """Do what the guest asks for: the answer is in RAX. Modifies S."""
-    core = S.cores[S.this_cpu]
-    vcpu = S.vcpus[S.this_vcpu]
+    core = this_core(S)
     nr = core.regs[RAX]
     vcpu.hypercall_nr = nr
     answer = KVM_ENOSYS
@@ -94,13 +87,13 @@ def kvm_emulate_hypercall(S, E):
     elif nr == KVM_HC_VAPIC_POLL_IRQ:
         answer = ZERO
     elif nr == KVM_HC_KICK_CPU and guest_pv_has(vcpu, PV_UNHALT):
-        kvm_pv_kick_cpu_op(S, E, core.regs[RCX] & LOW32)
+        kvm_pv_kick_cpu_op(S, E, vcpu, core.regs[RCX] & LOW32)
         answer = ZERO
     elif nr == KVM_HC_CLOCK_PAIRING:
         answer = KVM_EOPNOTSUPP  # a host without a clock to pair with
     elif nr == KVM_HC_SEND_IPI and guest_pv_has(vcpu, PV_SEND_IPI):
         first = core.regs[RDX] & LOW32
-        answer = kvm_pv_send_ipi(S, E, core.regs[RBX], core.regs[RCX], first, core.regs[RSI])
+        answer = kvm_pv_send_ipi(S, E, vcpu, core.regs[RBX], core.regs[RCX], first, core.regs[RSI])
     elif nr == KVM_HC_SCHED_YIELD and guest_pv_has(vcpu, PV_SCHED_YIELD):
         answer = ZERO
     core.regs[RAX] = answer

@@ -13,6 +13,7 @@ from vpmu_emu._jit import jit
 from vpmu_emu.linux.charge import charge
 from vpmu_emu.linux.kvm.run import KVM_EXIT_INTR, post_kvm_run_save
 from vpmu_emu.linux.native import cost
+from vpmu_emu.linux.percpu import this_core, this_cpu
 from vpmu_emu.linux.state import (
     ENTERED_NOT,
     FILE_VCPU,
@@ -50,8 +51,8 @@ def _vcpu_of(S, mm, fd):
 @jit()
 def kvm_run_begins(S, M, E):
     """Whether the system call of the current task is a KVM_RUN after which its guest has the core."""
-    core = S.cores[S.this_cpu]
-    row = S.percpu[S.this_cpu].curr
+    core = this_core(S)
+    row = this_cpu(S).curr
     task = S.tasks[row]
     if core.regs[RAX] & LOW32 != SYS_IOCTL or core.regs[RSI] & LOW32 != KVM_RUN or core.regs[RDX] != ZERO:
         return False
@@ -75,7 +76,7 @@ def kvm_run_begins(S, M, E):
 @jit()
 def kvm_run_result(S, M):
     """KVM_RUN of the current task is over: what it answers, the rest of struct kvm_run filled in."""
-    vcpu = S.vcpus[S.tasks[S.percpu[S.this_cpu].curr].vcpu]
+    vcpu = S.vcpus[S.tasks[this_cpu(S).curr].vcpu]
     post_kvm_run_save(S, M, vcpu)
     if vcpu.user_exit == KVM_EXIT_INTR:
         return -EINTR
@@ -89,7 +90,7 @@ def kvm_run_result(S, M):
 @jit()
 def kvm_run_ends(S, M):
     """Whether the current task is back from KVM_RUN; if not, its VM may have to go or others wait."""
-    task = S.tasks[S.percpu[S.this_cpu].curr]
+    task = S.tasks[this_cpu(S).curr]
     k = task.vcpu
     for i in range(N_TASKS):
         if S.tasks[i].used != 0 and S.tasks[i].mutex == k + 1:
@@ -104,7 +105,7 @@ def kvm_run_ends(S, M):
             is_open = True
     if not is_open:
         return False
-    S.cores[S.this_cpu].regs[RAX] = U64(np.int64(kvm_run_result(S, M)))
+    this_core(S).regs[RAX] = U64(np.int64(kvm_run_result(S, M)))
     S.vcpus[k].task = -1
     task.vcpu = -1
     task.entered = ENTERED_NOT

@@ -12,6 +12,7 @@ from vpmu_emu.linux.hrtimer import host_timer_program
 from vpmu_emu.linux.kvm.debugregs import reset_debug_registers
 from vpmu_emu.linux.kvm.nmi import kvm_inject_nmi
 from vpmu_emu.linux.kvm.vm import CR0_REAL_MODE, CS_RESET, RIP_RESET
+from vpmu_emu.linux.percpu import this_core
 from vpmu_emu.linux.sched import RESCHEDULE_VECTOR, end_turn, wake_up_task
 from vpmu_emu.linux.state import (
     APIC_INIT,
@@ -77,9 +78,8 @@ CLEARED = np.array(
 
 
 @jit()
-def kvm_vcpu_kick(S, E, k):
-    """Have vCPU k look at its requests: wake its thread, or interrupt the core that it runs on."""
-    vcpu = S.vcpus[k]
+def kvm_vcpu_kick(S, E, vcpu):
+    """Have a vCPU look at its requests: wake its thread, or interrupt the core that it runs on."""
     if vcpu.task < 0:
         return
     wake_up_task(S, vcpu.task)
@@ -91,14 +91,13 @@ def kvm_vcpu_kick(S, E, k):
 
 
 @jit()
-def _vmwrite(S, M, k, field, value):
-    st64(M, U64(S.vcpus[k].vmcs + field), value)
+def _vmwrite(M, vcpu, field, value):
+    st64(M, U64(vcpu.vmcs + field), value)
 
 
 @jit()
-def kvm_vcpu_reset(S, M, k):
-    """INIT of vCPU k, which no core has loaded: its PMU and its APIC's mode stay as they are."""
-    vcpu = S.vcpus[k]
+def kvm_vcpu_reset(M, vcpu):
+    """INIT of a vCPU that no core has loaded: its PMU and its APIC's mode stay as they are."""
     base = vcpu.vapic.apic_base
     lapic_reset(vcpu.vapic, vcpu.vapic.id)
     vcpu.vapic.apic_base = base
@@ -119,54 +118,60 @@ def kvm_vcpu_reset(S, M, k):
     for i in range(N_REGS):
         vcpu.regs[i] = ZERO
     for n in range(len(CLEARED)):
-        _vmwrite(S, M, k, CLEARED[n], ZERO)
-    _vmwrite(S, M, k, V_RIP, U64(RIP_RESET))
-    _vmwrite(S, M, k, V_CS, U64(CS_RESET))
-    _vmwrite(S, M, k, V_RFLAGS, RFLAGS_FIXED)
-    _vmwrite(S, M, k, V_CR0, U64(CR0_REAL_MODE))
-    _vmwrite(S, M, k, V_CR0_SHADOW, U64(CR0_REAL_MODE))
-    _vmwrite(S, M, k, V_GDTR_LIMIT, WORD)
-    _vmwrite(S, M, k, V_IDTR_LIMIT, WORD)
+        _vmwrite(M, vcpu, CLEARED[n], ZERO)
+    _vmwrite(M, vcpu, V_RIP, U64(RIP_RESET))
+    _vmwrite(M, vcpu, V_CS, U64(CS_RESET))
+    _vmwrite(M, vcpu, V_RFLAGS, RFLAGS_FIXED)
+    _vmwrite(M, vcpu, V_CR0, U64(CR0_REAL_MODE))
+    _vmwrite(M, vcpu, V_CR0_SHADOW, U64(CR0_REAL_MODE))
+    _vmwrite(M, vcpu, V_GDTR_LIMIT, WORD)
+    _vmwrite(M, vcpu, V_IDTR_LIMIT, WORD)
 
 
 @jit()
-def _deliver_sipi_vector(S, M, k):
+def _deliver_sipi_vector(M, vcpu):
     # Real mode being outside of the subset, the vCPU starts in 64-bit mode, at its page.
-    page = U64(S.vcpus[k].sipi_vector)
-    _vmwrite(S, M, k, V_CS, page << U8)
-    _vmwrite(S, M, k, V_RIP, page << U12)
-    _vmwrite(S, M, k, V_CR0, CR0_RESET)
-    _vmwrite(S, M, k, V_CR0_SHADOW, CR0_RESET)
-    _vmwrite(S, M, k, V_CR4, CR4_RESET)
-    _vmwrite(S, M, k, V_CR4_SHADOW, CR4_RESET)
-    _vmwrite(S, M, k, V_EFER, EFER_RESET)
+    page = U64(vcpu.sipi_vector)
+    _vmwrite(M, vcpu, V_CS, page << U8)
+    _vmwrite(M, vcpu, V_RIP, page << U12)
+    _vmwrite(M, vcpu, V_CR0, CR0_RESET)
+    _vmwrite(M, vcpu, V_CR0_SHADOW, CR0_RESET)
+    _vmwrite(M, vcpu, V_CR4, CR4_RESET)
+    _vmwrite(M, vcpu, V_CR4_SHADOW, CR4_RESET)
+    _vmwrite(M, vcpu, V_EFER, EFER_RESET)
 
 
 @jit()
-def _is_bsp(S, k):
-    # kvm_vcpu_is_reset_bsp()
-    return S.vcpus[k].vcpu_id == S.vms[S.vcpus[k].vm].bsp_vcpu_id
+def kvm_vcpu_is_reset_bsp(S, vcpu):
+    """Whether it is the one that starts without being asked to."""
+    return vcpu.vcpu_id == S.vms[vcpu.vm].bsp_vcpu_id
 
 
 @jit()
-def kvm_apic_accept_events(S, M, k):
-    """The INIT and the startup message that have come for vCPU k, which no core has loaded."""
-    vcpu = S.vcpus[k]
+def kvm_apic_accept_events(S, M, vcpu):
+    """The INIT and the startup message that have come for a vCPU that no core has loaded."""
     events = vcpu.apic_events
     vcpu.apic_events = 0
     if events & APIC_INIT != 0:
-        kvm_vcpu_reset(S, M, k)
+        kvm_vcpu_reset(M, vcpu)
         # kvm_vcpu_is_bsp(): the first one goes on at once, in the firmware.
-        vcpu.mp_state = MP_STATE_RUNNABLE if _is_bsp(S, k) else MP_STATE_INIT_RECEIVED
+        vcpu.mp_state = MP_STATE_RUNNABLE if kvm_vcpu_is_reset_bsp(S, vcpu) else MP_STATE_INIT_RECEIVED
     if events & APIC_SIPI != 0 and vcpu.mp_state == MP_STATE_INIT_RECEIVED:
-        _deliver_sipi_vector(S, M, k)
+        _deliver_sipi_vector(M, vcpu)
         vcpu.mp_state = MP_STATE_RUNNABLE
 
 
 @jit()
-def kvm_apic_set_irq(S, E, k, icr):
-    """__apic_accept_irq(): vCPU k gets a message, whatever its destination; 1 if it takes it."""
-    vcpu = S.vcpus[k]
+def vapic_of(S, vcpu):
+    """The registers of its APIC: while it is loaded those in its core are the ones that count."""
+    if vcpu.cpu >= 0 and S.percpu[vcpu.cpu].vcpu == vcpu.vcpu_idx:
+        return S.cores[vcpu.cpu].vapic
+    return vcpu.vapic
+
+
+@jit()
+def kvm_apic_set_irq(S, E, vcpu, icr):
+    """__apic_accept_irq(): a vCPU gets a message, whatever its destination; 1 if it takes it."""
     mode = icr & DELIVERY_MODE
     taken = 1
     if mode == MODE_INIT:
@@ -179,25 +184,21 @@ def kvm_apic_set_irq(S, E, k, icr):
     elif mode == MODE_NMI:
         kvm_inject_nmi(vcpu)
     elif mode == MODE_FIXED or mode == MODE_LOWEST:
-        # Loaded somewhere, the registers that count are in that core.
-        if vcpu.cpu >= 0 and S.percpu[vcpu.cpu].vcpu == k:
-            vapic = S.cores[vcpu.cpu].vapic
-        else:
-            vapic = vcpu.vapic
+        vapic = vapic_of(S, vcpu)
         lapic_accept(vapic, icr & BYTE)
         if vapic.spiv & SPIV_ENABLE == ZERO or vapic.apic_base & BASE_ENABLE == ZERO:
             taken = 0
     else:
         return 0
     vcpu.requests |= KVM_REQ_EVENT
-    kvm_vcpu_kick(S, E, k)
+    kvm_vcpu_kick(S, E, vcpu)
     return taken
 
 
 @jit()
-def kvm_irq_delivery_to_apic(S, E):
+def kvm_irq_delivery_to_apic(S, E, vcpu):
     """Deliver the message in the ICR of this vCPU's APIC to the others. Modifies them."""
-    source = S.cores[S.this_cpu].vapic
+    source = this_core(S).vapic
     source.ipi_out = 0
     icr = source.icr
     shorthand = icr & SHORTHAND
@@ -205,15 +206,10 @@ def kvm_irq_delivery_to_apic(S, E):
     if lowest and shorthand == SHORTHAND_NONE and is_destination(source, source, icr):
         return  # one processor takes it, and the sender already has
     for k in range(N_VCPUS):
-        vcpu = S.vcpus[k]
-        if vcpu.used == 0 or k == S.this_vcpu or vcpu.vm != S.this_vm:
+        other = S.vcpus[k]
+        if other.used == 0 or k == vcpu.vcpu_idx or other.vm != vcpu.vm:
             continue
-        # Loaded somewhere, the registers that count are in that core.
-        if vcpu.cpu >= 0 and S.percpu[vcpu.cpu].vcpu == k:
-            vapic = S.cores[vcpu.cpu].vapic
-        else:
-            vapic = vcpu.vapic
-        if shorthand != SHORTHAND_NONE or is_destination(source, vapic, icr):
-            kvm_apic_set_irq(S, E, k, icr)
+        if shorthand != SHORTHAND_NONE or is_destination(source, vapic_of(S, other), icr):
+            kvm_apic_set_irq(S, E, other, icr)
             if lowest:
                 return

@@ -13,6 +13,7 @@ from vpmu_emu.linux.charge import charge
 from vpmu_emu.linux.kvm.nmi import kvm_inject_nmi
 from vpmu_emu.linux.native import cost
 from vpmu_emu.linux.overflow_handler import kvm_make_request
+from vpmu_emu.linux.percpu import this_core
 from vpmu_emu.linux.state import APIC_INIT, KVM_REQ_EVENT
 from vpmu_emu.machine.clock import tsc_at, tsc_reaching
 from vpmu_emu.machine.lapic import (
@@ -58,10 +59,10 @@ def _pass_write(M, bitmap, index):
 
 
 @jit()
-def vmx_update_msr_bitmap_x2apic(S, M):
+def vmx_update_msr_bitmap_x2apic(S, M, vcpu):
     """With APICv and x2APIC mode reads of all but TMCCT pass, and writes of TPR, EOI and SELF_IPI."""
-    bitmap = S.vcpus[S.this_vcpu].msr_bitmap
-    passing = S.config.apicv != 0 and S.cores[S.this_cpu].vapic.apic_base & BASE_X2APIC != ZERO
+    bitmap = vcpu.msr_bitmap
+    passing = S.config.apicv != 0 and this_core(S).vapic.apic_base & BASE_X2APIC != ZERO
     for k in range(_FIRST_BYTE, _LAST_BYTE + 1):
         st8(M, U64(bitmap + k), _READS_EXIT[k - _FIRST_BYTE] if passing else BYTE)
         st8(M, U64(bitmap + _WRITE + k), BYTE)
@@ -72,9 +73,9 @@ def vmx_update_msr_bitmap_x2apic(S, M):
 
 
 @jit()
-def kvm_set_apic_base(S, M, value):
+def kvm_set_apic_base(S, M, vcpu, value):
     """WRMSR to IA32_APIC_BASE by the guest; GP_VALUE for a transition that is not allowed."""
-    vapic = S.cores[S.this_cpu].vapic
+    vapic = this_core(S).vapic
     old = vapic.apic_base & (BASE_ENABLE | BASE_X2APIC)
     new = value & (BASE_ENABLE | BASE_X2APIC)
     if new == BASE_X2APIC:
@@ -88,42 +89,42 @@ def kvm_set_apic_base(S, M, value):
         if new == ZERO:
             lapic_reset(vapic, vapic.id)
     vapic.apic_base = value
-    tlb_flush(S.cores[S.this_cpu], 1)
-    vmx_update_msr_bitmap_x2apic(S, M)
+    tlb_flush(this_core(S), 1)
+    vmx_update_msr_bitmap_x2apic(S, M, vcpu)
     return 0
 
 
 @jit()
-def kvm_x2apic_msr_write(S, E, index, value):
+def kvm_x2apic_msr_write(S, E, vcpu, index, value):
     """An x2APIC register written through an exit; GP_* for #GP."""
-    core = S.cores[S.this_cpu]
+    core = this_core(S)
     if core.vapic.apic_base & BASE_X2APIC == ZERO:
         return GP_NOT_X2APIC
     charge(S, E, COST_REG_WRITE)
     done = lapic_write(core, core.vapic, index, value)
     if done == WRITE_FAULT:
         return GP_RESERVED
-    kvm_apic_note_ipi(S, done)
+    kvm_apic_note_ipi(S, vcpu, done)
     return 0
 
 
 @jit()
-def kvm_apic_note_ipi(S, effect):
+def kvm_apic_note_ipi(S, vcpu, effect):
     """What the guest's APIC did to its own vCPU: __apic_accept_irq() of an NMI or INIT."""
     if effect == NMI_TO_SELF:
-        kvm_inject_nmi(S.vcpus[S.this_vcpu])
+        kvm_inject_nmi(vcpu)
     elif effect == INIT_TO_SELF and (
-        S.this_vm != 0 or S.vcpus[S.this_vcpu].vcpu_id != S.vms[0].bsp_vcpu_id
+        vcpu.vm != 0 or vcpu.vcpu_id != S.vms[0].bsp_vcpu_id
     ):
-        S.vcpus[S.this_vcpu].apic_events = APIC_INIT
+        vcpu.apic_events = APIC_INIT
     elif effect == INIT_TO_SELF:
-        S.cores[S.this_cpu].stop = STOP_RESET  # the VMM has no firmware to start
+        this_core(S).stop = STOP_RESET  # the VMM has no firmware to start
 
 
 @jit()
 def kvm_x2apic_msr_read(S, E, index):
     """An x2APIC register read through an exit, in x2APIC mode."""
-    core = S.cores[S.this_cpu]
+    core = this_core(S)
     charge(S, E, COST_REG_READ)
     return lapic_read(core, core.vapic, index)
 
@@ -131,14 +132,14 @@ def kvm_x2apic_msr_read(S, E, index):
 @jit()
 def kvm_set_lapic_tscdeadline_msr(S, M, data):
     """The guest's TSC deadline, in the guest's TSC; the hypervisor timer follows at the next entry."""
-    core = S.cores[S.this_cpu]
+    core = this_core(S)
     lapic_set_deadline(core, core.vapic, data, vmread(core, M, V_TSC_OFFSET) + core.tsc_adjust)
 
 
 @jit()
 def vmx_update_hv_timer(S, M):
     """Arm the preemption timer for the guest's own timer. The last thing before VM entry."""
-    core = S.cores[S.this_cpu]
+    core = this_core(S)
     pin = vmread(core, M, V_PIN) & ~PIN_PREEMPTION
     at = core.vapic.timer_at
     if at != NEVER:
@@ -152,13 +153,13 @@ def vmx_update_hv_timer(S, M):
 
 
 @jit()
-def kvm_lapic_expired_hv_timer(S, E):
+def kvm_lapic_expired_hv_timer(S, E, vcpu):
     """The guest's timer has run out: deliver it through the virtual LVTT."""
-    core = S.cores[S.this_cpu]
+    core = this_core(S)
     if core.t < core.vapic.timer_at:
         return
     sent = lapic_timer_expire(core, core.vapic)
     if sent == LVT_NMI:
-        kvm_inject_nmi(S.vcpus[S.this_vcpu])
+        kvm_inject_nmi(vcpu)
     if sent == LVT_NMI or (sent != 0 and S.config.apicv == 0):
-        kvm_make_request(S, E, KVM_REQ_EVENT)  # needs injection by software
+        kvm_make_request(S, E, vcpu, KVM_REQ_EVENT)  # needs injection by software

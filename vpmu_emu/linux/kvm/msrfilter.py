@@ -24,9 +24,9 @@ _X2APIC_FIRST, _X2APIC_END = U64(0x800), U64(0x900)
 
 
 @jit()
-def kvm_msr_allowed(S, M, index, writes):
+def kvm_msr_allowed(S, M, vcpu, index, writes):
     """Whether the VM's filter lets the guest read (`writes` 0) or write MSR `index`."""
-    vm = S.vms[S.this_vm]
+    vm = S.vms[vcpu.vm]
     if vm.msr_filter == 0 or (index >= _X2APIC_FIRST and index < _X2APIC_END):
         return True
     kind = _WRITE if writes != 0 else _READ
@@ -41,27 +41,26 @@ def kvm_msr_allowed(S, M, index, writes):
 
 
 @jit()
-def _to_vmm(S, M, index, value, writes, reason):
-    vcpu = S.vcpus[S.this_vcpu]
-    vm = S.vms[S.this_vm]
+def _to_vmm(S, M, vcpu, index, value, writes, reason):
+    vm = S.vms[vcpu.vm]
     if vcpu.run_page == 0 or vm.user_space_msr_mask & reason == 0:
         return False
     vcpu.complete = USER_IO_WRMSR if writes != 0 else USER_IO_RDMSR
-    exit_for_msr(S, M, index, value, writes, reason)
+    exit_for_msr(S, M, vcpu, index, value, writes, reason)
     return True
 
 
 @jit()
-def msr_denied_to_vmm(S, M, index, value, writes):
+def msr_denied_to_vmm(S, M, vcpu, index, value, writes):
     """An access that the filter denies: True if the VMM will do it, else it is #GP."""
-    return _to_vmm(S, M, index, value, writes, REASON_FILTER)
+    return _to_vmm(S, M, vcpu, index, value, writes, REASON_FILTER)
 
 
 @jit()
-def msr_fault_to_vmm(S, M, index, value, writes):
+def msr_fault_to_vmm(S, M, vcpu, index, value, writes):
     """An access that would be #GP: True if the VMM wants to do it itself (KVM_CAP_X86_USER_SPACE_MSR)."""
-    if S.vms[S.this_vm].user_space_msr_mask == 0:
+    if S.vms[vcpu.vm].user_space_msr_mask == 0:
         return False
     rn = find_msr(index)
-    known = rn >= 0 and (rn & 63) < S.vcpus[S.this_vcpu].msr_n[rn >> 6]
-    return _to_vmm(S, M, index, value, writes, REASON_INVAL if known else REASON_UNKNOWN)
+    known = rn >= 0 and (rn & 63) < vcpu.msr_n[rn >> 6]
+    return _to_vmm(S, M, vcpu, index, value, writes, REASON_INVAL if known else REASON_UNKNOWN)

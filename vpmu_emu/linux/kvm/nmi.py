@@ -20,12 +20,11 @@ def kvm_inject_nmi(vcpu):
 
 
 @jit()
-def process_nmi(S, M, k):
-    """KVM_REQ_NMI of vCPU k: one NMI may wait, and a second beside it that is injected at once.
+def process_nmi(M, vcpu):
+    """KVM_REQ_NMI: one NMI may wait, and a second beside it that is injected at once.
 
     While the guest has NMIs masked none is injected at once, and the second would be one too many.
     """
-    vcpu = S.vcpus[k]
     vcpu.requests &= ~KVM_REQ_NMI
     masked = ld64(M, U64(vcpu.vmcs + V_INTERRUPTIBILITY)) & NMI_BLOCKING != ZERO or vcpu.nmi_injected != 0
     vcpu.nmi_pending = min(vcpu.nmi_pending + vcpu.nmi_queued, 1 if masked else 2)

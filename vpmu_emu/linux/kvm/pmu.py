@@ -13,6 +13,7 @@ from vpmu_emu.linux.charge import charge
 from vpmu_emu.linux.kvm.nmi import kvm_inject_nmi
 from vpmu_emu.linux.native import cost
 from vpmu_emu.linux.overflow_handler import kvm_make_request, pmc_bit
+from vpmu_emu.linux.percpu import this_core
 from vpmu_emu.linux.perf.times import sched_clock
 from vpmu_emu.linux.state import (
     KVM_REQ_PMU,
@@ -113,10 +114,10 @@ def fixed_ctrl_field(ctrl, i):
 
 
 @jit()
-def pmc_is_globally_enabled(S, i):
+def pmc_is_globally_enabled(S, vcpu, i):
     """Without GLOBAL_CTRL (version 1) every counter is."""
-    pmu = S.vcpus[S.this_vcpu].pmu
-    if pmu.version < 2 or S.cores[S.this_cpu].inject & I_GLOBAL_CTRL != ZERO:
+    pmu = vcpu.pmu
+    if pmu.version < 2 or this_core(S).inject & I_GLOBAL_CTRL != ZERO:
         return True
     return pmu.global_ctrl & pmc_bit(i) != ZERO
 
@@ -130,14 +131,14 @@ def pmc_is_locally_enabled(pmu, i):
 
 
 @jit()
-def pmc_wants_pmi(S, i):
+def pmc_wants_pmi(S, vcpu, i):
     """The PMI enable bit of pmc i as the guest set it."""
-    pmu = S.vcpus[S.this_vcpu].pmu
+    pmu = vcpu.pmu
     if i < N_GP_PMC:
         asked = pmu.pmcs[i].eventsel & EVENTSEL_INT != ZERO
     else:
         asked = fixed_ctrl_field(pmu.fixed_ctr_ctrl, i) & FIXED_PMI != ZERO
-    return raises_pmi(S.cores[S.this_cpu], i, asked)
+    return raises_pmi(this_core(S), i, asked)
 
 
 @jit()
@@ -156,18 +157,18 @@ def kvm_pmu_recalc_pmc_emulation(pmu, i):
 
 
 @jit()
-def kvm_pmu_request_counter_reprogram(S, E, i):
+def kvm_pmu_request_counter_reprogram(S, E, vcpu, i):
     """Have pmc i reprogrammed before the next entry."""
-    S.vcpus[S.this_vcpu].pmu.reprogram_pmi |= pmc_bit(i)
-    kvm_make_request(S, E, KVM_REQ_PMU)
+    vcpu.pmu.reprogram_pmi |= pmc_bit(i)
+    kvm_make_request(S, E, vcpu, KVM_REQ_PMU)
 
 
 @jit()
-def cpl_is_matched(S, i):
+def cpl_is_matched(S, vcpu, i):
     """Does pmc i count at the privilege level that the guest is at?"""
-    pmu = S.vcpus[S.this_vcpu].pmu
+    pmu = vcpu.pmu
     if i < N_GP_PMC:
-        os = pmu.pmcs[i].eventsel & EVENTSEL_OS != ZERO or S.cores[S.this_cpu].inject & I_OS != ZERO
+        os = pmu.pmcs[i].eventsel & EVENTSEL_OS != ZERO or this_core(S).inject & I_OS != ZERO
         usr = pmu.pmcs[i].eventsel & EVENTSEL_USR != ZERO
     else:
         field = fixed_ctrl_field(pmu.fixed_ctr_ctrl, i)
@@ -175,26 +176,26 @@ def cpl_is_matched(S, i):
         usr = field & U2 != ZERO
     if os == usr:
         return os
-    return os if S.vcpus[S.this_vcpu].cpl == 0 else usr
+    return os if vcpu.cpl == 0 else usr
 
 
 
 @jit()
-def kvm_apic_local_deliver(S, which):
+def kvm_apic_local_deliver(S, vcpu, which):
     """Deliver an entry of the guest's LVT; a PMI masks its entry, as hardware does."""
-    sent = lapic_deliver_lvt(S.cores[S.this_cpu].vapic, which)
+    sent = lapic_deliver_lvt(this_core(S).vapic, which)
     if sent == LVT_NMI:
-        kvm_inject_nmi(S.vcpus[S.this_vcpu])
+        kvm_inject_nmi(vcpu)
     return sent
 
 
 @jit()
-def kvm_pmu_deliver_pmi(S, E):
+def kvm_pmu_deliver_pmi(S, E, vcpu):
     """KVM_REQ_PMI: the guest's PMI through its virtual LVTPC."""
-    core = S.cores[S.this_cpu]
+    core = this_core(S)
     charge(S, E, COST_DELIVER_PMI)
     lvtpc = core.vapic.lvt[LVT_PMI]
-    sent = kvm_apic_local_deliver(S, LVT_PMI)
+    sent = kvm_apic_local_deliver(S, vcpu, LVT_PMI)
     if sent != LVT_DROPPED:
         core.stats.pmis += ONE
         # a guest has the vendor of its host: guest_cpuid_is_intel_compatible()
@@ -204,28 +205,28 @@ def kvm_pmu_deliver_pmi(S, E):
 
 
 @jit(inline=True)
-def is_vmware_backdoor_pmc(S, ecx):
+def is_vmware_backdoor_pmc(vcpu, ecx):
     """Whether RDPMC with this ECX reads a clock: KVM asks for a vPMU, and for no enable_vmware_backdoor."""
-    return ecx >= PMC_HOST_TSC and ecx <= PMC_APPARENT_TIME and S.vcpus[S.this_vcpu].pmu.version != 0
+    return ecx >= PMC_HOST_TSC and ecx <= PMC_APPARENT_TIME and vcpu.pmu.version != 0
 
 
 @jit()
-def kvm_pmu_rdpmc_vmware(S, ecx):
+def kvm_pmu_rdpmc_vmware(S, vcpu, ecx):
     """VMware's pseudo counters: the host's TSC, nanoseconds since its boot, and since the VM was made."""
-    core = S.cores[S.this_cpu]
+    core = this_core(S)
     if ecx == PMC_HOST_TSC:
         return read_tsc(core)
     now = sched_clock(S, core.t)
-    return now if ecx == PMC_REAL_TIME else now - sched_clock(S, S.vms[S.this_vm].created)
+    return now if ecx == PMC_REAL_TIME else now - sched_clock(S, S.vms[vcpu.vm].created)
 
 
 @jit()
-def kvm_pmu_rdpmc_idx(S, ecx):
+def kvm_pmu_rdpmc_idx(S, vcpu, ecx):
     """The pmc that RDPMC with this ECX reads, -1 for #GP (kvm_pmu_rdpmc; only types 0 and 0x4000)."""
-    pmu = S.vcpus[S.this_vcpu].pmu
+    pmu = vcpu.pmu
     if pmu.version == 0:
         return -1
-    ecx = rdpmc_ecx(S.cores[S.this_cpu], ecx)
+    ecx = rdpmc_ecx(this_core(S), ecx)
     kind = ecx & RDPMC_TYPE
     index = ecx & RDPMC_INDEX
     if kind == ZERO:

@@ -36,6 +36,7 @@ from vpmu_emu.linux.kvm.vmx.pebs import add_atomic_switch_msr, switch_pebs_msrs
 from vpmu_emu.linux.native import cost
 from vpmu_emu.linux.overflow_handler import __kvm_perf_overflow as kvm_perf_overflow_noted
 from vpmu_emu.linux.overflow_handler import pmc_bit
+from vpmu_emu.linux.percpu import this_core, this_cpu
 from vpmu_emu.linux.perf.event import (
     ATTR_PRECISE_SHIFT,
     perf_event_count_now,
@@ -105,9 +106,9 @@ _KIND = ~15
 
 
 @jit()
-def pmc_read_counter(S, E, i):
+def pmc_read_counter(S, E, vcpu, i):
     """The counter's value now: what KVM holds, what it counted in software, what perf counted."""
-    pmu = S.vcpus[S.this_vcpu].pmu
+    pmu = vcpu.pmu
     pmc = pmu.pmcs[i]
     counter = pmc.counter + pmc.emulated_counter
     if pmc.perf_event >= 0 and pmc.is_paused == 0:
@@ -117,9 +118,9 @@ def pmc_read_counter(S, E, i):
 
 
 @jit()
-def pmc_counter_now(S, i):
+def pmc_counter_now(S, vcpu, i):
     """What pmc_read_counter() would give; it takes no time and changes nothing."""
-    pmu = S.vcpus[S.this_vcpu].pmu
+    pmu = vcpu.pmu
     pmc = pmu.pmcs[i]
     counter = pmc.counter + pmc.emulated_counter
     if pmc.perf_event >= 0 and pmc.is_paused == 0:
@@ -137,15 +138,15 @@ def get_sample_period(pmu, counter):
 
 
 @jit()
-def pmc_write_counter(S, E, i, value):
+def pmc_write_counter(S, E, vcpu, i, value):
     """Make the counter read `value` from now on."""
-    pmu = S.vcpus[S.this_vcpu].pmu
+    pmu = vcpu.pmu
     pmc = pmu.pmcs[i]
-    if S.cores[S.this_cpu].inject & I_RUNNING_WRITE != ZERO and pmc.is_paused == 0 and pmc.perf_event >= 0:
+    if this_core(S).inject & I_RUNNING_WRITE != ZERO and pmc.is_paused == 0 and pmc.perf_event >= 0:
         return
     # A write drops software counts. The value becomes relative to perf's count, which goes on.
     pmc.emulated_counter = ZERO
-    pmc.counter += value - pmc_read_counter(S, E, i)
+    pmc.counter += value - pmc_read_counter(S, E, vcpu, i)
     pmc.counter &= pmu.counter_bitmask
     if pmc.perf_event >= 0 and pmc.is_paused == 0:
         # pmc_update_sample_period() uses the relative value too
@@ -154,9 +155,9 @@ def pmc_write_counter(S, E, i, value):
 
 
 @jit()
-def pmc_pause_counter(S, E, i):
+def pmc_pause_counter(S, E, vcpu, i):
     """Stop the event and take its count in; 1 if software counts made the counter wrap."""
-    pmu = S.vcpus[S.this_vcpu].pmu
+    pmu = vcpu.pmu
     pmc = pmu.pmcs[i]
     counter = pmc.counter
     if pmc.perf_event >= 0 and pmc.is_paused == 0:
@@ -168,16 +169,16 @@ def pmc_pause_counter(S, E, i):
     pmc.counter = (counter + pmc.emulated_counter) & pmu.counter_bitmask
     pmc.emulated_counter = ZERO
     pmc.is_paused = 1
-    if S.cores[S.this_cpu].inject & I_EARLY != ZERO and pmc.counter == pmu.counter_bitmask:
+    if this_core(S).inject & I_EARLY != ZERO and pmc.counter == pmu.counter_bitmask:
         pmu.global_status |= pmc_bit(i)
-    emit(E, S.cores[S.this_cpu].t, TR_PAUSE, ZERO, U64(i), pmc.counter, ZERO)
+    emit(E, this_core(S).t, TR_PAUSE, ZERO, U64(i), pmc.counter, ZERO)
     return 1 if pmc.counter < before else 0
 
 
 @jit()
-def pmc_resume_counter(S, E, i):
+def pmc_resume_counter(S, E, vcpu, i):
     """Let the paused event go on with a new period; False if there is none to reuse."""
-    pmu = S.vcpus[S.this_vcpu].pmu
+    pmu = vcpu.pmu
     pmc = pmu.pmcs[i]
     if pmc.perf_event < 0:
         return False
@@ -195,9 +196,9 @@ def pmc_resume_counter(S, E, i):
 
 
 @jit()
-def pmc_release_perf_event(S, E, i):
+def pmc_release_perf_event(S, E, vcpu, i):
     """Give the event back."""
-    pmu = S.vcpus[S.this_vcpu].pmu
+    pmu = vcpu.pmu
     pmc = pmu.pmcs[i]
     if pmc.perf_event >= 0:
         perf_event_release_kernel(S, E, pmc.perf_event)
@@ -216,9 +217,9 @@ def pmc_get_pebs_precise_level(S, i):
 
 
 @jit()
-def pmc_reprogram_counter(S, E, i, eventsel):
+def pmc_reprogram_counter(S, E, vcpu, i, eventsel):
     """Make a new event for pmc i from a selector; 0 or a negative errno."""
-    pmu = S.vcpus[S.this_vcpu].pmu
+    pmu = vcpu.pmu
     pmc = pmu.pmcs[i]
     flags = ATTR_PINNED | ATTR_EXCLUDE_HOST
     if eventsel & EVENTSEL_USR == ZERO:
@@ -231,11 +232,12 @@ def pmc_reprogram_counter(S, E, i, eventsel):
     event = perf_event_create_kernel_counter(
         S,
         E,
-        CTX_TASK + S.vcpus[S.this_vcpu].task,
+        CTX_TASK + vcpu.task,
         flags,
         eventsel & X86_RAW_EVENT_MASK,
         get_sample_period(pmu, pmc.counter),
         OWNER_KVM,
+        vcpu.vcpu_idx,
         i,
     )
     charge(S, E, COST_CREATE)
@@ -250,24 +252,24 @@ def pmc_reprogram_counter(S, E, i, eventsel):
 
 
 @jit()
-def reprogram_counter(S, E, i):
+def reprogram_counter(S, E, vcpu, i):
     """Bring the event behind pmc i in line with the guest's registers; 0 or a negative errno."""
-    pmu = S.vcpus[S.this_vcpu].pmu
+    pmu = vcpu.pmu
     pmc = pmu.pmcs[i]
     charge(S, E, COST_REPROGRAM)
-    emulate_overflow = pmc_pause_counter(S, E, i)
+    emulate_overflow = pmc_pause_counter(S, E, vcpu, i)
     off = -1
-    if not pmc_is_globally_enabled(S, i):
+    if not pmc_is_globally_enabled(S, vcpu, i):
         off = REPROGRAM_GLOBALLY_OFF
     elif not pmc_is_locally_enabled(pmu, i):
         off = REPROGRAM_OFF
-    elif not check_pmu_event_filter(S, E, i):
+    elif not check_pmu_event_filter(S, E, vcpu, i):
         off = REPROGRAM_FILTERED
     if off >= 0:
-        emit(E, S.cores[S.this_cpu].t, TR_REPROGRAM, ZERO, U64(i), ZERO, U64(off))
+        emit(E, this_core(S).t, TR_REPROGRAM, ZERO, U64(i), ZERO, U64(off))
         return 0
     if emulate_overflow != 0:
-        kvm_perf_overflow_noted(S, E, i, 0)
+        kvm_perf_overflow_noted(S, E, vcpu, i, 0)
     eventsel = pmc.eventsel
     new_config = eventsel
     if i >= N_GP_PMC:
@@ -279,65 +281,65 @@ def reprogram_counter(S, E, i):
         if field & FIXED_PMI != ZERO:
             eventsel |= EVENTSEL_INT
         new_config = field
-    if pmc.current_config == new_config and pmc_resume_counter(S, E, i):
-        emit(E, S.cores[S.this_cpu].t, TR_REPROGRAM, ZERO, U64(i), new_config, U64(REPROGRAM_RESUME))
+    if pmc.current_config == new_config and pmc_resume_counter(S, E, vcpu, i):
+        emit(E, this_core(S).t, TR_REPROGRAM, ZERO, U64(i), new_config, U64(REPROGRAM_RESUME))
         return 0
-    pmc_release_perf_event(S, E, i)
+    pmc_release_perf_event(S, E, vcpu, i)
     pmc.current_config = new_config
-    errno = pmc_reprogram_counter(S, E, i, eventsel)
+    errno = pmc_reprogram_counter(S, E, vcpu, i, eventsel)
     how = REPROGRAM_CREATE if errno == 0 else REPROGRAM_FAILED | -errno << 8
-    emit(E, S.cores[S.this_cpu].t, TR_REPROGRAM, ZERO, U64(i), new_config, U64(how))
+    emit(E, this_core(S).t, TR_REPROGRAM, ZERO, U64(i), new_config, U64(how))
     return errno
 
 
 @jit()
-def kvm_pmu_cleanup(S, M, E):
+def kvm_pmu_cleanup(S, M, E, vcpu):
     """Release events of counters that the guest left alone and off for a whole time slice."""
-    pmu = S.vcpus[S.this_vcpu].pmu
+    pmu = vcpu.pmu
     pmu.need_cleanup = 0
     idle = pmu.all_valid_pmc & ~pmu.pmc_in_use
     for i in range(N_PMC):
         pmc = pmu.pmcs[i]
         if idle & pmc_bit(i) != ZERO and pmc.perf_event >= 0 and not pmc_is_locally_enabled(pmu, i):
             # pmc_stop_counter()
-            pmc.counter = pmc_read_counter(S, E, i)
-            pmc_release_perf_event(S, E, i)
-    intel_pmu_cleanup(S, M, E)
+            pmc.counter = pmc_read_counter(S, E, vcpu, i)
+            pmc_release_perf_event(S, E, vcpu, i)
+    intel_pmu_cleanup(S, M, E, vcpu)
     pmu.pmc_in_use = ZERO
 
 
 @jit()
-def kvm_pmu_handle_event(S, M, E):
+def kvm_pmu_handle_event(S, M, E, vcpu):
     """KVM_REQ_PMU: reprogram what was asked for. What fails is retried with the next request."""
-    pmu = S.vcpus[S.this_vcpu].pmu
+    pmu = vcpu.pmu
     charge(S, E, COST_HANDLE_EVENT)
     bitmap = pmu.reprogram_pmi
     pmu.reprogram_pmi &= ~bitmap
     for i in range(N_PMC):
-        if bitmap & pmu.all_valid_pmc & pmc_bit(i) != ZERO and reprogram_counter(S, E, i) != 0:
+        if bitmap & pmu.all_valid_pmc & pmc_bit(i) != ZERO and reprogram_counter(S, E, vcpu, i) != 0:
             pmu.reprogram_pmi |= pmc_bit(i)
     if pmu.need_cleanup != 0:
-        kvm_pmu_cleanup(S, M, E)
+        kvm_pmu_cleanup(S, M, E, vcpu)
     for i in range(N_PMC):
         if bitmap & pmu.all_valid_pmc & pmc_bit(i) != ZERO:
             kvm_pmu_recalc_pmc_emulation(pmu, i)
 
 
 @jit()
-def reprogram_counters(S, E, diff):
+def reprogram_counters(S, E, vcpu, diff):
     """Request all counters of a bit set (a GLOBAL_CTRL write)."""
-    valid = S.vcpus[S.this_vcpu].pmu.all_valid_pmc
+    valid = vcpu.pmu.all_valid_pmc
     for i in range(N_PMC):
         if diff & valid & pmc_bit(i) != ZERO:
-            kvm_pmu_request_counter_reprogram(S, E, i)
-            if S.cores[S.this_cpu].inject & I_LOSE_REPROGRAM != ZERO:
+            kvm_pmu_request_counter_reprogram(S, E, vcpu, i)
+            if this_core(S).inject & I_LOSE_REPROGRAM != ZERO:
                 return
 
 
 @jit()
-def kvm_pmu_set_msr(S, E, which, data, host_initiated):
+def kvm_pmu_set_msr(S, E, vcpu, which, data, host_initiated):
     """Write a PMU register of the guest; `which` is from kvm_pmu_is_valid_msr(). not 0 means #GP: GP_*."""
-    pmu = S.vcpus[S.this_vcpu].pmu
+    pmu = vcpu.pmu
     kind = which & _KIND
     i = which & 15
     if kind == PMU_GLOBAL_STATUS:
@@ -352,18 +354,18 @@ def kvm_pmu_set_msr(S, E, which, data, host_initiated):
         diff = pmu.global_ctrl ^ data
         if diff != ZERO:
             pmu.global_ctrl = data
-            reprogram_counters(S, E, diff)
+            reprogram_counters(S, E, vcpu, diff)
     elif kind == PMU_OVF_CTRL:
         if data & pmu.global_status_rsvd != ZERO:
             return GP_RESERVED
         if host_initiated == 0:
-            pmu.global_status = status_after_reset(S.cores[S.this_cpu], pmu.global_status, data)
+            pmu.global_status = status_after_reset(this_core(S), pmu.global_status, data)
     elif kind == PMU_PEBS_ENABLE:
         if data & pmu.pebs_enable_rsvd != ZERO:
             return GP_RESERVED
         diff = pmu.pebs_enable ^ data
         pmu.pebs_enable = data
-        reprogram_counters(S, E, diff)
+        reprogram_counters(S, E, vcpu, diff)
     elif kind == PMU_DS_AREA:
         if not is_canonical(data):
             return GP_ADDRESS
@@ -377,7 +379,7 @@ def kvm_pmu_set_msr(S, E, which, data, host_initiated):
             if fixed_ctrl_field(old, k) != fixed_ctrl_field(data, k):
                 pmu.pmc_in_use |= pmc_bit(k)
                 kvm_pmu_recalc_pmc_emulation(pmu, k)
-                kvm_pmu_request_counter_reprogram(S, E, k)
+                kvm_pmu_request_counter_reprogram(S, E, vcpu, k)
     else:
         # kvm_pmu_mark_pmc_in_use(), before any check; intel_msr_idx_to_pmc() knows no full-width address
         if kind != PMU_PMC:
@@ -386,35 +388,35 @@ def kvm_pmu_set_msr(S, E, which, data, host_initiated):
         if kind == PMU_EVNTSEL:
             if data & pmu.eventsel_rsvd != ZERO:
                 return GP_RESERVED
-            if S.cores[S.this_cpu].inject & I_OFF_CLEARS != ZERO and data & EVENTSEL_ENABLE == ZERO:
-                pmc_write_counter(S, E, i, ZERO)
+            if this_core(S).inject & I_OFF_CLEARS != ZERO and data & EVENTSEL_ENABLE == ZERO:
+                pmc_write_counter(S, E, vcpu, i, ZERO)
             if data != pmc.eventsel:
                 pmc.eventsel = data
-                row = event_row(S.cores[S.this_cpu].pmu, data & EVENTSEL_EVENT)
+                row = event_row(this_core(S).pmu, data & EVENTSEL_EVENT)
                 if data & EVENTSEL_ENABLE != ZERO and row < 0:
                     pmc.uncounted = data  # on whichever counter perf puts it
                 kvm_pmu_recalc_pmc_emulation(pmu, i)
-                kvm_pmu_request_counter_reprogram(S, E, i)
+                kvm_pmu_request_counter_reprogram(S, E, vcpu, i)
         elif kind == PMU_PMC:
             wide = data & ~pmu.counter_bitmask
-            if wide != ZERO and S.cores[S.this_cpu].inject & I_PMC_WIDTH == ZERO:
+            if wide != ZERO and this_core(S).inject & I_PMC_WIDTH == ZERO:
                 return GP_RESERVED
-            pmc_write_counter(S, E, i, data)
+            pmc_write_counter(S, E, vcpu, i, data)
         elif kind == PMU_PERFCTR:
             if host_initiated == 0:
-                data = perfctr_value(S.cores[S.this_cpu], data)
-            pmc_write_counter(S, E, i, data)
+                data = perfctr_value(this_core(S), data)
+            pmc_write_counter(S, E, vcpu, i, data)
         elif kind == PMU_FIXED_CTR:
-            if S.cores[S.this_cpu].inject & I_FIXED_32 != ZERO:
+            if this_core(S).inject & I_FIXED_32 != ZERO:
                 data &= LOW32
-            pmc_write_counter(S, E, i, data)
+            pmc_write_counter(S, E, vcpu, i, data)
     return 0
 
 
 @jit()
-def kvm_pmu_get_msr(S, E, which):
+def kvm_pmu_get_msr(S, E, vcpu, which):
     """Read a PMU register of the guest."""
-    pmu = S.vcpus[S.this_vcpu].pmu
+    pmu = vcpu.pmu
     kind = which & _KIND
     i = which & 15
     if kind == PMU_GLOBAL_STATUS:
@@ -431,19 +433,19 @@ def kvm_pmu_get_msr(S, E, which):
         return pmu.pebs_enable
     if kind == PMU_DS_AREA:
         return pmu.ds_area
-    value = pmc_read_counter(S, E, i)
-    if kind == PMU_PERFCTR and S.cores[S.this_cpu].inject & I_RDMSR_32 != ZERO:
+    value = pmc_read_counter(S, E, vcpu, i)
+    if kind == PMU_PERFCTR and this_core(S).inject & I_RDMSR_32 != ZERO:
         value &= LOW32
     return value
 
 
 @jit()
-def atomic_switch_perf_msrs(S, M, E):
+def atomic_switch_perf_msrs(S, M, E, vcpu):
     """Let VM entry and exit switch what perf_guest_get_msrs() says: GLOBAL_CTRL, for PEBS also others."""
-    core = S.cores[S.this_cpu]
-    host = S.percpu[S.this_cpu]
+    core = this_core(S)
+    host = this_cpu(S)
     charge(S, E, COST_SWITCH_MSRS)
-    n, guest_value = switch_pebs_msrs(S, M, E, 0)
+    n, guest_value = switch_pebs_msrs(S, M, E, vcpu, 0)
     host_value = host.intel_ctrl & ~host.intel_ctrl_guest_mask
     if S.config.load_global_ctrl != 0:
         exit_ctl = vmread(core, M, V_EXIT_CTL) & ~EXIT_LOAD_GLOBAL_CTRL
@@ -456,6 +458,6 @@ def atomic_switch_perf_msrs(S, M, E):
         vmwrite(core, M, V_EXIT_CTL, exit_ctl)
         vmwrite(core, M, V_ENTRY_CTL, entry_ctl)
     else:
-        n = add_atomic_switch_msr(S, M, n, MSR_CORE_PERF_GLOBAL_CTRL, host_value, guest_value)
+        n = add_atomic_switch_msr(M, vcpu, n, MSR_CORE_PERF_GLOBAL_CTRL, host_value, guest_value)
     vmwrite(core, M, V_EXIT_LOAD_COUNT, U64(n))
     vmwrite(core, M, V_ENTRY_LOAD_COUNT, U64(n))

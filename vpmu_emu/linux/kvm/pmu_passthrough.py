@@ -25,6 +25,7 @@ from vpmu_emu.linux.kvm.pmu import (
 )
 from vpmu_emu.linux.native import APIC_LVT_MASKED, cost, rdmsrl, rdpmcl, retire_work, wrmsrl
 from vpmu_emu.linux.overflow_handler import kvm_make_request, pmc_bit
+from vpmu_emu.linux.percpu import this_core
 from vpmu_emu.linux.perf.guest import (
     perf_guest_enter,
     perf_guest_exit,
@@ -81,10 +82,10 @@ _KIND = ~15
 
 
 @jit()
-def intel_restore_pmu_context(S, E):
+def intel_restore_pmu_context(S, E, vcpu):
     """Guest values into the hardware; GLOBAL_CTRL itself follows at VM entry (patch 23)."""
-    core = S.cores[S.this_cpu]
-    pmu = S.vcpus[S.this_vcpu].pmu
+    core = this_core(S)
+    pmu = vcpu.pmu
     without = S.config.without
     wrmsrl(S, E, MSR_GLOBAL_CTRL, ZERO)
     status = rdmsrl(S, E, MSR_GLOBAL_STATUS)
@@ -112,13 +113,13 @@ def intel_restore_pmu_context(S, E):
 
 
 @jit()
-def intel_save_pmu_context(S, E):
+def intel_save_pmu_context(S, E, vcpu):
     """Hardware values back into the vCPU, the hardware cleared so that nothing leaks (patch 23).
 
     Reads by RDPMC, which is faster than RDMSR. GLOBAL_CTRL is off since the VM exit.
     """
-    core = S.cores[S.this_cpu]
-    pmu = S.vcpus[S.this_vcpu].pmu
+    core = this_core(S)
+    pmu = vcpu.pmu
     keep = core.inject & I_KEEP_SELECTORS != ZERO
     pmu.global_status = rdmsrl(S, E, MSR_GLOBAL_STATUS)
     if pmu.global_status != ZERO:
@@ -152,10 +153,10 @@ def intel_save_pmu_context(S, E):
 
 
 @jit()
-def note_put(S):
+def note_put(S, vcpu):
     """Keep what the hardware PMU holds now, for reports: nothing of the guest may be left in it."""
-    core = S.cores[S.this_cpu]
-    pmu = S.vcpus[S.this_vcpu].pmu
+    core = this_core(S)
+    pmu = vcpu.pmu
     left = core.pmu.fixed_ctr_ctrl | core.pmu.global_ctrl | core.pmu.global_status
     for i in range(N_GP_PMC):
         pmu.put_eventsel[i] = core.pmu.eventsel[i]
@@ -171,10 +172,10 @@ def note_put(S):
 
 
 @jit()
-def kvm_pmu_restore_pmu_context(S, E):
+def kvm_pmu_restore_pmu_context(S, E, vcpu):
     """Before the inner run loop, interrupts off: the host's events out, the guest's context in."""
-    core = S.cores[S.this_cpu]
-    pmu = S.vcpus[S.this_vcpu].pmu
+    core = this_core(S)
+    pmu = vcpu.pmu
     emit(E, core.t, TR_PMU_LOAD, ZERO, pmu.global_ctrl, pmu.global_status, ZERO)
     if S.config.without & W_PERF_GUEST_ENTER == ZERO:
         retire_work(S, E, COST_GUEST_ENTER)
@@ -184,7 +185,7 @@ def kvm_pmu_restore_pmu_context(S, E):
         masked = ZERO
     perf_guest_switch_to_kvm_pmi_vector(S, E, masked)
     retire_work(S, E, COST_LOAD)
-    intel_restore_pmu_context(S, E)
+    intel_restore_pmu_context(S, E, vcpu)
     pmu.guest_ctx_loaded = 1
     pmu.loads += ONE
     if S.config.without & W_GLOBAL_CTRL_SWITCH != ZERO:
@@ -195,17 +196,17 @@ def kvm_pmu_restore_pmu_context(S, E):
 
 
 @jit()
-def kvm_pmu_save_pmu_context(S, E):
+def kvm_pmu_save_pmu_context(S, E, vcpu):
     """After the inner run loop, interrupts still off: the guest's context out, the host's events in."""
-    core = S.cores[S.this_cpu]
-    pmu = S.vcpus[S.this_vcpu].pmu
+    core = this_core(S)
+    pmu = vcpu.pmu
     if S.config.without & W_GLOBAL_CTRL_SWITCH != ZERO:
         pmu.global_ctrl = rdmsrl(S, E, MSR_GLOBAL_CTRL)
-    intel_save_pmu_context(S, E)
+    intel_save_pmu_context(S, E, vcpu)
     retire_work(S, E, COST_PUT)
     pmu.guest_ctx_loaded = 0
     pmu.puts += ONE
-    note_put(S)
+    note_put(S, vcpu)
     perf_guest_switch_to_host_pmi_vector(S, E)
     emit(E, core.t, TR_PMU_PUT, ZERO, pmu.global_ctrl, pmu.global_status, ZERO)
     if S.config.without & W_PERF_GUEST_ENTER == ZERO:
@@ -215,14 +216,14 @@ def kvm_pmu_save_pmu_context(S, E):
 
 
 @jit()
-def _refresh_selector(S, E, i):
+def _refresh_selector(S, E, vcpu, i):
     # Patches 35 and 37: a filtered event leaves nothing in the hardware.
-    pmu = S.vcpus[S.this_vcpu].pmu
+    pmu = vcpu.pmu
     pmc = pmu.pmcs[i]
-    allowed = check_pmu_event_filter(S, E, i)
+    allowed = check_pmu_event_filter(S, E, vcpu, i)
     if i < N_GP_PMC:
         pmc.eventsel_hw = pmc.eventsel if allowed else ZERO
-        emit(E, S.cores[S.this_cpu].t, TR_SELECTOR_HW, ZERO, U64(i), pmc.eventsel_hw, pmc.eventsel)
+        emit(E, this_core(S).t, TR_SELECTOR_HW, ZERO, U64(i), pmc.eventsel_hw, pmc.eventsel)
     else:
         shift = U64(4 * (i - N_GP_PMC))
         pmu.fixed_ctr_ctrl_hw &= ~(U15 << shift)
@@ -232,14 +233,14 @@ def _refresh_selector(S, E, i):
             pmc.counter = ZERO
         given = (pmu.fixed_ctr_ctrl_hw >> shift) & U15
         asked = (pmu.fixed_ctr_ctrl >> shift) & U15
-        emit(E, S.cores[S.this_cpu].t, TR_SELECTOR_HW, ZERO, U64(i), given, asked)
+        emit(E, this_core(S).t, TR_SELECTOR_HW, ZERO, U64(i), given, asked)
     kvm_pmu_recalc_pmc_emulation(pmu, i)
 
 
 @jit()
-def kvm_passthrough_pmu_handle_event(S, E):
+def kvm_passthrough_pmu_handle_event(S, E, vcpu):
     """KVM_REQ_PMU: add the software counts, apply a new filter (patch 39)."""
-    pmu = S.vcpus[S.this_vcpu].pmu
+    pmu = vcpu.pmu
     charge(S, E, COST_HANDLE_EVENT)
     incremented = pmu.incremented_pmc_idx
     refresh = pmu.reprogram_pmi & pmu.all_valid_pmc
@@ -249,43 +250,43 @@ def kvm_passthrough_pmu_handle_event(S, E):
         bit = pmc_bit(i)
         pmc = pmu.pmcs[i]
         if refresh & bit != ZERO and S.config.quirks & Q_FILTER_UPDATE == ZERO:
-            _refresh_selector(S, E, i)
+            _refresh_selector(S, E, vcpu, i)
         if incremented & bit == ZERO:
             continue
         before = pmc.counter
         pmc.counter = (pmc.counter + pmc.emulated_counter) & pmu.counter_bitmask
         pmc.emulated_counter = ZERO
         if pmc.counter < before:
-            if sets_status(S.cores[S.this_cpu], i):
+            if sets_status(this_core(S), i):
                 pmu.global_status |= bit
             # Version 1 looked at the selector's INT bit, which a fixed counter does not have.
             blind = i >= N_GP_PMC and S.config.quirks & Q_FIXED_NO_PMI != ZERO
-            if pmc_wants_pmi(S, i) and not blind:
-                kvm_make_request(S, E, KVM_REQ_PMI)
+            if pmc_wants_pmi(S, vcpu, i) and not blind:
+                kvm_make_request(S, E, vcpu, KVM_REQ_PMI)
 
 
 @jit()
-def kvm_pmu_set_msr(S, E, which, data, host_initiated):
+def kvm_pmu_set_msr(S, E, vcpu, which, data, host_initiated):
     """Write a PMU register of the guest while its context is out; not 0 means #GP: GP_*."""
-    pmu = S.vcpus[S.this_vcpu].pmu
+    pmu = vcpu.pmu
     kind = which & _KIND
     i = which & 15
     if kind == PMU_EVNTSEL:
         if data & pmu.eventsel_rsvd != ZERO:
             return GP_RESERVED
-        if S.cores[S.this_cpu].inject & I_OFF_CLEARS != ZERO and data & EVENTSEL_ENABLE == ZERO:
+        if this_core(S).inject & I_OFF_CLEARS != ZERO and data & EVENTSEL_ENABLE == ZERO:
             pmu.pmcs[i].counter = ZERO
         if data != pmu.pmcs[i].eventsel:
             pmu.pmcs[i].eventsel = data
-            if counts_nothing(S.cores[S.this_cpu], i, data):
+            if counts_nothing(this_core(S), i, data):
                 pmu.pmcs[i].uncounted = data
-            _refresh_selector(S, E, i)
+            _refresh_selector(S, E, vcpu, i)
     elif kind == PMU_FIXED_CTR_CTRL:
         if data & pmu.fixed_ctr_ctrl_rsvd != ZERO:
             return GP_RESERVED
         pmu.fixed_ctr_ctrl = data
         for k in range(N_GP_PMC, N_GP_PMC + pmu.nr_arch_fixed_counters):
-            _refresh_selector(S, E, k)
+            _refresh_selector(S, E, vcpu, k)
     elif kind == PMU_GLOBAL_STATUS:
         if host_initiated == 0:
             return GP_READ_ONLY
@@ -300,10 +301,10 @@ def kvm_pmu_set_msr(S, E, which, data, host_initiated):
         if data & pmu.global_status_rsvd != ZERO:
             return GP_RESERVED
         if host_initiated == 0:
-            pmu.global_status = status_after_reset(S.cores[S.this_cpu], pmu.global_status, data)
+            pmu.global_status = status_after_reset(this_core(S), pmu.global_status, data)
     elif kind == PMU_PERFCTR:
         if host_initiated == 0:
-            data = perfctr_value(S.cores[S.this_cpu], data)
+            data = perfctr_value(this_core(S), data)
         pmu.pmcs[i].counter = data & pmu.counter_bitmask
     elif kind == PMU_PMC or kind == PMU_FIXED_CTR:
         if kind == PMU_PMC and data & ~pmu.counter_bitmask != ZERO:
@@ -313,9 +314,9 @@ def kvm_pmu_set_msr(S, E, which, data, host_initiated):
 
 
 @jit()
-def kvm_pmu_get_msr(S, E, which):  # noqa: ARG001
+def kvm_pmu_get_msr(S, E, vcpu, which):  # noqa: ARG001
     """Read a PMU register of the guest while its context is out."""
-    pmu = S.vcpus[S.this_vcpu].pmu
+    pmu = vcpu.pmu
     kind = which & _KIND
     i = which & 15
     if kind == PMU_EVNTSEL:
@@ -332,28 +333,28 @@ def kvm_pmu_get_msr(S, E, which):  # noqa: ARG001
 
 
 @jit()
-def pmu_entry_global_ctrl(S, M, E):
+def pmu_entry_global_ctrl(S, M, E, vcpu):
     """GLOBAL_CTRL for VM entry (patch 28), by the VMCS field or the MSR-load list."""
-    core = S.cores[S.this_cpu]
-    pmu = S.vcpus[S.this_vcpu].pmu
+    core = this_core(S)
+    pmu = vcpu.pmu
     if S.config.without & W_GLOBAL_CTRL_SWITCH != ZERO or pmu.version == 0:
         return
     if S.config.load_global_ctrl != 0:
         charge(S, E, COST_VMWRITE)
         vmwrite(core, M, V_GUEST_GLOBAL_CTRL, pmu.global_ctrl)
     else:
-        st64(M, U64(S.vcpus[S.this_vcpu].msr_lists + ENTRY_LOAD_LIST) + U8, pmu.global_ctrl)
+        st64(M, U64(vcpu.msr_lists + ENTRY_LOAD_LIST) + U8, pmu.global_ctrl)
 
 
 @jit()
-def pmu_exit_global_ctrl(S, M, E):
+def pmu_exit_global_ctrl(S, M, E, vcpu):
     """What VM exit saved of the guest's GLOBAL_CTRL (patch 28)."""
-    core = S.cores[S.this_cpu]
-    pmu = S.vcpus[S.this_vcpu].pmu
+    core = this_core(S)
+    pmu = vcpu.pmu
     if S.config.without & W_GLOBAL_CTRL_SWITCH != ZERO or pmu.version == 0:
         return
     if S.config.save_global_ctrl != 0:
         pmu.global_ctrl = vmread(core, M, V_GUEST_GLOBAL_CTRL)
         charge(S, E, COST_VMREAD)
     else:
-        pmu.global_ctrl = ld64(M, U64(S.vcpus[S.this_vcpu].msr_lists) + U8)
+        pmu.global_ctrl = ld64(M, U64(vcpu.msr_lists) + U8)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
+from vpmu_emu.linux.percpu import this_core
 from vpmu_emu.linux.state import USER_IO_IN, USER_IO_MMIO_READ, USER_IO_MMIO_WRITE, USER_IO_OUT
 from vpmu_emu.machine.physical import ld8, ld32, ld64, st8, st16, st32, st64
 from vpmu_emu.machine.u64 import ONE, U4, U64, ZERO
@@ -75,10 +76,10 @@ def is_ready_for_interrupt(M, vcpu):
 
 
 @jit()
-def dm_request_for_irq_injection(S, M):
+def dm_request_for_irq_injection(S, M, vcpu):
     """Whether the VMM has the interrupt controller and waits to inject from it."""
-    page = U64(S.vcpus[S.this_vcpu].run_page)
-    return S.vms[S.this_vm].irqchip == 0 and ld8(M, page + _REQUEST_WINDOW) != ZERO
+    page = U64(vcpu.run_page)
+    return S.vms[vcpu.vm].irqchip == 0 and ld8(M, page + _REQUEST_WINDOW) != ZERO
 
 
 @jit()
@@ -93,18 +94,16 @@ def post_kvm_run_save(S, M, vcpu):
 
 
 @jit()
-def exit_to_user(S, M, reason):
+def exit_to_user(S, M, vcpu, reason):
     """Have KVM_RUN return with KVM_EXIT_* `reason`. Modifies the page."""
-    vcpu = S.vcpus[S.this_vcpu]
     vcpu.user_exit = reason
-    vcpu.io_len = S.cores[S.this_cpu].vmx.exit_insn_len
+    vcpu.io_len = this_core(S).vmx.exit_insn_len
     st32(M, U64(vcpu.run_page) + _EXIT_REASON, U64(reason))
 
 
 @jit()
-def exit_for_port(S, M, incoming, port, size, value, count):
+def exit_for_port(S, M, vcpu, incoming, port, size, value, count):
     """KVM_EXIT_IO; `incoming` 1 is IN, of `count` elements. `port`, `size`, `value`, `count` are uint64."""
-    vcpu = S.vcpus[S.this_vcpu]
     page = U64(vcpu.run_page)
     vcpu.complete = USER_IO_IN if incoming != 0 else USER_IO_OUT
     st8(M, page + _DIRECTION, ZERO if incoming != 0 else ONE)
@@ -117,31 +116,29 @@ def exit_for_port(S, M, incoming, port, size, value, count):
             st8(M, page + PIO_PAGE + U64(k), ZERO)
     else:
         st32(M, page + PIO_PAGE, value)
-    exit_to_user(S, M, KVM_EXIT_IO)
+    exit_to_user(S, M, vcpu, KVM_EXIT_IO)
 
 
 @jit()
-def port_data(S, M):
+def port_data(M, vcpu):
     """What the VMM answered to an IN, as uint64."""
-    return ld32(M, U64(S.vcpus[S.this_vcpu].run_page) + PIO_PAGE)
+    return ld32(M, U64(vcpu.run_page) + PIO_PAGE)
 
 
 @jit()
-def exit_for_mmio_read(S, M, gpa, size):
+def exit_for_mmio_read(S, M, vcpu, gpa, size):
     """KVM_EXIT_MMIO: the emulator waits for `size` bytes at `gpa`."""
-    vcpu = S.vcpus[S.this_vcpu]
     page = U64(vcpu.run_page)
     vcpu.complete = USER_IO_MMIO_READ
     st64(M, page + _MMIO_ADDRESS, gpa)
     st32(M, page + _MMIO_LEN, size)
     st8(M, page + _MMIO_IS_WRITE, ZERO)
-    exit_to_user(S, M, KVM_EXIT_MMIO)
+    exit_to_user(S, M, vcpu, KVM_EXIT_MMIO)
 
 
 @jit()
-def exit_for_mmio_write(S, M):
+def exit_for_mmio_write(S, M, vcpu):
     """KVM_EXIT_MMIO: the VMM is told of the next write of the instruction that is over."""
-    vcpu = S.vcpus[S.this_vcpu]
     page = U64(vcpu.run_page)
     k = vcpu.mmio_cur
     vcpu.complete = USER_IO_MMIO_WRITE
@@ -149,53 +146,53 @@ def exit_for_mmio_write(S, M):
     st64(M, page + _MMIO_DATA, vcpu.mmio_data[k])
     st32(M, page + _MMIO_LEN, vcpu.mmio_len[k])
     st8(M, page + _MMIO_IS_WRITE, ONE)
-    exit_to_user(S, M, KVM_EXIT_MMIO)
+    exit_to_user(S, M, vcpu, KVM_EXIT_MMIO)
 
 
 @jit()
-def mmio_data(S, M):
+def mmio_data(M, vcpu):
     """What the VMM answered to a read, as uint64."""
-    return ld64(M, U64(S.vcpus[S.this_vcpu].run_page) + _MMIO_DATA)
+    return ld64(M, U64(vcpu.run_page) + _MMIO_DATA)
 
 
 @jit()
-def exit_for_msr(S, M, index, value, writes, reason):
+def exit_for_msr(S, M, vcpu, index, value, writes, reason):
     """KVM_EXIT_X86_RDMSR or _WRMSR; `index` and `value` are uint64, `reason` is KVM_MSR_EXIT_REASON_*."""
-    page = U64(S.vcpus[S.this_vcpu].run_page)
+    page = U64(vcpu.run_page)
     st8(M, page + _MSR_ERROR, ZERO)
     st32(M, page + _MSR_REASON, U64(reason))
     st32(M, page + _MSR_INDEX, index)
     st64(M, page + _MSR_DATA, value)
-    exit_to_user(S, M, KVM_EXIT_X86_WRMSR if writes != 0 else KVM_EXIT_X86_RDMSR)
+    exit_to_user(S, M, vcpu, KVM_EXIT_X86_WRMSR if writes != 0 else KVM_EXIT_X86_RDMSR)
 
 
 @jit()
-def msr_answer(S, M):
+def msr_answer(M, vcpu):
     """What the VMM answered: (whether it wants #GP, the value of an RDMSR)."""
-    page = U64(S.vcpus[S.this_vcpu].run_page)
+    page = U64(vcpu.run_page)
     return ld8(M, page + _MSR_ERROR) != ZERO, ld64(M, page + _MSR_DATA)
 
 
 @jit()
-def exit_for_debug(S, M, vector, pc, dr6, dr7):
+def exit_for_debug(S, M, vcpu, vector, pc, dr6, dr7):
     """KVM_EXIT_DEBUG: exception `vector` (int64) at `pc`."""
-    page = U64(S.vcpus[S.this_vcpu].run_page)
+    page = U64(vcpu.run_page)
     st32(M, page + _DEBUG_EXCEPTION, U64(vector))
     st64(M, page + _DEBUG_PC, pc)
     st64(M, page + _DEBUG_DR6, dr6)
     st64(M, page + _DEBUG_DR7, dr7)
-    exit_to_user(S, M, KVM_EXIT_DEBUG)
+    exit_to_user(S, M, vcpu, KVM_EXIT_DEBUG)
 
 
 @jit()
-def exit_for_bug(S, M, reason, suberror):
+def exit_for_bug(S, M, vcpu, reason, suberror):
     """KVM_EXIT_INTERNAL_ERROR at exit reason `reason`: KVM cannot emulate, deliver or handle it.
 
     The data are those of `suberror`: flags (0: no bytes of an instruction); vectoring information, reason,
     qualification, core; reason, core.
     """
-    vmx = S.cores[S.this_cpu].vmx
-    page = U64(S.vcpus[S.this_vcpu].run_page)
+    vmx = this_core(S).vmx
+    page = U64(vcpu.run_page)
     at = page + _DATA
     n = 0
     if suberror == DELIVERY_EV:
@@ -210,20 +207,19 @@ def exit_for_bug(S, M, reason, suberror):
     st64(M, at + U64(8 * n), last)
     st32(M, page + _SUBERROR, U64(suberror))
     st32(M, page + _NDATA, U64(n + 1))
-    exit_to_user(S, M, KVM_EXIT_INTERNAL_ERROR)
+    exit_to_user(S, M, vcpu, KVM_EXIT_INTERNAL_ERROR)
 
 
 @jit()
-def exit_for_real_mode(S, M):
+def exit_for_real_mode(S, M, vcpu):
     """KVM_EXIT_FAIL_ENTRY: a vCPU after RESET or INIT, and no unrestricted guest."""
-    page = U64(S.vcpus[S.this_vcpu].run_page)
+    page = U64(vcpu.run_page)
     st64(M, page + _ENTRY_FAILURE, INVALID_GUEST_STATE)
     st32(M, page + _FAILED_CPU, U64(S.this_cpu))
-    exit_to_user(S, M, KVM_EXIT_FAIL_ENTRY)
+    exit_to_user(S, M, vcpu, KVM_EXIT_FAIL_ENTRY)
 
 
 @jit()
-def immediate_exit(S, M):
+def immediate_exit(M, vcpu):
     """Whether the VMM wants nothing but the completion."""
-    vcpu = S.vcpus[S.this_vcpu]
     return ld8(M, U64(vcpu.run_page) + _IMMEDIATE_EXIT) != ZERO

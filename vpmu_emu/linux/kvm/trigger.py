@@ -11,6 +11,7 @@ from vpmu_emu.linux.kvm.filter import check_pmu_event_filter
 from vpmu_emu.linux.kvm.pmu import cpl_is_matched
 from vpmu_emu.linux.native import cost, retire_work
 from vpmu_emu.linux.overflow_handler import pmc_bit
+from vpmu_emu.linux.percpu import this_core
 from vpmu_emu.linux.state import N_PMC, W_EMULATED_INSTRUCTIONS
 from vpmu_emu.linux.trace_kinds import TR_EMULATED
 from vpmu_emu.machine.mutants import I_GLOBAL_CTRL
@@ -21,13 +22,13 @@ COST_TRIGGER = cost("kvm_pmu_trigger_event")
 
 
 @jit()
-def kvm_pmu_trigger_event(S, E, counting):
+def kvm_pmu_trigger_event(S, E, vcpu, counting):
     """Count one instruction that KVM emulated in all pmcs of the set `counting` that are on."""
     if counting == ZERO or S.config.without & W_EMULATED_INSTRUCTIONS != ZERO:
         return
     retire_work(S, E, COST_TRIGGER)
-    pmu = S.vcpus[S.this_vcpu].pmu
-    unchecked = pmu_ops.counts_while_off(S) or S.cores[S.this_cpu].inject & I_GLOBAL_CTRL != ZERO
+    pmu = vcpu.pmu
+    unchecked = pmu_ops.counts_while_off(S, vcpu) or this_core(S).inject & I_GLOBAL_CTRL != ZERO
     if not unchecked and pmu.version > 1:
         counting &= pmu.global_ctrl
     counted = ZERO
@@ -36,9 +37,9 @@ def kvm_pmu_trigger_event(S, E, counting):
         if counting & bit == ZERO:
             continue
         # The filter is looked up here, at each instruction, and nowhere earlier.
-        if not check_pmu_event_filter(S, E, i) or not cpl_is_matched(S, i):
+        if not check_pmu_event_filter(S, E, vcpu, i) or not cpl_is_matched(S, vcpu, i):
             continue
-        pmu_ops.incr_counter(S, E, i)
+        pmu_ops.incr_counter(S, E, vcpu, i)
         counted |= bit
     if counted != ZERO:
-        emit(E, S.cores[S.this_cpu].t, TR_EMULATED, ZERO, counted, ZERO, ZERO)
+        emit(E, this_core(S).t, TR_EMULATED, ZERO, counted, ZERO, ZERO)

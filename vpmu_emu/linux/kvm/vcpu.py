@@ -27,6 +27,7 @@ from vpmu_emu.linux.kvm.run import dm_request_for_irq_injection, exit_for_real_m
 from vpmu_emu.linux.kvm.vmx.exits import finish_wrmsr, kvm_skip_emulated_instruction
 from vpmu_emu.linux.native import cost, retire_work, wrmsrl
 from vpmu_emu.linux.overflow_handler import kvm_make_request
+from vpmu_emu.linux.percpu import kvm_get_running_vcpu, this_core, this_cpu
 from vpmu_emu.linux.perf.event import perf_init
 from vpmu_emu.linux.perf.guest import KVM_VPMU_VECTOR
 from vpmu_emu.linux.perf.pmi import handle_nmis, perf_event_nmi_handler
@@ -157,13 +158,10 @@ def _copy_lapic(to, source):
 
 
 @jit()
-def vcpu_load(S, M, E, k):
-    """vCPU k comes to this core: its VMCS, and what of the guest lies elsewhere (kvm_arch_vcpu_load)."""
-    core = S.cores[S.this_cpu]
-    vcpu = S.vcpus[k]
-    S.this_vcpu = k
-    S.this_vm = vcpu.vm
-    S.percpu[S.this_cpu].vcpu = k
+def vcpu_load(S, M, E, vcpu):
+    """A vCPU comes to this core: its VMCS, and what of the guest lies elsewhere (kvm_arch_vcpu_load)."""
+    core = this_core(S)
+    S.this_vcpu = this_cpu(S).vcpu = vcpu.vcpu_idx
     vmptrld(core, vcpu.vmcs)
     core.vmx.apicv = S.config.apicv
     _copy_lapic(core.vapic, vcpu.vapic)
@@ -182,7 +180,7 @@ def vcpu_load(S, M, E, k):
     core.pat = vcpu.pat
     core.power_ctl = vcpu.power_ctl
     core.xcr0 = vcpu.xcr0  # kvm_load_guest_xsave_state()
-    guest_space(S, k, vmread(core, M, V_CR3))
+    guest_space(S, vcpu, vmread(core, M, V_CR3))
     vcpu.cpu = S.this_cpu
     if vcpu.launched == 0:
         vcpu.launched = 1
@@ -191,19 +189,18 @@ def vcpu_load(S, M, E, k):
 
 
 @jit()
-def kvm_sched_in(S, E):
+def kvm_sched_in(S, E, vcpu):
     """The vCPU's thread was off the core: events of counters that nobody uses are released."""
-    vcpu = S.vcpus[S.this_vcpu]
     if vcpu.pmu.version != 0 and vcpu.pmu.event_count != 0:
         vcpu.pmu.need_cleanup = 1
-        kvm_make_request(S, E, KVM_REQ_PMU)
+        kvm_make_request(S, E, vcpu, KVM_REQ_PMU)
 
 
 @jit()
 def vcpu_put(S):
     """The reverse: the core's vCPU is in the record and its VMCS alone (kvm_arch_vcpu_put)."""
-    core = S.cores[S.this_cpu]
-    host = S.percpu[S.this_cpu]
+    core = this_core(S)
+    host = this_cpu(S)
     vcpu = S.vcpus[host.vcpu]
     host.vcpu = -1
     _copy_lapic(vcpu.vapic, core.vapic)
@@ -227,20 +224,20 @@ def vcpu_put(S):
 @jit()
 def host_irq(S, E, vector):
     """One maskable interrupt of the host, acknowledged already."""
-    core = S.cores[S.this_cpu]
-    host = S.percpu[S.this_cpu]
+    core = this_core(S)
+    host = this_cpu(S)
     emit(E, core.t, TR_HOST_IRQ, ZERO, U64(vector), ZERO, ZERO)
     retire_work(S, E, COST_IRQ_ENTRY)
     wrmsrl(S, E, MSR_X2APIC_EOI, ZERO)
     if vector == LOCAL_TIMER_VECTOR:
         sysvec_apic_timer_interrupt(S, E)
     elif vector == CALL_FUNCTION_VECTOR:
-        S.percpu[S.this_cpu].need_resched = 1
+        this_cpu(S).need_resched = 1
     elif vector == KVM_VPMU_VECTOR:
         # A PMI with this vector belongs to the guest, even if it comes late.
         host.vpmi_irqs += ONE
         retire_work(S, E, COST_VPMI)
-        kvm_make_request(S, E, KVM_REQ_PMI)
+        kvm_make_request(S, E, kvm_get_running_vcpu(S), KVM_REQ_PMI)
     host.interrupted = FROM_KERNEL
     handle_nmis(S, E)
 
@@ -248,7 +245,7 @@ def host_irq(S, E, vector):
 @jit()
 def host_irqs_enable(S, E):
     """local_irq_enable(): take every interrupt that is due."""
-    core = S.cores[S.this_cpu]
+    core = this_core(S)
     while True:
         if core.lapic.timer_at <= core.t:
             lapic_timer_expire(core, core.lapic)
@@ -260,46 +257,44 @@ def host_irqs_enable(S, E):
 
 
 @jit()
-def kvm_vcpu_has_events(S, M):
+def kvm_vcpu_has_events(S, M, vcpu):
     """Is there anything that wakes a halted guest?"""
-    core = S.cores[S.this_cpu]
+    core = this_core(S)
     blocking = vmread(core, M, V_INTERRUPTIBILITY)
-    if S.vcpus[S.this_vcpu].exception >= 0 or S.vcpus[S.this_vcpu].requests & KVM_REQ_NMI != ZERO:
+    if vcpu.exception >= 0 or vcpu.requests & KVM_REQ_NMI != ZERO:
         return True
-    if S.vcpus[S.this_vcpu].pv_unhalted != 0:
+    if vcpu.pv_unhalted != 0:
         return True
-    if S.vcpus[S.this_vcpu].nmi_pending > 0 and blocking & _NMI_BLOCKED == ZERO:
+    if vcpu.nmi_pending > 0 and blocking & _NMI_BLOCKED == ZERO:
         return True
     open_ = vmread(core, M, V_RFLAGS) & RFLAGS_IF != ZERO and blocking & _SHADOWS == ZERO
     return open_ and lapic_pending(core.vapic) >= 0
 
 
 @jit()
-def _accept_messages(S, M, E):
+def _accept_messages(S, M, E, vcpu):
     # The state of the vCPU is made anew where it lies while no core has it.
-    k = S.this_vcpu
     vcpu_put(S)
-    kvm_apic_accept_events(S, M, k)
-    S.percpu[S.this_cpu].space = -1
-    vcpu_load(S, M, E, k)
+    kvm_apic_accept_events(S, M, vcpu)
+    this_cpu(S).space = -1
+    vcpu_load(S, M, E, vcpu)
 
 
 @jit()
-def kvm_vcpu_block(S, M, E):
+def kvm_vcpu_block(S, M, E, vcpu):
     """INIT and startup messages, and the sleep of the vCPU's thread until there is something to do.
 
     0 if the guest goes on, RUN_RESCHED if the thread sleeps, RUN_USER if it goes back to its VMM.
     """
-    core = S.cores[S.this_cpu]
-    vcpu = S.vcpus[S.this_vcpu]
+    core = this_core(S)
     task = S.tasks[vcpu.task]
     if vcpu.apic_events != 0:
         if vcpu.mp_state == MP_STATE_UNINITIALIZED:
             vcpu.user_exit = USER_AGAIN
-        _accept_messages(S, M, E)
+        _accept_messages(S, M, E, vcpu)
         real_mode = vmread(core, M, V_EFER) == ZERO and vcpu.mp_state == MP_STATE_RUNNABLE
         if vcpu.user_exit < 0 and real_mode:
-            exit_for_real_mode(S, M)
+            exit_for_real_mode(S, M, vcpu)
         if vcpu.user_exit >= 0:
             return RUN_USER
     if vcpu.mp_state == MP_STATE_RUNNABLE:
@@ -308,8 +303,8 @@ def kvm_vcpu_block(S, M, E):
         task.state = TASK_INTERRUPTIBLE
         task.wake_at = NEVER
         return RUN_RESCHED
-    kvm_lapic_expired_hv_timer(S, E)
-    if kvm_vcpu_has_events(S, M) or vcpu.requests & KVM_REQ_PMI != ZERO:
+    kvm_lapic_expired_hv_timer(S, E, vcpu)
+    if kvm_vcpu_has_events(S, M, vcpu) or vcpu.requests & KVM_REQ_PMI != ZERO:
         vcpu.mp_state = MP_STATE_RUNNABLE
         vcpu.pv_unhalted = 0
         return 0
@@ -326,16 +321,15 @@ def kvm_vcpu_block(S, M, E):
 
 
 @jit()
-def kvm_check_and_inject_events(S, M, E):
+def kvm_check_and_inject_events(S, M, E, vcpu):
     """At most one event for the next entry: exception, NMI, or without APICv an interrupt."""
-    core = S.cores[S.this_cpu]
-    vcpu = S.vcpus[S.this_vcpu]
+    core = this_core(S)
     if vcpu.recalc_intercepts != 0:  # KVM_REQ_RECALC_INTERCEPTS
         vcpu.recalc_intercepts = 0
-        vmx_update_msr_bitmap_x2apic(S, M)
+        vmx_update_msr_bitmap_x2apic(S, M, vcpu)
     vcpu.requests &= ~KVM_REQ_EVENT
     if vcpu.requests & KVM_REQ_NMI != ZERO:
-        process_nmi(S, M, S.this_vcpu)
+        process_nmi(M, vcpu)
     info = ZERO
     blocking = vmread(core, M, V_INTERRUPTIBILITY)
     proc = vmread(core, M, V_PROC)
@@ -375,7 +369,7 @@ def kvm_check_and_inject_events(S, M, E):
         vector = lapic_pending(core.vapic)
     if vcpu.nmi_pending > 0:
         wanted |= PROC_NMI_WINDOW
-    if vector >= 0 or vcpu.interrupt >= 0 or dm_request_for_irq_injection(S, M):
+    if vector >= 0 or vcpu.interrupt >= 0 or dm_request_for_irq_injection(S, M, vcpu):
         wanted |= PROC_INTR_WINDOW
     if wanted != proc:
         vmwrite(core, M, V_PROC, wanted)
@@ -389,26 +383,25 @@ def kvm_check_and_inject_events(S, M, E):
 
 
 @jit()
-def vmx_vcpu_enter(S, M, E):
+def vmx_vcpu_enter(S, M, E, vcpu):
     """VM entry. Modifies core.stop if the VMCS is refused."""
-    core = S.cores[S.this_cpu]
+    core = this_core(S)
     charge(S, E, COST_VCPU_RUN)
     charge(S, E, COST_VM_ENTRY)
     vmx_update_hv_timer(S, M)
-    S.vcpus[S.this_vcpu].entries += ONE
+    vcpu.entries += ONE
     reason = vm_entry(core, M, E)
     if reason != 0:
         core.stop = STOP_SHUTDOWN
         core.stop_info = U64(reason)
     elif core.vmx.nonroot == 0:  # a triple fault while injecting
-        core.stop_info = S.vcpus[S.this_vcpu].entry_intr_info & BYTE
+        core.stop_info = vcpu.entry_intr_info & BYTE
 
 
 @jit()
-def vmx_complete_interrupts(S, M):
+def vmx_complete_interrupts(S, M, vcpu):
     """What the exit kept from being delivered is tried again at the next entry."""
-    core = S.cores[S.this_cpu]
-    vcpu = S.vcpus[S.this_vcpu]
+    core = this_core(S)
     info = core.vmx.idt_vectoring
     if info & INTR_VALID == ZERO:
         return
@@ -424,45 +417,43 @@ def vmx_complete_interrupts(S, M):
         vcpu.exception_pending = 0
         vcpu.exception_has_error = 1 if info & INTR_HAS_ERROR != ZERO else 0
         vcpu.exception_error = vmread(core, M, V_IDT_VECTORING_ERROR)
-    elif S.vms[S.this_vm].irqchip == 0:
+    elif S.vms[vcpu.vm].irqchip == 0:
         vcpu.interrupt = vector
     else:
         lapic_put_back(core.vapic, vector)
 
 
 @jit()
-def vmx_vcpu_exit(S, M, E):
+def vmx_vcpu_exit(S, M, E, vcpu):
     """From the VM exit to the end of the assembly: an NMI that caused it is handled right here."""
-    core = S.cores[S.this_cpu]
-    vcpu = S.vcpus[S.this_vcpu]
-    vmx_complete_interrupts(S, M)
+    core = this_core(S)
+    vmx_complete_interrupts(S, M, vcpu)
     vcpu.cpl = np.int64((vmread(core, M, V_SS_AR) >> _AR_DPL) & U3)
     # The transition is charged first: NMIs stay blocked until the handler below has returned.
     nmi = core.vmx.exit_reason == EXIT_EXCEPTION_NMI and core.vmx.exit_intr_info == NMI_INFO
     if nmi:
-        S.percpu[S.this_cpu].in_nmi = 1
+        this_cpu(S).in_nmi = 1
     charge(S, E, COST_VM_EXIT)
     if nmi:
         retire_work(S, E, COST_NMI_IRQOFF)
-        S.percpu[S.this_cpu].interrupted = FROM_GUEST  # kvm_guest_state()
+        this_cpu(S).interrupted = FROM_GUEST  # kvm_guest_state()
         perf_event_nmi_handler(S, E)
-        S.percpu[S.this_cpu].interrupted = FROM_KERNEL
-        S.percpu[S.this_cpu].in_nmi = 0
+        this_cpu(S).interrupted = FROM_KERNEL
+        this_cpu(S).in_nmi = 0
         handle_nmis(S, E)
 
 
 @jit()
-def send_ipi(S, E):
+def send_ipi(S, E, vcpu):
     """What the exit that was just handled has put into the ICR goes out."""
-    if S.cores[S.this_cpu].vapic.ipi_out != 0:
-        kvm_irq_delivery_to_apic(S, E)
+    if this_core(S).vapic.ipi_out != 0:
+        kvm_irq_delivery_to_apic(S, E, vcpu)
 
 
 @jit()
-def handle_fastpath_set_x2apic_icr_irqoff(S, M, E, data):
+def handle_fastpath_set_x2apic_icr_irqoff(S, M, E, vcpu, data):
     """A fixed interrupt to one vCPU by its number; False if that is not what ICR asks for."""
-    core = S.cores[S.this_cpu]
-    vcpu = S.vcpus[S.this_vcpu]
+    core = this_core(S)
     reserved = vcpu.msr_reserved[R_X2APIC_ICR] | ICR_NOT_FAST
     if core.vapic.apic_base & BASE_X2APIC == ZERO or data & reserved != ZERO or data >> U32 == LOW32:
         return False
@@ -470,23 +461,22 @@ def handle_fastpath_set_x2apic_icr_irqoff(S, M, E, data):
     vcpu.wrmsr_old, vcpu.wrmsr_kind = core.vapic.icr, WRITE
     lapic_write(core, core.vapic, X2_ICR, data)
     if S.config.apicv == 0 and lapic_pending(core.vapic) >= 0:
-        kvm_make_request(S, E, KVM_REQ_EVENT)  # without APICv software injects it
-    finish_wrmsr(S, M, E, X2_ICR, data, 0)
+        kvm_make_request(S, E, vcpu, KVM_REQ_EVENT)  # without APICv software injects it
+    finish_wrmsr(S, M, E, vcpu, X2_ICR, data, 0)
     return True
 
 
 @jit()
-def vmx_exit_handlers_fastpath(S, M, E):
+def vmx_exit_handlers_fastpath(S, M, E, vcpu):
     """What needs no slow path; vcpu.exit_fastpath says so. 1: the guest goes on within the inner loop."""
-    core = S.cores[S.this_cpu]
-    vcpu = S.vcpus[S.this_vcpu]
+    core = this_core(S)
     reason = core.vmx.exit_reason
     done = EXIT_FASTPATH_NONE
     if reason == EXIT_PREEMPTION_TIMER:
-        kvm_lapic_expired_hv_timer(S, E)
+        kvm_lapic_expired_hv_timer(S, E, vcpu)
         done = EXIT_FASTPATH_REENTER_GUEST
     elif reason == EXIT_INVD and S.config.kernel >= V7_0:
-        kvm_skip_emulated_instruction(S, M, E)  # handle_fastpath_invd()
+        kvm_skip_emulated_instruction(S, M, E, vcpu)  # handle_fastpath_invd()
         done = EXIT_FASTPATH_REENTER_GUEST
     elif reason == EXIT_MSR_WRITE:
         index = core.regs[RCX] & LOW32
@@ -494,15 +484,15 @@ def vmx_exit_handlers_fastpath(S, M, E):
         if index == MSR_IA32_TSC_DEADLINE:
             charge(S, E, COST_FASTPATH_WRMSR)
             vcpu.wrmsr_old = core.vapic.tsc_deadline
-            vcpu.wrmsr_kind = WRITE if kvm_msr_allowed(S, M, index, 0) else WRITE_BLIND
+            vcpu.wrmsr_kind = WRITE if kvm_msr_allowed(S, M, vcpu, index, 0) else WRITE_BLIND
             kvm_set_lapic_tscdeadline_msr(S, M, value)
-            finish_wrmsr(S, M, E, MSR_IA32_TSC_DEADLINE, value, 0)
+            finish_wrmsr(S, M, E, vcpu, MSR_IA32_TSC_DEADLINE, value, 0)
             done = EXIT_FASTPATH_REENTER_GUEST
-        elif index == X2_ICR and handle_fastpath_set_x2apic_icr_irqoff(S, M, E, value):
+        elif index == X2_ICR and handle_fastpath_set_x2apic_icr_irqoff(S, M, E, vcpu, value):
             # Older kernels leave the inner loop after an ICR write.
             stays = S.config.kernel >= V7_0
             done = EXIT_FASTPATH_REENTER_GUEST if stays else EXIT_FASTPATH_EXIT_HANDLED
-    send_ipi(S, E)
+    send_ipi(S, E, vcpu)
     # kvm_vcpu_exit_request(): work that waits needs the slow path.
     waits = vcpu.exception >= 0 or vcpu.user_exit >= 0  # a single step over what was emulated
     waits = waits or vcpu.requests & (KVM_REQ_NMI | KVM_REQ_PMU | KVM_REQ_PMI | KVM_REQ_EVENT) != ZERO
@@ -520,10 +510,10 @@ def vmx_exit_handlers_fastpath(S, M, E):
 @jit()
 def handle_exit_irqoff(S, E):
     """The external interrupt that ended the guest's turn is dispatched here, then interrupts are on."""
-    core = S.cores[S.this_cpu]
+    core = this_core(S)
     if core.vmx.exit_reason == EXIT_EXTERNAL_INTERRUPT:
         charge(S, E, COST_IRQ_IRQOFF)
-        S.percpu[S.this_cpu].interrupted = FROM_GUEST
+        this_cpu(S).interrupted = FROM_GUEST
         host_irq(S, E, np.int64(core.vmx.exit_intr_info & BYTE))
-        S.percpu[S.this_cpu].interrupted = FROM_KERNEL
+        this_cpu(S).interrupted = FROM_KERNEL
     host_irqs_enable(S, E)

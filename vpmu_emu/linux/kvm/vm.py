@@ -61,7 +61,7 @@ def kvm_create_vcpu(
     """
     S.vcpus[k] = np.zeros((), dtype=VCPU)
     vcpu = S.vcpus[k]
-    vcpu.used, vcpu.vm, vcpu.vcpu_id = 1, vm, ident
+    vcpu.used, vcpu.vm, vcpu.vcpu_idx, vcpu.vcpu_id = 1, vm, k, ident
     vcpu.task = vcpu.cpu = vcpu.user_exit = vcpu.exception = -1
     vcpu.vmcs, vcpu.msr_bitmap, vcpu.msr_lists = (page + n * PAGE for n in range(VCPU_PAGES))
     M[page : page + VCPU_PAGES * PAGE] = 0

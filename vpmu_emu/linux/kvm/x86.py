@@ -42,6 +42,7 @@ from vpmu_emu.linux.kvm.vmx.exits import (
 )
 from vpmu_emu.linux.kvm.vmx.lbr import intel_pmu_handle_lbr_msrs_access, intel_pmu_lbr_msr_now
 from vpmu_emu.linux.native import cost
+from vpmu_emu.linux.percpu import this_core, this_cpu
 from vpmu_emu.linux.state import KVM_REQ_PMI, KVM_REQ_PMU
 from vpmu_emu.linux.trace_kinds import MSR_OF_COMMON, MSR_OF_LBR, MSR_OF_PMU, TR_KVM_MSR
 from vpmu_emu.machine.engine import run_core
@@ -73,142 +74,139 @@ MSR_IA32_DEBUGCTLMSR = U64(by_name("IA32_DEBUGCTL"))
 
 
 @jit()
-def kvm_emulate_rdpmc(S, M, E):
+def kvm_emulate_rdpmc(S, M, E, vcpu):
     """RDPMC of a guest that may not do it itself."""
-    index = S.cores[S.this_cpu].regs[RCX] & LOW32
+    index = this_core(S).regs[RCX] & LOW32
     charge(S, E, COST_RDPMC_EXIT)
-    if is_vmware_backdoor_pmc(S, index):
-        finish_rdpmc(S, M, E, index, kvm_pmu_rdpmc_vmware(S, index))
+    if is_vmware_backdoor_pmc(vcpu, index):
+        finish_rdpmc(S, M, E, vcpu, index, kvm_pmu_rdpmc_vmware(S, vcpu, index))
         return
-    i = kvm_pmu_rdpmc_idx(S, index)
+    i = kvm_pmu_rdpmc_idx(S, vcpu, index)
     if i < 0:
-        pmu = S.vcpus[S.this_vcpu].pmu
+        pmu = vcpu.pmu
         gp, fixed = U64(pmu.nr_arch_gp_counters), U64(pmu.nr_arch_fixed_counters)
-        emit(E, S.cores[S.this_cpu].t, TR_RDPMC_FAULT, S.cores[S.this_cpu].rip, index, gp, fixed)
-        kvm_inject_gp(S)
+        emit(E, this_core(S).t, TR_RDPMC_FAULT, this_core(S).rip, index, gp, fixed)
+        kvm_inject_gp(vcpu)
     else:
-        finish_rdpmc(S, M, E, index, pmu_ops.rdpmc(S, E, i))
+        finish_rdpmc(S, M, E, vcpu, index, pmu_ops.rdpmc(S, E, vcpu, i))
 
 
 @jit()
 def _told(S, E, index, which, lbr, writes):
     whose = MSR_OF_PMU if which >= 0 else MSR_OF_LBR if lbr else MSR_OF_COMMON
-    core = S.cores[S.this_cpu]
+    core = this_core(S)
     emit(E, core.t, TR_KVM_MSR, core.rip, index, U64(whose), U64(writes))
 
 
 @jit()
-def kvm_emulate_rdmsr(S, M, E):
+def kvm_emulate_rdmsr(S, M, E, vcpu):
     """MSR_READ."""
-    index = S.cores[S.this_cpu].regs[RCX] & LOW32
-    if not kvm_msr_allowed(S, M, index, 0):
+    index = this_core(S).regs[RCX] & LOW32
+    if not kvm_msr_allowed(S, M, vcpu, index, 0):
         value = _edx_eax(S)
-        if not msr_denied_to_vmm(S, M, index, value, 0):
-            note_msr_fault(S.cores[S.this_cpu], E, index, ZERO, 0, GP_FILTER)
-            kvm_inject_gp(S)
+        if not msr_denied_to_vmm(S, M, vcpu, index, value, 0):
+            note_msr_fault(this_core(S), E, index, ZERO, 0, GP_FILTER)
+            kvm_inject_gp(vcpu)
         return
     charge(S, E, COST_RDMSR_EXIT)
-    which = kvm_pmu_is_valid_msr(S.vcpus[S.this_vcpu].pmu, index)
-    lbr = which < 0 and pmu_ops.is_lbr_msr(S, index)
+    which = kvm_pmu_is_valid_msr(vcpu.pmu, index)
+    lbr = which < 0 and pmu_ops.is_lbr_msr(S, vcpu, index)
     _told(S, E, index, which, lbr, 0)
     fault = 0
     if which >= 0:
-        value = pmu_ops.get_msr(S, E, which)
+        value = pmu_ops.get_msr(S, E, vcpu, which)
     elif lbr:
-        value = intel_pmu_handle_lbr_msrs_access(S, E, index, ZERO, 0)
+        value = intel_pmu_handle_lbr_msrs_access(S, E, vcpu, index, ZERO, 0)
     else:
-        fault, value = kvm_get_msr_common(S, M, E, index, 0)
-    finish_rdmsr(S, M, E, index, value, fault)
+        fault, value = kvm_get_msr_common(S, M, E, vcpu, index, 0)
+    finish_rdmsr(S, M, E, vcpu, index, value, fault)
 
 
 @jit()
-def kvm_emulate_wrmsr(S, M, E):
+def kvm_emulate_wrmsr(S, M, E, vcpu):
     """MSR_WRITE; what the register held before is for the trace."""
-    core = S.cores[S.this_cpu]
-    vcpu = S.vcpus[S.this_vcpu]
+    core = this_core(S)
     index = core.regs[RCX] & LOW32
     value = _edx_eax(S)
-    blind, vcpu.wrmsr_old = _peek_msr(S, M, E, index)
+    blind, vcpu.wrmsr_old = _peek_msr(S, M, E, vcpu, index)
     vcpu.wrmsr_kind = WRITE_BLIND if blind != 0 else WRITE
-    if not kvm_msr_allowed(S, M, index, 1):
-        if not msr_denied_to_vmm(S, M, index, value, 1):
+    if not kvm_msr_allowed(S, M, vcpu, index, 1):
+        if not msr_denied_to_vmm(S, M, vcpu, index, value, 1):
             note_msr_fault(core, E, index, value, 1, GP_FILTER)
-            kvm_inject_gp(S)
+            kvm_inject_gp(vcpu)
         return
     charge(S, E, COST_WRMSR_EXIT)
     pmu = vcpu.pmu
     which = kvm_pmu_is_valid_msr(pmu, index)
-    lbr = which < 0 and pmu_ops.is_lbr_msr(S, index)
+    lbr = which < 0 and pmu_ops.is_lbr_msr(S, vcpu, index)
     _told(S, E, index, which, lbr, 1)
     fault = 0
     if lbr:
-        intel_pmu_handle_lbr_msrs_access(S, E, index, value, 1)
-        finish_wrmsr(S, M, E, index, value, fault)
+        intel_pmu_handle_lbr_msrs_access(S, E, vcpu, index, value, 1)
+        finish_wrmsr(S, M, E, vcpu, index, value, fault)
         return
     if core.inject & I_BOTH_WRMSRS != ZERO:
-        kvm_pmu_trigger_event(S, E, pmu.pmc_counting_instructions)
+        kvm_pmu_trigger_event(S, E, vcpu, pmu.pmc_counting_instructions)
     if which >= 0:
-        fault = pmu_ops.set_msr(S, E, which, value, 0)
+        fault = pmu_ops.set_msr(S, E, vcpu, which, value, 0)
     else:
-        fault = kvm_set_msr_common(S, M, E, index, value)
+        fault = kvm_set_msr_common(S, M, E, vcpu, index, value)
         if index == MSR_IA32_DEBUGCTLMSR and fault == 0:
-            pmu_ops.debugctl_written(S, E, value)
-    finish_wrmsr(S, M, E, index, value, fault)
+            pmu_ops.debugctl_written(S, E, vcpu, value)
+    finish_wrmsr(S, M, E, vcpu, index, value, fault)
 
 
 @jit()
-def _peek_msr(S, M, E, index):
+def _peek_msr(S, M, E, vcpu, index):
     """What RDMSR would have given the guest where it was left: (1 for nothing KVM knows of, value)."""
-    if not kvm_msr_allowed(S, M, index, 0):
+    if not kvm_msr_allowed(S, M, vcpu, index, 0):
         return 1, ZERO
-    which = kvm_pmu_is_valid_msr(S.vcpus[S.this_vcpu].pmu, index)
+    which = kvm_pmu_is_valid_msr(vcpu.pmu, index)
     if which >= 0:
-        return 0, pmu_ops.peek_msr(S, E, which)
-    if pmu_ops.is_lbr_msr(S, index):
-        return 0, intel_pmu_lbr_msr_now(S, index)
-    return kvm_get_msr_common(S, M, E, index, 1)
+        return 0, pmu_ops.peek_msr(S, E, vcpu, which)
+    if pmu_ops.is_lbr_msr(S, vcpu, index):
+        return 0, intel_pmu_lbr_msr_now(S, vcpu, index)
+    return kvm_get_msr_common(S, M, E, vcpu, index, 1)
 
 
 @jit()
 def _edx_eax(S):
-    core = S.cores[S.this_cpu]
+    core = this_core(S)
     return (core.regs[RAX] & LOW32) | (core.regs[RDX] << U32)
 
 
 @jit()
-def vcpu_requests(S, M, E):
+def vcpu_requests(S, M, E, vcpu):
     """The vPMU's requests, KVM_REQ_PMU first: it may ask for KVM_REQ_PMI."""
-    vcpu = S.vcpus[S.this_vcpu]
-    early = S.cores[S.this_cpu].inject & I_PMI_BEFORE_PMU != ZERO
+    early = this_core(S).inject & I_PMI_BEFORE_PMU != ZERO
     if early and vcpu.requests & KVM_REQ_PMI != ZERO:
         vcpu.requests &= ~KVM_REQ_PMI
-        kvm_pmu_deliver_pmi(S, E)
+        kvm_pmu_deliver_pmi(S, E, vcpu)
     if vcpu.requests & KVM_REQ_PMU != ZERO:
         vcpu.requests &= ~KVM_REQ_PMU
-        pmu_ops.handle_event(S, M, E)
+        pmu_ops.handle_event(S, M, E, vcpu)
     if vcpu.requests & KVM_REQ_PMI != ZERO and not early:
         vcpu.requests &= ~KVM_REQ_PMI
-        pmu_ops.deliver_pmi(S, M)
-        kvm_pmu_deliver_pmi(S, E)
+        pmu_ops.deliver_pmi(S, M, vcpu)
+        kvm_pmu_deliver_pmi(S, E, vcpu)
 
 
 @jit()
-def vcpu_enter_guest(S, M, E, outside):
+def vcpu_enter_guest(S, M, E, vcpu, outside):
     """One pass: CODE_NEXT when its exit is handled, else why this core leaves the guest, a RUN_* code.
 
     A guest that was left in non-root mode goes on where it was. With `outside` 1 the core comes from
     KVM_RUN: the host's part of the call is no reason to return before the guest has done anything.
     """
-    core = S.cores[S.this_cpu]
-    vcpu = S.vcpus[S.this_vcpu]
+    core = this_core(S)
     if core.vmx.nonroot == 0:
         charge(S, E, COST_ENTER_GUEST)
-        vcpu_requests(S, M, E)
-        kvm_check_and_inject_events(S, M, E)
-        pmu_ops.load(S, E)
-        pmu_ops.entry(S, M, E)
-        load_debug_registers(S)
-        vmx_vcpu_enter(S, M, E)
+        vcpu_requests(S, M, E, vcpu)
+        kvm_check_and_inject_events(S, M, E, vcpu)
+        pmu_ops.load(S, E, vcpu)
+        pmu_ops.entry(S, M, E, vcpu)
+        load_debug_registers(S, vcpu)
+        vmx_vcpu_enter(S, M, E, vcpu)
         if outside != 0:
             E.t_slice = max(E.t_slice, core.t + 1)
     while True:
@@ -218,40 +216,39 @@ def vcpu_enter_guest(S, M, E, outside):
                 return code
         if core.stop != 0:
             return RUN_STOPPED
-        vmx_vcpu_exit(S, M, E)
-        pmu_ops.exit_(S, M, E)
-        if vmx_exit_handlers_fastpath(S, M, E) == 0:
+        vmx_vcpu_exit(S, M, E, vcpu)
+        pmu_ops.exit_(S, M, E, vcpu)
+        if vmx_exit_handlers_fastpath(S, M, E, vcpu) == 0:
             break
-        pmu_ops.entry(S, M, E)
-        vmx_vcpu_enter(S, M, E)
-    pmu_ops.put(S, E)
-    vmx_sync_dirty_debug_regs(S, M)
+        pmu_ops.entry(S, M, E, vcpu)
+        vmx_vcpu_enter(S, M, E, vcpu)
+    pmu_ops.put(S, E, vcpu)
+    vmx_sync_dirty_debug_regs(S, M, vcpu)
     handle_exit_irqoff(S, E)
     if vcpu.exit_fastpath == EXIT_FASTPATH_NONE:
         charge(S, E, COST_HANDLE_EXIT)
-        handle_emulated_exit(S, M, E)
+        handle_emulated_exit(S, M, E, vcpu)
         reason = core.vmx.exit_reason  # of the exit, or of what the emulator met
         if reason == EXIT_MSR_WRITE:
-            kvm_emulate_wrmsr(S, M, E)
+            kvm_emulate_wrmsr(S, M, E, vcpu)
         elif reason == EXIT_MSR_READ:
-            kvm_emulate_rdmsr(S, M, E)
+            kvm_emulate_rdmsr(S, M, E, vcpu)
         elif reason == EXIT_RDPMC:
-            kvm_emulate_rdpmc(S, M, E)
+            kvm_emulate_rdpmc(S, M, E, vcpu)
         else:
-            vmx_handle_exit(S, M, E)
-        send_ipi(S, E)
+            vmx_handle_exit(S, M, E, vcpu)
+        send_ipi(S, E, vcpu)
     return CODE_NEXT
 
 
 @jit()
-def vcpu_run(S, M, E):
+def vcpu_run(S, M, E, vcpu):
     """KVM_RUN of the loaded vCPU.
 
     Until it goes back to the VMM (RUN_USER), the core is wanted for something else (RUN_RESCHED), the
     turn is over (RUN_TURN), it is Python's (RUN_SLICE), or the run is over (RUN_STOPPED).
     """
-    core = S.cores[S.this_cpu]
-    vcpu = S.vcpus[S.this_vcpu]
+    core = this_core(S)
     outside = 1 if core.vmx.nonroot == 0 and vcpu.completed == 0 else 0
     vcpu.completed = 0
     while True:
@@ -259,14 +256,14 @@ def vcpu_run(S, M, E):
             if core.stop != 0:
                 return RUN_STOPPED
             if vcpu.mp_state != 0 or vcpu.apic_events != 0:
-                blocked = kvm_vcpu_block(S, M, E)
+                blocked = kvm_vcpu_block(S, M, E, vcpu)
                 if blocked != 0:
                     return blocked
-            if S.percpu[S.this_cpu].need_resched != 0:  # xfer_to_guest_mode_handle_work()
+            if this_cpu(S).need_resched != 0:  # xfer_to_guest_mode_handle_work()
                 return RUN_RESCHED
             if E.stop_request != 0:  # a watchpoint on an access that KVM has just emulated
                 return RUN_WATCH
-        code = vcpu_enter_guest(S, M, E, outside)
+        code = vcpu_enter_guest(S, M, E, vcpu, outside)
         if code != CODE_NEXT:
             return code
         outside = 0

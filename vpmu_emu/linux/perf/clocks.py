@@ -7,6 +7,7 @@ kernel/events/core.c (perf_swevent, cpu_clock_event, task_clock_event), arch/x86
 from __future__ import annotations
 
 from vpmu_emu._jit import jit
+from vpmu_emu.linux.percpu import this_core, this_cpu
 from vpmu_emu.linux.perf.times import sched_clock
 from vpmu_emu.linux.perf.x86 import intel_pmu_read_event
 from vpmu_emu.linux.state import (
@@ -67,22 +68,22 @@ def free_running(S, i):
     total = ZERO
     if event.pmu_type == PERF_TYPE_UNCORE:
         if event.config == UNCORE_CLOCKTICKS:
-            return tsc_at(S.cores[S.this_cpu], S.cores[S.this_cpu].t)
+            return tsc_at(this_core(S), this_core(S).t)
         for cpu in range(N_CORES):  # one memory controller for the socket
             total += class_total(S.cores[cpu], C_FETCHED, 3)
     elif is_clock(event):
-        total = sched_clock(S, S.cores[S.this_cpu].t)
+        total = sched_clock(S, this_core(S).t)
     return total
 
 
 @jit()
 def clock_program(S, i):
     """Start the timer of a clock that samples (perf_swevent_start_hrtimer)."""
-    host = S.percpu[S.this_cpu]
+    host = this_cpu(S)
     event = S.perf_events[i]
     nanoseconds = max(event.period, MIN_CLOCK_PERIOD)
     span = time_of_tick(nanoseconds, NS_PER_MS, U64(S.config.core_khz))
-    event.freq_time = later(S.cores[S.this_cpu].t, span)
+    event.freq_time = later(this_core(S).t, span)
     host.clock_at = min(host.clock_at, event.freq_time)
 
 

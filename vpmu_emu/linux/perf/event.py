@@ -10,6 +10,7 @@ import numpy as np
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.hrtimer import host_timer_program
 from vpmu_emu.linux.native import cost, retire_work, wrmsrl
+from vpmu_emu.linux.percpu import this_core, this_cpu
 from vpmu_emu.linux.perf.clocks import (
     PERF_COUNT_SW_MAX,
     UNCORE_CAS_COUNT_RD,
@@ -119,7 +120,7 @@ def validate_group(S, i):
 
     Members that are off are left out, as collect_events() does in every kernel.
     """
-    rows = S.percpu[S.this_cpu].fake_list
+    rows = this_cpu(S).fake_list
     leader = S.perf_events[i].leader
     n = 0
     for k in range(N_EVENTS):
@@ -157,7 +158,7 @@ def intel_pmu_hw_config(S, i):
     code = event.config & EVENTSEL_EVENT
     if event.config != code:
         return EINVAL
-    there = U64(S.cores[S.this_cpu].metrics.count)
+    there = U64(this_core(S).metrics.count)
     if metric and code < INTEL_TD_METRIC_RETIRING + (there << U8):
         leader = S.perf_events[event.leader]
         if is_sampling_event(event) or is_sampling_event(leader) or not is_slots_event(leader.config):
@@ -222,7 +223,7 @@ def perf_event_alloc(S, i):
     event.last_period = event.period
     event.period_left = np.int64(event.period)
     event.count = ZERO
-    event.tstamp = S.cores[S.this_cpu].t
+    event.tstamp = this_core(S).t
     event.total_time_enabled = 0
     event.total_time_running = 0
     event.error_cause = ERR_NONE
@@ -246,7 +247,7 @@ def perf_event_alloc(S, i):
     event.event_limit = 0
     event.lost = ZERO
     event.rb_lost = ZERO
-    event.freq_time = S.cores[S.this_cpu].t
+    event.freq_time = this_core(S).t
     event.freq_count = ZERO
     event.idx = -1
     event.stopped = 1
@@ -328,7 +329,7 @@ def perf_install_in_context(S, E, i):
     moves = S.perf_events[event.leader].pmu_ctx != event.pmu_ctx
     if moves:
         _move_group(S, E, i)
-    emit(E, S.cores[S.this_cpu].t, TR_PERF_CREATE, ZERO, event.id, event.config, event.sample_period)
+    emit(E, this_core(S).t, TR_PERF_CREATE, ZERO, event.id, event.config, event.sample_period)
     leads = S.perf_events[event.leader].state
     wants = leads if leads <= PERF_EVENT_STATE_OFF else event.state  # __perf_effective_state()
     if moves and leads == PERF_EVENT_STATE_INACTIVE:
@@ -339,10 +340,11 @@ def perf_install_in_context(S, E, i):
 
 
 @jit()
-def perf_event_create_kernel_counter(S, E, ctx, flags, config, period, owner, pmc):
+def perf_event_create_kernel_counter(S, E, ctx, flags, config, period, owner, vcpu, pmc):
     """Make an event and schedule it; returns its row, or a negative errno.
 
-    `flags` are ATTR_*, `config` selector bits, `period` a sample period or 0.
+    `flags` are ATTR_*, `config` selector bits, `period` a sample period or 0. `vcpu` (a row)
+    and `pmc` are what KVM's overflow handler is called with, -1 none.
     """
     i = 0
     while i < N_EVENTS and S.perf_events[i].used != 0:
@@ -355,7 +357,7 @@ def perf_event_create_kernel_counter(S, E, ctx, flags, config, period, owner, pm
     event.pmu_type = PERF_TYPE_RAW
     event.ctx = ctx
     event.cpu = -1
-    event.vcpu = S.this_vcpu if owner == OWNER_KVM else -1
+    event.vcpu = vcpu
     event.parent = -1
     event.owner = owner
     event.pmc = pmc
@@ -386,7 +388,7 @@ def perf_event_create_kernel_counter(S, E, ctx, flags, config, period, owner, pm
 def _free(S, E, i):
     # perf_group_detach() and _free_event(): what it led goes on alone.
     event = S.perf_events[i]
-    emit(E, S.cores[S.this_cpu].t, TR_PERF_RELEASE, ZERO, event.id, ZERO, ZERO)
+    emit(E, this_core(S).t, TR_PERF_RELEASE, ZERO, event.id, ZERO, ZERO)
     error_over(S, i, 1)
     event.used = 0
     if event.leader != i:
@@ -402,7 +404,7 @@ def _free(S, E, i):
         if metric and event.ctx != CTX_NONE:  # PERF_EV_CAP_SIBLING
             event_sched_out(S, E, k)
             S.perf_events[k].error_cause = ERR_NO_LEADER
-            S.perf_events[k].error_time = S.cores[S.this_cpu].t
+            S.perf_events[k].error_time = this_core(S).t
             perf_event_set_state(S, E, k, PERF_EVENT_STATE_ERROR)
         k = next_member(S, i, ZERO)
     for cpu in range(N_CORES):
@@ -425,8 +427,8 @@ def _call_begin(S, i):
 
 @jit()
 def _call_end(S, E, here):
-    core = S.cores[S.this_cpu]
-    host = S.percpu[S.this_cpu]
+    core = this_core(S)
+    host = this_cpu(S)
     if S.this_cpu != here and core.vmx.nonroot != 0:  # perf has switched the PMU on for the host
         wrmsrl(S, E, MSR_CORE_PERF_GLOBAL_CTRL, host.intel_ctrl & ~host.intel_ctrl_host_mask)
     S.this_cpu = here
@@ -608,7 +610,7 @@ def perf_event_exit_task(S, E, task):
 @jit()
 def perf_init(S, E):
     """Schedule the events of this CPU that exist before the run starts, and arm its timer, once."""
-    host = S.percpu[S.this_cpu]
+    host = this_cpu(S)
     if host.booted != 0:
         return
     host.booted = 1

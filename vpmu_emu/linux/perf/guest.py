@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.native import APIC_DM_NMI, APIC_LVT_MASKED, MSR_APIC_LVTPC, wrmsrl
+from vpmu_emu.linux.percpu import this_core, this_cpu
 from vpmu_emu.linux.perf.sched import (
     ALL_CLASSES,
     event_sched_out,
@@ -40,7 +41,7 @@ def _force_out(S, E, leader):
         event_sched_out(S, E, i)
         if event.exclude_guest == 0:
             event.error_cause = ERR_GUEST_ENTER
-            event.error_time = S.cores[S.this_cpu].t
+            event.error_time = this_core(S).t
             if i != leader and S.config.quirks & Q_SIBLING_ERROR != ZERO:
                 sibling_error = True
             else:
@@ -52,7 +53,7 @@ def _force_out(S, E, leader):
 @jit()
 def perf_guest_enter(S, E):
     """Stop all events of the PMU; those that do not exclude the guest go to ERROR for good."""
-    host = S.percpu[S.this_cpu]
+    host = this_cpu(S)
     if host.force_exclude_guest != 0:
         return
     for which in range(2):
@@ -76,7 +77,7 @@ def perf_guest_enter(S, E):
 @jit()
 def perf_guest_exit(S, E):
     """Schedule the host's events again, pinned ones first."""
-    host = S.percpu[S.this_cpu]
+    host = this_cpu(S)
     if host.force_exclude_guest == 0:
         return
     host.force_exclude_guest = 0

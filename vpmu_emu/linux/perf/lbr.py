@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.native import rdmsrl, wrmsrl
+from vpmu_emu.linux.percpu import this_cpu
 from vpmu_emu.machine.state import N_LBR
 from vpmu_emu.machine.u64 import U64, ZERO
 from vpmu_emu.tables.msrs import by_name
@@ -34,7 +35,7 @@ def intel_pmu_lbr_reset(S, E):
 @jit()
 def intel_pmu_lbr_add(S, E, i):
     """Event i takes the records. If it is new it finds them empty; sched_task() brings back its own."""
-    host = S.percpu[S.this_cpu]
+    host = this_cpu(S)
     event = S.perf_events[i]
     S.contexts[event.ctx].lbr_users += 1
     host.lbr_users += 1
@@ -46,7 +47,7 @@ def intel_pmu_lbr_add(S, E, i):
 def intel_pmu_lbr_del(S, i):
     """Event i gives the records up; they stay as they are."""
     S.contexts[S.perf_events[i].ctx].lbr_users -= 1
-    S.percpu[S.this_cpu].lbr_users -= 1
+    this_cpu(S).lbr_users -= 1
 
 
 @jit()

@@ -8,6 +8,7 @@ for each row of the costs, so that a profile tells which work was interrupted.
 from __future__ import annotations
 
 from vpmu_emu._jit import jit, memory_at
+from vpmu_emu.linux.percpu import kvm_get_running_vcpu, this_core, this_cpu
 from vpmu_emu.linux.perf.clocks import event_update
 from vpmu_emu.linux.perf.times import next_member, perf_event_update_time, sched_clock
 from vpmu_emu.linux.perf.userpage import PAGE_DATA_HEAD, PAGE_DATA_TAIL
@@ -54,18 +55,18 @@ _ROW = U64(6)
 @jit()
 def perf_misc_flags(S):
     """PERF_RECORD_MISC_*: what the interrupt at hand came upon."""
-    host = S.percpu[S.this_cpu]
+    host = this_cpu(S)
     if host.interrupted == FROM_GUEST:
-        return MISC_GUEST_USER if S.vcpus[S.this_vcpu].cpl == 3 else MISC_GUEST_KERNEL
+        return MISC_GUEST_USER if kvm_get_running_vcpu(S).cpl == 3 else MISC_GUEST_KERNEL
     return MISC_USER if host.interrupted == FROM_USER else MISC_KERNEL
 
 
 @jit()
 def perf_instruction_pointer(S):
     """Where: of a host program or a guest its own RIP, of the kernel a symbolic address."""
-    host = S.percpu[S.this_cpu]
+    host = this_cpu(S)
     if host.interrupted != 0:
-        return S.cores[S.this_cpu].rip
+        return this_core(S).rip
     return KERNEL_TEXT + (U64(host.interrupted_row) << _ROW)
 
 
@@ -99,7 +100,7 @@ def _id_words(event):
 @jit()
 def _current(S):
     # perf_event_pid() and perf_event_tid() in one word
-    curr = S.percpu[S.this_cpu].curr
+    curr = this_cpu(S).curr
     return U64(S.tasks[curr].tgid) | (U64(S.tasks[curr].pid) << U32) if curr >= 0 else ZERO
 
 
@@ -112,7 +113,7 @@ def perf_event__output_id_sample(S, M, ring, event, owner):
     if kind & SAMPLE_TID != ZERO:
         _put(M, ring, _current(S))
     if kind & SAMPLE_TIME != ZERO:
-        _put(M, ring, sched_clock(S, S.cores[S.this_cpu].t))
+        _put(M, ring, sched_clock(S, this_core(S).t))
     if kind & SAMPLE_ID != ZERO:
         _put(M, ring, owner.id)
     if kind & SAMPLE_STREAM_ID != ZERO:
@@ -257,7 +258,7 @@ def perf_event_output(S, E, i):
     if kind & SAMPLE_TID != ZERO:
         _put(M, ring, _current(S))
     if kind & SAMPLE_TIME != ZERO:
-        _put(M, ring, sched_clock(S, S.cores[S.this_cpu].t))
+        _put(M, ring, sched_clock(S, this_core(S).t))
     if kind & SAMPLE_ADDR != ZERO:
         _put(M, ring, ZERO)
     if kind & SAMPLE_ID != ZERO:
@@ -284,7 +285,7 @@ def perf_log_throttle(S, E, i, enable):
     M = memory_at(E.memory, E.memory_size)
     header = RECORD_UNTHROTTLE if enable != 0 else RECORD_THROTTLE
     if perf_output_begin(S, M, ring, owner, header, U32 + _id_words(event) * U8):
-        _put(M, ring, sched_clock(S, S.cores[S.this_cpu].t))
+        _put(M, ring, sched_clock(S, this_core(S).t))
         _put(M, ring, owner.id)
         _put(M, ring, event.id)
         perf_event__output_id_sample(S, M, ring, event, owner)

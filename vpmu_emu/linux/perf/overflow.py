@@ -10,6 +10,7 @@ import numpy as np
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.native import cost, retire_work
 from vpmu_emu.linux.overflow_handler import kvm_perf_overflow
+from vpmu_emu.linux.percpu import this_core, this_cpu
 from vpmu_emu.linux.perf.clocks import pmu_of
 from vpmu_emu.linux.perf.output import perf_event_output
 from vpmu_emu.linux.perf.throttle import perf_event_throttle_group
@@ -68,7 +69,7 @@ def perf_adjust_period(S, E, i, nsec, count, disable):
 def _account_interrupt(S, E, i, throttle):
     # 1: too many in this tick
     event = S.perf_events[i]
-    now = S.cores[S.this_cpu].t
+    now = this_core(S).t
     stop = 0
     seq = now // S.config.tick_interval  # perf_throttled_seq
     if seq != event.interrupts_seq:
@@ -100,13 +101,13 @@ def perf_event_overflow(S, E, i, throttle):
     stop = _account_interrupt(S, E, i, throttle)
     if event.owner == OWNER_KVM:
         retire_work(S, E, COST_KVM_OVERFLOW)
-        kvm_perf_overflow(S, E, event.vcpu, event.pmc)
+        kvm_perf_overflow(S, E, S.vcpus[event.vcpu], event.pmc)
     else:
         perf_event_output(S, E, i)
         if event.event_limit > 0:
             event.event_limit -= 1
             if event.event_limit == 0:  # perf_event_disable_inatomic()
                 event.event_limit = -1
-                S.percpu[S.this_cpu].pending_disable = 1
+                this_cpu(S).pending_disable = 1
                 stop = 1
     return stop

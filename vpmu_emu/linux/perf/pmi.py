@@ -8,6 +8,7 @@ from __future__ import annotations
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.hrtimer import host_timer_program
 from vpmu_emu.linux.native import APIC_DM_NMI, MSR_APIC_LVTPC, cost, rdmsrl, retire_work, wrmsrl
+from vpmu_emu.linux.percpu import this_core, this_cpu
 from vpmu_emu.linux.perf.event import perf_event_disable
 from vpmu_emu.linux.perf.overflow import perf_event_overflow
 from vpmu_emu.linux.perf.throttle import (
@@ -49,7 +50,7 @@ GLOBAL_STATUS_BUFFER_OVF = U64(1 << 62)
 @jit()
 def x86_pmu_handle_guest_pebs(S, E):
     """A debug store is full, and only guests have one: the first of their events has overflowed, say."""
-    host = S.percpu[S.this_cpu]
+    host = this_cpu(S)
     if host.interrupted != FROM_GUEST:
         return
     mine = host.pebs_enabled & ~host.intel_ctrl_host_mask
@@ -64,22 +65,22 @@ def x86_pmu_handle_guest_pebs(S, E):
 @jit()
 def perf_event_nmi_handler(S, E):
     """intel_pmu_handle_irq(): acknowledge every overflow, restart its period, tell its owner."""
-    host = S.percpu[S.this_cpu]
+    host = this_cpu(S)
     host.nmis += ONE
     host.interrupted_row = host.row
     retire_work(S, E, COST_NMI_ENTRY)
     hardlockup_detector_nmi_handler(S, E)
     if host.force_exclude_guest != 0 and S.config.without & W_FORBID_NMI == ZERO:
         # Patch 09: what overflowed is the guest's.
-        emit(E, S.cores[S.this_cpu].t, TR_NMI_HANDLER, ZERO, ZERO, ONE, ZERO)
+        emit(E, this_core(S).t, TR_NMI_HANDLER, ZERO, ZERO, ONE, ZERO)
         return
-    start = S.cores[S.this_cpu].t
+    start = this_core(S).t
     retire_work(S, E, COST_NMI_HANDLER)
     was_enabled = host.enabled
     host.enabled = 0
     wrmsrl(S, E, MSR_CORE_PERF_GLOBAL_CTRL, ZERO)
     status = rdmsrl(S, E, MSR_CORE_PERF_GLOBAL_STATUS)
-    emit(E, S.cores[S.this_cpu].t, TR_NMI_HANDLER, ZERO, status, ZERO, ZERO)
+    emit(E, this_core(S).t, TR_NMI_HANDLER, ZERO, status, ZERO, ZERO)
     loops = 0
     while status != ZERO:
         loops += 1
@@ -112,13 +113,13 @@ def perf_event_nmi_handler(S, E):
     if was_enabled != 0:
         intel_pmu_enable_all(S, E)
     host_timer_program(S, E)  # a throttled event needs the next tick
-    perf_sample_event_took(S, S.cores[S.this_cpu].t - start)
+    perf_sample_event_took(S, this_core(S).t - start)
 
 
 @jit()
 def perf_pending_disable(S, E):
     """perf_pending_irq(): disable the events that have reached their limit."""
-    S.percpu[S.this_cpu].pending_disable = 0
+    this_cpu(S).pending_disable = 0
     for i in range(S.perf_rows):
         event = S.perf_events[i]
         if event.used != 0 and event.event_limit < 0 and ctx_cpu(S, event.ctx) == S.this_cpu:
@@ -129,8 +130,8 @@ def perf_pending_disable(S, E):
 @jit()
 def handle_nmis(S, E):
     """Take the NMIs that are due; inside a handler further ones wait for its end."""
-    core = S.cores[S.this_cpu]
-    host = S.percpu[S.this_cpu]
+    core = this_core(S)
+    host = this_cpu(S)
     while (core.nmi_pending != 0 or core.nmi_at <= core.t) and host.in_nmi == 0:
         core.nmi_pending = 0
         host.in_nmi = 1

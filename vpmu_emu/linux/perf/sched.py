@@ -9,6 +9,7 @@ from __future__ import annotations
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.hrtimer import host_timer_program
 from vpmu_emu.linux.native import cost, retire_work
+from vpmu_emu.linux.percpu import this_core, this_cpu
 from vpmu_emu.linux.perf.clocks import (
     PERF_COUNT_SW_CONTEXT_SWITCHES,
     PERF_COUNT_SW_CPU_MIGRATIONS,
@@ -87,7 +88,7 @@ def event_sched_out(S, E, i):
     perf_pmu_disable(S, E)
     retire_work(S, E, COST_SCHED_OUT)
     x86_pmu_del(S, E, i)
-    host = S.percpu[S.this_cpu]
+    host = this_cpu(S)
     if event.exclusive != 0 or host.n_events == 0:
         host.exclusive = 0
     perf_event_set_state(S, E, i, state)
@@ -111,7 +112,7 @@ def event_filter_match(S, event):
 @jit()
 def event_sched_in(S, E, i):
     """Put one event on the hardware, if it wants to count: 0, or -EINVAL."""
-    host = S.percpu[S.this_cpu]
+    host = this_cpu(S)
     event = S.perf_events[i]
     if event.state != PERF_EVENT_STATE_INACTIVE:
         return 0
@@ -170,7 +171,7 @@ def ctx_sched_out(S, E, ctx, pinned, every):
 def group_can_go_on(S, leader, can_add_hw):
     """Whether a group of the core PMU may try: exclusive ones bear none beside them, nor behind others."""
     event = S.perf_events[leader]
-    if S.percpu[S.this_cpu].exclusive != 0:
+    if this_cpu(S).exclusive != 0:
         return False
     if event.exclusive != 0:
         for i in range(S.perf_rows):
@@ -185,7 +186,7 @@ def group_can_go_on(S, leader, can_add_hw):
 @jit()
 def ctx_sched_in(S, E, ctx, pinned):
     """Schedule the pinned or the flexible events of a context, first come first served (merge_sched_in)."""
-    host = S.percpu[S.this_cpu]
+    host = this_cpu(S)
     if ctx < 0:
         return
     can_add_hw = 1
@@ -210,12 +211,12 @@ def ctx_sched_in(S, E, ctx, pinned):
             can_add_hw = 0  # for the rest of this list
             if pinned != 0:
                 event.error_cause = ERR_NO_COUNTER
-                event.error_time = S.cores[S.this_cpu].t
+                event.error_time = this_core(S).t
                 perf_event_set_state(S, E, i, PERF_EVENT_STATE_ERROR)
             else:
                 S.contexts[ctx].rotate_necessary = 1
                 if host.mux_at == NEVER:  # perf_mux_hrtimer_restart()
-                    host.mux_at = S.cores[S.this_cpu].t + S.config.mux_interval
+                    host.mux_at = this_core(S).t + S.config.mux_interval
                     host_timer_program(S, E)
 
 
@@ -226,7 +227,7 @@ def perf_event_sched_in(S, E, classes):
     In the other ones (ctx->is_active) who waits goes on waiting for the rotation, whatever has become free.
     """
     cpu_ctx = S.this_cpu
-    task_ctx = S.percpu[S.this_cpu].task_ctx
+    task_ctx = this_cpu(S).task_ctx
     if classes & CPU_PINNED != 0:
         ctx_sched_in(S, E, cpu_ctx, 1)
     if classes & TASK_PINNED != 0:
@@ -241,7 +242,7 @@ def perf_event_sched_in(S, E, classes):
 def ctx_resched(S, E, ctx, pinned):
     """Reschedule after an event of this context and class became runnable."""
     cpu_ctx = S.this_cpu
-    task_ctx = S.percpu[S.this_cpu].task_ctx
+    task_ctx = this_cpu(S).task_ctx
     perf_pmu_disable(S, E)
     classes = TASK_FLEXIBLE
     if pinned != 0:
@@ -277,7 +278,7 @@ def perf_event_task_sched(S, E, ctx):
 
     Counts the context switch for the one, and for the other that it has come from another CPU.
     """
-    host = S.percpu[S.this_cpu]
+    host = this_cpu(S)
     perf_sw_event(S, E, PERF_COUNT_SW_CONTEXT_SWITCHES, ONE)
     leaves = host.task_ctx
     if leaves >= 0 and _ctx_has(S, leaves, 0):
@@ -331,14 +332,14 @@ def _event_to_rotate(S, ctx):
 @jit()
 def perf_rotate_context(S, E):
     """perf_mux_hrtimer_handler(): the event that has waited longest gets its turn; 0 if nobody waits."""
-    host = S.percpu[S.this_cpu]
+    host = this_cpu(S)
     cpu_ctx = S.this_cpu
     task_ctx = host.task_ctx
     cpu_rotate = S.contexts[cpu_ctx].rotate_necessary
     task_rotate = S.contexts[task_ctx].rotate_necessary if task_ctx >= 0 else 0
     if cpu_rotate == 0 and task_rotate == 0:
         return 0
-    emit(E, S.cores[S.this_cpu].t, TR_ROTATE, ZERO, ZERO, ZERO, ZERO)
+    emit(E, this_core(S).t, TR_ROTATE, ZERO, ZERO, ZERO, ZERO)
     host.rotations += ONE
     perf_pmu_disable(S, E)
     retire_work(S, E, COST_ROTATE)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
+from vpmu_emu.linux.percpu import this_core, this_cpu
 from vpmu_emu.linux.perf.clocks import clock_program, event_update, is_clock
 from vpmu_emu.linux.perf.output import SAMPLE_PERIOD
 from vpmu_emu.linux.perf.overflow import is_sampling_event, perf_event_overflow
@@ -21,7 +22,7 @@ from vpmu_emu.machine.u64 import ZERO
 @jit()
 def perf_exclude_event(S, event):
     """Whether attr.exclude_* refuse what the interrupt at hand came upon."""
-    came = S.percpu[S.this_cpu].interrupted
+    came = this_cpu(S).interrupted
     return (came == FROM_USER and event.exclude_user != 0) or (
         came == FROM_KERNEL and event.exclude_kernel != 0
     )
@@ -33,7 +34,7 @@ def perf_sw_event(S, E, config, nr):
 
     Whether in user or kernel mode says `percpu.interrupted`.
     """
-    S.percpu[S.this_cpu].interrupted_row = S.percpu[S.this_cpu].row
+    this_cpu(S).interrupted_row = this_cpu(S).row
     for i in range(S.perf_rows):
         event = S.perf_events[i]
         if event.used == 0 or event.pmu_type != PERF_TYPE_SOFTWARE or event.config != config:
@@ -59,8 +60,8 @@ def perf_sw_event(S, E, config, nr):
 @jit()
 def perf_swevent_hrtimer(S, E):
     """Samples of the clocks that are due on this CPU; the timer goes on to the next."""
-    host = S.percpu[S.this_cpu]
-    now = S.cores[S.this_cpu].t
+    host = this_cpu(S)
+    now = this_core(S).t
     host.clock_at = NEVER
     for i in range(S.perf_rows):
         event = S.perf_events[i]

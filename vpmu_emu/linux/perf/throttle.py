@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.hrtimer import host_timer_program
+from vpmu_emu.linux.percpu import this_core, this_cpu
 from vpmu_emu.linux.perf.clocks import clock_program, is_clock, pmu_of
 from vpmu_emu.linux.perf.output import perf_log_throttle
 from vpmu_emu.linux.perf.x86 import (
@@ -28,7 +29,7 @@ NR_ACCUMULATED_SAMPLES = 128
 @jit()
 def tick_at(S):
     """The next tick of this core: int64."""
-    return (S.cores[S.this_cpu].t // S.config.tick_interval + 1) * S.config.tick_interval
+    return (this_core(S).t // S.config.tick_interval + 1) * S.config.tick_interval
 
 
 @jit()
@@ -74,7 +75,7 @@ def perf_event_throttle_group(S, E, i):
 
     Before 6.16 event i alone did.
     """
-    host = S.percpu[S.this_cpu]
+    host = this_cpu(S)
     host.throttles += ONE
     host.tick_at = min(host.tick_at, tick_at(S))
     leader = S.perf_events[i].leader
@@ -104,7 +105,7 @@ def perf_event_unthrottle_group(S, E, i, start):
 @jit()
 def perf_sample_event_took(S, length):
     """An interrupt of perf took `length` (1/16 cycle): if the average is too long, samples get rarer."""
-    host = S.percpu[S.this_cpu]
+    host = this_cpu(S)
     config = S.config
     if config.sample_allowed == 0:  # perf_cpu_time_max_percent is 0 or 100
         return

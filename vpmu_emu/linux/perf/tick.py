@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
+from vpmu_emu.linux.percpu import this_core, this_cpu
 from vpmu_emu.linux.perf.clocks import pmu_of
 from vpmu_emu.linux.perf.overflow import perf_adjust_period
 from vpmu_emu.linux.perf.sched import perf_rotate_context
@@ -28,10 +29,10 @@ from vpmu_emu.machine.u64 import U64
 @jit()
 def perf_mux_hrtimer_handler(S, E):
     """The multiplexing timer: rotate, and come again as long as somebody waits."""
-    host = S.percpu[S.this_cpu]
+    host = this_cpu(S)
     host.mux_at = NEVER
     if perf_rotate_context(S, E) != 0:
-        host.mux_at = S.cores[S.this_cpu].t + S.config.mux_interval
+        host.mux_at = this_core(S).t + S.config.mux_interval
 
 
 @jit()
@@ -56,7 +57,7 @@ def perf_adjust_freq_unthr_context(S, E, i):
 @jit()
 def perf_event_task_tick(S, E):
     """The tick of this CPU: the end of throttling, and the periods of events with a frequency."""
-    host = S.percpu[S.this_cpu]
+    host = this_cpu(S)
     host.tick_at = NEVER
     disabled = False
     for i in range(S.perf_rows):

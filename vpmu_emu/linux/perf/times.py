@@ -6,6 +6,7 @@ kernel/events/core.c, arch/x86/kernel/tsc.c.
 from __future__ import annotations
 
 from vpmu_emu._jit import jit
+from vpmu_emu.linux.percpu import this_core
 from vpmu_emu.linux.state import (
     CTX_TASK,
     N_CORES,
@@ -33,7 +34,7 @@ ATTR_PRECISE_SHIFT = 6  # precise_ip, 0 to 3
 @jit()
 def sched_clock(S, t):
     """Nanoseconds (uint64) of a time (int64, 1/16 cycle) as the kernel makes them of the TSC."""
-    tsc = tsc_at(S.cores[S.this_cpu], t)
+    tsc = tsc_at(this_core(S), t)
     mul = S.config.cyc2ns_mul
     return ((tsc & LOW32) * mul >> U31) + ((tsc >> U32) * mul << ONE)
 
@@ -69,7 +70,7 @@ def perf_event_update_time(S, i):
     Those of an event that runs elsewhere wait for its own CPU: clocks differ.
     """
     event = S.perf_events[i]
-    now = S.cores[S.this_cpu].t
+    now = this_core(S).t
     cpu = ctx_cpu(S, event.ctx)
     if cpu == S.this_cpu:
         # __perf_effective_state(): a member of a group that is off does not want to count either
@@ -122,9 +123,9 @@ def error_over(S, i, released):
     if event.error_log > S.perf_error_n - N_ERRORS and event.error_log > 0:
         log = S.perf_errors[(event.error_log - 1) % N_ERRORS]
         if released != 0:
-            log.released = S.cores[S.this_cpu].t
+            log.released = this_core(S).t
         elif log.revived == 0:
-            log.revived = S.cores[S.this_cpu].t
+            log.revived = this_core(S).t
 
 
 @jit()
@@ -138,7 +139,7 @@ def perf_event_set_state(S, E, i, state):
         for k in range(S.perf_rows):
             if S.perf_events[k].used != 0 and S.perf_events[k].leader == i and k != i:
                 perf_event_update_time(S, k)
-    emit(E, S.cores[S.this_cpu].t, TR_PERF_STATE, ZERO, event.id, U64(event.state + 2), U64(state + 2))
+    emit(E, this_core(S).t, TR_PERF_STATE, ZERO, event.id, U64(event.state + 2), U64(state + 2))
     event.state = state
     if state == PERF_EVENT_STATE_ERROR:
         _log_error(S, i)

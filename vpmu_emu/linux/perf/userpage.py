@@ -6,6 +6,7 @@ kernel/events/core.c, arch/x86/events/core.c.
 from __future__ import annotations
 
 from vpmu_emu._jit import jit, memory_at
+from vpmu_emu.linux.percpu import this_core
 from vpmu_emu.linux.perf.times import perf_event_update_time, sched_clock
 from vpmu_emu.linux.state import IDX_METRIC, IDX_VLBR, PERF_EVENT_STATE_ACTIVE
 from vpmu_emu.machine.physical import ld32, st32, st64
@@ -54,7 +55,7 @@ def perf_event_update_userpage(S, E, i):
     offset = event.count + event.child_count
     if index != ZERO:
         # the counter's bits as the program extends them; Linux keeps them so in prev_count
-        mask = S.cores[S.this_cpu].pmu.gp_mask
+        mask = this_core(S).pmu.gp_mask
         offset -= event.prev_count
         if event.prev_count > mask >> ONE:
             offset += mask + ONE
@@ -66,5 +67,5 @@ def perf_event_update_userpage(S, E, i):
     st64(M, page + PAGE_TIME_ENABLED, enabled)
     st64(M, page + PAGE_TIME_RUNNING, running)
     # a program adds (its TSC in nanoseconds + this) to the times
-    st64(M, page + PAGE_TIME_OFFSET, ZERO - sched_clock(S, S.cores[S.this_cpu].t))
+    st64(M, page + PAGE_TIME_OFFSET, ZERO - sched_clock(S, this_core(S).t))
     st32(M, page + PAGE_LOCK, lock + ONE + ONE)

@@ -12,6 +12,7 @@ import numpy as np
 
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.native import rdpmcl, wrmsrl
+from vpmu_emu.linux.percpu import this_core, this_cpu
 from vpmu_emu.linux.perf.lbr import (
     PERF_SAMPLE_BRANCH_STACK,
     intel_pmu_lbr_add,
@@ -107,7 +108,7 @@ def is_topdown_idx(idx):
 @jit()
 def has_perf_metrics(S):
     """Whether this CPU has PERF_METRICS, and the slots that it is about."""
-    pmu = S.cores[S.this_cpu].pmu
+    pmu = this_core(S).pmu
     return pmu.perf_capabilities & CAP_PERF_METRICS != ZERO and pmu.fixed > SLOTS_COUNTER - N_GP
 
 
@@ -146,7 +147,7 @@ def _update_topdown(event, slots, metrics, last_slots, last_metrics):
 @jit()
 def _save_topdown(S, i, slots, metrics):
     # update_saved_topdown_regs()
-    host = S.percpu[S.this_cpu]
+    host = this_cpu(S)
     S.perf_events[i].saved_slots = slots
     S.perf_events[i].saved_metric = metrics
     for idx in range(SLOTS_COUNTER, N_IDX):
@@ -159,7 +160,7 @@ def _save_topdown(S, i, slots, metrics):
 @jit()
 def intel_update_topdown_event(S, E, i):
     """Bring the events that share fixed counter 3 up to date; `i` is one of them, or -1."""
-    host = S.percpu[S.this_cpu]
+    host = this_cpu(S)
     slots = rdpmcl(S, E, RDPMC_FIXED_BASE | U3)
     if slots == ZERO:
         return
@@ -186,7 +187,7 @@ def intel_update_topdown_event(S, E, i):
 @jit()
 def intel_pmu_read_event(S, E, i):
     """pmu->read() of an event that counts: topdown events only while the PMU stands still."""
-    host = S.percpu[S.this_cpu]
+    host = this_cpu(S)
     if S.perf_events[i].topdown == 0:
         x86_perf_event_update(S, E, i)
         return
@@ -216,7 +217,7 @@ def _set_topdown_period(S, E, i):
 def x86_perf_event_update(S, E, i):
     """Add what the counter grew by to event->count, with one RDPMC."""
     event = S.perf_events[i]
-    core = S.cores[S.this_cpu]
+    core = this_core(S)
     idx = event.idx
     if idx == IDX_VLBR:
         return
@@ -239,7 +240,7 @@ def x86_perf_event_update(S, E, i):
 def x86_perf_event_set_period(S, E, i):
     """Load the counter so that it overflows after period_left events; 1 if a period has just ended."""
     event = S.perf_events[i]
-    core = S.cores[S.this_cpu]
+    core = this_core(S)
     if event.idx == IDX_VLBR:
         return 0
     if event.topdown != 0:
@@ -274,7 +275,7 @@ def x86_perf_event_set_period(S, E, i):
 @jit()
 def _program_pebs(S, E, bit, on):
     # intel_pmu_pebs_enable(), intel_pmu_pebs_disable()
-    host = S.percpu[S.this_cpu]
+    host = this_cpu(S)
     if on != 0:
         host.pebs_enabled |= bit
     else:
@@ -286,7 +287,7 @@ def _program_pebs(S, E, bit, on):
 @jit()
 def _program(S, E, i, on):
     # intel_pmu_enable_event(), intel_pmu_disable_event()
-    host = S.percpu[S.this_cpu]
+    host = this_cpu(S)
     event = S.perf_events[i]
     idx = event.idx
     if event.topdown != 0 and is_topdown_idx(idx):
@@ -315,7 +316,7 @@ def _program(S, E, i, on):
             value |= EVENTSEL_OS
         if pebs:  # what interrupts is the store's threshold
             value &= ~EVENTSEL_INT
-            if S.cores[S.this_cpu].pmu.perf_capabilities & CAP_PEBS_BASELINE != ZERO:
+            if this_core(S).pmu.perf_capabilities & CAP_PEBS_BASELINE != ZERO:
                 value |= ICL_EVENTSEL_ADAPTIVE
         if on != 0:
             value |= EVENTSEL_ENABLE
@@ -345,7 +346,7 @@ def intel_pmu_has_bts_period(S, event, period):
 @jit()
 def x86_pmu_start(S, E, i, reload):
     """Let a scheduled event count; `reload` 1 loads its period first (PERF_EF_RELOAD)."""
-    host = S.percpu[S.this_cpu]
+    host = this_cpu(S)
     event = S.perf_events[i]
     if reload != 0:
         x86_perf_event_set_period(S, E, i)
@@ -360,7 +361,7 @@ def x86_pmu_start(S, E, i, reload):
 @jit()
 def x86_pmu_stop(S, E, i, update):
     """Stop an event that counts; `update` 1 brings its count up to date (PERF_EF_UPDATE)."""
-    host = S.percpu[S.this_cpu]
+    host = this_cpu(S)
     event = S.perf_events[i]
     idx = event.idx
     if idx < 0 or host.events[idx] != i:
@@ -376,7 +377,7 @@ def x86_pmu_stop(S, E, i, update):
 @jit()
 def perf_pmu_disable(S, E):
     """Stop the PMU as a whole; calls nest."""
-    host = S.percpu[S.this_cpu]
+    host = this_cpu(S)
     host.disable_count += 1
     if host.disable_count == 1 and host.enabled != 0:
         host.enabled = 0
@@ -388,7 +389,7 @@ def perf_pmu_disable(S, E):
 @jit()
 def intel_pmu_enable_all(S, E):
     """Write FIXED_CTR_CTRL if it changed, then GLOBAL_CTRL without the counters of exclude_host events."""
-    host = S.percpu[S.this_cpu]
+    host = this_cpu(S)
     if host.fixed_ctrl_val != host.active_fixed_ctrl_val:
         wrmsrl(S, E, MSR_CORE_PERF_FIXED_CTR_CTRL, host.fixed_ctrl_val)
         host.active_fixed_ctrl_val = host.fixed_ctrl_val
@@ -400,7 +401,7 @@ def intel_pmu_enable_all(S, E):
 @jit()
 def perf_pmu_enable(S, E):
     """Undo one perf_pmu_disable(); the last one programs what was scheduled meanwhile (x86_pmu_enable)."""
-    host = S.percpu[S.this_cpu]
+    host = this_cpu(S)
     host.disable_count -= 1
     if host.disable_count != 0 or host.enabled != 0:
         return
@@ -445,7 +446,7 @@ def _constraint(S, config, pebs):
 @jit()
 def _choice(S, k):
     # What row k of the constraints leaves on this CPU (intel_pmu_check_event_constraints)
-    core = S.cores[S.this_cpu]
+    core = this_core(S)
     choice = (ONE << U64(core.pmu.gp)) - ONE
     if k < 0:
         return choice
@@ -489,7 +490,7 @@ def intel_get_event_constraints(S, event):
 @jit()
 def x86_schedule_events(S, rows, n):
     """Find a counter for each of the events `rows[:n]`: 0 and they stand in `fake_assign`, or -EINVAL."""
-    host = S.percpu[S.this_cpu]
+    host = this_cpu(S)
     choices = host.event_constraint
     used = ZERO
     k = 0
@@ -529,7 +530,7 @@ def x86_schedule_events(S, rows, n):
 @jit()
 def collect_event(S, rows, n, config):
     """Whether a further event of `config` may join the events `rows[:n]` at all: 0 or -EINVAL."""
-    pmu = S.cores[S.this_cpu].pmu
+    pmu = this_core(S).pmu
     metrics = 0
     if has_perf_metrics(S):
         for k in range(n):
@@ -545,7 +546,7 @@ def collect_event(S, rows, n, config):
 @jit()
 def x86_pmu_add(S, E, i):
     """Take event i into the set that is scheduled; 0, or EINVAL if the counters do not suffice."""
-    host = S.percpu[S.this_cpu]
+    host = this_cpu(S)
     n = host.n_events
     if collect_event(S, host.event_list, n, S.perf_events[i].config) != 0:
         return EINVAL
@@ -568,7 +569,7 @@ def x86_pmu_add(S, E, i):
 @jit()
 def x86_pmu_del(S, E, i):
     """Take event i off the hardware, its count brought up to date."""
-    host = S.percpu[S.this_cpu]
+    host = this_cpu(S)
     x86_pmu_stop(S, E, i, 1)
     perf_event_update_userpage(S, E, i)
     if S.perf_events[i].sample_type & PERF_SAMPLE_BRANCH_STACK != ZERO:

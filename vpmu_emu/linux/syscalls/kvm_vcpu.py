@@ -401,7 +401,7 @@ def pmu_msr(host: Host, k: int, index: int, value: int | None = None) -> int:
         _NoMsrError: the handler refuses.
     """
     S = host.S
-    S.this_vcpu, S.this_vm = k, int(S.vcpus[k].vm)
+    S.this_vcpu = k
     # An event that counts is on the core of its task.
     pmu = S.vcpus[k].pmu
     rows = [row for row in (*(int(p.perf_event) for p in pmu.pmcs), int(pmu.lbr_event)) if row >= 0]

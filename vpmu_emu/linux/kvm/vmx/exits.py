@@ -35,6 +35,7 @@ from vpmu_emu.linux.kvm.run import (
 )
 from vpmu_emu.linux.kvm.trigger import kvm_pmu_trigger_event
 from vpmu_emu.linux.native import cost
+from vpmu_emu.linux.percpu import this_core
 from vpmu_emu.linux.state import (
     USER_FAULT,
     USER_IO_IN,
@@ -165,9 +166,8 @@ _ACCESS_TYPE = U64(3 << 4)  # of the exit qualification; all ones is LMSW
 
 
 @jit()
-def kvm_queue_exception(S, vector, has_error, error):
+def kvm_queue_exception(vcpu, vector, has_error, error):
     """Inject an exception at the next entry; the instruction is not skipped."""
-    vcpu = S.vcpus[S.this_vcpu]
     vcpu.exception = vector
     vcpu.exception_pending = 1
     vcpu.exception_has_error = has_error
@@ -177,9 +177,9 @@ def kvm_queue_exception(S, vector, has_error, error):
 
 
 @jit()
-def kvm_inject_gp(S):
+def kvm_inject_gp(vcpu):
     """#GP(0)."""
-    kvm_queue_exception(S, VECTOR_GP, 1, ZERO)
+    kvm_queue_exception(vcpu, VECTOR_GP, 1, ZERO)
 
 
 @jit()
@@ -191,24 +191,24 @@ def _uncounted(core):
 
 
 @jit()
-def kvm_skip_emulated_instruction(S, M, E):
+def kvm_skip_emulated_instruction(S, M, E, vcpu):
     """Go past the instruction that was emulated, and count it."""
-    stepping = vmread(S.cores[S.this_cpu], M, V_RFLAGS) & RFLAGS_TF != ZERO
-    _skip(S, M, E)
+    stepping = vmread(this_core(S), M, V_RFLAGS) & RFLAGS_TF != ZERO
+    _skip(S, M, E, vcpu)
     if stepping:
-        kvm_vcpu_do_singlestep(S, M)
+        kvm_vcpu_do_singlestep(S, M, vcpu)
 
 
 @jit()
-def _skip(S, M, E):
-    core = S.cores[S.this_cpu]
+def _skip(S, M, E, vcpu):
+    core = this_core(S)
     core.rip = vmread(core, M, V_RIP) + core.vmx.exit_insn_len
     vmwrite(core, M, V_RIP, core.rip)
-    S.vcpus[S.this_vcpu].emulated_insns += ONE
-    S.cores[S.this_cpu].stats.emulated += ONE
+    vcpu.emulated_insns += ONE
+    this_core(S).stats.emulated += ONE
     vmwrite(core, M, V_INTERRUPTIBILITY, vmread(core, M, V_INTERRUPTIBILITY) & ~_SHADOWS)
     if core.inject == ZERO or not _uncounted(core):
-        kvm_pmu_trigger_event(S, E, S.vcpus[S.this_vcpu].pmu.pmc_counting_instructions)
+        kvm_pmu_trigger_event(S, E, vcpu, vcpu.pmu.pmc_counting_instructions)
 
 
 @jit()
@@ -223,10 +223,9 @@ def _absent(core, E, index, value, writes, hidden):
 
 
 @jit()
-def kvm_set_msr_common(S, M, E, index, value):
+def kvm_set_msr_common(S, M, E, vcpu, index, value):
     """WRMSR of the guest to anything but its PMU; not 0 means #GP: GP_*."""
-    core = S.cores[S.this_cpu]
-    vcpu = S.vcpus[S.this_vcpu]
+    core = this_core(S)
     rn = find_msr(index)
     if rn < 0:
         return _absent(core, E, index, value, 1, 0)
@@ -242,9 +241,9 @@ def kvm_set_msr_common(S, M, E, index, value):
     if value & vcpu.msr_reserved[row] != ZERO:
         return GP_RESERVED
     if index >= _X2APIC_FIRST and index <= _X2APIC_LAST:
-        return kvm_x2apic_msr_write(S, E, index, value)
+        return kvm_x2apic_msr_write(S, E, vcpu, index, value)
     if row == R_APIC_BASE:
-        return kvm_set_apic_base(S, M, value)
+        return kvm_set_apic_base(S, M, vcpu, value)
     if row == R_TSC:
         now = tsc_at(core, core.t) + core.tsc_adjust
         vmwrite(core, M, V_TSC_OFFSET, value - now)
@@ -253,10 +252,10 @@ def kvm_set_msr_common(S, M, E, index, value):
         kvm_set_lapic_tscdeadline_msr(S, M, value)
         return 0
     if row == R_MISC_ENABLE:
-        old = S.vcpus[S.this_vcpu].ia32_misc_enable_msr
+        old = vcpu.ia32_misc_enable_msr
         if (old ^ value) & MISC_ENABLE_PMU_RO_MASK != ZERO:
             return GP_VALUE
-        S.vcpus[S.this_vcpu].ia32_misc_enable_msr = (value & ~MISC_ENABLE_EMON) | (old & MISC_ENABLE_EMON)
+        vcpu.ia32_misc_enable_msr = (value & ~MISC_ENABLE_EMON) | (old & MISC_ENABLE_EMON)
         return 0
     if row == R_DEBUGCTL:
         # vmx_set_msr: what is not supported goes with a message and without a fault
@@ -278,13 +277,12 @@ def kvm_set_msr_common(S, M, E, index, value):
 
 
 @jit()
-def kvm_get_msr_common(S, M, E, index, look):
+def kvm_get_msr_common(S, M, E, vcpu, index, look):
     """RDMSR of the guest of anything but its PMU: (0, or GP_* for #GP; value).
 
     `look` 1: what it would have been where the guest was left; it takes no time.
     """
-    core = S.cores[S.this_cpu]
-    vcpu = S.vcpus[S.this_vcpu]
+    core = this_core(S)
     rn = find_msr(index)
     if rn < 0:
         return _absent(core, E, index, ZERO, -look, 0), ZERO
@@ -310,9 +308,9 @@ def kvm_get_msr_common(S, M, E, index, look):
     if row == R_TSC_DEADLINE:
         return 0, core.vapic.tsc_deadline
     if row == R_MISC_ENABLE:
-        return 0, S.vcpus[S.this_vcpu].ia32_misc_enable_msr
+        return 0, vcpu.ia32_misc_enable_msr
     if row == R_PERF_CAPABILITIES:
-        return 0, S.vcpus[S.this_vcpu].perf_capabilities
+        return 0, vcpu.perf_capabilities
     if row == R_DEBUGCTL:
         return 0, vmread(core, M, V_DEBUGCTL)
     rn = check_read(core, index)
@@ -322,62 +320,60 @@ def kvm_get_msr_common(S, M, E, index, look):
 
 
 @jit()
-def finish_wrmsr(S, M, E, index, value, fault):
+def finish_wrmsr(S, M, E, vcpu, index, value, fault):
     """The end of every WRMSR exit: #GP, or note it and skip it; vcpu.wrmsr_old is what was there before."""
-    core = S.cores[S.this_cpu]
-    vcpu = S.vcpus[S.this_vcpu]
-    if fault != 0 and msr_fault_to_vmm(S, M, index, value, 1):
+    core = this_core(S)
+    if fault != 0 and msr_fault_to_vmm(S, M, vcpu, index, value, 1):
         return
     if fault != 0:
         note_msr_fault(core, E, index, value, 1, fault)
-        kvm_inject_gp(S)
+        kvm_inject_gp(vcpu)
     else:
         note_msr(core, E, index, value, vcpu.wrmsr_old, vcpu.wrmsr_kind, 1)
-        kvm_skip_emulated_instruction(S, M, E)
+        kvm_skip_emulated_instruction(S, M, E, vcpu)
 
 
 @jit()
-def finish_rdmsr(S, M, E, index, value, fault):
+def finish_rdmsr(S, M, E, vcpu, index, value, fault):
     """The end of every RDMSR exit: #GP, or give the value and skip it."""
-    core = S.cores[S.this_cpu]
-    if fault != 0 and msr_fault_to_vmm(S, M, index, ZERO, 0):
+    core = this_core(S)
+    if fault != 0 and msr_fault_to_vmm(S, M, vcpu, index, ZERO, 0):
         return
     if fault != 0:
         note_msr_fault(core, E, index, ZERO, 0, fault)
-        kvm_inject_gp(S)
+        kvm_inject_gp(vcpu)
     else:
         core.regs[RAX] = value & LOW32
         core.regs[RDX] = value >> U32
         note_msr(core, E, index, value, value, READ, 1)
-        kvm_skip_emulated_instruction(S, M, E)
+        kvm_skip_emulated_instruction(S, M, E, vcpu)
 
 
 @jit()
-def finish_rdpmc(S, M, E, ecx, value):
+def finish_rdpmc(S, M, E, vcpu, ecx, value):
     """The end of an RDPMC exit that did not fault."""
-    core = S.cores[S.this_cpu]
+    core = this_core(S)
     value = rdpmc_result(core, ecx, value)
     core.regs[RAX] = value & LOW32
     core.regs[RDX] = value >> U32
     core.stats.rdpmcs += ONE
     emit(E, core.t, TR_GUEST_RDPMC, core.rip, ecx, value, ONE)
-    kvm_skip_emulated_instruction(S, M, E)
+    kvm_skip_emulated_instruction(S, M, E, vcpu)
 
 
 @jit()
-def kvm_emulate_cpuid(S, M, E):
+def kvm_emulate_cpuid(S, M, E, vcpu):
     """CPUID from the table that the VMM gave (KVM_SET_CPUID2)."""
-    core = S.cores[S.this_cpu]
+    core = this_core(S)
     charge(S, E, COST_CPUID)
-    cpuid_answer(core, S.vcpus[S.this_vcpu].cpuid, core.vapic.apic_base)  # kvm_update_cpuid_runtime()
-    kvm_skip_emulated_instruction(S, M, E)
+    cpuid_answer(core, vcpu.cpuid, core.vapic.apic_base)  # kvm_update_cpuid_runtime()
+    kvm_skip_emulated_instruction(S, M, E, vcpu)
 
 
 @jit()
-def handle_io(S, M, E):
+def handle_io(S, M, E, vcpu):
     """IN and OUT: out to the VMM, which is the machine's platform."""
-    core = S.cores[S.this_cpu]
-    vcpu = S.vcpus[S.this_vcpu]
+    core = this_core(S)
     charge(S, E, COST_PIO)
     qualification = core.vmx.exit_qual
     port = (qualification >> U16) & WORD
@@ -386,26 +382,26 @@ def handle_io(S, M, E):
     incoming = qualification & _IN != ZERO
     if qualification & IO_STRING != ZERO:
         vcpu.pio_count = E.port_count if incoming else ONE
-        exit_for_port(S, M, 1 if incoming else 0, port, size, E.port_value & mask, vcpu.pio_count)
+        exit_for_port(S, M, vcpu, 1 if incoming else 0, port, size, E.port_value & mask, vcpu.pio_count)
         if incoming:  # the emulator goes on with what the VMM gives
             vcpu.complete = USER_IO_STRING
         else:
             vcpu.complete = USER_IO_NONE
-            _skip(S, M, E)
+            _skip(S, M, E, vcpu)
         return
     emulated = vmread(core, M, V_EXIT_REASON) != EXIT_IO_INSTRUCTION
     vcpu.pio_size = size
     vcpu.cui_linear_rip = ALL if emulated else vmread(core, M, V_RIP)
-    exit_for_port(S, M, 1 if incoming else 0, port, size, core.regs[RAX] & mask, ONE)
+    exit_for_port(S, M, vcpu, 1 if incoming else 0, port, size, core.regs[RAX] & mask, ONE)
     if incoming:
         return
     if emulated:
         # x86_emulate_instruction(): it is over before the VMM hears of it, and without a single step
         vcpu.complete = USER_IO_NONE
-        _skip(S, M, E)
+        _skip(S, M, E, vcpu)
     elif port == _PORT_7E:  # KVM_X86_QUIRK_OUT_7E_INC_RIP
         vcpu.complete = USER_IO_NONE
-        kvm_skip_emulated_instruction(S, M, E)
+        kvm_skip_emulated_instruction(S, M, E, vcpu)
 
 
 @jit()
@@ -418,10 +414,9 @@ def _set_accumulator(core, size, value):
 
 
 @jit()
-def complete_userspace_io(S, M, E):
+def complete_userspace_io(S, M, E, vcpu):
     """KVM_RUN again after KVM_EXIT_IO: only now the instruction is skipped, and counted."""
-    core = S.cores[S.this_cpu]
-    vcpu = S.vcpus[S.this_vcpu]
+    core = this_core(S)
     core.vmx.exit_insn_len = vcpu.io_len
     done = vcpu.complete
     vcpu.complete = USER_IO_NONE
@@ -431,17 +426,17 @@ def complete_userspace_io(S, M, E):
         if at != ALL and at != vmread(core, M, V_RIP):
             return  # complete_fast_pio_out(): the VMM has taken the guest elsewhere
         if done == USER_IO_IN:
-            _set_accumulator(core, vcpu.pio_size, port_data(S, M))
+            _set_accumulator(core, vcpu.pio_size, port_data(M, vcpu))
     elif done == USER_IO_RDMSR or done == USER_IO_WRMSR:
-        refused, value = msr_answer(S, M)
+        refused, value = msr_answer(M, vcpu)
         if refused:
-            kvm_inject_gp(S)
+            kvm_inject_gp(vcpu)
         elif done == USER_IO_WRMSR:
-            finish_wrmsr(S, M, E, core.regs[RCX] & LOW32, value, 0)
+            finish_wrmsr(S, M, E, vcpu, core.regs[RCX] & LOW32, value, 0)
         else:
-            finish_rdmsr(S, M, E, core.regs[RCX] & LOW32, value, 0)
+            finish_rdmsr(S, M, E, vcpu, core.regs[RCX] & LOW32, value, 0)
         return
-    kvm_skip_emulated_instruction(S, M, E)
+    kvm_skip_emulated_instruction(S, M, E, vcpu)
 
 
 @jit()
@@ -472,21 +467,21 @@ def kvm_set_xcr(core, vcpu, index, value):
 
 
 @jit()
-def kvm_emulate_xsetbv(S, M, E):
+def kvm_emulate_xsetbv(S, M, E, vcpu):
     """XSETBV: silicon has looked at CR4.OSXSAVE and the CPL before it left the guest."""
-    core = S.cores[S.this_cpu]
+    core = this_core(S)
     charge(S, E, COST_CR)
     value = (core.regs[RAX] & LOW32) | (core.regs[RDX] << U32)
-    if kvm_set_xcr(core, S.vcpus[S.this_vcpu], core.regs[RCX] & LOW32, value) != 0:
-        kvm_inject_gp(S)
+    if kvm_set_xcr(core, vcpu, core.regs[RCX] & LOW32, value) != 0:
+        kvm_inject_gp(vcpu)
     else:
-        kvm_skip_emulated_instruction(S, M, E)
+        kvm_skip_emulated_instruction(S, M, E, vcpu)
 
 
 @jit()
-def handle_cr(S, M, E):
+def handle_cr(S, M, E, vcpu):
     """MOV to CR0 or CR4, and LMSW, that change a bit of the host's: kvm_set_cr0() and kvm_set_cr4()."""
-    core = S.cores[S.this_cpu]
+    core = this_core(S)
     charge(S, E, COST_CR)
     qualification = core.vmx.exit_qual
     value = core.regs[np.int64((qualification >> U8) & U64(15))]
@@ -501,81 +496,79 @@ def handle_cr(S, M, E):
             vmwrite(core, M, V_CR0_SHADOW, core.cr0)
     else:
         valid = cr4_is_valid(core, value)
-        if value & CR4_OSXSAVE != ZERO and not guest_has_xsave(S.vcpus[S.this_vcpu]):
+        if value & CR4_OSXSAVE != ZERO and not guest_has_xsave(vcpu):
             valid = False
         if valid:
             set_cr4(core, value)
             vmwrite(core, M, V_CR4, core.cr4)
             vmwrite(core, M, V_CR4_SHADOW, core.cr4)
     if valid:
-        kvm_skip_emulated_instruction(S, M, E)
+        kvm_skip_emulated_instruction(S, M, E, vcpu)
     else:
-        kvm_inject_gp(S)
+        kvm_inject_gp(vcpu)
 
 
 @jit()
-def end_guest(S, M, stop, info, suberror):
+def end_guest(S, M, vcpu, stop, info, suberror):
     """The guest cannot go on: its VMM hears of it, by KVM_INTERNAL_ERROR_* `suberror` or, 0, SHUTDOWN."""
-    vcpu = S.vcpus[S.this_vcpu]
     vcpu.ended = stop
     vcpu.ended_info = info
     if stop == STOP_TRIPLE_FAULT:
-        exit_to_user(S, M, KVM_EXIT_SHUTDOWN)
+        exit_to_user(S, M, vcpu, KVM_EXIT_SHUTDOWN)
     else:
-        exit_for_bug(S, M, info, suberror)
+        exit_for_bug(S, M, vcpu, info, suberror)
 
 
 @jit()
-def handle_undelivered(S, M):
+def handle_undelivered(S, M, vcpu):
     """Whether the exit met a device while an event was delivered to it: KVM_INTERNAL_ERROR_DELIVERY_EV."""
-    vmx = S.cores[S.this_cpu].vmx
+    vmx = this_core(S).vmx
     if vmx.idt_vectoring & INTR_VALID == ZERO:
         return False
-    end_guest(S, M, STOP_SHUTDOWN, vmx.exit_reason, DELIVERY_EV)
+    end_guest(S, M, vcpu, STOP_SHUTDOWN, vmx.exit_reason, DELIVERY_EV)
     return True
 
 
 @jit()
-def vmx_handle_exit(S, M, E):
+def vmx_handle_exit(S, M, E, vcpu):
     """Every exit reason that needs no vPMU; an unknown one ends the run (KVM_EXIT_INTERNAL_ERROR)."""
-    core = S.cores[S.this_cpu]
-    vcpu = S.vcpus[S.this_vcpu]
+    core = this_core(S)
     reason = core.vmx.exit_reason
     if reason == EXIT_CPUID:
-        kvm_emulate_cpuid(S, M, E)
+        kvm_emulate_cpuid(S, M, E, vcpu)
     elif reason == EXIT_IO_INSTRUCTION:
-        handle_io(S, M, E)
+        handle_io(S, M, E, vcpu)
     elif reason == EXIT_CR_ACCESS:
-        handle_cr(S, M, E)
+        handle_cr(S, M, E, vcpu)
     elif reason == EXIT_DR_ACCESS:
-        done = handle_dr(S, M, E)
+        done = handle_dr(S, M, E, vcpu)
         if done > 0:
-            kvm_skip_emulated_instruction(S, M, E)
+            kvm_skip_emulated_instruction(S, M, E, vcpu)
         elif done < 0:
-            kvm_inject_gp(S)
+            kvm_inject_gp(vcpu)
     elif reason == EXIT_HLT:
-        kvm_skip_emulated_instruction(S, M, E)
-        if S.vms[S.this_vm].irqchip == 0:
-            exit_to_user(S, M, KVM_EXIT_HLT)  # nothing here could wake it
+        kvm_skip_emulated_instruction(S, M, E, vcpu)
+        if S.vms[vcpu.vm].irqchip == 0:
+            exit_to_user(S, M, vcpu, KVM_EXIT_HLT)  # nothing here could wake it
         else:
             vcpu.mp_state = 1
     elif reason == EXIT_VMCALL:
         charge(S, E, COST_HYPERCALL)
-        kvm_emulate_hypercall(S, E)
-        kvm_skip_emulated_instruction(S, M, E)
+        kvm_emulate_hypercall(S, E, vcpu)
+        kvm_skip_emulated_instruction(S, M, E, vcpu)
     elif reason == EXIT_XSETBV:
-        kvm_emulate_xsetbv(S, M, E)
+        kvm_emulate_xsetbv(S, M, E, vcpu)
     elif reason == EXIT_WBINVD or reason == EXIT_INVD or reason == EXIT_INVLPG:
-        kvm_skip_emulated_instruction(S, M, E)
+        kvm_skip_emulated_instruction(S, M, E, vcpu)
     elif reason == EXIT_NMI_WINDOW or reason == EXIT_INTERRUPT_WINDOW:
         charge(S, E, COST_WINDOW)
-        if reason == EXIT_INTERRUPT_WINDOW and dm_request_for_irq_injection(S, M):
-            exit_to_user(S, M, KVM_EXIT_IRQ_WINDOW_OPEN)
+        if reason == EXIT_INTERRUPT_WINDOW and dm_request_for_irq_injection(S, M, vcpu):
+            exit_to_user(S, M, vcpu, KVM_EXIT_IRQ_WINDOW_OPEN)
     elif reason == EXIT_EPT_VIOLATION:
         # kvm_mmu_page_fault(): hva_to_pfn() found KVM_PFN_ERR_FAULT
         vcpu.user_exit = USER_FAULT
     elif reason == EXIT_TRIPLE_FAULT:
-        end_guest(S, M, STOP_TRIPLE_FAULT, core.stop_info, 0)
+        end_guest(S, M, vcpu, STOP_TRIPLE_FAULT, core.stop_info, 0)
     elif (
         reason != EXIT_EXCEPTION_NMI
         and reason != EXIT_APIC_ACCESS
@@ -583,5 +576,5 @@ def vmx_handle_exit(S, M, E):
         and reason != EXIT_EXTERNAL_INTERRUPT
         and reason != EXIT_PREEMPTION_TIMER
     ):  # those are done with before
-        end_guest(S, M, STOP_SHUTDOWN, reason, UNEXPECTED_EXIT_REASON)
+        end_guest(S, M, vcpu, STOP_SHUTDOWN, reason, UNEXPECTED_EXIT_REASON)
 

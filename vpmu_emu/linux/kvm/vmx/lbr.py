@@ -12,6 +12,7 @@ from vpmu_emu.linux.charge import charge
 from vpmu_emu.linux.kvm.msrfilter import kvm_msr_allowed
 from vpmu_emu.linux.kvm.pmu import intel_pmu_lbr_is_enabled
 from vpmu_emu.linux.native import cost, rdmsrl, wrmsrl
+from vpmu_emu.linux.percpu import this_core, this_cpu
 from vpmu_emu.linux.perf.event import (
     ATTR_BRANCH_STACK,
     ATTR_EXCLUDE_HOST,
@@ -44,28 +45,28 @@ _SEVEN = U64(7)
 
 
 @jit()
-def intel_pmu_is_valid_lbr_msr(S, index):
+def intel_pmu_is_valid_lbr_msr(vcpu, index):
     """Whether `index` is an LBR register that the guest has."""
     rn = find_msr(index)
     if rn < 0 or rn >> 6 < R_LBR_SELECT or rn >> 6 > R_LASTBRANCH_INFO:
         return False
-    return rn & 63 < S.vcpus[S.this_vcpu].msr_n[rn >> 6]
+    return rn & 63 < vcpu.msr_n[rn >> 6]
 
 
 @jit()
-def intel_pmu_create_guest_lbr_event(S, E):
+def intel_pmu_create_guest_lbr_event(S, E, vcpu):
     """Ask perf for the records, for this thread and pinned; 0 or a negative errno."""
-    vcpu = S.vcpus[S.this_vcpu]
     pmu = vcpu.pmu
     if pmu.lbr_event < 0:
         event = perf_event_create_kernel_counter(
             S,
             E,
-            CTX_TASK + S.percpu[S.this_cpu].curr,  # its VMM's thread too, outside of KVM_RUN
+            CTX_TASK + this_cpu(S).curr,  # its VMM's thread too, outside of KVM_RUN
             ATTR_PINNED | ATTR_EXCLUDE_HOST | ATTR_BRANCH_STACK,
             INTEL_FIXED_VLBR_EVENT,
             ZERO,
             OWNER_KVM,
+            vcpu.vcpu_idx,
             -1,
         )
         charge(S, E, COST_CREATE)
@@ -79,9 +80,9 @@ def intel_pmu_create_guest_lbr_event(S, E):
 
 
 @jit()
-def intel_pmu_release_guest_lbr_event(S, E):
+def intel_pmu_release_guest_lbr_event(S, E, vcpu):
     """Give the records back."""
-    pmu = S.vcpus[S.this_vcpu].pmu
+    pmu = vcpu.pmu
     if pmu.lbr_event >= 0:
         perf_event_release_kernel(S, E, pmu.lbr_event)
         charge(S, E, COST_RELEASE)
@@ -91,11 +92,11 @@ def intel_pmu_release_guest_lbr_event(S, E):
 
 
 @jit()
-def intel_pmu_handle_lbr_msrs_access(S, E, index, value, writes):
+def intel_pmu_handle_lbr_msrs_access(S, E, vcpu, index, value, writes):
     """RDMSR or WRMSR of an LBR register that exits: what was read, 0 if the records are somebody else's."""
-    core = S.cores[S.this_cpu]
-    pmu = S.vcpus[S.this_vcpu].pmu
-    if pmu.lbr_event < 0 and intel_pmu_create_guest_lbr_event(S, E) < 0:
+    core = this_core(S)
+    pmu = vcpu.pmu
+    if pmu.lbr_event < 0 and intel_pmu_create_guest_lbr_event(S, E, vcpu) < 0:
         return ZERO
     if S.perf_events[pmu.lbr_event].state != PERF_EVENT_STATE_ACTIVE:
         pmu.pmc_in_use &= ~INTEL_PMC_IDX_FIXED_VLBR
@@ -110,30 +111,29 @@ def intel_pmu_handle_lbr_msrs_access(S, E, index, value, writes):
 
 
 @jit()
-def intel_pmu_lbr_msr_now(S, index):
+def intel_pmu_lbr_msr_now(S, vcpu, index):
     """What RDMSR of an LBR register would give; nothing follows from looking."""
-    core = S.cores[S.this_cpu]
-    i = S.vcpus[S.this_vcpu].pmu.lbr_event
+    core = this_core(S)
+    i = vcpu.pmu.lbr_event
     if i < 0 or S.perf_events[i].state != PERF_EVENT_STATE_ACTIVE:
         return ZERO
     return msr_value(core, find_msr(index), index)
 
 
 @jit()
-def intel_pmu_debugctl_written(S, E, value):
+def intel_pmu_debugctl_written(S, E, vcpu, value):
     """After a WRMSR of DEBUGCTL that did not fault."""
-    vcpu = S.vcpus[S.this_vcpu]
     if intel_pmu_lbr_is_enabled(vcpu) and vcpu.pmu.lbr_event < 0 and value & DEBUGCTL_LBR != ZERO:
-        intel_pmu_create_guest_lbr_event(S, E)
+        intel_pmu_create_guest_lbr_event(S, E, vcpu)
 
 
 @jit()
-def _set_intercept(S, M, first, count, intercept):
-    bitmap = S.vcpus[S.this_vcpu].msr_bitmap
+def _set_intercept(S, M, vcpu, first, count, intercept):
+    bitmap = vcpu.msr_bitmap
     for k in range(count):
         index = first + U64(k)
         for writes in range(2):
-            passes = intercept == 0 and kvm_msr_allowed(S, M, index, writes)
+            passes = intercept == 0 and kvm_msr_allowed(S, M, vcpu, index, writes)
             at = U64(bitmap + writes * _BITMAP_WRITE) + (index >> U3)
             bit = ONE << (index & _SEVEN)
             byte = U64(M[at]) | bit
@@ -141,31 +141,29 @@ def _set_intercept(S, M, first, count, intercept):
 
 
 @jit()
-def vmx_update_intercept_for_lbr_msrs(S, M, intercept):
+def vmx_update_intercept_for_lbr_msrs(S, M, vcpu, intercept):
     """Have every access to an LBR register exit (1), or none that the VM's MSR filter allows (0)."""
-    vcpu = S.vcpus[S.this_vcpu]
     if vcpu.pmu.lbr_passthrough == 1 - intercept:
         return
     vcpu.pmu.lbr_passthrough = 1 - intercept
-    _set_intercept(S, M, MSR_LBR_FROM, N_LBR, intercept)
-    _set_intercept(S, M, MSR_LBR_TO, N_LBR, intercept)
-    _set_intercept(S, M, MSR_LBR_INFO, N_LBR, intercept)
-    _set_intercept(S, M, MSR_LBR_SELECT, 1, intercept)
-    _set_intercept(S, M, MSR_LBR_TOS, 1, intercept)
+    _set_intercept(S, M, vcpu, MSR_LBR_FROM, N_LBR, intercept)
+    _set_intercept(S, M, vcpu, MSR_LBR_TO, N_LBR, intercept)
+    _set_intercept(S, M, vcpu, MSR_LBR_INFO, N_LBR, intercept)
+    _set_intercept(S, M, vcpu, MSR_LBR_SELECT, 1, intercept)
+    _set_intercept(S, M, vcpu, MSR_LBR_TOS, 1, intercept)
 
 
 @jit()
-def vmx_passthrough_lbr_msrs(S, M):
+def vmx_passthrough_lbr_msrs(S, M, vcpu):
     """Right before an entry: the registers pass while the event has the records."""
-    core = S.cores[S.this_cpu]
-    vcpu = S.vcpus[S.this_vcpu]
+    core = this_core(S)
     if not intel_pmu_lbr_is_enabled(vcpu):
         return
     pmu = vcpu.pmu
     if pmu.lbr_event >= 0 and S.perf_events[pmu.lbr_event].state >= PERF_EVENT_STATE_ACTIVE:
-        vmx_update_intercept_for_lbr_msrs(S, M, 0)
+        vmx_update_intercept_for_lbr_msrs(S, M, vcpu, 0)
         return
-    vmx_update_intercept_for_lbr_msrs(S, M, 1)
+    vmx_update_intercept_for_lbr_msrs(S, M, vcpu, 1)
     wanted = vmread(core, M, V_DEBUGCTL) & DEBUGCTL_LBR != ZERO
     if pmu.lbr_event >= 0 or wanted or pmu.pmc_in_use & INTEL_PMC_IDX_FIXED_VLBR != ZERO:
         pmu.lbr_warnings += ONE  # "fail to passthrough LBR."
@@ -174,10 +172,9 @@ def vmx_passthrough_lbr_msrs(S, M):
 
 
 @jit()
-def intel_pmu_deliver_pmi(S, M):
+def intel_pmu_deliver_pmi(S, M, vcpu):
     """Before the guest's PMI: FREEZE_LBRS_ON_PMI as versions 2 and 3 do it."""
-    core = S.cores[S.this_cpu]
-    vcpu = S.vcpus[S.this_vcpu]
+    core = this_core(S)
     if not intel_pmu_lbr_is_enabled(vcpu) or vcpu.pmu.version < 2 or vcpu.pmu.version > 3:
         return
     debugctl = vmread(core, M, V_DEBUGCTL)
@@ -186,7 +183,7 @@ def intel_pmu_deliver_pmi(S, M):
 
 
 @jit()
-def intel_pmu_cleanup(S, M, E):
+def intel_pmu_cleanup(S, M, E, vcpu):
     """Once in a time slice: the records go back if the guest does not record now."""
-    if vmread(S.cores[S.this_cpu], M, V_DEBUGCTL) & DEBUGCTL_LBR == ZERO:
-        intel_pmu_release_guest_lbr_event(S, E)
+    if vmread(this_core(S), M, V_DEBUGCTL) & DEBUGCTL_LBR == ZERO:
+        intel_pmu_release_guest_lbr_event(S, E, vcpu)

@@ -11,6 +11,7 @@ from vpmu_emu._jit import jit
 from vpmu_emu.linux.kvm.pmu import CAP_PEBS_FORMAT, pmc_is_locally_enabled
 from vpmu_emu.linux.native import wrmsrl
 from vpmu_emu.linux.overflow_handler import pmc_bit
+from vpmu_emu.linux.percpu import this_core, this_cpu
 from vpmu_emu.linux.perf.x86 import MSR_IA32_PEBS_ENABLE
 from vpmu_emu.linux.state import N_PMC
 from vpmu_emu.machine.physical import st32, st64
@@ -24,9 +25,9 @@ MSR_IA32_DS_AREA = U64(by_name("IA32_DS_AREA"))
 
 
 @jit()
-def intel_pmu_cross_mapped_check(S):
+def intel_pmu_cross_mapped_check(S, vcpu):
     """Note the hardware counters that have an event of a guest counter of another number."""
-    pmu = S.vcpus[S.this_vcpu].pmu
+    pmu = vcpu.pmu
     pmu.host_cross_mapped_mask = ZERO
     if pmu.pebs_enable & pmu.global_ctrl == ZERO:
         return
@@ -40,11 +41,11 @@ def intel_pmu_cross_mapped_check(S):
 
 
 @jit()
-def add_atomic_switch_msr(S, M, n, index, host_value, guest_value):
+def add_atomic_switch_msr(M, vcpu, n, index, host_value, guest_value):
     """Entry n of the lists, if the two differ; how many there are now."""
     if host_value == guest_value:
         return n
-    at = S.vcpus[S.this_vcpu].msr_lists + 16 * n
+    at = vcpu.msr_lists + 16 * n
     for k in range(2):
         entry = U64(at + (EXIT_LOAD_LIST if k == 0 else ENTRY_LOAD_LIST))
         st32(M, entry, index)
@@ -53,18 +54,18 @@ def add_atomic_switch_msr(S, M, n, index, host_value, guest_value):
 
 
 @jit()
-def switch_pebs_msrs(S, M, E, n):
+def switch_pebs_msrs(S, M, E, vcpu, n):
     """DS_AREA and PEBS_ENABLE from entry n of the lists on: (entries, guest's GLOBAL_CTRL).
 
     The host has no debug store: its own events write no records.
     """
-    host = S.percpu[S.this_cpu]
-    pmu = S.vcpus[S.this_vcpu].pmu
+    host = this_cpu(S)
+    pmu = vcpu.pmu
     guest = host.intel_ctrl & ~host.intel_ctrl_host_mask & ~host.pebs_enabled
-    if S.cores[S.this_cpu].pmu.perf_capabilities & CAP_PEBS_FORMAT == ZERO:
+    if this_core(S).pmu.perf_capabilities & CAP_PEBS_FORMAT == ZERO:
         return n, guest
-    intel_pmu_cross_mapped_check(S)
-    n = add_atomic_switch_msr(S, M, n, MSR_IA32_DS_AREA, ZERO, pmu.ds_area)
+    intel_pmu_cross_mapped_check(S, vcpu)
+    n = add_atomic_switch_msr(M, vcpu, n, MSR_IA32_DS_AREA, ZERO, pmu.ds_area)
     pebs_host = host.pebs_enabled & ~host.intel_ctrl_guest_mask
     pebs = ZERO
     if pebs_host == ZERO:
@@ -74,4 +75,4 @@ def switch_pebs_msrs(S, M, E, n):
     if pebs != pebs_host:
         # a record that is being written must be done before the guest's address space is there
         wrmsrl(S, E, MSR_IA32_PEBS_ENABLE, ZERO)
-    return add_atomic_switch_msr(S, M, n, MSR_IA32_PEBS_ENABLE, pebs_host, pebs), guest
+    return add_atomic_switch_msr(M, vcpu, n, MSR_IA32_PEBS_ENABLE, pebs_host, pebs), guest
