@@ -22,6 +22,7 @@ from vpmu_emu.debug.session import Session
 from vpmu_emu.errors import ConfigError, LoadError
 from vpmu_emu.load import load, load_bytes
 from vpmu_emu.system import System
+from vpmu_emu.tables.ram import LOW_RAM_MIB
 
 pytestmark = pytest.mark.uncompiled
 
@@ -90,6 +91,14 @@ def test_physical_addresses_that_nobody_set_are_the_virtual_ones():
     assert [s.addr for s in load_bytes(elf(both), "a.elf").segments] == [0x100000, 0x102000]
 
 
+def test_a_program_lies_anywhere_in_the_memory_below_4_gib():
+    at = 1 << 29
+    program = load_bytes(elf([header(LOAD, 0x1000, at, 5)], entry=at), "a.elf")
+    assert System(program, ram=1024).run().reason == "debug-exit"
+    with pytest.raises(LoadError, match="give more with --ram"):
+        System(program, ram=256)
+
+
 @pytest.mark.parametrize("where", ["0x100002", 0x100002, "1048578", "second"], ids=repr)
 def test_another_entry(where):
     source = assemble("_start: hlt\nnop\nsecond: out 0xf4, al\n")
@@ -153,6 +162,7 @@ BAD = {
     "file over memory": (elf([header(LOAD, 0x1000, 0x100000, 5, memory=4)]), "0x5 bytes of the file for"),
     "offset wraps": (elf([header(LOAD, (1 << 64) - 1, 0x100000, 5)]), "(truncated?)"),
     "huge": (elf([header(LOAD, 0x1000, 0x100000, 5, memory=_BIG)]), "reach over the top of memory"),
+    "above": (elf([header(LOAD, 0x1000, LOW_RAM_MIB << 20, 5)]), "the top of memory, 0xc0000000"),
     "high": (elf([header(LOAD, 0x1000, 1 << 40, 5)]), "reach over the top of memory"),
     "virtual wraps": (elf([header(LOAD, 0x1000, (1 << 64) - 4, 5, paddr=0x100000)]), "wrap around"),
     "overlap": (elf([header(LOAD, 0x1000, 0x100000, 5), header(LOAD, 0x1000, 0x100004, 5)]),

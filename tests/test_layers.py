@@ -28,7 +28,7 @@ BELOW: dict[str, set[str]] = {
     "_jit": {"data", "errors"},
     "tables": {"errors", "data"},
     "asm": {"errors", "data", "tables"},
-    "load": {"errors", "data", "asm"},
+    "load": {"errors", "data", "tables", "asm"},
     "machine": {"errors", "data", "tables", "_jit"},
     "linux": {"errors", "data", "numerals", "tables", "_jit", "machine"},
     "build": {"errors", "data", "tables", "_jit", "asm", "system"},

@@ -13,6 +13,7 @@ import attrs
 from vpmu_emu.asm import Program, assemble
 from vpmu_emu.debug.session import Session
 from vpmu_emu.errors import ConfigError
+from vpmu_emu.machine.processor_flags import X86_CR4_PCE
 from vpmu_emu.numerals import shown, whole
 from vpmu_emu.options import Options
 from vpmu_emu.tables.msrs import by_name, decode_value, msr_name, row_of, value_words
@@ -21,7 +22,7 @@ from vpmu_emu.views.access import Asked, Step, intercept_state, rdpmc_name, told
 
 ACTIONS = ("rdmsr", "wrmsr", "rdpmc")
 PATIENCE = 200_000  # instructions: what a guest may do before its access
-CR4_PCE = 8
+CR4_PCE = int(X86_CR4_PCE).bit_length() - 1  # for BTS and BTR
 RAM_MIB = 2
 
 # An IDT, so that #GP ends the run by the debug port; what was before; the ring; the access.

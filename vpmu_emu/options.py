@@ -21,7 +21,7 @@ from vpmu_emu.data import isa_dir
 from vpmu_emu.errors import ConfigError
 from vpmu_emu.numerals import shown, whole
 from vpmu_emu.tables.modes import MODES, Mode
-from vpmu_emu.tables.ram import MAX_RAM_MIB
+from vpmu_emu.tables.ram import LOW_RAM_MIB, MAX_RAM_MIB
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T", bound=type[Any])
@@ -365,7 +365,8 @@ class Options:
     )
     cpu: str = _field("cpu", "spr", f"The processor, of isa/cpus: {_CPUS}.", metavar="MODEL", check=_cpu)
     ram: int = _field(
-        "ram", 64, f"Memory of the guest: 2 to {MAX_RAM_MIB}; what is beyond 3072 begins at 4 GiB.",
+        "ram", 64,
+        f"Memory of the guest: 2 to {MAX_RAM_MIB}; what is beyond {LOW_RAM_MIB} begins at 4 GiB.",
         metavar="MIB", takes=_number, low=2, high=MAX_RAM_MIB,
     )
     cores: int = _field(

@@ -8,7 +8,14 @@ from collections.abc import Iterable, Iterator
 import attrs
 
 from vpmu_emu.asm.nodes import REGISTERS
-from vpmu_emu.tables.instructions import BY_OPCODE, NO_PREFIX, NO_REPEAT, Form, operand_width
+from vpmu_emu.tables.instructions import (
+    BY_OPCODE,
+    IMMEDIATES,
+    NO_PREFIX,
+    NO_REPEAT,
+    Form,
+    operand_width,
+)
 
 _SIZES = {
     8: "byte ptr ", 16: "word ptr ", 32: "dword ptr ", 48: "fword ptr ", 64: "qword ptr ", 80: "tbyte ptr ",
@@ -16,7 +23,6 @@ _SIZES = {
 }  # fmt: skip
 _SEGMENTS = {0x26: "es", 0x2E: "cs", 0x36: "ss", 0x3E: "ds", 0x64: "fs", 0x65: "gs"}
 _SREGS = ("es", "cs", "ss", "ds", "fs", "gs")
-_IMMEDIATES = {"ib": 1, "iw": 2, "id": 4, "iq": 8, "cb": 1, "cd": 4, "moffs": 8}
 _MAX_LENGTH = 15
 _NAMES = {
     (register.width, register.number, register.high): name
@@ -173,7 +179,7 @@ def _one(code: _Bytes, addr: int) -> Instruction | None:
         reg, rm = byte >> 3 & 7 | (rex & 4) << 1, byte & 7 | (rex & 1) << 3
         if byte < 0xC0 and encoding.modrm_fixed is None and form.mod != "any":
             memory, place = _memory(code, byte, prefixes)
-    sizes = {**_IMMEDIATES, "moffs": 4} if prefixes.addr32 else _IMMEDIATES
+    sizes = {**IMMEDIATES, "moffs": 4} if prefixes.addr32 else IMMEDIATES
     values = [code.take(sizes[kind], kind in ("cb", "cd")) for kind in encoding.imm]
     end = addr + code.at
     target = None if place is None else end + place
@@ -294,7 +300,7 @@ def _register(width: int, number: int, rex: int) -> str:
 
 
 def _immediate(value: int, word: str, form: Form) -> str:
-    size = 8 * _IMMEDIATES[form.encoding.imm[0]]
+    size = 8 * IMMEDIATES[form.encoding.imm[0]]
     if word.endswith("s") and value >> (size - 1):
         value -= 1 << size  # sign-extended
     return f"{value:#x}"

@@ -11,6 +11,7 @@ import numpy as np
 from vpmu_emu._jit import borrowed, jit
 from vpmu_emu.linux.charge import charge
 from vpmu_emu.linux.hrtimer import host_timer_program
+from vpmu_emu.linux.irq_vectors import CALL_FUNCTION_SINGLE_VECTOR
 from vpmu_emu.linux.kvm import pmu_ops
 from vpmu_emu.linux.kvm.debugregs import (
     kvm_update_dr0123,
@@ -32,7 +33,7 @@ from vpmu_emu.linux.perf.event import (
     perf_install_in_context,
 )
 from vpmu_emu.linux.perf.userpage import perf_event_update_userpage
-from vpmu_emu.linux.sched import CALL_FUNCTION_VECTOR, end_turn, resched_cpu, wake_up_task
+from vpmu_emu.linux.sched import end_turn, resched_cpu, wake_up_task
 from vpmu_emu.linux.space import x86_pmu_event_mapped
 from vpmu_emu.machine.lapic import lapic_accept
 from vpmu_emu.machine.memory import drop_decoded, tlb_flush
@@ -100,7 +101,7 @@ def kernel_call(S, M, E, op, a, b):
     elif op == CALL_RESCHED:
         resched_cpu(S, a)
     elif op == CALL_KICK:
-        lapic_accept(S.cores[a].lapic, CALL_FUNCTION_VECTOR)
+        lapic_accept(S.cores[a].lapic, U64(CALL_FUNCTION_SINGLE_VECTOR))
     elif op == CALL_TIMER:
         host_timer_program(S, E)
     elif op == CALL_WAIT:

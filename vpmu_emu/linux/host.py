@@ -49,7 +49,6 @@ from vpmu_emu.linux.state import (
 )
 from vpmu_emu.linux.trace_kinds import TR_SCHED_SWITCH
 from vpmu_emu.machine.engine import guest_work, run_core
-from vpmu_emu.machine.interrupts import VECTOR_PF
 from vpmu_emu.machine.lapic import lapic_pending
 from vpmu_emu.machine.pmu import C_CYCLES, C_INST
 from vpmu_emu.machine.ring import emit
@@ -72,6 +71,7 @@ from vpmu_emu.machine.state import (
     TRAP_SYSCALL,
 )
 from vpmu_emu.machine.u64 import ALL, ONE, U64, ZERO
+from vpmu_emu.machine.vectors import VECTOR_PF
 
 COST_CONTEXT_SWITCH = cost("context_switch")
 COST_SYSCALL = cost("syscall")

@@ -6,9 +6,10 @@ kernel/time/hrtimer.c, tick_program_event().
 from __future__ import annotations
 
 from vpmu_emu._jit import jit
-from vpmu_emu.linux.native import MSR_TSC_DEADLINE, wrmsrl
+from vpmu_emu.linux.native import wrmsrl
 from vpmu_emu.linux.percpu import this_core, this_cpu
 from vpmu_emu.linux.sched import next_wakeup
+from vpmu_emu.machine import msr_index
 from vpmu_emu.machine.clock import tsc_reaching
 from vpmu_emu.machine.state import NEVER
 from vpmu_emu.machine.u64 import ZERO
@@ -26,4 +27,4 @@ def host_timer_program(S, E):
         if at != NEVER:
             core = this_core(S)
             deadline = tsc_reaching(core, at) + core.tsc_adjust
-        wrmsrl(S, E, MSR_TSC_DEADLINE, deadline)
+        wrmsrl(S, E, msr_index.MSR_IA32_TSC_DEADLINE, deadline)

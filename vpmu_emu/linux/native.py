@@ -14,7 +14,6 @@ from vpmu_emu.machine.msr import host_rdmsr, host_rdpmc, host_wrmsr
 from vpmu_emu.machine.pmu import pmu_charge
 from vpmu_emu.machine.u64 import U64
 from vpmu_emu.tables.cpus import COST_NAMES, CPU_NAMES, PARTS, cpu
-from vpmu_emu.tables.msrs import by_name
 
 
 def cost(name: str) -> int:
@@ -26,10 +25,6 @@ COST_WRMSR = cost("wrmsr")
 COST_RDMSR = cost("rdmsr")
 COST_RDPMC = cost("rdpmc")
 
-MSR_APIC_LVTPC = U64(by_name("IA32_X2APIC_LVT_PMI"))
-MSR_TSC_DEADLINE = U64(by_name("IA32_TSC_DEADLINE"))
-APIC_DM_NMI = U64(4 << 8)
-APIC_LVT_MASKED = U64(1 << 16)
 
 
 COST_PART = np.array(

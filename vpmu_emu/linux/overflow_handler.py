@@ -9,11 +9,10 @@ from vpmu_emu._jit import jit
 from vpmu_emu.linux.percpu import this_core
 from vpmu_emu.linux.state import KVM_REQ_PMI, KVM_REQ_PMU, N_GP_PMC
 from vpmu_emu.linux.trace_kinds import TR_REQUEST
+from vpmu_emu.machine import msr_index
 from vpmu_emu.machine.pmu_rules import raises_pmi, sets_status
 from vpmu_emu.machine.ring import emit
 from vpmu_emu.machine.u64 import ONE, U64, ZERO
-
-GLOBAL_STATUS_BUFFER_OVF = U64(1 << 62)
 
 
 @jit(inline=True)
@@ -37,9 +36,9 @@ def __kvm_perf_overflow(S, E, vcpu, i, in_pmi):
     skip_pmi = False
     if event >= 0 and S.perf_events[event].precise_ip != 0:
         # Only hardware writes records: where KVM counted there is none, and nothing to interrupt for.
-        skip_pmi = in_pmi == 0 or pmu.global_status & GLOBAL_STATUS_BUFFER_OVF != ZERO
+        skip_pmi = in_pmi == 0 or pmu.global_status & msr_index.GLOBAL_STATUS_BUFFER_OVF != ZERO
         if in_pmi != 0:
-            pmu.global_status |= GLOBAL_STATUS_BUFFER_OVF
+            pmu.global_status |= msr_index.GLOBAL_STATUS_BUFFER_OVF
     elif sets_status(core, i):
         pmu.global_status |= pmc_bit(i)
     if not skip_pmi and raises_pmi(core, i, pmu.pmcs[i].intr != 0):

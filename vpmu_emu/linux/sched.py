@@ -7,14 +7,12 @@ only while somebody needs it (nohz_full). kernel/sched/core.c, fair.c.
 from __future__ import annotations
 
 from vpmu_emu._jit import jit
+from vpmu_emu.linux.irq_vectors import RESCHEDULE_VECTOR
 from vpmu_emu.linux.percpu import this_core, this_cpu
 from vpmu_emu.linux.state import N_TASKS, TASK_INTERRUPTIBLE, TASK_RUNNING
 from vpmu_emu.machine.lapic import lapic_accept
 from vpmu_emu.machine.state import NEVER
 from vpmu_emu.machine.u64 import ONE, U64, ZERO
-
-RESCHEDULE_VECTOR = U64(0xFD)
-CALL_FUNCTION_VECTOR = U64(0xFB)
 
 
 @jit(inline=True)
@@ -83,7 +81,7 @@ def resched_cpu(S, cpu):
     if cpu != S.this_cpu:
         if S.percpu[cpu].curr < 0:  # it slept until now
             S.cores[cpu].t = max(S.cores[cpu].t, this_core(S).t)
-        lapic_accept(S.cores[cpu].lapic, RESCHEDULE_VECTOR)
+        lapic_accept(S.cores[cpu].lapic, U64(RESCHEDULE_VECTOR))
         end_turn(S)
 
 

@@ -8,17 +8,16 @@ from __future__ import annotations
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.percpu import this_core, this_cpu
 from vpmu_emu.linux.state import N_CORES, N_MMS, N_VCPUS
+from vpmu_emu.machine import msr_index
 from vpmu_emu.machine.engine import CR0_RESET, CR4_RESET, EFER_RESET
 from vpmu_emu.machine.memory import tlb_flush
-from vpmu_emu.machine.msr_access import CR4_OSXSAVE
 from vpmu_emu.machine.privileged import HAS_XSAVE, XCR0_KNOWN
+from vpmu_emu.machine.processor_flags import X86_CR4_OSXSAVE, X86_CR4_PCE
 from vpmu_emu.machine.state import N_SLOTS, N_SPACES
-from vpmu_emu.machine.u64 import ONE, U64, ZERO
+from vpmu_emu.machine.u64 import U64, ZERO
 
 SPACES_OF_A_CORE = 1 + N_MMS + N_VCPUS  # none, host address spaces, guests
 assert N_CORES * SPACES_OF_A_CORE <= N_SPACES
-EFER_SCE = ONE
-CR4_PCE = U64(1 << 8)
 USER_CS = U64(0x33)
 USER_SS = U64(0x2B)
 
@@ -40,9 +39,9 @@ def _enter(S, space):
 def cr4_update_pce(S, cpu, mm):
     """CR4.PCE of a core that runs address space `mm`: RDPMC works at CPL 3 while a counter is mapped."""
     core = S.cores[cpu]
-    core.cr4 &= ~CR4_PCE
+    core.cr4 &= ~X86_CR4_PCE
     if S.mms[mm].perf_rdpmc_allowed > 0:
-        core.cr4 |= CR4_PCE
+        core.cr4 |= X86_CR4_PCE
 
 
 @jit()
@@ -63,10 +62,10 @@ def task_space(S, mm):
     core.cr0 = CR0_RESET
     core.cr4 = CR4_RESET
     if core.features & HAS_XSAVE != 0:  # fpu__init_cpu_xstate()
-        core.cr4 |= CR4_OSXSAVE
+        core.cr4 |= X86_CR4_OSXSAVE
         core.xcr0 = XCR0_KNOWN
     cr4_update_pce(S, S.this_cpu, mm)
-    core.efer = EFER_RESET | EFER_SCE
+    core.efer = EFER_RESET | msr_index.EFER_SCE
     core.idt_limit = ZERO
     core.shadow = 0
     core.nmi_blocked = 0

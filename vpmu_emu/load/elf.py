@@ -16,9 +16,11 @@ import attrs
 from vpmu_emu.asm.program import Expectation, Line, Program, Segment
 from vpmu_emu.errors import LoadError
 from vpmu_emu.load.dwarf import LINE_SECTIONS, read_lines
+from vpmu_emu.tables.ram import LOW_RAM_MIB
 
 MAGIC = b"\x7fELF"
-TOP = 1 << 28  # nothing can be loaded at or above: the machine has less memory than that
+TOP = LOW_RAM_MIB << 20  # nothing can be loaded at or above
+MOST = 1 << 28  # bytes of all segments together, zeros that the file does not have among them
 EXPECTATIONS = ".vpmu"  # a section with the lines that a `.s` guest has behind `#:`
 
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
@@ -180,7 +182,7 @@ def _segments(data: bytes, offset: int, count: int) -> list[Segment]:
         if vaddr + size > 1 << 64:
             raise _Bad(place, f"{size:#x} bytes at virtual address {vaddr:#x} wrap around")
         total += size
-        if total > TOP or len(found) >= _MAX_SEGMENTS:
+        if total > MOST or len(found) >= _MAX_SEGMENTS:
             raise _Bad(place, f"{len(found) + 1} segments of {total:#x} bytes are more than fit")
         content = data[at : at + in_file] + bytes(size - in_file)
         found.append(

@@ -16,6 +16,7 @@ from vpmu_emu.machine.cache import cache_flush_line
 from vpmu_emu.machine.decode import LOAD_LANE, STORE_LANE
 from vpmu_emu.machine.memory import TLB_INDEX, fault, mem_read, read, write
 from vpmu_emu.machine.ops import COLD_OP, K_CL, K_HIGH, K_IMM, K_MEM, K_REG
+from vpmu_emu.machine.processor_flags import X86_EFLAGS_DF, X86_EFLAGS_FIXED
 from vpmu_emu.machine.semantics import (
     STATUS_FLAGS,
     bit_scan,
@@ -51,6 +52,7 @@ from vpmu_emu.machine.state import (
     RSP,
 )
 from vpmu_emu.machine.u64 import ALL, BYTE, LOW32, ONE, PAGE_BASE, U8, U15, U63, U64, WORD, ZERO
+from vpmu_emu.machine.vectors import VECTOR_DE, VECTOR_GP
 from vpmu_emu.tables.cpus import LATENCIES
 
 OP = COLD_OP
@@ -94,11 +96,7 @@ C_TAKEN = CLASS["taken"]
 C_BRMISS = CLASS["brmiss"]
 C_LOAD = CLASS["load"]
 C_STORE = CLASS["store"]
-DF = U64(1 << 10)
-VECTOR_DE = 0
-VECTOR_GP = 13
 LAHF_FLAGS = U64(0xD5)
-ONE_FIXED = U64(2)
 _U6 = U64(6)
 _HIGH_MASK = U64(0xFF00)
 _FRAME_LEVELS = U64(31)
@@ -617,7 +615,7 @@ def _string(core, M, E, u, op, size, sh):
         core.total[row, C_LOAD] -= (u.lanes1 >> LOAD_LANE) & ONE
         core.total[row, C_STORE] -= (u.lanes1 >> STORE_LANE) & ONE
         return CODE_NEXT
-    step = size if core.rflags & DF == ZERO else ~size + ONE
+    step = size if core.rflags & X86_EFLAGS_DF == ZERO else ~size + ONE
     code = CODE_NEXT
     again = u.cc != 0 and regs[RCX] & kept != ONE
     x = ZERO
@@ -788,9 +786,9 @@ def _later(core, M, E, u, op, size, sh):
 def _flag_ops(core, op):
     of = (core.cv ^ (core.cv << ONE)) >> U63
     if op == O_CLD:
-        core.rflags &= ~DF
+        core.rflags &= ~X86_EFLAGS_DF
     elif op == O_STD:
-        core.rflags |= DF
+        core.rflags |= X86_EFLAGS_DF
     elif op == O_CLC:
         core.cv = cf_of(ZERO, of) | (core.cv & U8)
     elif op == O_STC:
@@ -798,7 +796,7 @@ def _flag_ops(core, op):
     elif op == O_CMC:
         core.cv = cf_of(carry(core.cv) ^ ONE, of) | (core.cv & U8)
     elif op == O_LAHF:
-        flags = (pack_flags(core.fz, core.fs, core.cv) & LAHF_FLAGS) | ONE_FIXED
+        flags = (pack_flags(core.fz, core.fs, core.cv) & LAHF_FLAGS) | X86_EFLAGS_FIXED
         core.regs[RAX] = (core.regs[RAX] & ~_HIGH_MASK) | (flags << U8)
     else:
         flags = (core.regs[RAX] >> U8) & LAHF_FLAGS

@@ -9,6 +9,7 @@ takes the slow way, where it is looked at, and costs the same time. What an inst
 from __future__ import annotations
 
 from vpmu_emu._jit import jit
+from vpmu_emu.machine.processor_flags import X86_CR4_DE
 from vpmu_emu.machine.state import N_DR, N_TLB
 from vpmu_emu.machine.u64 import ONE, PAGE_BASE, U2, U3, U8, U64, ZERO
 
@@ -21,8 +22,6 @@ DR6_BD = U64(1 << 13)
 DR6_BS = U64(1 << 14)
 DR7_ENABLED = U64(0xFF)  # L0 G0 to L3 G3
 DR7_GD = U64(1 << 13)
-RFLAGS_RF = U64(1 << 16)  # breakpoints on the next instruction are not looked at
-CR4_DE = U64(1 << 3)
 WATCHED = U2  # in a TLB tag: a breakpoint waits somewhere in the page
 _FIRST_TYPE = U64(16)  # R/W0 and LEN0; four bits for each
 _EXECUTE, _WRITE, _IO, _ACCESS = ZERO, ONE, U2, U3
@@ -83,7 +82,7 @@ def note_access(core, E, va, size, wrote):
 @jit()
 def note_port(core, E, port, size):
     """Note breakpoints on `size` ports from `port` on; without CR4.DE there are none."""
-    if core.cr4 & CR4_DE == ZERO:
+    if core.cr4 & X86_CR4_DE == ZERO:
         return
     for k in range(N_DR):
         if _enabled(core, k) and _type(core, k) == _IO and _meets(core, k, port, size):

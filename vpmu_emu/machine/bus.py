@@ -7,11 +7,9 @@ an emulator, which sets `E.emulating`, makes the access to the guest's own APIC,
 from __future__ import annotations
 
 from vpmu_emu._jit import jit
+from vpmu_emu.machine import msr_index
 from vpmu_emu.machine.lapic import (
-    BASE_ADDRESS,
-    BASE_ENABLE,
     BASE_RESET,
-    BASE_X2APIC,
     INIT_TO_SELF,
     NMI_TO_SELF,
     lapic_mmio_read,
@@ -29,7 +27,7 @@ EXIT_APIC_ACCESS = U64(exit_number("APIC_ACCESS"))
 EXIT_EPT_VIOLATION = U64(exit_number("EPT_VIOLATION"))
 EXIT_EPT_MISCONFIG = U64(exit_number("EPT_MISCONFIG"))
 FAULT_EPT = 256  # E.fault_vector: no exception, the guest is left with an EPT violation
-_DEFAULT_PAGE = BASE_RESET & BASE_ADDRESS
+_DEFAULT_PAGE = BASE_RESET & msr_index.MSR_IA32_APICBASE_BASE
 _BITS = U64(64)
 
 
@@ -37,7 +35,11 @@ _BITS = U64(64)
 def is_apic_page(core, gpa):
     """Whether the running program's local APIC answers at a physical address: xAPIC mode, its page."""
     base = core.vapic.apic_base if core.vmx.nonroot != 0 else core.lapic.apic_base
-    return base & (BASE_ENABLE | BASE_X2APIC) == BASE_ENABLE and gpa & PAGE_BASE == base & BASE_ADDRESS
+    return (
+        base & (msr_index.MSR_IA32_APICBASE_ENABLE | msr_index.X2APIC_ENABLE)
+        == msr_index.MSR_IA32_APICBASE_ENABLE
+        and gpa & PAGE_BASE == base & msr_index.MSR_IA32_APICBASE_BASE
+    )
 
 
 @jit()

@@ -11,7 +11,6 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
-from vpmu_emu.machine.breakpoints import RFLAGS_RF
 from vpmu_emu.machine.memory import (
     CODE_ROW,
     CODE_SHIFT,
@@ -81,6 +80,7 @@ from vpmu_emu.machine.ops import (
     SYSTEM_OP,
 )
 from vpmu_emu.machine.physical import NOWHERE, PAGE_CODE
+from vpmu_emu.machine.processor_flags import X86_EFLAGS_RF
 from vpmu_emu.machine.state import (
     CODE_WORDS,
     GENERATIONS,
@@ -97,6 +97,7 @@ from vpmu_emu.machine.state import (
     RSP,
 )
 from vpmu_emu.machine.u64 import ONE, PAGE_BASE, PAGE_MASK, U3, U12, U16, U48, U64, ZERO
+from vpmu_emu.machine.vectors import VECTOR_GP
 from vpmu_emu.tables.cpus import LATENCIES
 from vpmu_emu.tables.instructions import MAPS, NO_PREFIX, NO_REPEAT
 
@@ -129,7 +130,6 @@ _MAX_BLOCK = 64
 # the block builder never gets so far: one that is always zero, REP that goes on and the link behind it
 BLANK, REP = N_UOPS - 4, N_UOPS - 3
 _MAX_LENGTH = 15
-VECTOR_GP_ = 13
 _SIGN = np.array([0, 1 << 7, 1 << 15, 0, 1 << 31, 0, 0, 0, 1 << 63], dtype=np.uint64)
 _EXTEND = np.array(
     [0, (1 << 64) - (1 << 8), (1 << 64) - (1 << 16), 0, (1 << 64) - (1 << 32), 0, 0, 0, 0], dtype=np.uint64
@@ -491,7 +491,7 @@ def _decode(core, E, rip, u, have):
 def _too_long(E, have):
     # Ran out of bytes: at 15 the instruction is too long (#GP), before that the next page is wanted.
     if have >= _MAX_LENGTH:
-        fault(E, VECTOR_GP_, 1, ZERO)
+        fault(E, VECTOR_GP, 1, ZERO)
     return FETCH_FAULT
 
 
@@ -570,7 +570,7 @@ def rep_over(core, E):
     Its breakpoint has been looked at: what is kept of RFLAGS says so by RF (SDM 3B 18.3.1.1).
     """
     if core.iterations != ZERO:
-        core.rflags |= RFLAGS_RF
+        core.rflags |= X86_EFLAGS_RF
         core.iterations = ZERO
         core.rep[0] = E.uops[BLANK]
 

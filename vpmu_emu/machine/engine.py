@@ -9,15 +9,9 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import borrowed, jit
+from vpmu_emu.machine import msr_index
 from vpmu_emu.machine.alu import fold_flags, spread_flags
-from vpmu_emu.machine.breakpoints import (
-    DR6_BS,
-    RFLAGS_RF,
-    code_hits,
-    debug_delivered,
-    debug_on,
-    debug_reset,
-)
+from vpmu_emu.machine.breakpoints import DR6_BS, code_hits, debug_delivered, debug_on, debug_reset
 from vpmu_emu.machine.bus import FAULT_EPT, note_ept_violation
 from vpmu_emu.machine.decode import lookup, rep_over
 from vpmu_emu.machine.dispatch import run_slice
@@ -26,33 +20,23 @@ from vpmu_emu.machine.interrupts import (
     KIND_FAULT,
     KIND_NMI,
     KIND_TRAP,
-    RFLAGS_FIXED,
-    RFLAGS_IF,
-    RFLAGS_TF,
-    VECTOR_DB,
-    VECTOR_NMI,
     deliver,
     guest_done,
 )
 from vpmu_emu.machine.lapic import (
-    DELIVERY_MODE,
-    LVT_MASKED,
     LVT_NMI,
     LVT_TIMER,
-    MODE_NMI,
     lapic_ack,
     lapic_pending,
     lapic_reset,
     lapic_timer_expire,
 )
 from vpmu_emu.machine.lbr import BR_OTHER, lbr_on, lbr_record, lbr_reset, lbr_retired, step_begins
-from vpmu_emu.machine.memory import VECTOR_SS, fault, tlb_flush
+from vpmu_emu.machine.memory import fault, tlb_flush
 from vpmu_emu.machine.metrics import metrics_value
 from vpmu_emu.machine.ops import K_MEM, OPS
 from vpmu_emu.machine.pebs import pebs_begins, pebs_counting, pebs_retired
 from vpmu_emu.machine.pmu import (
-    DEBUGCTL_BTF,
-    DEBUGCTL_LBR,
     LAT_SLOT,
     class_total,
     counter_value,
@@ -61,6 +45,18 @@ from vpmu_emu.machine.pmu import (
     pmu_reset,
 )
 from vpmu_emu.machine.privileged import LAT_INTERRUPT, S_INT, S_INT3, S_SYSCALL
+from vpmu_emu.machine.processor_flags import (
+    X86_CR0_ET,
+    X86_CR0_MP,
+    X86_CR0_NE,
+    X86_CR0_PE,
+    X86_CR0_PG,
+    X86_CR4_PAE,
+    X86_EFLAGS_FIXED,
+    X86_EFLAGS_IF,
+    X86_EFLAGS_RF,
+    X86_EFLAGS_TF,
+)
 from vpmu_emu.machine.retire import spend
 from vpmu_emu.machine.state import (
     CLASS,
@@ -90,6 +86,7 @@ from vpmu_emu.machine.state import (
     TRAP_INTERRUPT,
 )
 from vpmu_emu.machine.u64 import ALL, ONE, U8, U64, ZERO
+from vpmu_emu.machine.vectors import VECTOR_DB, VECTOR_NMI, VECTOR_SS
 from vpmu_emu.machine.vmcs import (
     EXIT_INTERRUPT_WINDOW,
     EXIT_NMI_WINDOW,
@@ -110,12 +107,13 @@ from vpmu_emu.machine.vmx import (
     vm_exit,
     vm_exit_undelivered,
 )
+from vpmu_emu.tables.msrs import reset_of
 
 MOST_ITERATIONS = U64(1 << 30)
-CR0_RESET = U64(0x8000_0033)  # PG NE ET MP PE
-CR4_RESET = U64(1 << 5)  # PAE
+CR0_RESET = X86_CR0_PG | X86_CR0_NE | X86_CR0_ET | X86_CR0_MP | X86_CR0_PE
+CR4_RESET = X86_CR4_PAE
 XCR0_RESET = ONE  # x87
-EFER_RESET = U64(1 << 8 | 1 << 10)  # LME LMA
+EFER_RESET = U64(reset_of("IA32_EFER"))
 _S7 = U64(7)
 _S13 = U64(13)
 NO_VECTOR = -1
@@ -154,7 +152,7 @@ def _horizon(core, E):
     if E.insn_limit != ALL:
         left = min(E.insn_limit - guest_work(core), MOST_ITERATIONS - core.iterations)
         limit = min(limit, t + np.int64(left) * slot)
-    single = core.shadow != 0 or core.rflags & (RFLAGS_TF | RFLAGS_RF) != ZERO
+    single = core.shadow != 0 or core.rflags & (X86_EFLAGS_TF | X86_EFLAGS_RF) != ZERO
     single = single or debug_on(core) or lbr_on(core) or pebs_counting(core) != ZERO
     if single or E.stop_request != 0:
         limit = t + 1
@@ -201,7 +199,7 @@ def _guest_event(core, M, E):
             note_exit(core, EXIT_NMI_WINDOW, ZERO, ZERO)
             vm_exit(core, M, E, NO_VECTOR)
             return CODE_EXIT
-        if vmx.proc & PROC_INTR_WINDOW != ZERO and core.rflags & RFLAGS_IF != ZERO:
+        if vmx.proc & PROC_INTR_WINDOW != ZERO and core.rflags & X86_EFLAGS_IF != ZERO:
             note_exit(core, EXIT_INTERRUPT_WINDOW, ZERO, ZERO)
             vm_exit(core, M, E, NO_VECTOR)
             return CODE_EXIT
@@ -226,7 +224,7 @@ def _deliver(core, M, E, vector, kind, has_error, error):
         vm_exit_undelivered(core, M, E, info, error)
         return code
     if vector == VECTOR_DB:  # SDM 3B 17.4.4: before the handler's first instruction
-        core.pmu.debugctl &= ~(DEBUGCTL_LBR | DEBUGCTL_BTF)
+        core.pmu.debugctl &= ~(msr_index.DEBUGCTLMSR_LBR | msr_index.DEBUGCTLMSR_BTF)
     after = core.cpl
     core.cpl = cpl
     spend(core, core.latency[LAT_INTERRUPT])
@@ -266,7 +264,7 @@ def _raise(core, M, E, kind):
     if exits:
         core.pending_debug = ZERO
         if kind == KIND_FAULT:
-            core.rflags |= RFLAGS_RF  # SDM 3C 28.3.3: as the frame would have had it
+            core.rflags |= X86_EFLAGS_RF  # SDM 3C 28.3.3: as the frame would have had it
     if vector == FAULT_EPT:
         pmu_check(core, E)
         note_ept_violation(core, E)
@@ -312,7 +310,7 @@ def _interrupts(core, M, E):
         core.nmi_pending = 0
         core.nmi_blocked = 1
         return _take(core, M, E, VECTOR_NMI, KIND_NMI)
-    if core.rflags & RFLAGS_IF == ZERO or core.shadow != 0:
+    if core.rflags & X86_EFLAGS_IF == ZERO or core.shadow != 0:
         return CODE_NEXT
     if virtual:
         if core.vmx.apicv == 0:
@@ -366,7 +364,10 @@ def goes_on_at(core):
     if core.vmx.nonroot != 0:
         return min(at, min(core.lapic.timer_at, core.vmx.preempt_at))
     entry = core.lapic.lvt[LVT_TIMER]
-    if core.rflags & RFLAGS_IF != ZERO or entry & (DELIVERY_MODE | LVT_MASKED) == MODE_NMI:
+    if (
+        core.rflags & X86_EFLAGS_IF != ZERO
+        or entry & (msr_index.APIC_MODE_MASK | msr_index.APIC_LVT_MASKED) == msr_index.APIC_DM_NMI
+    ):
         at = min(at, core.lapic.timer_at)
     return at
 
@@ -429,12 +430,12 @@ def _steps(core, op, taken):
 
     `taken` is how many branches had been taken before: with DEBUGCTL.BTF only such a one traps.
     """
-    if core.pmu.debugctl & DEBUGCTL_BTF != ZERO and class_total(core, C_TAKEN, 3) == taken:
+    if core.pmu.debugctl & msr_index.DEBUGCTLMSR_BTF != ZERO and class_total(core, C_TAKEN, 3) == taken:
         return False
     if core.shadow == 2:
         return False  # the trap after MOV SS waits for the next instruction
     # Entering a handler took the flag away, and the trap with it.
-    return core.rflags & RFLAGS_TF != ZERO or (op != S_INT and op != S_INT3 and op != S_SYSCALL)
+    return core.rflags & X86_EFLAGS_TF != ZERO or (op != S_INT and op != S_INT3 and op != S_SYSCALL)
 
 
 @jit(entry=True)
@@ -470,7 +471,7 @@ def run_core(core, M, E):
             pebs_begins(core, E, counting)
         rip = core.rip
         watching = debug_on(core)
-        resume = core.rflags & RFLAGS_RF
+        resume = core.rflags & X86_EFLAGS_RF
         if watching:
             E.debug_hits = ZERO
             if resume == ZERO and core.iterations == ZERO and shadow != 2:
@@ -483,8 +484,8 @@ def run_core(core, M, E):
                     if code != CODE_NEXT:
                         return code
                     continue
-        core.rflags &= ~RFLAGS_RF  # when an instruction begins
-        stepping = core.rflags & RFLAGS_TF != ZERO
+        core.rflags &= ~X86_EFLAGS_RF  # when an instruction begins
+        stepping = core.rflags & X86_EFLAGS_TF != ZERO
         taken = ZERO
         op = np.int64(0)
         if stepping:
@@ -531,7 +532,7 @@ def reset_core(core, ident):
 
     The shape of the CPU is in the record already. 64-bit mode at CPL 0, identity-mapped.
     """
-    core.rflags = RFLAGS_FIXED
+    core.rflags = X86_EFLAGS_FIXED
     core.cr0 = CR0_RESET
     core.cr4 = CR4_RESET
     core.xcr0 = XCR0_RESET

@@ -10,30 +10,41 @@ import numpy as np
 
 from vpmu_emu._jit import jit
 from vpmu_emu.machine.alu import spread_flags
-from vpmu_emu.machine.breakpoints import RFLAGS_RF
 from vpmu_emu.machine.bus import FAULT_EPT, note_ept_violation
 from vpmu_emu.machine.decode import rep_over
-from vpmu_emu.machine.memory import VECTOR_GP, VECTOR_PF, VECTOR_SS, fault, read, write
+from vpmu_emu.machine.memory import fault, read, write
+from vpmu_emu.machine.processor_flags import (
+    X86_EFLAGS_AC,
+    X86_EFLAGS_DF,
+    X86_EFLAGS_FIXED,
+    X86_EFLAGS_ID,
+    X86_EFLAGS_IF,
+    X86_EFLAGS_IOPL,
+    X86_EFLAGS_NT,
+    X86_EFLAGS_RF,
+    X86_EFLAGS_STATUS,
+    X86_EFLAGS_TF,
+)
 from vpmu_emu.machine.ring import TR_EXCEPTION, TR_IRQ, TR_NMI, emit
 from vpmu_emu.machine.state import CLASS, CODE_EXIT, CODE_FAULT, CODE_NEXT, CODE_NOT_RETIRED, RSP
 from vpmu_emu.machine.u64 import ONE, U2, U3, U4, U7, U8, U15, U16, U32, U48, U64, WORD, ZERO
+from vpmu_emu.machine.vectors import (
+    VECTOR_DF,
+    VECTOR_GP,
+    VECTOR_NP,
+    VECTOR_PF,
+    VECTOR_SS,
+    VECTOR_TS,
+)
 
 C_CYCLES = CLASS["cycles"]
 C_INST = CLASS["inst"]
-VECTOR_DF = 8
-VECTOR_NP = 11
-VECTOR_TS = 10
-VECTOR_UD = 6
-VECTOR_BP = 3
-VECTOR_DB = 1
-VECTOR_NMI = 2
-RFLAGS_FIXED = U64(1 << 1)
-RFLAGS_TF = U64(1 << 8)
-RFLAGS_IF = U64(1 << 9)
-RFLAGS_NT = U64(1 << 14)
 RFLAGS_IOPL_SHIFT = U64(12)
-_CLEARED = ~(RFLAGS_TF | RFLAGS_NT | RFLAGS_RF)
-_LOADABLE = U64(0x24_7FD5)  # IRETQ and POPFQ at CPL 0: ID AC NT IOPL OF DF IF TF and status
+_CLEARED = ~(X86_EFLAGS_TF | X86_EFLAGS_NT | X86_EFLAGS_RF)
+_LOADABLE = (  # IRETQ and POPFQ at CPL 0
+    X86_EFLAGS_ID | X86_EFLAGS_AC | X86_EFLAGS_NT | X86_EFLAGS_IOPL | X86_EFLAGS_DF | X86_EFLAGS_IF
+    | X86_EFLAGS_TF | X86_EFLAGS_STATUS
+)  # fmt: skip
 _ALIGN16 = U64((1 << 64) - 16)
 _GATE_TYPE = U64(0x1F)
 _INTERRUPT_GATE = U64(0xE)
@@ -158,7 +169,7 @@ def through_gate(core, M, E, vector, kind, has_error, error, return_rip):
     sp = sp & _ALIGN16
     flags = core.rflags
     if kind == KIND_FAULT and vector != VECTOR_DF:  # which is an abort
-        flags = flags | RFLAGS_RF
+        flags = flags | X86_EFLAGS_RF
     words = 6 if has_error != 0 else 5
     base = sp - U64(8 * words)
     # Both ends first: either all words of the frame are written or none.
@@ -181,7 +192,7 @@ def through_gate(core, M, E, vector, kind, has_error, error, return_rip):
         core.selectors[2] = U64(dpl)
     core.rflags &= _CLEARED
     if gate_type == _INTERRUPT_GATE:
-        core.rflags &= ~RFLAGS_IF
+        core.rflags &= ~X86_EFLAGS_IF
     core.shadow = 0
     return CODE_NEXT
 
@@ -311,7 +322,7 @@ def interrupt_return(core, M, E):
     set_rflags(core, flags)
     core.selectors[1] = cs & WORD
     core.selectors[2] = ss & WORD
-    core.rflags |= flags & RFLAGS_RF  # which POPFQ and SYSRET leave clear
+    core.rflags |= flags & X86_EFLAGS_RF  # which POPFQ and SYSRET leave clear
     core.cpl = rpl
     core.nmi_blocked = 0
     core.shadow = 0
@@ -325,6 +336,6 @@ def set_rflags(core, flags):
     if core.cpl > 0:
         keep = U3 << RFLAGS_IOPL_SHIFT
         if core.cpl > np.int64((core.rflags >> RFLAGS_IOPL_SHIFT) & U3):
-            keep |= RFLAGS_IF
-    core.rflags = (flags & _LOADABLE & ~keep) | (core.rflags & keep) | RFLAGS_FIXED
+            keep |= X86_EFLAGS_IF
+    core.rflags = (flags & _LOADABLE & ~keep) | (core.rflags & keep) | X86_EFLAGS_FIXED
     spread_flags(core)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
+from vpmu_emu.machine import msr_index
 from vpmu_emu.machine.bits import highest_bit
 from vpmu_emu.machine.clock import later, ticks, time_of_tick, time_of_tsc, tsc_at
 from vpmu_emu.machine.state import BEYOND, NEVER
@@ -32,57 +33,14 @@ from vpmu_emu.machine.u64 import (
     WORD,
     ZERO,
 )
-from vpmu_emu.tables.msrs import MSRS, by_name
-
-X2_ID = U64(by_name("IA32_X2APIC_APICID"))
-X2_VERSION = U64(by_name("IA32_X2APIC_VERSION"))
-X2_TPR = U64(by_name("IA32_X2APIC_TPR"))
-X2_PPR = U64(by_name("IA32_X2APIC_PPR"))
-X2_EOI = U64(by_name("IA32_X2APIC_EOI"))
-X2_LDR = U64(by_name("IA32_X2APIC_LDR"))
-X2_SIVR = U64(by_name("IA32_X2APIC_SIVR"))
-X2_ISR0 = U64(by_name("IA32_X2APIC_ISR0"))
-X2_TMR0 = U64(by_name("IA32_X2APIC_TMR0"))
-X2_IRR0 = U64(by_name("IA32_X2APIC_IRR0"))
-X2_ESR = U64(by_name("IA32_X2APIC_ESR"))
-X2_LVT_CMCI = U64(by_name("IA32_X2APIC_LVT_CMCI"))
-X2_ICR = U64(by_name("IA32_X2APIC_ICR"))
-X2_LVT_TIMER = U64(by_name("IA32_X2APIC_LVT_TIMER"))
-X2_LVT_ERROR = U64(by_name("IA32_X2APIC_LVT_ERROR"))
-X2_INIT_COUNT = U64(by_name("IA32_X2APIC_INIT_COUNT"))
-X2_CUR_COUNT = U64(by_name("IA32_X2APIC_CUR_COUNT"))
-X2_DIV_CONF = U64(by_name("IA32_X2APIC_DIV_CONF"))
-X2_SELF_IPI = U64(by_name("IA32_X2APIC_SELF_IPI"))
+from vpmu_emu.tables.msrs import ACCESS_RO, ACCESS_WO, MSRS, reset_of
 
 LVT_CMCI, LVT_TIMER, LVT_THERMAL, LVT_PMI, LVT_LINT0, LVT_LINT1, LVT_ERROR = range(7)
 
-LVT_MASKED = U64(1 << 16)
-DELIVERY_MODE = U64(7 << 8)
-MODE_FIXED = U64(0)
-MODE_LOWEST = U64(1 << 8)
-MODE_NMI = U64(4 << 8)
-MODE_INIT = U64(5 << 8)
-MODE_SIPI = U64(6 << 8)
-TIMER_MODE = U64(3 << 17)
-TIMER_ONE_SHOT = U64(0)
-TIMER_PERIODIC = U64(1 << 17)
-TIMER_TSC_DEADLINE = U64(2 << 17)
-SPIV_ENABLE = U64(1 << 8)
-BASE_RESET = U64(0xFEE0_0000 | 1 << 11 | 1 << 8)  # enabled, bootstrap processor, xAPIC
-BASE_ENABLE = U64(1 << 11)
-BASE_X2APIC = U64(1 << 10)
-BASE_ADDRESS = U64(0x000F_FFFF_FFFF_F000)
-VERSION = np.array([0x0006_0015, 0x0005_0014], dtype=np.uint64)
+BASE_RESET = U64(reset_of("IA32_APIC_BASE"))  # enabled, bootstrap processor, xAPIC
+VERSION = np.array([reset_of("IA32_X2APIC_VERSION", side) for side in ("hw", "kvm")], dtype=np.uint64)
 """7 LVT entries, version 0x15; of KVM's 6 (no CMCI), version 0x14."""
-_SPIV_RESET = U64(0xFF)
-SHORTHAND = U64(3 << 18)
-SHORTHAND_NONE = ZERO
-SHORTHAND_SELF = U64(1 << 18)
-SHORTHAND_OTHERS = SHORTHAND
-_LOGICAL = U64(1 << 11)
-_BUSY = U64(1 << 12)  # delivery status: read-only, and nothing is ever under way
-_ASSERT = U64(1 << 14)
-_LEVEL = U64(1 << 15)
+_SPIV_RESET = U64(reset_of("IA32_X2APIC_SIVR"))
 _HIGH32 = U64(0xFFFF_FFFF_0000_0000)
 _LDR = U64(0xFF00_0000)
 _DFR_FLAT = U64(0xF000_0000)
@@ -93,21 +51,21 @@ _INDEX = U64(63)
 _CLASS = U64(0xF0)
 _FIRST_LVT = U64(0x831)  # LVT_TIMER is entry 1
 # row of the MSR table by index - 0x800: reserved bits and direction hold for the page too
+APIC_BASE_MSR = U64(0x800)
+APIC_LAST_MSR = U64(0x8FF)
 _ROWS = np.full(64, -1, dtype=np.int64)
 for _k, _row in enumerate(MSRS):
     for _n in range(_row.count):
-        if 0x800 <= _row.index + _n * _row.stride < 0x840:
-            _ROWS[_row.index + _n * _row.stride - 0x800] = _k
-_FIRST = U64(0x800)
+        if 0 <= _row.index + _n * _row.stride - int(APIC_BASE_MSR) < len(_ROWS):
+            _ROWS[_row.index + _n * _row.stride - int(APIC_BASE_MSR)] = _k
 _DFR = U64(0x80E)
 _ICR2 = U64(0x831)
-_X2_ONLY = U64(0x83F)  # SELF_IPI
-_ACCESS_READ_ONLY, _ACCESS_WRITE_ONLY = 1, 2
 
 # What a register keeps of a write, by index - 0x800. Reserved bits of silicon are #GP before.
 _KEPT = np.full((2, 64), (1 << 64) - 1, dtype=np.uint64)
 _LVT = range(0x32, 0x38)
-_KEPT[0, [0x2F, *_LVT]] ^= np.uint64(1 << 12 | 1 << 14)  # delivery status and remote IRR are read-only
+# delivery status and remote IRR are read-only
+_KEPT[0, [0x2F, *_LVT]] ^= msr_index.APIC_SEND_PENDING | msr_index.APIC_LVT_REMOTE_IRR
 # kvm_lapic_reg_write(), apic_lvt_mask[]: pending bit and all, as written
 _KEPT[1, 0x0F] = 0x3FF
 _KEPT[1, 0x3E] = 0xB
@@ -126,6 +84,12 @@ LVT_NMI = 2
 
 
 @jit()
+def is_x2apic_msr(index):
+    """Whether an MSR number is one of the 256 that are the local APIC's."""
+    return index >= APIC_BASE_MSR and index <= APIC_LAST_MSR
+
+
+@jit()
 def lapic_reset(lapic, ident):
     """Power-up state (SDM 3A 11.4.7.1): xAPIC mode, software-disabled, every LVT entry masked."""
     lapic.apic_base = BASE_RESET
@@ -140,7 +104,7 @@ def lapic_reset(lapic, ident):
         lapic.irr[i] = ZERO
         lapic.isr[i] = ZERO
     for i in range(7):
-        lapic.lvt[i] = LVT_MASKED
+        lapic.lvt[i] = msr_index.APIC_LVT_MASKED
     lapic.divide = ZERO
     lapic.init_count = ZERO
     lapic.tsc_deadline = ZERO
@@ -217,15 +181,18 @@ def lapic_eoi(lapic):
 def lapic_deliver_lvt(lapic, which):
     """Deliver local interrupt `which`: LVT_DROPPED, LVT_FIXED, or LVT_NMI, which the caller pends."""
     entry = lapic.lvt[which]
-    if entry & LVT_MASKED != ZERO or lapic.apic_base & BASE_ENABLE == ZERO:
+    if (
+        entry & msr_index.APIC_LVT_MASKED != ZERO
+        or lapic.apic_base & msr_index.MSR_IA32_APICBASE_ENABLE == ZERO
+    ):
         return LVT_DROPPED
-    mode = entry & DELIVERY_MODE
+    mode = entry & msr_index.APIC_MODE_MASK
     if which == LVT_PMI:
         # SDM 3B 20.2.4: handling a performance-monitoring interrupt sets the entry's mask.
-        lapic.lvt[which] = entry | LVT_MASKED
-    if mode == MODE_NMI:
+        lapic.lvt[which] = entry | msr_index.APIC_LVT_MASKED
+    if mode == msr_index.APIC_DM_NMI:
         return LVT_NMI
-    if mode == MODE_FIXED:
+    if mode == msr_index.APIC_DM_FIXED:
         vector = entry & BYTE
         if vector < U16:
             return LVT_DROPPED
@@ -263,7 +230,7 @@ def lapic_set_deadline(core, lapic, deadline, offset):
 
     The timer fires at the first time at which that sum has reached the deadline.
     """
-    if lapic.lvt[LVT_TIMER] & TIMER_MODE != TIMER_TSC_DEADLINE:
+    if lapic.lvt[LVT_TIMER] & msr_index.APIC_LVT_TIMER_MASK != msr_index.APIC_LVT_TIMER_TSCDEADLINE:
         return  # SDM 3A 11.5.4.1: ignored in the other timer modes
     lapic.tsc_deadline = deadline
     if deadline == ZERO:
@@ -280,8 +247,8 @@ def lapic_set_deadline(core, lapic, deadline, offset):
 @jit()
 def lapic_timer_expire(core, lapic):
     """The timer has run out at or before now: request its interrupt, rearm it if periodic."""
-    mode = lapic.lvt[LVT_TIMER] & TIMER_MODE
-    if mode == TIMER_PERIODIC and lapic.init_count != ZERO:
+    mode = lapic.lvt[LVT_TIMER] & msr_index.APIC_LVT_TIMER_MASK
+    if mode == msr_index.APIC_LVT_TIMER_PERIODIC and lapic.init_count != ZERO:
         period = _count_time(lapic)
         lapic.timer_start = lapic.timer_at
         lapic.timer_at = lapic.timer_at + period
@@ -304,13 +271,13 @@ def is_destination(source, lapic, icr):
 
     The sender's mode says how wide the destination is, the receiver's what its logical name is.
     """
-    wide = source.apic_base & BASE_X2APIC != ZERO
+    wide = source.apic_base & msr_index.X2APIC_ENABLE != ZERO
     dest = icr >> U32 if wide else icr >> U56
     if dest == (LOW32 if wide else BYTE):
         return True
-    if icr & _LOGICAL == ZERO:
+    if icr & msr_index.APIC_DEST_LOGICAL == ZERO:
         return dest == lapic.id
-    if lapic.apic_base & BASE_X2APIC != ZERO:
+    if lapic.apic_base & msr_index.X2APIC_ENABLE != ZERO:
         ldr = _x2apic_ldr(lapic)
         return dest >> U16 == ldr >> U16 and dest & ldr & WORD != ZERO
     ldr = lapic.ldr >> U24
@@ -325,28 +292,30 @@ def lapic_accept(lapic, vector):
 
     Vectors below 16 are illegal.
     """
-    if vector >= U16 and lapic.spiv & SPIV_ENABLE != ZERO:
+    if vector >= U16 and lapic.spiv & msr_index.APIC_SPIV_APIC_ENABLED != ZERO:
         lapic_set_irr(lapic, np.int64(vector))
 
 
 @jit()
 def is_deassert(icr):
     """Whether an INIT message is the level de-assert of old buses, which does nothing."""
-    return icr & (_LEVEL | _ASSERT) == _LEVEL
+    return icr & (msr_index.APIC_INT_LEVELTRIG | msr_index.APIC_INT_ASSERT) == msr_index.APIC_INT_LEVELTRIG
 
 
 @jit()
 def _send(lapic, icr):
     """Send the message in ICR: WRITTEN, or what it does to this core."""
-    shorthand = icr & SHORTHAND
-    if shorthand == SHORTHAND_OTHERS or (shorthand == ZERO and not is_destination(lapic, lapic, icr)):
+    shorthand = icr & msr_index.APIC_SHORT_MASK
+    if shorthand == msr_index.APIC_DEST_ALLBUT or (
+        shorthand == ZERO and not is_destination(lapic, lapic, icr)
+    ):
         return WRITTEN
-    mode = icr & DELIVERY_MODE
-    if mode == MODE_NMI:
+    mode = icr & msr_index.APIC_MODE_MASK
+    if mode == msr_index.APIC_DM_NMI:
         return NMI_TO_SELF
-    if mode == MODE_INIT and not is_deassert(icr):
+    if mode == msr_index.APIC_DM_INIT and not is_deassert(icr):
         return INIT_TO_SELF
-    if mode == MODE_FIXED or mode == MODE_LOWEST:
+    if mode == msr_index.APIC_DM_FIXED or mode == msr_index.APIC_DM_LOWEST:
         lapic_accept(lapic, icr & BYTE)
     return WRITTEN  # SMI, and SIPI of a core that does not wait for it
 
@@ -354,40 +323,44 @@ def _send(lapic, icr):
 @jit()
 def lapic_read(core, lapic, index):
     """RDMSR of an x2APIC register that exists and may be read."""
-    if index == X2_ID:
+    if index == msr_index.IA32_X2APIC_APICID:
         return lapic.id
-    if index == X2_VERSION:
+    if index == msr_index.IA32_X2APIC_VERSION:
         return VERSION[lapic.software]
-    if index == X2_TPR:
+    if index == msr_index.IA32_X2APIC_TPR:
         return lapic.tpr
-    if index == X2_PPR:
+    if index == msr_index.IA32_X2APIC_PPR:
         return lapic_ppr(lapic)
-    if index == X2_LDR:
+    if index == msr_index.IA32_X2APIC_LDR:
         return _x2apic_ldr(lapic)
-    if index == X2_SIVR:
+    if index == msr_index.IA32_X2APIC_SIVR:
         return lapic.spiv
-    if index >= X2_ISR0 and index < X2_ISR0 + U8:
-        k = index - X2_ISR0
+    if index >= msr_index.IA32_X2APIC_ISR0 and index < msr_index.IA32_X2APIC_ISR0 + U8:
+        k = index - msr_index.IA32_X2APIC_ISR0
         return (lapic.isr[k >> ONE] >> ((k & ONE) * U32)) & LOW32
-    if index >= X2_IRR0 and index < X2_IRR0 + U8:
-        k = index - X2_IRR0
+    if index >= msr_index.IA32_X2APIC_IRR0 and index < msr_index.IA32_X2APIC_IRR0 + U8:
+        k = index - msr_index.IA32_X2APIC_IRR0
         return (lapic.irr[k >> ONE] >> ((k & ONE) * U32)) & LOW32
-    if index == X2_ESR:
+    if index == msr_index.IA32_X2APIC_ESR:
         return lapic.esr
-    if index == X2_LVT_CMCI:
+    if index == msr_index.IA32_X2APIC_LVT_CMCI:
         return lapic.lvt[LVT_CMCI]
-    if index == X2_ICR:
+    if index == msr_index.IA32_X2APIC_ICR:
         return lapic.icr
-    if index >= X2_LVT_TIMER and index <= X2_LVT_ERROR:
+    if index >= msr_index.IA32_X2APIC_LVT_TIMER and index <= msr_index.IA32_X2APIC_LVT_ERROR:
         return lapic.lvt[index - _FIRST_LVT]
-    if index == X2_INIT_COUNT:
+    if index == msr_index.IA32_X2APIC_INIT_COUNT:
         return lapic.init_count
-    if index == X2_CUR_COUNT:
-        if lapic.timer_at == NEVER or lapic.lvt[LVT_TIMER] & TIMER_MODE == TIMER_TSC_DEADLINE:
+    if index == msr_index.IA32_X2APIC_CUR_COUNT:
+        if (
+            lapic.timer_at == NEVER
+            or lapic.lvt[LVT_TIMER] & msr_index.APIC_LVT_TIMER_MASK
+            == msr_index.APIC_LVT_TIMER_TSCDEADLINE
+        ):
             return ZERO
         left = ticks(U64(max(lapic.timer_at - core.t, 0)), lapic.clock_num, lapic.clock_den)
         return left >> U64(_divisor_shift(lapic))
-    if index == X2_DIV_CONF:
+    if index == msr_index.IA32_X2APIC_DIV_CONF:
         return lapic.divide
     return ZERO
 
@@ -395,56 +368,68 @@ def lapic_read(core, lapic, index):
 @jit()
 def lapic_write(core, lapic, index, value):
     """WRMSR to an x2APIC register: WRITTEN, WRITE_FAULT, NMI_TO_SELF or INIT_TO_SELF."""
-    kept = _KEPT[lapic.software, (index - _FIRST) & _INDEX]
-    if index == X2_TPR:
+    kept = _KEPT[lapic.software, (index - APIC_BASE_MSR) & _INDEX]
+    if index == msr_index.IA32_X2APIC_TPR:
         lapic.tpr = value & BYTE
-    elif index == X2_EOI:
+    elif index == msr_index.IA32_X2APIC_EOI:
         if value != ZERO and lapic.software == 0:
             return WRITE_FAULT
         lapic_eoi(lapic)
-    elif index == X2_SIVR:
+    elif index == msr_index.IA32_X2APIC_SIVR:
         lapic.spiv = value & kept
-        if value & SPIV_ENABLE == ZERO:
+        if value & msr_index.APIC_SPIV_APIC_ENABLED == ZERO:
             for i in range(7):  # SDM 3A 11.4.7.2: software-disabled forces every mask
-                lapic.lvt[i] |= LVT_MASKED
-    elif index == X2_ESR:
+                lapic.lvt[i] |= msr_index.APIC_LVT_MASKED
+    elif index == msr_index.IA32_X2APIC_ESR:
         if value != ZERO:
             return WRITE_FAULT
         lapic.esr = ZERO
-    elif index == X2_LVT_CMCI:
+    elif index == msr_index.IA32_X2APIC_LVT_CMCI:
         value &= kept
-        lapic.lvt[LVT_CMCI] = value if lapic.spiv & SPIV_ENABLE != ZERO else value | LVT_MASKED
-    elif index == X2_ICR:
-        value &= ~_BUSY
+        lapic.lvt[LVT_CMCI] = (
+            value
+            if lapic.spiv & msr_index.APIC_SPIV_APIC_ENABLED != ZERO
+            else value | msr_index.APIC_LVT_MASKED
+        )
+    elif index == msr_index.IA32_X2APIC_ICR:
+        value &= ~msr_index.APIC_SEND_PENDING
         lapic.icr = value
         # A hypervisor looks for the other vCPUs itself.
-        if (core.cores > 1 or core.kernel != 0) and value & SHORTHAND != SHORTHAND_SELF:
+        if (
+            core.cores > 1 or core.kernel != 0
+        ) and value & msr_index.APIC_SHORT_MASK != msr_index.APIC_DEST_SELF:
             lapic.ipi_out = 1
         return _send(lapic, value)
-    elif index >= X2_LVT_TIMER and index <= X2_LVT_ERROR:
-        if index == X2_LVT_TIMER:
+    elif index >= msr_index.IA32_X2APIC_LVT_TIMER and index <= msr_index.IA32_X2APIC_LVT_ERROR:
+        if index == msr_index.IA32_X2APIC_LVT_TIMER:
             kept |= lapic.timer_mode_mask
         value &= kept
-        if lapic.spiv & SPIV_ENABLE == ZERO:
-            value = value | LVT_MASKED
-        if index == X2_LVT_TIMER:
-            old = lapic.lvt[LVT_TIMER] & TIMER_MODE
-            new = value & TIMER_MODE
-            if old != new and (old == TIMER_TSC_DEADLINE or new == TIMER_TSC_DEADLINE):
+        if lapic.spiv & msr_index.APIC_SPIV_APIC_ENABLED == ZERO:
+            value = value | msr_index.APIC_LVT_MASKED
+        if index == msr_index.IA32_X2APIC_LVT_TIMER:
+            old = lapic.lvt[LVT_TIMER] & msr_index.APIC_LVT_TIMER_MASK
+            new = value & msr_index.APIC_LVT_TIMER_MASK
+            if old != new and (
+                old == msr_index.APIC_LVT_TIMER_TSCDEADLINE or new == msr_index.APIC_LVT_TIMER_TSCDEADLINE
+            ):
                 # SDM 3A 11.5.4.1: changing to or from the mode disarms; apic_update_lvtt()
                 lapic.timer_at = NEVER
                 lapic.tsc_deadline = ZERO
                 lapic.init_count = ZERO
         lapic.lvt[index - _FIRST_LVT] = value
-    elif index == X2_INIT_COUNT:
-        if lapic.lvt[LVT_TIMER] & TIMER_MODE != TIMER_TSC_DEADLINE:
+    elif index == msr_index.IA32_X2APIC_INIT_COUNT:
+        if lapic.lvt[LVT_TIMER] & msr_index.APIC_LVT_TIMER_MASK != msr_index.APIC_LVT_TIMER_TSCDEADLINE:
             lapic.init_count = value & LOW32
             _start_count(core, lapic)
-    elif index == X2_DIV_CONF:
+    elif index == msr_index.IA32_X2APIC_DIV_CONF:
         lapic.divide = value & kept
-        if lapic.timer_at != NEVER and lapic.lvt[LVT_TIMER] & TIMER_MODE != TIMER_TSC_DEADLINE:
+        if (
+            lapic.timer_at != NEVER
+            and lapic.lvt[LVT_TIMER] & msr_index.APIC_LVT_TIMER_MASK
+            != msr_index.APIC_LVT_TIMER_TSCDEADLINE
+        ):
             _start_count(core, lapic)
-    elif index == X2_SELF_IPI:
+    elif index == msr_index.IA32_X2APIC_SELF_IPI:
         lapic_accept(lapic, value & BYTE)
     else:
         return WRITE_FAULT
@@ -461,21 +446,21 @@ def lapic_mmio_read(core, lapic, offset, size):
     """
     if (offset & _SLOT) + size > U4:
         return ZERO
-    index = _FIRST + (offset >> U4)
+    index = APIC_BASE_MSR + (offset >> U4)
     value = ZERO
-    if index == X2_ID:
+    if index == msr_index.IA32_X2APIC_APICID:
         value = lapic.id << U24
-    elif index == X2_LDR:
+    elif index == msr_index.IA32_X2APIC_LDR:
         value = lapic.ldr
     elif index == _DFR:
         value = lapic.dfr
     elif index == _ICR2:
         value = lapic.icr >> U32
-    elif index <= _X2_ONLY:
-        row = _ROWS[index - _FIRST]
-        if index == X2_LVT_CMCI and lapic.software != 0:
+    elif index <= msr_index.IA32_X2APIC_SELF_IPI:
+        row = _ROWS[index - APIC_BASE_MSR]
+        if index == msr_index.IA32_X2APIC_LVT_CMCI and lapic.software != 0:
             row = -1
-        if row >= 0 and core.msr_access[row] != _ACCESS_WRITE_ONLY:
+        if row >= 0 and core.msr_access[row] != ACCESS_WO:
             value = lapic_read(core, lapic, index) & LOW32
     return (value >> ((offset & U3) << U3)) & (ALL >> (U64_BITS - (size << U3)))
 
@@ -486,26 +471,26 @@ def lapic_mmio_write(core, lapic, offset, size, value):
 
     Anything but an aligned 32-bit access is dropped as KVM does; the manual leaves it open.
     """
-    index = _FIRST + (offset >> U4)
-    if size != U4 or offset & _SLOT != ZERO or index >= _X2_ONLY:
+    index = APIC_BASE_MSR + (offset >> U4)
+    if size != U4 or offset & _SLOT != ZERO or index >= msr_index.IA32_X2APIC_SELF_IPI:
         return WRITTEN
-    if index == X2_LDR:
+    if index == msr_index.IA32_X2APIC_LDR:
         lapic.ldr = value & _LDR
     elif index == _DFR:
         lapic.dfr = (value & _DFR_FLAT) | _DFR_ONES
     elif index == _ICR2:
         lapic.icr = (lapic.icr & LOW32) | ((value & _LDR) << U32)
-    elif index == X2_EOI or index == X2_ESR:
+    elif index == msr_index.IA32_X2APIC_EOI or index == msr_index.IA32_X2APIC_ESR:
         return lapic_write(core, lapic, index, ZERO)
     else:
-        row = _ROWS[index - _FIRST]
-        if index == X2_LVT_CMCI and lapic.software != 0:
+        row = _ROWS[index - APIC_BASE_MSR]
+        if index == msr_index.IA32_X2APIC_LVT_CMCI and lapic.software != 0:
             row = -1
-        if row >= 0 and core.msr_access[row] != _ACCESS_READ_ONLY:
+        if row >= 0 and core.msr_access[row] != ACCESS_RO:
             if lapic.software == 0:
                 value &= ~core.msr_reserved[row]
             value &= LOW32
-            if index == X2_ICR:
+            if index == msr_index.IA32_X2APIC_ICR:
                 value |= lapic.icr & _HIGH32
             return lapic_write(core, lapic, index, value)
     return WRITTEN

@@ -13,16 +13,12 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
+from vpmu_emu.machine import msr_index
 from vpmu_emu.machine.decode import lookup
-from vpmu_emu.machine.pmu import (
-    C_CYCLES,
-    DEBUGCTL_LBR,
-    STATUS_LBR_FRZ,
-    class_total,
-)
+from vpmu_emu.machine.pmu import C_CYCLES, class_total
 from vpmu_emu.machine.state import CLASS, FIRST_BRANCH_CLASS, N_BRANCH_CLASSES, N_LBR
 from vpmu_emu.machine.u64 import ONE, U2, U4, U56, U63, U64, ZERO
-from vpmu_emu.tables.msrs import MSRS
+from vpmu_emu.tables.msrs import MSRS, ROW
 
 LBR_NONE, LBR_LEGACY, LBR_ARCHITECTURAL = range(3)
 FORMAT_ARCHITECTURAL = 0x3F  # of IA32_PERF_CAPABILITIES[5:0]
@@ -30,27 +26,28 @@ FORMAT_ARCHITECTURAL = 0x3F  # of IA32_PERF_CAPABILITIES[5:0]
 # BR_TYPE of IA32_LBR_x_INFO
 BR_COND, BR_NEAR_IND_JMP, BR_NEAR_REL_JMP, BR_NEAR_IND_CALL, BR_NEAR_REL_CALL, BR_NEAR_RET = range(6)
 BR_OTHER = 8
-# the bit of each type in IA32_LBR_CTL (1: record it) and in MSR_LBR_SELECT (1: leave it out)
-CTL_BIT = np.array([16, 18, 17, 20, 19, 21, 0, 0, 22], dtype=np.uint64)
-SELECT_BIT = np.array([2, 6, 7, 4, 3, 5, 0, 0, 8], dtype=np.uint64)
 
-CTL_ENABLE = ONE
-CTL_CALL_STACK = U64(1 << 3)
-SELECT_CALL_STACK = U64(1 << 9)
-INFO_CYCLES_VALID = U64(1 << 60)
-_MOST_CYCLES = U64(0xFFFF)
 
-_ROW = {row.name: k for k, row in enumerate(MSRS)}
-R_LBR_SELECT = _ROW["MSR_LBR_SELECT"]
-R_LBR_TOS = _ROW["MSR_LASTBRANCH_TOS"]
-R_LASTBRANCH_FROM = _ROW["MSR_LASTBRANCH_{}_FROM_IP"]
-R_LASTBRANCH_TO = _ROW["MSR_LASTBRANCH_{}_TO_IP"]
-R_LASTBRANCH_INFO = _ROW["MSR_LBR_INFO_{}"]
-R_LBR_CTL = _ROW["IA32_LBR_CTL"]
-R_LBR_DEPTH = _ROW["IA32_LBR_DEPTH"]
-R_LBR_FROM = _ROW["IA32_LBR_{}_FROM_IP"]
-R_LBR_TO = _ROW["IA32_LBR_{}_TO_IP"]
-R_LBR_INFO = _ROW["IA32_LBR_{}_INFO"]
+def _bits_of_types(register: str, **other: str) -> np.ndarray:
+    """The bit that a register has for each BR_TYPE, 0 for none; `other`: what it calls otherwise."""
+    bits = {field.name: field.low for field in MSRS[ROW[register]].fields}
+    types = next(f.values for f in MSRS[ROW["IA32_LBR_{}_INFO"]].fields if f.name == "type")
+    return np.array([bits[other.get(name, name)] if name else 0 for name in types], dtype=np.uint64)
+
+
+CTL_BIT = _bits_of_types("IA32_LBR_CTL", other="other_branch")  # 1: record it
+SELECT_BIT = _bits_of_types("MSR_LBR_SELECT", cond="jcc", other="far_branch")  # 1: leave it out
+
+R_LBR_SELECT = ROW["MSR_LBR_SELECT"]
+R_LBR_TOS = ROW["MSR_LASTBRANCH_TOS"]
+R_LASTBRANCH_FROM = ROW["MSR_LASTBRANCH_{}_FROM_IP"]
+R_LASTBRANCH_TO = ROW["MSR_LASTBRANCH_{}_TO_IP"]
+R_LASTBRANCH_INFO = ROW["MSR_LBR_INFO_{}"]
+R_LBR_CTL = ROW["IA32_LBR_CTL"]
+R_LBR_DEPTH = ROW["IA32_LBR_DEPTH"]
+R_LBR_FROM = ROW["IA32_LBR_{}_FROM_IP"]
+R_LBR_TO = ROW["IA32_LBR_{}_TO_IP"]
+R_LBR_INFO = ROW["IA32_LBR_{}_INFO"]
 R_LBR_FIRST, R_LBR_LAST = R_LBR_SELECT, R_LBR_INFO
 
 _FAR, _COND, _TAKEN, _CALL, _RET, _INDIRECT, _MISS = (
@@ -63,11 +60,11 @@ _FAR, _COND, _TAKEN, _CALL, _RET, _INDIRECT, _MISS = (
 def lbr_on(core):
     """Whether branches are recorded now."""
     lbr = core.lbr
-    if lbr.kind == LBR_NONE or core.pmu.global_status & STATUS_LBR_FRZ != ZERO:
+    if lbr.kind == LBR_NONE or core.pmu.global_status & msr_index.GLOBAL_STATUS_LBRS_FROZEN != ZERO:
         return False
     if lbr.kind == LBR_ARCHITECTURAL:
-        return lbr.ctl & CTL_ENABLE != ZERO
-    return core.pmu.debugctl & DEBUGCTL_LBR != ZERO
+        return lbr.ctl & msr_index.ARCH_LBR_CTL_LBREN != ZERO
+    return core.pmu.debugctl & msr_index.DEBUGCTLMSR_LBR != ZERO
 
 
 @jit()
@@ -116,7 +113,7 @@ def lbr_record(core, source, kind, missed, end):
     lbr = core.lbr
     if not _wanted(core, kind):
         return
-    stack = CTL_CALL_STACK if lbr.kind == LBR_ARCHITECTURAL else SELECT_CALL_STACK
+    stack = msr_index.ARCH_LBR_CTL_STACK if lbr.kind == LBR_ARCHITECTURAL else msr_index.LBR_CALL_STACK
     if lbr.ctl & stack != ZERO:
         if kind == BR_NEAR_RET:
             _pop(lbr)
@@ -124,12 +121,12 @@ def lbr_record(core, source, kind, missed, end):
         if (kind != BR_NEAR_REL_CALL and kind != BR_NEAR_IND_CALL) or core.rip == end:
             return
     now = class_total(core, C_CYCLES, 3) >> U4
-    info = min(now - lbr.since, _MOST_CYCLES) | (missed << U63)
+    info = min(now - lbr.since, msr_index.LBR_INFO_CYCLES) | (missed << U63)
     lbr.since = now
     if lbr.kind == LBR_ARCHITECTURAL:
         for k in range(lbr.depth - 1, 0, -1):
             _move(lbr, k, k - 1)
-        info |= (U64(kind) << U56) | INFO_CYCLES_VALID
+        info |= (U64(kind) << U56) | msr_index.ARCH_LBR_INFO_CYC_CNT_VALID
     else:
         lbr.tos = (lbr.tos + 1) % N_LBR
     _fill(lbr, lbr.tos, source, core.rip, info)
@@ -215,7 +212,7 @@ def lbr_write(core, row, n, value):
     """WRMSR to an LBR register, allowed already. Modifies core.lbr."""
     lbr = core.lbr
     if row == R_LBR_SELECT or row == R_LBR_CTL:
-        if row == R_LBR_CTL and value & ~lbr.ctl & CTL_ENABLE != ZERO:
+        if row == R_LBR_CTL and value & ~lbr.ctl & msr_index.ARCH_LBR_CTL_LBREN != ZERO:
             lbr_started(core)
         lbr.ctl = value
     elif row == R_LBR_TOS:

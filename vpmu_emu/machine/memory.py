@@ -59,6 +59,7 @@ from vpmu_emu.machine.u64 import (
     U64,
     ZERO,
 )
+from vpmu_emu.machine.vectors import VECTOR_GP, VECTOR_PF, VECTOR_UD
 from vpmu_emu.tables.cpus import LATENCIES
 
 TLB_INDEX = U64(N_TLB - 1)
@@ -71,10 +72,6 @@ CODE_ROW = U64(N_CODE - 1)
 STORED = U64(N_STORED - 1)
 LAT_TLB_WALK = LATENCIES.index("tlb_walk")
 
-VECTOR_UD = 6
-VECTOR_SS = 12
-VECTOR_GP = 13
-VECTOR_PF = 14
 _U47 = U64(47)
 _CANONICAL_HIGH = U64(0x1FFFF)
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
+from vpmu_emu.machine import msr_index
 from vpmu_emu.machine.bus import note_ipi
 from vpmu_emu.machine.clock import tsc_at
 from vpmu_emu.machine.lapic import (
-    BASE_ENABLE,
-    BASE_X2APIC,
+    is_x2apic_msr,
     lapic_read,
     lapic_reset,
     lapic_set_deadline,
@@ -21,13 +21,9 @@ from vpmu_emu.machine.lapic import (
 )
 from vpmu_emu.machine.lbr import (
     LBR_ARCHITECTURAL,
-    R_LASTBRANCH_FROM,
-    R_LASTBRANCH_TO,
     R_LBR_DEPTH,
     R_LBR_FIRST,
-    R_LBR_FROM,
     R_LBR_LAST,
-    R_LBR_TO,
     lbr_depth_exists,
     lbr_started,
     lbr_value,
@@ -35,10 +31,9 @@ from vpmu_emu.machine.lbr import (
 )
 from vpmu_emu.machine.memory import drop_decoded, tlb_flush
 from vpmu_emu.machine.metrics import metrics_value, metrics_write
+from vpmu_emu.machine.msr_fields import field_value, field_write
 from vpmu_emu.machine.mutants import I_FIXED_32, I_RDMSR_32
-from vpmu_emu.machine.paging import EFER_NXE
 from vpmu_emu.machine.pmu import (
-    DEBUGCTL_LBR,
     SLOTS_COUNTER,
     counter_value,
     pmu_set_global_ctrl,
@@ -65,11 +60,10 @@ from vpmu_emu.machine.ring import (
     TR_MSR_FAULT,
     emit,
 )
-from vpmu_emu.machine.state import N_FIXED, N_GP, REG_FS, REG_GS
+from vpmu_emu.machine.state import N_FIXED, N_GP
 from vpmu_emu.machine.u64 import ONE, TOP, U64, ZERO
-from vpmu_emu.tables.msrs import MSRS
+from vpmu_emu.tables.msrs import ACCESS_DROP, ACCESS_RO, ACCESS_WO, MSRS, ROW
 
-ROW = {row.name: k for k, row in enumerate(MSRS)}
 R_PMC = ROW["IA32_PMC"]
 R_PERFEVTSEL = ROW["IA32_PERFEVTSEL"]
 R_A_PMC = ROW["IA32_A_PMC"]
@@ -77,44 +71,28 @@ R_FIXED_CTR = ROW["IA32_FIXED_CTR"]
 R_PERF_METRICS = ROW["MSR_PERF_METRICS"]
 R_PERF_CAPABILITIES = ROW["IA32_PERF_CAPABILITIES"]
 R_FIXED_CTR_CTRL = ROW["IA32_FIXED_CTR_CTRL"]
-R_GLOBAL_STATUS = ROW["IA32_PERF_GLOBAL_STATUS"]
 R_GLOBAL_CTRL = ROW["IA32_PERF_GLOBAL_CTRL"]
 R_STATUS_RESET = ROW["IA32_PERF_GLOBAL_STATUS_RESET"]
 R_STATUS_SET = ROW["IA32_PERF_GLOBAL_STATUS_SET"]
 R_INUSE = ROW["IA32_PERF_GLOBAL_INUSE"]
 R_PEBS_ENABLE = ROW["IA32_PEBS_ENABLE"]
-R_PEBS_DATA_CFG = ROW["MSR_PEBS_DATA_CFG"]
-R_DS_AREA = ROW["IA32_DS_AREA"]
 R_DEBUGCTL = ROW["IA32_DEBUGCTL"]
 R_TSC = ROW["IA32_TIME_STAMP_COUNTER"]
 R_TSC_DEADLINE = ROW["IA32_TSC_DEADLINE"]
-R_PRED_CMD = ROW["IA32_PRED_CMD"]
 R_MISC_ENABLE = ROW["IA32_MISC_ENABLE"]
 R_EFER = ROW["IA32_EFER"]
-R_STAR = ROW["IA32_STAR"]
-R_LSTAR = ROW["IA32_LSTAR"]
-R_CSTAR = ROW["IA32_CSTAR"]
-R_FMASK = ROW["IA32_FMASK"]
-R_FS_BASE = ROW["IA32_FS_BASE"]
-R_GS_BASE = ROW["IA32_GS_BASE"]
-R_KERNEL_GS_BASE = ROW["IA32_KERNEL_GS_BASE"]
-R_TSC_AUX = ROW["IA32_TSC_AUX"]
 R_SYSENTER_CS = ROW["IA32_SYSENTER_CS"]
 R_SYSENTER_ESP = ROW["IA32_SYSENTER_ESP"]
 R_SYSENTER_EIP = ROW["IA32_SYSENTER_EIP"]
 R_PAT = ROW["IA32_PAT"]
-R_POWER_CTL = ROW["MSR_POWER_CTL"]
 R_APIC_BASE = ROW["IA32_APIC_BASE"]
 
-ACCESS_RW, ACCESS_RO, ACCESS_WO, ACCESS_DROP = 0, 1, 2, 3
-ACCESS_CODE = {"rw": ACCESS_RW, "ro": ACCESS_RO, "wo": ACCESS_WO, "drop": ACCESS_DROP}
 READ, WRITE, WRITE_BLIND = range(3)  # kinds of accesses; blind: RDMSR would not have read that register
 DROPPED = -1  # exists as something that does nothing
 NO_MSR = -GP_ABSENT  # and whatever else is below DROPPED: #GP, for the reason -GP_*
 
 _LOW_END = U64(0x2000)
 _HIGH = U64(0xC000_0000)
-_K7 = U64(0xC001_0000)
 _PAGE_BITS = U64(5)
 _IN_PAGE = U64(31)
 
@@ -126,7 +104,7 @@ def _pages() -> tuple[np.ndarray, np.ndarray]:
     found = np.full((3, 0x2000), NO_MSR, dtype=np.int64)
     for k, row in enumerate(MSRS):
         for n in range(row.count):
-            for part, base in enumerate((0, int(_HIGH), int(_K7))):
+            for part, base in enumerate((0, int(_HIGH), int(msr_index.MSR_K7_EVNTSEL0))):
                 offset = row.index + n * row.stride - base
                 if 0 <= offset < 0x2000:
                     found[part, offset] = k * 64 + n
@@ -136,21 +114,14 @@ def _pages() -> tuple[np.ndarray, np.ndarray]:
 
 _ROWS, _PAGE = _pages()
 MSR_SLOT = np.array([row.slot for row in MSRS], dtype=np.int64)
-_X2APIC_FIRST = U64(0x800)
-_X2APIC_LAST = U64(0x8FF)
 _LOW32 = U64(0xFFFF_FFFF)
-_EFER_LMA = U64(1 << 10)
-_EFER_LME = U64(1 << 8)
-_MISC_READ_ONLY = U64(1 << 7 | 1 << 11 | 1 << 12)
+_MISC_READ_ONLY = msr_index.MSR_IA32_MISC_ENABLE_EMON | msr_index.MSR_IA32_MISC_ENABLE_PMU_RO_MASK
+_FAULTS_UNLESS_CANONICAL = np.array([row.hw.canonical == "fault" for row in MSRS])
 _CANONICAL = U64(0x1FFFF)
-_PAT_BIT_1 = U64(0x0202_0202_0202_0202)
+PAT_BIT_1 = U64(0x0202_0202_0202_0202)
 _U47 = U64(47)
-_FIXED_FLAG = U64(1 << 30)
-_METRICS_FLAG = U64(1 << 29)
 _INDEX16 = U64(0xFFFF)
-_EVENT_BYTE = U64(0xFF)
-_INT = U64(1 << 20)
-_ANY_PMI = U64(0x8888)
+_ANY_PMI = U64(sum(int(msr_index.INTEL_FIXED_0_ENABLE_PMI) << 4 * i for i in range(N_FIXED)))
 
 
 @jit()
@@ -160,8 +131,8 @@ def find_msr(index):
         at = index
     elif index >= _HIGH and index < _HIGH + _LOW_END:
         at = index - _HIGH + _LOW_END
-    elif index >= _K7 and index < _K7 + _LOW_END:
-        at = index - _K7 + _LOW_END + _LOW_END
+    elif index >= msr_index.MSR_K7_EVNTSEL0 and index < msr_index.MSR_K7_EVNTSEL0 + _LOW_END:
+        at = index - msr_index.MSR_K7_EVNTSEL0 + _LOW_END + _LOW_END
     else:
         return NO_MSR
     return _ROWS[_PAGE[at >> _PAGE_BITS], at & _IN_PAGE]
@@ -220,7 +191,7 @@ def is_canonical(va):
 @jit()
 def pat_is_valid(value):
     """Whether each byte of IA32_PAT names a memory type: 0, 1 and 4 to 7 (SDM 3A table 12-10)."""
-    return value & _PAT_BIT_1 & ~(value >> ONE) == ZERO
+    return value & PAT_BIT_1 & ~(value >> ONE) == ZERO
 
 
 @jit()
@@ -228,9 +199,9 @@ def _exists(core, index):
     rn = find_msr(index)
     if rn < 0 or (rn & 63) >= core.msr_n[rn >> 6]:
         return DROPPED if core.ignore_msrs != 0 else NO_MSR
-    if index >= _X2APIC_FIRST and index <= _X2APIC_LAST:
+    if is_x2apic_msr(index):
         base = core.vapic.apic_base if core.vmx.nonroot != 0 else core.lapic.apic_base
-        if base & BASE_X2APIC == ZERO:
+        if base & msr_index.X2APIC_ENABLE == ZERO:
             return -GP_NOT_X2APIC
     if core.msr_access[rn >> 6] == ACCESS_DROP:
         return DROPPED
@@ -259,17 +230,20 @@ def check_write(core, index, value):
         return -GP_RESERVED
     if row == R_APIC_BASE:
         old = core.lapic.apic_base
-        mode = value & (BASE_ENABLE | BASE_X2APIC)
+        mode = value & (msr_index.MSR_IA32_APICBASE_ENABLE | msr_index.X2APIC_ENABLE)
         # SDM 3A 11.12.5: x2APIC is left only by disabling, and never entered from disabled
-        if mode == BASE_X2APIC:
+        if mode == msr_index.X2APIC_ENABLE:
             return -GP_VALUE
-        if mode == BASE_ENABLE and old & BASE_X2APIC != ZERO:
+        if mode == msr_index.MSR_IA32_APICBASE_ENABLE and old & msr_index.X2APIC_ENABLE != ZERO:
             return -GP_VALUE
-        if mode == BASE_ENABLE | BASE_X2APIC and old & BASE_ENABLE == ZERO:
+        if (
+            mode == msr_index.MSR_IA32_APICBASE_ENABLE | msr_index.X2APIC_ENABLE
+            and old & msr_index.MSR_IA32_APICBASE_ENABLE == ZERO
+        ):
             return -GP_VALUE
     elif row == R_EFER:
         # SDM 3A 4.1.1: LME cannot change while paging is on, and here it always is
-        if (value ^ core.efer) & _EFER_LME != ZERO:
+        if (value ^ core.efer) & msr_index.EFER_LME != ZERO:
             return -GP_VALUE
     elif row == R_LBR_DEPTH:
         if not lbr_depth_exists(value):
@@ -277,20 +251,7 @@ def check_write(core, index, value):
     elif row == R_PAT:
         if not pat_is_valid(value):
             return -GP_VALUE
-    elif (
-        row == R_LSTAR
-        or row == R_CSTAR
-        or row == R_FS_BASE
-        or row == R_GS_BASE
-        or row == R_KERNEL_GS_BASE
-        or row == R_SYSENTER_ESP
-        or row == R_SYSENTER_EIP
-        or row == R_DS_AREA
-        or row == R_LASTBRANCH_FROM
-        or row == R_LASTBRANCH_TO
-        or row == R_LBR_FROM
-        or row == R_LBR_TO
-    ) and not is_canonical(value):
+    elif _FAULTS_UNLESS_CANONICAL[row] and not is_canonical(value):
         return -GP_ADDRESS
     return rn
 
@@ -302,9 +263,9 @@ def _in_use(core):
     v = ZERO
     pmi = pmu.fixed_ctr_ctrl & _ANY_PMI | pmu.pebs_enable
     for i in range(N_GP):
-        if pmu.eventsel[i] & _EVENT_BYTE != ZERO:
+        if pmu.eventsel[i] & msr_index.ARCH_PERFMON_EVENTSEL_EVENT != ZERO:
             v |= ONE << U64(i)
-        pmi |= pmu.eventsel[i] & _INT
+        pmi |= pmu.eventsel[i] & msr_index.ARCH_PERFMON_EVENTSEL_INT
     for i in range(N_FIXED):
         if (pmu.fixed_ctr_ctrl >> U64(4 * i)) & U64(3) != ZERO:
             v |= ONE << U64(32 + i)
@@ -318,80 +279,25 @@ def msr_value(core, rn, index):
     """What RDMSR gives for a register that check_read allowed."""
     row = rn >> 6
     n = rn & 63
-    pmu = core.pmu
     if row == R_PMC and core.inject & I_RDMSR_32 != ZERO:
         return counter_value(core, n) & _LOW32
     if row == R_PMC or row == R_A_PMC:
         return counter_value(core, n)
     if row == R_FIXED_CTR:
         return counter_value(core, N_GP + n)
-    if row == R_PERFEVTSEL:
-        return pmu.eventsel[n]
-    if row == R_GLOBAL_STATUS:
-        return pmu.global_status
-    if row == R_GLOBAL_CTRL:
-        return pmu.global_ctrl
-    if row == R_FIXED_CTR_CTRL:
-        return pmu.fixed_ctr_ctrl
-    if row == R_STATUS_RESET or row == R_STATUS_SET:
-        return ZERO
     if row == R_INUSE:
         return _in_use(core)
-    if row == R_PERF_CAPABILITIES:
-        return pmu.perf_capabilities
     if row == R_PERF_METRICS:
         return metrics_value(core)
-    if row == R_PEBS_ENABLE:
-        return pmu.pebs_enable
-    if row == R_PEBS_DATA_CFG:
-        return pmu.pebs_data_cfg
-    if row == R_DS_AREA:
-        return pmu.ds_area
-    if row == R_DEBUGCTL:
-        return pmu.debugctl
     if row == R_TSC:
         return read_tsc(core)
-    if row == R_TSC_DEADLINE:
-        return core.lapic.tsc_deadline
-    if row == R_APIC_BASE:
-        return core.lapic.apic_base
-    if row == R_MISC_ENABLE:
-        return core.misc_enable
-    if row == R_EFER:
-        return core.efer
-    if row == R_STAR:
-        return core.star
-    if row == R_LSTAR:
-        return core.lstar
-    if row == R_CSTAR:
-        return core.cstar
-    if row == R_FMASK:
-        return core.fmask
-    if row == R_FS_BASE:
-        return core.regs[REG_FS]
-    if row == R_GS_BASE:
-        return core.regs[REG_GS]
-    if row == R_KERNEL_GS_BASE:
-        return core.kernel_gs_base
-    if row == R_TSC_AUX:
-        return core.tsc_aux
-    if row == R_SYSENTER_CS:
-        return core.sysenter_cs
-    if row == R_SYSENTER_ESP:
-        return core.sysenter_esp
-    if row == R_SYSENTER_EIP:
-        return core.sysenter_eip
-    if row == R_PAT:
-        return core.pat
-    if row == R_POWER_CTL:
-        return core.power_ctl
     if row >= R_LBR_FIRST and row <= R_LBR_LAST:
         return lbr_value(core, row, n)
-    if index >= _X2APIC_FIRST and index <= _X2APIC_LAST:
+    if is_x2apic_msr(index):
         if core.vmx.nonroot != 0:
             return lapic_read(core, core.vapic, index)
         return lapic_read(core, core.lapic, index)
-    return ZERO
+    return field_value(core, row, n)  # 0 for what can only be written
 
 
 @jit()
@@ -425,8 +331,6 @@ def msr_apply(core, E, rn, index, value):
         pmu_set_global_ctrl(core, E, value)
     elif row == R_FIXED_CTR_CTRL:
         pmu_write_fixed_ctr_ctrl(core, E, value)
-    elif row == R_GLOBAL_STATUS:
-        pmu.global_status = value  # only a hypervisor's own model writes it; silicon raised #GP before
     elif row == R_STATUS_RESET:
         pmu.global_status = status_after_reset(core, pmu.global_status, value)
         pmu_update(core, E)
@@ -438,14 +342,10 @@ def msr_apply(core, E, rn, index, value):
     elif row == R_PEBS_ENABLE:
         pmu.pebs_enable = value
         pmu.pebs_armed &= value
-    elif row == R_PEBS_DATA_CFG:
-        pmu.pebs_data_cfg = value
-    elif row == R_DS_AREA:
-        pmu.ds_area = value
     elif row == R_DEBUGCTL:
         if core.lbr.kind == LBR_ARCHITECTURAL:
-            value &= ~DEBUGCTL_LBR  # means nothing beside IA32_LBR_CTL and reads 0
-        if value & ~pmu.debugctl & DEBUGCTL_LBR != ZERO:
+            value &= ~msr_index.DEBUGCTLMSR_LBR  # means nothing beside IA32_LBR_CTL and reads 0
+        if value & ~pmu.debugctl & msr_index.DEBUGCTLMSR_LBR != ZERO:
             lbr_started(core)
         pmu.debugctl = value
     elif row == R_TSC:
@@ -454,50 +354,28 @@ def msr_apply(core, E, rn, index, value):
         lapic_set_deadline(core, core.lapic, value, core.tsc_adjust)
     elif row == R_APIC_BASE:
         ident = core.lapic.id
-        if value & BASE_ENABLE == ZERO:
+        if value & msr_index.MSR_IA32_APICBASE_ENABLE == ZERO:
             lapic_reset(core.lapic, ident)
         core.lapic.apic_base = value
         tlb_flush(core, 1)  # its page may have moved
     elif row == R_MISC_ENABLE:
         core.misc_enable = (value & ~_MISC_READ_ONLY) | (core.misc_enable & _MISC_READ_ONLY)
     elif row == R_EFER:
-        if (value ^ core.efer) & EFER_NXE != ZERO:
+        if (value ^ core.efer) & msr_index.EFER_NX != ZERO:
             tlb_flush(core, 1)
             drop_decoded(E)
-        core.efer = (value & ~_EFER_LMA) | (core.efer & _EFER_LMA)
-    elif row == R_STAR:
-        core.star = value
-    elif row == R_LSTAR:
-        core.lstar = value
-    elif row == R_CSTAR:
-        core.cstar = value
-    elif row == R_FMASK:
-        core.fmask = value
-    elif row == R_FS_BASE:
-        core.regs[REG_FS] = value
-    elif row == R_GS_BASE:
-        core.regs[REG_GS] = value
-    elif row == R_KERNEL_GS_BASE:
-        core.kernel_gs_base = value
-    elif row == R_TSC_AUX:
-        core.tsc_aux = value
+        core.efer = (value & ~msr_index.EFER_LMA) | (core.efer & msr_index.EFER_LMA)
     elif row == R_SYSENTER_CS:
         core.sysenter_cs = value & _LOW32
-    elif row == R_SYSENTER_ESP:
-        core.sysenter_esp = value
-    elif row == R_SYSENTER_EIP:
-        core.sysenter_eip = value
-    elif row == R_PAT:
-        core.pat = value
-    elif row == R_POWER_CTL:
-        core.power_ctl = value
     elif row >= R_LBR_FIRST and row <= R_LBR_LAST:
         lbr_write(core, row, n, value)
-    elif index >= _X2APIC_FIRST and index <= _X2APIC_LAST:
+    elif is_x2apic_msr(index):
         if core.vmx.nonroot != 0:
             lapic_write(core, core.vapic, index, value)  # TPR, EOI and SELF_IPI: the others exit
         else:
             note_ipi(core, lapic_write(core, core.lapic, index, value))
+    else:
+        field_write(core, row, n, value)  # of GLOBAL_STATUS by a hypervisor's own model only
 
 
 # --- RDPMC ----------------------------------------------------------------------------------------------
@@ -516,9 +394,13 @@ def rdpmc_counter(core, ecx):
         return PMC_INVALID
     if kind == ZERO:
         return np.int64(index) if index < U64(pmu.gp) else PMC_INVALID
-    if kind == _FIXED_FLAG and pmu.version >= 2:
+    if kind == msr_index.INTEL_PMC_FIXED_RDPMC_BASE and pmu.version >= 2:
         return N_GP + np.int64(index) if index < U64(pmu.fixed) else PMC_INVALID
-    if kind == _METRICS_FLAG and core.msr_n[R_PERF_METRICS] != 0 and index == ZERO:
+    if (
+        kind == msr_index.INTEL_PMC_FIXED_RDPMC_METRICS
+        and core.msr_n[R_PERF_METRICS] != 0
+        and index == ZERO
+    ):
         return PMC_METRICS
     return PMC_INVALID
 

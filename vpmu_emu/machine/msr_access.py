@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vpmu_emu._jit import jit
-from vpmu_emu.machine.lapic import BASE_ENABLE
+from vpmu_emu.machine import msr_index
 from vpmu_emu.machine.msr import (
     DROPPED,
     PMC_INVALID,
@@ -25,6 +25,7 @@ from vpmu_emu.machine.mutants import I_BOTH_WRMSRS, I_NO_WRMSR
 from vpmu_emu.machine.ops import SYSTEM_OP
 from vpmu_emu.machine.pmu import pmu_check
 from vpmu_emu.machine.pmu_rules import rdpmc_result
+from vpmu_emu.machine.processor_flags import X86_CR4_OSXSAVE, X86_CR4_PCE, X86_CR4_TSD
 from vpmu_emu.machine.retire import (
     C_INST,
     at_edge,
@@ -66,10 +67,7 @@ S_CPUID, S_RDTSC, S_RDTSCP, S_RDMSR, S_WRMSR, S_RDPMC = (
 )
 LAT_WRMSR = LATENCIES.index("wrmsr")
 LAT_MSR = LATENCIES.index("msr")
-CR4_PCE = U64(1 << 8)
 CPUID_APIC = U64(1 << 9)
-CR4_TSD = U64(1 << 2)
-CR4_OSXSAVE = U64(1 << 18)
 CPUID_OSXSAVE = U64(1 << 27)
 
 
@@ -149,7 +147,7 @@ def execute_wrmsr(core, M, E, u):
 def execute_rdpmc(core, E, u):
     """RDPMC of micro-op u: a CODE_*."""
     # VMX checks CR4.PCE before the intercept and the index after it (SDM 3C 26.1.1).
-    if core.cpl > 0 and core.cr4 & CR4_PCE == ZERO:
+    if core.cpl > 0 and core.cr4 & X86_CR4_PCE == ZERO:
         return _refuse(core, E, u, ACCESS_RDPMC)
     ecx = core.regs[RCX] & LOW32
     if core.vmx.nonroot != 0:
@@ -173,7 +171,7 @@ def execute_rdpmc(core, E, u):
 @jit()
 def execute_rdtsc(core, E, u, op):
     """RDTSC and RDTSCP of micro-op u: a CODE_*."""
-    if core.cpl > 0 and core.cr4 & CR4_TSD != ZERO:
+    if core.cpl > 0 and core.cr4 & X86_CR4_TSD != ZERO:
         return raise_gp(E)
     if core.vmx.nonroot != 0 and core.vmx.proc & PROC_RDTSC != ZERO:
         return leave_guest(core, u, EXIT_RDTSC, ZERO)
@@ -206,8 +204,10 @@ def cpuid_answer(core, table, apic_base):
     ecx = table[k].ecx if k >= 0 else ZERO
     edx = table[k].edx if k >= 0 else ZERO
     if k >= 0 and leaf == ONE:
-        edx = (edx & ~CPUID_APIC) | (CPUID_APIC if apic_base & BASE_ENABLE != ZERO else ZERO)
-        ecx = (ecx & ~CPUID_OSXSAVE) | (CPUID_OSXSAVE if core.cr4 & CR4_OSXSAVE != ZERO else ZERO)
+        edx = (edx & ~CPUID_APIC) | (
+            CPUID_APIC if apic_base & msr_index.MSR_IA32_APICBASE_ENABLE != ZERO else ZERO
+        )
+        ecx = (ecx & ~CPUID_OSXSAVE) | (CPUID_OSXSAVE if core.cr4 & X86_CR4_OSXSAVE != ZERO else ZERO)
     core.regs[RCX] = ecx
     core.regs[RDX] = edx
 

@@ -18,6 +18,7 @@ from vpmu_emu.tables.instructions import (
     EMULATOR,
     FEATURES,
     FORMS,
+    IMMEDIATES,
     MAPS,
     Form,
     is_memory,
@@ -224,7 +225,6 @@ def _signed(word: str) -> bool:
 ) = range(26)  # fmt: skip
 N_COLUMNS = 26
 MOD_CLASS = {"": 0, "r": 1, "m": 2, "rm": 3, "any": 4}
-_IMM_SIZE = {"ib": 1, "iw": 2, "id": 4, "iq": 8, "cb": 1, "cd": 4, "moffs": 8}
 # After these, straight-line decoding has nothing to follow.
 _ENDS = {"jmp", "ret", "retf", "iretq", "sysretq", "syscall", "ud2", "int3", "int", "hlt"}
 
@@ -234,7 +234,7 @@ def _row(form: Form) -> list[int]:
     kinds = [_operand(form, k) for k in range(3)]
     words = list(_operands(form))
     imms = [w for w in words if w.startswith(("imm", "rel"))]
-    sizes = [_IMM_SIZE[i] for i in enc.imm if i != "moffs"]
+    sizes = [IMMEDIATES[i] for i in enc.imm if i != "moffs"]
     width2 = operand_width(words[1]) if len(words) > 1 else 0
     return [
         form.requires,

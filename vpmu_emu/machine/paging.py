@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
+from vpmu_emu.machine import msr_index
 from vpmu_emu.machine.bus import ept_violation
 from vpmu_emu.machine.physical import (
     ACCESS_FETCH,
@@ -25,6 +26,7 @@ from vpmu_emu.machine.physical import (
     physical,
     st64,
 )
+from vpmu_emu.machine.processor_flags import X86_CR0_WP, X86_CR4_PGE
 from vpmu_emu.machine.u64 import ALL, ONE, PAGE_BASE, U2, U3, U4, U8, U12, U64, ZERO
 
 PTE_A = U64(1 << 5)
@@ -40,9 +42,6 @@ PF_USER = U4
 PF_RESERVED = U8
 PF_FETCH = U64(16)
 
-CR0_WP = U64(1 << 16)
-CR4_PGE = U64(1 << 7)
-EFER_NXE = U64(1 << 11)
 
 NO_ERROR = ALL
 LEFT = ALL - ONE  # as an error code: the walk left the guest
@@ -61,7 +60,7 @@ def access_error(core, access):
     error = PF_USER if core.cpl > 0 else ZERO
     if access == ACCESS_WRITE:
         error |= PF_WRITE
-    elif access == ACCESS_FETCH and core.efer & EFER_NXE != ZERO:
+    elif access == ACCESS_FETCH and core.efer & msr_index.EFER_NX != ZERO:
         error |= PF_FETCH  # SDM 3A 5.7: reported only if execute-disable can forbid a fetch
     return error
 
@@ -105,7 +104,7 @@ def walk(core, M, E, va, access):
         offset = (ONE << shift) - ONE
         large = (level == 1 or level == 2) and entry & PTE_PS != ZERO
         reserved = core.pa_reserved
-        if core.efer & EFER_NXE == ZERO:
+        if core.efer & msr_index.EFER_NX == ZERO:
             reserved |= PTE_NX
         if level == 3:
             reserved |= PTE_PS
@@ -122,7 +121,7 @@ def walk(core, M, E, va, access):
         table = entry & PTE_FRAME
     denied = core.cpl > 0 and rights & PTE_U == ZERO
     if access == ACCESS_WRITE and rights & PTE_W == ZERO:
-        denied = denied or core.cpl > 0 or core.cr0 & CR0_WP != ZERO
+        denied = denied or core.cpl > 0 or core.cr0 & X86_CR0_WP != ZERO
     if access == ACCESS_FETCH and execute_disable != ZERO:
         denied = True
     if denied:
@@ -131,5 +130,5 @@ def walk(core, M, E, va, access):
         _mark(M, E, E.walk[k], PTE_A)
     if access == ACCESS_WRITE:
         _mark(M, E, E.walk[levels - 1], PTE_D)
-    shared = entry & PTE_G if core.cr4 & CR4_PGE != ZERO else ZERO
+    shared = entry & PTE_G if core.cr4 & X86_CR4_PGE != ZERO else ZERO
     return (entry & PTE_FRAME & ~offset) | (va & offset), NO_ERROR, shared

@@ -14,6 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
+from vpmu_emu.machine import msr_index
 from vpmu_emu.machine.alu import address
 from vpmu_emu.machine.decode import LOAD_LANE, STORE_LANE, find
 from vpmu_emu.machine.lbr import LBR_LEGACY
@@ -35,8 +36,6 @@ from vpmu_emu.machine.u64 import BYTE, ONE, U8, U24, U48, U64, ZERO
 from vpmu_emu.tables.cpus import LATENCIES
 
 LAT_PEBS = LATENCIES.index("pebs")
-STATUS_OVF_BUFFER = U64(1 << 62)
-EVENTSEL_ADAPTIVE = U64(1 << 34)
 
 # The debug store's management area (64-bit layout, SDM 3B 17.4.9): offsets from IA32_DS_AREA
 DS_PEBS_INDEX = U64(0x28)
@@ -45,7 +44,6 @@ DS_PEBS_INTERRUPT_THRESHOLD = U64(0x38)
 DS_PEBS_RESET = U64(0x40)  # eight general-purpose counters, then the fixed ones
 
 # Groups of an adaptive record, in their order: bits of MSR_PEBS_DATA_CFG, and 64-bit words
-CFG_MEMORY, CFG_GPRS, CFG_XMMS, CFG_LBRS = (U64(1 << k) for k in range(4))
 BASIC_WORDS = 4
 MEMORY_WORDS = 4
 GPR_WORDS = 18
@@ -103,8 +101,8 @@ def pebs_retired(core, M, E):
     core.cpl = cpl
     E.fault_canonical = 1  # whatever it met is nobody's fault
     spend(core, core.latency[LAT_PEBS])
-    if reached and core.pmu.global_status & STATUS_OVF_BUFFER == ZERO:
-        core.pmu.global_status |= STATUS_OVF_BUFFER
+    if reached and core.pmu.global_status & msr_index.GLOBAL_STATUS_BUFFER_OVF == ZERO:
+        core.pmu.global_status |= msr_index.GLOBAL_STATUS_BUFFER_OVF
         raise_pmi(core, E)
         pmu_update(core, E)
 
@@ -114,7 +112,7 @@ def _is_adaptive(core, hit):
     pmu = core.pmu
     for i in range(N_CTR):
         if (hit >> status_index(i)) & ONE != ZERO:
-            if i < N_GP and pmu.eventsel[i] & EVENTSEL_ADAPTIVE != ZERO:
+            if i < N_GP and pmu.eventsel[i] & msr_index.ICL_EVENTSEL_ADAPTIVE != ZERO:
                 return True
             if i >= N_GP and (pmu.fixed_ctr_ctrl >> (FIXED_SHIFT + U64(4 * (i - N_GP)))) & ONE != ZERO:
                 return True
@@ -136,19 +134,19 @@ def _compose(core, E, hit):
     n = _put(E, n, E.step_rip)
     n = _put(E, n, hit)
     n = _put(E, n, read_tsc(core))
-    if cfg & CFG_MEMORY != ZERO:
+    if cfg & msr_index.PEBS_DATACFG_MEMINFO != ZERO:
         n = _put(E, n, E.step_address)
         for _ in range(MEMORY_WORDS - 1):  # data source, latency, TSX: not modelled
             n = _put(E, n, ZERO)
-    if cfg & CFG_GPRS != ZERO:
+    if cfg & msr_index.PEBS_DATACFG_GP != ZERO:
         n = _put(E, n, core.rflags)
         n = _put(E, n, core.rip)
         for k in range(16):
             n = _put(E, n, core.regs[k])
-    if cfg & CFG_XMMS != ZERO:
+    if cfg & msr_index.PEBS_DATACFG_XMMS != ZERO:
         for _ in range(XMM_WORDS):  # this CPU's instruction set has no vectors
             n = _put(E, n, ZERO)
-    if cfg & CFG_LBRS != ZERO:
+    if cfg & msr_index.PEBS_DATACFG_LBRS != ZERO:
         lbr = core.lbr
         for k in range(min(np.int64((cfg >> U24) & BYTE) + 1, N_LBR)):
             entry = (lbr.tos + N_LBR - k) % N_LBR if lbr.kind == LBR_LEGACY else k

@@ -12,14 +12,9 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
+from vpmu_emu.machine import msr_index
 from vpmu_emu.machine.clock import later, ticks, time_of_tick
-from vpmu_emu.machine.lapic import (
-    LVT_DROPPED,
-    LVT_MASKED,
-    LVT_NMI,
-    LVT_PMI,
-    lapic_deliver_lvt,
-)
+from vpmu_emu.machine.lapic import LVT_DROPPED, LVT_NMI, LVT_PMI, lapic_deliver_lvt
 from vpmu_emu.machine.metrics import metrics_start, metrics_stop
 from vpmu_emu.machine.mutants import (
     I_CALL,
@@ -89,24 +84,10 @@ C_TAKEN = CLASS["taken"]
 C_CYCLES = CLASS["cycles"]
 
 # --- bits -----------------------------------------------------------------------------------------------
-EVENTSEL_EVENT = U64(0xFFFF)
 EVENTSEL_RINGS_SHIFT = U64(16)  # USR, OS
-EVENTSEL_EDGE = U64(1 << 18)
-EVENTSEL_INT = U64(1 << 20)
-EVENTSEL_ENABLE = U64(1 << 22)
-EVENTSEL_INV = U64(1 << 23)
 EVENTSEL_CMASK_SHIFT = U64(24)
 BYTE_ = U64(0xFF)
-FIXED_PMI = U64(8)
-EN_PERF_METRICS = U64(1 << 48)  # in GLOBAL_STATUS: OvfPerfMetrics
-STATUS_LBR_FRZ = U64(1 << 58)
-STATUS_CTR_FRZ = U64(1 << 59)
-DEBUGCTL_LBR = ONE
-DEBUGCTL_BTF = U64(1 << 1)
-DEBUGCTL_FREEZE_LBRS_ON_PMI = U64(1 << 11)
-DEBUGCTL_FREEZE_PERFMON_ON_PMI = U64(1 << 12)
 FIXED_SHIFT = U64(32)
-FIXED_FIELD = U64(15)
 GP_COUNT = U64(N_GP)
 GP_BITS = U64((1 << N_GP) - 1)
 FIXED_BITS = U64((1 << N_FIXED) - 1)
@@ -270,14 +251,15 @@ def _step_cycles(core, i):
 def raise_pmi(core, E):
     """Ask for a PMI: what DEBUGCTL freezes stops, and the local APIC raises what LVTPC says."""
     pmu = core.pmu
-    if pmu.debugctl & DEBUGCTL_FREEZE_LBRS_ON_PMI != ZERO and core.lbr.kind != 0:
+    if pmu.debugctl & msr_index.DEBUGCTLMSR_FREEZE_LBRS_ON_PMI != ZERO and core.lbr.kind != 0:
         if pmu.version >= 4:
-            pmu.global_status |= STATUS_LBR_FRZ  # SDM 3B 20.2.4.1
+            pmu.global_status |= msr_index.GLOBAL_STATUS_LBRS_FROZEN  # SDM 3B 20.2.4.1
         else:
-            pmu.debugctl &= ~DEBUGCTL_LBR  # SDM 3B 17.4.7
-    if pmu.debugctl & DEBUGCTL_FREEZE_PERFMON_ON_PMI != ZERO:
+            pmu.debugctl &= ~msr_index.DEBUGCTLMSR_LBR  # SDM 3B 17.4.7
+    if pmu.debugctl & msr_index.DEBUGCTLMSR_FREEZE_PERFMON_ON_PMI != ZERO:
         if pmu.version >= 4:
-            pmu.global_status |= STATUS_CTR_FRZ  # SDM 3B 20.2.4.1: streamlined freeze
+            # SDM 3B 20.2.4.1: streamlined freeze
+            pmu.global_status |= msr_index.GLOBAL_STATUS_COUNTERS_FROZEN
         else:
             pmu.global_ctrl = ZERO
     lvt = core.lapic.lvt[LVT_PMI]
@@ -285,7 +267,7 @@ def raise_pmi(core, E):
     emit(E, core.t, TR_PMI_RAISE, core.rip, lvt, pmu.global_status, U64(sent))
     if sent != LVT_DROPPED:
         if core.inject & I_NO_LVTPC_MASK != ZERO or pmu.masks_lvtpc == 0:
-            core.lapic.lvt[LVT_PMI] &= ~LVT_MASKED
+            core.lapic.lvt[LVT_PMI] &= ~msr_index.APIC_LVT_MASKED
         core.stats.pmis_hw += ONE
         if core.vmx.root == 0:
             core.stats.pmis += ONE
@@ -311,12 +293,13 @@ def _overflow(core, E, i):
     if pmu.version >= 2 and sets_status(core, i):
         pmu.global_status |= ONE << index
         if i == SLOTS_COUNTER and core.metrics.rings != 0:
-            pmu.global_status |= EN_PERF_METRICS  # its own counters have overflowed too
+            # Its own counters have overflowed too.
+            pmu.global_status |= msr_index.GLOBAL_STATUS_PERF_METRICS_OVF
     emit(E, core.t, TR_OVERFLOW, core.rip, index, pmu.global_status, ZERO)
     if i < N_GP:
-        wants = pmu.eventsel[i] & EVENTSEL_INT != ZERO
+        wants = pmu.eventsel[i] & msr_index.ARCH_PERFMON_EVENTSEL_INT != ZERO
     else:
-        wants = (pmu.fixed_ctr_ctrl >> U64(4 * (i - N_GP))) & FIXED_PMI != ZERO
+        wants = (pmu.fixed_ctr_ctrl >> U64(4 * (i - N_GP))) & msr_index.INTEL_FIXED_0_ENABLE_PMI != ZERO
     if raises_pmi(core, i, wants):
         raise_pmi(core, E)
 
@@ -344,7 +327,7 @@ def pmu_check(core, E):
     armed = pmu.armed
     if armed == ZERO:
         return
-    frozen = pmu.global_status & STATUS_CTR_FRZ
+    frozen = pmu.global_status & msr_index.GLOBAL_STATUS_COUNTERS_FROZEN
     enables = pmu.global_ctrl
     for i in range(N_CTR):
         if (armed >> U64(i)) & ONE != ZERO:
@@ -359,7 +342,7 @@ def pmu_check(core, E):
                 _overflow(core, E, i)
             elif v == mask and core.inject & I_EARLY != ZERO:
                 pmu.global_status |= ONE << status_index(i)
-    if pmu.global_status & STATUS_CTR_FRZ != frozen or pmu.global_ctrl != enables:
+    if pmu.global_status & msr_index.GLOBAL_STATUS_COUNTERS_FROZEN != frozen or pmu.global_ctrl != enables:
         pmu_update(core, E)
 
 
@@ -386,16 +369,16 @@ def _configure(core, i):
         if core.inject & I_OS != ZERO:
             pmu.rings[i] |= 1
         pmu.event[i] = -1
-        if i < pmu.gp and sel & EVENTSEL_ENABLE != ZERO:
-            event = event_row(pmu, sel & EVENTSEL_EVENT)
+        if i < pmu.gp and sel & msr_index.ARCH_PERFMON_EVENTSEL_ENABLE != ZERO:
+            event = event_row(pmu, sel & msr_index.INTEL_ARCH_EVENT_MASK)
             if event >= 0 and (EV_COUNTERS[event] >> U64(i)) & ONE != ZERO:
                 pmu.event[i] = event
             if core.inject & I_CMASK == ZERO:
                 pmu.cmask[i] = np.int64((sel >> EVENTSEL_CMASK_SHIFT) & BYTE_)
             # SDM 3B 20.2.1.1: INV means something only beside a CMASK; EDGE alone counts 0 to 1
-            if pmu.cmask[i] != 0 and sel & EVENTSEL_INV != ZERO:
+            if pmu.cmask[i] != 0 and sel & msr_index.ARCH_PERFMON_EVENTSEL_INV != ZERO:
                 pmu.invert[i] = 1
-            if sel & EVENTSEL_EDGE != ZERO:
+            if sel & msr_index.ARCH_PERFMON_EVENTSEL_EDGE != ZERO:
                 pmu.edge[i] = 1
                 pmu.cmask[i] = max(pmu.cmask[i], 1)
     else:
@@ -415,7 +398,7 @@ def _configure(core, i):
 def _metrics_follow(core):
     # PERF_METRICS runs while fixed counter 3 and its own enable do.
     pmu = core.pmu
-    if is_armed(core, SLOTS_COUNTER) and pmu.global_ctrl & EN_PERF_METRICS != ZERO:
+    if is_armed(core, SLOTS_COUNTER) and pmu.global_ctrl & msr_index.GLOBAL_CTRL_EN_PERF_METRICS != ZERO:
         metrics_start(core, pmu.rings[SLOTS_COUNTER] & _BOTH)
     else:
         metrics_stop(core)
@@ -468,7 +451,7 @@ def pmu_update(core, E):
         if pmu.version >= 2 and core.inject & I_GLOBAL_CTRL == ZERO:
             enables = pmu.global_ctrl
             want &= (enables & GP_BITS) | ((enables >> FIXED_SHIFT) & FIXED_BITS) << GP_COUNT
-        if pmu.version >= 4 and pmu.global_status & STATUS_CTR_FRZ != ZERO:
+        if pmu.version >= 4 and pmu.global_status & msr_index.GLOBAL_STATUS_COUNTERS_FROZEN != ZERO:
             want = ZERO
         change = pmu.armed ^ want
         if change == ZERO:
@@ -485,9 +468,9 @@ def pmu_update(core, E):
 @jit()
 def counts_nothing(core, i, selector):
     """Whether a selector turns general-purpose counter i on for an event that it cannot count."""
-    if selector & EVENTSEL_ENABLE == ZERO:
+    if selector & msr_index.ARCH_PERFMON_EVENTSEL_ENABLE == ZERO:
         return False
-    row = event_row(core.pmu, selector & EVENTSEL_EVENT)
+    row = event_row(core.pmu, selector & msr_index.INTEL_ARCH_EVENT_MASK)
     return row < 0 or (EV_COUNTERS[row] >> U64(i)) & ONE == ZERO
 
 
@@ -502,7 +485,7 @@ def pmu_write_eventsel(core, E, i, value):
     if is_armed(core, i):
         _disarm(core, E, i)
     pmu.eventsel[i] = value
-    if core.inject & I_OFF_CLEARS != ZERO and value & EVENTSEL_ENABLE == ZERO:
+    if core.inject & I_OFF_CLEARS != ZERO and value & msr_index.ARCH_PERFMON_EVENTSEL_ENABLE == ZERO:
         pmu.ctr_base[i] = ZERO
     _configure(core, i)
     pmu_update(core, E)
@@ -516,11 +499,11 @@ def pmu_write_fixed_ctr_ctrl(core, E, value):
     if change == ZERO:
         return
     for j in range(N_FIXED):
-        if (change >> U64(4 * j)) & FIXED_FIELD != ZERO and is_armed(core, N_GP + j):
+        if (change >> U64(4 * j)) & msr_index.INTEL_FIXED_BITS_MASK != ZERO and is_armed(core, N_GP + j):
             _disarm(core, E, N_GP + j)
     pmu.fixed_ctr_ctrl = value
     for j in range(N_FIXED):
-        if (change >> U64(4 * j)) & FIXED_FIELD != ZERO:
+        if (change >> U64(4 * j)) & msr_index.INTEL_FIXED_BITS_MASK != ZERO:
             _configure(core, N_GP + j)
     pmu_update(core, E)
 

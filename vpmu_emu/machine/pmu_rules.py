@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from vpmu_emu._jit import jit
-from vpmu_emu.machine.lapic import DELIVERY_MODE, LVT_PMI, MODE_FIXED
+from vpmu_emu.machine import msr_index
+from vpmu_emu.machine.lapic import LVT_PMI
 from vpmu_emu.machine.mutants import (
     _FAST,
     _FAST_FLAG,
@@ -78,7 +79,7 @@ def raises_pmi(core, i, asked):
 @jit()
 def _drop_pmi(lapic):
     lvt = lapic.lvt[LVT_PMI]
-    if lvt & DELIVERY_MODE == MODE_FIXED:
+    if lvt & msr_index.APIC_MODE_MASK == msr_index.APIC_DM_FIXED:
         vector = lvt & BYTE
         lapic.irr[vector >> U64(6)] &= ~(ONE << (vector & U64(63)))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
+from vpmu_emu.machine import msr_index
 from vpmu_emu.machine.alu import (
     address,
     fold_flags,
@@ -20,17 +21,11 @@ from vpmu_emu.machine.alu import (
     put_register,
     spread_flags,
 )
-from vpmu_emu.machine.breakpoints import CR4_DE, DR6_BD, DR7_GD, get_dr, note_port, set_dr
+from vpmu_emu.machine.breakpoints import DR6_BD, DR7_GD, get_dr, note_port, set_dr
 from vpmu_emu.machine.decode import LOAD_LANE, STORE_LANE, note_outside
 from vpmu_emu.machine.interrupts import (
     KIND_SOFTWARE,
-    RFLAGS_FIXED,
-    RFLAGS_IF,
     RFLAGS_IOPL_SHIFT,
-    VECTOR_BP,
-    VECTOR_DB,
-    VECTOR_NP,
-    VECTOR_UD,
     interrupt_return,
     load_cs,
     outer_stack,
@@ -38,20 +33,11 @@ from vpmu_emu.machine.interrupts import (
     set_rflags,
     through_gate,
 )
-from vpmu_emu.machine.memory import (
-    VECTOR_GP,
-    VECTOR_SS,
-    drop_decoded,
-    fault,
-    read,
-    tlb_flush,
-    write,
-)
+from vpmu_emu.machine.memory import drop_decoded, fault, read, tlb_flush, write
 from vpmu_emu.machine.msr import (
     is_canonical,
 )
 from vpmu_emu.machine.msr_access import (
-    CR4_OSXSAVE,
     S_CPUID,
     S_RDMSR,
     S_RDPMC,
@@ -65,8 +51,29 @@ from vpmu_emu.machine.msr_access import (
     execute_wrmsr,
 )
 from vpmu_emu.machine.ops import K_IMM, K_MEM, SYSTEM_OP
-from vpmu_emu.machine.paging import CR0_WP, CR4_PGE
 from vpmu_emu.machine.platform import port_in, port_out
+from vpmu_emu.machine.processor_flags import (
+    X86_CR0_ALL,
+    X86_CR0_CD,
+    X86_CR0_EM,
+    X86_CR0_ET,
+    X86_CR0_MP,
+    X86_CR0_NW,
+    X86_CR0_PE,
+    X86_CR0_PG,
+    X86_CR0_TS,
+    X86_CR0_WP,
+    X86_CR4_ALL,
+    X86_CR4_DE,
+    X86_CR4_FSGSBASE,
+    X86_CR4_OSXSAVE,
+    X86_CR4_PAE,
+    X86_CR4_PGE,
+    X86_CR4_PSE,
+    X86_EFLAGS_DF,
+    X86_EFLAGS_FIXED,
+    X86_EFLAGS_IF,
+)
 from vpmu_emu.machine.retire import (
     C_CYCLES,
     at_edge,
@@ -110,6 +117,14 @@ from vpmu_emu.machine.u64 import (
     U64,
     WORD,
     ZERO,
+)
+from vpmu_emu.machine.vectors import (
+    VECTOR_BP,
+    VECTOR_DB,
+    VECTOR_GP,
+    VECTOR_NP,
+    VECTOR_SS,
+    VECTOR_UD,
 )
 from vpmu_emu.machine.vmcs import (
     EXIT_CR_ACCESS,
@@ -169,29 +184,23 @@ S_FROM_DR, S_TO_DR = OP["mov_from_dr"], OP["mov_to_dr"]
 C_LOAD = CLASS["load"]
 C_STORE = CLASS["store"]
 LAT_INTERRUPT = LATENCIES.index("interrupt")
-CR0_NEEDED = U64(0x8000_0001)  # PG PE
-CR0_ET = U64(1 << 4)
-CR0_NW = U64(1 << 29)
-CR0_CACHE = U64(3 << 29)  # CD NW
-CR0_RESERVED = U64(0xFFFF_FFFF_1FFA_FFC0)
+CR0_NEEDED = X86_CR0_PG | X86_CR0_PE
+CR0_CACHE = X86_CR0_CD | X86_CR0_NW
+CR0_RESERVED = ~X86_CR0_ALL
 # What CPUID does not announce is reserved: UMIP LA57 VMXE SMXE PCIDE SMEP SMAP PKE.
-CR4_KNOWN = U64(0x07FF)
-CR4_PAE = U64(1 << 5)
-CR4_FSGSBASE = U64(1 << 16)
+CR4_KNOWN = X86_CR4_ALL & ~(X86_CR4_FSGSBASE | X86_CR4_OSXSAVE)
 HAS_FSGSBASE = 1 << FEATURES.index("fsgsbase")
 HAS_XSAVE = 1 << FEATURES.index("xsave")
 FAILS = EMULATOR.index("fails")
 XCR0_KNOWN = U3  # x87 and SSE: CPUID.0DH:EAX
-_CR0_TS = U64(1 << 3)
-_LMSW_BITS = U15
-_LMSW_CLEARS = U64(0xE)  # PE it can only set
+_LMSW_CLEARS = X86_CR0_MP | X86_CR0_EM | X86_CR0_TS  # PE it can only set
+_LMSW_BITS = _LMSW_CLEARS | X86_CR0_PE
 _ACCESS_CLTS = U64(2 << 4)
 _ACCESS_LMSW = U64(3 << 4)
 _LMSW_MEMORY = U64(1 << 6)
-CR4_PAGING = CR4_PGE | CR4_PAE | U64(1 << 4)  # SDM 3A 5.10.4.1: changing one of these flushes all
+CR4_PAGING = X86_CR4_PGE | X86_CR4_PAE | X86_CR4_PSE  # SDM 3A 5.10.4.1: changing one of these flushes all
 U52 = U64(52)
 CR8_MAX = U64(15)
-EFER_SCE = ONE
 _U4 = U64(4)
 _TSS_BUSY = U64(1 << 41)
 _DESC_SEGMENT = U64(1 << 44)  # S: code or data
@@ -202,9 +211,7 @@ IO_STRING = U64(1 << 4)
 _IO_REP = U64(1 << 5)
 BP_BIT = U64(1 << VECTOR_BP)
 _FROM_DR = U64(1 << 4)
-_DF = U64(1 << 10)
 _SS_SELECTOR_8 = U64(8)
-_AC = U64(1 << 18)
 _USER = U64(3)
 _PAGE = U64(4096)
 _PIO_READ_AHEAD = U64(1024)  # bytes of struct read_cache
@@ -249,7 +256,7 @@ def _read_ahead(core, u, size, left):
     if u.cc == 0:
         return ONE
     offset = core.regs[RDI] & PAGE_MASK
-    n = min(offset if core.rflags & _DF != ZERO else _PAGE - offset, _PIO_READ_AHEAD // size)
+    n = min(offset if core.rflags & X86_EFLAGS_DF != ZERO else _PAGE - offset, _PIO_READ_AHEAD // size)
     return max(min(n, left & LOW32), ONE)
 
 
@@ -295,7 +302,7 @@ def _string_ports(core, M, E, u, op):
         code = write(core, M, E, va, size, value if answered else port_in(core, port, size))
         if code >= CODE_NOT_RETIRED:
             return code
-    put_address(core, u, n, regs[n] + (size if core.rflags & _DF == ZERO else ~size + ONE))
+    put_address(core, u, n, regs[n] + (size if core.rflags & X86_EFLAGS_DF == ZERO else ~size + ONE))
     if u.cc != 0:
         put_address(core, u, RCX, regs[RCX] - ONE)
     if again:
@@ -364,7 +371,7 @@ def _iretq(core, M, E, u):
 
 @jit()
 def _syscall(core, E, u):
-    if core.efer & EFER_SCE == ZERO:
+    if core.efer & msr_index.EFER_SCE == ZERO:
         fault(E, VECTOR_UD, 0, ZERO)
         return CODE_FAULT
     retire(core, u)
@@ -377,7 +384,7 @@ def _syscall(core, E, u):
         spread_flags(core)
         return CODE_EDGE
     core.rip = core.lstar
-    core.rflags = (core.rflags & ~core.fmask) | RFLAGS_FIXED
+    core.rflags = (core.rflags & ~core.fmask) | X86_EFLAGS_FIXED
     spread_flags(core)
     cs = (core.star >> U32) & U64(0xFFFC)
     core.selectors[1] = cs
@@ -388,7 +395,7 @@ def _syscall(core, E, u):
 
 @jit()
 def _sysretq(core, E, u):
-    if core.efer & EFER_SCE == ZERO:
+    if core.efer & msr_index.EFER_SCE == ZERO:
         fault(E, VECTOR_UD, 0, ZERO)
         return CODE_FAULT
     if core.cpl > 0 or not is_canonical(core.regs[RCX]):
@@ -431,11 +438,11 @@ def _cli_sti(core, E, u, op):
         return raise_gp(E)
     retire(core, u)
     if op == S_CLI:
-        core.rflags &= ~RFLAGS_IF
+        core.rflags &= ~X86_EFLAGS_IF
     else:
-        if core.rflags & RFLAGS_IF == ZERO:
+        if core.rflags & X86_EFLAGS_IF == ZERO:
             core.shadow = 1  # the next instruction runs before any interrupt
-        core.rflags |= RFLAGS_IF
+        core.rflags |= X86_EFLAGS_IF
     return at_edge(core, u)
 
 
@@ -455,15 +462,15 @@ def cr0_is_valid(v):
     """Whether 64-bit mode may load CR0 with `v`: it cannot be left by clearing PG or PE."""
     if v & CR0_RESERVED != ZERO or v & CR0_NEEDED != CR0_NEEDED:
         return False
-    return v & CR0_CACHE != CR0_NW  # not write-through without caches off
+    return v & CR0_CACHE != X86_CR0_NW  # not write-through without caches off
 
 
 @jit()
 def set_cr0(core, v):
     """Load CR0. Modifies core."""
-    if (v ^ core.cr0) & CR0_WP != ZERO:
+    if (v ^ core.cr0) & X86_CR0_WP != ZERO:
         tlb_flush(core, 1)
-    core.cr0 = v | CR0_ET
+    core.cr0 = v | X86_CR0_ET
 
 
 @jit()
@@ -471,10 +478,10 @@ def cr4_is_valid(core, v):
     """Whether 64-bit mode may load CR4 with `v`."""
     known = CR4_KNOWN
     if core.features & HAS_FSGSBASE != 0:
-        known |= CR4_FSGSBASE
+        known |= X86_CR4_FSGSBASE
     if core.features & HAS_XSAVE != 0:
-        known |= CR4_OSXSAVE
-    return v & ~known == ZERO and v & CR4_PAE != ZERO
+        known |= X86_CR4_OSXSAVE
+    return v & ~known == ZERO and v & X86_CR4_PAE != ZERO
 
 
 @jit()
@@ -575,7 +582,7 @@ def _debug_registers(core, E, u, op):
         return raise_gp(E)
     n, reg = (np.int64(u.r), np.int64(u.a)) if op == S_FROM_DR else (np.int64(u.a), np.int64(u.r))
     if n == 4 or n == 5:
-        if core.cr4 & CR4_DE != ZERO:
+        if core.cr4 & X86_CR4_DE != ZERO:
             fault(E, VECTOR_UD, 0, ZERO)
             return CODE_FAULT
         n += 2  # SDM 3B 18.2.2: names of DR6 and DR7
@@ -743,10 +750,10 @@ def _machine_status(core, M, E, u, op):
         owned = vmread(core, M, V_CR0_MASK)
         shadow = vmread(core, M, V_CR0_SHADOW)
     if op == S_CLTS:
-        if owned & shadow & _CR0_TS != ZERO:
+        if owned & shadow & X86_CR0_TS != ZERO:
             return leave_guest(core, u, EXIT_CR_ACCESS, _ACCESS_CLTS)
         retire(core, u)
-        set_cr0(core, core.cr0 & ~(_CR0_TS & ~owned))
+        set_cr0(core, core.cr0 & ~(X86_CR0_TS & ~owned))
         return at_edge(core, u)
     code, source = _selector(core, M, E, u, np.int64(u.dst), np.int64(u.a))
     if code != CODE_NEXT:
@@ -771,7 +778,7 @@ def _extended_control(core, E, u, op):
     # XGETBV and XSETBV. KVM's emulator looks at the privilege first (emulate.c: Priv, then em_xsetbv).
     if E.emulating != 0 and core.cpl > 0:
         return raise_gp(E)
-    if core.cr4 & CR4_OSXSAVE == ZERO:
+    if core.cr4 & X86_CR4_OSXSAVE == ZERO:
         fault(E, VECTOR_UD, 0, ZERO)
         return CODE_FAULT
     if op == S_XSETBV:
@@ -876,7 +883,7 @@ def _segment_from_memory(core, M, E, u, op):
 
 @jit()
 def _segment_bases(core, E, u, op):
-    if core.cr4 & CR4_FSGSBASE == ZERO:
+    if core.cr4 & X86_CR4_FSGSBASE == ZERO:
         fault(E, VECTOR_UD, 0, ZERO)
         return CODE_FAULT
     n = REG_FS if op == S_RDFSBASE or op == S_WRFSBASE else REG_GS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
-from vpmu_emu.machine.memory import VECTOR_GP, fault
+from vpmu_emu.machine.memory import fault
 from vpmu_emu.machine.state import (
     CLASS,
     CODE_EDGE,
@@ -18,6 +18,7 @@ from vpmu_emu.machine.state import (
     RDX,
 )
 from vpmu_emu.machine.u64 import LOW32, U32, U64, ZERO
+from vpmu_emu.machine.vectors import VECTOR_GP
 from vpmu_emu.machine.vmx import note_exit
 
 C_CYCLES = CLASS["cycles"]

@@ -12,6 +12,15 @@ import numpy as np
 
 from vpmu_emu._jit import jit
 from vpmu_emu.machine.bits import highest_bit, parity
+from vpmu_emu.machine.processor_flags import (
+    X86_EFLAGS_AF,
+    X86_EFLAGS_CF,
+    X86_EFLAGS_OF,
+    X86_EFLAGS_PF,
+    X86_EFLAGS_SF,
+    X86_EFLAGS_STATUS,
+    X86_EFLAGS_ZF,
+)
 from vpmu_emu.machine.u64 import (
     ALL,
     BYTE,
@@ -37,13 +46,13 @@ U31 = U64(31)
 U11 = U64(11)
 U64_64 = U64(64)
 CRC32C = U64(0x82F6_3B78)  # the polynomial 11EDC6F41H, bits reflected
-CF = U64(1)
-PF = U64(1 << 2)
-AF = U64(1 << 4)
-ZF = U64(1 << 6)
-SF = U64(1 << 7)
-OF = U64(1 << 11)
-STATUS_FLAGS = CF | PF | AF | ZF | SF | OF
+CF = X86_EFLAGS_CF
+PF = X86_EFLAGS_PF
+AF = X86_EFLAGS_AF
+ZF = X86_EFLAGS_ZF
+SF = X86_EFLAGS_SF
+OF = X86_EFLAGS_OF
+STATUS_FLAGS = X86_EFLAGS_STATUS
 
 
 # --- flags ----------------------------------------------------------------------------------------------

@@ -8,19 +8,11 @@ SDM volume 3, 11.6 for messages, 9.4 for how the other cores are started.
 from __future__ import annotations
 
 from vpmu_emu._jit import borrowed, jit
+from vpmu_emu.machine import msr_index
 from vpmu_emu.machine.breakpoints import debug_reset
 from vpmu_emu.machine.decode import rep_over
 from vpmu_emu.machine.engine import CR0_RESET, CR4_RESET, goes_on_at, run_core
-from vpmu_emu.machine.interrupts import RFLAGS_FIXED, RFLAGS_IF
 from vpmu_emu.machine.lapic import (
-    DELIVERY_MODE,
-    MODE_FIXED,
-    MODE_INIT,
-    MODE_LOWEST,
-    MODE_NMI,
-    MODE_SIPI,
-    SHORTHAND,
-    SHORTHAND_NONE,
     is_deassert,
     is_destination,
     lapic_accept,
@@ -29,6 +21,7 @@ from vpmu_emu.machine.lapic import (
 )
 from vpmu_emu.machine.memory import TLB_NONE, drop_decoded, tlb_flush
 from vpmu_emu.machine.physical import PAGE_CODE
+from vpmu_emu.machine.processor_flags import X86_EFLAGS_FIXED, X86_EFLAGS_IF
 from vpmu_emu.machine.state import (
     CODE_NEXT,
     N_TLB,
@@ -49,7 +42,7 @@ def wait_for_sipi(core):
     for i in range(len(core.regs)):
         core.regs[i] = ZERO
     core.rip = ZERO
-    core.rflags = RFLAGS_FIXED
+    core.rflags = X86_EFLAGS_FIXED
     core.cr0 = CR0_RESET
     core.cr2 = ZERO
     core.cr3 = ZERO
@@ -69,21 +62,21 @@ def wait_for_sipi(core):
 
 @jit()
 def _accept(core, E, icr):
-    mode = icr & DELIVERY_MODE
-    if mode == MODE_INIT:
+    mode = icr & msr_index.APIC_MODE_MASK
+    if mode == msr_index.APIC_DM_INIT:
         if not is_deassert(icr):
             rep_over(core, E)
             wait_for_sipi(core)
             drop_decoded(E)
-    elif mode == MODE_SIPI:
+    elif mode == msr_index.APIC_DM_STARTUP:
         # Real mode is outside of the subset: the core starts in 64-bit mode, at the page of the vector.
         if core.activity == WAIT_FOR_SIPI:
             core.rip = (icr & BYTE) << U12
             core.activity = ACTIVE
     elif core.activity != WAIT_FOR_SIPI:
-        if mode == MODE_NMI:
+        if mode == msr_index.APIC_DM_NMI:
             core.nmi_pending = 1
-        elif mode == MODE_FIXED or mode == MODE_LOWEST:
+        elif mode == msr_index.APIC_DM_FIXED or mode == msr_index.APIC_DM_LOWEST:
             lapic_accept(core.lapic, icr & BYTE)
 
 
@@ -113,7 +106,7 @@ def _due(core):
         return NEVER
     if core.nmi_pending != 0 and core.nmi_blocked == 0:
         return core.t
-    if core.rflags & RFLAGS_IF != ZERO and lapic_pending(core.lapic) >= 0:
+    if core.rflags & X86_EFLAGS_IF != ZERO and lapic_pending(core.lapic) >= 0:
         return core.t
     return goes_on_at(core)
 
@@ -174,14 +167,14 @@ def _route(cores, n, sender, E):
     source = cores[sender].lapic
     source.ipi_out = 0
     icr = source.icr
-    shorthand = icr & SHORTHAND
-    lowest = icr & DELIVERY_MODE == MODE_LOWEST
-    if lowest and shorthand == SHORTHAND_NONE and is_destination(source, source, icr):
+    shorthand = icr & msr_index.APIC_SHORT_MASK
+    lowest = icr & msr_index.APIC_MODE_MASK == msr_index.APIC_DM_LOWEST
+    if lowest and shorthand == msr_index.APIC_DEST_NOSHORT and is_destination(source, source, icr):
         return  # one processor takes it, and the sender already has
     for i in range(n):
         if i == sender:
             continue
-        if shorthand != SHORTHAND_NONE or is_destination(source, cores[i].lapic, icr):
+        if shorthand != msr_index.APIC_DEST_NOSHORT or is_destination(source, cores[i].lapic, icr):
             core = cores[i]
             asleep = _due(core) > core.t
             _accept(core, E, icr)

@@ -7,9 +7,9 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
-from vpmu_emu.machine.interrupts import VECTOR_NMI
 from vpmu_emu.machine.physical import ld64, st64
 from vpmu_emu.machine.u64 import U8, U64
+from vpmu_emu.machine.vectors import VECTOR_NMI
 from vpmu_emu.tables.exits import exit_number
 from vpmu_emu.tables.vmcs import INTR_TYPES, control_bit, vmcs_field
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
+from vpmu_emu.machine import msr_index
 from vpmu_emu.machine.breakpoints import DR6_BS, DR6_TRAPS, DR7_RESET, set_dr
 from vpmu_emu.machine.bus import EXIT_EPT_VIOLATION
 from vpmu_emu.machine.clock import time_of_tsc, tsc_at
@@ -20,15 +21,14 @@ from vpmu_emu.machine.interrupts import (
     KIND_NMI,
     KIND_SOFTWARE,
     KIND_TRAP,
-    VECTOR_DB,
     deliver,
 )
 from vpmu_emu.machine.lapic import lapic_ack
 from vpmu_emu.machine.lbr import lbr_started
-from vpmu_emu.machine.memory import VECTOR_PF, drop_decoded, tlb_flush
+from vpmu_emu.machine.memory import drop_decoded, tlb_flush
 from vpmu_emu.machine.msr import find_msr, msr_apply, msr_value
 from vpmu_emu.machine.physical import ld32, ld64, st64
-from vpmu_emu.machine.pmu import DEBUGCTL_LBR, pmu_set_global_ctrl
+from vpmu_emu.machine.pmu import pmu_set_global_ctrl
 from vpmu_emu.machine.ring import (
     ACCESS_EXITS,
     ACCESS_RDMSR,
@@ -42,6 +42,7 @@ from vpmu_emu.machine.ring import (
 )
 from vpmu_emu.machine.state import CODE_EXIT, CODE_NEXT, NEVER, REG_FS, REG_GS, RSP
 from vpmu_emu.machine.u64 import BYTE, ONE, U3, U8, U64, ZERO
+from vpmu_emu.machine.vectors import VECTOR_DB, VECTOR_PF
 from vpmu_emu.machine.vmcs import (
     ENTRY_FAILURE,
     ENTRY_LOAD_DEBUG,
@@ -123,11 +124,8 @@ from vpmu_emu.machine.vmcs import (
     vmread,
     vmwrite,
 )
-from vpmu_emu.tables.msrs import by_name
 
-GLOBAL_CTRL = U64(by_name("IA32_PERF_GLOBAL_CTRL"))
-
-_BITMAP_WRITE = U64(0x800)
+BITMAP_WRITE = U64(0x800)
 _BITMAP_HIGH = U64(0x400)
 _LOW_END = U64(0x2000)
 _HIGH = U64(0xC000_0000)
@@ -141,7 +139,7 @@ def msr_bitmap_place(core, index, writes):
     """Bit of the MSR bitmap that decides over an access (byte * 8 + bit), or why none does: BY_*."""
     if core.vmx.proc & PROC_MSR_BITMAPS == ZERO:
         return U64(BY_NO_BITMAP)
-    at = _BITMAP_WRITE if writes != 0 else ZERO
+    at = BITMAP_WRITE if writes != 0 else ZERO
     n = index
     if index >= _LOW_END:
         n = index - _HIGH
@@ -240,7 +238,7 @@ def load_guest(core, M, E):
     core.cr4 = vmread(core, M, V_CR4)
     core.efer = vmread(core, M, V_EFER)
     core.pmu.debugctl = vmread(core, M, V_DEBUGCTL)
-    if core.pmu.debugctl & DEBUGCTL_LBR != ZERO:
+    if core.pmu.debugctl & msr_index.DEBUGCTLMSR_LBR != ZERO:
         lbr_started(core)
     for k in range(6):
         core.selectors[k] = vmread(core, M, V_ES + 8 * k)
@@ -398,7 +396,7 @@ def vm_entry(core, M, E):
         vmx.tsc_offset = vmread(core, M, V_TSC_OFFSET)
     if vmx.entry_ctl & ENTRY_LOAD_GLOBAL_CTRL != ZERO:
         value = vmread(core, M, V_GUEST_GLOBAL_CTRL)
-        rn = find_msr(GLOBAL_CTRL)
+        rn = find_msr(msr_index.MSR_CORE_PERF_GLOBAL_CTRL)
         if value & core.msr_reserved[rn >> 6] != ZERO:
             return np.int64(EXIT_INVALID_STATE | ENTRY_FAILURE)
         pmu_set_global_ctrl(core, E, value)

@@ -13,7 +13,7 @@ import numpy as np
 
 from vpmu_emu.errors import HostError
 from vpmu_emu.linux.kvm.cpuid import (
-    CAP_PEBS_FORMAT,
+    PERF_CAP_PEBS_FORMAT,
     guest_leaves,
     supported_leaves,
     supported_perf_cap,
@@ -24,6 +24,7 @@ from vpmu_emu.linux.syscalls import Errno, Host, handle
 from vpmu_emu.linux.syscalls.host import FRESH
 from vpmu_emu.linux.syscalls.pagetables import PAGE
 from vpmu_emu.linux.syscalls.tasks import spawn
+from vpmu_emu.machine import msr_index
 from vpmu_emu.machine.physical import PAGE_DIRTY
 from vpmu_emu.machine.state import RAX, RSI, RUN_SYSCALL
 from vpmu_emu.tables.cpus import CpuModel
@@ -34,7 +35,7 @@ from vpmu_emu.tables.ram import LOW_RAM_MIB
 
 MIB = 1 << 20
 HOST_MEMORY = 8 * MIB  # for programs and buffers, above the memory of guests
-BTS_UNAVAILABLE = 1 << 11  # of IA32_MISC_ENABLE; PEBS is there
+MSR_IA32_MISC_ENABLE_BTS_UNAVAIL = int(msr_index.MSR_IA32_MISC_ENABLE_BTS_UNAVAIL)
 FIRST = 0  # the VMM's row of tasks, and its vCPU's of vcpus
 
 
@@ -71,8 +72,8 @@ def wishes(
     msrs = []
     if told.version and told.perf_capabilities != supported_perf_cap(model, mode):
         msrs.append(("IA32_PERF_CAPABILITIES", told.perf_capabilities))
-    if told.version and told.perf_capabilities & CAP_PEBS_FORMAT:
-        msrs.append(("IA32_MISC_ENABLE", BTS_UNAVAILABLE))
+    if told.version and told.perf_capabilities & PERF_CAP_PEBS_FORMAT:
+        msrs.append(("IA32_MISC_ENABLE", MSR_IA32_MISC_ENABLE_BTS_UNAVAIL))
     if msrs:
         entry = STRUCTS["kvm_msr_entry"]
         files["/msrs"] = STRUCTS["kvm_msrs"].new(nmsrs=len(msrs)).tobytes() + b"".join(

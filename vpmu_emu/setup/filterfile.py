@@ -14,7 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from vpmu_emu.errors import ConfigError
-from vpmu_emu.linux.kvm.eventfilter import EVENT_MASK, EventFilter, make_filter, masked_entry
+from vpmu_emu.linux.kvm.eventfilter import (
+    INTEL_ARCH_EVENT_MASK,
+    EventFilter,
+    make_filter,
+    masked_entry,
+)
 from vpmu_emu.linux.state import KVM_PMU_EVENT_ALLOW, KVM_PMU_EVENT_DENY
 from vpmu_emu.numerals import shown
 from vpmu_emu.tables.events import LISTS, event_codes
@@ -58,7 +63,7 @@ def _entry(item: Any, place: str, masked: bool, codes: dict[str, int]) -> int:
         if not 0 <= item < 1 << 64:
             raise ConfigError(place, f"{shown(item)} is not a 64-bit number", "0 to 2**64 - 1")
         # A short number is EVENT and UMASK; a longer one is a masked entry as the ioctl takes it.
-        if masked and item <= EVENT_MASK:
+        if masked and item <= INTEL_ARCH_EVENT_MASK:
             return masked_entry(item & 0xFF, 0xFF, item >> 8, False)
         return item
     if isinstance(item, dict):

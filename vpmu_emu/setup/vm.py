@@ -12,9 +12,10 @@ import attrs
 import numpy as np
 
 from vpmu_emu.errors import ConfigError, HostError
+from vpmu_emu.linux.irq_vectors import LOCAL_TIMER_VECTOR
 from vpmu_emu.linux.kvm.cpuid import fixed_counter_cap, guest_cpuid_shape, guest_events
 from vpmu_emu.linux.kvm.eventfilter import EventFilter
-from vpmu_emu.linux.perf.x86 import CAP_PERF_METRICS, INTEL_TD_SLOTS, MAX_PERIOD
+from vpmu_emu.linux.perf.x86 import INTEL_TD_SLOTS, MAX_PERIOD
 from vpmu_emu.linux.state import (
     CTX_TASK,
     HZ,
@@ -38,16 +39,8 @@ from vpmu_emu.linux.watchdog import (
     check_settings,
     lockup_detector_init,
 )
-from vpmu_emu.machine.lapic import (
-    BASE_RESET,
-    BASE_X2APIC,
-    LVT_PMI,
-    LVT_TIMER,
-    MODE_NMI,
-    SPIV_ENABLE,
-    TIMER_TSC_DEADLINE,
-)
-from vpmu_emu.machine.pmu import EN_PERF_METRICS
+from vpmu_emu.machine import msr_index
+from vpmu_emu.machine.lapic import BASE_RESET, LVT_PMI, LVT_TIMER
 from vpmu_emu.machine.state import NEVER
 from vpmu_emu.machine.u64 import U64
 from vpmu_emu.options import COST_LEVELS, Options, known
@@ -65,7 +58,6 @@ ICELAKE_X = 0x6A  # of those with PDIR (vmx_icl_pebs_cpu)
 KVM_APIC_KHZ = 1_000_000  # APIC_BUS_CYCLE_NS: the timer of a guest's local APIC before its divider
 SLICE_US = 2800  # sysctl_sched_base_slice of a machine with 8 CPUs or more, in microseconds
 QUANTUM = 1000 * 16  # how far one core may be ahead of another, in 1/16 cycle
-LOCAL_TIMER_VECTOR = 0xEC
 
 
 def new_record() -> np.recarray[Any, Any]:
@@ -123,8 +115,8 @@ def init_host(S: Any, model: CpuModel) -> None:
         for field in ("event_list", "assign", "events", "last_event"):
             host[field][:] = -1
         host.intel_ctrl = (1 << model.gp) - 1 | ((1 << model.fixed) - 1) << 32
-        if model.perf_capabilities & int(CAP_PERF_METRICS) and model.fixed > 3:
-            host.intel_ctrl |= EN_PERF_METRICS
+        if model.perf_capabilities & int(msr_index.PERF_CAP_PERF_METRICS) and model.fixed > 3:
+            host.intel_ctrl |= msr_index.GLOBAL_CTRL_EN_PERF_METRICS
         host.enabled = 1
         host.curr = host.vcpu = host.task_ctx = -1
         host.online = int(cpu < S.config.n_cores)
@@ -132,10 +124,10 @@ def init_host(S: Any, model: CpuModel) -> None:
         host.watchdog_at = NEVER
         core.vapic.clock_num, core.vapic.clock_den = model.per_core_cycle(KVM_APIC_KHZ)
         lapic = core.lapic
-        lapic.apic_base = BASE_RESET | BASE_X2APIC
-        lapic.spiv = SPIV_ENABLE | U64(0xFF)
-        lapic.lvt[LVT_TIMER] = U64(LOCAL_TIMER_VECTOR) | TIMER_TSC_DEADLINE
-        lapic.lvt[LVT_PMI] = MODE_NMI
+        lapic.apic_base = BASE_RESET | msr_index.X2APIC_ENABLE
+        lapic.spiv = msr_index.APIC_SPIV_APIC_ENABLED | U64(0xFF)
+        lapic.lvt[LVT_TIMER] = U64(LOCAL_TIMER_VECTOR) | msr_index.APIC_LVT_TIMER_TSCDEADLINE
+        lapic.lvt[LVT_PMI] = msr_index.APIC_DM_NMI
         lapic.timer_at = NEVER
         core.pmu.global_ctrl = host.intel_ctrl
         core.vmx.root = 1  # KVM is loaded: VMXON
@@ -164,7 +156,7 @@ def topdown_events(S: Any, events: Sequence[HostEvent]) -> set[int]:
             (intel_pmu_hw_config).
     """
     pmu = S.cores[0].pmu
-    if not int(pmu.perf_capabilities) & int(CAP_PERF_METRICS) or int(pmu.fixed) <= 3:
+    if not int(pmu.perf_capabilities) & int(msr_index.PERF_CAP_PERF_METRICS) or int(pmu.fixed) <= 3:
         return set()
     codes = metric_names(LISTS[int(S.config.events)]).values()
     found = set()

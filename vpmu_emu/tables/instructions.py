@@ -43,7 +43,7 @@ CONDITIONS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("g", ("nle",), "osz"),
 )
 
-_IMMEDIATES = {"ib": 1, "iw": 2, "id": 4, "iq": 8, "cb": 1, "cd": 4, "moffs": 8}
+IMMEDIATES = {"ib": 1, "iw": 2, "id": 4, "iq": 8, "cb": 1, "cd": 4, "moffs": 8}
 # Prefixes that an encoding asks for, beside the byte 66, F2 or F3 itself (`Form.requires`).
 ANY_PREFIX, NO_PREFIX, NO_REPEAT = 0, 1, 2  # none of 66 F2 F3 (NP); neither F2 nor F3 (NFx)
 _ABSENT = {"NP": NO_PREFIX, "NFx": NO_REPEAT}
@@ -91,7 +91,7 @@ class Encoding:
     @property
     def imm_size(self) -> int:
         """Bytes after ModRM, SIB and displacement."""
-        return sum(_IMMEDIATES[i] for i in self.imm)
+        return sum(IMMEDIATES[i] for i in self.imm)
 
     @property
     def mandatory(self) -> int:
@@ -129,7 +129,7 @@ class Encoding:
                 prefix = int(match[1] or "0", 16)
                 absent = ANY_PREFIX if prefix else NO_PREFIX
                 opcode += bytes.fromhex(match[2])
-            elif word in _IMMEDIATES:
+            elif word in IMMEDIATES:
                 imm.append(word)
             elif word == "/r":
                 has_modrm = True

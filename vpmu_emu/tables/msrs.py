@@ -19,6 +19,8 @@ from vpmu_emu.tables.names import Names
 ACCESS = ("rw", "ro", "wo", "drop")
 """What an access code of `rules` means: its index here."""
 
+ACCESS_RW, ACCESS_RO, ACCESS_WO, ACCESS_DROP = range(len(ACCESS))
+
 CANONICAL = ("", "fault", "made")
 """What becomes of a value that is no canonical address; "": there is no such rule."""
 
@@ -148,6 +150,7 @@ class MsrRow:
         number: its place in `MSRS`.
         slot: of instance 0 in an array with one element per register; instance n has slot + n.
         name, aliases, kernel: names of the SDM and of the Linux sources, without instance number.
+        masks: names of several fields together, with their bits.
         ignored: mask of bits that may be written and mean nothing.
         lives: where its value is.
         passed: which accesses of a guest do not exit.
@@ -165,6 +168,7 @@ class MsrRow:
     doc: str
     sdm: str
     fields: tuple[Field, ...]
+    masks: Mapping[str, int]
     ignored: int
     lives: Lives
     passed: Passed
@@ -225,6 +229,9 @@ def _passed(passed: dict[str, Any]) -> Passed:
 def _row(number: int, slot: int, row: dict[str, Any]) -> MsrRow:
     hw = row.pop("hw")
     kvm = {k: v for k, v in hw.items() if k != "effect"} | row.pop("kvm", {})
+    fields = _fields(row.pop("fields"))
+    bits = {field.name: field.mask for field in fields}
+    masks = {mask: sum(bits[name] for name in names) for mask, names in row.pop("masks", {}).items()}
     ignored = 0
     for text in row.pop("ignored", ()):
         high, low = _bits(text)
@@ -236,7 +243,8 @@ def _row(number: int, slot: int, row: dict[str, Any]) -> MsrRow:
         kernel=tuple(row.pop("kernel", ())),
         count=row.pop("count", 1),
         stride=row.pop("stride", 1),
-        fields=_fields(row.pop("fields")),
+        fields=fields,
+        masks=masks,
         ignored=ignored,
         lives=Lives(**row.pop("lives", {})),
         passed=_passed(row.pop("passed", {})),
@@ -260,6 +268,9 @@ def _load() -> tuple[MsrRow, ...]:
 
 MSRS: tuple[MsrRow, ...] = _load()
 """Every family, in the order of the file."""
+
+ROW: dict[str, int] = {row.name: row.number for row in MSRS}
+"""The place of each family in `MSRS`, by name."""
 
 RDPMC_FIELDS: tuple[Field, ...] = _fields(_TABLE["rdpmc"]["fields"])
 """What ECX says to RDPMC."""
@@ -385,6 +396,11 @@ def value_words(index: int, value: int, events: str = LISTS[0]) -> str:
             out.append(f"{name}={bits:#x}")
     asks = selector and not known and value & 0xFFFF
     return (" ".join(out) or "0") + (f", {NOT_COUNTED}" if asks else "")
+
+
+def reset_of(name: str, side: Side = "hw") -> int:
+    """Value after RESET of a register whose formula names no feature."""
+    return evaluate(MSRS[ROW[name]].rule(side).reset, Shape().names())
 
 
 @cache

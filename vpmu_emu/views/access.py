@@ -20,8 +20,9 @@ from vpmu_emu.linux.state import (
     N_GP_PMC,
     STATE_NAMES,
 )
+from vpmu_emu.machine import msr_index
 from vpmu_emu.machine import ring as mk
-from vpmu_emu.machine.lapic import BASE_X2APIC
+from vpmu_emu.machine.processor_flags import X86_CR4_PCE
 from vpmu_emu.tables.cpus import CpuModel
 from vpmu_emu.tables.events import event_by_code
 from vpmu_emu.tables.exits import exit_name
@@ -176,7 +177,7 @@ class _Teller:
         a, b, c = e.a, e.b, e.c
         why = f", and {mk.ACCESS_NAMES[a].upper()} is for CPL 0"
         if a == mk.ACCESS_RDPMC:
-            why = f" with CR4.PCE = {c >> 8 & 1}"
+            why = f" with CR4.PCE = {int(c & int(X86_CR4_PCE) != 0)}"
         yield Step("privilege", f"CPL {b}{why}: #GP before anything else, no exit", True)
 
     def intercept(self, e: Event) -> Iterator[Step]:
@@ -445,7 +446,7 @@ def _entry(entry: int, events: str) -> str:
 
 def intercept_state(S: Any, model: CpuModel, k: int = 0) -> Met:
     """What decides now which accesses of vCPU k, on core 0, exit."""
-    x2apic = int(S.cores[0].vapic.apic_base) & int(BASE_X2APIC)
+    x2apic = int(S.cores[0].vapic.apic_base) & int(msr_index.X2APIC_ENABLE)
     return Met(
         guest=vcpu_shape(S, model, k),
         host=model.shape(),

@@ -41,7 +41,7 @@ from vpmu_emu.linux.perf.swevent import perf_sw_event, perf_swevent_hrtimer
 from vpmu_emu.linux.perf.tick import perf_event_task_tick
 from vpmu_emu.linux.perf.times import ATTR_EXCLUDE_HOST, ATTR_PINNED, sched_clock
 from vpmu_emu.linux.perf.userpage import perf_event_update_userpage
-from vpmu_emu.linux.space import CR4_PCE, SPACES_OF_A_CORE, x86_pmu_event_mapped
+from vpmu_emu.linux.space import SPACES_OF_A_CORE, x86_pmu_event_mapped
 from vpmu_emu.linux.state import (
     CTX_TASK,
     FROM_USER,
@@ -59,6 +59,7 @@ from vpmu_emu.linux.state import (
 from vpmu_emu.linux.syscalls.perf import remember
 from vpmu_emu.machine.clock import tsc_value
 from vpmu_emu.machine.pmu import counter_value
+from vpmu_emu.machine.processor_flags import X86_CR4_PCE
 from vpmu_emu.machine.state import CLASS, NEVER
 from vpmu_emu.machine.u64 import U64
 from vpmu_emu.setup.hostevents import HostEvent
@@ -672,10 +673,10 @@ def test_user_rdpmc_is_allowed_while_a_page_is_mapped(machine):
     S.percpu[1].space = SPACES_OF_A_CORE + 1 + 2
     S.mms[3].perf_rdpmc_allowed = 1
     x86_pmu_event_mapped(S, 3)
-    assert [bool(core.cr4 & CR4_PCE) for core in S.cores] == [True, False]
+    assert [bool(core.cr4 & X86_CR4_PCE) for core in S.cores] == [True, False]
     S.mms[3].perf_rdpmc_allowed = 0
     x86_pmu_event_mapped(S, 3)
-    assert not machine.core.cr4 & CR4_PCE
+    assert not machine.core.cr4 & X86_CR4_PCE
 
 
 # --- software and uncore --------------------------------------------------------------------------------

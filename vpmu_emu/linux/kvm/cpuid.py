@@ -13,15 +13,22 @@ import attrs
 
 from vpmu_emu.errors import ConfigError
 from vpmu_emu.linux.state import N_FIXED_PMC, N_GP_PMC
+from vpmu_emu.machine import msr_index
 from vpmu_emu.tables.cpus import CpuModel, cpuid_leaves, cpuid_pmu
 from vpmu_emu.tables.modes import Mode
 from vpmu_emu.tables.msrs import Shape
 
-CAP_FW_WRITES = 1 << 13
-CAP_LBR_FMT = 0x3F
-CAP_PEBS_FORMAT = 0xF << 8
-CAP_PEBS_BASELINE = 1 << 14
-CAP_PEBS_MASK = 3 << 6 | CAP_PEBS_FORMAT | CAP_PEBS_BASELINE | 1 << 17  # and TRAP, ARCH_REG, TIMING_INFO
+PERF_CAP_FW_WRITES = int(msr_index.PERF_CAP_FW_WRITES)
+PERF_CAP_LBR_FMT = int(msr_index.PERF_CAP_LBR_FMT)
+PERF_CAP_PEBS_FORMAT = int(msr_index.PERF_CAP_PEBS_FORMAT)
+PERF_CAP_PEBS_BASELINE = int(msr_index.PERF_CAP_PEBS_BASELINE)
+CAP_PEBS_MASK = int(
+    msr_index.PERF_CAP_PEBS_TRAP
+    | msr_index.PERF_CAP_ARCH_REG
+    | msr_index.PERF_CAP_PEBS_FORMAT
+    | msr_index.PERF_CAP_PEBS_BASELINE
+    | msr_index.PERF_CAP_PEBS_TIMING_INFO
+)
 NOT_FOR_GUESTS = {"arch_lbr"}  # CPUID features
 KVM_PMU_VERSION = 2
 HYPERVISOR = 1 << 31  # CPUID.1:ECX
@@ -47,12 +54,12 @@ def vmx_get_perf_capabilities(host: Shape, owns_pmu: bool) -> int:
     Branch records are legacy ones only. PEBS has no BASELINE: with adaptive records a guest could read the
     host's branches. A guest that owns the PMU gets neither.
     """
-    caps = host.perf_capabilities & CAP_FW_WRITES
+    caps = host.perf_capabilities & PERF_CAP_FW_WRITES
     if not owns_pmu:
         if not host.arch_lbr:
-            caps |= host.perf_capabilities & CAP_LBR_FMT
+            caps |= host.perf_capabilities & PERF_CAP_LBR_FMT
         if host.ds:
-            caps |= host.perf_capabilities & CAP_PEBS_MASK & ~CAP_PEBS_BASELINE
+            caps |= host.perf_capabilities & CAP_PEBS_MASK & ~PERF_CAP_PEBS_BASELINE
     return caps
 
 
@@ -67,9 +74,9 @@ def supported_perf_cap(model: CpuModel, mode: Mode) -> int:
 def capabilities_fit(host: Shape, caps: int, owns_pmu: bool) -> bool:
     """Whether a VMM may set IA32_PERF_CAPABILITIES to `caps`: LBRs and PEBS are the host's or not there."""
     supported = vmx_get_perf_capabilities(host, owns_pmu)
-    if caps & ~supported or (caps & CAP_LBR_FMT and (caps ^ supported) & CAP_LBR_FMT):
+    if caps & ~supported or (caps & PERF_CAP_LBR_FMT and (caps ^ supported) & PERF_CAP_LBR_FMT):
         return False
-    return not (caps & CAP_PEBS_FORMAT and (caps ^ supported) & CAP_PEBS_MASK)
+    return not (caps & PERF_CAP_PEBS_FORMAT and (caps ^ supported) & CAP_PEBS_MASK)
 
 
 def fixed_counter_cap(mode: Mode, asked: int) -> int:
@@ -108,10 +115,10 @@ def guest_cpuid_shape(
         if not 0 <= value <= GUEST_KEYS[short]:
             raise ConfigError(f"guest {key}", f"{value} is out of range", f"0 to {GUEST_KEYS[short]}")
         asked[short] = value
-    caps = asked.get("perf_caps", host.perf_capabilities & CAP_FW_WRITES)
+    caps = asked.get("perf_caps", host.perf_capabilities & PERF_CAP_FW_WRITES)
     if not capabilities_fit(host, caps, owns_pmu):
         supported = vmx_get_perf_capabilities(host, owns_pmu)
-        parts = [supported & mask for mask in (CAP_FW_WRITES, CAP_LBR_FMT, CAP_PEBS_MASK)]
+        parts = [supported & mask for mask in (PERF_CAP_FW_WRITES, PERF_CAP_LBR_FMT, CAP_PEBS_MASK)]
         allowed = "0, or of " + " + ".join(f"{part:#x}" for part in parts if part)
         raise ConfigError("guest pmu.perf_caps", f"{caps:#x} is not supported (EINVAL)", allowed)
     # kvm_init_pmu_capability(): version 2 at most.
@@ -126,7 +133,7 @@ def guest_cpuid_shape(
         perf_capabilities=caps if version else 0,
         pdcm=host.pdcm and version > 0,
         arch_lbr=False,
-        ds=version > 0 and bool(caps & CAP_PEBS_FORMAT),  # the VMM shows DS and DTES64 with it
+        ds=version > 0 and bool(caps & PERF_CAP_PEBS_FORMAT),  # the VMM shows DS and DTES64 with it
         # __do_cpuid_func() sets EDX[15] whatever the CPU says.
         anythread_deprecated=version > 0,
     )
@@ -187,7 +194,9 @@ def supported_leaves(model: CpuModel, mode: Mode, fixed_cap: int) -> list[Leaf]:
     """KVM_GET_SUPPORTED_CPUID: the debug store is in it where PEBS is supported (vmx_set_cpu_caps)."""
     settings = {} if mode.enable_pmu else {"version": 0}
     told = guest_cpuid_shape(model.shape(), settings, fixed_cap, mode.owns_pmu)
-    pebs = mode.enable_pmu and vmx_get_perf_capabilities(model.shape(), mode.owns_pmu) & CAP_PEBS_FORMAT
+    pebs = (
+        mode.enable_pmu and vmx_get_perf_capabilities(model.shape(), mode.owns_pmu) & PERF_CAP_PEBS_FORMAT
+    )
     events = (model.arch_events_length, model.arch_events_absent)
     return guest_leaves(model, attrs.evolve(told, ds=bool(pebs)), events)
 

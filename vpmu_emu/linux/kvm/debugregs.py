@@ -22,14 +22,14 @@ from vpmu_emu.machine.breakpoints import (
     DR7_ENABLED,
     DR7_GD,
     DR7_RESET,
-    RFLAGS_RF,
     get_dr,
     set_dr,
 )
-from vpmu_emu.machine.interrupts import RFLAGS_TF, VECTOR_BP, VECTOR_DB, VECTOR_UD
 from vpmu_emu.machine.physical import st64
+from vpmu_emu.machine.processor_flags import X86_EFLAGS_RF, X86_EFLAGS_TF
 from vpmu_emu.machine.state import N_DR, RSP
 from vpmu_emu.machine.u64 import LOW32, ONE, U2, U3, U8, U15, U64, ZERO
+from vpmu_emu.machine.vectors import VECTOR_BP, VECTOR_DB, VECTOR_UD
 from vpmu_emu.machine.vmcs import (
     EXIT_DR_ACCESS,
     MOV_SS_BLOCKING,
@@ -175,7 +175,7 @@ def handle_db(S, M, vcpu):
         _to_vmm(S, M, vcpu, VECTOR_DB, why)
         return
     shadowed = vmread(core, M, V_INTERRUPTIBILITY) & _SHADOWS != ZERO
-    if shadowed and vmread(core, M, V_RFLAGS) & RFLAGS_TF != ZERO:
+    if shadowed and vmread(core, M, V_RFLAGS) & X86_EFLAGS_TF != ZERO:
         vmwrite(core, M, V_PENDING_DEBUG, vmread(core, M, V_PENDING_DEBUG) | DR6_BS)
     kvm_queue_db(vcpu, why)
 
@@ -219,7 +219,7 @@ def kvm_vcpu_check_code_breakpoint(S, M, vcpu):
         if hits != ZERO:
             _to_vmm(S, M, vcpu, VECTOR_DB, hits)
             return True
-    if vcpu.dr7 & DR7_ENABLED != ZERO and vmread(core, M, V_RFLAGS) & RFLAGS_RF == ZERO:
+    if vcpu.dr7 & DR7_ENABLED != ZERO and vmread(core, M, V_RFLAGS) & X86_EFLAGS_RF == ZERO:
         hits = _check_hw_bp(vcpu.db, vcpu.dr7, at)
         if hits != ZERO:
             kvm_queue_db(vcpu, hits)

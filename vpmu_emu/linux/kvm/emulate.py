@@ -43,17 +43,16 @@ from vpmu_emu.linux.state import (
 )
 from vpmu_emu.linux.trace_kinds import TR_EMULATE_INSN
 from vpmu_emu.machine.alu import execute_general, fold_flags, spread_flags
-from vpmu_emu.machine.breakpoints import RFLAGS_RF
 from vpmu_emu.machine.bus import EXIT_APIC_ACCESS, EXIT_EPT_MISCONFIG
 from vpmu_emu.machine.decode import DECODED, decode, fetch_code
 from vpmu_emu.machine.engine import uses_stack
-from vpmu_emu.machine.interrupts import RFLAGS_TF, VECTOR_BP, VECTOR_DB, VECTOR_UD
 from vpmu_emu.machine.lapic import WRITTEN
-from vpmu_emu.machine.memory import VECTOR_PF, VECTOR_SS, fault
+from vpmu_emu.machine.memory import fault
 from vpmu_emu.machine.mutants import I_FEP
 from vpmu_emu.machine.ops import COLD_OP, GENERAL_OP, HOT_OP, SYSTEM_BASE
 from vpmu_emu.machine.physical import ld32
 from vpmu_emu.machine.privileged import IO_STRING, execute_system
+from vpmu_emu.machine.processor_flags import X86_EFLAGS_DF, X86_EFLAGS_RF, X86_EFLAGS_TF
 from vpmu_emu.machine.ring import emit
 from vpmu_emu.machine.semantics import condition
 from vpmu_emu.machine.state import (
@@ -73,6 +72,7 @@ from vpmu_emu.machine.state import (
     STOP_SHUTDOWN,
 )
 from vpmu_emu.machine.u64 import ONE, U3, U8, U64, ZERO
+from vpmu_emu.machine.vectors import VECTOR_BP, VECTOR_DB, VECTOR_PF, VECTOR_SS, VECTOR_UD
 from vpmu_emu.machine.vmcs import (
     EXIT_EXCEPTION_NMI,
     EXIT_IO_INSTRUCTION,
@@ -98,7 +98,6 @@ UD_INFO = INTR_VALID | TYPE_HARD_EXCEPTION << U8 | U64(VECTOR_UD)
 DB_INFO = INTR_VALID | TYPE_HARD_EXCEPTION << U8 | U64(VECTOR_DB)
 BP_INFO = INTR_VALID | TYPE_SOFT_EXCEPTION << U8 | U64(VECTOR_BP)
 REP_MASK = U64(0x3FF)
-_DF = U64(1 << 10)
 KVM_FEP_CLEAR_RFLAGS_RF = 2
 PREFIX_LENGTH = len(KVM_EMULATE_PREFIX)
 UNKNOWN, FAILS = EMULATOR.index("unknown"), EMULATOR.index("fails")
@@ -156,7 +155,7 @@ def _decode_and_execute(core, M, E, u):
         fault(E, VECTOR_UD, 0, ZERO)
         return CODE_FAULT
     code = CODE_REPEAT
-    core.rflags &= ~RFLAGS_RF
+    core.rflags &= ~X86_EFLAGS_RF
     spread_flags(core)
     rcx, rdi = core.regs[RCX], core.regs[RDI]
     while E.mmio_writes == 0 and (
@@ -168,7 +167,7 @@ def _decode_and_execute(core, M, E, u):
             E.port_at += U64(u.width) >> U3
             E.port_left -= ONE
         code = x86_emulate_insn(core, M, E, u)
-        if code >= CODE_NOT_RETIRED and E.port_at != ZERO and core.rflags & _DF == ZERO:
+        if code >= CODE_NOT_RETIRED and E.port_at != ZERO and core.rflags & X86_EFLAGS_DF == ZERO:
             core.regs[RCX] = rcx  # upwards they are written at once
             core.regs[RDI] = rdi
         if code < CODE_NOT_RETIRED:
@@ -178,7 +177,7 @@ def _decode_and_execute(core, M, E, u):
             # "Re-enter guest after each 1024 iterations": it is done here, and the rest is hardware's.
             # So it is when the VMM has to be told of a write.
             core.rip = u.rip
-            core.rflags |= RFLAGS_RF
+            core.rflags |= X86_EFLAGS_RF
             code = CODE_NEXT
     fold_flags(core)
     core.fz = ZERO
@@ -227,9 +226,9 @@ def x86_emulate_instruction(S, M, E, vcpu, fetched):
     core.vmx.proc = EMULATOR_PROC
     core.vmx.nonroot = 1
     rip = core.rip
-    stepping = core.rflags & RFLAGS_TF
+    stepping = core.rflags & X86_EFLAGS_TF
     if vcpu.guest_debug & KVM_GUESTDBG_SINGLESTEP != ZERO:
-        core.rflags &= ~RFLAGS_TF  # kvm_get_rflags(): that is the VMM's
+        core.rflags &= ~X86_EFLAGS_TF  # kvm_get_rflags(): that is the VMM's
     u = E.uops[SCRATCH]
     u.emulator = 0
     E.emulating = 1 if S.vms[vcpu.vm].irqchip != 0 else 2
@@ -239,7 +238,7 @@ def x86_emulate_instruction(S, M, E, vcpu, fetched):
     if code >= CODE_NOT_RETIRED:
         core.rip = rip
     elif code == CODE_EDGE and core.rip == rip:
-        core.rflags |= RFLAGS_RF  # between two iterations of REP
+        core.rflags |= X86_EFLAGS_RF  # between two iterations of REP
     if vcpu.guest_debug & KVM_GUESTDBG_SINGLESTEP != ZERO:
         core.rflags |= stepping
     save_guest(core, M)
@@ -326,7 +325,7 @@ def handle_ud(S, M, E, vcpu):
     core = this_core(S)
     if S.config.force_emulation_prefix != 0 and _is_forced(core, M, E):
         if S.config.force_emulation_prefix & KVM_FEP_CLEAR_RFLAGS_RF != 0:
-            vmwrite(core, M, V_RFLAGS, vmread(core, M, V_RFLAGS) & ~RFLAGS_RF)
+            vmwrite(core, M, V_RFLAGS, vmread(core, M, V_RFLAGS) & ~X86_EFLAGS_RF)
         vmwrite(core, M, V_RIP, vmread(core, M, V_RIP) + U64(PREFIX_LENGTH))
         x86_emulate_instruction(S, M, E, vcpu, 0)  # of the prefix, not of what is behind it
     else:

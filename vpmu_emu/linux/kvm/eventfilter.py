@@ -6,8 +6,9 @@ import attrs
 
 from vpmu_emu.errors import ConfigError
 from vpmu_emu.linux.state import KVM_PMU_EVENT_ALLOW, KVM_PMU_EVENT_DENY, N_FILTER
+from vpmu_emu.machine import msr_index
 
-EVENT_MASK = 0xFFFF
+INTEL_ARCH_EVENT_MASK = int(msr_index.INTEL_ARCH_EVENT_MASK)
 MASKED_VALID = 0xFF80_0000_0000_FFFF  # without bits 35:32, which only AMD has
 
 
@@ -57,7 +58,7 @@ def make_filter(
                 place = f"{name}.events[{k}]"
                 raise ConfigError(place, f"{event:#x} has reserved bits (EINVAL)", f"{MASKED_VALID:#x}")
             entries.append(event)
-        elif not event & ~EVENT_MASK:  # the others can never match and are dropped without a word
+        elif not event & ~INTEL_ARCH_EVENT_MASK:  # the others never match: dropped without a word
             entries.append(masked_entry(event & 0xFF, 0xFF, event >> 8, False))
 
     def order(entry: int) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from vpmu_emu._jit import jit
 from vpmu_emu.linux.kvm.irq import kvm_apic_set_irq, kvm_vcpu_kick, vapic_of
 from vpmu_emu.linux.percpu import this_core
 from vpmu_emu.linux.state import N_VCPUS
-from vpmu_emu.machine.lapic import BASE_ENABLE, SHORTHAND
+from vpmu_emu.machine import msr_index
 from vpmu_emu.machine.state import RAX, RBX, RCX, RDX, RSI
 from vpmu_emu.machine.u64 import LOW32, ONE, U64, ZERO
 from vpmu_emu.tables.linux import constant
@@ -22,7 +22,7 @@ KVM_HC_SCHED_YIELD = U64(constant("KVM_HC_SCHED_YIELD"))
 PV_UNHALT, PV_SEND_IPI, PV_SCHED_YIELD = 7, 11, 13  # bits of CPUID.40000001H:EAX
 KVM_CPUID_FEATURES = U64(0x4000_0001)
 KVM_EPERM, KVM_EINVAL, KVM_EOPNOTSUPP, KVM_ENOSYS = (U64((1 << 64) - n) for n in (1, 22, 95, 1000))
-_DESTINATION = U64(1 << 11) | SHORTHAND  # APIC_DEST_MASK | APIC_SHORT_MASK
+_DESTINATION = msr_index.APIC_DEST_LOGICAL | msr_index.APIC_SHORT_MASK
 _CLUSTER = U64(64)
 
 
@@ -47,7 +47,11 @@ def _pv_send_ipi(S, E, vcpu, bitmap, first, icr):
             continue
         vapic = vapic_of(S, other)
         ident = vapic.id
-        named = vapic.apic_base & BASE_ENABLE != ZERO and ident >= first and ident - first < _CLUSTER
+        named = (
+            vapic.apic_base & msr_index.MSR_IA32_APICBASE_ENABLE != ZERO
+            and ident >= first
+            and ident - first < _CLUSTER
+        )
         if named and (bitmap >> (ident - first)) & ONE != ZERO:
             count += kvm_apic_set_irq(S, E, other, icr)
     return count

@@ -25,6 +25,7 @@ from vpmu_emu.linux.state import (
     USER_AGAIN,
     USER_FAULT,
 )
+from vpmu_emu.machine import msr_index
 from vpmu_emu.machine.physical import ld64
 from vpmu_emu.machine.state import RAX, RDI, RDX, RSI
 from vpmu_emu.machine.u64 import LOW32, U64, ZERO
@@ -34,7 +35,6 @@ from vpmu_emu.tables.linux import ERRNO, constant
 COST_IOCTL = cost("kvm_vcpu_ioctl")
 SYS_IOCTL = U64(constant("SYS_ioctl"))
 KVM_RUN = U64(constant("KVM_RUN"))
-EFER_LMA = U64(1 << 10)
 EINTR, EAGAIN, EFAULT = (ERRNO[name] for name in ("EINTR", "EAGAIN", "EFAULT"))
 
 
@@ -61,7 +61,7 @@ def kvm_run_begins(S, M, E):
         return False  # the first one ends the boot of a run
     vcpu = S.vcpus[k]
     waits = vcpu.mp_state == MP_STATE_UNINITIALIZED or vcpu.mp_state == MP_STATE_INIT_RECEIVED
-    if not waits and ld64(M, U64(vcpu.vmcs + V_EFER)) & EFER_LMA == ZERO:
+    if not waits and ld64(M, U64(vcpu.vmcs + V_EFER)) & msr_index.EFER_LMA == ZERO:
         return False
     task.mutex = 0
     charge(S, E, COST_IOCTL)

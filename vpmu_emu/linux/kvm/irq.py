@@ -9,11 +9,12 @@ import numpy as np
 
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.hrtimer import host_timer_program
+from vpmu_emu.linux.irq_vectors import RESCHEDULE_VECTOR
 from vpmu_emu.linux.kvm.debugregs import reset_debug_registers
 from vpmu_emu.linux.kvm.nmi import kvm_inject_nmi
 from vpmu_emu.linux.kvm.vm import CR0_REAL_MODE, CS_RESET, RIP_RESET
 from vpmu_emu.linux.percpu import this_core
-from vpmu_emu.linux.sched import RESCHEDULE_VECTOR, end_turn, wake_up_task
+from vpmu_emu.linux.sched import end_turn, wake_up_task
 from vpmu_emu.linux.state import (
     APIC_INIT,
     APIC_SIPI,
@@ -23,25 +24,11 @@ from vpmu_emu.linux.state import (
     N_VCPUS,
     USER_IO_NONE,
 )
+from vpmu_emu.machine import msr_index
 from vpmu_emu.machine.engine import CR0_RESET, CR4_RESET, EFER_RESET
-from vpmu_emu.machine.interrupts import RFLAGS_FIXED
-from vpmu_emu.machine.lapic import (
-    BASE_ENABLE,
-    DELIVERY_MODE,
-    MODE_FIXED,
-    MODE_INIT,
-    MODE_LOWEST,
-    MODE_NMI,
-    MODE_SIPI,
-    SHORTHAND,
-    SHORTHAND_NONE,
-    SPIV_ENABLE,
-    is_deassert,
-    is_destination,
-    lapic_accept,
-    lapic_reset,
-)
+from vpmu_emu.machine.lapic import is_deassert, is_destination, lapic_accept, lapic_reset
 from vpmu_emu.machine.physical import st64
+from vpmu_emu.machine.processor_flags import X86_EFLAGS_FIXED
 from vpmu_emu.machine.state import N_REGS
 from vpmu_emu.machine.u64 import BYTE, U8, U12, U64, WORD, ZERO
 from vpmu_emu.machine.vmcs import (
@@ -86,7 +73,7 @@ def kvm_vcpu_kick(S, E, vcpu):
     host_timer_program(S, E)
     cpu = S.tasks[vcpu.task].on_cpu
     if cpu >= 0 and cpu != S.this_cpu:
-        lapic_accept(S.cores[cpu].lapic, RESCHEDULE_VECTOR)
+        lapic_accept(S.cores[cpu].lapic, U64(RESCHEDULE_VECTOR))
         end_turn(S)
 
 
@@ -121,7 +108,7 @@ def kvm_vcpu_reset(M, vcpu):
         _vmwrite(M, vcpu, CLEARED[n], ZERO)
     _vmwrite(M, vcpu, V_RIP, U64(RIP_RESET))
     _vmwrite(M, vcpu, V_CS, U64(CS_RESET))
-    _vmwrite(M, vcpu, V_RFLAGS, RFLAGS_FIXED)
+    _vmwrite(M, vcpu, V_RFLAGS, X86_EFLAGS_FIXED)
     _vmwrite(M, vcpu, V_CR0, U64(CR0_REAL_MODE))
     _vmwrite(M, vcpu, V_CR0_SHADOW, U64(CR0_REAL_MODE))
     _vmwrite(M, vcpu, V_GDTR_LIMIT, WORD)
@@ -172,21 +159,24 @@ def vapic_of(S, vcpu):
 @jit()
 def kvm_apic_set_irq(S, E, vcpu, icr):
     """__apic_accept_irq(): a vCPU gets a message, whatever its destination; 1 if it takes it."""
-    mode = icr & DELIVERY_MODE
+    mode = icr & msr_index.APIC_MODE_MASK
     taken = 1
-    if mode == MODE_INIT:
+    if mode == msr_index.APIC_DM_INIT:
         if is_deassert(icr):
             return 0
         vcpu.apic_events = APIC_INIT  # a startup message before it is forgotten
-    elif mode == MODE_SIPI:
+    elif mode == msr_index.APIC_DM_STARTUP:
         vcpu.sipi_vector = np.int64(icr & BYTE)
         vcpu.apic_events |= APIC_SIPI
-    elif mode == MODE_NMI:
+    elif mode == msr_index.APIC_DM_NMI:
         kvm_inject_nmi(vcpu)
-    elif mode == MODE_FIXED or mode == MODE_LOWEST:
+    elif mode == msr_index.APIC_DM_FIXED or mode == msr_index.APIC_DM_LOWEST:
         vapic = vapic_of(S, vcpu)
         lapic_accept(vapic, icr & BYTE)
-        if vapic.spiv & SPIV_ENABLE == ZERO or vapic.apic_base & BASE_ENABLE == ZERO:
+        if (
+            vapic.spiv & msr_index.APIC_SPIV_APIC_ENABLED == ZERO
+            or vapic.apic_base & msr_index.MSR_IA32_APICBASE_ENABLE == ZERO
+        ):
             taken = 0
     else:
         return 0
@@ -201,15 +191,15 @@ def kvm_irq_delivery_to_apic(S, E, vcpu):
     source = this_core(S).vapic
     source.ipi_out = 0
     icr = source.icr
-    shorthand = icr & SHORTHAND
-    lowest = icr & DELIVERY_MODE == MODE_LOWEST
-    if lowest and shorthand == SHORTHAND_NONE and is_destination(source, source, icr):
+    shorthand = icr & msr_index.APIC_SHORT_MASK
+    lowest = icr & msr_index.APIC_MODE_MASK == msr_index.APIC_DM_LOWEST
+    if lowest and shorthand == msr_index.APIC_DEST_NOSHORT and is_destination(source, source, icr):
         return  # one processor takes it, and the sender already has
     for k in range(N_VCPUS):
         other = S.vcpus[k]
         if other.used == 0 or k == vcpu.vcpu_idx or other.vm != vcpu.vm:
             continue
-        if shorthand != SHORTHAND_NONE or is_destination(source, vapic_of(S, other), icr):
+        if shorthand != msr_index.APIC_DEST_NOSHORT or is_destination(source, vapic_of(S, other), icr):
             kvm_apic_set_irq(S, E, other, icr)
             if lowest:
                 return

@@ -15,10 +15,10 @@ from vpmu_emu.linux.native import cost
 from vpmu_emu.linux.overflow_handler import kvm_make_request
 from vpmu_emu.linux.percpu import this_core
 from vpmu_emu.linux.state import APIC_INIT, KVM_REQ_EVENT
+from vpmu_emu.machine import msr_index
 from vpmu_emu.machine.clock import tsc_at, tsc_reaching
 from vpmu_emu.machine.lapic import (
-    BASE_ENABLE,
-    BASE_X2APIC,
+    APIC_BASE_MSR,
     INIT_TO_SELF,
     LVT_NMI,
     NMI_TO_SELF,
@@ -33,58 +33,54 @@ from vpmu_emu.machine.memory import tlb_flush
 from vpmu_emu.machine.physical import st8
 from vpmu_emu.machine.ring import GP_NOT_X2APIC, GP_RESERVED, GP_VALUE
 from vpmu_emu.machine.state import NEVER, STOP_RESET
-from vpmu_emu.machine.u64 import BYTE, LOW32, ONE, U3, U7, U64, ZERO
+from vpmu_emu.machine.u64 import BYTE, LOW32, U64, ZERO
 from vpmu_emu.machine.vmcs import PIN_PREEMPTION, V_PIN, V_PREEMPTION, V_TSC_OFFSET, vmread, vmwrite
+from vpmu_emu.machine.vmx import BITMAP_WRITE
+from vpmu_emu.tables.passed import VPMUS, Met, passed_msrs
 
 COST_REG_WRITE = cost("kvm_lapic_reg_write")
 COST_REG_READ = cost("kvm_lapic_reg_read")
 
-_FIRST_BYTE = 0x800 // 8
-_LAST_BYTE = 0x8FF // 8
-_WRITE = 0x800  # write half of the MSR bitmap
-# kvm_lapic_readable_reg_mask() without TMCCT, as bytes of the MSR bitmap: a 1 exits.
-_READABLE = {0x02, 0x03, 0x08, 0x0A, 0x0D, 0x0F, *range(0x10, 0x29), 0x30, *range(0x32, 0x39), 0x3E}
-_READS_EXIT = np.array(
-    [sum(1 << n for n in range(8) if 8 * k + n not in _READABLE) for k in range(32)], dtype=np.uint64
-)
-_TPR = U64(0x808)
-_EOI = U64(0x80B)
-_SELF_IPI = U64(0x83F)
+_FIRST_BYTE = int(APIC_BASE_MSR) // 8
 
 
-@jit()
-def _pass_write(M, bitmap, index):
-    at = U64(bitmap + _WRITE) + (index >> U3)
-    st8(M, at, U64(M[at]) & ~(ONE << (index & U7)) & BYTE)
+def _exiting(kind: int) -> np.ndarray:
+    """Bytes of the MSR bitmap for the APIC's registers, reads (0) or writes (1): a 1 exits."""
+    passing = {index for index, *both in passed_msrs(VPMUS[0], Met(x2apicv=True)) if both[kind]}
+    exits = [[int(APIC_BASE_MSR) + 8 * k + n not in passing for n in range(8)] for k in range(32)]
+    return np.array([sum(bit << n for n, bit in enumerate(byte)) for byte in exits], dtype=np.uint64)
+
+
+_READS_EXIT, _WRITES_EXIT = _exiting(0), _exiting(1)
 
 
 @jit()
 def vmx_update_msr_bitmap_x2apic(S, M, vcpu):
-    """With APICv and x2APIC mode reads of all but TMCCT pass, and writes of TPR, EOI and SELF_IPI."""
+    """With APICv and x2APIC mode pass what isa/msrs.toml says (reads but of TMCCT, and a few writes)."""
     bitmap = vcpu.msr_bitmap
-    passing = S.config.apicv != 0 and this_core(S).vapic.apic_base & BASE_X2APIC != ZERO
-    for k in range(_FIRST_BYTE, _LAST_BYTE + 1):
-        st8(M, U64(bitmap + k), _READS_EXIT[k - _FIRST_BYTE] if passing else BYTE)
-        st8(M, U64(bitmap + _WRITE + k), BYTE)
-    if passing:
-        _pass_write(M, bitmap, _TPR)
-        _pass_write(M, bitmap, _EOI)
-        _pass_write(M, bitmap, _SELF_IPI)
+    passing = S.config.apicv != 0 and this_core(S).vapic.apic_base & msr_index.X2APIC_ENABLE != ZERO
+    for k in range(32):
+        at = U64(bitmap + _FIRST_BYTE + k)
+        st8(M, at, _READS_EXIT[k] if passing else BYTE)
+        st8(M, at + BITMAP_WRITE, _WRITES_EXIT[k] if passing else BYTE)
 
 
 @jit()
 def kvm_set_apic_base(S, M, vcpu, value):
     """WRMSR to IA32_APIC_BASE by the guest; GP_VALUE for a transition that is not allowed."""
     vapic = this_core(S).vapic
-    old = vapic.apic_base & (BASE_ENABLE | BASE_X2APIC)
-    new = value & (BASE_ENABLE | BASE_X2APIC)
-    if new == BASE_X2APIC:
+    old = vapic.apic_base & (msr_index.MSR_IA32_APICBASE_ENABLE | msr_index.X2APIC_ENABLE)
+    new = value & (msr_index.MSR_IA32_APICBASE_ENABLE | msr_index.X2APIC_ENABLE)
+    if new == msr_index.X2APIC_ENABLE:
         return GP_VALUE
     if old != new:
         # SDM 3A 11.12.5: x2APIC is left only by disabling and not entered from there
-        if new == BASE_ENABLE and old & BASE_X2APIC != ZERO:
+        if new == msr_index.MSR_IA32_APICBASE_ENABLE and old & msr_index.X2APIC_ENABLE != ZERO:
             return GP_VALUE
-        if new == BASE_ENABLE | BASE_X2APIC and old & BASE_ENABLE == ZERO:
+        if (
+            new == msr_index.MSR_IA32_APICBASE_ENABLE | msr_index.X2APIC_ENABLE
+            and old & msr_index.MSR_IA32_APICBASE_ENABLE == ZERO
+        ):
             return GP_VALUE
         if new == ZERO:
             lapic_reset(vapic, vapic.id)
@@ -98,7 +94,7 @@ def kvm_set_apic_base(S, M, vcpu, value):
 def kvm_x2apic_msr_write(S, E, vcpu, index, value):
     """An x2APIC register written through an exit; GP_* for #GP."""
     core = this_core(S)
-    if core.vapic.apic_base & BASE_X2APIC == ZERO:
+    if core.vapic.apic_base & msr_index.X2APIC_ENABLE == ZERO:
         return GP_NOT_X2APIC
     charge(S, E, COST_REG_WRITE)
     done = lapic_write(core, core.vapic, index, value)

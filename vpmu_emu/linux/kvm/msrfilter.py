@@ -8,6 +8,7 @@ from __future__ import annotations
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.kvm.run import exit_for_msr
 from vpmu_emu.linux.state import USER_IO_RDMSR, USER_IO_WRMSR
+from vpmu_emu.machine.lapic import is_x2apic_msr
 from vpmu_emu.machine.msr import find_msr
 from vpmu_emu.machine.physical import ld32
 from vpmu_emu.machine.u64 import ONE, U2, U3, U4, U7, U8, U64, ZERO
@@ -20,14 +21,13 @@ FILTER_ENTRY = 16  # flags, number of MSRs, first MSR
 FILTER_BITMAPS = 4096  # where the bitmaps begin
 FILTER_BITMAP = constant("KVM_MSR_FILTER_MAX_BITMAP_SIZE")
 _READ, _WRITE = ONE, U2
-_X2APIC_FIRST, _X2APIC_END = U64(0x800), U64(0x900)
 
 
 @jit()
 def kvm_msr_allowed(S, M, vcpu, index, writes):
     """Whether the VM's filter lets the guest read (`writes` 0) or write MSR `index`."""
     vm = S.vms[vcpu.vm]
-    if vm.msr_filter == 0 or (index >= _X2APIC_FIRST and index < _X2APIC_END):
+    if vm.msr_filter == 0 or is_x2apic_msr(index):
         return True
     kind = _WRITE if writes != 0 else _READ
     for k in range(vm.msr_filter_n):

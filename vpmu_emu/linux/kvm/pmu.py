@@ -20,25 +20,20 @@ from vpmu_emu.linux.state import (
     N_GP_PMC,
 )
 from vpmu_emu.linux.trace_kinds import TR_PMI_INJECT
-from vpmu_emu.machine.lapic import LVT_DROPPED, LVT_MASKED, LVT_NMI, LVT_PMI, lapic_deliver_lvt
+from vpmu_emu.machine import msr_index
+from vpmu_emu.machine.lapic import LVT_DROPPED, LVT_NMI, LVT_PMI, lapic_deliver_lvt
 from vpmu_emu.machine.lbr import R_LBR_SELECT
 from vpmu_emu.machine.msr import read_tsc
 from vpmu_emu.machine.mutants import I_GLOBAL_CTRL, I_NO_LVTPC_MASK, I_OS
 from vpmu_emu.machine.pmu_rules import raises_pmi, rdpmc_ecx
 from vpmu_emu.machine.ring import emit
 from vpmu_emu.machine.u64 import ONE, U2, U3, U15, U64, ZERO
-from vpmu_emu.tables.msrs import by_name
+from vpmu_emu.tables.events import event_by_name
 
 COST_DELIVER_PMI = cost("kvm_pmu_deliver_pmi")
 
-EVENTSEL_EVENT = U64(0xFFFF)
-EVENTSEL_USR = U64(1 << 16)
-EVENTSEL_OS = U64(1 << 17)
-EVENTSEL_INT = U64(1 << 20)
-EVENTSEL_ENABLE = U64(1 << 22)
-EVENT_INSTRUCTIONS = U64(0x00C0)
-EVENT_BRANCHES = U64(0x00C4)
-FIXED_PMI = U64(8)
+EVENT_INSTRUCTIONS = U64(event_by_name("instructions").code)
+EVENT_BRANCHES = U64(event_by_name("branches").code)
 
 # what a PMU MSR of the guest is; the low four bits of the answer are the pmc
 PMU_MSR_NONE = -1
@@ -53,19 +48,6 @@ PMU_OVF_CTRL = 7 << 4
 PMU_PEBS_ENABLE = 8 << 4
 PMU_DS_AREA = 9 << 4
 
-_PERFCTR0 = U64(by_name("IA32_PMC0"))
-_PMC0 = U64(by_name("IA32_A_PMC0"))
-_EVNTSEL0 = U64(by_name("IA32_PERFEVTSEL0"))
-_FIXED_CTR0 = U64(by_name("IA32_FIXED_CTR0"))
-_FIXED_CTR_CTRL = U64(by_name("IA32_FIXED_CTR_CTRL"))
-_GLOBAL_STATUS = U64(by_name("IA32_PERF_GLOBAL_STATUS"))
-_GLOBAL_CTRL = U64(by_name("IA32_PERF_GLOBAL_CTRL"))
-_OVF_CTRL = U64(by_name("IA32_PERF_GLOBAL_STATUS_RESET"))
-_PEBS_ENABLE = U64(by_name("IA32_PEBS_ENABLE"))
-_DS_AREA = U64(by_name("IA32_DS_AREA"))
-CAP_PEBS_FORMAT = U64(0xF << 8)
-CAP_FW_WRITES = U64(1 << 13)
-RDPMC_FIXED = U64(0x4000_0000)
 RDPMC_TYPE = U64(0xFFFF_0000)
 RDPMC_INDEX = U64(0xFFFF)
 PMC_HOST_TSC, PMC_REAL_TIME, PMC_APPARENT_TIME = U64(0x10000), U64(0x10001), U64(0x10002)
@@ -83,26 +65,36 @@ def kvm_pmu_is_valid_msr(pmu, index):
     if pmu.version == 0:
         return PMU_MSR_NONE
     gp = U64(pmu.nr_arch_gp_counters)
-    if index >= _PERFCTR0 and index - _PERFCTR0 < gp:
-        return PMU_PERFCTR | np.int64(index - _PERFCTR0)
-    if index >= _EVNTSEL0 and index - _EVNTSEL0 < gp:
-        return PMU_EVNTSEL | np.int64(index - _EVNTSEL0)
-    if index >= _PMC0 and index - _PMC0 < gp and pmu.perf_capabilities & CAP_FW_WRITES != ZERO:
-        return PMU_PMC | np.int64(index - _PMC0)
+    if index >= msr_index.MSR_IA32_PERFCTR0 and index - msr_index.MSR_IA32_PERFCTR0 < gp:
+        return PMU_PERFCTR | np.int64(index - msr_index.MSR_IA32_PERFCTR0)
+    if index >= msr_index.MSR_P6_EVNTSEL0 and index - msr_index.MSR_P6_EVNTSEL0 < gp:
+        return PMU_EVNTSEL | np.int64(index - msr_index.MSR_P6_EVNTSEL0)
+    if (
+        index >= msr_index.MSR_IA32_PMC0
+        and index - msr_index.MSR_IA32_PMC0 < gp
+        and pmu.perf_capabilities & msr_index.PERF_CAP_FW_WRITES != ZERO
+    ):
+        return PMU_PMC | np.int64(index - msr_index.MSR_IA32_PMC0)
     if pmu.version > 1:
-        if index >= _FIXED_CTR0 and index - _FIXED_CTR0 < U64(pmu.nr_arch_fixed_counters):
-            return PMU_FIXED_CTR | (np.int64(index - _FIXED_CTR0) + N_GP_PMC)
-        if index == _FIXED_CTR_CTRL:
+        if (
+            index >= msr_index.MSR_CORE_PERF_FIXED_CTR0
+            and index - msr_index.MSR_CORE_PERF_FIXED_CTR0 < U64(pmu.nr_arch_fixed_counters)
+        ):
+            return PMU_FIXED_CTR | (np.int64(index - msr_index.MSR_CORE_PERF_FIXED_CTR0) + N_GP_PMC)
+        if index == msr_index.MSR_CORE_PERF_FIXED_CTR_CTRL:
             return PMU_FIXED_CTR_CTRL
-        if index == _GLOBAL_STATUS:
+        if index == msr_index.MSR_CORE_PERF_GLOBAL_STATUS:
             return PMU_GLOBAL_STATUS
-        if index == _GLOBAL_CTRL:
+        if index == msr_index.MSR_CORE_PERF_GLOBAL_CTRL:
             return PMU_GLOBAL_CTRL
-        if index == _OVF_CTRL:
+        if index == msr_index.MSR_CORE_PERF_GLOBAL_OVF_CTRL:
             return PMU_OVF_CTRL
-    if index == _PEBS_ENABLE and pmu.perf_capabilities & CAP_PEBS_FORMAT != ZERO:
+    if (
+        index == msr_index.MSR_IA32_PEBS_ENABLE
+        and pmu.perf_capabilities & msr_index.PERF_CAP_PEBS_FORMAT != ZERO
+    ):
         return PMU_PEBS_ENABLE
-    if index == _DS_AREA and pmu.has_ds != 0:
+    if index == msr_index.MSR_IA32_DS_AREA and pmu.has_ds != 0:
         return PMU_DS_AREA
     return PMU_MSR_NONE
 
@@ -126,7 +118,7 @@ def pmc_is_globally_enabled(S, vcpu, i):
 def pmc_is_locally_enabled(pmu, i):
     """By its own selector or control field."""
     if i < N_GP_PMC:
-        return pmu.pmcs[i].eventsel & EVENTSEL_ENABLE != ZERO
+        return pmu.pmcs[i].eventsel & msr_index.ARCH_PERFMON_EVENTSEL_ENABLE != ZERO
     return fixed_ctrl_field(pmu.fixed_ctr_ctrl, i) & U3 != ZERO
 
 
@@ -135,9 +127,9 @@ def pmc_wants_pmi(S, vcpu, i):
     """The PMI enable bit of pmc i as the guest set it."""
     pmu = vcpu.pmu
     if i < N_GP_PMC:
-        asked = pmu.pmcs[i].eventsel & EVENTSEL_INT != ZERO
+        asked = pmu.pmcs[i].eventsel & msr_index.ARCH_PERFMON_EVENTSEL_INT != ZERO
     else:
-        asked = fixed_ctrl_field(pmu.fixed_ctr_ctrl, i) & FIXED_PMI != ZERO
+        asked = fixed_ctrl_field(pmu.fixed_ctr_ctrl, i) & msr_index.INTEL_FIXED_0_ENABLE_PMI != ZERO
     return raises_pmi(this_core(S), i, asked)
 
 
@@ -149,7 +141,7 @@ def kvm_pmu_recalc_pmc_emulation(pmu, i):
     pmu.pmc_counting_branches &= ~bit
     if pmc_is_locally_enabled(pmu, i):
         # Only EVENT and UMASK are looked at: a counter mask, edge or invert is ignored.
-        event = pmu.pmcs[i].eventsel & EVENTSEL_EVENT
+        event = pmu.pmcs[i].eventsel & msr_index.INTEL_ARCH_EVENT_MASK
         if event == EVENT_INSTRUCTIONS:
             pmu.pmc_counting_instructions |= bit
         elif event == EVENT_BRANCHES:
@@ -168,8 +160,11 @@ def cpl_is_matched(S, vcpu, i):
     """Does pmc i count at the privilege level that the guest is at?"""
     pmu = vcpu.pmu
     if i < N_GP_PMC:
-        os = pmu.pmcs[i].eventsel & EVENTSEL_OS != ZERO or this_core(S).inject & I_OS != ZERO
-        usr = pmu.pmcs[i].eventsel & EVENTSEL_USR != ZERO
+        os = (
+            pmu.pmcs[i].eventsel & msr_index.ARCH_PERFMON_EVENTSEL_OS != ZERO
+            or this_core(S).inject & I_OS != ZERO
+        )
+        usr = pmu.pmcs[i].eventsel & msr_index.ARCH_PERFMON_EVENTSEL_USR != ZERO
     else:
         field = fixed_ctrl_field(pmu.fixed_ctr_ctrl, i)
         os = field & ONE != ZERO
@@ -200,7 +195,7 @@ def kvm_pmu_deliver_pmi(S, E, vcpu):
         core.stats.pmis += ONE
         # a guest has the vendor of its host: guest_cpuid_is_intel_compatible()
         if core.inject & I_NO_LVTPC_MASK != ZERO or core.pmu.masks_lvtpc == 0:
-            core.vapic.lvt[LVT_PMI] &= ~LVT_MASKED
+            core.vapic.lvt[LVT_PMI] &= ~msr_index.APIC_LVT_MASKED
     emit(E, core.t, TR_PMI_INJECT, ZERO, lvtpc, U64(sent), ZERO)
 
 
@@ -233,7 +228,7 @@ def kvm_pmu_rdpmc_idx(S, vcpu, ecx):
         if index >= U64(pmu.nr_arch_gp_counters):
             return -1
         i = np.int64(index)
-    elif kind == RDPMC_FIXED:
+    elif kind == msr_index.INTEL_PMC_FIXED_RDPMC_BASE:
         if index >= U64(pmu.nr_arch_fixed_counters):
             return -1
         i = np.int64(index) + N_GP_PMC

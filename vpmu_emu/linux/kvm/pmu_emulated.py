@@ -10,11 +10,6 @@ from vpmu_emu._jit import jit
 from vpmu_emu.linux.charge import charge
 from vpmu_emu.linux.kvm.filter import check_pmu_event_filter
 from vpmu_emu.linux.kvm.pmu import (
-    EVENTSEL_ENABLE,
-    EVENTSEL_INT,
-    EVENTSEL_OS,
-    EVENTSEL_USR,
-    FIXED_PMI,
     PMU_DS_AREA,
     PMU_EVNTSEL,
     PMU_FIXED_CTR,
@@ -53,7 +48,6 @@ from vpmu_emu.linux.perf.times import (
     ATTR_EXCLUDE_USER,
     ATTR_PINNED,
 )
-from vpmu_emu.linux.perf.x86 import MSR_CORE_PERF_GLOBAL_CTRL, X86_RAW_EVENT_MASK
 from vpmu_emu.linux.state import CTX_TASK, N_GP_PMC, N_PMC, OWNER_KVM
 from vpmu_emu.linux.trace_kinds import (
     REPROGRAM_CREATE,
@@ -65,6 +59,7 @@ from vpmu_emu.linux.trace_kinds import (
     TR_PAUSE,
     TR_REPROGRAM,
 )
+from vpmu_emu.machine import msr_index
 from vpmu_emu.machine.msr import is_canonical
 from vpmu_emu.machine.mutants import (
     I_EARLY,
@@ -75,7 +70,7 @@ from vpmu_emu.machine.mutants import (
     I_RDMSR_32,
     I_RUNNING_WRITE,
 )
-from vpmu_emu.machine.pmu import EVENTSEL_EVENT, event_row
+from vpmu_emu.machine.pmu import event_row
 from vpmu_emu.machine.pmu_rules import perfctr_value, status_after_reset
 from vpmu_emu.machine.ring import GP_ADDRESS, GP_READ_ONLY, GP_RESERVED, emit
 from vpmu_emu.machine.u64 import LOW32, ONE, U2, U64, ZERO
@@ -222,9 +217,9 @@ def pmc_reprogram_counter(S, E, vcpu, i, eventsel):
     pmu = vcpu.pmu
     pmc = pmu.pmcs[i]
     flags = ATTR_PINNED | ATTR_EXCLUDE_HOST
-    if eventsel & EVENTSEL_USR == ZERO:
+    if eventsel & msr_index.ARCH_PERFMON_EVENTSEL_USR == ZERO:
         flags |= ATTR_EXCLUDE_USER
-    if eventsel & EVENTSEL_OS == ZERO:
+    if eventsel & msr_index.ARCH_PERFMON_EVENTSEL_OS == ZERO:
         flags |= ATTR_EXCLUDE_KERNEL
     pebs = pmu.pebs_enable & pmc_bit(i) != ZERO
     if pebs:
@@ -234,7 +229,7 @@ def pmc_reprogram_counter(S, E, vcpu, i, eventsel):
         E,
         CTX_TASK + vcpu.task,
         flags,
-        eventsel & X86_RAW_EVENT_MASK,
+        eventsel & msr_index.X86_RAW_EVENT_MASK,
         get_sample_period(pmu, pmc.counter),
         OWNER_KVM,
         vcpu.vcpu_idx,
@@ -245,7 +240,7 @@ def pmc_reprogram_counter(S, E, vcpu, i, eventsel):
         return event
     pmc.perf_event = event
     pmc.is_paused = 0
-    pmc.intr = 1 if pebs or eventsel & EVENTSEL_INT != ZERO else 0
+    pmc.intr = 1 if pebs or eventsel & msr_index.ARCH_PERFMON_EVENTSEL_INT != ZERO else 0
     pmu.event_count += 1
     pmu.created += ONE
     return 0
@@ -275,11 +270,11 @@ def reprogram_counter(S, E, vcpu, i):
     if i >= N_GP_PMC:
         field = fixed_ctrl_field(pmu.fixed_ctr_ctrl, i)
         if field & ONE != ZERO:
-            eventsel |= EVENTSEL_OS
+            eventsel |= msr_index.ARCH_PERFMON_EVENTSEL_OS
         if field & U2 != ZERO:
-            eventsel |= EVENTSEL_USR
-        if field & FIXED_PMI != ZERO:
-            eventsel |= EVENTSEL_INT
+            eventsel |= msr_index.ARCH_PERFMON_EVENTSEL_USR
+        if field & msr_index.INTEL_FIXED_0_ENABLE_PMI != ZERO:
+            eventsel |= msr_index.ARCH_PERFMON_EVENTSEL_INT
         new_config = field
     if pmc.current_config == new_config and pmc_resume_counter(S, E, vcpu, i):
         emit(E, this_core(S).t, TR_REPROGRAM, ZERO, U64(i), new_config, U64(REPROGRAM_RESUME))
@@ -388,12 +383,15 @@ def kvm_pmu_set_msr(S, E, vcpu, which, data, host_initiated):
         if kind == PMU_EVNTSEL:
             if data & pmu.eventsel_rsvd != ZERO:
                 return GP_RESERVED
-            if this_core(S).inject & I_OFF_CLEARS != ZERO and data & EVENTSEL_ENABLE == ZERO:
+            if (
+                this_core(S).inject & I_OFF_CLEARS != ZERO
+                and data & msr_index.ARCH_PERFMON_EVENTSEL_ENABLE == ZERO
+            ):
                 pmc_write_counter(S, E, vcpu, i, ZERO)
             if data != pmc.eventsel:
                 pmc.eventsel = data
-                row = event_row(this_core(S).pmu, data & EVENTSEL_EVENT)
-                if data & EVENTSEL_ENABLE != ZERO and row < 0:
+                row = event_row(this_core(S).pmu, data & msr_index.INTEL_ARCH_EVENT_MASK)
+                if data & msr_index.ARCH_PERFMON_EVENTSEL_ENABLE != ZERO and row < 0:
                     pmc.uncounted = data  # on whichever counter perf puts it
                 kvm_pmu_recalc_pmc_emulation(pmu, i)
                 kvm_pmu_request_counter_reprogram(S, E, vcpu, i)
@@ -458,6 +456,6 @@ def atomic_switch_perf_msrs(S, M, E, vcpu):
         vmwrite(core, M, V_EXIT_CTL, exit_ctl)
         vmwrite(core, M, V_ENTRY_CTL, entry_ctl)
     else:
-        n = add_atomic_switch_msr(M, vcpu, n, MSR_CORE_PERF_GLOBAL_CTRL, host_value, guest_value)
+        n = add_atomic_switch_msr(M, vcpu, n, msr_index.MSR_CORE_PERF_GLOBAL_CTRL, host_value, guest_value)
     vmwrite(core, M, V_EXIT_LOAD_COUNT, U64(n))
     vmwrite(core, M, V_ENTRY_LOAD_COUNT, U64(n))

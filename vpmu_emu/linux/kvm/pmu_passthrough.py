@@ -11,7 +11,6 @@ from vpmu_emu._jit import jit
 from vpmu_emu.linux.charge import charge
 from vpmu_emu.linux.kvm.filter import check_pmu_event_filter
 from vpmu_emu.linux.kvm.pmu import (
-    EVENTSEL_ENABLE,
     PMU_EVNTSEL,
     PMU_FIXED_CTR,
     PMU_FIXED_CTR_CTRL,
@@ -23,7 +22,7 @@ from vpmu_emu.linux.kvm.pmu import (
     kvm_pmu_recalc_pmc_emulation,
     pmc_wants_pmi,
 )
-from vpmu_emu.linux.native import APIC_LVT_MASKED, cost, rdmsrl, rdpmcl, retire_work, wrmsrl
+from vpmu_emu.linux.native import cost, rdmsrl, rdpmcl, retire_work, wrmsrl
 from vpmu_emu.linux.overflow_handler import kvm_make_request, pmc_bit
 from vpmu_emu.linux.percpu import this_core
 from vpmu_emu.linux.perf.guest import (
@@ -47,6 +46,7 @@ from vpmu_emu.linux.state import (
     W_ZERO_UNEXPOSED,
 )
 from vpmu_emu.linux.trace_kinds import TR_PMU_LOAD, TR_PMU_PUT, TR_SELECTOR_HW
+from vpmu_emu.machine import msr_index
 from vpmu_emu.machine.lapic import LVT_PMI
 from vpmu_emu.machine.mutants import I_KEEP_SELECTORS, I_OFF_CLEARS
 from vpmu_emu.machine.physical import ld64, st64
@@ -55,19 +55,6 @@ from vpmu_emu.machine.pmu_rules import perfctr_value, sets_status, status_after_
 from vpmu_emu.machine.ring import GP_READ_ONLY, GP_RESERVED, emit
 from vpmu_emu.machine.u64 import ONE, U8, U15, U64, ZERO
 from vpmu_emu.machine.vmcs import V_GUEST_GLOBAL_CTRL, vmread, vmwrite
-from vpmu_emu.tables.msrs import by_name
-
-MSR_IA32_PMC0 = U64(by_name("IA32_A_PMC0"))
-MSR_EVENTSEL0 = U64(by_name("IA32_PERFEVTSEL0"))
-MSR_FIXED_CTR0 = U64(by_name("IA32_FIXED_CTR0"))
-MSR_FIXED_CTR_CTRL = U64(by_name("IA32_FIXED_CTR_CTRL"))
-MSR_GLOBAL_STATUS = U64(by_name("IA32_PERF_GLOBAL_STATUS"))
-MSR_GLOBAL_CTRL = U64(by_name("IA32_PERF_GLOBAL_CTRL"))
-MSR_GLOBAL_OVF_CTRL = U64(by_name("IA32_PERF_GLOBAL_STATUS_RESET"))
-MSR_GLOBAL_STATUS_SET = U64(by_name("IA32_PERF_GLOBAL_STATUS_SET"))
-MSR_PERF_METRICS = U64(by_name("MSR_PERF_METRICS"))
-RDPMC_FIXED_BASE = U64(1 << 30)
-CAP_PERF_METRICS = U64(1 << 15)
 
 COST_VMREAD = cost("vmread")
 COST_VMWRITE = cost("vmwrite")
@@ -87,29 +74,32 @@ def intel_restore_pmu_context(S, E, vcpu):
     core = this_core(S)
     pmu = vcpu.pmu
     without = S.config.without
-    wrmsrl(S, E, MSR_GLOBAL_CTRL, ZERO)
-    status = rdmsrl(S, E, MSR_GLOBAL_STATUS)
+    wrmsrl(S, E, msr_index.MSR_CORE_PERF_GLOBAL_CTRL, ZERO)
+    status = rdmsrl(S, E, msr_index.MSR_CORE_PERF_GLOBAL_STATUS)
     if status != ZERO:
-        wrmsrl(S, E, MSR_GLOBAL_OVF_CTRL, status)
+        wrmsrl(S, E, msr_index.MSR_CORE_PERF_GLOBAL_OVF_CTRL, status)
     # GLOBAL_STATUS_SET came with version 4; on an older CPU the guest's status does not survive an exit.
     if without & W_STATUS_SET == ZERO and core.pmu.version >= 4:
-        wrmsrl(S, E, MSR_GLOBAL_STATUS_SET, pmu.global_status)
+        wrmsrl(S, E, msr_index.MSR_CORE_PERF_GLOBAL_STATUS_SET, pmu.global_status)
     for i in range(pmu.nr_arch_gp_counters):
-        wrmsrl(S, E, MSR_IA32_PMC0 + U64(i), pmu.pmcs[i].counter)
-        wrmsrl(S, E, MSR_EVENTSEL0 + U64(i), pmu.pmcs[i].eventsel_hw)
+        wrmsrl(S, E, msr_index.MSR_IA32_PMC0 + U64(i), pmu.pmcs[i].counter)
+        wrmsrl(S, E, msr_index.MSR_P6_EVNTSEL0 + U64(i), pmu.pmcs[i].eventsel_hw)
     if without & W_ZERO_UNEXPOSED == ZERO:
         # RDPMC is passed through and would show them (patch 24).
         for i in range(pmu.nr_arch_gp_counters, core.pmu.gp):
-            wrmsrl(S, E, MSR_IA32_PMC0 + U64(i), ZERO)
-            wrmsrl(S, E, MSR_EVENTSEL0 + U64(i), ZERO)
-    wrmsrl(S, E, MSR_FIXED_CTR_CTRL, pmu.fixed_ctr_ctrl_hw)
+            wrmsrl(S, E, msr_index.MSR_IA32_PMC0 + U64(i), ZERO)
+            wrmsrl(S, E, msr_index.MSR_P6_EVNTSEL0 + U64(i), ZERO)
+    wrmsrl(S, E, msr_index.MSR_CORE_PERF_FIXED_CTR_CTRL, pmu.fixed_ctr_ctrl_hw)
     for i in range(pmu.nr_arch_fixed_counters):
-        wrmsrl(S, E, MSR_FIXED_CTR0 + U64(i), pmu.pmcs[N_GP_PMC + i].counter)
+        wrmsrl(S, E, msr_index.MSR_CORE_PERF_FIXED_CTR0 + U64(i), pmu.pmcs[N_GP_PMC + i].counter)
     if without & W_ZERO_UNEXPOSED == ZERO:
         for i in range(pmu.nr_arch_fixed_counters, core.pmu.fixed):
-            wrmsrl(S, E, MSR_FIXED_CTR0 + U64(i), ZERO)
-    if core.pmu.perf_capabilities & CAP_PERF_METRICS != ZERO and without & W_PERF_METRICS == ZERO:
-        wrmsrl(S, E, MSR_PERF_METRICS, ZERO)
+            wrmsrl(S, E, msr_index.MSR_CORE_PERF_FIXED_CTR0 + U64(i), ZERO)
+    if (
+        core.pmu.perf_capabilities & msr_index.PERF_CAP_PERF_METRICS != ZERO
+        and without & W_PERF_METRICS == ZERO
+    ):
+        wrmsrl(S, E, msr_index.MSR_PERF_METRICS, ZERO)
 
 
 @jit()
@@ -121,9 +111,9 @@ def intel_save_pmu_context(S, E, vcpu):
     core = this_core(S)
     pmu = vcpu.pmu
     keep = core.inject & I_KEEP_SELECTORS != ZERO
-    pmu.global_status = rdmsrl(S, E, MSR_GLOBAL_STATUS)
+    pmu.global_status = rdmsrl(S, E, msr_index.MSR_CORE_PERF_GLOBAL_STATUS)
     if pmu.global_status != ZERO:
-        wrmsrl(S, E, MSR_GLOBAL_OVF_CTRL, pmu.global_status)
+        wrmsrl(S, E, msr_index.MSR_CORE_PERF_GLOBAL_OVF_CTRL, pmu.global_status)
     if S.config.without & W_GLOBAL_CTRL_SWITCH != ZERO:
         pmu.loaded_insns += core.stats.host_insns - pmu.mark_insns
         pmu.loaded_branches += core.stats.host_branches - pmu.mark_branches
@@ -131,25 +121,25 @@ def intel_save_pmu_context(S, E, vcpu):
         pmc = pmu.pmcs[i]
         pmc.counter = rdpmcl(S, E, U64(i))
         if S.config.all_passthrough != 0:
-            pmc.eventsel = rdmsrl(S, E, MSR_EVENTSEL0 + U64(i))
+            pmc.eventsel = rdmsrl(S, E, msr_index.MSR_P6_EVNTSEL0 + U64(i))
             pmc.eventsel_hw = pmc.eventsel
             kvm_pmu_recalc_pmc_emulation(pmu, i)
         if pmc.eventsel_hw != ZERO and not keep:
-            wrmsrl(S, E, MSR_EVENTSEL0 + U64(i), ZERO)
+            wrmsrl(S, E, msr_index.MSR_P6_EVNTSEL0 + U64(i), ZERO)
         if pmc.counter != ZERO:
-            wrmsrl(S, E, MSR_IA32_PMC0 + U64(i), ZERO)
+            wrmsrl(S, E, msr_index.MSR_IA32_PMC0 + U64(i), ZERO)
     if S.config.all_passthrough != 0:
-        pmu.fixed_ctr_ctrl = rdmsrl(S, E, MSR_FIXED_CTR_CTRL)
+        pmu.fixed_ctr_ctrl = rdmsrl(S, E, msr_index.MSR_CORE_PERF_FIXED_CTR_CTRL)
         pmu.fixed_ctr_ctrl_hw = pmu.fixed_ctr_ctrl
         for i in range(N_GP_PMC, N_GP_PMC + pmu.nr_arch_fixed_counters):
             kvm_pmu_recalc_pmc_emulation(pmu, i)
     if pmu.fixed_ctr_ctrl_hw != ZERO:
-        wrmsrl(S, E, MSR_FIXED_CTR_CTRL, ZERO)
+        wrmsrl(S, E, msr_index.MSR_CORE_PERF_FIXED_CTR_CTRL, ZERO)
     for i in range(pmu.nr_arch_fixed_counters):
         pmc = pmu.pmcs[N_GP_PMC + i]
-        pmc.counter = rdpmcl(S, E, RDPMC_FIXED_BASE | U64(i))
+        pmc.counter = rdpmcl(S, E, msr_index.INTEL_PMC_FIXED_RDPMC_BASE | U64(i))
         if pmc.counter != ZERO:
-            wrmsrl(S, E, MSR_FIXED_CTR0 + U64(i), ZERO)
+            wrmsrl(S, E, msr_index.MSR_CORE_PERF_FIXED_CTR0 + U64(i), ZERO)
 
 
 @jit()
@@ -180,7 +170,7 @@ def kvm_pmu_restore_pmu_context(S, E, vcpu):
     if S.config.without & W_PERF_GUEST_ENTER == ZERO:
         retire_work(S, E, COST_GUEST_ENTER)
         perf_guest_enter(S, E)
-    masked = core.vapic.lvt[LVT_PMI] & APIC_LVT_MASKED
+    masked = core.vapic.lvt[LVT_PMI] & msr_index.APIC_LVT_MASKED
     if S.config.without & W_LVTPC_MASK != ZERO:
         masked = ZERO
     perf_guest_switch_to_kvm_pmi_vector(S, E, masked)
@@ -189,7 +179,7 @@ def kvm_pmu_restore_pmu_context(S, E, vcpu):
     pmu.guest_ctx_loaded = 1
     pmu.loads += ONE
     if S.config.without & W_GLOBAL_CTRL_SWITCH != ZERO:
-        wrmsrl(S, E, MSR_GLOBAL_CTRL, pmu.global_ctrl)
+        wrmsrl(S, E, msr_index.MSR_CORE_PERF_GLOBAL_CTRL, pmu.global_ctrl)
     pmu.mark_insns = core.stats.host_insns
     pmu.mark_branches = core.stats.host_branches
     handle_nmis(S, E)
@@ -201,7 +191,7 @@ def kvm_pmu_save_pmu_context(S, E, vcpu):
     core = this_core(S)
     pmu = vcpu.pmu
     if S.config.without & W_GLOBAL_CTRL_SWITCH != ZERO:
-        pmu.global_ctrl = rdmsrl(S, E, MSR_GLOBAL_CTRL)
+        pmu.global_ctrl = rdmsrl(S, E, msr_index.MSR_CORE_PERF_GLOBAL_CTRL)
     intel_save_pmu_context(S, E, vcpu)
     retire_work(S, E, COST_PUT)
     pmu.guest_ctx_loaded = 0
@@ -274,7 +264,10 @@ def kvm_pmu_set_msr(S, E, vcpu, which, data, host_initiated):
     if kind == PMU_EVNTSEL:
         if data & pmu.eventsel_rsvd != ZERO:
             return GP_RESERVED
-        if this_core(S).inject & I_OFF_CLEARS != ZERO and data & EVENTSEL_ENABLE == ZERO:
+        if (
+            this_core(S).inject & I_OFF_CLEARS != ZERO
+            and data & msr_index.ARCH_PERFMON_EVENTSEL_ENABLE == ZERO
+        ):
             pmu.pmcs[i].counter = ZERO
         if data != pmu.pmcs[i].eventsel:
             pmu.pmcs[i].eventsel = data

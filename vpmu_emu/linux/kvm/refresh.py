@@ -12,13 +12,12 @@ import numpy as np
 
 from vpmu_emu.linux.kvm.cpuid import leaves_of, refreshed, told_by
 from vpmu_emu.linux.kvm.vmx.intercepts import recalc_intercepts
-from vpmu_emu.linux.kvm.vmx.vmcs import _ROW
 from vpmu_emu.linux.state import N_GP_PMC
 from vpmu_emu.machine.mutants import I_ABSENT_PERFCTR, I_RESET_TO_0
 from vpmu_emu.tables.cpus import CpuModel
 from vpmu_emu.tables.events import LISTS, event_by_name
 from vpmu_emu.tables.modes import kernel_version
-from vpmu_emu.tables.msrs import MSRS, Shape, rules
+from vpmu_emu.tables.msrs import MSRS, ROW, Shape, rules
 from vpmu_emu.tables.mutants import unchecked_msrs
 
 
@@ -63,12 +62,12 @@ def _refresh_registers(S: Any, vcpu: Any, shape: Shape) -> None:
     pmu.width = shape.gp_width
     pmu.counter_bitmask = (1 << shape.gp_width) - 1
     pmu.perf_capabilities = shape.perf_capabilities
-    pmu.eventsel_rsvd = table.reserved[_ROW["IA32_PERFEVTSEL"]]
-    pmu.fixed_ctr_ctrl_rsvd = table.reserved[_ROW["IA32_FIXED_CTR_CTRL"]]
-    pmu.global_ctrl_rsvd = table.reserved[_ROW["IA32_PERF_GLOBAL_CTRL"]]
-    pmu.global_status_rsvd = table.reserved[_ROW["IA32_PERF_GLOBAL_STATUS_RESET"]]
+    pmu.eventsel_rsvd = table.reserved[ROW["IA32_PERFEVTSEL"]]
+    pmu.fixed_ctr_ctrl_rsvd = table.reserved[ROW["IA32_FIXED_CTR_CTRL"]]
+    pmu.global_ctrl_rsvd = table.reserved[ROW["IA32_PERF_GLOBAL_CTRL"]]
+    pmu.global_status_rsvd = table.reserved[ROW["IA32_PERF_GLOBAL_STATUS_RESET"]]
     pmu.has_ds = int(shape.ds)
-    pmu.pebs_enable_rsvd = table.reserved[_ROW["IA32_PEBS_ENABLE"]]
+    pmu.pebs_enable_rsvd = table.reserved[ROW["IA32_PEBS_ENABLE"]]
     pmu.pebs_enable = pmu.ds_area = pmu.host_cross_mapped_mask = 0
     gp_mask = (1 << shape.gp) - 1
     pmu.all_valid_pmc = gp_mask | ((1 << shape.fixed) - 1) << 32
@@ -90,8 +89,8 @@ def _refresh_registers(S: Any, vcpu: Any, shape: Shape) -> None:
     vcpu.msr_n[:] = table.exists_count
     vcpu.msr_reserved[:] = table.reserved
     if int(S.config.kernel) < kernel_version(6, 12):
-        vcpu.msr_reserved[_ROW["IA32_X2APIC_ICR"]] = 0  # X2APIC_ICR_RESERVED_BITS came then
+        vcpu.msr_reserved[ROW["IA32_X2APIC_ICR"]] = 0  # X2APIC_ICR_RESERVED_BITS came then
     vcpu.msr_access[:] = table.access
     if not vcpu.launched:
-        vcpu.ia32_misc_enable_msr = table.reset[_ROW["IA32_MISC_ENABLE"]]
+        vcpu.ia32_misc_enable_msr = table.reset[ROW["IA32_MISC_ENABLE"]]
     vcpu.msr_dropped[:] = [0 if inject & int(I_ABSENT_PERFCTR) else r.kvm.drop_absent for r in MSRS]

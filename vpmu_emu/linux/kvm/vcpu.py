@@ -10,6 +10,11 @@ import numpy as np
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.charge import charge
 from vpmu_emu.linux.hrtimer import host_timer_program
+from vpmu_emu.linux.irq_vectors import (
+    CALL_FUNCTION_SINGLE_VECTOR,
+    KVM_VPMU_VECTOR,
+    LOCAL_TIMER_VECTOR,
+)
 from vpmu_emu.linux.kvm.debugregs import (
     KVM_GUESTDBG_SINGLESTEP,
     kvm_deliver_exception_payload,
@@ -29,7 +34,6 @@ from vpmu_emu.linux.native import cost, retire_work, wrmsrl
 from vpmu_emu.linux.overflow_handler import kvm_make_request
 from vpmu_emu.linux.percpu import kvm_get_running_vcpu, this_core, this_cpu
 from vpmu_emu.linux.perf.event import perf_init
-from vpmu_emu.linux.perf.guest import KVM_VPMU_VECTOR
 from vpmu_emu.linux.perf.pmi import handle_nmis, perf_event_nmi_handler
 from vpmu_emu.linux.space import guest_space
 from vpmu_emu.linux.state import (
@@ -49,17 +53,16 @@ from vpmu_emu.linux.state import (
 )
 from vpmu_emu.linux.time import sysvec_apic_timer_interrupt
 from vpmu_emu.linux.trace_kinds import TR_FASTPATH, TR_HOST_IRQ, TR_INJECT_NMI
-from vpmu_emu.machine.interrupts import RFLAGS_IF, VECTOR_BP, VECTOR_DB
+from vpmu_emu.machine import msr_index
 from vpmu_emu.machine.lapic import (
-    BASE_X2APIC,
-    X2_ICR,
     lapic_ack,
     lapic_pending,
     lapic_put_back,
     lapic_timer_expire,
     lapic_write,
 )
-from vpmu_emu.machine.msr import ROW, WRITE, WRITE_BLIND
+from vpmu_emu.machine.msr import WRITE, WRITE_BLIND
+from vpmu_emu.machine.processor_flags import X86_EFLAGS_IF
 from vpmu_emu.machine.ring import emit
 from vpmu_emu.machine.state import (
     N_REGS,
@@ -72,6 +75,7 @@ from vpmu_emu.machine.state import (
     STOP_SHUTDOWN,
 )
 from vpmu_emu.machine.u64 import BYTE, LOW32, ONE, U3, U8, U32, U64, ZERO
+from vpmu_emu.machine.vectors import VECTOR_BP, VECTOR_DB
 from vpmu_emu.machine.vmcs import (
     EXIT_EXCEPTION_NMI,
     EXIT_EXTERNAL_INTERRUPT,
@@ -104,7 +108,7 @@ from vpmu_emu.machine.vmcs import (
 )
 from vpmu_emu.machine.vmx import vm_entry
 from vpmu_emu.tables.modes import kernel_version
-from vpmu_emu.tables.msrs import by_name
+from vpmu_emu.tables.msrs import ROW
 
 COST_IOCTL = cost("kvm_vcpu_ioctl")
 COST_VCPU_RUN = cost("vcpu_run")
@@ -119,13 +123,10 @@ COST_HALT = cost("kvm_vcpu_halt")
 COST_FASTPATH_WRMSR = cost("kvm_lapic_reg_write")
 
 V7_0 = kernel_version(7, 0)
-LOCAL_TIMER_VECTOR = 0xEC
-CALL_FUNCTION_VECTOR = 0xFB
 EXIT_FASTPATH_NONE, EXIT_FASTPATH_REENTER_GUEST, EXIT_FASTPATH_EXIT_HANDLED = 0, 1, 2
-ICR_NOT_FAST = U64(0xC_0F00)  # a shorthand, a logical destination, another mode than fixed
+# a shorthand, a logical destination, another mode than fixed
+ICR_NOT_FAST = msr_index.APIC_SHORT_MASK | msr_index.APIC_DEST_LOGICAL | msr_index.APIC_MODE_MASK
 R_X2APIC_ICR = ROW["IA32_X2APIC_ICR"]
-MSR_X2APIC_EOI = U64(0x80B)
-MSR_IA32_TSC_DEADLINE = U64(by_name("IA32_TSC_DEADLINE"))
 _NMI_BLOCKED = STI_BLOCKING | MOV_SS_BLOCKING | NMI_BLOCKING
 _SHADOWS = STI_BLOCKING | MOV_SS_BLOCKING
 _AR_DPL = U64(5)
@@ -228,10 +229,10 @@ def host_irq(S, E, vector):
     host = this_cpu(S)
     emit(E, core.t, TR_HOST_IRQ, ZERO, U64(vector), ZERO, ZERO)
     retire_work(S, E, COST_IRQ_ENTRY)
-    wrmsrl(S, E, MSR_X2APIC_EOI, ZERO)
+    wrmsrl(S, E, msr_index.IA32_X2APIC_EOI, ZERO)
     if vector == LOCAL_TIMER_VECTOR:
         sysvec_apic_timer_interrupt(S, E)
-    elif vector == CALL_FUNCTION_VECTOR:
+    elif vector == CALL_FUNCTION_SINGLE_VECTOR:
         this_cpu(S).need_resched = 1
     elif vector == KVM_VPMU_VECTOR:
         # A PMI with this vector belongs to the guest, even if it comes late.
@@ -267,7 +268,7 @@ def kvm_vcpu_has_events(S, M, vcpu):
         return True
     if vcpu.nmi_pending > 0 and blocking & _NMI_BLOCKED == ZERO:
         return True
-    open_ = vmread(core, M, V_RFLAGS) & RFLAGS_IF != ZERO and blocking & _SHADOWS == ZERO
+    open_ = vmread(core, M, V_RFLAGS) & X86_EFLAGS_IF != ZERO and blocking & _SHADOWS == ZERO
     return open_ and lapic_pending(core.vapic) >= 0
 
 
@@ -314,7 +315,7 @@ def kvm_vcpu_block(S, M, E, vcpu):
     task.state = TASK_INTERRUPTIBLE
     # Its own timer can wake it only with interrupts on.
     task.wake_at = NEVER
-    if vmread(core, M, V_RFLAGS) & RFLAGS_IF != ZERO:
+    if vmread(core, M, V_RFLAGS) & X86_EFLAGS_IF != ZERO:
         task.wake_at = core.vapic.timer_at
     host_timer_program(S, E)
     return RUN_RESCHED
@@ -353,7 +354,7 @@ def kvm_check_and_inject_events(S, M, E, vcpu):
         vcpu.nmi_injected = 0
         info = NMI_INFO
     elif vcpu.interrupt >= 0 and blocking & _SHADOWS == ZERO and (
-        vmread(core, M, V_RFLAGS) & RFLAGS_IF != ZERO
+        vmread(core, M, V_RFLAGS) & X86_EFLAGS_IF != ZERO
     ):
         info = INTR_VALID | U64(vcpu.interrupt)
         vcpu.interrupt = -1
@@ -362,7 +363,7 @@ def kvm_check_and_inject_events(S, M, E, vcpu):
         info = NMI_INFO
         emit(E, core.t, TR_INJECT_NMI, ZERO, U64(vcpu.nmi_pending), ZERO, ZERO)
     elif vector >= 0 and blocking & _SHADOWS == ZERO and (
-        vmread(core, M, V_RFLAGS) & RFLAGS_IF != ZERO
+        vmread(core, M, V_RFLAGS) & X86_EFLAGS_IF != ZERO
     ):
         lapic_ack(core.vapic, vector)
         info = INTR_VALID | U64(vector)
@@ -455,14 +456,18 @@ def handle_fastpath_set_x2apic_icr_irqoff(S, M, E, vcpu, data):
     """A fixed interrupt to one vCPU by its number; False if that is not what ICR asks for."""
     core = this_core(S)
     reserved = vcpu.msr_reserved[R_X2APIC_ICR] | ICR_NOT_FAST
-    if core.vapic.apic_base & BASE_X2APIC == ZERO or data & reserved != ZERO or data >> U32 == LOW32:
+    if (
+        core.vapic.apic_base & msr_index.X2APIC_ENABLE == ZERO
+        or data & reserved != ZERO
+        or data >> U32 == LOW32
+    ):
         return False
     charge(S, E, COST_FASTPATH_WRMSR)
     vcpu.wrmsr_old, vcpu.wrmsr_kind = core.vapic.icr, WRITE
-    lapic_write(core, core.vapic, X2_ICR, data)
+    lapic_write(core, core.vapic, msr_index.IA32_X2APIC_ICR, data)
     if S.config.apicv == 0 and lapic_pending(core.vapic) >= 0:
         kvm_make_request(S, E, vcpu, KVM_REQ_EVENT)  # without APICv software injects it
-    finish_wrmsr(S, M, E, vcpu, X2_ICR, data, 0)
+    finish_wrmsr(S, M, E, vcpu, msr_index.IA32_X2APIC_ICR, data, 0)
     return True
 
 
@@ -481,14 +486,16 @@ def vmx_exit_handlers_fastpath(S, M, E, vcpu):
     elif reason == EXIT_MSR_WRITE:
         index = core.regs[RCX] & LOW32
         value = (core.regs[RAX] & LOW32) | (core.regs[RDX] << U32)
-        if index == MSR_IA32_TSC_DEADLINE:
+        if index == msr_index.MSR_IA32_TSC_DEADLINE:
             charge(S, E, COST_FASTPATH_WRMSR)
             vcpu.wrmsr_old = core.vapic.tsc_deadline
             vcpu.wrmsr_kind = WRITE if kvm_msr_allowed(S, M, vcpu, index, 0) else WRITE_BLIND
             kvm_set_lapic_tscdeadline_msr(S, M, value)
-            finish_wrmsr(S, M, E, vcpu, MSR_IA32_TSC_DEADLINE, value, 0)
+            finish_wrmsr(S, M, E, vcpu, msr_index.MSR_IA32_TSC_DEADLINE, value, 0)
             done = EXIT_FASTPATH_REENTER_GUEST
-        elif index == X2_ICR and handle_fastpath_set_x2apic_icr_irqoff(S, M, E, vcpu, value):
+        elif index == msr_index.IA32_X2APIC_ICR and handle_fastpath_set_x2apic_icr_irqoff(
+            S, M, E, vcpu, value
+        ):
             # Older kernels leave the inner loop after an ICR write.
             stays = S.config.kernel >= V7_0
             done = EXIT_FASTPATH_REENTER_GUEST if stays else EXIT_FASTPATH_EXIT_HANDLED

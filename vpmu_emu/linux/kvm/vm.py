@@ -25,21 +25,41 @@ from vpmu_emu.linux.state import (
     VCPU,
     VM,
 )
+from vpmu_emu.machine import msr_index
 from vpmu_emu.machine.breakpoints import DR6_RESET, DR7_RESET
 from vpmu_emu.machine.clock import tsc_value
 from vpmu_emu.machine.engine import XCR0_RESET
-from vpmu_emu.machine.lapic import BASE_RESET, LVT_MASKED, TIMER_MODE, TIMER_PERIODIC
+from vpmu_emu.machine.lapic import BASE_RESET
+from vpmu_emu.machine.processor_flags import (
+    X86_CR0_CD,
+    X86_CR0_ET,
+    X86_CR0_NW,
+    X86_CR0_TS,
+    X86_CR0_WP,
+    X86_CR4_DE,
+    X86_CR4_FSGSBASE,
+    X86_CR4_OSFXSR,
+    X86_CR4_OSXMMEXCPT,
+    X86_CR4_PCE,
+    X86_CR4_PGE,
+    X86_CR4_PVI,
+    X86_CR4_TSD,
+)
 from vpmu_emu.machine.state import NEVER
 from vpmu_emu.tables.cpus import INDEXED, CpuModel
 from vpmu_emu.tables.modes import kernel_version, mode_of
+from vpmu_emu.tables.msrs import reset_of
 
 VCPU_PAGES = 3  # VMCS, MSR bitmap, MSR lists
-CR0_GUEST_BITS = 1 << 3 | 1 << 16  # TS WP
-CR4_GUEST_BITS = 0x78E | 1 << 16  # PVI TSD DE PGE PCE OSFXSR OSXMMEXCPT, FSGSBASE
-CR0_REAL_MODE = 0x6000_0010  # RESET: CD NW ET
+CR0_GUEST_BITS = int(X86_CR0_TS | X86_CR0_WP)
+CR4_GUEST_BITS = int(
+    X86_CR4_PVI | X86_CR4_TSD | X86_CR4_DE | X86_CR4_PGE | X86_CR4_PCE | X86_CR4_OSFXSR
+    | X86_CR4_OSXMMEXCPT | X86_CR4_FSGSBASE
+)  # fmt: skip
+CR0_REAL_MODE = int(X86_CR0_CD | X86_CR0_NW | X86_CR0_ET)  # RESET
 RFLAGS_RESET = 2
 CS_RESET, RIP_RESET = 0xF000, 0xFFF0
-PAT_RESET = 0x0007_0406_0007_0406
+PAT_RESET = reset_of("IA32_PAT")
 TSC_DEADLINE_TIMER = 1 << 24  # CPUID.1:ECX
 
 
@@ -93,10 +113,10 @@ def kvm_create_vcpu(
     vapic = vcpu.vapic
     vapic.clock_num, vapic.clock_den = core.vapic.clock_num, core.vapic.clock_den
     vapic.id = ident
-    vapic.software, vapic.timer_mode_mask = 1, TIMER_PERIODIC
+    vapic.software, vapic.timer_mode_mask = 1, msr_index.APIC_LVT_TIMER_PERIODIC
     vapic.apic_base = int(BASE_RESET) & ~(0 if ident == int(S.vms[vm].bsp_vcpu_id) else 1 << 8)
     vapic.spiv, vapic.timer_at, vapic.dfr = 0xFF, NEVER, 0xFFFF_FFFF
-    vapic.lvt[:] = LVT_MASKED
+    vapic.lvt[:] = msr_index.APIC_LVT_MASKED
     vcpu.perf_capabilities = supported_perf_cap(model, mode_of(S.config))
     vcpu.interrupt = -1
     vcpu.pat = PAT_RESET
@@ -157,7 +177,9 @@ def kvm_vcpu_after_set_cpuid(
             if leaves[n][0] in INDEXED:
                 entry.subleaf = 0
     deadline = any(leaf == 1 and ecx & TSC_DEADLINE_TIMER for leaf, _, _, ecx, _ in leaves)
-    vcpu.vapic.timer_mode_mask = TIMER_MODE if deadline else TIMER_PERIODIC
+    vcpu.vapic.timer_mode_mask = (
+        msr_index.APIC_LVT_TIMER_MASK if deadline else msr_index.APIC_LVT_TIMER_PERIODIC
+    )
     kvm_pmu_refresh(S, M, model, k)
 
 

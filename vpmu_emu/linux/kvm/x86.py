@@ -45,6 +45,7 @@ from vpmu_emu.linux.native import cost
 from vpmu_emu.linux.percpu import this_core, this_cpu
 from vpmu_emu.linux.state import KVM_REQ_PMI, KVM_REQ_PMU
 from vpmu_emu.linux.trace_kinds import MSR_OF_COMMON, MSR_OF_LBR, MSR_OF_PMU, TR_KVM_MSR
+from vpmu_emu.machine import msr_index
 from vpmu_emu.machine.engine import run_core
 from vpmu_emu.machine.msr import WRITE, WRITE_BLIND, note_msr_fault
 from vpmu_emu.machine.mutants import I_BOTH_WRMSRS, I_PMI_BEFORE_PMU
@@ -62,7 +63,6 @@ from vpmu_emu.machine.state import (
 )
 from vpmu_emu.machine.u64 import LOW32, U32, U64, ZERO
 from vpmu_emu.machine.vmcs import EXIT_MSR_READ, EXIT_MSR_WRITE, EXIT_RDPMC
-from vpmu_emu.tables.msrs import by_name
 
 COST_ENTER_GUEST = cost("vcpu_enter_guest")
 COST_HANDLE_EXIT = cost("vmx_handle_exit")
@@ -70,7 +70,6 @@ COST_WRMSR_EXIT = cost("kvm_emulate_wrmsr")
 COST_RDMSR_EXIT = cost("kvm_emulate_rdmsr")
 COST_RDPMC_EXIT = cost("kvm_emulate_rdpmc")
 
-MSR_IA32_DEBUGCTLMSR = U64(by_name("IA32_DEBUGCTL"))
 
 
 @jit()
@@ -151,7 +150,7 @@ def kvm_emulate_wrmsr(S, M, E, vcpu):
         fault = pmu_ops.set_msr(S, E, vcpu, which, value, 0)
     else:
         fault = kvm_set_msr_common(S, M, E, vcpu, index, value)
-        if index == MSR_IA32_DEBUGCTLMSR and fault == 0:
+        if index == msr_index.MSR_IA32_DEBUGCTLMSR and fault == 0:
             pmu_ops.debugctl_written(S, E, vcpu, value)
     finish_wrmsr(S, M, E, vcpu, index, value, fault)
 

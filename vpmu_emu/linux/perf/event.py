@@ -48,11 +48,9 @@ from vpmu_emu.linux.perf.times import (
 from vpmu_emu.linux.perf.userpage import perf_event_update_userpage
 from vpmu_emu.linux.perf.x86 import (
     EINVAL,
-    EVENTSEL_EVENT,
     INTEL_TD_METRIC_RETIRING,
     MAX_PERIOD,
     MIN_PERIOD_PDIST,
-    MSR_CORE_PERF_GLOBAL_CTRL,
     THROTTLED,
     collect_event,
     has_pdist,
@@ -88,6 +86,7 @@ from vpmu_emu.linux.state import (
     PMU_UNCORE,
 )
 from vpmu_emu.linux.trace_kinds import TR_PERF_CREATE, TR_PERF_RELEASE
+from vpmu_emu.machine import msr_index
 from vpmu_emu.machine.pmu import counter_value
 from vpmu_emu.machine.ring import emit
 from vpmu_emu.machine.state import N_CTR, N_GP
@@ -155,7 +154,7 @@ def intel_pmu_hw_config(S, i):
     metric = is_metric_event(event.config)
     if not metric and not is_slots_event(event.config):
         return 0
-    code = event.config & EVENTSEL_EVENT
+    code = event.config & msr_index.INTEL_ARCH_EVENT_MASK
     if event.config != code:
         return EINVAL
     there = U64(this_core(S).metrics.count)
@@ -430,7 +429,7 @@ def _call_end(S, E, here):
     core = this_core(S)
     host = this_cpu(S)
     if S.this_cpu != here and core.vmx.nonroot != 0:  # perf has switched the PMU on for the host
-        wrmsrl(S, E, MSR_CORE_PERF_GLOBAL_CTRL, host.intel_ctrl & ~host.intel_ctrl_host_mask)
+        wrmsrl(S, E, msr_index.MSR_CORE_PERF_GLOBAL_CTRL, host.intel_ctrl & ~host.intel_ctrl_host_mask)
     S.this_cpu = here
 
 

@@ -7,7 +7,8 @@ the emulated vPMU uses instead.
 from __future__ import annotations
 
 from vpmu_emu._jit import jit
-from vpmu_emu.linux.native import APIC_DM_NMI, APIC_LVT_MASKED, MSR_APIC_LVTPC, wrmsrl
+from vpmu_emu.linux.irq_vectors import KVM_VPMU_VECTOR
+from vpmu_emu.linux.native import wrmsrl
 from vpmu_emu.linux.percpu import this_core, this_cpu
 from vpmu_emu.linux.perf.sched import (
     ALL_CLASSES,
@@ -25,9 +26,9 @@ from vpmu_emu.linux.state import (
     Q_SIBLING_ERROR,
     W_PMI_VECTOR,
 )
+from vpmu_emu.machine import msr_index
 from vpmu_emu.machine.u64 import U64, ZERO
 
-KVM_VPMU_VECTOR = 0xF5
 _VECTOR = U64(KVM_VPMU_VECTOR)
 
 
@@ -97,12 +98,12 @@ def perf_guest_exit(S, E):
 def perf_guest_switch_to_kvm_pmi_vector(S, E, masked):
     """Local PMIs get the vector of their own; `masked` is the guest's LVTPC mask bit (U64)."""
     if S.config.without & W_PMI_VECTOR != ZERO:
-        wrmsrl(S, E, MSR_APIC_LVTPC, APIC_DM_NMI | masked)
+        wrmsrl(S, E, msr_index.IA32_X2APIC_LVT_PMI, msr_index.APIC_DM_NMI | masked)
     else:
-        wrmsrl(S, E, MSR_APIC_LVTPC, _VECTOR | (masked & APIC_LVT_MASKED))
+        wrmsrl(S, E, msr_index.IA32_X2APIC_LVT_PMI, _VECTOR | (masked & msr_index.APIC_LVT_MASKED))
 
 
 @jit()
 def perf_guest_switch_to_host_pmi_vector(S, E):
     """Local PMIs are NMIs of the host again."""
-    wrmsrl(S, E, MSR_APIC_LVTPC, APIC_DM_NMI)
+    wrmsrl(S, E, msr_index.IA32_X2APIC_LVT_PMI, msr_index.APIC_DM_NMI)

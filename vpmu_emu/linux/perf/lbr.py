@@ -10,26 +10,21 @@ from __future__ import annotations
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.native import rdmsrl, wrmsrl
 from vpmu_emu.linux.percpu import this_cpu
+from vpmu_emu.machine import msr_index
 from vpmu_emu.machine.state import N_LBR
 from vpmu_emu.machine.u64 import U64, ZERO
-from vpmu_emu.tables.msrs import by_name
 
 PERF_SAMPLE_BRANCH_STACK = U64(1 << 11)
-MSR_LBR_SELECT = U64(by_name("MSR_LBR_SELECT"))
-MSR_LBR_TOS = U64(by_name("MSR_LASTBRANCH_TOS"))
-MSR_LBR_FROM = U64(by_name("MSR_LASTBRANCH_0_FROM_IP"))
-MSR_LBR_TO = U64(by_name("MSR_LASTBRANCH_0_TO_IP"))
-MSR_LBR_INFO = U64(by_name("MSR_LBR_INFO_0"))
 
 
 @jit()
 def intel_pmu_lbr_reset(S, E):
     """No records, nothing left out."""
     for k in range(N_LBR):
-        wrmsrl(S, E, MSR_LBR_FROM + U64(k), ZERO)
-        wrmsrl(S, E, MSR_LBR_TO + U64(k), ZERO)
-        wrmsrl(S, E, MSR_LBR_INFO + U64(k), ZERO)
-    wrmsrl(S, E, MSR_LBR_SELECT, ZERO)
+        wrmsrl(S, E, msr_index.MSR_LBR_NHM_FROM_0 + U64(k), ZERO)
+        wrmsrl(S, E, msr_index.MSR_LBR_NHM_TO_0 + U64(k), ZERO)
+        wrmsrl(S, E, msr_index.MSR_LBR_INFO_0 + U64(k), ZERO)
+    wrmsrl(S, E, msr_index.MSR_LBR_SELECT, ZERO)
 
 
 @jit()
@@ -58,19 +53,19 @@ def intel_pmu_lbr_sched_task(S, E, ctx, sched_in):
         kept.lbr_valid = 1 if kept.lbr_users > 0 else 0
         if kept.lbr_valid == 0:
             return
-        kept.lbr_tos = rdmsrl(S, E, MSR_LBR_TOS)
-        kept.lbr_sel = rdmsrl(S, E, MSR_LBR_SELECT)
+        kept.lbr_tos = rdmsrl(S, E, msr_index.MSR_LBR_TOS)
+        kept.lbr_sel = rdmsrl(S, E, msr_index.MSR_LBR_SELECT)
         for k in range(N_LBR):
-            kept.lbr_from[k] = rdmsrl(S, E, MSR_LBR_FROM + U64(k))
-            kept.lbr_to[k] = rdmsrl(S, E, MSR_LBR_TO + U64(k))
-            kept.lbr_info[k] = rdmsrl(S, E, MSR_LBR_INFO + U64(k))
+            kept.lbr_from[k] = rdmsrl(S, E, msr_index.MSR_LBR_NHM_FROM_0 + U64(k))
+            kept.lbr_to[k] = rdmsrl(S, E, msr_index.MSR_LBR_NHM_TO_0 + U64(k))
+            kept.lbr_info[k] = rdmsrl(S, E, msr_index.MSR_LBR_INFO_0 + U64(k))
     elif kept.lbr_valid == 0 or kept.lbr_users == 0:
         intel_pmu_lbr_reset(S, E)
     else:
         kept.lbr_valid = 0
-        wrmsrl(S, E, MSR_LBR_SELECT, kept.lbr_sel)
-        wrmsrl(S, E, MSR_LBR_TOS, kept.lbr_tos)
+        wrmsrl(S, E, msr_index.MSR_LBR_SELECT, kept.lbr_sel)
+        wrmsrl(S, E, msr_index.MSR_LBR_TOS, kept.lbr_tos)
         for k in range(N_LBR):
-            wrmsrl(S, E, MSR_LBR_FROM + U64(k), kept.lbr_from[k])
-            wrmsrl(S, E, MSR_LBR_TO + U64(k), kept.lbr_to[k])
-            wrmsrl(S, E, MSR_LBR_INFO + U64(k), kept.lbr_info[k])
+            wrmsrl(S, E, msr_index.MSR_LBR_NHM_FROM_0 + U64(k), kept.lbr_from[k])
+            wrmsrl(S, E, msr_index.MSR_LBR_NHM_TO_0 + U64(k), kept.lbr_to[k])
+            wrmsrl(S, E, msr_index.MSR_LBR_INFO_0 + U64(k), kept.lbr_info[k])

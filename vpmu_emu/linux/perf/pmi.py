@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.hrtimer import host_timer_program
-from vpmu_emu.linux.native import APIC_DM_NMI, MSR_APIC_LVTPC, cost, rdmsrl, retire_work, wrmsrl
+from vpmu_emu.linux.native import cost, rdmsrl, retire_work, wrmsrl
 from vpmu_emu.linux.percpu import this_core, this_cpu
 from vpmu_emu.linux.perf.event import perf_event_disable
 from vpmu_emu.linux.perf.overflow import perf_event_overflow
@@ -16,10 +16,6 @@ from vpmu_emu.linux.perf.throttle import (
 )
 from vpmu_emu.linux.perf.times import ctx_cpu
 from vpmu_emu.linux.perf.x86 import (
-    MSR_CORE_PERF_GLOBAL_CTRL,
-    MSR_CORE_PERF_GLOBAL_OVF_CTRL,
-    MSR_CORE_PERF_GLOBAL_STATUS,
-    MSR_P6_EVNTSEL0,
     counter_bit,
     intel_pmu_enable_all,
     intel_update_topdown_event,
@@ -34,7 +30,7 @@ from vpmu_emu.linux.state import (
 )
 from vpmu_emu.linux.trace_kinds import TR_NMI_HANDLER
 from vpmu_emu.linux.watchdog import hardlockup_detector_nmi_handler
-from vpmu_emu.machine.pmu import EN_PERF_METRICS
+from vpmu_emu.machine import msr_index
 from vpmu_emu.machine.ring import emit
 from vpmu_emu.machine.state import N_CTR, N_GP
 from vpmu_emu.machine.u64 import ONE, U64, ZERO
@@ -44,7 +40,6 @@ COST_NMI_HANDLER = cost("perf_event_nmi_handler")
 COST_IRQ_ENTRY = cost("irq_entry")
 
 MOST_LOOPS = 100
-GLOBAL_STATUS_BUFFER_OVF = U64(1 << 62)
 
 
 @jit()
@@ -78,8 +73,8 @@ def perf_event_nmi_handler(S, E):
     retire_work(S, E, COST_NMI_HANDLER)
     was_enabled = host.enabled
     host.enabled = 0
-    wrmsrl(S, E, MSR_CORE_PERF_GLOBAL_CTRL, ZERO)
-    status = rdmsrl(S, E, MSR_CORE_PERF_GLOBAL_STATUS)
+    wrmsrl(S, E, msr_index.MSR_CORE_PERF_GLOBAL_CTRL, ZERO)
+    status = rdmsrl(S, E, msr_index.MSR_CORE_PERF_GLOBAL_STATUS)
     emit(E, this_core(S).t, TR_NMI_HANDLER, ZERO, status, ZERO, ZERO)
     loops = 0
     while status != ZERO:
@@ -88,12 +83,12 @@ def perf_event_nmi_handler(S, E):
             # "perfevents: irq loop stuck!", by a status that does not clear: intel_pmu_reset().
             for idx in range(N_GP):
                 if host.events[idx] >= 0:
-                    wrmsrl(S, E, MSR_P6_EVNTSEL0 + U64(idx), ZERO)
+                    wrmsrl(S, E, msr_index.MSR_P6_EVNTSEL0 + U64(idx), ZERO)
             break
-        wrmsrl(S, E, MSR_CORE_PERF_GLOBAL_OVF_CTRL, status)
-        if status & GLOBAL_STATUS_BUFFER_OVF != ZERO:
+        wrmsrl(S, E, msr_index.MSR_CORE_PERF_GLOBAL_OVF_CTRL, status)
+        if status & msr_index.GLOBAL_STATUS_BUFFER_OVF != ZERO:
             x86_pmu_handle_guest_pebs(S, E)
-        if status & EN_PERF_METRICS != ZERO:
+        if status & msr_index.GLOBAL_CTRL_EN_PERF_METRICS != ZERO:
             intel_update_topdown_event(S, E, -1)
         for idx in range(N_CTR):
             i = host.events[idx]
@@ -104,11 +99,11 @@ def perf_event_nmi_handler(S, E):
                 perf_event_overflow(S, E, i, 1) != 0
             ):
                 x86_pmu_stop(S, E, i, 0)
-        status = rdmsrl(S, E, MSR_CORE_PERF_GLOBAL_STATUS)
+        status = rdmsrl(S, E, msr_index.MSR_CORE_PERF_GLOBAL_STATUS)
     # x86_pmu.mid_ack: unmasked after every counter has a new period, and before any counts. Unmasked last
     # (late_ack), an event with a period of a few instructions would overflow in this handler's own: our
     # silicon sends a PMI at the overflow and never again, so that event would count on in silence.
-    wrmsrl(S, E, MSR_APIC_LVTPC, APIC_DM_NMI)
+    wrmsrl(S, E, msr_index.IA32_X2APIC_LVT_PMI, msr_index.APIC_DM_NMI)
     host.enabled = was_enabled
     if was_enabled != 0:
         intel_pmu_enable_all(S, E)

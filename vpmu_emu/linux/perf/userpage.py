@@ -9,6 +9,7 @@ from vpmu_emu._jit import jit, memory_at
 from vpmu_emu.linux.percpu import this_core
 from vpmu_emu.linux.perf.times import perf_event_update_time, sched_clock
 from vpmu_emu.linux.state import IDX_METRIC, IDX_VLBR, PERF_EVENT_STATE_ACTIVE
+from vpmu_emu.machine import msr_index
 from vpmu_emu.machine.physical import ld32, st32, st64
 from vpmu_emu.machine.state import N_GP
 from vpmu_emu.machine.u64 import ONE, U64, ZERO
@@ -22,8 +23,6 @@ PAGE_TIME_RUNNING = U64(32)
 PAGE_TIME_OFFSET = U64(56)
 PAGE_DATA_HEAD = U64(1024)
 PAGE_DATA_TAIL = U64(1032)
-RDPMC_FIXED = U64(1 << 30)
-RDPMC_METRICS = U64(1 << 29)
 
 
 @jit()
@@ -37,8 +36,8 @@ def perf_event_index(S, i):
     if event.idx == IDX_VLBR:
         return ZERO
     if event.idx >= IDX_METRIC:
-        return RDPMC_METRICS + ONE
-    return (RDPMC_FIXED | U64(event.idx - N_GP)) + ONE
+        return msr_index.INTEL_PMC_FIXED_RDPMC_METRICS + ONE
+    return (msr_index.INTEL_PMC_FIXED_RDPMC_BASE | U64(event.idx - N_GP)) + ONE
 
 
 @jit()

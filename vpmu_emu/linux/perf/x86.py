@@ -20,42 +20,22 @@ from vpmu_emu.linux.perf.lbr import (
 )
 from vpmu_emu.linux.perf.userpage import perf_event_update_userpage
 from vpmu_emu.linux.state import IDX_METRIC, IDX_VLBR, N_IDX, OWNER_KVM
+from vpmu_emu.machine import msr_index
 from vpmu_emu.machine.bits import lowest_bit, popcount
 from vpmu_emu.machine.pmu import SLOTS_COUNTER
 from vpmu_emu.machine.state import N_GP, N_METRICS
 from vpmu_emu.machine.u64 import BYTE, ONE, U3, U64, ZERO
-from vpmu_emu.tables.events import CONSTRAINTS, LISTS, MATCHES
+from vpmu_emu.tables.events import CONSTRAINTS, LISTS, MATCHES, event_by_name
 from vpmu_emu.tables.modes import kernel_version
 
 V6_19 = kernel_version(6, 19)
-MSR_IA32_PMC0 = U64(0x4C1)
-MSR_P6_EVNTSEL0 = U64(0x186)
-MSR_CORE_PERF_FIXED_CTR0 = U64(0x309)
-MSR_CORE_PERF_FIXED_CTR3 = U64(0x30C)
-MSR_PERF_METRICS = U64(0x329)
-MSR_CORE_PERF_FIXED_CTR_CTRL = U64(0x38D)
-MSR_CORE_PERF_GLOBAL_STATUS = U64(0x38E)
-MSR_CORE_PERF_GLOBAL_CTRL = U64(0x38F)
-MSR_CORE_PERF_GLOBAL_OVF_CTRL = U64(0x390)
-MSR_IA32_PEBS_ENABLE = U64(0x3F1)
 
-EVENTSEL_USR = U64(1 << 16)
-EVENTSEL_OS = U64(1 << 17)
-EVENTSEL_INT = U64(1 << 20)
-EVENTSEL_ENABLE = U64(1 << 22)
-EVENTSEL_EVENT = U64(0xFFFF)
-X86_RAW_EVENT_MASK = U64(0xFF84FFFF)  # EVENT UMASK EDGE INV CMASK
-ICL_EVENTSEL_ADAPTIVE = U64(1 << 34)
-CAP_PEBS_BASELINE = U64(1 << 14)
-CAP_PERF_METRICS = U64(1 << 15)
-INSTRUCTIONS = U64(0xC0)
-BRANCHES = U64(0xC4)
+INSTRUCTIONS = U64(event_by_name("instructions").code)
+BRANCHES = U64(event_by_name("branches").code)
 INTEL_TD_SLOTS = U64(0x0400)
 INTEL_TD_METRIC_RETIRING = U64(0x8000)
 INTEL_TD_METRIC_MAX = U64(0x8700)
 INTEL_FIXED_VLBR_EVENT = U64(0x1B00)  # of no counter, and in no list of events
-RDPMC_FIXED_BASE = U64(1 << 30)
-RDPMC_METRICS = U64(1 << 29)
 FIXED_ENABLE_PMI = U64(8)
 FIXED_USER = U64(2)
 FIXED_KERNEL = U64(1)
@@ -109,19 +89,22 @@ def is_topdown_idx(idx):
 def has_perf_metrics(S):
     """Whether this CPU has PERF_METRICS, and the slots that it is about."""
     pmu = this_core(S).pmu
-    return pmu.perf_capabilities & CAP_PERF_METRICS != ZERO and pmu.fixed > SLOTS_COUNTER - N_GP
+    return (
+        pmu.perf_capabilities & msr_index.PERF_CAP_PERF_METRICS != ZERO
+        and pmu.fixed > SLOTS_COUNTER - N_GP
+    )
 
 
 @jit()
 def is_slots_event(config):
     """TOPDOWN.SLOTS, which only fixed counter 3 counts."""
-    return config & EVENTSEL_EVENT == INTEL_TD_SLOTS
+    return config & msr_index.INTEL_ARCH_EVENT_MASK == INTEL_TD_SLOTS
 
 
 @jit()
 def is_metric_event(config):
     """One of the kernel's encodings of the fractions of PERF_METRICS."""
-    code = config & EVENTSEL_EVENT
+    code = config & msr_index.INTEL_ARCH_EVENT_MASK
     return code & BYTE == ZERO and INTEL_TD_METRIC_RETIRING <= code and code <= INTEL_TD_METRIC_MAX
 
 
@@ -161,10 +144,10 @@ def _save_topdown(S, i, slots, metrics):
 def intel_update_topdown_event(S, E, i):
     """Bring the events that share fixed counter 3 up to date; `i` is one of them, or -1."""
     host = this_cpu(S)
-    slots = rdpmcl(S, E, RDPMC_FIXED_BASE | U3)
+    slots = rdpmcl(S, E, msr_index.INTEL_PMC_FIXED_RDPMC_BASE | U3)
     if slots == ZERO:
         return
-    metrics = rdpmcl(S, E, RDPMC_METRICS)
+    metrics = rdpmcl(S, E, msr_index.INTEL_PMC_FIXED_RDPMC_METRICS)
     last_slots = ZERO
     last_metrics = ZERO
     if i >= 0:
@@ -178,8 +161,8 @@ def intel_update_topdown_event(S, E, i):
         _update_topdown(S.perf_events[i], slots, metrics, last_slots, last_metrics)
         _save_topdown(S, i, slots, metrics)
         return
-    wrmsrl(S, E, MSR_CORE_PERF_FIXED_CTR3, ZERO)
-    wrmsrl(S, E, MSR_PERF_METRICS, ZERO)
+    wrmsrl(S, E, msr_index.MSR_CORE_PERF_FIXED_CTR3, ZERO)
+    wrmsrl(S, E, msr_index.MSR_PERF_METRICS, ZERO)
     if i >= 0:
         _save_topdown(S, i, ZERO, ZERO)
 
@@ -194,7 +177,7 @@ def intel_pmu_read_event(S, E, i):
     was_enabled = host.enabled
     host.enabled = 0
     if was_enabled != 0:
-        wrmsrl(S, E, MSR_CORE_PERF_GLOBAL_CTRL, ZERO)
+        wrmsrl(S, E, msr_index.MSR_CORE_PERF_GLOBAL_CTRL, ZERO)
     intel_update_topdown_event(S, E, i)
     host.enabled = was_enabled
     if was_enabled != 0:
@@ -205,8 +188,8 @@ def intel_pmu_read_event(S, E, i):
 def _set_topdown_period(S, E, i):
     # icl_set_topdown_event_period(): counts of both registers begin at 0
     event = S.perf_events[i]
-    wrmsrl(S, E, MSR_CORE_PERF_FIXED_CTR3, ZERO)
-    wrmsrl(S, E, MSR_PERF_METRICS, ZERO)
+    wrmsrl(S, E, msr_index.MSR_CORE_PERF_FIXED_CTR3, ZERO)
+    wrmsrl(S, E, msr_index.MSR_PERF_METRICS, ZERO)
     event.saved_slots = ZERO
     event.saved_metric = ZERO
     event.prev_count = ZERO
@@ -228,7 +211,7 @@ def x86_perf_event_update(S, E, i):
         raw = rdpmcl(S, E, U64(idx))
         mask = core.pmu.gp_mask
     else:
-        raw = rdpmcl(S, E, RDPMC_FIXED_BASE | U64(idx - N_GP))
+        raw = rdpmcl(S, E, msr_index.INTEL_PMC_FIXED_RDPMC_BASE | U64(idx - N_GP))
         mask = core.pmu.fixed_mask
     delta = (raw - event.prev_count) & mask
     event.prev_count = raw
@@ -265,9 +248,9 @@ def x86_perf_event_set_period(S, E, i):
     value = (ZERO - U64(left)) & mask
     event.prev_count = value
     if idx < N_GP:
-        wrmsrl(S, E, MSR_IA32_PMC0 + U64(idx), value)
+        wrmsrl(S, E, msr_index.MSR_IA32_PMC0 + U64(idx), value)
     else:
-        wrmsrl(S, E, MSR_CORE_PERF_FIXED_CTR0 + U64(idx - N_GP), value)
+        wrmsrl(S, E, msr_index.MSR_CORE_PERF_FIXED_CTR0 + U64(idx - N_GP), value)
     perf_event_update_userpage(S, E, i)
     return ended
 
@@ -281,7 +264,7 @@ def _program_pebs(S, E, bit, on):
     else:
         host.pebs_enabled &= ~bit
         if host.enabled != 0:
-            wrmsrl(S, E, MSR_IA32_PEBS_ENABLE, host.pebs_enabled)
+            wrmsrl(S, E, msr_index.MSR_IA32_PEBS_ENABLE, host.pebs_enabled)
 
 
 @jit()
@@ -309,18 +292,18 @@ def _program(S, E, i, on):
     if idx == IDX_VLBR:
         return
     if idx < N_GP:
-        value = event.config | EVENTSEL_INT
+        value = event.config | msr_index.ARCH_PERFMON_EVENTSEL_INT
         if event.exclude_user == 0:
-            value |= EVENTSEL_USR
+            value |= msr_index.ARCH_PERFMON_EVENTSEL_USR
         if event.exclude_kernel == 0:
-            value |= EVENTSEL_OS
+            value |= msr_index.ARCH_PERFMON_EVENTSEL_OS
         if pebs:  # what interrupts is the store's threshold
-            value &= ~EVENTSEL_INT
-            if this_core(S).pmu.perf_capabilities & CAP_PEBS_BASELINE != ZERO:
-                value |= ICL_EVENTSEL_ADAPTIVE
+            value &= ~msr_index.ARCH_PERFMON_EVENTSEL_INT
+            if this_core(S).pmu.perf_capabilities & msr_index.PERF_CAP_PEBS_BASELINE != ZERO:
+                value |= msr_index.ICL_EVENTSEL_ADAPTIVE
         if on != 0:
-            value |= EVENTSEL_ENABLE
-        wrmsrl(S, E, MSR_P6_EVNTSEL0 + U64(idx), value)
+            value |= msr_index.ARCH_PERFMON_EVENTSEL_ENABLE
+        wrmsrl(S, E, msr_index.MSR_P6_EVNTSEL0 + U64(idx), value)
     else:
         # Only the cached value: intel_pmu_enable_all() writes the register once for all.
         shift = U64(4 * (idx - N_GP))
@@ -337,7 +320,11 @@ def _program(S, E, i, on):
 @jit()
 def intel_pmu_has_bts_period(S, event, period):
     """Whether Linux takes an event for one of the branch trace store: every branch, at a fixed period."""
-    if event.sample_freq != 0 or period != ONE or event.config & EVENTSEL_EVENT != BRANCHES:
+    if (
+        event.sample_freq != 0
+        or period != ONE
+        or event.config & msr_index.INTEL_ARCH_EVENT_MASK != BRANCHES
+    ):
         return False
     # "BTS doesn't virtualize", since 6.19
     return event.exclude_host == 0 or S.config.kernel < V6_19
@@ -381,9 +368,9 @@ def perf_pmu_disable(S, E):
     host.disable_count += 1
     if host.disable_count == 1 and host.enabled != 0:
         host.enabled = 0
-        wrmsrl(S, E, MSR_CORE_PERF_GLOBAL_CTRL, ZERO)
+        wrmsrl(S, E, msr_index.MSR_CORE_PERF_GLOBAL_CTRL, ZERO)
         if host.pebs_enabled != ZERO:
-            wrmsrl(S, E, MSR_IA32_PEBS_ENABLE, ZERO)
+            wrmsrl(S, E, msr_index.MSR_IA32_PEBS_ENABLE, ZERO)
 
 
 @jit()
@@ -391,11 +378,11 @@ def intel_pmu_enable_all(S, E):
     """Write FIXED_CTR_CTRL if it changed, then GLOBAL_CTRL without the counters of exclude_host events."""
     host = this_cpu(S)
     if host.fixed_ctrl_val != host.active_fixed_ctrl_val:
-        wrmsrl(S, E, MSR_CORE_PERF_FIXED_CTR_CTRL, host.fixed_ctrl_val)
+        wrmsrl(S, E, msr_index.MSR_CORE_PERF_FIXED_CTR_CTRL, host.fixed_ctrl_val)
         host.active_fixed_ctrl_val = host.fixed_ctrl_val
     if host.pebs_enabled != ZERO:
-        wrmsrl(S, E, MSR_IA32_PEBS_ENABLE, host.pebs_enabled)
-    wrmsrl(S, E, MSR_CORE_PERF_GLOBAL_CTRL, host.intel_ctrl & ~host.intel_ctrl_guest_mask)
+        wrmsrl(S, E, msr_index.MSR_IA32_PEBS_ENABLE, host.pebs_enabled)
+    wrmsrl(S, E, msr_index.MSR_CORE_PERF_GLOBAL_CTRL, host.intel_ctrl & ~host.intel_ctrl_guest_mask)
 
 
 @jit()

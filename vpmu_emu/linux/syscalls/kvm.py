@@ -36,7 +36,7 @@ from vpmu_emu.linux.syscalls.files import DEVICES, OPERATIONS, Operations, open_
 from vpmu_emu.linux.syscalls.host import Errno, Host
 from vpmu_emu.linux.syscalls.mm import add_vma, place, unmap
 from vpmu_emu.linux.syscalls.pagetables import PAGE
-from vpmu_emu.machine.lapic import BASE_ENABLE, BASE_X2APIC, DELIVERY_MODE, MODE_LOWEST
+from vpmu_emu.machine import msr_index
 from vpmu_emu.machine.state import N_SLOTS
 from vpmu_emu.tables.cpus import INDEXED
 from vpmu_emu.tables.linux import IOCTLS, STRUCTS, constant
@@ -58,7 +58,8 @@ MSR_EXIT_REASONS = sum(
 CLOCK_FLAGS = sum(constant(f"KVM_CLOCK_{name}") for name in ("TSC_STABLE", "REALTIME", "HOST_TSC"))
 MAX_RESERVED_PINS = 24  # MAX_NR_RESERVED_IOAPIC_PINS
 LAST_TSS_ADDR = (1 << 32) - 3 * PAGE
-MSI_LOGICAL, ICR_LOGICAL = 1 << 2, 1 << 11
+APIC_DEST_LOGICAL = int(msr_index.APIC_DEST_LOGICAL)
+MSI_LOGICAL = 1 << 2
 
 Handler = Callable[[Host, Any, int], int]
 
@@ -145,7 +146,7 @@ def _get_msr_feature_index_list(host: Host, file: Any, arg: int) -> int:
     host.copy_to_user(arg, row.new(nmsrs=1).tobytes())
     if not room:
         raise Errno("E2BIG")
-    host.put_user(arg + row.size, kvm_vcpu.PERF_CAPABILITIES, 4)
+    host.put_user(arg + row.size, kvm_vcpu.MSR_IA32_PERF_CAPABILITIES, 4)
     return 0
 
 
@@ -155,7 +156,7 @@ def _get_feature_msrs(host: Host, file: Any, arg: int) -> int:
     supported = supported_perf_cap(host.model, mode_of(host.S.config))
     done = 0
     for entry in entries:
-        if int(entry["index"]) != kvm_vcpu.PERF_CAPABILITIES:
+        if int(entry["index"]) != kvm_vcpu.MSR_IA32_PERF_CAPABILITIES:
             break
         entry["data"] = supported
         done += 1
@@ -251,7 +252,7 @@ def _set_clock(host: Host, file: Any, arg: int) -> int:
 
 def _is_named(vapic: Any, dest: int, logical: bool) -> bool:
     """kvm_apic_match_dest() of a message with an 8-bit destination."""
-    x2apic = bool(int(vapic.apic_base) & int(BASE_X2APIC))
+    x2apic = bool(int(vapic.apic_base) & int(msr_index.X2APIC_ENABLE))
     if dest == 0xFF or not logical:
         return dest in (0xFF, int(vapic.id))
     if x2apic:
@@ -270,16 +271,18 @@ def _signal_msi(host: Host, file: Any, arg: int) -> int:
         raise Errno("EINVAL")
     address, data = int(msi["address_lo"]), int(msi["data"])
     dest, logical = address >> 12 & 0xFF, bool(address & MSI_LOGICAL)
-    icr = data & 0x7FF | 1 << 14 | data & 1 << 15 | (ICR_LOGICAL if logical else 0)
+    icr = data & 0x7FF | 1 << 14 | data & 1 << 15 | (APIC_DEST_LOGICAL if logical else 0)
     taken = -1
     for k, vcpu in enumerate(host.S.vcpus):
         if not vcpu.used or int(vcpu.vm) != int(file.obj):
             continue
         vapic = kvm_vcpu.vapic_of(host, k)
-        if not int(vapic.apic_base) & int(BASE_ENABLE) or not _is_named(vapic, dest, logical):
+        if not int(vapic.apic_base) & int(msr_index.MSR_IA32_APICBASE_ENABLE) or not _is_named(
+            vapic, dest, logical
+        ):
             continue
         taken = max(taken, 0) + host.kernel_call(CALL_APIC_SET_IRQ, k, icr)
-        if icr & int(DELIVERY_MODE) == int(MODE_LOWEST):
+        if icr & int(msr_index.APIC_MODE_MASK) == int(msr_index.APIC_DM_LOWEST):
             break
     if taken < 0:
         raise Errno("EPERM")

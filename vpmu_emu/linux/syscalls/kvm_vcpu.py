@@ -7,6 +7,7 @@ arch/x86/kvm/x86.c, lapic.c, virt/kvm/kvm_main.c.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
 from vpmu_emu.linux.calls import (
@@ -20,7 +21,7 @@ from vpmu_emu.linux.calls import (
     CALL_SET_MSR,
 )
 from vpmu_emu.linux.kvm.cpuid import (
-    CAP_PEBS_FORMAT,
+    PERF_CAP_PEBS_FORMAT,
     Leaf,
     capabilities_fit,
     has_debug_store,
@@ -53,25 +54,20 @@ from vpmu_emu.linux.state import (
 from vpmu_emu.linux.syscalls.files import leave_run
 from vpmu_emu.linux.syscalls.host import NS_PER_MS, Errno, Host, Restart
 from vpmu_emu.linux.syscalls.tasks import sleep_until
+from vpmu_emu.machine import msr_index, processor_flags
 from vpmu_emu.machine.breakpoints import DR6_RESET, DR6_TRAPS
 from vpmu_emu.machine.clock import tsc_time, tsc_value
-from vpmu_emu.machine.interrupts import RFLAGS_TF, VECTOR_BP, VECTOR_DB
-from vpmu_emu.machine.lapic import (
-    BASE_ENABLE,
-    BASE_X2APIC,
-    LVT_TIMER,
-    TIMER_MODE,
-    TIMER_PERIODIC,
-    TIMER_TSC_DEADLINE,
-    VERSION,
-)
-from vpmu_emu.machine.msr_access import CPUID_OSXSAVE, CR4_OSXSAVE
-from vpmu_emu.machine.privileged import CR4_FSGSBASE, CR4_KNOWN, HAS_FSGSBASE, HAS_XSAVE, XCR0_KNOWN
+from vpmu_emu.machine.lapic import BASE_RESET, LVT_TIMER, VERSION
+from vpmu_emu.machine.msr import PAT_BIT_1
+from vpmu_emu.machine.msr_access import CPUID_OSXSAVE
+from vpmu_emu.machine.privileged import CR4_KNOWN, HAS_FSGSBASE, HAS_XSAVE, XCR0_KNOWN
+from vpmu_emu.machine.processor_flags import X86_CR4_FSGSBASE, X86_CR4_OSXSAVE, X86_EFLAGS_TF
 from vpmu_emu.machine.state import N_CPUID, NEVER, REG_FS, REG_GS
+from vpmu_emu.machine.vectors import VECTOR_BP, VECTOR_DB
 from vpmu_emu.tables.cpus import INDEXED
 from vpmu_emu.tables.linux import STRUCTS, constant
 from vpmu_emu.tables.modes import kernel_version
-from vpmu_emu.tables.msrs import MSRS, by_name, row_of, rules
+from vpmu_emu.tables.msrs import ACCESS_DROP, ACCESS_RO, ACCESS_WO, MSRS, MsrRow, row_of, rules
 
 APIC_BASE_ROW = next(row.number for row in MSRS if row.name == "IA32_APIC_BASE")
 RUN_PAGES = 3  # struct kvm_run, the data of port I/O, the ring of coalesced MMIO
@@ -88,12 +84,15 @@ GUESTDBG = sum(
     constant(f"KVM_GUESTDBG_{name}")
     for name in ("ENABLE", "SINGLESTEP", "USE_SW_BP", "USE_HW_BP", "INJECT_DB", "INJECT_BP")
 )
-CR0_PE, CR0_PG, CR0_NW, CR0_CD = 1, 1 << 31, 1 << 29, 1 << 30
-CR0_RESERVED = ALL_ONES & ~0xE005_003F
-CR4_PAE = 1 << 5
-PAT_BIT_1 = 0x0202_0202_0202_0202  # 2 and 3 are no memory types
-EFER_SCE, EFER_LME, EFER_LMA, EFER_NX = 1, 1 << 8, 1 << 10, 1 << 11
-DEFAULT_APIC = 0xFEE0_0000
+X86_CR0_PE, X86_CR0_PG = int(processor_flags.X86_CR0_PE), int(processor_flags.X86_CR0_PG)
+X86_CR0_NW, X86_CR0_CD = int(processor_flags.X86_CR0_NW), int(processor_flags.X86_CR0_CD)
+CR0_RESERVED = ALL_ONES & ~int(processor_flags.X86_CR0_ALL)
+X86_CR4_PAE = int(processor_flags.X86_CR4_PAE)
+EFER_LME, EFER_LMA = int(msr_index.EFER_LME), int(msr_index.EFER_LMA)
+EFER_VALID = int(msr_index.EFER_SCE | msr_index.EFER_LME | msr_index.EFER_LMA | msr_index.EFER_NX)
+MSR_IA32_APICBASE_ENABLE = int(msr_index.MSR_IA32_APICBASE_ENABLE)
+X2APIC_ENABLE = int(msr_index.X2APIC_ENABLE)
+DEFAULT_APIC = int(BASE_RESET & msr_index.MSR_IA32_APICBASE_BASE)
 APIC = 1 << 9  # CPUID.1:EDX
 STI, MOV_SS, NMI = 1, 2, 8  # GUEST_INTERRUPTIBILITY_INFO
 
@@ -251,27 +250,29 @@ def _cr4_valid_bits(host: Host, vcpu: Any) -> int:
     xsave = int(host.core.features) & HAS_XSAVE
     if vcpu.n_cpuid:
         xsave = xsave and _guest_leaf(vcpu, 1)[2] & XSAVE
-    return int(CR4_KNOWN) | (int(CR4_FSGSBASE) if has else 0) | (int(CR4_OSXSAVE) if xsave else 0)
+    return int(CR4_KNOWN) | (int(X86_CR4_FSGSBASE) if has else 0) | (int(X86_CR4_OSXSAVE) if xsave else 0)
 
 
 def sregs_are_valid(sregs: Any, cr4_valid: int) -> bool:
     """kvm_is_valid_sregs(), kvm_is_valid_cr4()."""
     cr0, cr4, efer = int(sregs["cr0"]), int(sregs["cr4"]), int(sregs["efer"])
-    if efer & EFER_LME and cr0 & CR0_PG:
-        if not cr4 & CR4_PAE or not efer & EFER_LMA or int(sregs["cr3"]) >> 52:
+    if efer & EFER_LME and cr0 & X86_CR0_PG:
+        if not cr4 & X86_CR4_PAE or not efer & EFER_LMA or int(sregs["cr3"]) >> 52:
             return False
     elif efer & EFER_LMA or sregs["cs"]["l"]:
         return False
-    if cr0 & CR0_RESERVED or (cr0 & CR0_NW and not cr0 & CR0_CD) or (cr0 & CR0_PG and not cr0 & CR0_PE):
+    if cr0 & CR0_RESERVED or (cr0 & X86_CR0_NW and not cr0 & X86_CR0_CD):
         return False
-    return not cr4 & ~cr4_valid and not efer & ~(EFER_SCE | EFER_LME | EFER_LMA | EFER_NX)
+    if cr0 & X86_CR0_PG and not cr0 & X86_CR0_PE:
+        return False
+    return not cr4 & ~cr4_valid and not efer & ~EFER_VALID
 
 
 def _apic_base_is_valid(vcpu: Any, value: int) -> bool:
     """kvm_apic_set_base() by the VMM: which modes follow each other is not looked at."""
     if value & int(vcpu.msr_reserved[APIC_BASE_ROW]):
         return False
-    return value & int(BASE_X2APIC) == 0 or value & int(BASE_ENABLE) != 0
+    return value & X2APIC_ENABLE == 0 or value & MSR_IA32_APICBASE_ENABLE != 0
 
 
 def _set_sregs(host: Host, file: Any, arg: int) -> int:
@@ -354,24 +355,8 @@ PMU_FAMILIES = {
     "MSR_LBR_SELECT", "MSR_LASTBRANCH_TOS", "MSR_LASTBRANCH_{}_FROM_IP", "MSR_LASTBRANCH_{}_TO_IP",
     "MSR_LBR_INFO_{}",
 }  # fmt: skip
-PERF_CAPABILITIES = by_name("IA32_PERF_CAPABILITIES")
-IN_RECORD = {
-    "IA32_STAR": "star", "IA32_LSTAR": "lstar", "IA32_CSTAR": "cstar", "IA32_FMASK": "fmask",
-    "IA32_KERNEL_GS_BASE": "kernel_gs_base", "IA32_TSC_AUX": "tsc_aux",
-    "IA32_SYSENTER_CS": "sysenter_cs", "IA32_SYSENTER_ESP": "sysenter_esp",
-    "IA32_SYSENTER_EIP": "sysenter_eip", "IA32_PAT": "pat", "MSR_POWER_CTL": "power_ctl",
-    "IA32_MISC_ENABLE": "ia32_misc_enable_msr",
-}  # fmt: skip
-IN_VMCS = {
-    "IA32_EFER": "GUEST_IA32_EFER", "IA32_DEBUGCTL": "GUEST_IA32_DEBUGCTL",
-    "IA32_FS_BASE": "GUEST_FS_BASE", "IA32_GS_BASE": "GUEST_GS_BASE",
-}  # fmt: skip
-CANONICAL = {
-    "IA32_FS_BASE", "IA32_GS_BASE", "IA32_KERNEL_GS_BASE", "IA32_LSTAR", "IA32_CSTAR",
-}  # fmt: skip
-MADE_CANONICAL = {"IA32_SYSENTER_ESP", "IA32_SYSENTER_EIP"}
+MSR_IA32_PERF_CAPABILITIES = int(msr_index.MSR_IA32_PERF_CAPABILITIES)
 BASES = {"IA32_FS_BASE": REG_FS, "IA32_GS_BASE": REG_GS}
-DROPPED, READ_ONLY, WRITE_ONLY = 3, 1, 2  # vcpu.msr_access
 
 
 class _NoMsrError(Exception):
@@ -382,16 +367,18 @@ class _RefusedError(_NoMsrError):
     """It has, but not this value or not now."""
 
 
-def _family(vcpu: Any, index: int) -> tuple[str, int]:
-    """(name of the family, its row) of an MSR that the guest has."""
+def _family(vcpu: Any, index: int) -> MsrRow:
+    """The family of an MSR that the guest has."""
     found = row_of(index)
-    if found is None:
+    if found is None or found[1] >= int(vcpu.msr_n[found[0].number]):
         raise _NoMsrError
-    row, n = found
-    k = MSRS.index(row)
-    if n >= int(vcpu.msr_n[k]):
-        raise _NoMsrError
-    return row.name, k
+    return found[0]
+
+
+def _place(vcpu: Any, path: str) -> tuple[Any, str]:
+    """(record, name) of a field of the vCPU's row, such as vapic.apic_base."""
+    *outer, name = path.split(".")
+    return reduce(getattr, outer, vcpu), name
 
 
 def pmu_msr(host: Host, k: int, index: int, value: int | None = None) -> int:
@@ -428,39 +415,37 @@ def get_msr(host: Host, k: int, index: int) -> int:
     vcpu = host.S.vcpus[k]
     if _without_pdcm(host, index):
         return int(vcpu.perf_capabilities)
-    name, row = _family(vcpu, index)
-    if int(vcpu.msr_access[row]) == DROPPED:
+    row = _family(vcpu, index)
+    name, access = row.name, int(vcpu.msr_access[row.number])
+    if access == ACCESS_DROP:
         return 0
-    if int(vcpu.msr_access[row]) == WRITE_ONLY:
+    if access == ACCESS_WO:
         raise _NoMsrError
     if name in PMU_FAMILIES:
         return pmu_msr(host, k, index)
-    if name in IN_RECORD:
-        return int(vcpu[IN_RECORD[name]])
-    if name in IN_VMCS:
-        return vmcs_read(host.M, vcpu, IN_VMCS[name])
-    if name == "IA32_PERF_CAPABILITIES":
-        return int(vcpu.perf_capabilities)
     if name == "IA32_TIME_STAMP_COUNTER":
         return _tsc(host, vcpu)
     if name == "IA32_TSC_DEADLINE":
-        present = _lvtt_tscdeadline(vcpu.vapic) and int(vcpu.vapic.apic_base) & int(BASE_ENABLE)
+        present = _lvtt_tscdeadline(vcpu.vapic) and int(vcpu.vapic.apic_base) & MSR_IA32_APICBASE_ENABLE
         return int(vcpu.vapic.tsc_deadline) if present else 0
-    if name == "IA32_APIC_BASE":
-        return int(vcpu.vapic.apic_base)
+    if row.lives.vcpu:
+        held, field = _place(vcpu, row.lives.vcpu)
+        return int(held[field])
+    if row.lives.vmcs:
+        return vmcs_read(host.M, vcpu, row.lives.vmcs)
     raise _NoMsrError
 
 
 def _without_pdcm(host: Host, index: int) -> bool:
     """Whether the VMM has IA32_PERF_CAPABILITIES whatever CPUID says: kernels before 6.12."""
-    return index == PERF_CAPABILITIES and int(host.S.config.kernel) < kernel_version(6, 12)
+    return index == MSR_IA32_PERF_CAPABILITIES and int(host.S.config.kernel) < kernel_version(6, 12)
 
 
 def _set_perf_capabilities(host: Host, k: int, value: int) -> None:
     vcpu = host.S.vcpus[k]
     if not capabilities_fit(host.model.shape(), value, bool(host.S.vms[int(vcpu.vm)].owns_pmu)):
         raise _RefusedError
-    if value & CAP_PEBS_FORMAT and not has_debug_store(leaves_of(vcpu)):
+    if value & PERF_CAP_PEBS_FORMAT and not has_debug_store(leaves_of(vcpu)):
         raise _RefusedError
     if value == int(vcpu.perf_capabilities):
         return
@@ -472,13 +457,15 @@ def _set_perf_capabilities(host: Host, k: int, value: int) -> None:
 
 
 def _lvtt_tscdeadline(vapic: Any) -> bool:
-    return int(vapic.lvt[LVT_TIMER]) & int(TIMER_MODE) == int(TIMER_TSC_DEADLINE)
+    return int(vapic.lvt[LVT_TIMER]) & int(msr_index.APIC_LVT_TIMER_MASK) == int(
+        msr_index.APIC_LVT_TIMER_TSCDEADLINE
+    )
 
 
 def set_deadline(host: Host, vcpu: Any, value: int) -> None:
     """kvm_set_lapic_tscdeadline_msr()."""
     vapic, now = vcpu.vapic, int(host.core.t)
-    if not _lvtt_tscdeadline(vapic) or not int(vapic.apic_base) & int(BASE_ENABLE):
+    if not _lvtt_tscdeadline(vapic) or not int(vapic.apic_base) & MSR_IA32_APICBASE_ENABLE:
         return
     vapic.tsc_deadline = value
     wait = value - _tsc(host, vcpu)
@@ -501,9 +488,9 @@ def set_msr(host: Host, k: int, index: int, value: int) -> None:
     if _without_pdcm(host, index):
         _set_perf_capabilities(host, k, value)
         return
-    name, row = _family(vcpu, index)
-    access = int(vcpu.msr_access[row])
-    if access == DROPPED:
+    row = _family(vcpu, index)
+    name, access = row.name, int(vcpu.msr_access[row.number])
+    if access == ACCESS_DROP:
         return
     if name in PMU_FAMILIES:
         pmu_msr(host, k, index, value)
@@ -511,23 +498,17 @@ def set_msr(host: Host, k: int, index: int, value: int) -> None:
     if name == "IA32_PERF_CAPABILITIES":
         _set_perf_capabilities(host, k, value)
         return
-    if access == READ_ONLY or value & int(vcpu.msr_reserved[row]):
+    if access == ACCESS_RO or value & int(vcpu.msr_reserved[row.number]):
         raise _RefusedError
-    if name in CANONICAL and _canonical(value) != value:
+    if row.kvm.canonical == "fault" and _canonical(value) != value:
         raise _RefusedError
-    if name == "IA32_PAT" and value & PAT_BIT_1 & ~(value >> 1):
+    if name == "IA32_PAT" and value & int(PAT_BIT_1) & ~(value >> 1):
         raise _RefusedError
-    if name in MADE_CANONICAL:
+    if row.kvm.canonical == "made":
         value = _canonical(value)
     elif name == "IA32_SYSENTER_CS":
         value &= 0xFFFF_FFFF
-    if name in IN_RECORD:
-        vcpu[IN_RECORD[name]] = value
-    elif name in IN_VMCS:
-        vmcs_write(host.M, vcpu, **{IN_VMCS[name]: value})
-        if name in BASES:
-            vcpu.regs[BASES[name]] = value
-    elif name == "IA32_TIME_STAMP_COUNTER":
+    if name == "IA32_TIME_STAMP_COUNTER":
         kvm_synchronize_tsc(host.S, host.M, k, value)
     elif name == "IA32_TSC_DEADLINE":
         set_deadline(host, vcpu, value)
@@ -536,6 +517,13 @@ def set_msr(host: Host, k: int, index: int, value: int) -> None:
             raise _RefusedError
         vcpu.vapic.apic_base = value
         vcpu.recalc_intercepts = 1
+    elif row.lives.vcpu:
+        held, field = _place(vcpu, row.lives.vcpu)
+        held[field] = value
+    elif row.lives.vmcs:
+        vmcs_write(host.M, vcpu, **{row.lives.vmcs: value})
+        if name in BASES:
+            vcpu.regs[BASES[name]] = value
     elif name != "IA32_PRED_CMD":
         raise _NoMsrError
 
@@ -701,8 +689,8 @@ def _enable_cap(host: Host, file: Any, arg: int) -> int:
 # --- CPUID ----------------------------------------------------------------------------------------------
 def _with_runtime(M: Any, vcpu: Any, leaves: list[Leaf]) -> list[Leaf]:
     """kvm_update_cpuid_runtime(): CPUID.1:EDX[9] follows IA32_APIC_BASE, ECX[27] CR4.OSXSAVE."""
-    on = APIC if int(vcpu.vapic.apic_base) & int(BASE_ENABLE) else 0
-    if vmcs_read(M, vcpu, "GUEST_CR4") & int(CR4_OSXSAVE):
+    on = APIC if int(vcpu.vapic.apic_base) & MSR_IA32_APICBASE_ENABLE else 0
+    if vmcs_read(M, vcpu, "GUEST_CR4") & int(X86_CR4_OSXSAVE):
         os_xsave = int(CPUID_OSXSAVE)
     else:
         os_xsave = 0
@@ -799,7 +787,7 @@ def _set_lapic(host: Host, file: Any, arg: int) -> int:
     def word(offset: int) -> int:
         return int.from_bytes(page[offset : offset + 4], "little")
 
-    if int(vapic.apic_base) & int(BASE_X2APIC) and word(0x20) >> 24 != int(vcpu.vcpu_id):
+    if int(vapic.apic_base) & X2APIC_ENABLE and word(0x20) >> 24 != int(vcpu.vcpu_id):
         raise Errno("EINVAL")  # kvm_apic_state_fixup()
     deadline_before = _lvtt_tscdeadline(vapic)
     vapic.id = word(0x20) >> 24
@@ -827,7 +815,7 @@ def _start_apic_timer(host: Host, vcpu: Any, left: int) -> None:
         set_deadline(host, vcpu, int(vapic.tsc_deadline))
     elif vapic.init_count:
         period = int(vapic.init_count)
-        if not left and int(vapic.lvt[LVT_TIMER]) & int(TIMER_PERIODIC):
+        if not left and int(vapic.lvt[LVT_TIMER]) & int(msr_index.APIC_LVT_TIMER_PERIODIC):
             left = period
         vapic.timer_start = now
         left = min(left, period) * _divisor(vapic)
@@ -948,13 +936,13 @@ def _set_guest_debug(host: Host, file: Any, arg: int) -> int:
 def get_rflags(host: Host, vcpu: Any) -> int:
     """kvm_get_rflags(): without the TF by which the VMM steps."""
     stepping = int(vcpu.guest_debug) & int(KVM_GUESTDBG_SINGLESTEP)
-    return vmcs_read(host.M, vcpu, "GUEST_RFLAGS") & ~(int(RFLAGS_TF) if stepping else 0)
+    return vmcs_read(host.M, vcpu, "GUEST_RFLAGS") & ~(int(X86_EFLAGS_TF) if stepping else 0)
 
 
 def set_rflags(host: Host, vcpu: Any, rflags: int) -> None:
     """kvm_set_rflags(), with that TF."""
     stepping = int(vcpu.guest_debug) & int(KVM_GUESTDBG_SINGLESTEP)
-    vmcs_write(host.M, vcpu, GUEST_RFLAGS=rflags | (int(RFLAGS_TF) if stepping else 0))
+    vmcs_write(host.M, vcpu, GUEST_RFLAGS=rflags | (int(X86_EFLAGS_TF) if stepping else 0))
 
 
 def _get_mp_state(host: Host, file: Any, arg: int) -> int:

@@ -42,6 +42,7 @@ from vpmu_emu.linux.syscalls import files
 from vpmu_emu.linux.syscalls.host import Errno, Host, failed, signed
 from vpmu_emu.linux.syscalls.mm import MAP_SHARED, MAP_TYPE, PROT_WRITE, add_vma, make_room, place
 from vpmu_emu.linux.syscalls.pagetables import PAGE
+from vpmu_emu.machine import msr_index
 from vpmu_emu.tables.events import LISTS, event_by_name
 from vpmu_emu.tables.linux import HEADERS, STRUCTS, constant
 from vpmu_emu.tables.modes import kernel_version
@@ -59,7 +60,7 @@ NMI_SAFE_CLOCKS = (1, 4)
 BRANCHES = (1 << 20) - 1  # PERF_SAMPLE_BRANCH_MAX - 1
 BRANCH_RINGS = 7  # PERF_SAMPLE_BRANCH_PLM_ALL
 HW_EVENT_MASK = 0xFFFF_FFFF
-X86_RAW_EVENT_MASK = 0xFF84_FFFF  # EVENT UMASK EDGE INV CMASK
+X86_RAW_EVENT_MASK = int(msr_index.X86_RAW_EVENT_MASK)
 UNSUPPORTED = ("write_backward", "sigtrap", "aux_output")
 TOP = 1 << 63
 

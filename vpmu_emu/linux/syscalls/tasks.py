@@ -26,11 +26,12 @@ from vpmu_emu.linux.syscalls.files import close_all, leave_run, open_row
 from vpmu_emu.linux.syscalls.host import MASK64, Errno, Host, failed, signed
 from vpmu_emu.linux.syscalls.mm import exit_mmap, load_program, mm_create, mmput
 from vpmu_emu.linux.syscalls.pagetables import TASK_SIZE
+from vpmu_emu.machine import processor_flags
 from vpmu_emu.machine.state import BEYOND, NEVER, RAX, REG_FS, RSP
 from vpmu_emu.tables.linux import STRUCTS, constant
 
-RFLAGS_USER = 0x202  # IF and the bit that is always 1
-IOPL = 3 << 12
+RFLAGS_USER = int(processor_flags.X86_EFLAGS_IF | processor_flags.X86_EFLAGS_FIXED)
+X86_EFLAGS_IOPL = int(processor_flags.X86_EFLAGS_IOPL)
 NS = 1_000_000_000
 CPUMASK_SIZE = 8  # sizeof(cpumask_t) with up to 64 CPUs
 CLOCKS = (constant("CLOCK_REALTIME"), constant("CLOCK_MONOTONIC"))
@@ -257,7 +258,7 @@ def sys_iopl(host: Host, task: Any, level: int) -> int:
     if level > 3:
         raise Errno("EINVAL")
     core = host.core
-    core.rflags = int(core.rflags) & ~IOPL | level << 12
+    core.rflags = int(core.rflags) & ~X86_EFLAGS_IOPL | level << 12
     return 0
 
 

@@ -45,11 +45,10 @@ from vpmu_emu.linux.state import (
     USER_IO_STRING,
     USER_IO_WRMSR,
 )
+from vpmu_emu.machine import msr_index
 from vpmu_emu.machine.bus import EXIT_APIC_ACCESS, EXIT_EPT_MISCONFIG, EXIT_EPT_VIOLATION
 from vpmu_emu.machine.clock import tsc_at
-from vpmu_emu.machine.interrupts import RFLAGS_TF
-from vpmu_emu.machine.lapic import BASE_X2APIC, lapic_read
-from vpmu_emu.machine.memory import VECTOR_GP
+from vpmu_emu.machine.lapic import is_x2apic_msr, lapic_read
 from vpmu_emu.machine.msr import (
     DROPPED,
     R_APIC_BASE,
@@ -69,9 +68,8 @@ from vpmu_emu.machine.msr import (
     note_msr,
     note_msr_fault,
 )
-from vpmu_emu.machine.msr_access import CR4_OSXSAVE, cpuid_answer, cpuid_entry
+from vpmu_emu.machine.msr_access import cpuid_answer, cpuid_entry
 from vpmu_emu.machine.mutants import I_CPUID, I_NO_WRMSR
-from vpmu_emu.machine.pmu import DEBUGCTL_LBR
 from vpmu_emu.machine.pmu_rules import rdpmc_result
 from vpmu_emu.machine.privileged import (
     IO_STRING,
@@ -81,6 +79,7 @@ from vpmu_emu.machine.privileged import (
     set_cr4,
     xcr0_is_valid,
 )
+from vpmu_emu.machine.processor_flags import X86_CR4_OSXSAVE, X86_EFLAGS_TF
 from vpmu_emu.machine.ring import (
     GP_ABSENT,
     GP_NOT_X2APIC,
@@ -102,6 +101,7 @@ from vpmu_emu.machine.state import (
     STOP_TRIPLE_FAULT,
 )
 from vpmu_emu.machine.u64 import ALL, LOW32, ONE, U8, U16, U32, U64, WORD, ZERO
+from vpmu_emu.machine.vectors import VECTOR_GP
 from vpmu_emu.machine.vmcs import (
     EXIT_CPUID,
     EXIT_CR_ACCESS,
@@ -139,6 +139,7 @@ from vpmu_emu.machine.vmcs import (
     vmread,
     vmwrite,
 )
+from vpmu_emu.tables.msrs import ACCESS_DROP, ACCESS_RO, ACCESS_WO
 
 COST_CR = cost("handle_cr")
 COST_CPUID = cost("kvm_emulate_cpuid")
@@ -146,13 +147,7 @@ COST_HYPERCALL = cost("kvm_emulate_hypercall")
 COST_PIO = cost("kvm_fast_pio")
 COST_WINDOW = cost("handle_interrupt_window")
 
-MISC_ENABLE_PMU_RO_MASK = U64(1 << 12 | 1 << 11)  # PEBS and BTS unavailable
-MISC_ENABLE_EMON = U64(1 << 7)
-_BTF = U64(1 << 1)
-_DEBUGCTL_DROPPED = _BTF | DEBUGCTL_LBR
-ACCESS_RO, ACCESS_WO, ACCESS_DROP = 1, 2, 3
-_X2APIC_FIRST = U64(0x800)
-_X2APIC_LAST = U64(0x8FF)
+_DEBUGCTL_DROPPED = msr_index.DEBUGCTLMSR_BTF | msr_index.DEBUGCTLMSR_LBR
 _SHADOWS = STI_BLOCKING | MOV_SS_BLOCKING
 _SIZE = U64(7)
 _IN = U64(8)
@@ -193,7 +188,7 @@ def _uncounted(core):
 @jit()
 def kvm_skip_emulated_instruction(S, M, E, vcpu):
     """Go past the instruction that was emulated, and count it."""
-    stepping = vmread(this_core(S), M, V_RFLAGS) & RFLAGS_TF != ZERO
+    stepping = vmread(this_core(S), M, V_RFLAGS) & X86_EFLAGS_TF != ZERO
     _skip(S, M, E, vcpu)
     if stepping:
         kvm_vcpu_do_singlestep(S, M, vcpu)
@@ -240,7 +235,7 @@ def kvm_set_msr_common(S, M, E, vcpu, index, value):
         return GP_READ_ONLY
     if value & vcpu.msr_reserved[row] != ZERO:
         return GP_RESERVED
-    if index >= _X2APIC_FIRST and index <= _X2APIC_LAST:
+    if is_x2apic_msr(index):
         return kvm_x2apic_msr_write(S, E, vcpu, index, value)
     if row == R_APIC_BASE:
         return kvm_set_apic_base(S, M, vcpu, value)
@@ -253,13 +248,15 @@ def kvm_set_msr_common(S, M, E, vcpu, index, value):
         return 0
     if row == R_MISC_ENABLE:
         old = vcpu.ia32_misc_enable_msr
-        if (old ^ value) & MISC_ENABLE_PMU_RO_MASK != ZERO:
+        if (old ^ value) & msr_index.MSR_IA32_MISC_ENABLE_PMU_RO_MASK != ZERO:
             return GP_VALUE
-        vcpu.ia32_misc_enable_msr = (value & ~MISC_ENABLE_EMON) | (old & MISC_ENABLE_EMON)
+        vcpu.ia32_misc_enable_msr = (value & ~msr_index.MSR_IA32_MISC_ENABLE_EMON) | (
+            old & msr_index.MSR_IA32_MISC_ENABLE_EMON
+        )
         return 0
     if row == R_DEBUGCTL:
         # vmx_set_msr: what is not supported goes with a message and without a fault
-        value &= ~(_BTF if intel_pmu_lbr_is_enabled(vcpu) else _DEBUGCTL_DROPPED)
+        value &= ~(msr_index.DEBUGCTLMSR_BTF if intel_pmu_lbr_is_enabled(vcpu) else _DEBUGCTL_DROPPED)
         vmwrite(core, M, V_DEBUGCTL, value)
         return 0
     if row == R_SYSENTER_ESP or row == R_SYSENTER_EIP:
@@ -294,8 +291,8 @@ def kvm_get_msr_common(S, M, E, vcpu, index, look):
         return _absent(core, E, index, ZERO, -look, 1), ZERO
     if vcpu.msr_access[row] == ACCESS_WO:
         return GP_WRITE_ONLY, ZERO
-    if index >= _X2APIC_FIRST and index <= _X2APIC_LAST:
-        if core.vapic.apic_base & BASE_X2APIC == ZERO:
+    if is_x2apic_msr(index):
+        if core.vapic.apic_base & msr_index.X2APIC_ENABLE == ZERO:
             return GP_NOT_X2APIC, ZERO
         if look != 0:
             return 0, lapic_read(core, core.vapic, index)
@@ -496,7 +493,7 @@ def handle_cr(S, M, E, vcpu):
             vmwrite(core, M, V_CR0_SHADOW, core.cr0)
     else:
         valid = cr4_is_valid(core, value)
-        if value & CR4_OSXSAVE != ZERO and not guest_has_xsave(vcpu):
+        if value & X86_CR4_OSXSAVE != ZERO and not guest_has_xsave(vcpu):
             valid = False
         if valid:
             set_cr4(core, value)

@@ -13,12 +13,13 @@ import numpy as np
 from vpmu_emu.linux.kvm.vmx.vmcs import (
     ENTRY_LOAD_LIST,
     EXIT_LOAD_LIST,
-    GLOBAL_CTRL,
+    MSR_CORE_PERF_GLOBAL_CTRL,
     PAGE,
     controls,
     vmcs_write,
 )
 from vpmu_emu.linux.state import W_GLOBAL_CTRL_SWITCH
+from vpmu_emu.machine.lapic import APIC_BASE_MSR, APIC_LAST_MSR
 from vpmu_emu.tables.msrs import Shape
 from vpmu_emu.tables.passed import VPMUS, Met, passed_msrs, rdpmc_passes
 
@@ -66,7 +67,7 @@ def recalc_intercepts(S: Any, M: np.ndarray[Any, Any], vcpu: Any, shape: Shape, 
     )
     for name, offset, used in lists:
         at = int(vcpu.msr_lists) + offset
-        M[at : at + 4] = np.frombuffer(GLOBAL_CTRL.to_bytes(4, "little"), dtype=np.uint8)
+        M[at : at + 4] = np.frombuffer(MSR_CORE_PERF_GLOBAL_CTRL.to_bytes(4, "little"), dtype=np.uint8)
         fields |= {f"{name}_ADDR": at, f"{name}_COUNT": int(used)}
     vmcs_write(M, vcpu, **fields)
     page = M[int(vcpu.msr_bitmap) : int(vcpu.msr_bitmap) + PAGE]
@@ -100,7 +101,7 @@ def set_msr_filter(
 
 def msr_allowed(M: np.ndarray[Any, Any], vm: Any, index: int, kind: int) -> bool:
     """kvm_msr_allowed(): whether the filter lets the guest read (1) or write (2) an MSR."""
-    if not vm.msr_filter or 0x800 <= index <= 0x8FF:
+    if not vm.msr_filter or int(APIC_BASE_MSR) <= index <= int(APIC_LAST_MSR):
         return True
     for k in range(int(vm.msr_filter_n)):
         at = int(vm.msr_filter) + FILTER_ENTRY * k

@@ -7,6 +7,8 @@ records go where the vCPU's thread goes. arch/x86/kvm/vmx/pmu_intel.c.
 
 from __future__ import annotations
 
+import numpy as np
+
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.charge import charge
 from vpmu_emu.linux.kvm.msrfilter import kvm_msr_allowed
@@ -20,27 +22,22 @@ from vpmu_emu.linux.perf.event import (
     perf_event_create_kernel_counter,
     perf_event_release_kernel,
 )
-from vpmu_emu.linux.perf.lbr import (
-    MSR_LBR_FROM,
-    MSR_LBR_INFO,
-    MSR_LBR_SELECT,
-    MSR_LBR_TO,
-    MSR_LBR_TOS,
-)
 from vpmu_emu.linux.perf.x86 import INTEL_FIXED_VLBR_EVENT
 from vpmu_emu.linux.state import CTX_TASK, OWNER_KVM, PERF_EVENT_STATE_ACTIVE
+from vpmu_emu.machine import msr_index
 from vpmu_emu.machine.lbr import R_LASTBRANCH_INFO, R_LBR_SELECT
 from vpmu_emu.machine.msr import check_write, find_msr, msr_value
 from vpmu_emu.machine.physical import st8
-from vpmu_emu.machine.pmu import DEBUGCTL_FREEZE_LBRS_ON_PMI, DEBUGCTL_LBR
-from vpmu_emu.machine.state import N_LBR
 from vpmu_emu.machine.u64 import BYTE, ONE, U3, U64, ZERO
 from vpmu_emu.machine.vmcs import V_DEBUGCTL, vmread, vmwrite
+from vpmu_emu.machine.vmx import BITMAP_WRITE
+from vpmu_emu.tables.passed import VPMUS, Met, passed_msrs
 
 COST_CREATE = cost("perf_event_create_kernel_counter")
 COST_RELEASE = cost("perf_event_release_kernel")
 INTEL_PMC_IDX_FIXED_VLBR = ONE << U64(58)  # in pmc_in_use
-_BITMAP_WRITE = 0x800
+_ALWAYS, _WITH_EVENT = (passed_msrs(VPMUS[0], Met(lbr_active=active)) for active in (False, True))
+_MSRS = np.array([row[0] for row in _WITH_EVENT if row not in _ALWAYS], dtype=np.uint64)
 _SEVEN = U64(7)
 
 
@@ -123,21 +120,22 @@ def intel_pmu_lbr_msr_now(S, vcpu, index):
 @jit()
 def intel_pmu_debugctl_written(S, E, vcpu, value):
     """After a WRMSR of DEBUGCTL that did not fault."""
-    if intel_pmu_lbr_is_enabled(vcpu) and vcpu.pmu.lbr_event < 0 and value & DEBUGCTL_LBR != ZERO:
+    if (
+        intel_pmu_lbr_is_enabled(vcpu)
+        and vcpu.pmu.lbr_event < 0
+        and value & msr_index.DEBUGCTLMSR_LBR != ZERO
+    ):
         intel_pmu_create_guest_lbr_event(S, E, vcpu)
 
 
 @jit()
-def _set_intercept(S, M, vcpu, first, count, intercept):
-    bitmap = vcpu.msr_bitmap
-    for k in range(count):
-        index = first + U64(k)
-        for writes in range(2):
-            passes = intercept == 0 and kvm_msr_allowed(S, M, vcpu, index, writes)
-            at = U64(bitmap + writes * _BITMAP_WRITE) + (index >> U3)
-            bit = ONE << (index & _SEVEN)
-            byte = U64(M[at]) | bit
-            st8(M, at, byte & ~bit & BYTE if passes else byte)
+def _set_intercept(S, M, vcpu, index, intercept):
+    for writes in range(2):
+        passes = intercept == 0 and kvm_msr_allowed(S, M, vcpu, index, writes)
+        at = U64(vcpu.msr_bitmap) + (index >> U3) + (BITMAP_WRITE if writes != 0 else ZERO)
+        bit = ONE << (index & _SEVEN)
+        byte = U64(M[at]) | bit
+        st8(M, at, byte & ~bit & BYTE if passes else byte)
 
 
 @jit()
@@ -146,11 +144,8 @@ def vmx_update_intercept_for_lbr_msrs(S, M, vcpu, intercept):
     if vcpu.pmu.lbr_passthrough == 1 - intercept:
         return
     vcpu.pmu.lbr_passthrough = 1 - intercept
-    _set_intercept(S, M, vcpu, MSR_LBR_FROM, N_LBR, intercept)
-    _set_intercept(S, M, vcpu, MSR_LBR_TO, N_LBR, intercept)
-    _set_intercept(S, M, vcpu, MSR_LBR_INFO, N_LBR, intercept)
-    _set_intercept(S, M, vcpu, MSR_LBR_SELECT, 1, intercept)
-    _set_intercept(S, M, vcpu, MSR_LBR_TOS, 1, intercept)
+    for k in range(len(_MSRS)):
+        _set_intercept(S, M, vcpu, _MSRS[k], intercept)
 
 
 @jit()
@@ -164,7 +159,7 @@ def vmx_passthrough_lbr_msrs(S, M, vcpu):
         vmx_update_intercept_for_lbr_msrs(S, M, vcpu, 0)
         return
     vmx_update_intercept_for_lbr_msrs(S, M, vcpu, 1)
-    wanted = vmread(core, M, V_DEBUGCTL) & DEBUGCTL_LBR != ZERO
+    wanted = vmread(core, M, V_DEBUGCTL) & msr_index.DEBUGCTLMSR_LBR != ZERO
     if pmu.lbr_event >= 0 or wanted or pmu.pmc_in_use & INTEL_PMC_IDX_FIXED_VLBR != ZERO:
         pmu.lbr_warnings += ONE  # "fail to passthrough LBR."
     if pmu.lbr_event >= 0:
@@ -178,12 +173,12 @@ def intel_pmu_deliver_pmi(S, M, vcpu):
     if not intel_pmu_lbr_is_enabled(vcpu) or vcpu.pmu.version < 2 or vcpu.pmu.version > 3:
         return
     debugctl = vmread(core, M, V_DEBUGCTL)
-    if debugctl & DEBUGCTL_FREEZE_LBRS_ON_PMI != ZERO:
-        vmwrite(core, M, V_DEBUGCTL, debugctl & ~DEBUGCTL_LBR)
+    if debugctl & msr_index.DEBUGCTLMSR_FREEZE_LBRS_ON_PMI != ZERO:
+        vmwrite(core, M, V_DEBUGCTL, debugctl & ~msr_index.DEBUGCTLMSR_LBR)
 
 
 @jit()
 def intel_pmu_cleanup(S, M, E, vcpu):
     """Once in a time slice: the records go back if the guest does not record now."""
-    if vmread(this_core(S), M, V_DEBUGCTL) & DEBUGCTL_LBR == ZERO:
+    if vmread(this_core(S), M, V_DEBUGCTL) & msr_index.DEBUGCTLMSR_LBR == ZERO:
         intel_pmu_release_guest_lbr_event(S, E, vcpu)

@@ -8,20 +8,18 @@ pmu_intel.c; arch/x86/events/intel/core.c: intel_guest_get_msrs().
 from __future__ import annotations
 
 from vpmu_emu._jit import jit
-from vpmu_emu.linux.kvm.pmu import CAP_PEBS_FORMAT, pmc_is_locally_enabled
+from vpmu_emu.linux.kvm.pmu import pmc_is_locally_enabled
 from vpmu_emu.linux.native import wrmsrl
 from vpmu_emu.linux.overflow_handler import pmc_bit
 from vpmu_emu.linux.percpu import this_core, this_cpu
-from vpmu_emu.linux.perf.x86 import MSR_IA32_PEBS_ENABLE
 from vpmu_emu.linux.state import N_PMC
+from vpmu_emu.machine import msr_index
 from vpmu_emu.machine.physical import st32, st64
 from vpmu_emu.machine.u64 import U8, U64, ZERO
-from vpmu_emu.tables.msrs import by_name
 
 # the lists of vm.msr_lists: {index, value} of 16 bytes each
 EXIT_LOAD_LIST = 0x400
 ENTRY_LOAD_LIST = 0x800
-MSR_IA32_DS_AREA = U64(by_name("IA32_DS_AREA"))
 
 
 @jit()
@@ -62,10 +60,10 @@ def switch_pebs_msrs(S, M, E, vcpu, n):
     host = this_cpu(S)
     pmu = vcpu.pmu
     guest = host.intel_ctrl & ~host.intel_ctrl_host_mask & ~host.pebs_enabled
-    if this_core(S).pmu.perf_capabilities & CAP_PEBS_FORMAT == ZERO:
+    if this_core(S).pmu.perf_capabilities & msr_index.PERF_CAP_PEBS_FORMAT == ZERO:
         return n, guest
     intel_pmu_cross_mapped_check(S, vcpu)
-    n = add_atomic_switch_msr(M, vcpu, n, MSR_IA32_DS_AREA, ZERO, pmu.ds_area)
+    n = add_atomic_switch_msr(M, vcpu, n, msr_index.MSR_IA32_DS_AREA, ZERO, pmu.ds_area)
     pebs_host = host.pebs_enabled & ~host.intel_ctrl_guest_mask
     pebs = ZERO
     if pebs_host == ZERO:
@@ -74,5 +72,5 @@ def switch_pebs_msrs(S, M, E, vcpu, n):
         guest = (guest & ~pmu.host_cross_mapped_mask) | pebs
     if pebs != pebs_host:
         # a record that is being written must be done before the guest's address space is there
-        wrmsrl(S, E, MSR_IA32_PEBS_ENABLE, ZERO)
-    return add_atomic_switch_msr(M, vcpu, n, MSR_IA32_PEBS_ENABLE, pebs_host, pebs), guest
+        wrmsrl(S, E, msr_index.MSR_IA32_PEBS_ENABLE, ZERO)
+    return add_atomic_switch_msr(M, vcpu, n, msr_index.MSR_IA32_PEBS_ENABLE, pebs_host, pebs), guest

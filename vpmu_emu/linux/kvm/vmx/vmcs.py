@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from vpmu_emu.tables.msrs import MSRS
+from vpmu_emu.machine import msr_index
 from vpmu_emu.tables.vmcs import control_bit, vmcs_field
 
 PAGE = 4096
-GLOBAL_CTRL = 0x38F
+MSR_CORE_PERF_GLOBAL_CTRL = int(msr_index.MSR_CORE_PERF_GLOBAL_CTRL)
 EXIT_LOAD_LIST, ENTRY_LOAD_LIST = 0x400, 0x800  # in the page of MSR lists
 ALL_ONES = (1 << 64) - 1
-_ROW = {row.name: k for k, row in enumerate(MSRS)}
 
 
 def vmcs_read(M: np.ndarray[Any, Any], vcpu: Any, name: str) -> int:

@@ -1,0 +1,63 @@
+"""Bits of CR0, CR4 and RFLAGS under the kernel's names; nobody else defines one.
+
+SDM 3A 2.5, 1 3.4.3; the kernel's uapi/asm/processor-flags.h.
+"""
+
+from __future__ import annotations
+
+from vpmu_emu.machine.u64 import U64
+
+X86_CR0_PE = U64(1 << 0)
+X86_CR0_MP = U64(1 << 1)
+X86_CR0_EM = U64(1 << 2)
+X86_CR0_TS = U64(1 << 3)
+X86_CR0_ET = U64(1 << 4)
+X86_CR0_NE = U64(1 << 5)
+X86_CR0_WP = U64(1 << 16)
+X86_CR0_AM = U64(1 << 18)
+X86_CR0_NW = U64(1 << 29)
+X86_CR0_CD = U64(1 << 30)
+X86_CR0_PG = U64(1 << 31)
+X86_CR0_ALL = (
+    X86_CR0_PE | X86_CR0_MP | X86_CR0_EM | X86_CR0_TS | X86_CR0_ET | X86_CR0_NE | X86_CR0_WP | X86_CR0_AM
+    | X86_CR0_NW | X86_CR0_CD | X86_CR0_PG
+)  # fmt: skip
+
+X86_CR4_VME = U64(1 << 0)
+X86_CR4_PVI = U64(1 << 1)
+X86_CR4_TSD = U64(1 << 2)
+X86_CR4_DE = U64(1 << 3)
+X86_CR4_PSE = U64(1 << 4)
+X86_CR4_PAE = U64(1 << 5)
+X86_CR4_MCE = U64(1 << 6)
+X86_CR4_PGE = U64(1 << 7)
+X86_CR4_PCE = U64(1 << 8)
+X86_CR4_OSFXSR = U64(1 << 9)
+X86_CR4_OSXMMEXCPT = U64(1 << 10)
+X86_CR4_FSGSBASE = U64(1 << 16)
+X86_CR4_OSXSAVE = U64(1 << 18)
+X86_CR4_ALL = (
+    X86_CR4_VME | X86_CR4_PVI | X86_CR4_TSD | X86_CR4_DE | X86_CR4_PSE | X86_CR4_PAE | X86_CR4_MCE
+    | X86_CR4_PGE | X86_CR4_PCE | X86_CR4_OSFXSR | X86_CR4_OSXMMEXCPT | X86_CR4_FSGSBASE | X86_CR4_OSXSAVE
+)  # fmt: skip
+"""Those that some model has."""
+
+X86_EFLAGS_CF = U64(1 << 0)
+X86_EFLAGS_FIXED = U64(1 << 1)
+X86_EFLAGS_PF = U64(1 << 2)
+X86_EFLAGS_AF = U64(1 << 4)
+X86_EFLAGS_ZF = U64(1 << 6)
+X86_EFLAGS_SF = U64(1 << 7)
+X86_EFLAGS_TF = U64(1 << 8)
+X86_EFLAGS_IF = U64(1 << 9)
+X86_EFLAGS_DF = U64(1 << 10)
+X86_EFLAGS_OF = U64(1 << 11)
+X86_EFLAGS_IOPL = U64(3 << 12)
+X86_EFLAGS_NT = U64(1 << 14)
+X86_EFLAGS_RF = U64(1 << 16)
+X86_EFLAGS_AC = U64(1 << 18)
+X86_EFLAGS_ID = U64(1 << 21)
+X86_EFLAGS_STATUS = (
+    X86_EFLAGS_CF | X86_EFLAGS_PF | X86_EFLAGS_AF | X86_EFLAGS_ZF | X86_EFLAGS_SF | X86_EFLAGS_OF
+)
+"""What arithmetic sets."""
