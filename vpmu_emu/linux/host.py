@@ -8,6 +8,7 @@ kernel/sched/core.c, arch/x86/entry.
 from __future__ import annotations
 
 from vpmu_emu._jit import jit
+from vpmu_emu.linux import state
 from vpmu_emu.linux.charge import charge
 from vpmu_emu.linux.hrtimer import host_timer_program
 from vpmu_emu.linux.kvm.emulate import complete_emulated_io, is_emulated_io
@@ -31,45 +32,13 @@ from vpmu_emu.linux.perf.sched import perf_event_task_sched
 from vpmu_emu.linux.perf.swevent import perf_sw_event
 from vpmu_emu.linux.sched import nr_running, pick_next_task, pull_task, tick_start, update_curr
 from vpmu_emu.linux.space import task_space
-from vpmu_emu.linux.state import (
-    CTX_NONE,
-    CTX_TASK,
-    ENTERED_FAULT,
-    ENTERED_KVM_RUN,
-    ENTERED_NOT,
-    ENTERED_SYSCALL,
-    FROM_KERNEL,
-    FROM_USER,
-    INSIDE_KERNEL,
-    INSIDE_KVM,
-    INSIDE_SYSCALL,
-    INSIDE_USER,
-    TASK_RUNNING,
-    USER_IO_NONE,
-)
 from vpmu_emu.linux.trace_kinds import TR_SCHED_SWITCH
+from vpmu_emu.machine import state as machine
 from vpmu_emu.machine.engine import guest_work, run_core
 from vpmu_emu.machine.lapic import lapic_pending
 from vpmu_emu.machine.pmu import C_CYCLES, C_INST
 from vpmu_emu.machine.ring import emit
 from vpmu_emu.machine.smp import first_due, see_new_code
-from vpmu_emu.machine.state import (
-    CODE_NEXT,
-    N_REGS,
-    NEVER,
-    RUN_RESCHED,
-    RUN_SLICE,
-    RUN_STOPPED,
-    RUN_SYSCALL,
-    RUN_TIME,
-    RUN_TRAP,
-    RUN_TURN,
-    RUN_USER,
-    STOP_HALTED,
-    TRAP_EXCEPTION,
-    TRAP_INTERRUPT,
-    TRAP_SYSCALL,
-)
 from vpmu_emu.machine.u64 import ALL, ONE, U64, ZERO
 from vpmu_emu.machine.vectors import VECTOR_PF
 
@@ -87,7 +56,7 @@ def save_user(S):
     """What the core holds of the current task at CPL 3 goes to its record."""
     core = this_core(S)
     task = S.tasks[this_cpu(S).curr]
-    for i in range(N_REGS):
+    for i in range(machine.N_REGS):
         task.regs[i] = core.regs[i]
     task.rip = core.rip
     task.rflags = core.rflags
@@ -99,7 +68,7 @@ def load_user(S):
     core = this_core(S)
     task = S.tasks[this_cpu(S).curr]
     task_space(S, task.mm)
-    for i in range(N_REGS):
+    for i in range(machine.N_REGS):
         core.regs[i] = task.regs[i]
     core.rip = task.rip
     core.rflags = task.rflags
@@ -130,7 +99,7 @@ def schedule(S, M, E):
         task.on_cpu = -1
     if follows >= 0:
         core.t = max(core.t, S.tasks[follows].last_t)
-    perf_event_task_sched(S, E, CTX_TASK + follows if follows >= 0 else CTX_NONE)
+    perf_event_task_sched(S, E, state.CTX_TASK + follows if follows >= 0 else state.CTX_NONE)
     host.curr = follows
     charge(S, E, COST_CONTEXT_SWITCH)
     emit(E, core.t, TR_SCHED_SWITCH, ZERO, U64(left + 1), U64(follows + 1), ZERO)
@@ -156,7 +125,7 @@ def schedule(S, M, E):
 @jit(inline=True)
 def must_boot(host):
     """Whether this CPU has a watchdog to start (the events of others start with the first guest)."""
-    return host.booted == 0 and host.watchdog_at != NEVER
+    return host.booted == 0 and host.watchdog_at != machine.NEVER
 
 
 @jit()
@@ -165,7 +134,7 @@ def _due(S, cpu):
     host = S.percpu[cpu]
     core = S.cores[cpu]
     if host.call == 2:
-        return NEVER
+        return machine.NEVER
     if host.curr >= 0 or host.lockup != 0 or core.nmi_pending != 0 or must_boot(host):
         return core.t
     if lapic_pending(core.lapic) >= 0:
@@ -183,13 +152,13 @@ def _next_turn(S, E):
         E.due[cpu] = _due(S, cpu)
     turn, first, end = first_due(S.config.n_cores, S.config.quantum, E)
     if turn < 0:
-        S.cores[0].stop = STOP_HALTED
-        return RUN_STOPPED
+        S.cores[0].stop = machine.STOP_HALTED
+        return machine.RUN_STOPPED
     host = S.percpu[turn]
     if (host.curr < 0 or host.lockup != 0) and nothing_can_happen(S):
-        return RUN_STOPPED
+        return machine.RUN_STOPPED
     if first > E.t_limit:
-        return RUN_TIME
+        return machine.RUN_TIME
     core = S.cores[turn]
     if turn != S.this_cpu:
         see_new_code(core, E)
@@ -199,16 +168,16 @@ def _next_turn(S, E):
     core.t = max(core.t, first)  # an idle core jumps to its next timer
     if host.vcpu >= 0:
         S.this_vcpu = host.vcpu
-    return CODE_NEXT
+    return machine.CODE_NEXT
 
 
 @jit()
 def _came_back(S, code, inside):
     """After a program or a guest came back with `code`, of no concern to the kernel: it goes on later."""
     this_cpu(S).inside = inside
-    if code == RUN_TURN:
+    if code == machine.RUN_TURN:
         this_core(S).turn = 0
-        return CODE_NEXT
+        return machine.CODE_NEXT
     return code
 
 
@@ -232,26 +201,26 @@ def _user_trap(S, M, E):
     trap = core.trap
     core.trap = 0
     host = this_cpu(S)
-    host.interrupted = FROM_USER
-    if trap == TRAP_INTERRUPT:
+    host.interrupted = state.FROM_USER
+    if trap == machine.TRAP_INTERRUPT:
         handle_nmis(S, E)
-        host.interrupted = FROM_USER
+        host.interrupted = state.FROM_USER
         host_irqs_enable(S, E)
-        host.interrupted = FROM_KERNEL
-        return CODE_NEXT
-    if trap == TRAP_EXCEPTION | VECTOR_PF:
+        host.interrupted = state.FROM_KERNEL
+        return machine.CODE_NEXT
+    if trap == machine.TRAP_EXCEPTION | VECTOR_PF:
         perf_sw_event(S, E, PERF_COUNT_SW_PAGE_FAULTS, ONE)
-    host.interrupted = FROM_KERNEL
-    if trap == TRAP_SYSCALL:
-        task.entered = ENTERED_SYSCALL
+    host.interrupted = state.FROM_KERNEL
+    if trap == machine.TRAP_SYSCALL:
+        task.entered = state.ENTERED_SYSCALL
         charge(S, E, COST_SYSCALL)
         if kvm_run_begins(S, M, E):
-            return CODE_NEXT
+            return machine.CODE_NEXT
     else:
-        task.entered = ENTERED_FAULT
+        task.entered = state.ENTERED_FAULT
         task.fault = trap & _VECTOR
         charge(S, E, COST_EXCEPTION)
-    return RUN_SYSCALL
+    return machine.RUN_SYSCALL
 
 
 @jit()
@@ -279,10 +248,10 @@ def run_user(S, M, E):
     host.user_cycles += core.total[1, C_CYCLES] - cycles
     E.insn_limit = limit
     E.n_break = breaks
-    if code == RUN_TRAP:
-        host.inside = INSIDE_KERNEL
+    if code == machine.RUN_TRAP:
+        host.inside = state.INSIDE_KERNEL
         return _user_trap(S, M, E)
-    return _came_back(S, code, INSIDE_USER)
+    return _came_back(S, code, state.INSIDE_USER)
 
 
 @jit()
@@ -290,8 +259,8 @@ def _to_vmm(S, M):
     """KVM_RUN returns: the core is the VMM's again, Python finishes the system call if there is more."""
     vcpu_put(S)
     load_user(S)
-    S.tasks[this_cpu(S).curr].entered = ENTERED_KVM_RUN
-    return CODE_NEXT if kvm_run_ends(S, M) else RUN_SYSCALL
+    S.tasks[this_cpu(S).curr].entered = state.ENTERED_KVM_RUN
+    return machine.CODE_NEXT if kvm_run_ends(S, M) else machine.RUN_SYSCALL
 
 
 @jit()
@@ -301,51 +270,51 @@ def host_turn(S, M, E):
     Whoever has the turn keeps it when Python has one in between, and goes on where it was.
     """
     if _stopped(S):
-        return RUN_STOPPED
+        return machine.RUN_STOPPED
     core = this_core(S)
     host = this_cpu(S)
     over = core.turn == 0
-    if host.inside == INSIDE_KERNEL and not over:
+    if host.inside == state.INSIDE_KERNEL and not over:
         over = core.t >= core.turn_end or _due(S, S.this_cpu) > core.t
     if over:
         core.turn = 0
         code = _next_turn(S, E)
-        if code != CODE_NEXT:
+        if code != machine.CODE_NEXT:
             return code
         core = this_core(S)
         host = this_cpu(S)
     E.cpu = S.this_cpu
-    if host.inside == INSIDE_USER:
+    if host.inside == state.INSIDE_USER:
         return run_user(S, M, E)
-    if host.inside == INSIDE_KVM:
+    if host.inside == state.INSIDE_KVM:
         return HOST_GUEST
-    if host.inside == INSIDE_SYSCALL:
-        return RUN_SYSCALL
+    if host.inside == state.INSIDE_SYSCALL:
+        return machine.RUN_SYSCALL
     if core.t >= E.t_slice:
-        return RUN_SLICE
+        return machine.RUN_SLICE
     if core.t >= E.t_limit:
-        return RUN_TIME
+        return machine.RUN_TIME
     if must_boot(host):
         perf_init(S, E)
     handle_nmis(S, E)
     if host.lockup != 0:
         if nothing_can_happen(S):
-            return RUN_STOPPED
+            return machine.RUN_STOPPED
         lockup_spin(S, E, min(min(E.t_slice, E.t_limit), core.turn_end))
-        return CODE_NEXT
+        return machine.CODE_NEXT
     host_irqs_enable(S, E)
     if host.call != 0:
         host.call = 2
         core.turn_end = 0
-        return CODE_NEXT
-    if host.curr < 0 or host.need_resched != 0 or S.tasks[host.curr].state != TASK_RUNNING:
+        return machine.CODE_NEXT
+    if host.curr < 0 or host.need_resched != 0 or S.tasks[host.curr].state != state.TASK_RUNNING:
         schedule(S, M, E)
         if host.curr < 0:
             core.turn_end = 0
-            return CODE_NEXT
+            return machine.CODE_NEXT
     task = S.tasks[host.curr]
-    if task.entered != ENTERED_NOT:
-        return RUN_SYSCALL
+    if task.entered != state.ENTERED_NOT:
+        return machine.RUN_SYSCALL
     if task.vcpu < 0:
         return run_user(S, M, E)
     if host.vcpu < 0:  # ioctl(KVM_RUN)
@@ -355,7 +324,7 @@ def host_turn(S, M, E):
         charge(S, E, COST_IOCTL)
         if is_emulated_io(vcpu):
             complete_emulated_io(S, M, E, vcpu)
-        elif vcpu.complete != USER_IO_NONE:
+        elif vcpu.complete != state.USER_IO_NONE:
             complete_userspace_io(S, M, E, vcpu)
         if vcpu.user_exit >= 0:  # a single step over what was finished
             return _to_vmm(S, M)
@@ -368,17 +337,17 @@ def host_turn(S, M, E):
 @jit(inline=True)
 def before_return(S, code):
     """A run loop returns `code` to Python, which may ask again before it has done the system call."""
-    if code == RUN_SYSCALL:
-        this_cpu(S).inside = INSIDE_SYSCALL
+    if code == machine.RUN_SYSCALL:
+        this_cpu(S).inside = state.INSIDE_SYSCALL
     return code
 
 
 @jit()
 def guest_turn_ended(S, M, code):
     """After the mode's own loop came back with `code`: what the host's loop goes on with."""
-    this_cpu(S).inside = INSIDE_KERNEL
-    if code == RUN_RESCHED:
-        return CODE_NEXT
-    if code == RUN_USER:
+    this_cpu(S).inside = state.INSIDE_KERNEL
+    if code == machine.RUN_RESCHED:
+        return machine.CODE_NEXT
+    if code == machine.RUN_USER:
         return _to_vmm(S, M)
-    return _came_back(S, code, INSIDE_KVM)
+    return _came_back(S, code, state.INSIDE_KVM)

@@ -10,20 +10,6 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu.machine import state as machine
-from vpmu_emu.machine.state import (
-    CORE,
-    CPUID,
-    LAPIC,
-    N_CPUID,
-    N_CTR,
-    N_DR,
-    N_LBR,
-    N_METRICS,
-    N_MMIO,
-    N_MSR_ROWS,
-    N_REGS,
-    N_SLOTS,
-)
 from vpmu_emu.machine.u64 import U64
 from vpmu_emu.tables.cpus import COST_NAMES, PARTS
 from vpmu_emu.tables.patches import without_bits
@@ -47,9 +33,9 @@ N_ERRORS = 32  # last transitions of perf events to ERROR
 N_CLOSED = 16  # last events of the host that were closed
 N_COSTS = len(COST_NAMES)
 N_PARTS = len(PARTS)
-IDX_VLBR = N_CTR  # INTEL_PMC_IDX_FIXED_VLBR: the counter, which is none, of the guest's LBR event
+IDX_VLBR = machine.N_CTR  # INTEL_PMC_IDX_FIXED_VLBR: the counter, which is none, of the guest's LBR event
 IDX_METRIC = IDX_VLBR + 1  # INTEL_PMC_IDX_METRIC_BASE: the fractions of PERF_METRICS, which are none either
-N_IDX = IDX_METRIC + N_METRICS  # counters that perf hands out
+N_IDX = IDX_METRIC + machine.N_METRICS  # counters that perf hands out
 
 # --- perf -----------------------------------------------------------------------------------------------
 # enum perf_event_state
@@ -368,8 +354,8 @@ VCPU = np.dtype(
         ("exception_payload", "u8"),  # why
         ("event_exit_inst_len", "u8"),  # bytes of the INT3 that the VMM was told of
         # debug registers: the guest's, and those in effect
-        ("db", "u8", (N_DR,)),  # DR0 to DR3
-        ("eff_db", "u8", (N_DR,)),  # or those of its VMM: what VM entry loads
+        ("db", "u8", (machine.N_DR,)),  # DR0 to DR3
+        ("eff_db", "u8", (machine.N_DR,)),  # or those of its VMM: what VM entry loads
         ("dr6", "u8"),  # as the guest reads it
         ("dr7", "u8"),  # as the guest wrote it
         ("switch_db_regs", "u8"),  # KVM_DEBUGREG_*
@@ -402,11 +388,11 @@ VCPU = np.dtype(
         ("pio_size", "u8"),  # bytes of its access to a port
         ("pio_count", "u8"),  # elements of INS that the VMM was asked for
         # accesses of the instruction at hand that the VMM does: vcpu->mmio_fragments
-        ("mmio_read", "u8", (N_MMIO,)),  # what it gave so far
+        ("mmio_read", "u8", (machine.N_MMIO,)),  # what it gave so far
         ("mmio_reads", "i8"),  # so many
-        ("mmio_gpa", "u8", (N_MMIO,)),  # writes that it is told of, one exit each: addresses,
-        ("mmio_len", "u8", (N_MMIO,)),  # bytes
-        ("mmio_data", "u8", (N_MMIO,)),  # and values
+        ("mmio_gpa", "u8", (machine.N_MMIO,)),  # writes that it is told of, one exit each: addresses,
+        ("mmio_len", "u8", (machine.N_MMIO,)),  # bytes
+        ("mmio_data", "u8", (machine.N_MMIO,)),  # and values
         ("mmio_writes", "i8"),  # so many
         ("mmio_cur", "i8"),  # the one that it was told of last
         ("cui_linear_rip", "u8"),  # where it lies; ALL: the emulator's, which does not look
@@ -419,14 +405,14 @@ VCPU = np.dtype(
         ("vmcs", "i8"),  # the VMCS page
         ("msr_bitmap", "i8"),  # the page of the MSR bitmap
         ("msr_lists", "i8"),  # exit-store at +0, exit-load at +0x400, entry-load at +0x800
-        ("cpuid", CPUID, (N_CPUID,)),  # KVM_SET_CPUID2; leaf ALL: unused entry
+        ("cpuid", machine.CPUID, (machine.N_CPUID,)),  # KVM_SET_CPUID2; leaf ALL: unused entry
         # what KVM's handlers do with each row of the MSR table, for the shape that the guest sees
-        ("msr_n", "i8", (N_MSR_ROWS,)),  # instances that exist
-        ("msr_reserved", "u8", (N_MSR_ROWS,)),  # writing any of these bits is #GP
-        ("msr_access", "i8", (N_MSR_ROWS,)),  # 0 read-write, 1 read-only, 2 write-only, 3 dropped
-        ("msr_dropped", "i8", (N_MSR_ROWS,)),  # first instances that never fault although absent
+        ("msr_n", "i8", (machine.N_MSR_ROWS,)),  # instances that exist
+        ("msr_reserved", "u8", (machine.N_MSR_ROWS,)),  # writing any of these bits is #GP
+        ("msr_access", "i8", (machine.N_MSR_ROWS,)),  # 0 read-write, 1 read-only, 2 write-only, 3 dropped
+        ("msr_dropped", "i8", (machine.N_MSR_ROWS,)),  # first instances that never fault although absent
         # of the guest while the vCPU is not loaded on a core
-        ("regs", "u8", (N_REGS,)),  # general registers and segment bases
+        ("regs", "u8", (machine.N_REGS,)),  # general registers and segment bases
         ("cr2", "u8"),  # address of the last page fault
         ("star", "u8"),  # SYSCALL and SYSRET
         ("lstar", "u8"),  # entry of SYSCALL
@@ -440,7 +426,7 @@ VCPU = np.dtype(
         ("pat", "u8"),  # memory types
         ("power_ctl", "u8"),  # MSR_POWER_CTL
         ("xcr0", "u8"),  # XSETBV
-        ("vapic", LAPIC),  # its virtual-APIC page
+        ("vapic", machine.LAPIC),  # its virtual-APIC page
         ("fastpaths", "u8"),  # re-entries inside the inner loop
         ("pmu", KVM_PMU),  # its virtual PMU
     ]
@@ -475,10 +461,10 @@ VM = np.dtype(
         ("msr_filter_allow", "i8"),  # 1: what is in no range is allowed
         ("user_space_msr_mask", "i8"),  # KVM_CAP_X86_USER_SPACE_MSR: KVM_MSR_EXIT_REASON_*
         # memory slots: what the guest sees there is what its VMM has at `slot_hva` at that time
-        ("slot_gpa", "u8", (N_SLOTS,)),  # guest-physical
-        ("slot_size", "u8", (N_SLOTS,)),  # length 0: unused
-        ("slot_id", "i8", (N_SLOTS,)),  # number that the VMM gave it
-        ("slot_hva", "u8", (N_SLOTS,)),  # where the VMM sees it
+        ("slot_gpa", "u8", (machine.N_SLOTS,)),  # guest-physical
+        ("slot_size", "u8", (machine.N_SLOTS,)),  # length 0: unused
+        ("slot_id", "i8", (machine.N_SLOTS,)),  # number that the VMM gave it
+        ("slot_hva", "u8", (machine.N_SLOTS,)),  # where the VMM sees it
     ]
 )
 
@@ -554,7 +540,7 @@ TASK = np.dtype(
         ("migrations", "u8"),  # times that it changed cores
         ("sum_exec", "i8"),  # time that it ran in all
         # at CPL 3, while it does not run
-        ("regs", "u8", (N_REGS,)),  # general registers and segment bases
+        ("regs", "u8", (machine.N_REGS,)),  # general registers and segment bases
         ("rip", "u8"),  # next instruction
         ("rflags", "u8"),  # status and interrupt flags
     ]
@@ -606,9 +592,9 @@ CONTEXT = np.dtype(
         ("lbr_valid", "i8"),  # 1: they are here (LBR_VALID)
         ("lbr_sel", "u8"),  # MSR_LBR_SELECT
         ("lbr_tos", "u8"),  # MSR_LASTBRANCH_TOS
-        ("lbr_from", "u8", (N_LBR,)),  # the records, by register
-        ("lbr_to", "u8", (N_LBR,)),  # their targets
-        ("lbr_info", "u8", (N_LBR,)),  # and what else is known
+        ("lbr_from", "u8", (machine.N_LBR,)),  # the records, by register
+        ("lbr_to", "u8", (machine.N_LBR,)),  # their targets
+        ("lbr_info", "u8", (machine.N_LBR,)),  # and what else is known
     ]
 )
 
@@ -618,7 +604,7 @@ SYSTEM = np.dtype(
         ("this_cpu", "i8"),  # core that compiled code works for: index of cores and percpu
         ("this_vcpu", "i8"),  # vCPU that it works for: index of vcpus
         ("msr_value", "u8"),  # what CALL_GET_MSR read
-        ("cores", CORE, (N_CORES,)),  # the silicon
+        ("cores", machine.CORE, (N_CORES,)),  # the silicon
         ("percpu", PERCPU, (N_CORES,)),  # perf, scheduler and interrupts of each core
         ("list_end", "i8"),  # next value of an event's `order`
         ("perf_rows", "i8"),  # 1 + the highest row of `perf_events` that is in use

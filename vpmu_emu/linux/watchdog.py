@@ -12,20 +12,9 @@ from typing import Any
 
 from vpmu_emu._jit import jit
 from vpmu_emu.errors import ConfigError
+from vpmu_emu.linux import state
 from vpmu_emu.linux.native import cost, retire_work
 from vpmu_emu.linux.percpu import this_core, this_cpu
-from vpmu_emu.linux.state import (
-    OWNER_HOST,
-    PERF_EVENT_STATE_ACTIVE,
-    PERF_EVENT_STATE_INACTIVE,
-    PERF_TYPE_RAW,
-    W_WATCHDOG_EXCLUDE_GUEST,
-    WATCHDOG_BUDDY,
-    WATCHDOG_HPET,
-    WATCHDOG_NAMES,
-    WATCHDOG_NMI,
-    WATCHDOG_OFF,
-)
 from vpmu_emu.linux.trace_kinds import TR_LOCKUP
 from vpmu_emu.machine.clock import tsc_value
 from vpmu_emu.machine.ring import emit
@@ -86,7 +75,7 @@ def watchdog_timer_fn(S, E):
     retire_work(S, E, COST_TIMER_FN)
     host.hrtimer_interrupts += 1
     # three sample periods are a fifth more than watchdog_thresh
-    if S.config.watchdog == WATCHDOG_BUDDY and host.hrtimer_interrupts % 3 == 0:
+    if S.config.watchdog == state.WATCHDOG_BUDDY and host.hrtimer_interrupts % 3 == 0:
         other = watchdog_next_cpu(S, S.this_cpu)
         if other >= 0:
             watchdog_hardlockup_check(S, E, other)
@@ -130,14 +119,14 @@ def hardlockup_detector_nmi_handler(S, E):
 @jit()
 def lockup_will_be_seen(S, cpu):
     """Whether the detector can find the lockup of `cpu`."""
-    if S.config.watchdog == WATCHDOG_HPET:
+    if S.config.watchdog == state.WATCHDOG_HPET:
         return True
-    if S.config.watchdog == WATCHDOG_NMI:
+    if S.config.watchdog == state.WATCHDOG_NMI:
         for i in range(S.perf_rows):
             event = S.perf_events[i]
             if event.used != 0 and event.watchdog != 0 and event.ctx == cpu:
-                return event.state == PERF_EVENT_STATE_ACTIVE
-    if S.config.watchdog == WATCHDOG_BUDDY:
+                return event.state == state.PERF_EVENT_STATE_ACTIVE
+    if S.config.watchdog == state.WATCHDOG_BUDDY:
         for other in range(S.config.n_cores):
             if S.percpu[other].lockup == 0 and watchdog_next_cpu(S, other) == cpu:
                 return True
@@ -151,8 +140,8 @@ def check_settings(detector: str, thresh: float, version: int) -> None:
     Raises:
         ConfigError: they are something else.
     """
-    if detector not in WATCHDOG_NAMES:
-        raise ConfigError("watchdog", f"no detector is named {detector!r}", " ".join(WATCHDOG_NAMES))
+    if detector not in state.WATCHDOG_NAMES:
+        raise ConfigError("watchdog", f"no detector is named {detector!r}", " ".join(state.WATCHDOG_NAMES))
     if not (math.isfinite(thresh) and LEAST_THRESH <= thresh <= MOST_THRESH):
         raise ConfigError("watchdog-thresh", f"{thresh:g} seconds", f"{LEAST_THRESH:g} to {MOST_THRESH:g}")
     if detector == "nmi" and not version:
@@ -167,9 +156,9 @@ def lockup_detector_init(S: Any, detector: str, thresh: float) -> None:
     """
     check_settings(detector, thresh, int(S.cores[0].pmu.version))
     config = S.config
-    config.watchdog = WATCHDOG_NAMES.index(detector)
+    config.watchdog = state.WATCHDOG_NAMES.index(detector)
     config.watchdog_period = round(thresh * int(config.core_khz) * 1000) * 16
-    if detector == WATCHDOG_NAMES[WATCHDOG_OFF]:
+    if detector == state.WATCHDOG_NAMES[state.WATCHDOG_OFF]:
         return
     period = int(config.watchdog_period)
     cpus = int(config.n_cores)
@@ -187,17 +176,18 @@ def _hardlockup_detector_event_create(S: Any, cpu: int) -> None:
     i = int(S.perf_rows)
     event = S.perf_events[i]
     event.used = event.watchdog = event.pinned = event.stopped = 1
-    event.state = PERF_EVENT_STATE_INACTIVE
-    event.pmu_type = PERF_TYPE_RAW
+    event.state = state.PERF_EVENT_STATE_INACTIVE
+    event.pmu_type = state.PERF_TYPE_RAW
     event.ctx = event.cpu = cpu
-    event.owner = OWNER_HOST
+    event.owner = state.OWNER_HOST
     event.pmc = event.spec = -1
     event.leader = i
     event.order = int(S.list_end)
     event.config = CPU_CYCLES
     # Mainline's event counts in guests too: it is one reason for which a mediated vPMU is refused while it
     # exists. In the series it has to exclude them, or the first VM entry puts it into ERROR (patch 03).
-    event.exclude_guest = int(S.config.series and not int(S.config.without) & int(W_WATCHDOG_EXCLUDE_GUEST))
+    left_out = int(S.config.without) & int(state.W_WATCHDOG_EXCLUDE_GUEST)
+    event.exclude_guest = int(S.config.series and not left_out)
     # hw_nmi_get_sample_period(): cpu_khz is the marked frequency, the event counts at turbo
     cycles = int(S.config.watchdog_period) * int(S.config.tsc_khz) // (16 * int(S.config.core_khz))
     event.sample_period = event.period = cycles
@@ -229,7 +219,7 @@ def lockup_report(S: Any) -> dict[str, Any]:
             }
         )
     return {
-        "detector": WATCHDOG_NAMES[int(config.watchdog)],
+        "detector": state.WATCHDOG_NAMES[int(config.watchdog)],
         "thresh": int(config.watchdog_period) / (int(config.core_khz) * 16000),
         "lockups": found,
     }

@@ -9,13 +9,13 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
+from vpmu_emu.machine import ops
 from vpmu_emu.machine import semantics as sem
 from vpmu_emu.machine.bits import popcount
 from vpmu_emu.machine.breakpoints import WATCHED
 from vpmu_emu.machine.cache import cache_flush_line
 from vpmu_emu.machine.decode import LOAD_LANE, STORE_LANE
 from vpmu_emu.machine.memory import TLB_INDEX, fault, mem_read, read, write
-from vpmu_emu.machine.ops import COLD_OP, K_CL, K_HIGH, K_IMM, K_MEM, K_REG
 from vpmu_emu.machine.processor_flags import X86_EFLAGS_DF, X86_EFLAGS_FIXED
 from vpmu_emu.machine.semantics import (
     STATUS_FLAGS,
@@ -55,7 +55,7 @@ from vpmu_emu.machine.u64 import ALL, BYTE, LOW32, ONE, PAGE_BASE, U8, U15, U63,
 from vpmu_emu.machine.vectors import VECTOR_DE, VECTOR_GP
 from vpmu_emu.tables.cpus import LATENCIES
 
-OP = COLD_OP
+OP = ops.COLD_OP
 (O_MOV, O_ADD, O_OR, O_ADC, O_SBB, O_AND, O_SUB, O_XOR, O_CMP, O_TEST) = (
     OP[n] for n in ("mov", "add", "or", "adc", "sbb", "and", "sub", "xor", "cmp", "test")
 )  # fmt: skip
@@ -132,15 +132,15 @@ def put_address(core, u, n, value):
 @jit()
 def get(core, M, E, u, kind, n, size):
     """(code, value) of an operand: kind K_*, register n, `size` bytes (uint64)."""
-    if kind == K_REG:
+    if kind == ops.K_REG:
         return CODE_NEXT, core.regs[n] & (ALL >> (U64(64) - (size << U64(3))))
-    if kind == K_MEM:
+    if kind == ops.K_MEM:
         return read(core, M, E, address(core, u), size)
-    if kind == K_IMM:
+    if kind == ops.K_IMM:
         return CODE_NEXT, u.imm & (ALL >> (U64(64) - (size << U64(3))))
-    if kind == K_HIGH:
+    if kind == ops.K_HIGH:
         return CODE_NEXT, (core.regs[n] >> U8) & BYTE
-    if kind == K_CL:
+    if kind == ops.K_CL:
         return CODE_NEXT, core.regs[RCX] & BYTE
     return CODE_NEXT, ZERO
 
@@ -161,11 +161,11 @@ def put_register(core, n, size, value):
 @jit()
 def put(core, M, E, u, kind, n, size, value):
     """Store to an operand: CODE_NEXT, CODE_EDGE or CODE_FAULT."""
-    if kind == K_MEM:
+    if kind == ops.K_MEM:
         return write(core, M, E, address(core, u), size, value)
-    if kind == K_REG:
+    if kind == ops.K_REG:
         put_register(core, n, size, value)
-    elif kind == K_HIGH:
+    elif kind == ops.K_HIGH:
         core.regs[n] = (core.regs[n] & ~_HIGH_MASK) | ((value & BYTE) << U8)
     return CODE_NEXT
 
@@ -284,7 +284,7 @@ def _shift(core, M, E, u, op, size, sh):
     code, x = get(core, M, E, u, np.int64(u.dst), np.int64(u.a), size)
     if code != CODE_NEXT:
         return code
-    n = core.regs[RCX] & BYTE if u.src == K_CL else u.imm & BYTE
+    n = core.regs[RCX] & BYTE if u.src == ops.K_CL else u.imm & BYTE
     n = shift_count(n, sh)
     if n == ZERO:  # no flag changes, but a 32-bit destination is written
         return put(core, M, E, u, np.int64(u.dst), np.int64(u.a), size, x)
@@ -318,7 +318,7 @@ def _double_shift(core, M, E, u, op, size, sh):
     if code != CODE_NEXT:
         return code
     y = core.regs[u.r] & (ALL >> sh)
-    n = core.regs[RCX] & BYTE if u.cc == K_CL else u.imm & BYTE
+    n = core.regs[RCX] & BYTE if u.cc == ops.K_CL else u.imm & BYTE
     n = shift_count(n, sh)
     if n == ZERO:
         return put(core, M, E, u, np.int64(u.dst), np.int64(u.a), size, x)
@@ -338,7 +338,7 @@ def _multiply(core, M, E, u, op, size, sh):
         code, x = get(core, M, E, u, np.int64(u.src), np.int64(u.r), size)
         if code != CODE_NEXT:
             return code
-        y = u.imm & (ALL >> sh) if u.cc == K_IMM else core.regs[u.a] & (ALL >> sh)
+        y = u.imm & (ALL >> sh) if u.cc == ops.K_IMM else core.regs[u.a] & (ALL >> sh)
         lo, _hi, cv = sem.imul(x, y, sh)
         put_register(core, np.int64(u.a), size, lo)
         set_flags(core, lo, cv, sh)
@@ -381,12 +381,12 @@ def _multiply(core, M, E, u, op, size, sh):
 def _bits(core, M, E, u, op, size, sh):
     # BT BTS BTR BTC: a register bit offset reaches beyond a memory operand, either way.
     width_log = U64(3) if size == ONE else U64(4) if size == U64(2) else U64(5) if size == U64(4) else _U6
-    offset = u.imm if u.src == K_IMM else core.regs[u.r] & (ALL >> sh)
+    offset = u.imm if u.src == ops.K_IMM else core.regs[u.r] & (ALL >> sh)
     bit = offset & ((ONE << width_log) - ONE)
     va = ZERO
-    if u.dst == K_MEM:
+    if u.dst == ops.K_MEM:
         va = effective(core, u)
-        if u.src != K_IMM:
+        if u.src != ops.K_IMM:
             wide = sext(offset, sh)
             words = (wide >> width_log) | (~(ALL >> width_log) if wide >> U63 != ZERO else ZERO)
             va += words * size
@@ -406,7 +406,7 @@ def _bits(core, M, E, u, op, size, sh):
         z = x ^ mask
     code = CODE_NEXT
     if op != O_BT:
-        if u.dst == K_MEM:
+        if u.dst == ops.K_MEM:
             code = write(core, M, E, va, size, z)
             if code >= CODE_NOT_RETIRED:
                 return code
@@ -452,8 +452,8 @@ def _exchange(core, M, E, u, op, size, sh):
         return code
     if op == O_XCHG:
         # the memory operand may be written as either of the two
-        if u.src == K_MEM:
-            code, y = get(core, M, E, u, K_MEM, 0, size)
+        if u.src == ops.K_MEM:
+            code, y = get(core, M, E, u, ops.K_MEM, 0, size)
             if code != CODE_NEXT:
                 return code
             code = write(core, M, E, address(core, u), size, x)
@@ -468,7 +468,7 @@ def _exchange(core, M, E, u, op, size, sh):
     _ok, y = get(core, M, E, u, np.int64(u.src), np.int64(u.r), size)
     if op == O_XADD:
         z, cv = sem.add(x, y, core.cv, sh)
-        if u.dst == K_MEM:
+        if u.dst == ops.K_MEM:
             code = put(core, M, E, u, np.int64(u.dst), np.int64(u.a), size, z)
             if code >= CODE_NOT_RETIRED:
                 return code
@@ -485,7 +485,7 @@ def _exchange(core, M, E, u, op, size, sh):
         if code >= CODE_NOT_RETIRED:
             return code
     else:
-        if u.dst == K_MEM:  # the destination is written back in either case
+        if u.dst == ops.K_MEM:  # the destination is written back in either case
             code = write(core, M, E, address(core, u), size, x)
             if code >= CODE_NOT_RETIRED:
                 return code
@@ -497,9 +497,9 @@ def _exchange(core, M, E, u, op, size, sh):
 @jit()
 def _stack(core, M, E, u, op, size):
     if op == O_PUSH:
-        if u.dst == K_REG and u.a == REG_FS:
+        if u.dst == ops.K_REG and u.a == REG_FS:
             return push(core, M, E, size, core.selectors[4])
-        if u.dst == K_REG and u.a == REG_GS:
+        if u.dst == ops.K_REG and u.a == REG_GS:
             return push(core, M, E, size, core.selectors[5])
         code, x = get(core, M, E, u, np.int64(u.dst), np.int64(u.a), size)
         if code != CODE_NEXT:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
+from vpmu_emu.machine import ops, state
 from vpmu_emu.machine.memory import (
     CODE_ROW,
     CODE_SHIFT,
@@ -20,115 +21,41 @@ from vpmu_emu.machine.memory import (
     fault,
     fetch_address,
 )
-from vpmu_emu.machine.ops import (
-    CANDIDATES,
-    COLD_OP,
-    F_CL,
-    F_FIXED,
-    F_IMM,
-    F_MOFFS,
-    F_NONE,
-    F_ONE,
-    F_PLUS,
-    F_REG,
-    F_REL,
-    F_RM,
-    F_VVVV,
-    FC_CC,
-    FC_COST,
-    FC_DIGIT,
-    FC_EMULATOR,
-    FC_ENDS,
-    FC_FEATURE,
-    FC_FIXED,
-    FC_IMM,
-    FC_IMM2,
-    FC_IMM_SIGNED,
-    FC_K0,
-    FC_K1,
-    FC_K2,
-    FC_LOCK,
-    FC_MOD,
-    FC_MODRM,
-    FC_OP_MEM,
-    FC_OP_REG,
-    FC_OPSIZES,
-    FC_R0,
-    FC_R1,
-    FC_REP,
-    FC_REQUIRES,
-    FC_RMW,
-    FC_WIDTH,
-    FC_WIDTH2,
-    FORM_LANES1,
-    FORM_LANES2,
-    FORM_TABLE,
-    GENERAL_OP,
-    HOT_OP,
-    K_CL,
-    K_HIGH,
-    K_IMM,
-    K_MEM,
-    K_NONE,
-    K_REG,
-    MOD_CLASS,
-    OP_BREAK,
-    OP_FETCH,
-    OP_LINK,
-    OP_UD,
-    OPCODE_START,
-    SYSTEM_OP,
-)
 from vpmu_emu.machine.physical import NOWHERE, PAGE_CODE
 from vpmu_emu.machine.processor_flags import X86_EFLAGS_RF
-from vpmu_emu.machine.state import (
-    CODE_WORDS,
-    GENERATIONS,
-    LANE_BITS,
-    LANES1,
-    N_CODE,
-    N_MAP,
-    N_PREDICTOR,
-    N_TLB,
-    N_UOPS,
-    REG_FS,
-    REG_GS,
-    REG_ZERO,
-    RSP,
-)
 from vpmu_emu.machine.u64 import ONE, PAGE_BASE, PAGE_MASK, U3, U12, U16, U48, U64, ZERO
 from vpmu_emu.machine.vectors import VECTOR_GP
 from vpmu_emu.tables.cpus import LATENCIES
 from vpmu_emu.tables.instructions import MAPS, NO_PREFIX, NO_REPEAT
 
-OP_NOP = HOT_OP["nop"]
-OP_FROM_SREG = SYSTEM_OP["mov_from_sreg"]
-OP_TO_SREG = SYSTEM_OP["mov_to_sreg"]
-OP_FROM_CR, OP_TO_CR = SYSTEM_OP["mov_from_cr"], SYSTEM_OP["mov_to_cr"]
-OP_FROM_DR, OP_TO_DR = SYSTEM_OP["mov_from_dr"], SYSTEM_OP["mov_to_dr"]
+OP_NOP = ops.HOT_OP["nop"]
+OP_FROM_SREG = ops.SYSTEM_OP["mov_from_sreg"]
+OP_TO_SREG = ops.SYSTEM_OP["mov_to_sreg"]
+OP_FROM_CR, OP_TO_CR = ops.SYSTEM_OP["mov_from_cr"], ops.SYSTEM_OP["mov_to_cr"]
+OP_FROM_DR, OP_TO_DR = ops.SYSTEM_OP["mov_from_dr"], ops.SYSTEM_OP["mov_to_dr"]
 CONTROL = 1 << 0 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 8  # CR0, CR2, CR3, CR4, CR8
-OP_LOOP = HOT_OP["loop"]
-N_HOT = len(GENERAL_OP)
-MOD_ANY = MOD_CLASS["any"]
+OP_LOOP = ops.HOT_OP["loop"]
+N_HOT = len(ops.GENERAL_OP)
+MOD_ANY = ops.MOD_CLASS["any"]
 LAT_LOAD = LATENCIES.index("load")
 LAT_STORE = LATENCIES.index("store")
-LOAD_LANE = U64(LANE_BITS * LANES1.index("load"))
-STORE_LANE = U64(LANE_BITS * LANES1.index("store"))
-FIRST_SHIFT = HOT_OP["shl_rr64"]
-LAST_SHIFT = HOT_OP["ror_rr32"]
+LOAD_LANE = U64(state.LANE_BITS * state.LANES1.index("load"))
+STORE_LANE = U64(state.LANE_BITS * state.LANES1.index("store"))
+FIRST_SHIFT = ops.HOT_OP["shl_rr64"]
+LAST_SHIFT = ops.HOT_OP["ror_rr32"]
 # hot arms of the five shifts come in pairs of widths, the general ones singly, in the same order
-FIRST_COLD_SHIFT = COLD_OP["shl"]
-_MAP_MASK = U64(N_MAP - 1)
-_BP_MASK = U64(N_PREDICTOR - 1)
+FIRST_COLD_SHIFT = ops.COLD_OP["shl"]
+_MAP_MASK = U64(state.N_MAP - 1)
+_BP_MASK = U64(state.N_PREDICTOR - 1)
 _U58 = U64(58)
 _U6 = U64(6)
 _IN_WORD = U64(63)
 _LOW48 = U64((1 << 48) - 1)
-_GENERATION = U64(GENERATIONS - 1)
+_GENERATION = U64(state.GENERATIONS - 1)
 _U10 = U64(10)
 _MAX_BLOCK = 64
 # the block builder never gets so far: one that is always zero, REP that goes on and the link behind it
-BLANK, REP = N_UOPS - 4, N_UOPS - 3
+BLANK, REP = state.N_UOPS - 4, state.N_UOPS - 3
 _MAX_LENGTH = 15
 _SIGN = np.array([0, 1 << 7, 1 << 15, 0, 1 << 31, 0, 0, 0, 1 << 63], dtype=np.uint64)
 _EXTEND = np.array(
@@ -215,7 +142,7 @@ def _decode(core, E, rip, u, have):
     opsize16 = False
     rep = 0
     lock = False
-    seg = REG_ZERO
+    seg = state.REG_ZERO
     rex = 0
     addr32 = False
     while pos < have:
@@ -227,9 +154,9 @@ def _decode(core, E, rip, u, have):
         elif b == 0xF0:
             lock = True
         elif b == 0x64:
-            seg = REG_FS
+            seg = state.REG_FS
         elif b == 0x65:
-            seg = REG_GS
+            seg = state.REG_GS
         elif b == 0x67:
             addr32 = True
         elif b & 0xF0 == 0x40:
@@ -247,16 +174,16 @@ def _decode(core, E, rip, u, have):
     u.lanes2 = ZERO
     u.target = -1
     u.bp = np.int64((rip ^ (rip >> _U10)) & _BP_MASK)
-    u.a = REG_ZERO
-    u.r = REG_ZERO
-    u.b = REG_ZERO
-    u.c = REG_ZERO
+    u.a = state.REG_ZERO
+    u.r = state.REG_ZERO
+    u.b = state.REG_ZERO
+    u.c = state.REG_ZERO
     u.scale = 0
     u.seg = seg
     u.width = 0
     u.width2 = 0
-    u.dst = K_NONE
-    u.src = K_NONE
+    u.dst = ops.K_NONE
+    u.src = ops.K_NONE
     u.cc = 0
     u.lock = 1 if lock else 0
     u.addr32 = 1 if addr32 else 0
@@ -264,7 +191,7 @@ def _decode(core, E, rip, u, have):
     u.len = 1
     E.code_size = 0
     u.cost = core.latency[0]
-    u.op = OP_UD
+    u.op = ops.OP_UD
     if pos >= have:
         return _too_long(E, have)
     opcode = np.int64(E.fetch[pos])
@@ -304,34 +231,34 @@ def _decode(core, E, rip, u, have):
     size_bit = 4 if size == 64 else 1 if size == 16 else 2
     modrm = np.int64(E.fetch[pos]) if pos < have else -1
     form = -1
-    for k in range(OPCODE_START[opcode, 1]):
-        f = CANDIDATES[OPCODE_START[opcode, 0] + k]
-        need = FORM_TABLE[f, FC_REQUIRES]
+    for k in range(ops.OPCODE_START[opcode, 1]):
+        f = ops.CANDIDATES[ops.OPCODE_START[opcode, 0] + k]
+        need = ops.FORM_TABLE[f, ops.FC_REQUIRES]
         if (need == NO_PREFIX or need == 0x66) and (rep != 0 or opsize16 != (need == 0x66)):
             continue
         if need == NO_REPEAT and rep != 0:
             continue
         if (need > 0x67 and need != rep) or (need == 0x67 and not addr32):
             continue
-        if FORM_TABLE[f, FC_FEATURE] & core.features != FORM_TABLE[f, FC_FEATURE]:
+        if ops.FORM_TABLE[f, ops.FC_FEATURE] & core.features != ops.FORM_TABLE[f, ops.FC_FEATURE]:
             continue
-        if FORM_TABLE[f, FC_OPSIZES] & size_bit == 0:
+        if ops.FORM_TABLE[f, ops.FC_OPSIZES] & size_bit == 0:
             continue
         if opcode == 0x90:
             # 90 is XCHG rAX, rAX and does nothing; with REX.B it is a real exchange.
-            is_nop = FORM_TABLE[f, FC_OP_REG] == OP_NOP
+            is_nop = ops.FORM_TABLE[f, ops.FC_OP_REG] == OP_NOP
             if is_nop == (rex & 1 != 0):
                 continue
-        if FORM_TABLE[f, FC_MODRM] != 0:
+        if ops.FORM_TABLE[f, ops.FC_MODRM] != 0:
             if modrm < 0:
                 return _too_long(E, have)
-            if FORM_TABLE[f, FC_FIXED] >= 0 and FORM_TABLE[f, FC_FIXED] != modrm:
+            if ops.FORM_TABLE[f, ops.FC_FIXED] >= 0 and ops.FORM_TABLE[f, ops.FC_FIXED] != modrm:
                 continue
-            if FORM_TABLE[f, FC_DIGIT] >= 0 and FORM_TABLE[f, FC_DIGIT] != (modrm >> 3) & 7:
+            if ops.FORM_TABLE[f, ops.FC_DIGIT] >= 0 and ops.FORM_TABLE[f, ops.FC_DIGIT] != (modrm >> 3) & 7:
                 continue
-            if FORM_TABLE[f, FC_MOD] == 1 and modrm >> 6 != 3:
+            if ops.FORM_TABLE[f, ops.FC_MOD] == 1 and modrm >> 6 != 3:
                 continue
-            if FORM_TABLE[f, FC_MOD] == 2 and modrm >> 6 == 3:
+            if ops.FORM_TABLE[f, ops.FC_MOD] == 2 and modrm >> 6 == 3:
                 continue
         form = f
         break
@@ -343,12 +270,13 @@ def _decode(core, E, rip, u, have):
     rm = 0
     memory = False
     rip_relative = False
-    if FORM_TABLE[form, FC_MODRM] != 0:
+    if ops.FORM_TABLE[form, ops.FC_MODRM] != 0:
         pos += 1
         mod = modrm >> 6
         reg = ((modrm >> 3) & 7) | ((rex & 4) << 1)
         rm = (modrm & 7) | ((rex & 1) << 3)
-        if mod != 3 and FORM_TABLE[form, FC_FIXED] < 0 and FORM_TABLE[form, FC_MOD] != MOD_ANY:
+        plain = ops.FORM_TABLE[form, ops.FC_MOD] != MOD_ANY
+        if mod != 3 and plain and ops.FORM_TABLE[form, ops.FC_FIXED] < 0:
             memory = True
             dsize = 1 if mod == 1 else 4 if mod == 2 else 0
             if modrm & 7 == 4:
@@ -357,7 +285,7 @@ def _decode(core, E, rip, u, have):
                 sib = np.int64(E.fetch[pos])
                 pos += 1
                 index = ((sib >> 3) & 7) | ((rex & 2) << 2)
-                if index != RSP:
+                if index != state.RSP:
                     u.c = index
                     u.scale = sib >> 6
                 if sib & 7 == 5 and mod == 0:
@@ -373,21 +301,21 @@ def _decode(core, E, rip, u, have):
                 return _too_long(E, have)
             u.disp = _sign_extend(_immediate(E, pos, dsize), dsize)
             pos += dsize
-    k0 = FORM_TABLE[form, FC_K0]
-    k1 = FORM_TABLE[form, FC_K1]
-    if k0 == F_MOFFS or k1 == F_MOFFS:
+    k0 = ops.FORM_TABLE[form, ops.FC_K0]
+    k1 = ops.FORM_TABLE[form, ops.FC_K1]
+    if k0 == ops.F_MOFFS or k1 == ops.F_MOFFS:
         n = 4 if addr32 else 8
         if pos + n > have:
             return _too_long(E, have)
         u.disp = _immediate(E, pos, n)
         pos += n
         memory = True
-    isize = FORM_TABLE[form, FC_IMM]
-    isize2 = FORM_TABLE[form, FC_IMM2]
+    isize = ops.FORM_TABLE[form, ops.FC_IMM]
+    isize2 = ops.FORM_TABLE[form, ops.FC_IMM2]
     if pos + isize + isize2 > have:
         return _too_long(E, have)
     imm = _immediate(E, pos, isize)
-    if FORM_TABLE[form, FC_IMM_SIGNED] != 0:
+    if ops.FORM_TABLE[form, ops.FC_IMM_SIGNED] != 0:
         imm = _sign_extend(imm, isize)
     if isize2 != 0:
         u.disp = _immediate(E, pos + isize, isize2)
@@ -395,12 +323,12 @@ def _decode(core, E, rip, u, have):
     end = rip + U64(pos)
     if rip_relative:
         u.disp += end
-    if k0 == F_REL:
+    if k0 == ops.F_REL:
         imm += end
-    if k1 == F_ONE:
+    if k1 == ops.F_ONE:
         imm = ONE
-    width = FORM_TABLE[form, FC_WIDTH]
-    width2 = FORM_TABLE[form, FC_WIDTH2]
+    width = ops.FORM_TABLE[form, ops.FC_WIDTH]
+    width2 = ops.FORM_TABLE[form, ops.FC_WIDTH2]
     if width == 0:
         width = size
     u.len = pos
@@ -408,61 +336,61 @@ def _decode(core, E, rip, u, have):
     u.width2 = width2
     u.imm = imm
     # operand 1
-    if (k0 == F_RM and memory) or k0 == F_MOFFS:
-        u.dst = K_MEM
-    elif k0 == F_IMM or k0 == F_REL:
-        u.dst = K_IMM
-    elif k0 != F_NONE:
-        n = reg if k0 == F_REG else third if k0 == F_VVVV else rm
-        if k0 == F_FIXED:
-            n = FORM_TABLE[form, FC_R0]
-        elif k0 == F_PLUS:
+    if (k0 == ops.F_RM and memory) or k0 == ops.F_MOFFS:
+        u.dst = ops.K_MEM
+    elif k0 == ops.F_IMM or k0 == ops.F_REL:
+        u.dst = ops.K_IMM
+    elif k0 != ops.F_NONE:
+        n = reg if k0 == ops.F_REG else third if k0 == ops.F_VVVV else rm
+        if k0 == ops.F_FIXED:
+            n = ops.FORM_TABLE[form, ops.FC_R0]
+        elif k0 == ops.F_PLUS:
             n = (opcode & 7) | ((rex & 1) << 3)
-        u.dst = K_REG
-        if width == 8 and rex == 0 and n >= 4 and n < 8 and k0 != F_FIXED:
-            u.dst = K_HIGH
+        u.dst = ops.K_REG
+        if width == 8 and rex == 0 and n >= 4 and n < 8 and k0 != ops.F_FIXED:
+            u.dst = ops.K_HIGH
             n -= 4
         u.a = n
     # operand 2
-    if (k1 == F_RM and memory) or k1 == F_MOFFS:
-        u.src = K_MEM
-    elif k1 == F_IMM or k1 == F_ONE:
-        u.src = K_IMM
-    elif k1 == F_CL:
-        u.src = K_CL
+    if (k1 == ops.F_RM and memory) or k1 == ops.F_MOFFS:
+        u.src = ops.K_MEM
+    elif k1 == ops.F_IMM or k1 == ops.F_ONE:
+        u.src = ops.K_IMM
+    elif k1 == ops.F_CL:
+        u.src = ops.K_CL
         u.r = 1
-    elif k1 == F_REG or k1 == F_RM or k1 == F_FIXED or k1 == F_PLUS:
-        n = reg if k1 == F_REG else rm
-        if k1 == F_FIXED:
-            n = FORM_TABLE[form, FC_R1]
-        elif k1 == F_PLUS:
+    elif k1 == ops.F_REG or k1 == ops.F_RM or k1 == ops.F_FIXED or k1 == ops.F_PLUS:
+        n = reg if k1 == ops.F_REG else rm
+        if k1 == ops.F_FIXED:
+            n = ops.FORM_TABLE[form, ops.FC_R1]
+        elif k1 == ops.F_PLUS:
             n = (opcode & 7) | ((rex & 1) << 3)
-        u.src = K_REG
-        if width2 == 8 and rex == 0 and n >= 4 and n < 8 and k1 != F_FIXED:
-            u.src = K_HIGH
+        u.src = ops.K_REG
+        if width2 == 8 and rex == 0 and n >= 4 and n < 8 and k1 != ops.F_FIXED:
+            u.src = ops.K_HIGH
             n -= 4
         u.r = n
-    u.cc = FORM_TABLE[form, FC_CC]
-    if FORM_TABLE[form, FC_K2] == F_IMM:
-        u.cc = K_IMM
-    elif FORM_TABLE[form, FC_K2] == F_CL:
-        u.cc = K_CL
-    elif FORM_TABLE[form, FC_K2] == F_VVVV:
+    u.cc = ops.FORM_TABLE[form, ops.FC_CC]
+    if ops.FORM_TABLE[form, ops.FC_K2] == ops.F_IMM:
+        u.cc = ops.K_IMM
+    elif ops.FORM_TABLE[form, ops.FC_K2] == ops.F_CL:
+        u.cc = ops.K_CL
+    elif ops.FORM_TABLE[form, ops.FC_K2] == ops.F_VVVV:
         u.cc = third
-    if vex and k0 != F_VVVV and FORM_TABLE[form, FC_K2] != F_VVVV and third != 0:
+    if vex and k0 != ops.F_VVVV and ops.FORM_TABLE[form, ops.FC_K2] != ops.F_VVVV and third != 0:
         return DECODED  # VEX.vvvv that names nothing is 1111
-    if FORM_TABLE[form, FC_REP] != 0 and rep != 0:
+    if ops.FORM_TABLE[form, ops.FC_REP] != 0 and rep != 0:
         u.cc = 1 if rep == 0xF3 else 2
     m = 1 if memory else 0
-    op = FORM_TABLE[form, FC_OP_MEM] if memory else FORM_TABLE[form, FC_OP_REG]
+    op = ops.FORM_TABLE[form, ops.FC_OP_MEM] if memory else ops.FORM_TABLE[form, ops.FC_OP_REG]
     if op >= FIRST_SHIFT and op <= LAST_SHIFT:
         n = np.int64(imm) & (63 if width == 64 else 31)
         u.imm = U64(n)
         if n == 0:  # changes nothing but the upper half of a 32-bit register
             op = FIRST_COLD_SHIFT + ((op - FIRST_SHIFT) >> 1)
     if addr32 and op < N_HOT and (memory or op == OP_LOOP):
-        op = GENERAL_OP[op]  # arms of the loop know 64-bit addresses only
-    if lock and (FORM_TABLE[form, FC_LOCK] == 0 or u.dst != K_MEM):
+        op = ops.GENERAL_OP[op]  # arms of the loop know 64-bit addresses only
+    if lock and (ops.FORM_TABLE[form, ops.FC_LOCK] == 0 or u.dst != ops.K_MEM):
         return DECODED  # LOCK without a memory destination: #UD, u.op still says so
     if op == OP_FROM_SREG and u.r & 7 > 5:
         return DECODED  # there are six segment registers
@@ -473,17 +401,17 @@ def _decode(core, E, rip, u, have):
     if (op == OP_FROM_DR or op == OP_TO_DR) and reg > 7:
         return DECODED
     u.op = op
-    u.rmw = FORM_TABLE[form, FC_RMW] if u.dst == K_MEM else 0
-    u.emulator = FORM_TABLE[form, FC_EMULATOR]
-    u.lanes1 = FORM_LANES1[form, m]
-    cost = core.latency[FORM_TABLE[form, FC_COST]]
+    u.rmw = ops.FORM_TABLE[form, ops.FC_RMW] if u.dst == ops.K_MEM else 0
+    u.emulator = ops.FORM_TABLE[form, ops.FC_EMULATOR]
+    u.lanes1 = ops.FORM_LANES1[form, m]
+    cost = core.latency[ops.FORM_TABLE[form, ops.FC_COST]]
     if (u.lanes1 >> LOAD_LANE) & ONE != ZERO:
         cost += core.latency[LAT_LOAD]
     if (u.lanes1 >> STORE_LANE) & ONE != ZERO:
         cost += core.latency[LAT_STORE]
     u.cost = cost
-    u.lanes2 = FORM_LANES2[form, m]
-    u.target = -1 - FORM_TABLE[form, FC_ENDS]  # -2 tells the block builder to stop
+    u.lanes2 = ops.FORM_LANES2[form, m]
+    u.target = -1 - ops.FORM_TABLE[form, ops.FC_ENDS]  # -2 tells the block builder to stop
     return DECODED
 
 
@@ -502,7 +430,7 @@ def _mark_code(core, E, p):
     if flags & PAGE_CODE == ZERO:
         E.page_flags[page] = np.uint8(flags | PAGE_CODE)
         for ring in range(2):
-            for i in range(N_TLB):
+            for i in range(state.N_TLB):
                 tag = core.tlb_write[ring, i]
                 if tag != TLB_NONE and (tag + core.add_write[ring, i]) >> U12 == page:
                     core.tlb_write[ring, i] = TLB_NONE
@@ -515,7 +443,7 @@ def _mark_bytes(E, p, n):
     if at >> CODE_SHIFT != U64(E.generation):
         at = U64(E.generation) << CODE_SHIFT | U64(E.n_code)
         E.code_row[p >> U12] = at
-        for k in range(CODE_WORDS):
+        for k in range(state.CODE_WORDS):
             E.code_bytes[E.n_code, k] = ZERO
         E.n_code += 1
     row = at & CODE_ROW
@@ -554,7 +482,7 @@ def map_key(E, rip):
 @jit()
 def _link(E, n, rip, target):
     u = E.uops[n]
-    u.op = OP_LINK
+    u.op = ops.OP_LINK
     u.rip = rip
     u.target = target
     u.lanes1 = ZERO
@@ -608,7 +536,7 @@ def lookup(core, M, E, rip):
     found = find(E, rip)
     if found >= 0:
         return found
-    if E.n_uops + _MAX_BLOCK + 2 >= BLANK or E.n_code + 2 > N_CODE:
+    if E.n_uops + _MAX_BLOCK + 2 >= BLANK or E.n_code + 2 > state.N_CODE:
         drop_decoded(E)
         E.n_code = 0
     n = E.n_uops
@@ -641,7 +569,7 @@ def lookup(core, M, E, rip):
         if result != DECODED:
             if n == first:
                 u = E.uops[0]
-                u.op = OP_FETCH
+                u.op = ops.OP_FETCH
                 u.rip = rip
                 u.lanes1 = ZERO
                 u.lanes2 = ZERO
@@ -672,7 +600,7 @@ def lookup(core, M, E, rip):
             _mark_code(core, E, base + rip)
         _mark_bytes(E, base + rip, inside)
         if _is_break(E, rip):
-            u.op = OP_BREAK
+            u.op = ops.OP_BREAK
         slot = map_slot(rip)
         E.map_key[slot] = map_key(E, rip)
         E.map_uop[slot] = n
@@ -681,7 +609,7 @@ def lookup(core, M, E, rip):
         if u.target == -2:
             u.target = -1
             break
-        if u.op == OP_UD:
+        if u.op == ops.OP_UD:
             break
     E.n_uops = n
     return first

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import borrowed, jit
-from vpmu_emu.machine import msr_index
+from vpmu_emu.machine import msr_index, state, vmcs
 from vpmu_emu.machine.alu import fold_flags, spread_flags
 from vpmu_emu.machine.breakpoints import DR6_BS, code_hits, debug_delivered, debug_on, debug_reset
 from vpmu_emu.machine.bus import FAULT_EPT, note_ept_violation
@@ -58,48 +58,8 @@ from vpmu_emu.machine.processor_flags import (
     X86_EFLAGS_TF,
 )
 from vpmu_emu.machine.retire import spend
-from vpmu_emu.machine.state import (
-    CLASS,
-    CODE_BREAK,
-    CODE_EXIT,
-    CODE_FAULT,
-    CODE_JUMP,
-    CODE_NEXT,
-    CODE_NOT_RETIRED,
-    N_CTR,
-    N_PREDICTOR,
-    NEVER,
-    RBP,
-    REG_ZERO,
-    RSP,
-    RUN_BREAK,
-    RUN_LIMIT,
-    RUN_SLICE,
-    RUN_STOPPED,
-    RUN_TIME,
-    RUN_TRAP,
-    RUN_TURN,
-    RUN_WATCH,
-    STOP_HALTED,
-    STOP_TRIPLE_FAULT,
-    TRAP_EXCEPTION,
-    TRAP_INTERRUPT,
-)
 from vpmu_emu.machine.u64 import ALL, ONE, U8, U64, ZERO
 from vpmu_emu.machine.vectors import VECTOR_DB, VECTOR_NMI, VECTOR_SS
-from vpmu_emu.machine.vmcs import (
-    EXIT_INTERRUPT_WINDOW,
-    EXIT_NMI_WINDOW,
-    EXIT_PREEMPTION_TIMER,
-    EXIT_TRIPLE_FAULT,
-    INTR_HAS_ERROR,
-    INTR_VALID,
-    PIN_EXT_INTR,
-    PIN_NMI,
-    PROC_INTR_WINDOW,
-    PROC_NMI_WINDOW,
-    TYPE_HARD_EXCEPTION,
-)
 from vpmu_emu.machine.vmx import (
     note_exception_exit,
     note_exit,
@@ -117,7 +77,7 @@ EFER_RESET = U64(reset_of("IA32_EFER"))
 _S7 = U64(7)
 _S13 = U64(13)
 NO_VECTOR = -1
-C_TAKEN = CLASS["taken"]
+C_TAKEN = state.CLASS["taken"]
 STACK_OPS = tuple(
     k for k, op in enumerate(OPS)
     if op in (
@@ -181,29 +141,29 @@ def _timers(core):
 def _guest_event(core, M, E):
     """In a guest: CODE_EXIT after a VM exit that is due now, else CODE_NEXT."""
     vmx = core.vmx
-    if core.nmi_pending != 0 and vmx.pin & PIN_NMI != ZERO:
+    if core.nmi_pending != 0 and vmx.pin & vmcs.PIN_NMI != ZERO:
         note_interrupt_exit(core)
         vm_exit(core, M, E, NO_VECTOR)
-        return CODE_EXIT
+        return state.CODE_EXIT
     vector = lapic_pending(core.lapic)
-    if vector >= 0 and vmx.pin & PIN_EXT_INTR != ZERO:
+    if vector >= 0 and vmx.pin & vmcs.PIN_EXT_INTR != ZERO:
         note_interrupt_exit(core)
         vm_exit(core, M, E, vector)
-        return CODE_EXIT
+        return state.CODE_EXIT
     if vmx.preempt_at <= core.t:
-        note_exit(core, EXIT_PREEMPTION_TIMER, ZERO, ZERO)
+        note_exit(core, vmcs.EXIT_PREEMPTION_TIMER, ZERO, ZERO)
         vm_exit(core, M, E, NO_VECTOR)
-        return CODE_EXIT
+        return state.CODE_EXIT
     if core.shadow == 0:
-        if vmx.proc & PROC_NMI_WINDOW != ZERO and core.nmi_blocked == 0:
-            note_exit(core, EXIT_NMI_WINDOW, ZERO, ZERO)
+        if vmx.proc & vmcs.PROC_NMI_WINDOW != ZERO and core.nmi_blocked == 0:
+            note_exit(core, vmcs.EXIT_NMI_WINDOW, ZERO, ZERO)
             vm_exit(core, M, E, NO_VECTOR)
-            return CODE_EXIT
-        if vmx.proc & PROC_INTR_WINDOW != ZERO and core.rflags & X86_EFLAGS_IF != ZERO:
-            note_exit(core, EXIT_INTERRUPT_WINDOW, ZERO, ZERO)
+            return state.CODE_EXIT
+        if vmx.proc & vmcs.PROC_INTR_WINDOW != ZERO and core.rflags & X86_EFLAGS_IF != ZERO:
+            note_exit(core, vmcs.EXIT_INTERRUPT_WINDOW, ZERO, ZERO)
             vm_exit(core, M, E, NO_VECTOR)
-            return CODE_EXIT
-    return CODE_NEXT
+            return state.CODE_EXIT
+    return state.CODE_NEXT
 
 
 @jit()
@@ -214,12 +174,12 @@ def _deliver(core, M, E, vector, kind, has_error, error):
     if vector == VECTOR_DB:
         debug_delivered(core, E.debug_bits)
     code = deliver(core, M, E, vector, kind, has_error, error, rip)
-    if code == CODE_EXIT:
-        info = INTR_VALID | U64(vector)
+    if code == state.CODE_EXIT:
+        info = vmcs.INTR_VALID | U64(vector)
         if kind != KIND_EXTERNAL:
-            info |= TYPE_HARD_EXCEPTION << U8
+            info |= vmcs.TYPE_HARD_EXCEPTION << U8
         if has_error != 0:
-            info |= INTR_HAS_ERROR
+            info |= vmcs.INTR_HAS_ERROR
         pmu_check(core, E)
         vm_exit_undelivered(core, M, E, info, error)
         return code
@@ -239,21 +199,21 @@ def _take(core, M, E, vector, kind):
     """Deliver an interrupt: CODE_JUMP; a triple fault on the way ends the run or the guest's turn."""
     core.activity = 0
     code = _deliver(core, M, E, vector, kind, 0, ZERO)
-    if code == CODE_EXIT:
+    if code == state.CODE_EXIT:
         return code
     pmu_check(core, E)  # time has passed: a counter of cycles may have overflowed
-    return _shutdown(core, M, E, vector) if code == CODE_FAULT else CODE_JUMP
+    return _shutdown(core, M, E, vector) if code == state.CODE_FAULT else state.CODE_JUMP
 
 
 @jit()
 def _shutdown(core, M, E, vector):
     core.stop_info = U64(vector)
     if core.vmx.nonroot != 0:
-        note_exit(core, EXIT_TRIPLE_FAULT, ZERO, ZERO)
+        note_exit(core, vmcs.EXIT_TRIPLE_FAULT, ZERO, ZERO)
         vm_exit(core, M, E, NO_VECTOR)
-        return CODE_EXIT
-    core.stop = STOP_TRIPLE_FAULT
-    return RUN_STOPPED
+        return state.CODE_EXIT
+    core.stop = state.STOP_TRIPLE_FAULT
+    return state.RUN_STOPPED
 
 
 @jit()
@@ -269,20 +229,20 @@ def _raise(core, M, E, kind):
         pmu_check(core, E)
         note_ept_violation(core, E)
         vm_exit(core, M, E, NO_VECTOR)
-        return CODE_EXIT
+        return state.CODE_EXIT
     if exits:
         pmu_check(core, E)
         note_exception_exit(core, E, vector)
         vm_exit(core, M, E, NO_VECTOR)
-        return CODE_EXIT
+        return state.CODE_EXIT
     core.shadow = 0
     if core.kernel != 0 and core.vmx.nonroot == 0:
-        core.trap = TRAP_EXCEPTION | vector
+        core.trap = state.TRAP_EXCEPTION | vector
         core.trap_error = E.fault_error
         core.cr2 = E.fault_address
-        return RUN_TRAP
+        return state.RUN_TRAP
     code = _deliver(core, M, E, vector, kind, E.fault_has_error, E.fault_error)
-    return _shutdown(core, M, E, vector) if code == CODE_FAULT else code
+    return _shutdown(core, M, E, vector) if code == state.CODE_FAULT else code
 
 
 @jit()
@@ -293,7 +253,7 @@ def _debug_trap(core, M, E):
     core.activity = 0
     fault(E, VECTOR_DB, 0, ZERO)
     code = _raise(core, M, E, KIND_TRAP)
-    return CODE_JUMP if code == CODE_NEXT else code
+    return state.CODE_JUMP if code == state.CODE_NEXT else code
 
 
 @jit()
@@ -303,18 +263,18 @@ def _interrupts(core, M, E):
     if core.kernel != 0 and not virtual:
         # The kernel of this program is compiled code: it takes what is due itself.
         if core.trap == 0 and (core.nmi_pending != 0 or lapic_pending(core.lapic) >= 0):
-            core.trap = TRAP_INTERRUPT
+            core.trap = state.TRAP_INTERRUPT
             rep_over(core, E)
-        return RUN_TRAP if core.trap != 0 else CODE_NEXT
+        return state.RUN_TRAP if core.trap != 0 else state.CODE_NEXT
     if not virtual and core.nmi_pending != 0 and core.nmi_blocked == 0 and core.shadow != 2:
         core.nmi_pending = 0
         core.nmi_blocked = 1
         return _take(core, M, E, VECTOR_NMI, KIND_NMI)
     if core.rflags & X86_EFLAGS_IF == ZERO or core.shadow != 0:
-        return CODE_NEXT
+        return state.CODE_NEXT
     if virtual:
         if core.vmx.apicv == 0:
-            return CODE_NEXT
+            return state.CODE_NEXT
         vector = lapic_pending(core.vapic)
     else:
         vector = lapic_pending(core.lapic)
@@ -324,7 +284,7 @@ def _interrupts(core, M, E):
         else:
             lapic_ack(core.lapic, vector)
         return _take(core, M, E, vector, KIND_EXTERNAL)
-    return CODE_NEXT
+    return state.CODE_NEXT
 
 
 @jit()
@@ -336,31 +296,31 @@ def _edge(core, M, E):
     pmu_check(core, E)
     _timers(core)
     if core.stop != 0:
-        return RUN_STOPPED
+        return state.RUN_STOPPED
     if E.stop_request != 0:
-        return RUN_WATCH
+        return state.RUN_WATCH
     if guest_work(core) >= E.insn_limit:
-        return RUN_LIMIT
+        return state.RUN_LIMIT
     if core.t >= E.t_limit:
-        return RUN_TIME
+        return state.RUN_TIME
     if core.pending_debug != ZERO and core.shadow != 2:
         return _debug_trap(core, M, E)
     if core.vmx.nonroot != 0:
         code = _guest_event(core, M, E)
-        if code != CODE_NEXT:
+        if code != state.CODE_NEXT:
             return code
     code = _interrupts(core, M, E)
-    if code != CODE_NEXT:
+    if code != state.CODE_NEXT:
         return code
     if core.t >= core.turn_end or core.lapic.ipi_out != 0:
-        return RUN_TURN
-    return CODE_NEXT
+        return state.RUN_TURN
+    return state.CODE_NEXT
 
 
 @jit()
 def goes_on_at(core):
     """When a halted core has something to look at: its next timer that may wake it, or NEVER."""
-    at = core.nmi_at if core.nmi_blocked == 0 else NEVER
+    at = core.nmi_at if core.nmi_blocked == 0 else state.NEVER
     if core.vmx.nonroot != 0:
         return min(at, min(core.lapic.timer_at, core.vmx.preempt_at))
     entry = core.lapic.lvt[LVT_TIMER]
@@ -378,16 +338,16 @@ def _idle(core, E):
 
     However far that is, it takes no time of ours: a slice does not cut it.
     """
-    if core.turn_end != NEVER:
-        return RUN_TURN  # how far it may jump depends on the others
+    if core.turn_end != state.NEVER:
+        return state.RUN_TURN  # how far it may jump depends on the others
     wake = goes_on_at(core)
-    if wake == NEVER:
-        core.stop = STOP_HALTED
-        return RUN_STOPPED
+    if wake == state.NEVER:
+        core.stop = state.STOP_HALTED
+        return state.RUN_STOPPED
     if wake > E.t_limit:
-        return RUN_TIME
+        return state.RUN_TIME
     core.t = max(core.t, wake)
-    return CODE_NEXT
+    return state.CODE_NEXT
 
 
 @jit()
@@ -405,7 +365,7 @@ def uses_stack(u):
     RSP or RBP as base, and what pushes and pops: a non-canonical address is #SS then (SDM 3A 6.15).
     """
     if u.dst == K_MEM or u.src == K_MEM:
-        return (u.b == RSP or u.b == RBP) and u.seg == REG_ZERO
+        return (u.b == state.RSP or u.b == state.RBP) and u.seg == state.REG_ZERO
     for op in STACK_OPS:
         if u.op == op:
             return True
@@ -448,15 +408,15 @@ def run_core(core, M, E):
     M = borrowed(M)
     while True:
         if _slice_is_over(core, E):
-            return RUN_SLICE  # before anything of the edge: the next slice begins with it
+            return state.RUN_SLICE  # before anything of the edge: the next slice begins with it
         code = _edge(core, M, E)
-        if code == CODE_JUMP:
+        if code == state.CODE_JUMP:
             continue
-        if code != CODE_NEXT:
+        if code != state.CODE_NEXT:
             return code
         if core.activity != 0:
             code = _idle(core, E)
-            if code != CODE_NEXT:
+            if code != state.CODE_NEXT:
                 return code
             continue
         shadow = core.shadow
@@ -481,7 +441,7 @@ def run_core(core, M, E):
                     core.shadow = shadow
                     fault(E, VECTOR_DB, 0, ZERO)
                     code = _raise(core, M, E, KIND_TRAP)
-                    if code != CODE_NEXT:
+                    if code != state.CODE_NEXT:
                         return code
                     continue
         core.rflags &= ~X86_EFLAGS_RF  # when an instruction begins
@@ -497,24 +457,24 @@ def run_core(core, M, E):
         core.fz = ZERO
         core.fs = ZERO
         core.cv = ZERO
-        if recording and code < CODE_NOT_RETIRED:
+        if recording and code < state.CODE_NOT_RETIRED:
             lbr_retired(core, E)
-        if counting != ZERO and code < CODE_NOT_RETIRED:
+        if counting != ZERO and code < state.CODE_NOT_RETIRED:
             pebs_retired(core, M, E)
-        if code >= CODE_NOT_RETIRED:
+        if code >= state.CODE_NOT_RETIRED:
             core.shadow = shadow  # the instruction in the shadow is still to come
-            if code == CODE_FAULT:
+            if code == state.CODE_FAULT:
                 code = _fault(core, M, E)
-                if code != CODE_NEXT:
+                if code != state.CODE_NEXT:
                     return code
-            elif code == CODE_EXIT:
+            elif code == state.CODE_EXIT:
                 # What happened up to here belongs to the guest: an overflow is raised before the exit.
                 pmu_check(core, E)
                 vm_exit(core, M, E, NO_VECTOR)
-                return CODE_EXIT
-            elif code == CODE_BREAK:
+                return state.CODE_EXIT
+            elif code == state.CODE_BREAK:
                 core.rflags |= resume
-                return RUN_BREAK
+                return state.RUN_BREAK
         elif watching or stepping:
             if watching:
                 core.pending_debug |= E.debug_hits
@@ -522,7 +482,7 @@ def run_core(core, M, E):
                 core.pending_debug |= DR6_BS
             if core.pending_debug != ZERO and core.shadow != 2 and core.stop == 0:
                 code = _debug_trap(core, M, E)
-                if code != CODE_JUMP:
+                if code != state.CODE_JUMP:
                     return code
 
 
@@ -538,16 +498,16 @@ def reset_core(core, ident):
     core.xcr0 = XCR0_RESET
     core.efer = EFER_RESET
     core.vmx.vmcs = -1
-    core.vmx.preempt_at = NEVER
-    core.nmi_at = NEVER
-    core.turn_end = NEVER
+    core.vmx.preempt_at = state.NEVER
+    core.nmi_at = state.NEVER
+    core.turn_end = state.NEVER
     lapic_reset(core.lapic, ident)
     lapic_reset(core.vapic, ident)
     pmu_reset(core)
     lbr_reset(core)
     tlb_flush(core, 1)
     debug_reset(core)
-    for i in range(N_PREDICTOR):
+    for i in range(state.N_PREDICTOR):
         core.predictor[i] = np.uint8(1)  # weakly not taken
 
 
@@ -557,7 +517,7 @@ def read_counters(core, out):
 
     With room for one more, PERF_METRICS too, which brings `core.metrics` up to date.
     """
-    for i in range(N_CTR):
+    for i in range(state.N_CTR):
         out[i] = counter_value(core, i)
-    if len(out) > N_CTR:
-        out[N_CTR] = metrics_value(core)
+    if len(out) > state.N_CTR:
+        out[state.N_CTR] = metrics_value(core)

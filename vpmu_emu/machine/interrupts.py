@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
+from vpmu_emu.machine import state
 from vpmu_emu.machine.alu import spread_flags
 from vpmu_emu.machine.bus import FAULT_EPT, note_ept_violation
 from vpmu_emu.machine.decode import rep_over
@@ -26,7 +27,6 @@ from vpmu_emu.machine.processor_flags import (
     X86_EFLAGS_TF,
 )
 from vpmu_emu.machine.ring import TR_EXCEPTION, TR_IRQ, TR_NMI, emit
-from vpmu_emu.machine.state import CLASS, CODE_EXIT, CODE_FAULT, CODE_NEXT, CODE_NOT_RETIRED, RSP
 from vpmu_emu.machine.u64 import ONE, U2, U3, U4, U7, U8, U15, U16, U32, U48, U64, WORD, ZERO
 from vpmu_emu.machine.vectors import (
     VECTOR_DF,
@@ -37,8 +37,8 @@ from vpmu_emu.machine.vectors import (
     VECTOR_TS,
 )
 
-C_CYCLES = CLASS["cycles"]
-C_INST = CLASS["inst"]
+C_CYCLES = state.CLASS["cycles"]
+C_INST = state.CLASS["inst"]
 RFLAGS_IOPL_SHIFT = U64(12)
 _CLEARED = ~(X86_EFLAGS_TF | X86_EFLAGS_NT | X86_EFLAGS_RF)
 _LOADABLE = (  # IRETQ and POPFQ at CPL 0
@@ -85,7 +85,7 @@ def read_descriptor(core, M, E, selector):
     local = selector & U4
     if offset == ZERO or local != ZERO or offset + U7 > core.gdt_limit:
         fault(E, VECTOR_GP, 1, offset | local)
-        return CODE_FAULT, ZERO
+        return state.CODE_FAULT, ZERO
     cpl = core.cpl
     core.cpl = 0  # descriptor tables are read with supervisor rights
     code, low = read(core, M, E, core.gdt_base + offset, U8)
@@ -97,28 +97,28 @@ def read_descriptor(core, M, E, selector):
 def load_cs(core, M, E, selector, outer):
     """Check a code selector for IRETQ (outer 1) or a gate: (code, DPL)."""
     code, desc = read_descriptor(core, M, E, selector)
-    if code != CODE_NEXT:
+    if code != state.CODE_NEXT:
         return code, 0
     dpl = np.int64((desc >> U64(45)) & U3)
     if desc & _DESC_S_CODE != _DESC_S_CODE or desc & _DESC_L == ZERO:
         fault(E, VECTOR_GP, 1, selector & _SELECTOR)
-        return CODE_FAULT, 0
+        return state.CODE_FAULT, 0
     if desc & _DESC_P == ZERO:
         fault(E, VECTOR_NP, 1, selector & _SELECTOR)
-        return CODE_FAULT, 0
+        return state.CODE_FAULT, 0
     if outer == 0 and dpl > core.cpl:
         fault(E, VECTOR_GP, 1, selector & _SELECTOR)
-        return CODE_FAULT, 0
+        return state.CODE_FAULT, 0
     if desc & _DESC_CONFORMING != ZERO and outer == 0:
         dpl = core.cpl
-    return CODE_NEXT, dpl
+    return state.CODE_NEXT, dpl
 
 
 @jit()
 def _tss_stack(core, M, E, offset):
     if offset + U7 > core.tr_limit:
         fault(E, VECTOR_TS, 1, core.tr & _SELECTOR)
-        return CODE_FAULT, ZERO
+        return state.CODE_FAULT, ZERO
     return read(core, M, E, core.tr_base + offset, U8)
 
 
@@ -130,40 +130,40 @@ def through_gate(core, M, E, vector, kind, has_error, error, return_rip):
     bad = (number << U3) | _IDT | ext
     if (number << U4) + U15 > core.idt_limit:
         fault(E, VECTOR_GP, 1, bad)
-        return CODE_FAULT
+        return state.CODE_FAULT
     old_cpl = core.cpl
     core.cpl = 0
     code, low = read(core, M, E, core.idt_base + (number << U4), U8)
     high = ZERO
-    if code == CODE_NEXT:
+    if code == state.CODE_NEXT:
         code, high = read(core, M, E, core.idt_base + (number << U4) + U8, U8)
     core.cpl = old_cpl
-    if code != CODE_NEXT:
+    if code != state.CODE_NEXT:
         return code
     gate_type = (low >> U64(40)) & _GATE_TYPE
     if gate_type != _INTERRUPT_GATE and gate_type != _TRAP_GATE:
         fault(E, VECTOR_GP, 1, bad)
-        return CODE_FAULT
+        return state.CODE_FAULT
     if kind == KIND_SOFTWARE and np.int64((low >> U64(45)) & U3) < core.cpl:
         fault(E, VECTOR_GP, 1, bad)
-        return CODE_FAULT
+        return state.CODE_FAULT
     if low & _DESC_P == ZERO:
         fault(E, VECTOR_NP, 1, bad)
-        return CODE_FAULT
+        return state.CODE_FAULT
     selector = (low >> U16) & WORD
     code, dpl = load_cs(core, M, E, selector, 0)
-    if code != CODE_NEXT:
+    if code != state.CODE_NEXT:
         return code
     target = (low & WORD) | (((low >> U48) & WORD) << U16) | ((high & _LOW32) << U32)
     ist = (low >> U32) & U7
     core.cpl = 0
-    sp = core.regs[RSP]
-    code = CODE_NEXT
+    sp = core.regs[state.RSP]
+    code = state.CODE_NEXT
     if ist != ZERO:
         code, sp = _tss_stack(core, M, E, U64(0x1C) + (ist << U3))
     elif dpl < old_cpl:
         code, sp = _tss_stack(core, M, E, U4 + (U64(dpl) << U3))
-    if code != CODE_NEXT:
+    if code != state.CODE_NEXT:
         core.cpl = old_cpl
         return code
     sp = sp & _ALIGN16
@@ -174,17 +174,17 @@ def through_gate(core, M, E, vector, kind, has_error, error, return_rip):
     base = sp - U64(8 * words)
     # Both ends first: either all words of the frame are written or none.
     code = write(core, M, E, sp - U8, U8, core.selectors[2])
-    if code < CODE_NOT_RETIRED:
+    if code < state.CODE_NOT_RETIRED:
         code = write(core, M, E, base, U8, error if has_error != 0 else return_rip)
-    if code >= CODE_NOT_RETIRED:
+    if code >= state.CODE_NOT_RETIRED:
         core.cpl = old_cpl
         return code
-    write(core, M, E, sp - U16, U8, core.regs[RSP])
+    write(core, M, E, sp - U16, U8, core.regs[state.RSP])
     write(core, M, E, sp - U64(24), U8, flags)
     write(core, M, E, sp - U32, U8, core.selectors[1])
     if has_error != 0:
         write(core, M, E, sp - U64(40), U8, return_rip)
-    core.regs[RSP] = base
+    core.regs[state.RSP] = base
     core.rip = target
     core.cpl = dpl
     core.selectors[1] = (selector & ~U3) | U64(dpl)
@@ -194,7 +194,7 @@ def through_gate(core, M, E, vector, kind, has_error, error, return_rip):
     if gate_type == _INTERRUPT_GATE:
         core.rflags &= ~X86_EFLAGS_IF
     core.shadow = 0
-    return CODE_NEXT
+    return state.CODE_NEXT
 
 
 @jit()
@@ -222,7 +222,7 @@ def deliver(core, M, E, vector, kind, has_error, error, return_rip):
     row = 0 if core.cpl == 0 else 1
     t = core.t
     code = _deliver(core, M, E, vector, kind, has_error, error, return_rip)
-    core.pending_debug = E.debug_hits if code == CODE_NEXT else ZERO
+    core.pending_debug = E.debug_hits if code == state.CODE_NEXT else ZERO
     core.total[row, C_CYCLES] += U64(core.t - t)
     return code
 
@@ -241,11 +241,11 @@ def _deliver(core, M, E, vector, kind, has_error, error, return_rip):
                 core.stats.exceptions[vector] += ONE
             emit(E, core.t, TR_EXCEPTION, core.rip, U64(vector), error, core.cr2)
         code = through_gate(core, M, E, vector, kind, has_error, error, return_rip)
-        if code == CODE_NEXT or code == CODE_EXIT:
+        if code == state.CODE_NEXT or code == state.CODE_EXIT:
             return code
         if E.fault_vector == FAULT_EPT:
             note_ept_violation(core, E)
-            return CODE_EXIT
+            return state.CODE_EXIT
         if kind == KIND_FAULT and vector == VECTOR_DF:
             break
         second = E.fault_vector
@@ -262,7 +262,7 @@ def _deliver(core, M, E, vector, kind, has_error, error, return_rip):
             # INT n itself faults: the handler returns to the instruction
             return_rip = core.rip
         kind = KIND_FAULT
-    return CODE_FAULT
+    return state.CODE_FAULT
 
 
 @jit()
@@ -271,54 +271,54 @@ def outer_stack(core, M, E, ss, rpl):
     if ss & ~U3 == ZERO:
         if rpl == 3:
             fault(E, VECTOR_GP, 1, ZERO)
-            return CODE_FAULT
-        return CODE_NEXT
+            return state.CODE_FAULT
+        return state.CODE_NEXT
     code, desc = read_descriptor(core, M, E, ss)
-    if code != CODE_NEXT:
+    if code != state.CODE_NEXT:
         return code
     if np.int64(ss & U3) != rpl or np.int64((desc >> U64(45)) & U3) != rpl:
         fault(E, VECTOR_GP, 1, ss & _SELECTOR)
-        return CODE_FAULT
+        return state.CODE_FAULT
     if desc & _DESC_P == ZERO:
         fault(E, VECTOR_SS, 1, ss & _SELECTOR)
-        return CODE_FAULT
-    return CODE_NEXT
+        return state.CODE_FAULT
+    return state.CODE_NEXT
 
 
 @jit()
 def interrupt_return(core, M, E):
     """IRETQ: CODE_NEXT with the new context in core, or CODE_FAULT with nothing changed."""
-    sp = core.regs[RSP]
+    sp = core.regs[state.RSP]
     code, rip = read(core, M, E, sp, U8)
     cs = ZERO
     flags = ZERO
     new_sp = ZERO
     ss = ZERO
-    if code == CODE_NEXT:
+    if code == state.CODE_NEXT:
         code, cs = read(core, M, E, sp + U8, U8)
-    if code == CODE_NEXT:
+    if code == state.CODE_NEXT:
         code, flags = read(core, M, E, sp + U16, U8)
-    if code == CODE_NEXT:
+    if code == state.CODE_NEXT:
         code, new_sp = read(core, M, E, sp + U64(24), U8)
-    if code == CODE_NEXT:
+    if code == state.CODE_NEXT:
         code, ss = read(core, M, E, sp + U32, U8)
-    if code != CODE_NEXT:
+    if code != state.CODE_NEXT:
         return code
     rpl = np.int64(cs & U3)
     if rpl < core.cpl:
         fault(E, VECTOR_GP, 1, cs & _SELECTOR)
-        return CODE_FAULT
+        return state.CODE_FAULT
     code, dpl = load_cs(core, M, E, cs & WORD, 1)
-    if code != CODE_NEXT:
+    if code != state.CODE_NEXT:
         return code
     if dpl > rpl:
         fault(E, VECTOR_GP, 1, cs & _SELECTOR)
-        return CODE_FAULT
+        return state.CODE_FAULT
     code = outer_stack(core, M, E, ss & WORD, rpl)
-    if code != CODE_NEXT:
+    if code != state.CODE_NEXT:
         return code
     core.rip = rip
-    core.regs[RSP] = new_sp
+    core.regs[state.RSP] = new_sp
     set_rflags(core, flags)
     core.selectors[1] = cs & WORD
     core.selectors[2] = ss & WORD
@@ -326,7 +326,7 @@ def interrupt_return(core, M, E):
     core.cpl = rpl
     core.nmi_blocked = 0
     core.shadow = 0
-    return CODE_NEXT
+    return state.CODE_NEXT
 
 
 @jit()

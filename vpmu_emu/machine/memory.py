@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
+from vpmu_emu.machine import physical, state
 from vpmu_emu.machine.breakpoints import WATCHED, debug_on, note_access, page_tag
 from vpmu_emu.machine.bus import (
     OFF_RAM,
@@ -28,23 +29,7 @@ from vpmu_emu.machine.paging import (
     identity,
     walk,
 )
-from vpmu_emu.machine.physical import (
-    ACCESS_FETCH,
-    ACCESS_READ,
-    ACCESS_WRITE,
-    NOWHERE,
-    PAGE_CODE,
-    PAGE_DIRTY,
-    ld8,
-    ld16,
-    ld32,
-    ld64,
-    st8,
-    st16,
-    st32,
-    st64,
-)
-from vpmu_emu.machine.state import GENERATIONS, N_CODE, N_ITLB, N_MAP, N_STORED, N_TLB
+from vpmu_emu.machine.physical import ld8, ld16, ld32, ld64, st8, st16, st32, st64
 from vpmu_emu.machine.u64 import (
     ALL,
     BYTE,
@@ -62,14 +47,14 @@ from vpmu_emu.machine.u64 import (
 from vpmu_emu.machine.vectors import VECTOR_GP, VECTOR_PF, VECTOR_UD
 from vpmu_emu.tables.cpus import LATENCIES
 
-TLB_INDEX = U64(N_TLB - 1)
+TLB_INDEX = U64(state.N_TLB - 1)
 TLB_NONE = ONE  # no page base looks like this
 _U6 = U64(6)
 _IN_WORD = U64(63)
 _WORD = U64(64)
 CODE_SHIFT = U64(10)  # of code_row
-CODE_ROW = U64(N_CODE - 1)
-STORED = U64(N_STORED - 1)
+CODE_ROW = U64(state.N_CODE - 1)
+STORED = U64(state.N_STORED - 1)
 LAT_TLB_WALK = LATENCIES.index("tlb_walk")
 
 _U47 = U64(47)
@@ -81,7 +66,7 @@ _CANONICAL_HIGH = U64(0x1FFFF)
 def tlb_flush(core, everything):
     """Forget translations: all of them, or with `everything` 0 (a write to CR3) all but global ones."""
     for ring in range(2):
-        for i in range(N_TLB):
+        for i in range(state.N_TLB):
             if everything != 0 or core.global_read[ring, i] == np.uint8(0):
                 core.tlb_read[ring, i] = TLB_NONE
                 core.add_read[ring, i] = ZERO
@@ -90,7 +75,7 @@ def tlb_flush(core, everything):
                 core.tlb_write[ring, i] = TLB_NONE
                 core.add_write[ring, i] = ZERO
                 core.global_write[ring, i] = np.uint8(0)
-    for i in range(N_ITLB):
+    for i in range(state.N_ITLB):
         core.itlb_page[i] = ZERO
         core.itlb_add[i] = ZERO
     core.itlb_n = 0
@@ -121,19 +106,19 @@ def translate(core, M, E, va, access):
     if high != ZERO and high != _CANONICAL_HIGH:
         fault(E, VECTOR_GP, 1, ZERO)
         E.fault_canonical = 0
-        return NOWHERE
+        return physical.NOWHERE
     if identity(core):
         p = locate(core, M, E, va, access)
         E.page_global = 0
         if p == OFF_RAM and not is_mapped(core, va):
             _page_fault(E, va, access_error(core, access))
-            return NOWHERE
+            return physical.NOWHERE
         return p
     gpa, error, shared = walk(core, M, E, va, access)
     if error != NO_ERROR:
         if error != LEFT:
             _page_fault(E, va, error)
-        return NOWHERE
+        return physical.NOWHERE
     E.page_global = 0 if shared == ZERO else 1
     return locate(core, M, E, gpa, access)
 
@@ -146,24 +131,24 @@ def fetch_address(core, M, E, va):
     away, which is no event of the machine, must not make it walk again.
     """
     if identity(core):
-        p = translate(core, M, E, va, ACCESS_FETCH)
+        p = translate(core, M, E, va, physical.ACCESS_FETCH)
         if p == OFF_RAM:
             fault(E, VECTOR_UD, 0, ZERO)
-            return NOWHERE
+            return physical.NOWHERE
         return p
     page = va & PAGE_BASE
     key = page | (U2 if core.cpl > 0 else ONE)
     for k in range(core.itlb_n):
         if core.itlb_page[k] == key:
             return va + core.itlb_add[k]
-    p = translate(core, M, E, va, ACCESS_FETCH)
+    p = translate(core, M, E, va, physical.ACCESS_FETCH)
     if p == OFF_RAM:
         fault(E, VECTOR_UD, 0, ZERO)  # an open bus reads FF FF: no instruction
-        return NOWHERE
-    if p == NOWHERE:
+        return physical.NOWHERE
+    if p == physical.NOWHERE:
         return p
-    if core.itlb_n == N_ITLB:
-        for k in range(N_ITLB):
+    if core.itlb_n == state.N_ITLB:
+        for k in range(state.N_ITLB):
             core.itlb_page[k] = ZERO
             core.itlb_add[k] = ZERO
         core.itlb_n = 0
@@ -181,8 +166,8 @@ def drop_decoded(E):
         E.n_uops = 1
         E.n_code = 0
         E.generation += 1
-        if E.generation & (GENERATIONS - 1) == 0:  # keys hold that much of it
-            for i in range(N_MAP):
+        if E.generation & (state.GENERATIONS - 1) == 0:  # keys hold that much of it
+            for i in range(state.N_MAP):
                 E.map_key[i] = ZERO
 
 
@@ -257,9 +242,9 @@ def mem_read(core, M, E, va, size):
             touch(core, p)
             return 0, _load(M, p, size)
     # A read that is to be written back asks for the right to write at once: its fault is a write's.
-    access = ACCESS_READ if E.intent == 0 else ACCESS_WRITE
+    access = physical.ACCESS_READ if E.intent == 0 else physical.ACCESS_WRITE
     p = translate(core, M, E, va, access)
-    if p == NOWHERE:
+    if p == physical.NOWHERE:
         return 16, ZERO
     last = va + size - ONE
     gpa = E.bus_address
@@ -275,7 +260,7 @@ def mem_read(core, M, E, va, size):
         touch(core, p)
         return 0, _load(M, p, size)
     q = translate(core, M, E, last & PAGE_BASE, access)
-    if q == NOWHERE:
+    if q == physical.NOWHERE:
         return 16, ZERO
     if p == OFF_RAM or q == OFF_RAM:
         if core.vmx.nonroot == 0:
@@ -317,8 +302,8 @@ def note_write(E, p, size):
     """
     page = p >> U12
     flags = U64(E.page_flags[page])
-    E.page_flags[page] = np.uint8(flags | PAGE_DIRTY)
-    if flags & PAGE_CODE != ZERO and holds_decoded(E, p, size):
+    E.page_flags[page] = np.uint8(flags | physical.PAGE_DIRTY)
+    if flags & physical.PAGE_CODE != ZERO and holds_decoded(E, p, size):
         # It may have been data that decoding met as it looked ahead: it will stop there.
         first = p >> U3
         last = (p + size - ONE) >> U3
@@ -348,8 +333,8 @@ def mem_write(core, M, E, va, size, value):
             touch(core, p)
             _store(M, p, size, value)
             return 0
-    p = translate(core, M, E, va, ACCESS_WRITE)
-    if p == NOWHERE:
+    p = translate(core, M, E, va, physical.ACCESS_WRITE)
+    if p == physical.NOWHERE:
         return 16
     shared = E.page_global
     gpa = E.bus_address
@@ -357,8 +342,8 @@ def mem_write(core, M, E, va, size, value):
     q = p
     first = size
     if (last ^ va) & PAGE_BASE != ZERO:
-        q = translate(core, M, E, last & PAGE_BASE, ACCESS_WRITE)
-        if q == NOWHERE:
+        q = translate(core, M, E, last & PAGE_BASE, physical.ACCESS_WRITE)
+        if q == physical.NOWHERE:
             return 16
         first = (last & PAGE_BASE) - va
         if p == OFF_RAM or q == OFF_RAM:
@@ -373,7 +358,7 @@ def mem_write(core, M, E, va, size, value):
     if first != size:
         if note_write(E, q, size - first):
             dropped = True
-    elif U64(E.page_flags[p >> U12]) & PAGE_CODE == ZERO:
+    elif U64(E.page_flags[p >> U12]) & physical.PAGE_CODE == ZERO:
         slot = (va >> U12) & TLB_INDEX
         ring = 0 if core.cpl == 0 else 1
         core.tlb_write[ring, slot] = page_tag(core, va & PAGE_BASE)

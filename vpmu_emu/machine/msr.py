@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
-from vpmu_emu.machine import msr_index
+from vpmu_emu.machine import msr_index, ring
 from vpmu_emu.machine.bus import note_ipi
 from vpmu_emu.machine.clock import tsc_at
 from vpmu_emu.machine.lapic import (
@@ -43,23 +43,7 @@ from vpmu_emu.machine.pmu import (
     pmu_write_fixed_ctr_ctrl,
 )
 from vpmu_emu.machine.pmu_rules import perfctr_value, rdpmc_ecx, status_after_reset
-from vpmu_emu.machine.ring import (
-    GP_ABSENT,
-    GP_ADDRESS,
-    GP_NOT_X2APIC,
-    GP_READ_ONLY,
-    GP_RESERVED,
-    GP_VALUE,
-    GP_WRITE_ONLY,
-    TR_GUEST_RDMSR,
-    TR_GUEST_WRMSR,
-    TR_GUEST_WRMSR_BLIND,
-    TR_HOST_RDMSR,
-    TR_HOST_RDPMC,
-    TR_HOST_WRMSR,
-    TR_MSR_FAULT,
-    emit,
-)
+from vpmu_emu.machine.ring import emit
 from vpmu_emu.machine.state import N_FIXED, N_GP
 from vpmu_emu.machine.u64 import ONE, TOP, U64, ZERO
 from vpmu_emu.tables.msrs import ACCESS_DROP, ACCESS_RO, ACCESS_WO, MSRS, ROW
@@ -89,7 +73,7 @@ R_APIC_BASE = ROW["IA32_APIC_BASE"]
 
 READ, WRITE, WRITE_BLIND = range(3)  # kinds of accesses; blind: RDMSR would not have read that register
 DROPPED = -1  # exists as something that does nothing
-NO_MSR = -GP_ABSENT  # and whatever else is below DROPPED: #GP, for the reason -GP_*
+NO_MSR = -ring.GP_ABSENT  # and whatever else is below DROPPED: #GP, for the reason -GP_*
 
 _LOW_END = U64(0x2000)
 _HIGH = U64(0xC000_0000)
@@ -163,12 +147,12 @@ def note_msr(core, E, index, value, old, kind, exits):
     if kind != READ:
         if slot >= 0:
             core.stats.msr_writes[slot] += ONE
-        told = TR_GUEST_WRMSR if kind == WRITE else TR_GUEST_WRMSR_BLIND
+        told = ring.TR_GUEST_WRMSR if kind == WRITE else ring.TR_GUEST_WRMSR_BLIND
         emit(E, core.t, told, core.rip, index, value, old)
     else:
         if slot >= 0:
             core.stats.msr_reads[slot] += ONE
-        emit(E, core.t, TR_GUEST_RDMSR, core.rip, index, value, U64(exits))
+        emit(E, core.t, ring.TR_GUEST_RDMSR, core.rip, index, value, U64(exits))
     if E.n_watch > 0 and is_watched(E, index, 1 if kind == READ else 2):
         E.stop_request = 1
 
@@ -176,7 +160,7 @@ def note_msr(core, E, index, value, old, kind, exits):
 @jit()
 def note_msr_fault(core, E, index, value, writes, why):
     """A guest's MSR access raised #GP for the reason `why`, one of GP_*."""
-    emit(E, core.t, TR_MSR_FAULT, core.rip, index, value, U64(writes | why << 1))
+    emit(E, core.t, ring.TR_MSR_FAULT, core.rip, index, value, U64(writes | why << 1))
     if E.n_watch > 0 and is_watched(E, index, 1 + writes):
         E.stop_request = 1
 
@@ -202,7 +186,7 @@ def _exists(core, index):
     if is_x2apic_msr(index):
         base = core.vapic.apic_base if core.vmx.nonroot != 0 else core.lapic.apic_base
         if base & msr_index.X2APIC_ENABLE == ZERO:
-            return -GP_NOT_X2APIC
+            return -ring.GP_NOT_X2APIC
     if core.msr_access[rn >> 6] == ACCESS_DROP:
         return DROPPED
     return rn
@@ -213,7 +197,7 @@ def check_read(core, index):
     """row * 64 + instance if RDMSR may read it, DROPPED for a 0, below that -GP_*."""
     rn = _exists(core, index)
     if rn >= 0 and core.msr_access[rn >> 6] == ACCESS_WO:
-        return -GP_WRITE_ONLY
+        return -ring.GP_WRITE_ONLY
     return rn
 
 
@@ -225,34 +209,34 @@ def check_write(core, index, value):
         return rn
     row = rn >> 6
     if core.msr_access[row] == ACCESS_RO:
-        return -GP_READ_ONLY
+        return -ring.GP_READ_ONLY
     if value & core.msr_reserved[row] != ZERO:
-        return -GP_RESERVED
+        return -ring.GP_RESERVED
     if row == R_APIC_BASE:
         old = core.lapic.apic_base
         mode = value & (msr_index.MSR_IA32_APICBASE_ENABLE | msr_index.X2APIC_ENABLE)
         # SDM 3A 11.12.5: x2APIC is left only by disabling, and never entered from disabled
         if mode == msr_index.X2APIC_ENABLE:
-            return -GP_VALUE
+            return -ring.GP_VALUE
         if mode == msr_index.MSR_IA32_APICBASE_ENABLE and old & msr_index.X2APIC_ENABLE != ZERO:
-            return -GP_VALUE
+            return -ring.GP_VALUE
         if (
             mode == msr_index.MSR_IA32_APICBASE_ENABLE | msr_index.X2APIC_ENABLE
             and old & msr_index.MSR_IA32_APICBASE_ENABLE == ZERO
         ):
-            return -GP_VALUE
+            return -ring.GP_VALUE
     elif row == R_EFER:
         # SDM 3A 4.1.1: LME cannot change while paging is on, and here it always is
         if (value ^ core.efer) & msr_index.EFER_LME != ZERO:
-            return -GP_VALUE
+            return -ring.GP_VALUE
     elif row == R_LBR_DEPTH:
         if not lbr_depth_exists(value):
-            return -GP_VALUE
+            return -ring.GP_VALUE
     elif row == R_PAT:
         if not pat_is_valid(value):
-            return -GP_VALUE
+            return -ring.GP_VALUE
     elif _FAULTS_UNLESS_CANONICAL[row] and not is_canonical(value):
-        return -GP_ADDRESS
+        return -ring.GP_ADDRESS
     return rn
 
 
@@ -419,14 +403,14 @@ def host_rdmsr(core, E, index):
     """RDMSR by the host kernel; it knows what exists. Charges no time."""
     rn = find_msr(index)
     v = msr_value(core, rn, index) if rn >= 0 else ZERO
-    emit(E, core.t, TR_HOST_RDMSR, core.rip, index, v, ZERO)
+    emit(E, core.t, ring.TR_HOST_RDMSR, core.rip, index, v, ZERO)
     return v
 
 
 @jit()
 def host_wrmsr(core, E, index, value):
     """WRMSR by the host kernel; it knows what exists. Charges no time. Modifies core."""
-    emit(E, core.t, TR_HOST_WRMSR, core.rip, index, value, ZERO)
+    emit(E, core.t, ring.TR_HOST_WRMSR, core.rip, index, value, ZERO)
     rn = find_msr(index)
     if rn >= 0:
         msr_apply(core, E, rn, index, value)
@@ -437,6 +421,6 @@ def host_rdpmc(core, E, ecx):
     """RDPMC by the host kernel."""
     which = rdpmc_counter(core, ecx)
     v = rdpmc_value(core, which) if which != PMC_INVALID else ZERO
-    emit(E, core.t, TR_HOST_RDPMC, core.rip, ecx, v, ZERO)
+    emit(E, core.t, ring.TR_HOST_RDPMC, core.rip, ecx, v, ZERO)
     return v
 

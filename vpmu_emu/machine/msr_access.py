@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vpmu_emu._jit import jit
-from vpmu_emu.machine import msr_index
+from vpmu_emu.machine import msr_index, ring, state, vmcs
 from vpmu_emu.machine.msr import (
     DROPPED,
     PMC_INVALID,
@@ -35,30 +35,8 @@ from vpmu_emu.machine.retire import (
     retire,
     spend,
 )
-from vpmu_emu.machine.ring import (
-    ACCESS_EXITS,
-    ACCESS_RDMSR,
-    ACCESS_RDPMC,
-    ACCESS_WRMSR,
-    BY_RDPMC_EXITING,
-    TR_GUEST_RDPMC,
-    TR_INTERCEPT,
-    TR_MSR_DROPPED,
-    TR_PRIVILEGE,
-    TR_RDPMC_FAULT,
-    emit,
-)
-from vpmu_emu.machine.state import CODE_NEXT, N_CPUID, RAX, RBX, RCX, RDX
+from vpmu_emu.machine.ring import emit
 from vpmu_emu.machine.u64 import ALL, LOW32, ONE, U32, U64, ZERO
-from vpmu_emu.machine.vmcs import (
-    EXIT_CPUID,
-    EXIT_MSR_READ,
-    EXIT_MSR_WRITE,
-    EXIT_RDPMC,
-    EXIT_RDTSC,
-    PROC_RDPMC,
-    PROC_RDTSC,
-)
 from vpmu_emu.machine.vmx import msr_intercepted
 from vpmu_emu.tables.cpus import LATENCIES
 
@@ -74,7 +52,7 @@ CPUID_OSXSAVE = U64(1 << 27)
 @jit()
 def _refuse(core, E, u, access):
     # Before anything else is looked at: no exit, and no #GP of another reason.
-    emit(E, core.t, TR_PRIVILEGE, u.rip, U64(access), U64(core.cpl), core.cr4)
+    emit(E, core.t, ring.TR_PRIVILEGE, u.rip, U64(access), U64(core.cpl), core.cr4)
     return raise_gp(E)
 
 
@@ -82,40 +60,40 @@ def _refuse(core, E, u, access):
 def execute_rdmsr(core, M, E, u):
     """RDMSR of micro-op u: a CODE_*."""
     if core.cpl > 0:
-        return _refuse(core, E, u, ACCESS_RDMSR)
-    index = core.regs[RCX] & LOW32
+        return _refuse(core, E, u, ring.ACCESS_RDMSR)
+    index = core.regs[state.RCX] & LOW32
     if core.vmx.nonroot != 0 and msr_intercepted(core, M, E, index, 0):
         slot = statistics_slot(index)
         if slot >= 0:
             core.stats.msr_exits[slot] += ONE
-        return leave_guest(core, u, EXIT_MSR_READ, ZERO)
+        return leave_guest(core, u, vmcs.EXIT_MSR_READ, ZERO)
     rn = check_read(core, index)
     if rn < DROPPED:
         note_msr_fault(core, E, index, ZERO, 0, -rn)
         return raise_gp(E)
     if rn == DROPPED:
-        emit(E, core.t, TR_MSR_DROPPED, u.rip, index, ZERO, ZERO)
+        emit(E, core.t, ring.TR_MSR_DROPPED, u.rip, index, ZERO, ZERO)
     v = msr_value(core, rn, index) if rn >= 0 else ZERO
     put_edx_eax(core, v)
     retire(core, u)
     note_msr(core, E, index, v, v, READ, 0)
     if E.stop_request != 0:
         return at_edge(core, u)
-    return CODE_NEXT
+    return state.CODE_NEXT
 
 
 @jit()
 def execute_wrmsr(core, M, E, u):
     """WRMSR of micro-op u: a CODE_*."""
     if core.cpl > 0:
-        return _refuse(core, E, u, ACCESS_WRMSR)
-    index = core.regs[RCX] & LOW32
-    value = (core.regs[RAX] & LOW32) | (core.regs[RDX] << U32)
+        return _refuse(core, E, u, ring.ACCESS_WRMSR)
+    index = core.regs[state.RCX] & LOW32
+    value = (core.regs[state.RAX] & LOW32) | (core.regs[state.RDX] << U32)
     if core.vmx.nonroot != 0 and msr_intercepted(core, M, E, index, 1):
         slot = statistics_slot(index)
         if slot >= 0:
             core.stats.msr_exits[slot] += ONE
-        return leave_guest(core, u, EXIT_MSR_WRITE, ZERO)
+        return leave_guest(core, u, vmcs.EXIT_MSR_WRITE, ZERO)
     rn = check_write(core, index, value)
     if rn < DROPPED:
         note_msr_fault(core, E, index, value, 1, -rn)
@@ -133,7 +111,7 @@ def execute_wrmsr(core, M, E, u):
     spend(core, core.latency[LAT_WRMSR] - core.latency[LAT_MSR])
     pmu_check(core, E)  # if it overflows a counter by retiring, that comes before its effect
     if rn == DROPPED:
-        emit(E, core.t, TR_MSR_DROPPED, u.rip, index, value, ONE)
+        emit(E, core.t, ring.TR_MSR_DROPPED, u.rip, index, value, ONE)
     else:
         msr_apply(core, E, rn, index, value)
     if core.inject & I_BOTH_WRMSRS != ZERO:
@@ -148,24 +126,24 @@ def execute_rdpmc(core, E, u):
     """RDPMC of micro-op u: a CODE_*."""
     # VMX checks CR4.PCE before the intercept and the index after it (SDM 3C 26.1.1).
     if core.cpl > 0 and core.cr4 & X86_CR4_PCE == ZERO:
-        return _refuse(core, E, u, ACCESS_RDPMC)
-    ecx = core.regs[RCX] & LOW32
+        return _refuse(core, E, u, ring.ACCESS_RDPMC)
+    ecx = core.regs[state.RCX] & LOW32
     if core.vmx.nonroot != 0:
-        exits = core.vmx.proc & PROC_RDPMC != ZERO
-        told = ACCESS_RDPMC | ACCESS_EXITS if exits else ACCESS_RDPMC
-        emit(E, core.t, TR_INTERCEPT, u.rip, ecx, U64(BY_RDPMC_EXITING), U64(told))
+        exits = core.vmx.proc & vmcs.PROC_RDPMC != ZERO
+        told = ring.ACCESS_RDPMC | ring.ACCESS_EXITS if exits else ring.ACCESS_RDPMC
+        emit(E, core.t, ring.TR_INTERCEPT, u.rip, ecx, U64(ring.BY_RDPMC_EXITING), U64(told))
         if exits:
-            return leave_guest(core, u, EXIT_RDPMC, ZERO)
+            return leave_guest(core, u, vmcs.EXIT_RDPMC, ZERO)
     which = rdpmc_counter(core, ecx)
     if which == PMC_INVALID:
-        emit(E, core.t, TR_RDPMC_FAULT, u.rip, ecx, U64(core.pmu.gp), U64(core.pmu.fixed))
+        emit(E, core.t, ring.TR_RDPMC_FAULT, u.rip, ecx, U64(core.pmu.gp), U64(core.pmu.fixed))
         return raise_gp(E)
     v = rdpmc_result(core, ecx, rdpmc_value(core, which))
     put_edx_eax(core, v)
     retire(core, u)
     core.stats.rdpmcs += ONE
-    emit(E, core.t, TR_GUEST_RDPMC, u.rip, ecx, v, ZERO)
-    return CODE_NEXT
+    emit(E, core.t, ring.TR_GUEST_RDPMC, u.rip, ecx, v, ZERO)
+    return state.CODE_NEXT
 
 
 @jit()
@@ -173,19 +151,19 @@ def execute_rdtsc(core, E, u, op):
     """RDTSC and RDTSCP of micro-op u: a CODE_*."""
     if core.cpl > 0 and core.cr4 & X86_CR4_TSD != ZERO:
         return raise_gp(E)
-    if core.vmx.nonroot != 0 and core.vmx.proc & PROC_RDTSC != ZERO:
-        return leave_guest(core, u, EXIT_RDTSC, ZERO)
+    if core.vmx.nonroot != 0 and core.vmx.proc & vmcs.PROC_RDTSC != ZERO:
+        return leave_guest(core, u, vmcs.EXIT_RDTSC, ZERO)
     put_edx_eax(core, read_tsc(core))
     if op == S_RDTSCP:
-        core.regs[RCX] = core.tsc_aux & LOW32
+        core.regs[state.RCX] = core.tsc_aux & LOW32
     retire(core, u)
-    return CODE_NEXT
+    return state.CODE_NEXT
 
 
 @jit()
 def cpuid_entry(table, leaf, subleaf):
     """Index of the entry that answers CPUID, -1 if the table has none."""
-    for k in range(N_CPUID):
+    for k in range(state.N_CPUID):
         if table[k].leaf == leaf and (table[k].subleaf == ALL or table[k].subleaf == subleaf):
             return k
     return -1
@@ -197,10 +175,10 @@ def cpuid_answer(core, table, apic_base):
 
     CPUID.1:EDX[9] is whether the local APIC is on (SDM 3A 11.4.3), ECX[27] is CR4.OSXSAVE.
     """
-    leaf = core.regs[RAX] & LOW32
-    k = cpuid_entry(table, leaf, core.regs[RCX] & LOW32)
-    core.regs[RAX] = table[k].eax if k >= 0 else ZERO
-    core.regs[RBX] = table[k].ebx if k >= 0 else ZERO
+    leaf = core.regs[state.RAX] & LOW32
+    k = cpuid_entry(table, leaf, core.regs[state.RCX] & LOW32)
+    core.regs[state.RAX] = table[k].eax if k >= 0 else ZERO
+    core.regs[state.RBX] = table[k].ebx if k >= 0 else ZERO
     ecx = table[k].ecx if k >= 0 else ZERO
     edx = table[k].edx if k >= 0 else ZERO
     if k >= 0 and leaf == ONE:
@@ -208,15 +186,15 @@ def cpuid_answer(core, table, apic_base):
             CPUID_APIC if apic_base & msr_index.MSR_IA32_APICBASE_ENABLE != ZERO else ZERO
         )
         ecx = (ecx & ~CPUID_OSXSAVE) | (CPUID_OSXSAVE if core.cr4 & X86_CR4_OSXSAVE != ZERO else ZERO)
-    core.regs[RCX] = ecx
-    core.regs[RDX] = edx
+    core.regs[state.RCX] = ecx
+    core.regs[state.RDX] = edx
 
 
 @jit()
 def execute_cpuid(core, u):
     """CPUID of micro-op u: a CODE_*."""
     if core.vmx.nonroot != 0:
-        return leave_guest(core, u, EXIT_CPUID, ZERO)
+        return leave_guest(core, u, vmcs.EXIT_CPUID, ZERO)
     cpuid_answer(core, core.cpuid, core.lapic.apic_base)
     retire(core, u)
-    return CODE_NEXT
+    return state.CODE_NEXT

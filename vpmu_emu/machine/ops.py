@@ -11,7 +11,7 @@ import re
 
 import numpy as np
 
-from vpmu_emu.machine.state import LANE_BITS, LANES1, LANES2, RCX, RDX, REG_FS, REG_GS
+from vpmu_emu.machine import state
 from vpmu_emu.tables.cpus import LATENCIES
 from vpmu_emu.tables.instructions import (
     BY_OPCODE,
@@ -158,7 +158,7 @@ def _hot(form: Form, memory: bool) -> int:
     return general
 
 
-_FIXED = {"al": 0, "ax": 0, "eax": 0, "rax": 0, "dx": RDX, "fs": REG_FS, "gs": REG_GS}
+_FIXED = {"al": 0, "ax": 0, "eax": 0, "rax": 0, "dx": state.RDX, "fs": state.REG_FS, "gs": state.REG_GS}
 
 
 def _operands(form: Form) -> tuple[str, ...]:
@@ -181,7 +181,7 @@ def _operand(form: Form, position: int) -> tuple[int, int]:
     if word in _FIXED:
         return F_FIXED, _FIXED[word]
     if word == "cl":
-        return F_CL, RCX
+        return F_CL, state.RCX
     if word == "1":
         return F_ONE, 0
     if word.startswith("imm"):
@@ -210,7 +210,7 @@ def _operand(form: Form, position: int) -> tuple[int, int]:
 
 def pack_lanes(classes: tuple[str, ...], lanes: tuple[str, ...]) -> int:
     """The event classes of one instruction as packed counts of LANE_BITS bits each."""
-    return sum(classes.count(name) << (LANE_BITS * i) for i, name in enumerate(lanes))
+    return sum(classes.count(name) << (state.LANE_BITS * i) for i, name in enumerate(lanes))
 
 
 def _signed(word: str) -> bool:
@@ -265,10 +265,10 @@ def _row(form: Form) -> list[int]:
 FORM_TABLE = np.array([_row(form) for form in FORMS], dtype=np.int64)
 # what a form retires, register form in column 0, memory form in column 1
 FORM_LANES1 = np.array(
-    [[pack_lanes(f.retires(memory=m), LANES1) for m in (False, True)] for f in FORMS], dtype=np.uint64
+    [[pack_lanes(f.retires(memory=m), state.LANES1) for m in (False, True)] for f in FORMS], dtype=np.uint64
 )
 FORM_LANES2 = np.array(
-    [[pack_lanes(f.retires(memory=m), LANES2) for m in (False, True)] for f in FORMS], dtype=np.uint64
+    [[pack_lanes(f.retires(memory=m), state.LANES2) for m in (False, True)] for f in FORMS], dtype=np.uint64
 )
 
 

@@ -12,24 +12,10 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
-from vpmu_emu.machine import msr_index
+from vpmu_emu.machine import msr_index, mutants
 from vpmu_emu.machine.clock import later, ticks, time_of_tick
 from vpmu_emu.machine.lapic import LVT_DROPPED, LVT_NMI, LVT_PMI, lapic_deliver_lvt
 from vpmu_emu.machine.metrics import metrics_start, metrics_stop
-from vpmu_emu.machine.mutants import (
-    I_CALL,
-    I_CMASK,
-    I_EARLY,
-    I_FIXED0_DOUBLE,
-    I_GLOBAL_CTRL,
-    I_MORE_INSTRUCTIONS,
-    I_NO_LVTPC_MASK,
-    I_OFF_CLEARS,
-    I_OS,
-    I_RESET_TO_0,
-    I_RUNNING_WRITE,
-    I_UNTAKEN,
-)
 from vpmu_emu.machine.pmu_rules import distance, raises_pmi, sets_status
 from vpmu_emu.machine.ring import TR_OVERFLOW, TR_PMI_RAISE, emit
 from vpmu_emu.machine.state import CLASS, N_CTR, N_FIXED, N_GP, NEVER
@@ -113,11 +99,11 @@ def class_total(core, c, rings):
 def _miscounted(core, event, rings, s):
     # What injected bugs make of an event's total.
     if event == EV_BRANCHES:
-        if core.inject & I_CALL != ZERO:
+        if core.inject & mutants.I_CALL != ZERO:
             return s - class_total(core, C_CALL, rings)
-        if core.inject & I_UNTAKEN != ZERO:
+        if core.inject & mutants.I_UNTAKEN != ZERO:
             return class_total(core, C_TAKEN, rings)
-    if event == EV_INSTRUCTIONS and core.inject & I_MORE_INSTRUCTIONS != ZERO:
+    if event == EV_INSTRUCTIONS and core.inject & mutants.I_MORE_INSTRUCTIONS != ZERO:
         return s + s // _U50
     return s + s if rings & _DOUBLED != 0 else s
 
@@ -266,7 +252,7 @@ def raise_pmi(core, E):
     sent = lapic_deliver_lvt(core.lapic, LVT_PMI)
     emit(E, core.t, TR_PMI_RAISE, core.rip, lvt, pmu.global_status, U64(sent))
     if sent != LVT_DROPPED:
-        if core.inject & I_NO_LVTPC_MASK != ZERO or pmu.masks_lvtpc == 0:
+        if core.inject & mutants.I_NO_LVTPC_MASK != ZERO or pmu.masks_lvtpc == 0:
             core.lapic.lvt[LVT_PMI] &= ~msr_index.APIC_LVT_MASKED
         core.stats.pmis_hw += ONE
         if core.vmx.root == 0:
@@ -340,7 +326,7 @@ def pmu_check(core, E):
             if v > mask:
                 _settle(core, i)
                 _overflow(core, E, i)
-            elif v == mask and core.inject & I_EARLY != ZERO:
+            elif v == mask and core.inject & mutants.I_EARLY != ZERO:
                 pmu.global_status |= ONE << status_index(i)
     if pmu.global_status & msr_index.GLOBAL_STATUS_COUNTERS_FROZEN != frozen or pmu.global_ctrl != enables:
         pmu_update(core, E)
@@ -366,14 +352,14 @@ def _configure(core, i):
         sel = pmu.eventsel[i]
         rings = np.int64((sel >> EVENTSEL_RINGS_SHIFT) & U3)  # USR below OS
         pmu.rings[i] = (rings >> 1) | ((rings & 1) << 1)
-        if core.inject & I_OS != ZERO:
+        if core.inject & mutants.I_OS != ZERO:
             pmu.rings[i] |= 1
         pmu.event[i] = -1
         if i < pmu.gp and sel & msr_index.ARCH_PERFMON_EVENTSEL_ENABLE != ZERO:
             event = event_row(pmu, sel & msr_index.INTEL_ARCH_EVENT_MASK)
             if event >= 0 and (EV_COUNTERS[event] >> U64(i)) & ONE != ZERO:
                 pmu.event[i] = event
-            if core.inject & I_CMASK == ZERO:
+            if core.inject & mutants.I_CMASK == ZERO:
                 pmu.cmask[i] = np.int64((sel >> EVENTSEL_CMASK_SHIFT) & BYTE_)
             # SDM 3B 20.2.1.1: INV means something only beside a CMASK; EDGE alone counts 0 to 1
             if pmu.cmask[i] != 0 and sel & msr_index.ARCH_PERFMON_EVENTSEL_INV != ZERO:
@@ -385,7 +371,7 @@ def _configure(core, i):
         j = i - N_GP
         pmu.rings[i] = np.int64((pmu.fixed_ctr_ctrl >> U64(4 * j)) & U3)
         pmu.event[i] = FIXED_EVENT[j] if j < pmu.fixed else -1
-        if j == 0 and pmu.rings[i] != 0 and core.inject & I_FIXED0_DOUBLE != ZERO:
+        if j == 0 and pmu.rings[i] != 0 and core.inject & mutants.I_FIXED0_DOUBLE != ZERO:
             pmu.rings[i] |= _DOUBLED
     bit = ONE << U64(i)
     if pmu.event[i] >= 0 and pmu.rings[i] != 0:
@@ -448,7 +434,7 @@ def pmu_update(core, E):
     pmu = core.pmu
     for _ in range(3):
         want = pmu.local
-        if pmu.version >= 2 and core.inject & I_GLOBAL_CTRL == ZERO:
+        if pmu.version >= 2 and core.inject & mutants.I_GLOBAL_CTRL == ZERO:
             enables = pmu.global_ctrl
             want &= (enables & GP_BITS) | ((enables >> FIXED_SHIFT) & FIXED_BITS) << GP_COUNT
         if pmu.version >= 4 and pmu.global_status & msr_index.GLOBAL_STATUS_COUNTERS_FROZEN != ZERO:
@@ -485,7 +471,8 @@ def pmu_write_eventsel(core, E, i, value):
     if is_armed(core, i):
         _disarm(core, E, i)
     pmu.eventsel[i] = value
-    if core.inject & I_OFF_CLEARS != ZERO and value & msr_index.ARCH_PERFMON_EVENTSEL_ENABLE == ZERO:
+    off = value & msr_index.ARCH_PERFMON_EVENTSEL_ENABLE == ZERO
+    if off and core.inject & mutants.I_OFF_CLEARS != ZERO:
         pmu.ctr_base[i] = ZERO
     _configure(core, i)
     pmu_update(core, E)
@@ -512,7 +499,7 @@ def pmu_write_fixed_ctr_ctrl(core, E, value):
 def pmu_write_counter(core, i, value):
     """Load counter i, running or not, with a value of its width. Modifies core.pmu."""
     pmu = core.pmu
-    if core.inject & I_RUNNING_WRITE != ZERO and is_armed(core, i):
+    if core.inject & mutants.I_RUNNING_WRITE != ZERO and is_armed(core, i):
         return
     pmu.ctr_base[i] = value & counter_mask(core, i)
     if is_armed(core, i) and pmu.cmask[i] == 0:
@@ -606,7 +593,7 @@ def pmu_reset(core):
     pmu.fixed_ctr_ctrl = ZERO
     pmu.global_status = ZERO
     pmu.global_ctrl = (ONE << U64(pmu.gp)) - ONE if pmu.version >= 2 else ZERO
-    if core.inject & I_RESET_TO_0 != ZERO:
+    if core.inject & mutants.I_RESET_TO_0 != ZERO:
         pmu.global_ctrl = ZERO
     pmu.armed = ZERO
     pmu.stepping = 0

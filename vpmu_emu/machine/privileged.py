@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
-from vpmu_emu.machine import msr_index
+from vpmu_emu.machine import msr_index, state, vmcs
 from vpmu_emu.machine.alu import (
     address,
     fold_flags,
@@ -84,24 +84,6 @@ from vpmu_emu.machine.retire import (
     spend,
 )
 from vpmu_emu.machine.ring import TR_EXCEPTION, emit
-from vpmu_emu.machine.state import (
-    CLASS,
-    CODE_EDGE,
-    CODE_EXIT,
-    CODE_FAULT,
-    CODE_NEXT,
-    CODE_NOT_RETIRED,
-    RAX,
-    RCX,
-    RDI,
-    RDX,
-    REG_FS,
-    REG_GS,
-    RSI,
-    RSP,
-    TRAP_EXCEPTION,
-    TRAP_SYSCALL,
-)
 from vpmu_emu.machine.u64 import (
     ALL,
     BYTE,
@@ -126,31 +108,7 @@ from vpmu_emu.machine.vectors import (
     VECTOR_SS,
     VECTOR_UD,
 )
-from vpmu_emu.machine.vmcs import (
-    EXIT_CR_ACCESS,
-    EXIT_DR_ACCESS,
-    EXIT_EXCEPTION_NMI,
-    EXIT_HLT,
-    EXIT_INVD,
-    EXIT_INVLPG,
-    EXIT_IO_INSTRUCTION,
-    EXIT_VMCALL,
-    EXIT_WBINVD,
-    EXIT_XSETBV,
-    INTR_VALID,
-    PROC_CR3_LOAD,
-    PROC_CR3_STORE,
-    PROC_HLT,
-    PROC_INVLPG,
-    PROC_IO,
-    PROC_MOV_DR,
-    TYPE_SOFT_EXCEPTION,
-    V_CR0_MASK,
-    V_CR0_SHADOW,
-    V_CR4_MASK,
-    V_CR4_SHADOW,
-    vmread,
-)
+from vpmu_emu.machine.vmcs import vmread
 from vpmu_emu.machine.vmx import note_exit
 from vpmu_emu.tables.cpus import LATENCIES
 from vpmu_emu.tables.instructions import EMULATOR, FEATURES
@@ -181,8 +139,8 @@ S_RDFSBASE, S_RDGSBASE, S_WRFSBASE, S_WRGSBASE = (
 )
 S_FROM_DR, S_TO_DR = OP["mov_from_dr"], OP["mov_to_dr"]
 
-C_LOAD = CLASS["load"]
-C_STORE = CLASS["store"]
+C_LOAD = state.CLASS["load"]
+C_STORE = state.CLASS["store"]
 LAT_INTERRUPT = LATENCIES.index("interrupt")
 CR0_NEEDED = X86_CR0_PG | X86_CR0_PE
 CR0_CACHE = X86_CR0_CD | X86_CR0_NW
@@ -230,20 +188,20 @@ def _ports(core, E, u, op):
     size = U64(u.width) >> U3
     incoming = op == S_IN
     kind = u.src if incoming else u.dst
-    port = u.imm & BYTE if kind == K_IMM else core.regs[RDX] & WORD
-    if core.vmx.nonroot != 0 and core.vmx.proc & PROC_IO != ZERO:
+    port = u.imm & BYTE if kind == K_IMM else core.regs[state.RDX] & WORD
+    if core.vmx.nonroot != 0 and core.vmx.proc & vmcs.PROC_IO != ZERO:
         # SDM 3C table 28-5: size - 1, direction, immediate operand, port
         qual = (size - ONE) | (port << U16) | (_IO_IN if incoming else ZERO)
         if kind == K_IMM:
             qual |= U64(1 << 6)
-        return leave_guest(core, u, EXIT_IO_INSTRUCTION, qual)
+        return leave_guest(core, u, vmcs.EXIT_IO_INSTRUCTION, qual)
     note_port(core, E, port, size)
     if incoming:
-        put_register(core, RAX, size, port_in(core, port, size))
+        put_register(core, state.RAX, size, port_in(core, port, size))
         retire(core, u)
-        return CODE_NEXT
+        return state.CODE_NEXT
     retire(core, u)
-    port_out(core, E, port, size, core.regs[RAX] & (ALL >> (U64(64) - U64(u.width))))
+    port_out(core, E, port, size, core.regs[state.RAX] & (ALL >> (U64(64) - U64(u.width))))
     return at_edge(core, u)
 
 
@@ -255,7 +213,7 @@ def _read_ahead(core, u, size, left):
     """
     if u.cc == 0:
         return ONE
-    offset = core.regs[RDI] & PAGE_MASK
+    offset = core.regs[state.RDI] & PAGE_MASK
     n = min(offset if core.rflags & X86_EFLAGS_DF != ZERO else _PAGE - offset, _PIO_READ_AHEAD // size)
     return max(min(n, left & LOW32), ONE)
 
@@ -268,43 +226,43 @@ def _string_ports(core, M, E, u, op):
     regs = core.regs
     size = U64(u.width) >> U3
     incoming = op == S_INS
-    port = regs[RDX] & WORD
+    port = regs[state.RDX] & WORD
     kept = LOW32 if u.addr32 != 0 else ALL
-    if u.cc != 0 and regs[RCX] & kept == ZERO:
+    if u.cc != 0 and regs[state.RCX] & kept == ZERO:
         # No iteration: it retires, but as no load and no store.
         row = 0 if core.cpl == 0 else 1
         core.total[row, C_LOAD] -= (u.lanes1 >> LOAD_LANE) & ONE
         core.total[row, C_STORE] -= (u.lanes1 >> STORE_LANE) & ONE
         retire(core, u)
-        return CODE_NEXT
-    again = u.cc != 0 and regs[RCX] & kept != ONE
-    n = RDI if incoming else RSI
+        return state.CODE_NEXT
+    again = u.cc != 0 and regs[state.RCX] & kept != ONE
+    n = state.RDI if incoming else state.RSI
     va = regs[n] & kept if incoming else linear(core, u, regs[n])
-    leaves = core.vmx.nonroot != 0 and core.vmx.proc & PROC_IO != ZERO
+    leaves = core.vmx.nonroot != 0 and core.vmx.proc & vmcs.PROC_IO != ZERO
     answered = leaves and E.port_ready != 0  # a hypervisor that has left goes on with the same iteration
     value = E.port_value
     qual = (size - ONE) | (port << U16) | IO_STRING | (_IO_IN if incoming else ZERO)
     qual |= _IO_REP if u.cc != 0 else ZERO
     if leaves and not answered and (incoming or E.emulating == 0):
-        E.port_count = _read_ahead(core, u, size, regs[RCX] & kept)
-        return leave_guest(core, u, EXIT_IO_INSTRUCTION, qual)
+        E.port_count = _read_ahead(core, u, size, regs[state.RCX] & kept)
+        return leave_guest(core, u, vmcs.EXIT_IO_INSTRUCTION, qual)
     if not answered:
         # A port is not read before it is sure that memory takes what it gives.
         E.intent = 1 if incoming else 0
         code, value = read(core, M, E, va, size)
         E.intent = 0
-        if code != CODE_NEXT:
+        if code != state.CODE_NEXT:
             return code
     E.port_ready = 0
     if not leaves:
         note_port(core, E, port, size)
     if incoming:
         code = write(core, M, E, va, size, value if answered else port_in(core, port, size))
-        if code >= CODE_NOT_RETIRED:
+        if code >= state.CODE_NOT_RETIRED:
             return code
     put_address(core, u, n, regs[n] + (size if core.rflags & X86_EFLAGS_DF == ZERO else ~size + ONE))
     if u.cc != 0:
-        put_address(core, u, RCX, regs[RCX] - ONE)
+        put_address(core, u, state.RCX, regs[state.RCX] - ONE)
     if again:
         if E.emulating == 0:  # the processor goes on with it as it was decoded
             core.iterations += ONE
@@ -316,33 +274,33 @@ def _string_ports(core, M, E, u, op):
         core.rip = u.rip + U64(u.len)
     if not incoming and leaves:  # em_out(): the element is over before the VMM hears of it
         E.port_value = value
-        note_exit(core, EXIT_IO_INSTRUCTION, qual, ZERO if again else U64(u.len))
-        return CODE_EXIT
+        note_exit(core, vmcs.EXIT_IO_INSTRUCTION, qual, ZERO if again else U64(u.len))
+        return state.CODE_EXIT
     if not incoming:
         port_out(core, E, port, size, value)
-    return CODE_EDGE
+    return state.CODE_EDGE
 
 
 @jit()
 def _software_interrupt(core, M, E, u, op, vector):
     # If the gate cannot be taken INT n faults, with the handler returning to it, and does not retire.
     if op == S_INT3 and core.vmx.nonroot != 0 and core.vmx.exceptions & BP_BIT != ZERO:
-        code = leave_guest(core, u, EXIT_EXCEPTION_NMI, ZERO)
-        core.vmx.exit_intr_info = INTR_VALID | TYPE_SOFT_EXCEPTION << U8 | U64(VECTOR_BP)
+        code = leave_guest(core, u, vmcs.EXIT_EXCEPTION_NMI, ZERO)
+        core.vmx.exit_intr_info = vmcs.INTR_VALID | vmcs.TYPE_SOFT_EXCEPTION << U8 | U64(VECTOR_BP)
         return code
     if vector == VECTOR_BP and core.kernel != 0 and core.vmx.nonroot == 0:
         # Of a kernel's gates this one is open to programs.
         retire(core, u)
         fold_flags(core)
         core.rip = u.rip + U64(u.len)
-        core.trap = TRAP_EXCEPTION | vector
+        core.trap = state.TRAP_EXCEPTION | vector
         spread_flags(core)
-        return CODE_EDGE
+        return state.CODE_EDGE
     core.rip = u.rip
     cpl = core.cpl
     fold_flags(core)
     code = through_gate(core, M, E, vector, KIND_SOFTWARE, 0, ZERO, u.rip + U64(u.len))
-    if code != CODE_NEXT:
+    if code != state.CODE_NEXT:
         return code
     emit(E, core.t, TR_EXCEPTION, u.rip, U64(vector), ZERO, ZERO)
     if vector < 32:
@@ -352,7 +310,7 @@ def _software_interrupt(core, M, E, u, op, vector):
     retire(core, u)
     spend(core, core.latency[LAT_INTERRUPT])
     core.cpl = new
-    return CODE_EDGE
+    return state.CODE_EDGE
 
 
 @jit()
@@ -360,29 +318,29 @@ def _iretq(core, M, E, u):
     cpl = core.cpl
     fold_flags(core)
     code = interrupt_return(core, M, E)
-    if code != CODE_NEXT:
+    if code != state.CODE_NEXT:
         return code
     new = core.cpl
     core.cpl = cpl
     retire(core, u)
     core.cpl = new
-    return CODE_EDGE
+    return state.CODE_EDGE
 
 
 @jit()
 def _syscall(core, E, u):
     if core.efer & msr_index.EFER_SCE == ZERO:
         fault(E, VECTOR_UD, 0, ZERO)
-        return CODE_FAULT
+        return state.CODE_FAULT
     retire(core, u)
     fold_flags(core)
-    core.regs[RCX] = u.rip + U64(u.len)
+    core.regs[state.RCX] = u.rip + U64(u.len)
     core.regs[11] = core.rflags
     if core.kernel != 0 and core.vmx.nonroot == 0:
-        core.rip = core.regs[RCX]
-        core.trap = TRAP_SYSCALL
+        core.rip = core.regs[state.RCX]
+        core.trap = state.TRAP_SYSCALL
         spread_flags(core)
-        return CODE_EDGE
+        return state.CODE_EDGE
     core.rip = core.lstar
     core.rflags = (core.rflags & ~core.fmask) | X86_EFLAGS_FIXED
     spread_flags(core)
@@ -390,24 +348,24 @@ def _syscall(core, E, u):
     core.selectors[1] = cs
     core.selectors[2] = cs + U8
     core.cpl = 0
-    return CODE_EDGE
+    return state.CODE_EDGE
 
 
 @jit()
 def _sysretq(core, E, u):
     if core.efer & msr_index.EFER_SCE == ZERO:
         fault(E, VECTOR_UD, 0, ZERO)
-        return CODE_FAULT
-    if core.cpl > 0 or not is_canonical(core.regs[RCX]):
+        return state.CODE_FAULT
+    if core.cpl > 0 or not is_canonical(core.regs[state.RCX]):
         return raise_gp(E)
     retire(core, u)
     set_rflags(core, core.regs[11])
-    core.rip = core.regs[RCX]
+    core.rip = core.regs[state.RCX]
     cs = core.star >> U48
     core.selectors[1] = (cs + U16) | _USER
     core.selectors[2] = (cs + U8) | _USER
     core.cpl = 3
-    return CODE_EDGE
+    return state.CODE_EDGE
 
 
 @jit()
@@ -416,14 +374,14 @@ def _flags_stack(core, M, E, u, op):
     if op == S_PUSHFQ:
         fold_flags(core)
         code = push(core, M, E, size, core.rflags & ~U64(0x3_0000))
-        if code >= CODE_NOT_RETIRED:
+        if code >= state.CODE_NOT_RETIRED:
             return code
         retire(core, u)
-        return at_edge(core, u) if code == CODE_EDGE else CODE_NEXT
-    code, flags = read(core, M, E, core.regs[RSP], size)
-    if code != CODE_NEXT:
+        return at_edge(core, u) if code == state.CODE_EDGE else state.CODE_NEXT
+    code, flags = read(core, M, E, core.regs[state.RSP], size)
+    if code != state.CODE_NEXT:
         return code
-    core.regs[RSP] += size
+    core.regs[state.RSP] += size
     retire(core, u)
     if size != U8:
         fold_flags(core)
@@ -450,8 +408,8 @@ def _cli_sti(core, E, u, op):
 def _hlt(core, E, u):
     if core.cpl > 0:
         return raise_gp(E)
-    if core.vmx.nonroot != 0 and core.vmx.proc & PROC_HLT != ZERO:
-        return leave_guest(core, u, EXIT_HLT, ZERO)
+    if core.vmx.nonroot != 0 and core.vmx.proc & vmcs.PROC_HLT != ZERO:
+        return leave_guest(core, u, vmcs.EXIT_HLT, ZERO)
     retire(core, u)
     core.activity = 1
     return at_edge(core, u)
@@ -511,13 +469,13 @@ def _control_registers(core, M, E, u, op):
         return raise_gp(E)
     if op == S_FROM_CR:
         which = np.int64(u.r)
-        if core.vmx.nonroot != 0 and which == 3 and core.vmx.proc & PROC_CR3_STORE != ZERO:
-            return leave_guest(core, u, EXIT_CR_ACCESS, U64(0x13) | (U64(u.a) << U8))
+        if core.vmx.nonroot != 0 and which == 3 and core.vmx.proc & vmcs.PROC_CR3_STORE != ZERO:
+            return leave_guest(core, u, vmcs.EXIT_CR_ACCESS, U64(0x13) | (U64(u.a) << U8))
         v = ZERO
         if which == 0:
             v = core.cr0
             if core.vmx.nonroot != 0:
-                v = shadowed(core, M, v, V_CR0_MASK, V_CR0_SHADOW)
+                v = shadowed(core, M, v, vmcs.V_CR0_MASK, vmcs.V_CR0_SHADOW)
         elif which == 2:
             v = core.cr2
         elif which == 3:
@@ -525,20 +483,20 @@ def _control_registers(core, M, E, u, op):
         elif which == 4:
             v = core.cr4
             if core.vmx.nonroot != 0:
-                v = shadowed(core, M, v, V_CR4_MASK, V_CR4_SHADOW)
+                v = shadowed(core, M, v, vmcs.V_CR4_MASK, vmcs.V_CR4_SHADOW)
         elif which == 8:
             v = (core.vapic.tpr if core.vmx.nonroot != 0 else core.lapic.tpr) >> _U4
         else:
             fault(E, VECTOR_UD, 0, ZERO)
-            return CODE_FAULT
+            return state.CODE_FAULT
         core.regs[u.a] = v
         retire(core, u)
-        return CODE_NEXT
+        return state.CODE_NEXT
     which = np.int64(u.a)
     v = core.regs[u.r]
     if which == 0:
-        if core.vmx.nonroot != 0 and host_owns(core, M, v, V_CR0_MASK, V_CR0_SHADOW):
-            return leave_guest(core, u, EXIT_CR_ACCESS, U64(u.r) << U8)
+        if core.vmx.nonroot != 0 and host_owns(core, M, v, vmcs.V_CR0_MASK, vmcs.V_CR0_SHADOW):
+            return leave_guest(core, u, vmcs.EXIT_CR_ACCESS, U64(u.r) << U8)
         if not cr0_is_valid(v):
             return raise_gp(E)
         retire(core, u)
@@ -547,8 +505,8 @@ def _control_registers(core, M, E, u, op):
         retire(core, u)
         core.cr2 = v
     elif which == 3:
-        if core.vmx.nonroot != 0 and core.vmx.proc & PROC_CR3_LOAD != ZERO:
-            return leave_guest(core, u, EXIT_CR_ACCESS, U64(3) | (U64(u.r) << U8))
+        if core.vmx.nonroot != 0 and core.vmx.proc & vmcs.PROC_CR3_LOAD != ZERO:
+            return leave_guest(core, u, vmcs.EXIT_CR_ACCESS, U64(3) | (U64(u.r) << U8))
         if v & core.pa_reserved != ZERO or v >> U52 != ZERO:
             return raise_gp(E)
         retire(core, u)
@@ -556,8 +514,8 @@ def _control_registers(core, M, E, u, op):
         tlb_flush(core, 0)
         drop_decoded(E)
     elif which == 4:
-        if core.vmx.nonroot != 0 and host_owns(core, M, v, V_CR4_MASK, V_CR4_SHADOW):
-            return leave_guest(core, u, EXIT_CR_ACCESS, _U4 | (U64(u.r) << U8))
+        if core.vmx.nonroot != 0 and host_owns(core, M, v, vmcs.V_CR4_MASK, vmcs.V_CR4_SHADOW):
+            return leave_guest(core, u, vmcs.EXIT_CR_ACCESS, _U4 | (U64(u.r) << U8))
         if not cr4_is_valid(core, v):
             return raise_gp(E)
         retire(core, u)
@@ -572,7 +530,7 @@ def _control_registers(core, M, E, u, op):
             core.lapic.tpr = v << _U4
     else:
         fault(E, VECTOR_UD, 0, ZERO)
-        return CODE_FAULT
+        return state.CODE_FAULT
     return at_edge(core, u)
 
 
@@ -584,20 +542,20 @@ def _debug_registers(core, E, u, op):
     if n == 4 or n == 5:
         if core.cr4 & X86_CR4_DE != ZERO:
             fault(E, VECTOR_UD, 0, ZERO)
-            return CODE_FAULT
+            return state.CODE_FAULT
         n += 2  # SDM 3B 18.2.2: names of DR6 and DR7
-    if core.vmx.nonroot != 0 and core.vmx.proc & PROC_MOV_DR != ZERO:
+    if core.vmx.nonroot != 0 and core.vmx.proc & vmcs.PROC_MOV_DR != ZERO:
         # SDM 3C table 28-4
         qual = U64(np.int64(u.r) if op == S_FROM_DR else np.int64(u.a)) | (U64(reg) << U8)
-        return leave_guest(core, u, EXIT_DR_ACCESS, qual | (_FROM_DR if op == S_FROM_DR else ZERO))
+        return leave_guest(core, u, vmcs.EXIT_DR_ACCESS, qual | (_FROM_DR if op == S_FROM_DR else ZERO))
     if core.dr7 & DR7_GD != ZERO:
         fault(E, VECTOR_DB, 0, ZERO)
         E.debug_bits = DR6_BD
-        return CODE_FAULT
+        return state.CODE_FAULT
     if op == S_FROM_DR:
         core.regs[reg] = get_dr(core, n)
         retire(core, u)
-        return CODE_NEXT
+        return state.CODE_NEXT
     v = core.regs[reg]
     if n >= 6 and v > LOW32:
         return raise_gp(E)
@@ -611,7 +569,7 @@ def _load_segment(core, M, E, n, selector):
     """Load segment register n (not CS), and of FS and GS the base: CODE_NEXT, or the fault is in E."""
     if selector & ~U3 != ZERO:
         code, desc = read_descriptor(core, M, E, selector)
-        if code != CODE_NEXT:
+        if code != state.CODE_NEXT:
             return code
         kind = np.int64((desc >> U64(40)) & U15)
         dpl = np.int64((desc >> U64(45)) & U3)
@@ -625,10 +583,10 @@ def _load_segment(core, M, E, n, selector):
                 bad = bad or dpl < core.cpl or dpl < rpl
         if bad:
             fault(E, VECTOR_GP, 1, selector & ~U3)
-            return CODE_FAULT
+            return state.CODE_FAULT
         if desc & _DESC_PRESENT == ZERO:
             fault(E, VECTOR_SS if n == 2 else VECTOR_NP, 1, selector & ~U3)
-            return CODE_FAULT
+            return state.CODE_FAULT
         base = ((desc >> U16) & U64(0xFF_FFFF)) | ((desc >> U32) & U64(0xFF00_0000))
     else:
         if n == 2 and (core.cpl == 3 or np.int64(selector) != core.cpl):
@@ -636,8 +594,8 @@ def _load_segment(core, M, E, n, selector):
         base = ZERO  # as Intel does it; AMD keeps the base
     core.selectors[n] = selector
     if n >= 4:
-        core.regs[REG_GS + n - 5] = base
-    return CODE_NEXT
+        core.regs[state.REG_GS + n - 5] = base
+    return state.CODE_NEXT
 
 
 @jit()
@@ -646,24 +604,24 @@ def _segments(core, M, E, u, op):
         n = np.int64(u.r) & 7
         if n > 5:
             fault(E, VECTOR_UD, 0, ZERO)
-            return CODE_FAULT
+            return state.CODE_FAULT
         size = U64(2) if u.dst == K_MEM else U64(u.width) >> U3
         code = put(core, M, E, u, np.int64(u.dst), np.int64(u.a), size, core.selectors[n])
-        if code >= CODE_NOT_RETIRED:
+        if code >= state.CODE_NOT_RETIRED:
             return code
         retire(core, u)
-        return at_edge(core, u) if code == CODE_EDGE else CODE_NEXT
+        return at_edge(core, u) if code == state.CODE_EDGE else state.CODE_NEXT
     n = np.int64(u.a) & 7
     if n > 5 or n == 1:
         fault(E, VECTOR_UD, 0, ZERO)
-        return CODE_FAULT
+        return state.CODE_FAULT
     selector = core.regs[u.r] & WORD
     if u.src == K_MEM:
         code, selector = read(core, M, E, address(core, u), U64(2))
-        if code != CODE_NEXT:
+        if code != state.CODE_NEXT:
             return code
     code = _load_segment(core, M, E, n, selector)
-    if code != CODE_NEXT:
+    if code != state.CODE_NEXT:
         return code
     retire(core, u)
     if n == 2:
@@ -676,7 +634,7 @@ def _selector(core, M, E, u, kind, n):
     """(code, the selector that an operand is)."""
     if kind == K_MEM:
         return read(core, M, E, address(core, u), U64(2))
-    return CODE_NEXT, core.regs[n] & WORD
+    return state.CODE_NEXT, core.regs[n] & WORD
 
 
 @jit()
@@ -703,14 +661,14 @@ def _descriptor_queries(core, M, E, u, op):
     only = op == S_VERR or op == S_VERW
     kind = np.int64(u.dst) if only else np.int64(u.src)
     code, selector = _selector(core, M, E, u, kind, np.int64(u.a) if only else np.int64(u.r))
-    if code != CODE_NEXT:
+    if code != state.CODE_NEXT:
         return code
     offset = selector & U64(0xFFF8)
     seen = False
     desc = ZERO
     if offset != ZERO and selector & U64(4) == ZERO and offset + U64(7) <= core.gdt_limit:
         code, desc = read_descriptor(core, M, E, selector)
-        if code != CODE_NEXT:
+        if code != state.CODE_NEXT:
             return code
         seen = _visible(core, desc, selector, op)
     if seen and not only:
@@ -723,17 +681,17 @@ def _descriptor_queries(core, M, E, u, op):
         put_register(core, np.int64(u.a), U64(u.width) >> U3, value)
     core.fz = ZERO if seen else ONE
     retire(core, u)
-    return CODE_NEXT
+    return state.CODE_NEXT
 
 
 @jit()
 def _smsw(core, M, E, u):
     v = core.cr0
     if core.vmx.nonroot != 0:
-        v = shadowed(core, M, v, V_CR0_MASK, V_CR0_SHADOW)
+        v = shadowed(core, M, v, vmcs.V_CR0_MASK, vmcs.V_CR0_SHADOW)
     size = U64(2) if u.dst == K_MEM else U64(u.width) >> U3
     code = put(core, M, E, u, np.int64(u.dst), np.int64(u.a), size, v)
-    if code >= CODE_NOT_RETIRED:
+    if code >= state.CODE_NOT_RETIRED:
         return code
     retire(core, u)
     return at_edge(core, u)
@@ -747,21 +705,21 @@ def _machine_status(core, M, E, u, op):
     owned = ZERO
     shadow = ZERO
     if core.vmx.nonroot != 0:
-        owned = vmread(core, M, V_CR0_MASK)
-        shadow = vmread(core, M, V_CR0_SHADOW)
+        owned = vmread(core, M, vmcs.V_CR0_MASK)
+        shadow = vmread(core, M, vmcs.V_CR0_SHADOW)
     if op == S_CLTS:
         if owned & shadow & X86_CR0_TS != ZERO:
-            return leave_guest(core, u, EXIT_CR_ACCESS, _ACCESS_CLTS)
+            return leave_guest(core, u, vmcs.EXIT_CR_ACCESS, _ACCESS_CLTS)
         retire(core, u)
         set_cr0(core, core.cr0 & ~(X86_CR0_TS & ~owned))
         return at_edge(core, u)
     code, source = _selector(core, M, E, u, np.int64(u.dst), np.int64(u.a))
-    if code != CODE_NEXT:
+    if code != state.CODE_NEXT:
         return code
     change = (source ^ shadow) & _LMSW_CLEARS | (source & ~shadow & ONE)
     if owned & change != ZERO:
         memory = _LMSW_MEMORY if u.dst == K_MEM else ZERO
-        return leave_guest(core, u, EXIT_CR_ACCESS, _ACCESS_LMSW | memory | (source << U16))
+        return leave_guest(core, u, vmcs.EXIT_CR_ACCESS, _ACCESS_LMSW | memory | (source << U16))
     retire(core, u)
     set_cr0(core, (core.cr0 & ~(_LMSW_CLEARS & ~owned)) | (source & _LMSW_BITS & ~owned))
     return at_edge(core, u)
@@ -780,20 +738,20 @@ def _extended_control(core, E, u, op):
         return raise_gp(E)
     if core.cr4 & X86_CR4_OSXSAVE == ZERO:
         fault(E, VECTOR_UD, 0, ZERO)
-        return CODE_FAULT
+        return state.CODE_FAULT
     if op == S_XSETBV:
         if core.cpl > 0:
             return raise_gp(E)
         if core.vmx.nonroot != 0:
-            return leave_guest(core, u, EXIT_XSETBV, ZERO)
+            return leave_guest(core, u, vmcs.EXIT_XSETBV, ZERO)
     # XCR0 alone: XGETBV of 1 came with CPUID.(0DH,1):EAX[2], which no model claims.
-    if core.regs[RCX] & LOW32 != ZERO:
+    if core.regs[state.RCX] & LOW32 != ZERO:
         return raise_gp(E)
     if op == S_XGETBV:
         put_edx_eax(core, core.xcr0)
         retire(core, u)
-        return CODE_NEXT
-    value = (core.regs[RAX] & LOW32) | (core.regs[RDX] << U32)
+        return state.CODE_NEXT
+    value = (core.regs[state.RAX] & LOW32) | (core.regs[state.RDX] << U32)
     if not xcr0_is_valid(value):
         return raise_gp(E)
     retire(core, u)
@@ -805,52 +763,52 @@ def _extended_control(core, E, u, op):
 def _far_return(core, M, E, u):
     """RETF to 64-bit code of the same ring or an outer one (SDM 2B, RET)."""
     size = U64(u.width) >> U3
-    sp = core.regs[RSP]
+    sp = core.regs[state.RSP]
     cpl = core.cpl
     code, rip = read(core, M, E, sp, size)
     cs = ZERO
-    if code == CODE_NEXT:
+    if code == state.CODE_NEXT:
         code, cs = read(core, M, E, sp + size, size)
-    if code != CODE_NEXT:
+    if code != state.CODE_NEXT:
         return code
     cs &= WORD
     rpl = np.int64(cs & U3)
     if rpl < cpl or cs & ~U3 == ZERO:
         fault(E, VECTOR_GP, 1, cs & ~U3)
-        return CODE_FAULT
+        return state.CODE_FAULT
     code, dpl = load_cs(core, M, E, cs, 1)
-    if code != CODE_NEXT:
+    if code != state.CODE_NEXT:
         return code
     if dpl > rpl:
         fault(E, VECTOR_GP, 1, cs & ~U3)
-        return CODE_FAULT
+        return state.CODE_FAULT
     if rpl > cpl and E.emulating != 0:
         u.emulator = FAILS  # __load_segment_descriptor(): "Outer-privilege level return is not implemented"
         fault(E, VECTOR_UD, 0, ZERO)
-        return CODE_FAULT
+        return state.CODE_FAULT
     drop = u.imm & WORD
     new_sp = sp + size + size + drop
     ss = core.selectors[2]
     if rpl > cpl:
         code, outer_sp = read(core, M, E, new_sp, size)
-        if code == CODE_NEXT:
+        if code == state.CODE_NEXT:
             code, ss = read(core, M, E, new_sp + size, size)
-        if code != CODE_NEXT:
+        if code != state.CODE_NEXT:
             return code
         ss &= WORD
         code = outer_stack(core, M, E, ss, rpl)
-        if code != CODE_NEXT:
+        if code != state.CODE_NEXT:
             return code
         new_sp = outer_sp + drop
     if not is_canonical(rip):
         return raise_gp(E)
     retire(core, u)
     core.rip = rip
-    core.regs[RSP] = new_sp
+    core.regs[state.RSP] = new_sp
     core.selectors[1] = cs
     core.selectors[2] = ss
     core.cpl = rpl
-    return CODE_EDGE
+    return state.CODE_EDGE
 
 
 @jit()
@@ -858,23 +816,23 @@ def _segment_from_memory(core, M, E, u, op):
     # LSS, LFS, LGS: the offset of a far pointer goes to a register; POP: a selector from the stack.
     size = U64(u.width) >> U3
     if op == S_POP_SREG:
-        sp = core.regs[RSP]
+        sp = core.regs[state.RSP]
         code, selector = read(core, M, E, sp, size)
-        if code == CODE_NEXT:
-            code = _load_segment(core, M, E, np.int64(u.a) - REG_FS + 4, selector & WORD)
-        if code != CODE_NEXT:
+        if code == state.CODE_NEXT:
+            code = _load_segment(core, M, E, np.int64(u.a) - state.REG_FS + 4, selector & WORD)
+        if code != state.CODE_NEXT:
             return code
-        core.regs[RSP] = sp + size
+        core.regs[state.RSP] = sp + size
         retire(core, u)
-        return CODE_NEXT
+        return state.CODE_NEXT
     va = address(core, u)
     code, offset = read(core, M, E, va, size)
     selector = ZERO
-    if code == CODE_NEXT:
+    if code == state.CODE_NEXT:
         code, selector = read(core, M, E, va + size, U64(2))
-    if code == CODE_NEXT:
+    if code == state.CODE_NEXT:
         code = _load_segment(core, M, E, 2 if op == S_LSS else 4 if op == S_LFS else 5, selector)
-    if code != CODE_NEXT:
+    if code != state.CODE_NEXT:
         return code
     put_register(core, np.int64(u.a), size, offset)
     retire(core, u)
@@ -885,8 +843,8 @@ def _segment_from_memory(core, M, E, u, op):
 def _segment_bases(core, E, u, op):
     if core.cr4 & X86_CR4_FSGSBASE == ZERO:
         fault(E, VECTOR_UD, 0, ZERO)
-        return CODE_FAULT
-    n = REG_FS if op == S_RDFSBASE or op == S_WRFSBASE else REG_GS
+        return state.CODE_FAULT
+    n = state.REG_FS if op == S_RDFSBASE or op == S_WRFSBASE else state.REG_GS
     kept = ALL if u.width == 64 else LOW32
     if op == S_RDFSBASE or op == S_RDGSBASE:
         core.regs[u.a] = core.regs[n] & kept
@@ -896,7 +854,7 @@ def _segment_bases(core, E, u, op):
             return raise_gp(E)
         core.regs[n] = v
     retire(core, u)
-    return CODE_NEXT
+    return state.CODE_NEXT
 
 
 @jit()
@@ -906,10 +864,10 @@ def _tables(core, M, E, u, op):
         if core.cpl > 0:
             return raise_gp(E)
         code, limit = read(core, M, E, va, U64(2))
-        if code != CODE_NEXT:
+        if code != state.CODE_NEXT:
             return code
         code, base = read(core, M, E, va + U64(2), U8)
-        if code != CODE_NEXT:
+        if code != state.CODE_NEXT:
             return code
         if not is_canonical(base):
             return raise_gp(E)
@@ -924,9 +882,9 @@ def _tables(core, M, E, u, op):
     limit = core.gdt_limit if op == S_SGDT else core.idt_limit
     base = core.gdt_base if op == S_SGDT else core.idt_base
     code = write(core, M, E, va + U64(2), U8, base)
-    if code < CODE_NOT_RETIRED:
+    if code < state.CODE_NOT_RETIRED:
         code = write(core, M, E, va, U64(2), limit)
-    if code >= CODE_NOT_RETIRED:
+    if code >= state.CODE_NOT_RETIRED:
         return code
     retire(core, u)
     return at_edge(core, u)
@@ -940,14 +898,14 @@ def _no_local_table(core, M, E, u, selector):
         core.ldtr = selector
         return at_edge(core, u)
     code, desc = read_descriptor(core, M, E, selector)
-    if code != CODE_NEXT:
+    if code != state.CODE_NEXT:
         return code
     if (desc >> U64(40)) & U64(0x1F) != U64(2):
         fault(E, VECTOR_GP, 1, selector & ~U3)
-        return CODE_FAULT
+        return state.CODE_FAULT
     note_outside(core, M, E, u.rip)
     fault(E, VECTOR_UD, 0, ZERO)
-    return CODE_FAULT
+    return state.CODE_FAULT
 
 
 @jit()
@@ -956,7 +914,7 @@ def _task_register(core, M, E, u, op):
     if op == S_STR or op == S_SLDT:
         value = core.tr if op == S_STR else core.ldtr
         code = put(core, M, E, u, np.int64(u.dst), np.int64(u.a), size, value)
-        if code >= CODE_NOT_RETIRED:
+        if code >= state.CODE_NOT_RETIRED:
             return code
         retire(core, u)
         return at_edge(core, u)
@@ -965,27 +923,27 @@ def _task_register(core, M, E, u, op):
     selector = core.regs[u.a] & WORD
     if u.dst == K_MEM:
         code, selector = read(core, M, E, address(core, u), U64(2))
-        if code != CODE_NEXT:
+        if code != state.CODE_NEXT:
             return code
     if op == S_LLDT:
         return _no_local_table(core, M, E, u, selector)
     if selector & ~U3 == ZERO:
         return raise_gp(E)
     code, desc = read_descriptor(core, M, E, selector)
-    if code != CODE_NEXT:
+    if code != state.CODE_NEXT:
         return code
     offset = selector & U64(0xFFF8)
     if offset + U15 > core.gdt_limit or (desc >> U64(40)) & _TSS_TYPES != U64(9):
         fault(E, VECTOR_GP, 1, offset)
-        return CODE_FAULT
+        return state.CODE_FAULT
     code, high = read(core, M, E, core.gdt_base + offset + U8, U8)
-    if code != CODE_NEXT:
+    if code != state.CODE_NEXT:
         return code
     if desc & _TSS_BUSY != ZERO:
         fault(E, VECTOR_GP, 1, offset)
-        return CODE_FAULT
+        return state.CODE_FAULT
     code = write(core, M, E, core.gdt_base + offset, U8, desc | _TSS_BUSY)
-    if code >= CODE_NOT_RETIRED:
+    if code >= state.CODE_NOT_RETIRED:
         return code
     retire(core, u)
     core.tr = selector
@@ -1028,7 +986,7 @@ def _execute(core, M, E, u):
         if u.cc != 0:
             note_outside(core, M, E, u.rip)
         fault(E, VECTOR_UD, 0, ZERO)
-        return CODE_FAULT
+        return state.CODE_FAULT
     if op == S_INT3:
         return _software_interrupt(core, M, E, u, op, VECTOR_BP)
     if op == S_INT:
@@ -1042,11 +1000,11 @@ def _execute(core, M, E, u):
     if op == S_SWAPGS:
         if core.cpl > 0:
             return raise_gp(E)
-        old = core.regs[REG_GS]
-        core.regs[REG_GS] = core.kernel_gs_base
+        old = core.regs[state.REG_GS]
+        core.regs[state.REG_GS] = core.kernel_gs_base
         core.kernel_gs_base = old
         retire(core, u)
-        return CODE_NEXT
+        return state.CODE_NEXT
     if op == S_PUSHFQ or op == S_POPFQ:
         return _flags_stack(core, M, E, u, op)
     if op == S_CLI or op == S_STI:
@@ -1070,8 +1028,8 @@ def _execute(core, M, E, u):
     if op == S_INVLPG:
         if core.cpl > 0:
             return raise_gp(E)
-        if core.vmx.nonroot != 0 and core.vmx.proc & PROC_INVLPG != ZERO:
-            return leave_guest(core, u, EXIT_INVLPG, address(core, u))
+        if core.vmx.nonroot != 0 and core.vmx.proc & vmcs.PROC_INVLPG != ZERO:
+            return leave_guest(core, u, vmcs.EXIT_INVLPG, address(core, u))
         retire(core, u)
         # All of it: what part of a large page the address lies in need not be known, and more may go.
         tlb_flush(core, 1)
@@ -1081,9 +1039,9 @@ def _execute(core, M, E, u):
         if core.cpl > 0:
             return raise_gp(E)
         if core.vmx.nonroot != 0:
-            return leave_guest(core, u, EXIT_WBINVD if op == S_WBINVD else EXIT_INVD, ZERO)
+            return leave_guest(core, u, vmcs.EXIT_WBINVD if op == S_WBINVD else vmcs.EXIT_INVD, ZERO)
         retire(core, u)
-        return CODE_NEXT
+        return state.CODE_NEXT
     if op >= S_LAR and op <= S_VERW:
         return _descriptor_queries(core, M, E, u, op)
     if op == S_INS or op == S_OUTS:
@@ -1102,6 +1060,6 @@ def _execute(core, M, E, u):
         return _segment_bases(core, E, u, op)
     # VMCALL: only a guest has somebody to call
     if core.vmx.nonroot != 0:
-        return leave_guest(core, u, EXIT_VMCALL, ZERO)
+        return leave_guest(core, u, vmcs.EXIT_VMCALL, ZERO)
     fault(E, VECTOR_UD, 0, ZERO)
-    return CODE_FAULT
+    return state.CODE_FAULT

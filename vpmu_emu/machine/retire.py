@@ -5,28 +5,18 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
+from vpmu_emu.machine import state
 from vpmu_emu.machine.memory import fault
-from vpmu_emu.machine.state import (
-    CLASS,
-    CODE_EDGE,
-    CODE_EXIT,
-    CODE_FAULT,
-    LANE_BITS,
-    LANES1,
-    LANES2,
-    RAX,
-    RDX,
-)
 from vpmu_emu.machine.u64 import LOW32, U32, U64, ZERO
 from vpmu_emu.machine.vectors import VECTOR_GP
 from vpmu_emu.machine.vmx import note_exit
 
-C_CYCLES = CLASS["cycles"]
-C_INST = CLASS["inst"]
-LANE_MASK = U64((1 << LANE_BITS) - 1)
-N_LANES1 = len(LANES1)
-N_LANES2 = len(LANES2)
-FIRST_LANE2 = len(LANES1)
+C_CYCLES = state.CLASS["cycles"]
+C_INST = state.CLASS["inst"]
+LANE_MASK = U64((1 << state.LANE_BITS) - 1)
+N_LANES1 = len(state.LANES1)
+N_LANES2 = len(state.LANES2)
+FIRST_LANE2 = len(state.LANES1)
 
 
 @jit()
@@ -36,11 +26,11 @@ def retire(core, u):
     lanes = u.lanes1
     for k in range(N_LANES1):
         core.total[row, k] += lanes & LANE_MASK
-        lanes = lanes >> U64(LANE_BITS)
+        lanes = lanes >> U64(state.LANE_BITS)
     lanes = u.lanes2
     for k in range(N_LANES2):
         core.total[row, FIRST_LANE2 + k] += lanes & LANE_MASK
-        lanes = lanes >> U64(LANE_BITS)
+        lanes = lanes >> U64(state.LANE_BITS)
     core.total[row, C_CYCLES] += U64(u.cost)
     core.t += np.int64(u.cost)
 
@@ -57,14 +47,14 @@ def spend(core, time):
 def raise_gp(E):
     """Fault with #GP(0)."""
     fault(E, VECTOR_GP, 1, ZERO)
-    return CODE_FAULT
+    return state.CODE_FAULT
 
 
 @jit()
 def at_edge(core, u):
     """Done, and what follows is looked at before it runs."""
     core.rip = u.rip + U64(u.len)
-    return CODE_EDGE
+    return state.CODE_EDGE
 
 
 @jit()
@@ -72,11 +62,11 @@ def leave_guest(core, u, reason, qualification):
     """The guest exits before micro-op u."""
     core.rip = u.rip
     note_exit(core, reason, qualification, U64(u.len))
-    return CODE_EXIT
+    return state.CODE_EXIT
 
 
 @jit()
 def put_edx_eax(core, value):
     """EDX:EAX = value. Modifies core."""
-    core.regs[RAX] = value & LOW32
-    core.regs[RDX] = value >> U32
+    core.regs[state.RAX] = value & LOW32
+    core.regs[state.RDX] = value >> U32

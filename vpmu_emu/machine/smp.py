@@ -8,7 +8,7 @@ SDM volume 3, 11.6 for messages, 9.4 for how the other cores are started.
 from __future__ import annotations
 
 from vpmu_emu._jit import borrowed, jit
-from vpmu_emu.machine import msr_index
+from vpmu_emu.machine import msr_index, state
 from vpmu_emu.machine.breakpoints import debug_reset
 from vpmu_emu.machine.decode import rep_over
 from vpmu_emu.machine.engine import CR0_RESET, CR4_RESET, goes_on_at, run_core
@@ -22,15 +22,6 @@ from vpmu_emu.machine.lapic import (
 from vpmu_emu.machine.memory import TLB_NONE, drop_decoded, tlb_flush
 from vpmu_emu.machine.physical import PAGE_CODE
 from vpmu_emu.machine.processor_flags import X86_EFLAGS_FIXED, X86_EFLAGS_IF
-from vpmu_emu.machine.state import (
-    CODE_NEXT,
-    N_TLB,
-    NEVER,
-    RUN_STOPPED,
-    RUN_TIME,
-    RUN_TURN,
-    STOP_HALTED,
-)
 from vpmu_emu.machine.u64 import BYTE, U12, U64, ZERO
 
 ACTIVE, HALTED, WAIT_FOR_SIPI = 0, 1, 2
@@ -103,7 +94,7 @@ def _due(core):
     if core.activity == ACTIVE:
         return core.t
     if core.activity == WAIT_FOR_SIPI:
-        return NEVER
+        return state.NEVER
     if core.nmi_pending != 0 and core.nmi_blocked == 0:
         return core.t
     if core.rflags & X86_EFLAGS_IF != ZERO and lapic_pending(core.lapic) >= 0:
@@ -118,8 +109,8 @@ def first_due(n, quantum, E):
     That is the one that is behind, until it is `quantum` ahead of the next; -1 if none ever goes on.
     """
     turn = -1
-    first = NEVER
-    second = NEVER
+    first = state.NEVER
+    second = state.NEVER
     for i in range(n):
         due = E.due[i]
         if due < first:
@@ -128,8 +119,8 @@ def first_due(n, quantum, E):
             turn = i
         elif due < second:
             second = due
-    end = NEVER
-    if second < NEVER - quantum:
+    end = state.NEVER
+    if second < state.NEVER - quantum:
         end = second + quantum
     return turn, first, end
 
@@ -141,16 +132,16 @@ def _next_turn(cores, n, quantum, E):
         E.due[i] = _due(cores[i])
     turn, first, end = first_due(n, quantum, E)
     if turn < 0:
-        cores[0].stop = STOP_HALTED
-        return RUN_STOPPED
+        cores[0].stop = state.STOP_HALTED
+        return state.RUN_STOPPED
     if first > E.t_limit:
-        return RUN_TIME
+        return state.RUN_TIME
     core = cores[turn]
     core.turn = 1
     core.turn_end = end
     core.t = max(core.t, first)  # who idles jumps to its next timer
     see_new_code(core, E)
-    return CODE_NEXT
+    return state.CODE_NEXT
 
 
 @jit()
@@ -188,7 +179,7 @@ def _route(cores, n, sender, E):
 def see_new_code(core, E):
     """Another core has decoded pages: this one no longer writes to them without being asked."""
     for ring in range(2):
-        for i in range(N_TLB):
+        for i in range(state.N_TLB):
             tag = core.tlb_write[ring, i]
             if tag != TLB_NONE:
                 page = (tag + core.add_write[ring, i]) >> U12
@@ -208,7 +199,7 @@ def run_cores(cores, n, quantum, M, E):
         turn = _whose_turn(cores, n)
         if turn < 0:
             code = _next_turn(cores, n, quantum, E)
-            if code != CODE_NEXT:
+            if code != state.CODE_NEXT:
                 return code
             turn = _whose_turn(cores, n)
         core = cores[turn]
@@ -218,14 +209,14 @@ def run_cores(cores, n, quantum, M, E):
             if i != turn:
                 cores[i].serial_len = core.serial_len
                 _same_board(cores[i].board, core.board)
-        if code == RUN_STOPPED and core.stop == STOP_HALTED:
+        if code == state.RUN_STOPPED and core.stop == state.STOP_HALTED:
             core.stop = 0
-            code = RUN_TURN
-        if code == RUN_TURN:
+            code = state.RUN_TURN
+        if code == state.RUN_TURN:
             core.turn = 0
             if core.lapic.ipi_out != 0:
                 _route(cores, n, turn, E)
-        elif code == RUN_STOPPED:
+        elif code == state.RUN_STOPPED:
             cores[0].stop = core.stop
             cores[0].stop_info = core.stop_info
             return code

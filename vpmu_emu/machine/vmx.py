@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
-from vpmu_emu.machine import msr_index
+from vpmu_emu.machine import msr_index, ring, state, vmcs
 from vpmu_emu.machine.breakpoints import DR6_BS, DR6_TRAPS, DR7_RESET, set_dr
 from vpmu_emu.machine.bus import EXIT_EPT_VIOLATION
 from vpmu_emu.machine.clock import time_of_tsc, tsc_at
@@ -29,101 +29,10 @@ from vpmu_emu.machine.memory import drop_decoded, tlb_flush
 from vpmu_emu.machine.msr import find_msr, msr_apply, msr_value
 from vpmu_emu.machine.physical import ld32, ld64, st64
 from vpmu_emu.machine.pmu import pmu_set_global_ctrl
-from vpmu_emu.machine.ring import (
-    ACCESS_EXITS,
-    ACCESS_RDMSR,
-    ACCESS_WRMSR,
-    BY_NO_BITMAP,
-    BY_RANGE,
-    TR_INTERCEPT,
-    TR_VM_ENTRY,
-    TR_VM_EXIT,
-    emit,
-)
-from vpmu_emu.machine.state import CODE_EXIT, CODE_NEXT, NEVER, REG_FS, REG_GS, RSP
+from vpmu_emu.machine.ring import emit
 from vpmu_emu.machine.u64 import BYTE, ONE, U3, U8, U64, ZERO
 from vpmu_emu.machine.vectors import VECTOR_DB, VECTOR_PF
-from vpmu_emu.machine.vmcs import (
-    ENTRY_FAILURE,
-    ENTRY_LOAD_DEBUG,
-    ENTRY_LOAD_GLOBAL_CTRL,
-    EXIT_ACK_INTR,
-    EXIT_EXCEPTION_NMI,
-    EXIT_EXTERNAL_INTERRUPT,
-    EXIT_INVALID_STATE,
-    EXIT_LOAD_GLOBAL_CTRL,
-    EXIT_SAVE_DEBUG,
-    EXIT_SAVE_GLOBAL_CTRL,
-    EXIT_TRIPLE_FAULT,
-    INTR_HAS_ERROR,
-    INTR_VALID,
-    MOV_SS_BLOCKING,
-    NMI_BLOCKING,
-    NMI_INFO,
-    PENDING_BREAKPOINT,
-    PIN_PREEMPTION,
-    PROC_MSR_BITMAPS,
-    PROC_TSC_OFFSET,
-    STI_BLOCKING,
-    TYPE_EXTERNAL,
-    TYPE_HARD_EXCEPTION,
-    TYPE_NMI,
-    TYPE_SOFT_EXCEPTION,
-    TYPE_SOFT_INTR,
-    V_ACTIVITY,
-    V_CR0,
-    V_CR3,
-    V_CR4,
-    V_DEBUGCTL,
-    V_DR7,
-    V_EFER,
-    V_ENTRY_CTL,
-    V_ENTRY_ERROR,
-    V_ENTRY_INTR,
-    V_ENTRY_LEN,
-    V_ENTRY_LOAD_ADDR,
-    V_ENTRY_LOAD_COUNT,
-    V_ES,
-    V_EXCEPTIONS,
-    V_EXIT_CTL,
-    V_EXIT_ERROR,
-    V_EXIT_INTR,
-    V_EXIT_LEN,
-    V_EXIT_LOAD_ADDR,
-    V_EXIT_LOAD_COUNT,
-    V_EXIT_QUAL,
-    V_EXIT_REASON,
-    V_FS_BASE,
-    V_GDTR_BASE,
-    V_GDTR_LIMIT,
-    V_GS_BASE,
-    V_GUEST_GLOBAL_CTRL,
-    V_GUEST_PHYSICAL,
-    V_HOST_GLOBAL_CTRL,
-    V_IDT_VECTORING,
-    V_IDT_VECTORING_ERROR,
-    V_IDTR_BASE,
-    V_IDTR_LIMIT,
-    V_INTERRUPTIBILITY,
-    V_LDTR,
-    V_MSR_BITMAP,
-    V_PENDING_DEBUG,
-    V_PIN,
-    V_PREEMPTION,
-    V_PROC,
-    V_RFLAGS,
-    V_RIP,
-    V_RSP,
-    V_SS_AR,
-    V_STORE_ADDR,
-    V_STORE_COUNT,
-    V_TR,
-    V_TR_BASE,
-    V_TR_LIMIT,
-    V_TSC_OFFSET,
-    vmread,
-    vmwrite,
-)
+from vpmu_emu.machine.vmcs import vmread, vmwrite
 
 BITMAP_WRITE = U64(0x800)
 _BITMAP_HIGH = U64(0x400)
@@ -137,15 +46,15 @@ _AR_DPL = U64(5)
 @jit()
 def msr_bitmap_place(core, index, writes):
     """Bit of the MSR bitmap that decides over an access (byte * 8 + bit), or why none does: BY_*."""
-    if core.vmx.proc & PROC_MSR_BITMAPS == ZERO:
-        return U64(BY_NO_BITMAP)
+    if core.vmx.proc & vmcs.PROC_MSR_BITMAPS == ZERO:
+        return U64(ring.BY_NO_BITMAP)
     at = BITMAP_WRITE if writes != 0 else ZERO
     n = index
     if index >= _LOW_END:
         n = index - _HIGH
         at += _BITMAP_HIGH
         if n >= _LOW_END:
-            return U64(BY_RANGE)
+            return U64(ring.BY_RANGE)
     return (at << U3) + n
 
 
@@ -154,11 +63,12 @@ def msr_intercepted(core, M, E, index, writes):
     """Whether the MSR bitmap sends this access to the hypervisor (SDM 3C 26.1.3)."""
     place = msr_bitmap_place(core, index, writes)
     exits = True  # with no bitmap, and out of both ranges: always
-    if place < U64(BY_RANGE):
+    if place < U64(ring.BY_RANGE):
         byte = U64(M[U64(core.vmx.msr_bitmap) + (place >> U3)])
         exits = (byte >> (place & _SEVEN)) & ONE != ZERO
-    access = ACCESS_WRMSR if writes != 0 else ACCESS_RDMSR
-    emit(E, core.t, TR_INTERCEPT, core.rip, index, place, U64(access | ACCESS_EXITS if exits else access))
+    access = ring.ACCESS_WRMSR if writes != 0 else ring.ACCESS_RDMSR
+    note = U64(access | ring.ACCESS_EXITS if exits else access)
+    emit(E, core.t, ring.TR_INTERCEPT, core.rip, index, place, note)
     return exits
 
 
@@ -187,84 +97,84 @@ def _store_list(core, M, address_field, count_field):
 @jit()
 def save_guest(core, M):
     """The core's state becomes the guest-state area. Modifies memory."""
-    vmwrite(core, M, V_RIP, core.rip)
-    vmwrite(core, M, V_RSP, core.regs[RSP])
-    vmwrite(core, M, V_RFLAGS, core.rflags)
-    vmwrite(core, M, V_CR0, core.cr0)
-    vmwrite(core, M, V_CR3, core.cr3)
-    vmwrite(core, M, V_CR4, core.cr4)
-    vmwrite(core, M, V_EFER, core.efer)
-    vmwrite(core, M, V_DEBUGCTL, core.pmu.debugctl)
+    vmwrite(core, M, vmcs.V_RIP, core.rip)
+    vmwrite(core, M, vmcs.V_RSP, core.regs[state.RSP])
+    vmwrite(core, M, vmcs.V_RFLAGS, core.rflags)
+    vmwrite(core, M, vmcs.V_CR0, core.cr0)
+    vmwrite(core, M, vmcs.V_CR3, core.cr3)
+    vmwrite(core, M, vmcs.V_CR4, core.cr4)
+    vmwrite(core, M, vmcs.V_EFER, core.efer)
+    vmwrite(core, M, vmcs.V_DEBUGCTL, core.pmu.debugctl)
     for k in range(6):
-        vmwrite(core, M, V_ES + 8 * k, core.selectors[k])
-    vmwrite(core, M, V_SS_AR, U64(core.cpl) << _AR_DPL)
-    vmwrite(core, M, V_LDTR, core.ldtr)
-    vmwrite(core, M, V_TR, core.tr)
-    vmwrite(core, M, V_TR_BASE, core.tr_base)
-    vmwrite(core, M, V_TR_LIMIT, core.tr_limit)
-    vmwrite(core, M, V_GDTR_BASE, core.gdt_base)
-    vmwrite(core, M, V_GDTR_LIMIT, core.gdt_limit)
-    vmwrite(core, M, V_IDTR_BASE, core.idt_base)
-    vmwrite(core, M, V_IDTR_LIMIT, core.idt_limit)
-    vmwrite(core, M, V_FS_BASE, core.regs[REG_FS])
-    vmwrite(core, M, V_GS_BASE, core.regs[REG_GS])
+        vmwrite(core, M, vmcs.V_ES + 8 * k, core.selectors[k])
+    vmwrite(core, M, vmcs.V_SS_AR, U64(core.cpl) << _AR_DPL)
+    vmwrite(core, M, vmcs.V_LDTR, core.ldtr)
+    vmwrite(core, M, vmcs.V_TR, core.tr)
+    vmwrite(core, M, vmcs.V_TR_BASE, core.tr_base)
+    vmwrite(core, M, vmcs.V_TR_LIMIT, core.tr_limit)
+    vmwrite(core, M, vmcs.V_GDTR_BASE, core.gdt_base)
+    vmwrite(core, M, vmcs.V_GDTR_LIMIT, core.gdt_limit)
+    vmwrite(core, M, vmcs.V_IDTR_BASE, core.idt_base)
+    vmwrite(core, M, vmcs.V_IDTR_LIMIT, core.idt_limit)
+    vmwrite(core, M, vmcs.V_FS_BASE, core.regs[state.REG_FS])
+    vmwrite(core, M, vmcs.V_GS_BASE, core.regs[state.REG_GS])
     blocking = ZERO
     if core.shadow == 1:
-        blocking |= STI_BLOCKING
+        blocking |= vmcs.STI_BLOCKING
     elif core.shadow == 2:
-        blocking |= MOV_SS_BLOCKING
+        blocking |= vmcs.MOV_SS_BLOCKING
     if core.nmi_blocked != 0:
-        blocking |= NMI_BLOCKING
+        blocking |= vmcs.NMI_BLOCKING
     pending = core.pending_debug
     if pending & DR6_TRAPS != ZERO:
-        pending |= PENDING_BREAKPOINT
-    vmwrite(core, M, V_PENDING_DEBUG, pending)
-    vmwrite(core, M, V_INTERRUPTIBILITY, blocking)
-    vmwrite(core, M, V_ACTIVITY, U64(core.activity))
+        pending |= vmcs.PENDING_BREAKPOINT
+    vmwrite(core, M, vmcs.V_PENDING_DEBUG, pending)
+    vmwrite(core, M, vmcs.V_INTERRUPTIBILITY, blocking)
+    vmwrite(core, M, vmcs.V_ACTIVITY, U64(core.activity))
 
 
 @jit()
 def load_guest(core, M, E):
     """The guest-state area becomes the core's state. Modifies core."""
-    core.rip = vmread(core, M, V_RIP)
-    core.regs[RSP] = vmread(core, M, V_RSP)
-    core.rflags = vmread(core, M, V_RFLAGS)
-    core.cr0 = vmread(core, M, V_CR0)
-    cr3 = vmread(core, M, V_CR3)
+    core.rip = vmread(core, M, vmcs.V_RIP)
+    core.regs[state.RSP] = vmread(core, M, vmcs.V_RSP)
+    core.rflags = vmread(core, M, vmcs.V_RFLAGS)
+    core.cr0 = vmread(core, M, vmcs.V_CR0)
+    cr3 = vmread(core, M, vmcs.V_CR3)
     if cr3 != core.cr3:
         core.cr3 = cr3
         tlb_flush(core, 1)
         drop_decoded(E)
-    core.cr4 = vmread(core, M, V_CR4)
-    core.efer = vmread(core, M, V_EFER)
-    core.pmu.debugctl = vmread(core, M, V_DEBUGCTL)
+    core.cr4 = vmread(core, M, vmcs.V_CR4)
+    core.efer = vmread(core, M, vmcs.V_EFER)
+    core.pmu.debugctl = vmread(core, M, vmcs.V_DEBUGCTL)
     if core.pmu.debugctl & msr_index.DEBUGCTLMSR_LBR != ZERO:
         lbr_started(core)
     for k in range(6):
-        core.selectors[k] = vmread(core, M, V_ES + 8 * k)
-    core.cpl = np.int64((vmread(core, M, V_SS_AR) >> _AR_DPL) & U3)
-    core.ldtr = vmread(core, M, V_LDTR)
-    core.tr = vmread(core, M, V_TR)
-    core.tr_base = vmread(core, M, V_TR_BASE)
-    core.tr_limit = vmread(core, M, V_TR_LIMIT)
-    core.gdt_base = vmread(core, M, V_GDTR_BASE)
-    core.gdt_limit = vmread(core, M, V_GDTR_LIMIT)
-    core.idt_base = vmread(core, M, V_IDTR_BASE)
-    core.idt_limit = vmread(core, M, V_IDTR_LIMIT)
-    core.regs[REG_FS] = vmread(core, M, V_FS_BASE)
-    core.regs[REG_GS] = vmread(core, M, V_GS_BASE)
-    blocking = vmread(core, M, V_INTERRUPTIBILITY)
-    pending = vmread(core, M, V_PENDING_DEBUG)
+        core.selectors[k] = vmread(core, M, vmcs.V_ES + 8 * k)
+    core.cpl = np.int64((vmread(core, M, vmcs.V_SS_AR) >> _AR_DPL) & U3)
+    core.ldtr = vmread(core, M, vmcs.V_LDTR)
+    core.tr = vmread(core, M, vmcs.V_TR)
+    core.tr_base = vmread(core, M, vmcs.V_TR_BASE)
+    core.tr_limit = vmread(core, M, vmcs.V_TR_LIMIT)
+    core.gdt_base = vmread(core, M, vmcs.V_GDTR_BASE)
+    core.gdt_limit = vmread(core, M, vmcs.V_GDTR_LIMIT)
+    core.idt_base = vmread(core, M, vmcs.V_IDTR_BASE)
+    core.idt_limit = vmread(core, M, vmcs.V_IDTR_LIMIT)
+    core.regs[state.REG_FS] = vmread(core, M, vmcs.V_FS_BASE)
+    core.regs[state.REG_GS] = vmread(core, M, vmcs.V_GS_BASE)
+    blocking = vmread(core, M, vmcs.V_INTERRUPTIBILITY)
+    pending = vmread(core, M, vmcs.V_PENDING_DEBUG)
     core.pending_debug = ZERO
-    if pending & (PENDING_BREAKPOINT | DR6_BS) != ZERO:
+    if pending & (vmcs.PENDING_BREAKPOINT | DR6_BS) != ZERO:
         core.pending_debug = pending & (DR6_TRAPS | DR6_BS)
     core.shadow = 0
-    if blocking & STI_BLOCKING != ZERO:
+    if blocking & vmcs.STI_BLOCKING != ZERO:
         core.shadow = 1
-    elif blocking & MOV_SS_BLOCKING != ZERO:
+    elif blocking & vmcs.MOV_SS_BLOCKING != ZERO:
         core.shadow = 2
-    core.nmi_blocked = 1 if blocking & NMI_BLOCKING != ZERO else 0
-    core.activity = np.int64(vmread(core, M, V_ACTIVITY))
+    core.nmi_blocked = 1 if blocking & vmcs.NMI_BLOCKING != ZERO else 0
+    core.activity = np.int64(vmread(core, M, vmcs.V_ACTIVITY))
 
 
 @jit()
@@ -282,10 +192,10 @@ def note_interrupt_exit(core):
     """A physical interrupt or NMI ends the guest's run; acknowledged on exit if the control says so."""
     if core.nmi_pending != 0:
         core.nmi_pending = 0
-        note_exit(core, EXIT_EXCEPTION_NMI, ZERO, ZERO)
-        core.vmx.exit_intr_info = NMI_INFO
+        note_exit(core, vmcs.EXIT_EXCEPTION_NMI, ZERO, ZERO)
+        core.vmx.exit_intr_info = vmcs.NMI_INFO
         return
-    note_exit(core, EXIT_EXTERNAL_INTERRUPT, ZERO, ZERO)
+    note_exit(core, vmcs.EXIT_EXTERNAL_INTERRUPT, ZERO, ZERO)
 
 
 @jit()
@@ -294,10 +204,10 @@ def note_exception_exit(core, E, vector):
     qualification = E.fault_address if vector == VECTOR_PF else ZERO
     if vector == VECTOR_DB:
         qualification = E.debug_bits  # and neither DR6 nor DR7 changes (SDM 3C 28.1)
-    note_exit(core, EXIT_EXCEPTION_NMI, qualification, ZERO)
-    core.vmx.exit_intr_info = INTR_VALID | TYPE_HARD_EXCEPTION << U8 | U64(vector)
+    note_exit(core, vmcs.EXIT_EXCEPTION_NMI, qualification, ZERO)
+    core.vmx.exit_intr_info = vmcs.INTR_VALID | vmcs.TYPE_HARD_EXCEPTION << U8 | U64(vector)
     if E.fault_has_error != 0:
-        core.vmx.exit_intr_info |= INTR_HAS_ERROR
+        core.vmx.exit_intr_info |= vmcs.INTR_HAS_ERROR
         core.vmx.exit_intr_err = E.fault_error
 
 
@@ -309,47 +219,47 @@ def vm_exit(core, M, E, vector):
     """
     vmx = core.vmx
     rep_over(core, E)
-    if vector >= 0 and vmx.exit_ctl & EXIT_ACK_INTR != ZERO:
+    if vector >= 0 and vmx.exit_ctl & vmcs.EXIT_ACK_INTR != ZERO:
         lapic_ack(core.lapic, vector)
-        vmx.exit_intr_info = INTR_VALID | U64(vector)
+        vmx.exit_intr_info = vmcs.INTR_VALID | U64(vector)
     save_guest(core, M)
-    if vmx.exit_ctl & EXIT_SAVE_GLOBAL_CTRL != ZERO:
-        vmwrite(core, M, V_GUEST_GLOBAL_CTRL, core.pmu.global_ctrl)
+    if vmx.exit_ctl & vmcs.EXIT_SAVE_GLOBAL_CTRL != ZERO:
+        vmwrite(core, M, vmcs.V_GUEST_GLOBAL_CTRL, core.pmu.global_ctrl)
     # SDM 3C 28.4 and 28.5: guest MSRs are stored before host state is loaded
-    _store_list(core, M, V_STORE_ADDR, V_STORE_COUNT)
-    if vmx.exit_ctl & EXIT_SAVE_DEBUG != ZERO:
-        vmwrite(core, M, V_DR7, core.dr7)
+    _store_list(core, M, vmcs.V_STORE_ADDR, vmcs.V_STORE_COUNT)
+    if vmx.exit_ctl & vmcs.EXIT_SAVE_DEBUG != ZERO:
+        vmwrite(core, M, vmcs.V_DR7, core.dr7)
     vmx.nonroot = 0
     core.pmu.debugctl = ZERO  # SDM 3C 28.5.1
     set_dr(core, 7, DR7_RESET)
     core.pending_debug = ZERO
-    if vmx.exit_ctl & EXIT_LOAD_GLOBAL_CTRL != ZERO:
-        pmu_set_global_ctrl(core, E, vmread(core, M, V_HOST_GLOBAL_CTRL))
-    _load_list(core, M, E, V_EXIT_LOAD_ADDR, V_EXIT_LOAD_COUNT)
-    vmwrite(core, M, V_EXIT_REASON, vmx.exit_reason)
-    vmwrite(core, M, V_EXIT_QUAL, vmx.exit_qual)
-    vmwrite(core, M, V_EXIT_INTR, vmx.exit_intr_info)
-    vmwrite(core, M, V_EXIT_ERROR, vmx.exit_intr_err)
-    vmwrite(core, M, V_EXIT_LEN, vmx.exit_insn_len)
-    vmwrite(core, M, V_IDT_VECTORING, vmx.idt_vectoring)
+    if vmx.exit_ctl & vmcs.EXIT_LOAD_GLOBAL_CTRL != ZERO:
+        pmu_set_global_ctrl(core, E, vmread(core, M, vmcs.V_HOST_GLOBAL_CTRL))
+    _load_list(core, M, E, vmcs.V_EXIT_LOAD_ADDR, vmcs.V_EXIT_LOAD_COUNT)
+    vmwrite(core, M, vmcs.V_EXIT_REASON, vmx.exit_reason)
+    vmwrite(core, M, vmcs.V_EXIT_QUAL, vmx.exit_qual)
+    vmwrite(core, M, vmcs.V_EXIT_INTR, vmx.exit_intr_info)
+    vmwrite(core, M, vmcs.V_EXIT_ERROR, vmx.exit_intr_err)
+    vmwrite(core, M, vmcs.V_EXIT_LEN, vmx.exit_insn_len)
+    vmwrite(core, M, vmcs.V_IDT_VECTORING, vmx.idt_vectoring)
     if vmx.exit_reason == EXIT_EPT_VIOLATION:
-        vmwrite(core, M, V_GUEST_PHYSICAL, E.fault_address)
-    vmwrite(core, M, V_ENTRY_INTR, vmread(core, M, V_ENTRY_INTR) & ~INTR_VALID)
+        vmwrite(core, M, vmcs.V_GUEST_PHYSICAL, E.fault_address)
+    vmwrite(core, M, vmcs.V_ENTRY_INTR, vmread(core, M, vmcs.V_ENTRY_INTR) & ~vmcs.INTR_VALID)
     core.stats.exits[vmx.exit_reason & U64(0x7F)] += ONE
-    emit(E, core.t, TR_VM_EXIT, core.rip, vmx.exit_reason, vmx.exit_qual, vmx.exit_intr_info)
+    emit(E, core.t, ring.TR_VM_EXIT, core.rip, vmx.exit_reason, vmx.exit_qual, vmx.exit_intr_info)
     vmx.exit_t = core.t
     core.cpl = 0
     core.shadow = 0
     core.nmi_blocked = 0
     core.activity = 0
-    vmx.preempt_at = NEVER
+    vmx.preempt_at = state.NEVER
 
 
 @jit()
 def vm_exit_undelivered(core, M, E, info, error):
     """Leave non-root mode for what core.vmx.exit_* says while event `info` is delivered (SDM 3C 28.2.4)."""
     core.vmx.idt_vectoring = info
-    vmwrite(core, M, V_IDT_VECTORING_ERROR, error)
+    vmwrite(core, M, vmcs.V_IDT_VECTORING_ERROR, error)
     vm_exit(core, M, E, -1)
 
 
@@ -357,18 +267,18 @@ def vm_exit_undelivered(core, M, E, info, error):
 def _inject(core, M, E, info):
     vector = np.int64(info & BYTE)
     kind_bits = (info >> U8) & _SEVEN
-    has_error = 1 if info & INTR_HAS_ERROR != ZERO else 0
-    error = vmread(core, M, V_ENTRY_ERROR)
+    has_error = 1 if info & vmcs.INTR_HAS_ERROR != ZERO else 0
+    error = vmread(core, M, vmcs.V_ENTRY_ERROR)
     rip = core.rip
     kind = KIND_FAULT
-    if kind_bits == TYPE_EXTERNAL:
+    if kind_bits == vmcs.TYPE_EXTERNAL:
         kind = KIND_EXTERNAL
-    elif kind_bits == TYPE_NMI:
+    elif kind_bits == vmcs.TYPE_NMI:
         kind = KIND_NMI
         core.nmi_blocked = 1
-    elif kind_bits == TYPE_SOFT_INTR or kind_bits == TYPE_SOFT_EXCEPTION:
+    elif kind_bits == vmcs.TYPE_SOFT_INTR or kind_bits == vmcs.TYPE_SOFT_EXCEPTION:
         kind = KIND_SOFTWARE
-        rip += vmread(core, M, V_ENTRY_LEN)
+        rip += vmread(core, M, vmcs.V_ENTRY_LEN)
     elif vector == VECTOR_DB:
         kind = KIND_TRAP
     E.fault_address = core.cr2
@@ -385,38 +295,38 @@ def vm_entry(core, M, E):
     `core.vmx.nonroot` is 0. Modifies core.
     """
     vmx = core.vmx
-    vmx.pin = vmread(core, M, V_PIN)
-    vmx.proc = vmread(core, M, V_PROC)
-    vmx.exceptions = vmread(core, M, V_EXCEPTIONS)
-    vmx.exit_ctl = vmread(core, M, V_EXIT_CTL)
-    vmx.entry_ctl = vmread(core, M, V_ENTRY_CTL)
-    vmx.msr_bitmap = np.int64(vmread(core, M, V_MSR_BITMAP))
+    vmx.pin = vmread(core, M, vmcs.V_PIN)
+    vmx.proc = vmread(core, M, vmcs.V_PROC)
+    vmx.exceptions = vmread(core, M, vmcs.V_EXCEPTIONS)
+    vmx.exit_ctl = vmread(core, M, vmcs.V_EXIT_CTL)
+    vmx.entry_ctl = vmread(core, M, vmcs.V_ENTRY_CTL)
+    vmx.msr_bitmap = np.int64(vmread(core, M, vmcs.V_MSR_BITMAP))
     vmx.tsc_offset = ZERO
-    if vmx.proc & PROC_TSC_OFFSET != ZERO:
-        vmx.tsc_offset = vmread(core, M, V_TSC_OFFSET)
-    if vmx.entry_ctl & ENTRY_LOAD_GLOBAL_CTRL != ZERO:
-        value = vmread(core, M, V_GUEST_GLOBAL_CTRL)
+    if vmx.proc & vmcs.PROC_TSC_OFFSET != ZERO:
+        vmx.tsc_offset = vmread(core, M, vmcs.V_TSC_OFFSET)
+    if vmx.entry_ctl & vmcs.ENTRY_LOAD_GLOBAL_CTRL != ZERO:
+        value = vmread(core, M, vmcs.V_GUEST_GLOBAL_CTRL)
         rn = find_msr(msr_index.MSR_CORE_PERF_GLOBAL_CTRL)
         if value & core.msr_reserved[rn >> 6] != ZERO:
-            return np.int64(EXIT_INVALID_STATE | ENTRY_FAILURE)
+            return np.int64(vmcs.EXIT_INVALID_STATE | vmcs.ENTRY_FAILURE)
         pmu_set_global_ctrl(core, E, value)
     vmx.idt_vectoring = ZERO
     load_guest(core, M, E)
-    if vmx.entry_ctl & ENTRY_LOAD_DEBUG != ZERO:
-        set_dr(core, 7, vmread(core, M, V_DR7))
-    _load_list(core, M, E, V_ENTRY_LOAD_ADDR, V_ENTRY_LOAD_COUNT)
-    info = vmread(core, M, V_ENTRY_INTR)
-    emit(E, core.t, TR_VM_ENTRY, core.rip, info, ZERO, ZERO)
+    if vmx.entry_ctl & vmcs.ENTRY_LOAD_DEBUG != ZERO:
+        set_dr(core, 7, vmread(core, M, vmcs.V_DR7))
+    _load_list(core, M, E, vmcs.V_ENTRY_LOAD_ADDR, vmcs.V_ENTRY_LOAD_COUNT)
+    info = vmread(core, M, vmcs.V_ENTRY_INTR)
+    emit(E, core.t, ring.TR_VM_ENTRY, core.rip, info, ZERO, ZERO)
     vmx.nonroot = 1
-    vmx.preempt_at = NEVER
-    if vmx.pin & PIN_PREEMPTION != ZERO:
+    vmx.preempt_at = state.NEVER
+    if vmx.pin & vmcs.PIN_PREEMPTION != ZERO:
         # SDM 3C 25.5.1: it counts with the TSC
-        vmx.preempt_at = time_of_tsc(core, tsc_at(core, core.t) + vmread(core, M, V_PREEMPTION))
-    if info & INTR_VALID != ZERO:
+        vmx.preempt_at = time_of_tsc(core, tsc_at(core, core.t) + vmread(core, M, vmcs.V_PREEMPTION))
+    if info & vmcs.INTR_VALID != ZERO:
         code = _inject(core, M, E, info)
-        if code == CODE_EXIT:
-            vm_exit_undelivered(core, M, E, info, vmread(core, M, V_ENTRY_ERROR))
-        elif code != CODE_NEXT:
-            note_exit(core, EXIT_TRIPLE_FAULT, ZERO, ZERO)
+        if code == state.CODE_EXIT:
+            vm_exit_undelivered(core, M, E, info, vmread(core, M, vmcs.V_ENTRY_ERROR))
+        elif code != state.CODE_NEXT:
+            note_exit(core, vmcs.EXIT_TRIPLE_FAULT, ZERO, ZERO)
             vm_exit(core, M, E, -1)
     return 0

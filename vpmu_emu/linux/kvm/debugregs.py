@@ -13,41 +13,14 @@ from vpmu_emu.linux.charge import charge
 from vpmu_emu.linux.kvm.run import exit_for_debug
 from vpmu_emu.linux.native import cost
 from vpmu_emu.linux.percpu import this_core
-from vpmu_emu.machine.breakpoints import (
-    DR6_BD,
-    DR6_BS,
-    DR6_RESET,
-    DR6_TRAPS,
-    DR6_WRITABLE,
-    DR7_ENABLED,
-    DR7_GD,
-    DR7_RESET,
-    get_dr,
-    set_dr,
-)
+from vpmu_emu.machine import breakpoints, vmcs
+from vpmu_emu.machine.breakpoints import get_dr, set_dr
 from vpmu_emu.machine.physical import st64
 from vpmu_emu.machine.processor_flags import X86_EFLAGS_RF, X86_EFLAGS_TF
 from vpmu_emu.machine.state import N_DR, RSP
 from vpmu_emu.machine.u64 import LOW32, ONE, U2, U3, U8, U15, U64, ZERO
 from vpmu_emu.machine.vectors import VECTOR_BP, VECTOR_DB, VECTOR_UD
-from vpmu_emu.machine.vmcs import (
-    EXIT_DR_ACCESS,
-    MOV_SS_BLOCKING,
-    PROC_MOV_DR,
-    STI_BLOCKING,
-    V_DR7,
-    V_EXCEPTIONS,
-    V_EXIT_LEN,
-    V_EXIT_REASON,
-    V_INTERRUPTIBILITY,
-    V_PENDING_DEBUG,
-    V_PROC,
-    V_RFLAGS,
-    V_RIP,
-    V_RSP,
-    vmread,
-    vmwrite,
-)
+from vpmu_emu.machine.vmcs import vmread, vmwrite
 from vpmu_emu.tables.linux import constant
 
 COST_DR = cost("handle_dr")
@@ -61,7 +34,7 @@ EXCEPTIONS = U64(1 << VECTOR_DB | 1 << VECTOR_UD)
 DR7_VOLATILE = U64(0xFFFF_2BFF)
 _TYPE_MOV_FROM_DR = U64(1 << 4)
 _NUMBER = U64(7)
-_SHADOWS = STI_BLOCKING | MOV_SS_BLOCKING
+_SHADOWS = vmcs.STI_BLOCKING | vmcs.MOV_SS_BLOCKING
 _FIRST_TYPE = U64(16)
 
 
@@ -80,9 +53,9 @@ def kvm_update_dr7(M, vcpu):
     dr7 = vcpu.dr7
     if vcpu.guest_debug & KVM_GUESTDBG_USE_HW_BP != ZERO:
         dr7 = vcpu.guest_debug_dr7
-    st64(M, U64(vcpu.vmcs + V_DR7), dr7)
+    st64(M, U64(vcpu.vmcs + vmcs.V_DR7), dr7)
     vcpu.switch_db_regs &= ~KVM_DEBUGREG_BP_ENABLED
-    if dr7 & DR7_ENABLED != ZERO:
+    if dr7 & breakpoints.DR7_ENABLED != ZERO:
         vcpu.switch_db_regs |= KVM_DEBUGREG_BP_ENABLED
 
 
@@ -91,8 +64,8 @@ def reset_debug_registers(M, vcpu):
     """RESET and INIT (kvm_vcpu_reset)."""
     for i in range(N_DR):
         vcpu.db[i] = ZERO
-    vcpu.dr6 = DR6_RESET
-    vcpu.dr7 = DR7_RESET
+    vcpu.dr6 = breakpoints.DR6_RESET
+    vcpu.dr7 = breakpoints.DR7_RESET
     kvm_update_dr0123(vcpu)
     kvm_update_dr7(M, vcpu)
 
@@ -118,9 +91,9 @@ def vmx_sync_dirty_debug_regs(S, M, vcpu):
     for i in range(N_DR):
         vcpu.db[i] = get_dr(core, i)
     vcpu.dr6 = get_dr(core, 6)
-    vcpu.dr7 = vmread(core, M, V_DR7)
+    vcpu.dr7 = vmread(core, M, vmcs.V_DR7)
     vcpu.switch_db_regs &= ~KVM_DEBUGREG_WONT_EXIT
-    vmwrite(core, M, V_PROC, vmread(core, M, V_PROC) | PROC_MOV_DR)
+    vmwrite(core, M, vmcs.V_PROC, vmread(core, M, vmcs.V_PROC) | vmcs.PROC_MOV_DR)
     kvm_update_dr0123(vcpu)
     kvm_update_dr7(M, vcpu)
     set_dr(core, 6, ZERO)  # the host's #DB handler is to find nothing of the guest
@@ -142,27 +115,28 @@ def kvm_queue_db(vcpu, payload):
 def kvm_deliver_exception_payload(M, vcpu):
     """#DB is injected: DR6 says why, and the debug registers can be had again."""
     if vcpu.exception_has_payload != 0:
-        vcpu.dr6 = (vcpu.dr6 & ~DR6_TRAPS) | DR6_RESET | vcpu.exception_payload
+        vcpu.dr6 = (vcpu.dr6 & ~breakpoints.DR6_TRAPS) | breakpoints.DR6_RESET | vcpu.exception_payload
         vcpu.exception_has_payload = 0
         vcpu.exception_payload = ZERO
-    if vcpu.dr7 & DR7_GD != ZERO:
-        vcpu.dr7 &= ~DR7_GD
+    if vcpu.dr7 & breakpoints.DR7_GD != ZERO:
+        vcpu.dr7 &= ~breakpoints.DR7_GD
         kvm_update_dr7(M, vcpu)
 
 
 @jit()
 def _to_vmm(S, M, vcpu, vector, dr6):
     core = this_core(S)
-    exit_for_debug(S, M, vcpu, vector, vmread(core, M, V_RIP), dr6 | DR6_RESET, vmread(core, M, V_DR7))
+    pc, dr7 = vmread(core, M, vmcs.V_RIP), vmread(core, M, vmcs.V_DR7)
+    exit_for_debug(S, M, vcpu, vector, pc, dr6 | breakpoints.DR6_RESET, dr7)
 
 
 @jit()
 def kvm_vcpu_do_singlestep(S, M, vcpu):
     """An instruction that began with TF set has been emulated."""
     if vcpu.guest_debug & KVM_GUESTDBG_SINGLESTEP != ZERO:
-        _to_vmm(S, M, vcpu, VECTOR_DB, DR6_BS)
+        _to_vmm(S, M, vcpu, VECTOR_DB, breakpoints.DR6_BS)
     else:
-        kvm_queue_db(vcpu, DR6_BS)
+        kvm_queue_db(vcpu, breakpoints.DR6_BS)
 
 
 @jit()
@@ -171,12 +145,12 @@ def handle_db(S, M, vcpu):
     core = this_core(S)
     why = core.vmx.exit_qual
     if vcpu.guest_debug & (KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_USE_HW_BP) != ZERO:
-        vcpu.event_exit_inst_len = vmread(core, M, V_EXIT_LEN)
+        vcpu.event_exit_inst_len = vmread(core, M, vmcs.V_EXIT_LEN)
         _to_vmm(S, M, vcpu, VECTOR_DB, why)
         return
-    shadowed = vmread(core, M, V_INTERRUPTIBILITY) & _SHADOWS != ZERO
-    if shadowed and vmread(core, M, V_RFLAGS) & X86_EFLAGS_TF != ZERO:
-        vmwrite(core, M, V_PENDING_DEBUG, vmread(core, M, V_PENDING_DEBUG) | DR6_BS)
+    shadowed = vmread(core, M, vmcs.V_INTERRUPTIBILITY) & _SHADOWS != ZERO
+    if shadowed and vmread(core, M, vmcs.V_RFLAGS) & X86_EFLAGS_TF != ZERO:
+        vmwrite(core, M, vmcs.V_PENDING_DEBUG, vmread(core, M, vmcs.V_PENDING_DEBUG) | breakpoints.DR6_BS)
     kvm_queue_db(vcpu, why)
 
 
@@ -184,7 +158,7 @@ def handle_db(S, M, vcpu):
 def handle_bp(S, M, vcpu):
     """handle_exception_nmi() for #BP, which exits for the VMM's breakpoints only."""
     core = this_core(S)
-    vcpu.event_exit_inst_len = vmread(core, M, V_EXIT_LEN)
+    vcpu.event_exit_inst_len = vmread(core, M, vmcs.V_EXIT_LEN)
     _to_vmm(S, M, vcpu, VECTOR_BP, ZERO)
 
 
@@ -195,7 +169,7 @@ def vmx_update_exception_bitmap(M, vcpu):
     wanted = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_SW_BP
     if vcpu.guest_debug & wanted == wanted:
         eb |= ONE << U64(VECTOR_BP)
-    st64(M, U64(vcpu.vmcs + V_EXCEPTIONS), eb)
+    st64(M, U64(vcpu.vmcs + vmcs.V_EXCEPTIONS), eb)
 
 
 # --- breakpoints on what KVM emulates -----------------------------------------------------------------
@@ -213,13 +187,14 @@ def _check_hw_bp(addresses, dr7, at):
 def kvm_vcpu_check_code_breakpoint(S, M, vcpu):
     """Whether a breakpoint lies on the instruction to emulate; its #DB is then on its way."""
     core = this_core(S)
-    at = vmread(core, M, V_RIP)
+    at = vmread(core, M, vmcs.V_RIP)
     if vcpu.guest_debug & KVM_GUESTDBG_USE_HW_BP != ZERO:
         hits = _check_hw_bp(vcpu.eff_db, vcpu.guest_debug_dr7, at)
         if hits != ZERO:
             _to_vmm(S, M, vcpu, VECTOR_DB, hits)
             return True
-    if vcpu.dr7 & DR7_ENABLED != ZERO and vmread(core, M, V_RFLAGS) & X86_EFLAGS_RF == ZERO:
+    resumes = vmread(core, M, vmcs.V_RFLAGS) & X86_EFLAGS_RF != ZERO
+    if vcpu.dr7 & breakpoints.DR7_ENABLED != ZERO and not resumes:
         hits = _check_hw_bp(vcpu.db, vcpu.dr7, at)
         if hits != ZERO:
             kvm_queue_db(vcpu, hits)
@@ -246,9 +221,9 @@ def kvm_set_dr(M, vcpu, dr, value):
     if value > LOW32:
         return False
     if dr == 4 or dr == 6:
-        vcpu.dr6 = (value & DR6_WRITABLE) | DR6_RESET
+        vcpu.dr6 = (value & breakpoints.DR6_WRITABLE) | breakpoints.DR6_RESET
     else:
-        vcpu.dr7 = (value & DR7_VOLATILE) | DR7_RESET
+        vcpu.dr7 = (value & DR7_VOLATILE) | breakpoints.DR7_RESET
         kvm_update_dr7(M, vcpu)
     return True
 
@@ -264,15 +239,15 @@ def handle_dr(S, M, E, vcpu):
     charge(S, E, COST_DR)
     qualification = core.vmx.exit_qual
     dr = np.int64(qualification & _NUMBER)
-    if vmread(core, M, V_DR7) & DR7_GD != ZERO:
+    if vmread(core, M, vmcs.V_DR7) & breakpoints.DR7_GD != ZERO:
         # The exit takes precedence over the debug trap.
         if vcpu.guest_debug & KVM_GUESTDBG_USE_HW_BP != ZERO:
-            _to_vmm(S, M, vcpu, VECTOR_DB, DR6_BD)
+            _to_vmm(S, M, vcpu, VECTOR_DB, breakpoints.DR6_BD)
         else:
-            kvm_queue_db(vcpu, DR6_BD)
+            kvm_queue_db(vcpu, breakpoints.DR6_BD)
         return 0
-    if vcpu.guest_debug == ZERO and vmread(core, M, V_EXIT_REASON) == EXIT_DR_ACCESS:
-        vmwrite(core, M, V_PROC, vmread(core, M, V_PROC) & ~PROC_MOV_DR)
+    if vcpu.guest_debug == ZERO and vmread(core, M, vmcs.V_EXIT_REASON) == vmcs.EXIT_DR_ACCESS:
+        vmwrite(core, M, vmcs.V_PROC, vmread(core, M, vmcs.V_PROC) & ~vmcs.PROC_MOV_DR)
         vcpu.switch_db_regs |= KVM_DEBUGREG_WONT_EXIT
         return 0
     reg = np.int64((qualification >> U8) & U15)
@@ -280,5 +255,5 @@ def handle_dr(S, M, E, vcpu):
         return 1 if kvm_set_dr(M, vcpu, dr, core.regs[reg]) else -1
     core.regs[reg] = kvm_get_dr(vcpu, dr)
     if reg == RSP:
-        vmwrite(core, M, V_RSP, core.regs[RSP])
+        vmwrite(core, M, vmcs.V_RSP, core.regs[RSP])
     return 1

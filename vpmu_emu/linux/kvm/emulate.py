@@ -42,6 +42,8 @@ from vpmu_emu.linux.state import (
     USER_IO_STRING,
 )
 from vpmu_emu.linux.trace_kinds import TR_EMULATE_INSN
+from vpmu_emu.machine import state as machine
+from vpmu_emu.machine import vmcs
 from vpmu_emu.machine.alu import execute_general, fold_flags, spread_flags
 from vpmu_emu.machine.bus import EXIT_APIC_ACCESS, EXIT_EPT_MISCONFIG
 from vpmu_emu.machine.decode import DECODED, decode, fetch_code
@@ -55,59 +57,29 @@ from vpmu_emu.machine.privileged import IO_STRING, execute_system
 from vpmu_emu.machine.processor_flags import X86_EFLAGS_DF, X86_EFLAGS_RF, X86_EFLAGS_TF
 from vpmu_emu.machine.ring import emit
 from vpmu_emu.machine.semantics import condition
-from vpmu_emu.machine.state import (
-    CODE_EDGE,
-    CODE_EXIT,
-    CODE_FAULT,
-    CODE_NEXT,
-    CODE_NOT_RETIRED,
-    CODE_REPEAT,
-    LANE_BITS,
-    LANES1,
-    N_CLASSES,
-    N_MMIO,
-    N_UOPS,
-    RCX,
-    RDI,
-    STOP_SHUTDOWN,
-)
 from vpmu_emu.machine.u64 import ONE, U3, U8, U64, ZERO
 from vpmu_emu.machine.vectors import VECTOR_BP, VECTOR_DB, VECTOR_PF, VECTOR_SS, VECTOR_UD
-from vpmu_emu.machine.vmcs import (
-    EXIT_EXCEPTION_NMI,
-    EXIT_IO_INSTRUCTION,
-    INTR_VALID,
-    PROC_HLT,
-    PROC_IO,
-    PROC_MOV_DR,
-    PROC_RDPMC,
-    TYPE_HARD_EXCEPTION,
-    TYPE_SOFT_EXCEPTION,
-    V_RFLAGS,
-    V_RIP,
-    vmread,
-    vmwrite,
-)
+from vpmu_emu.machine.vmcs import vmread, vmwrite
 from vpmu_emu.machine.vmx import load_guest, save_guest
 from vpmu_emu.tables.instructions import EMULATOR
 
 COST_EMULATE = cost("kvm_emulate_instruction")
 
 KVM_EMULATE_PREFIX = np.frombuffer(b"\x0f\x0bkvm", dtype=np.uint8)
-UD_INFO = INTR_VALID | TYPE_HARD_EXCEPTION << U8 | U64(VECTOR_UD)
-DB_INFO = INTR_VALID | TYPE_HARD_EXCEPTION << U8 | U64(VECTOR_DB)
-BP_INFO = INTR_VALID | TYPE_SOFT_EXCEPTION << U8 | U64(VECTOR_BP)
+UD_INFO = vmcs.INTR_VALID | vmcs.TYPE_HARD_EXCEPTION << U8 | U64(VECTOR_UD)
+DB_INFO = vmcs.INTR_VALID | vmcs.TYPE_HARD_EXCEPTION << U8 | U64(VECTOR_DB)
+BP_INFO = vmcs.INTR_VALID | vmcs.TYPE_SOFT_EXCEPTION << U8 | U64(VECTOR_BP)
 REP_MASK = U64(0x3FF)
 KVM_FEP_CLEAR_RFLAGS_RF = 2
 PREFIX_LENGTH = len(KVM_EMULATE_PREFIX)
 UNKNOWN, FAILS = EMULATOR.index("unknown"), EMULATOR.index("fails")
 # With no MSR bitmap every RDMSR and WRMSR goes to KVM's handlers.
-EMULATOR_PROC = PROC_HLT | PROC_IO | PROC_RDPMC | PROC_MOV_DR
-SCRATCH = N_UOPS - 1  # the block builder never gets so far
+EMULATOR_PROC = vmcs.PROC_HLT | vmcs.PROC_IO | vmcs.PROC_RDPMC | vmcs.PROC_MOV_DR
+SCRATCH = machine.N_UOPS - 1  # the block builder never gets so far
 N_HOT = len(GENERAL_OP)
 OP_NOP = HOT_OP["nop"]
 OP_JZ, OP_JNZ, OP_JCC = HOT_OP["jz"], HOT_OP["jnz"], HOT_OP["jcc"]
-BRANCH_LANE = U64(LANE_BITS * LANES1.index("branch"))
+BRANCH_LANE = U64(machine.LANE_BITS * machine.LANES1.index("branch"))
 O_BSF, O_BSR, O_TZCNT, O_LZCNT = (COLD_OP[n] for n in ("bsf", "bsr", "tzcnt", "lzcnt"))
 
 
@@ -122,7 +94,7 @@ def x86_emulate_insn(core, M, E, u):
     elif op == O_LZCNT:
         u.op = O_BSR
     after = u.rip + U64(u.len)
-    code = CODE_NEXT
+    code = machine.CODE_NEXT
     if op == OP_JZ or op == OP_JNZ or op == OP_JCC:
         if condition(np.int64(u.cc), core.fz, core.fs, core.cv) != 0:
             after = u.imm
@@ -130,7 +102,7 @@ def x86_emulate_insn(core, M, E, u):
         code = execute_system(core, M, E, u)
     elif op != OP_NOP:
         code = execute_general(core, M, E, u)
-    if code == CODE_NEXT:
+    if code == machine.CODE_NEXT:
         core.rip = after
     return code
 
@@ -139,7 +111,7 @@ def x86_emulate_insn(core, M, E, u):
 def _keep_totals(core, E, back):
     # Hardware sees the host at work, not the guest's instruction.
     for row in range(2):
-        for k in range(N_CLASSES):
+        for k in range(machine.N_CLASSES):
             if back != 0:
                 core.total[row, k] = E.kept_total[row, k]
                 E.kept_total[row, k] = ZERO
@@ -150,16 +122,17 @@ def _keep_totals(core, E, back):
 @jit()
 def _decode_and_execute(core, M, E, u):
     if decode(core, M, E, core.rip, u) != DECODED:
-        return CODE_FAULT
+        return machine.CODE_FAULT
     if u.emulator != 0:
         fault(E, VECTOR_UD, 0, ZERO)
-        return CODE_FAULT
-    code = CODE_REPEAT
+        return machine.CODE_FAULT
+    code = machine.CODE_REPEAT
     core.rflags &= ~X86_EFLAGS_RF
     spread_flags(core)
-    rcx, rdi = core.regs[RCX], core.regs[RDI]
+    rcx, rdi = core.regs[machine.RCX], core.regs[machine.RDI]
     while E.mmio_writes == 0 and (
-        code == CODE_REPEAT or (E.port_left != ZERO and code == CODE_EDGE and core.rip == u.rip)
+        code == machine.CODE_REPEAT
+        or (E.port_left != ZERO and code == machine.CODE_EDGE and core.rip == u.rip)
     ):
         if E.port_left != ZERO:
             E.port_ready = 1
@@ -167,18 +140,19 @@ def _decode_and_execute(core, M, E, u):
             E.port_at += U64(u.width) >> U3
             E.port_left -= ONE
         code = x86_emulate_insn(core, M, E, u)
-        if code >= CODE_NOT_RETIRED and E.port_at != ZERO and core.rflags & X86_EFLAGS_DF == ZERO:
-            core.regs[RCX] = rcx  # upwards they are written at once
-            core.regs[RDI] = rdi
-        if code < CODE_NOT_RETIRED:
+        if code >= machine.CODE_NOT_RETIRED and E.port_at != ZERO and core.rflags & X86_EFLAGS_DF == ZERO:
+            core.regs[machine.RCX] = rcx  # upwards they are written at once
+            core.regs[machine.RDI] = rdi
+        if code < machine.CODE_NOT_RETIRED:
             E.mmio_reads = 0  # the next iteration has reads of its own
             E.mmio_next = 0
-        if code == CODE_REPEAT and (core.regs[RCX] & REP_MASK == ZERO or E.mmio_writes != 0):
+        batch_over = core.regs[machine.RCX] & REP_MASK == ZERO or E.mmio_writes != 0
+        if code == machine.CODE_REPEAT and batch_over:
             # "Re-enter guest after each 1024 iterations": it is done here, and the rest is hardware's.
             # So it is when the VMM has to be told of a write.
             core.rip = u.rip
             core.rflags |= X86_EFLAGS_RF
-            code = CODE_NEXT
+            code = machine.CODE_NEXT
     fold_flags(core)
     core.fz = ZERO
     core.fs = ZERO
@@ -190,7 +164,7 @@ def _decode_and_execute(core, M, E, u):
 def _begin_mmio(E, vcpu):
     # What the VMM has answered is not asked again (ctxt->mem_read).
     E.mmio_reads = vcpu.mmio_reads
-    for k in range(N_MMIO):
+    for k in range(machine.N_MMIO):
         E.mmio_read[k] = vcpu.mmio_read[k]
     E.mmio_next = 0
     E.mmio_asks = 0
@@ -201,7 +175,7 @@ def _begin_mmio(E, vcpu):
 def _keep_writes(E, vcpu):
     vcpu.mmio_writes = E.mmio_writes
     vcpu.mmio_cur = 0
-    for k in range(N_MMIO):
+    for k in range(machine.N_MMIO):
         vcpu.mmio_gpa[k] = E.mmio_gpa[k]
         vcpu.mmio_len[k] = E.mmio_len[k]
         vcpu.mmio_data[k] = E.mmio_data[k]
@@ -235,9 +209,9 @@ def x86_emulate_instruction(S, M, E, vcpu, fetched):
     _begin_mmio(E, vcpu)
     E.apic_effect = WRITTEN
     code = _decode_and_execute(core, M, E, u)
-    if code >= CODE_NOT_RETIRED:
+    if code >= machine.CODE_NOT_RETIRED:
         core.rip = rip
-    elif code == CODE_EDGE and core.rip == rip:
+    elif code == machine.CODE_EDGE and core.rip == rip:
         core.rflags |= X86_EFLAGS_RF  # between two iterations of REP
     if vcpu.guest_debug & KVM_GUESTDBG_SINGLESTEP != ZERO:
         core.rflags |= stepping
@@ -253,18 +227,18 @@ def x86_emulate_instruction(S, M, E, vcpu, fetched):
     core.pending_debug = ZERO
     core.t = now
     _keep_totals(core, E, 1)
-    failed = code == CODE_FAULT and u.emulator == FAILS and vcpu.cpl == 0
+    failed = code == machine.CODE_FAULT and u.emulator == FAILS and vcpu.cpl == 0
     _trace(core, E, rip, U64(u.len), failed)
     vcpu.mmio_reads = E.mmio_reads
-    if code == CODE_EXIT and E.mmio_asks != 0:
+    if code == machine.CODE_EXIT and E.mmio_asks != 0:
         exit_for_mmio_read(S, M, vcpu, E.mmio_gpa[0], E.mmio_len[0])
         return
     vcpu.mmio_reads = 0
-    if code == CODE_EXIT:
+    if code == machine.CODE_EXIT:
         return
     if failed:  # handle_emulation_failure(): KVM_EXIT_INTERNAL_ERROR
-        end_guest(S, M, vcpu, STOP_SHUTDOWN, core.vmx.exit_reason, EMULATION_FAILED)
-    elif code == CODE_FAULT:
+        end_guest(S, M, vcpu, machine.STOP_SHUTDOWN, core.vmx.exit_reason, EMULATION_FAILED)
+    elif code == machine.CODE_FAULT:
         vector = E.fault_vector
         if E.fault_canonical == 0 and uses_stack(u):
             vector = VECTOR_SS
@@ -325,8 +299,8 @@ def handle_ud(S, M, E, vcpu):
     core = this_core(S)
     if S.config.force_emulation_prefix != 0 and _is_forced(core, M, E):
         if S.config.force_emulation_prefix & KVM_FEP_CLEAR_RFLAGS_RF != 0:
-            vmwrite(core, M, V_RFLAGS, vmread(core, M, V_RFLAGS) & ~X86_EFLAGS_RF)
-        vmwrite(core, M, V_RIP, vmread(core, M, V_RIP) + U64(PREFIX_LENGTH))
+            vmwrite(core, M, vmcs.V_RFLAGS, vmread(core, M, vmcs.V_RFLAGS) & ~X86_EFLAGS_RF)
+        vmwrite(core, M, vmcs.V_RIP, vmread(core, M, vmcs.V_RIP) + U64(PREFIX_LENGTH))
         x86_emulate_instruction(S, M, E, vcpu, 0)  # of the prefix, not of what is behind it
     else:
         charge(S, E, COST_EMULATE)
@@ -340,7 +314,7 @@ def handle_emulated_exit(S, M, E, vcpu):
     An NMI has been handled in the entry path. #DB is the guest's own and goes back to it.
     """
     vmx = this_core(S).vmx
-    if vmx.exit_reason == EXIT_EXCEPTION_NMI:
+    if vmx.exit_reason == vmcs.EXIT_EXCEPTION_NMI:
         if vmx.exit_intr_info == UD_INFO:
             handle_ud(S, M, E, vcpu)
         elif vmx.exit_intr_info == DB_INFO:
@@ -352,8 +326,8 @@ def handle_emulated_exit(S, M, E, vcpu):
         if not handle_undelivered(S, M, vcpu):
             # EMULTYPE_PF: a page fault comes after the fetch
             x86_emulate_instruction(S, M, E, vcpu, 1 if vmx.exit_reason == EXIT_EPT_MISCONFIG else 0)
-    elif vmx.exit_reason == EXIT_IO_INSTRUCTION and vmx.exit_qual & IO_STRING != ZERO:
-        vmx.exit_reason = EXIT_EXCEPTION_NMI  # done with, unless the emulator leaves for the port
+    elif vmx.exit_reason == vmcs.EXIT_IO_INSTRUCTION and vmx.exit_qual & IO_STRING != ZERO:
+        vmx.exit_reason = vmcs.EXIT_EXCEPTION_NMI  # done with, unless the emulator leaves for the port
         x86_emulate_instruction(S, M, E, vcpu, 0)
 
 
@@ -394,11 +368,11 @@ def _complete_emulated_mmio(S, M, E, vcpu, done):
         if vcpu.mmio_cur < vcpu.mmio_writes:
             exit_for_mmio_write(S, M, vcpu)
         return
-    if vcpu.mmio_reads < N_MMIO:
+    if vcpu.mmio_reads < machine.N_MMIO:
         vcpu.mmio_read[vcpu.mmio_reads] = mmio_data(M, vcpu)
         vcpu.mmio_reads += 1
     vmx = this_core(S).vmx
-    vmx.exit_reason = EXIT_EXCEPTION_NMI  # done with, unless OUTS leaves for the port
+    vmx.exit_reason = vmcs.EXIT_EXCEPTION_NMI  # done with, unless OUTS leaves for the port
     x86_emulate_instruction(S, M, E, vcpu, 1)
-    if vmx.exit_reason == EXIT_IO_INSTRUCTION:
+    if vmx.exit_reason == vmcs.EXIT_IO_INSTRUCTION:
         handle_io(S, M, E, vcpu)

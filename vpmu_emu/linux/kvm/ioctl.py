@@ -10,21 +10,11 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
+from vpmu_emu.linux import state
 from vpmu_emu.linux.charge import charge
 from vpmu_emu.linux.kvm.run import KVM_EXIT_INTR, post_kvm_run_save
 from vpmu_emu.linux.native import cost
 from vpmu_emu.linux.percpu import this_core, this_cpu
-from vpmu_emu.linux.state import (
-    ENTERED_NOT,
-    FILE_VCPU,
-    FILE_VM,
-    MP_STATE_INIT_RECEIVED,
-    MP_STATE_UNINITIALIZED,
-    N_FILES,
-    N_TASKS,
-    USER_AGAIN,
-    USER_FAULT,
-)
 from vpmu_emu.machine import msr_index
 from vpmu_emu.machine.physical import ld64
 from vpmu_emu.machine.state import RAX, RDI, RDX, RSI
@@ -41,9 +31,9 @@ EINTR, EAGAIN, EFAULT = (ERRNO[name] for name in ("EINTR", "EAGAIN", "EFAULT"))
 @jit()
 def _vcpu_of(S, mm, fd):
     # The vCPU behind a descriptor of process `mm`, -1 if it is none of its own.
-    for i in range(N_FILES):
+    for i in range(state.N_FILES):
         file = S.files[i]
-        if file.kind == FILE_VCPU and file.mm == mm and U64(file.fd) == fd:
+        if file.kind == state.FILE_VCPU and file.mm == mm and U64(file.fd) == fd:
             return file.obj if S.vms[S.vcpus[file.obj].vm].mm == mm else -1
     return -1
 
@@ -60,7 +50,7 @@ def kvm_run_begins(S, M, E):
     if k < 0 or S.vcpus[k].task >= 0 or S.vcpus[k].launched == 0:
         return False  # the first one ends the boot of a run
     vcpu = S.vcpus[k]
-    waits = vcpu.mp_state == MP_STATE_UNINITIALIZED or vcpu.mp_state == MP_STATE_INIT_RECEIVED
+    waits = vcpu.mp_state == state.MP_STATE_UNINITIALIZED or vcpu.mp_state == state.MP_STATE_INIT_RECEIVED
     if not waits and ld64(M, U64(vcpu.vmcs + V_EFER)) & msr_index.EFER_LMA == ZERO:
         return False
     task.mutex = 0
@@ -69,7 +59,7 @@ def kvm_run_begins(S, M, E):
     vcpu.task = row
     task.vcpu = k
     core.regs[RAX] = ZERO
-    task.entered = ENTERED_NOT
+    task.entered = state.ENTERED_NOT
     return True
 
 
@@ -80,9 +70,9 @@ def kvm_run_result(S, M):
     post_kvm_run_save(S, M, vcpu)
     if vcpu.user_exit == KVM_EXIT_INTR:
         return -EINTR
-    if vcpu.user_exit == USER_AGAIN:
+    if vcpu.user_exit == state.USER_AGAIN:
         return -EAGAIN
-    if vcpu.user_exit == USER_FAULT:
+    if vcpu.user_exit == state.USER_FAULT:
         return -EFAULT
     return 0
 
@@ -92,21 +82,21 @@ def kvm_run_ends(S, M):
     """Whether the current task is back from KVM_RUN; if not, its VM may have to go or others wait."""
     task = S.tasks[this_cpu(S).curr]
     k = task.vcpu
-    for i in range(N_TASKS):
+    for i in range(state.N_TASKS):
         if S.tasks[i].used != 0 and S.tasks[i].mutex == k + 1:
             return False
     vm = S.vcpus[k].vm
     is_open = False
-    for i in range(N_FILES):
+    for i in range(state.N_FILES):
         file = S.files[i]
-        if file.kind == FILE_VM and file.obj == vm:
+        if file.kind == state.FILE_VM and file.obj == vm:
             is_open = True
-        elif file.kind == FILE_VCPU and S.vcpus[file.obj].vm == vm:
+        elif file.kind == state.FILE_VCPU and S.vcpus[file.obj].vm == vm:
             is_open = True
     if not is_open:
         return False
     this_core(S).regs[RAX] = U64(np.int64(kvm_run_result(S, M)))
     S.vcpus[k].task = -1
     task.vcpu = -1
-    task.entered = ENTERED_NOT
+    task.entered = state.ENTERED_NOT
     return True

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
+from vpmu_emu.linux import state
 from vpmu_emu.linux.hrtimer import host_timer_program
 from vpmu_emu.linux.irq_vectors import RESCHEDULE_VECTOR
 from vpmu_emu.linux.kvm.debugregs import reset_debug_registers
@@ -15,49 +16,20 @@ from vpmu_emu.linux.kvm.nmi import kvm_inject_nmi
 from vpmu_emu.linux.kvm.vm import CR0_REAL_MODE, CS_RESET, RIP_RESET
 from vpmu_emu.linux.percpu import this_core
 from vpmu_emu.linux.sched import end_turn, wake_up_task
-from vpmu_emu.linux.state import (
-    APIC_INIT,
-    APIC_SIPI,
-    KVM_REQ_EVENT,
-    MP_STATE_INIT_RECEIVED,
-    MP_STATE_RUNNABLE,
-    N_VCPUS,
-    USER_IO_NONE,
-)
-from vpmu_emu.machine import msr_index
+from vpmu_emu.machine import msr_index, vmcs
 from vpmu_emu.machine.engine import CR0_RESET, CR4_RESET, EFER_RESET
 from vpmu_emu.machine.lapic import is_deassert, is_destination, lapic_accept, lapic_reset
 from vpmu_emu.machine.physical import st64
 from vpmu_emu.machine.processor_flags import X86_EFLAGS_FIXED
 from vpmu_emu.machine.state import N_REGS
 from vpmu_emu.machine.u64 import BYTE, U8, U12, U64, WORD, ZERO
-from vpmu_emu.machine.vmcs import (
-    V_ACTIVITY,
-    V_CR0,
-    V_CR0_SHADOW,
-    V_CR3,
-    V_CR4,
-    V_CR4_SHADOW,
-    V_EFER,
-    V_ES,
-    V_FS_BASE,
-    V_GDTR_BASE,
-    V_GDTR_LIMIT,
-    V_GS_BASE,
-    V_IDTR_BASE,
-    V_IDTR_LIMIT,
-    V_INTERRUPTIBILITY,
-    V_RFLAGS,
-    V_RIP,
-    V_RSP,
-    V_SS_AR,
-)
 
-V_CS = V_ES + 8
+V_CS = vmcs.V_ES + 8
 CLEARED = np.array(
     [
-        V_RSP, V_CR3, V_CR4, V_CR4_SHADOW, V_EFER, V_SS_AR, V_GDTR_BASE, V_IDTR_BASE, V_FS_BASE, V_GS_BASE,
-        V_INTERRUPTIBILITY, V_ACTIVITY, *(V_ES + 8 * n for n in range(6)),
+        vmcs.V_RSP, vmcs.V_CR3, vmcs.V_CR4, vmcs.V_CR4_SHADOW, vmcs.V_EFER, vmcs.V_SS_AR,
+        vmcs.V_GDTR_BASE, vmcs.V_IDTR_BASE, vmcs.V_FS_BASE, vmcs.V_GS_BASE,
+        vmcs.V_INTERRUPTIBILITY, vmcs.V_ACTIVITY, *(vmcs.V_ES + 8 * n for n in range(6)),
     ],
     dtype=np.int64,
 )  # fmt: skip
@@ -95,7 +67,7 @@ def kvm_vcpu_reset(M, vcpu):
     vcpu.interrupt = -1
     vcpu.exception_has_payload = 0
     reset_debug_registers(M, vcpu)
-    vcpu.complete = USER_IO_NONE
+    vcpu.complete = state.USER_IO_NONE
     vcpu.mmio_reads = 0
     vcpu.entry_intr_info = ZERO
     vcpu.cr2 = ZERO
@@ -106,13 +78,13 @@ def kvm_vcpu_reset(M, vcpu):
         vcpu.regs[i] = ZERO
     for n in range(len(CLEARED)):
         _vmwrite(M, vcpu, CLEARED[n], ZERO)
-    _vmwrite(M, vcpu, V_RIP, U64(RIP_RESET))
+    _vmwrite(M, vcpu, vmcs.V_RIP, U64(RIP_RESET))
     _vmwrite(M, vcpu, V_CS, U64(CS_RESET))
-    _vmwrite(M, vcpu, V_RFLAGS, X86_EFLAGS_FIXED)
-    _vmwrite(M, vcpu, V_CR0, U64(CR0_REAL_MODE))
-    _vmwrite(M, vcpu, V_CR0_SHADOW, U64(CR0_REAL_MODE))
-    _vmwrite(M, vcpu, V_GDTR_LIMIT, WORD)
-    _vmwrite(M, vcpu, V_IDTR_LIMIT, WORD)
+    _vmwrite(M, vcpu, vmcs.V_RFLAGS, X86_EFLAGS_FIXED)
+    _vmwrite(M, vcpu, vmcs.V_CR0, U64(CR0_REAL_MODE))
+    _vmwrite(M, vcpu, vmcs.V_CR0_SHADOW, U64(CR0_REAL_MODE))
+    _vmwrite(M, vcpu, vmcs.V_GDTR_LIMIT, WORD)
+    _vmwrite(M, vcpu, vmcs.V_IDTR_LIMIT, WORD)
 
 
 @jit()
@@ -120,12 +92,12 @@ def _deliver_sipi_vector(M, vcpu):
     # Real mode being outside of the subset, the vCPU starts in 64-bit mode, at its page.
     page = U64(vcpu.sipi_vector)
     _vmwrite(M, vcpu, V_CS, page << U8)
-    _vmwrite(M, vcpu, V_RIP, page << U12)
-    _vmwrite(M, vcpu, V_CR0, CR0_RESET)
-    _vmwrite(M, vcpu, V_CR0_SHADOW, CR0_RESET)
-    _vmwrite(M, vcpu, V_CR4, CR4_RESET)
-    _vmwrite(M, vcpu, V_CR4_SHADOW, CR4_RESET)
-    _vmwrite(M, vcpu, V_EFER, EFER_RESET)
+    _vmwrite(M, vcpu, vmcs.V_RIP, page << U12)
+    _vmwrite(M, vcpu, vmcs.V_CR0, CR0_RESET)
+    _vmwrite(M, vcpu, vmcs.V_CR0_SHADOW, CR0_RESET)
+    _vmwrite(M, vcpu, vmcs.V_CR4, CR4_RESET)
+    _vmwrite(M, vcpu, vmcs.V_CR4_SHADOW, CR4_RESET)
+    _vmwrite(M, vcpu, vmcs.V_EFER, EFER_RESET)
 
 
 @jit()
@@ -139,13 +111,14 @@ def kvm_apic_accept_events(S, M, vcpu):
     """The INIT and the startup message that have come for a vCPU that no core has loaded."""
     events = vcpu.apic_events
     vcpu.apic_events = 0
-    if events & APIC_INIT != 0:
+    if events & state.APIC_INIT != 0:
         kvm_vcpu_reset(M, vcpu)
         # kvm_vcpu_is_bsp(): the first one goes on at once, in the firmware.
-        vcpu.mp_state = MP_STATE_RUNNABLE if kvm_vcpu_is_reset_bsp(S, vcpu) else MP_STATE_INIT_RECEIVED
-    if events & APIC_SIPI != 0 and vcpu.mp_state == MP_STATE_INIT_RECEIVED:
+        first = kvm_vcpu_is_reset_bsp(S, vcpu)
+        vcpu.mp_state = state.MP_STATE_RUNNABLE if first else state.MP_STATE_INIT_RECEIVED
+    if events & state.APIC_SIPI != 0 and vcpu.mp_state == state.MP_STATE_INIT_RECEIVED:
         _deliver_sipi_vector(M, vcpu)
-        vcpu.mp_state = MP_STATE_RUNNABLE
+        vcpu.mp_state = state.MP_STATE_RUNNABLE
 
 
 @jit()
@@ -164,10 +137,10 @@ def kvm_apic_set_irq(S, E, vcpu, icr):
     if mode == msr_index.APIC_DM_INIT:
         if is_deassert(icr):
             return 0
-        vcpu.apic_events = APIC_INIT  # a startup message before it is forgotten
+        vcpu.apic_events = state.APIC_INIT  # a startup message before it is forgotten
     elif mode == msr_index.APIC_DM_STARTUP:
         vcpu.sipi_vector = np.int64(icr & BYTE)
-        vcpu.apic_events |= APIC_SIPI
+        vcpu.apic_events |= state.APIC_SIPI
     elif mode == msr_index.APIC_DM_NMI:
         kvm_inject_nmi(vcpu)
     elif mode == msr_index.APIC_DM_FIXED or mode == msr_index.APIC_DM_LOWEST:
@@ -180,7 +153,7 @@ def kvm_apic_set_irq(S, E, vcpu, icr):
             taken = 0
     else:
         return 0
-    vcpu.requests |= KVM_REQ_EVENT
+    vcpu.requests |= state.KVM_REQ_EVENT
     kvm_vcpu_kick(S, E, vcpu)
     return taken
 
@@ -195,7 +168,7 @@ def kvm_irq_delivery_to_apic(S, E, vcpu):
     lowest = icr & msr_index.APIC_MODE_MASK == msr_index.APIC_DM_LOWEST
     if lowest and shorthand == msr_index.APIC_DEST_NOSHORT and is_destination(source, source, icr):
         return  # one processor takes it, and the sender already has
-    for k in range(N_VCPUS):
+    for k in range(state.N_VCPUS):
         other = S.vcpus[k]
         if other.used == 0 or k == vcpu.vcpu_idx or other.vm != vcpu.vm:
             continue

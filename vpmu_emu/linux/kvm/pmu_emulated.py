@@ -7,19 +7,11 @@ arch/x86/kvm/pmu.c, vmx/pmu_intel.c; the words are theirs.
 from __future__ import annotations
 
 from vpmu_emu._jit import jit
+from vpmu_emu.linux import trace_kinds
 from vpmu_emu.linux.charge import charge
+from vpmu_emu.linux.kvm import pmu as kvm_pmu
 from vpmu_emu.linux.kvm.filter import check_pmu_event_filter
 from vpmu_emu.linux.kvm.pmu import (
-    PMU_DS_AREA,
-    PMU_EVNTSEL,
-    PMU_FIXED_CTR,
-    PMU_FIXED_CTR_CTRL,
-    PMU_GLOBAL_CTRL,
-    PMU_GLOBAL_STATUS,
-    PMU_OVF_CTRL,
-    PMU_PEBS_ENABLE,
-    PMU_PERFCTR,
-    PMU_PMC,
     fixed_ctrl_field,
     kvm_pmu_recalc_pmc_emulation,
     kvm_pmu_request_counter_reprogram,
@@ -49,43 +41,13 @@ from vpmu_emu.linux.perf.times import (
     ATTR_PINNED,
 )
 from vpmu_emu.linux.state import CTX_TASK, N_GP_PMC, N_PMC, OWNER_KVM
-from vpmu_emu.linux.trace_kinds import (
-    REPROGRAM_CREATE,
-    REPROGRAM_FAILED,
-    REPROGRAM_FILTERED,
-    REPROGRAM_GLOBALLY_OFF,
-    REPROGRAM_OFF,
-    REPROGRAM_RESUME,
-    TR_PAUSE,
-    TR_REPROGRAM,
-)
-from vpmu_emu.machine import msr_index
+from vpmu_emu.machine import msr_index, mutants, vmcs
 from vpmu_emu.machine.msr import is_canonical
-from vpmu_emu.machine.mutants import (
-    I_EARLY,
-    I_FIXED_32,
-    I_LOSE_REPROGRAM,
-    I_OFF_CLEARS,
-    I_PMC_WIDTH,
-    I_RDMSR_32,
-    I_RUNNING_WRITE,
-)
 from vpmu_emu.machine.pmu import event_row
 from vpmu_emu.machine.pmu_rules import perfctr_value, status_after_reset
 from vpmu_emu.machine.ring import GP_ADDRESS, GP_READ_ONLY, GP_RESERVED, emit
 from vpmu_emu.machine.u64 import LOW32, ONE, U2, U64, ZERO
-from vpmu_emu.machine.vmcs import (
-    ENTRY_LOAD_GLOBAL_CTRL,
-    EXIT_LOAD_GLOBAL_CTRL,
-    V_ENTRY_CTL,
-    V_ENTRY_LOAD_COUNT,
-    V_EXIT_CTL,
-    V_EXIT_LOAD_COUNT,
-    V_GUEST_GLOBAL_CTRL,
-    V_HOST_GLOBAL_CTRL,
-    vmread,
-    vmwrite,
-)
+from vpmu_emu.machine.vmcs import vmread, vmwrite
 
 COST_SWITCH_MSRS = cost("atomic_switch_perf_msrs")
 COST_HANDLE_EVENT = cost("kvm_pmu_handle_event")
@@ -137,7 +99,7 @@ def pmc_write_counter(S, E, vcpu, i, value):
     """Make the counter read `value` from now on."""
     pmu = vcpu.pmu
     pmc = pmu.pmcs[i]
-    if this_core(S).inject & I_RUNNING_WRITE != ZERO and pmc.is_paused == 0 and pmc.perf_event >= 0:
+    if this_core(S).inject & mutants.I_RUNNING_WRITE != ZERO and pmc.is_paused == 0 and pmc.perf_event >= 0:
         return
     # A write drops software counts. The value becomes relative to perf's count, which goes on.
     pmc.emulated_counter = ZERO
@@ -164,9 +126,9 @@ def pmc_pause_counter(S, E, vcpu, i):
     pmc.counter = (counter + pmc.emulated_counter) & pmu.counter_bitmask
     pmc.emulated_counter = ZERO
     pmc.is_paused = 1
-    if this_core(S).inject & I_EARLY != ZERO and pmc.counter == pmu.counter_bitmask:
+    if this_core(S).inject & mutants.I_EARLY != ZERO and pmc.counter == pmu.counter_bitmask:
         pmu.global_status |= pmc_bit(i)
-    emit(E, this_core(S).t, TR_PAUSE, ZERO, U64(i), pmc.counter, ZERO)
+    emit(E, this_core(S).t, trace_kinds.TR_PAUSE, ZERO, U64(i), pmc.counter, ZERO)
     return 1 if pmc.counter < before else 0
 
 
@@ -255,13 +217,13 @@ def reprogram_counter(S, E, vcpu, i):
     emulate_overflow = pmc_pause_counter(S, E, vcpu, i)
     off = -1
     if not pmc_is_globally_enabled(S, vcpu, i):
-        off = REPROGRAM_GLOBALLY_OFF
+        off = trace_kinds.REPROGRAM_GLOBALLY_OFF
     elif not pmc_is_locally_enabled(pmu, i):
-        off = REPROGRAM_OFF
+        off = trace_kinds.REPROGRAM_OFF
     elif not check_pmu_event_filter(S, E, vcpu, i):
-        off = REPROGRAM_FILTERED
+        off = trace_kinds.REPROGRAM_FILTERED
     if off >= 0:
-        emit(E, this_core(S).t, TR_REPROGRAM, ZERO, U64(i), ZERO, U64(off))
+        emit(E, this_core(S).t, trace_kinds.TR_REPROGRAM, ZERO, U64(i), ZERO, U64(off))
         return 0
     if emulate_overflow != 0:
         kvm_perf_overflow_noted(S, E, vcpu, i, 0)
@@ -277,13 +239,14 @@ def reprogram_counter(S, E, vcpu, i):
             eventsel |= msr_index.ARCH_PERFMON_EVENTSEL_INT
         new_config = field
     if pmc.current_config == new_config and pmc_resume_counter(S, E, vcpu, i):
-        emit(E, this_core(S).t, TR_REPROGRAM, ZERO, U64(i), new_config, U64(REPROGRAM_RESUME))
+        how = U64(trace_kinds.REPROGRAM_RESUME)
+        emit(E, this_core(S).t, trace_kinds.TR_REPROGRAM, ZERO, U64(i), new_config, how)
         return 0
     pmc_release_perf_event(S, E, vcpu, i)
     pmc.current_config = new_config
     errno = pmc_reprogram_counter(S, E, vcpu, i, eventsel)
-    how = REPROGRAM_CREATE if errno == 0 else REPROGRAM_FAILED | -errno << 8
-    emit(E, this_core(S).t, TR_REPROGRAM, ZERO, U64(i), new_config, U64(how))
+    how = trace_kinds.REPROGRAM_CREATE if errno == 0 else trace_kinds.REPROGRAM_FAILED | -errno << 8
+    emit(E, this_core(S).t, trace_kinds.TR_REPROGRAM, ZERO, U64(i), new_config, U64(how))
     return errno
 
 
@@ -327,7 +290,7 @@ def reprogram_counters(S, E, vcpu, diff):
     for i in range(N_PMC):
         if diff & valid & pmc_bit(i) != ZERO:
             kvm_pmu_request_counter_reprogram(S, E, vcpu, i)
-            if this_core(S).inject & I_LOSE_REPROGRAM != ZERO:
+            if this_core(S).inject & mutants.I_LOSE_REPROGRAM != ZERO:
                 return
 
 
@@ -337,35 +300,35 @@ def kvm_pmu_set_msr(S, E, vcpu, which, data, host_initiated):
     pmu = vcpu.pmu
     kind = which & _KIND
     i = which & 15
-    if kind == PMU_GLOBAL_STATUS:
+    if kind == kvm_pmu.PMU_GLOBAL_STATUS:
         if host_initiated == 0:
             return GP_READ_ONLY
         if data & pmu.global_status_rsvd != ZERO:
             return GP_RESERVED
         pmu.global_status = data
-    elif kind == PMU_GLOBAL_CTRL:
+    elif kind == kvm_pmu.PMU_GLOBAL_CTRL:
         if data & pmu.global_ctrl_rsvd != ZERO:
             return GP_RESERVED
         diff = pmu.global_ctrl ^ data
         if diff != ZERO:
             pmu.global_ctrl = data
             reprogram_counters(S, E, vcpu, diff)
-    elif kind == PMU_OVF_CTRL:
+    elif kind == kvm_pmu.PMU_OVF_CTRL:
         if data & pmu.global_status_rsvd != ZERO:
             return GP_RESERVED
         if host_initiated == 0:
             pmu.global_status = status_after_reset(this_core(S), pmu.global_status, data)
-    elif kind == PMU_PEBS_ENABLE:
+    elif kind == kvm_pmu.PMU_PEBS_ENABLE:
         if data & pmu.pebs_enable_rsvd != ZERO:
             return GP_RESERVED
         diff = pmu.pebs_enable ^ data
         pmu.pebs_enable = data
         reprogram_counters(S, E, vcpu, diff)
-    elif kind == PMU_DS_AREA:
+    elif kind == kvm_pmu.PMU_DS_AREA:
         if not is_canonical(data):
             return GP_ADDRESS
         pmu.ds_area = data
-    elif kind == PMU_FIXED_CTR_CTRL:
+    elif kind == kvm_pmu.PMU_FIXED_CTR_CTRL:
         if data & pmu.fixed_ctr_ctrl_rsvd != ZERO:
             return GP_RESERVED
         old = pmu.fixed_ctr_ctrl
@@ -377,14 +340,14 @@ def kvm_pmu_set_msr(S, E, vcpu, which, data, host_initiated):
                 kvm_pmu_request_counter_reprogram(S, E, vcpu, k)
     else:
         # kvm_pmu_mark_pmc_in_use(), before any check; intel_msr_idx_to_pmc() knows no full-width address
-        if kind != PMU_PMC:
+        if kind != kvm_pmu.PMU_PMC:
             pmu.pmc_in_use |= pmc_bit(i)
         pmc = pmu.pmcs[i]
-        if kind == PMU_EVNTSEL:
+        if kind == kvm_pmu.PMU_EVNTSEL:
             if data & pmu.eventsel_rsvd != ZERO:
                 return GP_RESERVED
             if (
-                this_core(S).inject & I_OFF_CLEARS != ZERO
+                this_core(S).inject & mutants.I_OFF_CLEARS != ZERO
                 and data & msr_index.ARCH_PERFMON_EVENTSEL_ENABLE == ZERO
             ):
                 pmc_write_counter(S, E, vcpu, i, ZERO)
@@ -395,17 +358,17 @@ def kvm_pmu_set_msr(S, E, vcpu, which, data, host_initiated):
                     pmc.uncounted = data  # on whichever counter perf puts it
                 kvm_pmu_recalc_pmc_emulation(pmu, i)
                 kvm_pmu_request_counter_reprogram(S, E, vcpu, i)
-        elif kind == PMU_PMC:
+        elif kind == kvm_pmu.PMU_PMC:
             wide = data & ~pmu.counter_bitmask
-            if wide != ZERO and this_core(S).inject & I_PMC_WIDTH == ZERO:
+            if wide != ZERO and this_core(S).inject & mutants.I_PMC_WIDTH == ZERO:
                 return GP_RESERVED
             pmc_write_counter(S, E, vcpu, i, data)
-        elif kind == PMU_PERFCTR:
+        elif kind == kvm_pmu.PMU_PERFCTR:
             if host_initiated == 0:
                 data = perfctr_value(this_core(S), data)
             pmc_write_counter(S, E, vcpu, i, data)
-        elif kind == PMU_FIXED_CTR:
-            if this_core(S).inject & I_FIXED_32 != ZERO:
+        elif kind == kvm_pmu.PMU_FIXED_CTR:
+            if this_core(S).inject & mutants.I_FIXED_32 != ZERO:
                 data &= LOW32
             pmc_write_counter(S, E, vcpu, i, data)
     return 0
@@ -417,22 +380,22 @@ def kvm_pmu_get_msr(S, E, vcpu, which):
     pmu = vcpu.pmu
     kind = which & _KIND
     i = which & 15
-    if kind == PMU_GLOBAL_STATUS:
+    if kind == kvm_pmu.PMU_GLOBAL_STATUS:
         return pmu.global_status
-    if kind == PMU_GLOBAL_CTRL:
+    if kind == kvm_pmu.PMU_GLOBAL_CTRL:
         return pmu.global_ctrl
-    if kind == PMU_OVF_CTRL:
+    if kind == kvm_pmu.PMU_OVF_CTRL:
         return ZERO
-    if kind == PMU_FIXED_CTR_CTRL:
+    if kind == kvm_pmu.PMU_FIXED_CTR_CTRL:
         return pmu.fixed_ctr_ctrl
-    if kind == PMU_EVNTSEL:
+    if kind == kvm_pmu.PMU_EVNTSEL:
         return pmu.pmcs[i].eventsel
-    if kind == PMU_PEBS_ENABLE:
+    if kind == kvm_pmu.PMU_PEBS_ENABLE:
         return pmu.pebs_enable
-    if kind == PMU_DS_AREA:
+    if kind == kvm_pmu.PMU_DS_AREA:
         return pmu.ds_area
     value = pmc_read_counter(S, E, vcpu, i)
-    if kind == PMU_PERFCTR and this_core(S).inject & I_RDMSR_32 != ZERO:
+    if kind == kvm_pmu.PMU_PERFCTR and this_core(S).inject & mutants.I_RDMSR_32 != ZERO:
         value &= LOW32
     return value
 
@@ -446,16 +409,16 @@ def atomic_switch_perf_msrs(S, M, E, vcpu):
     n, guest_value = switch_pebs_msrs(S, M, E, vcpu, 0)
     host_value = host.intel_ctrl & ~host.intel_ctrl_guest_mask
     if S.config.load_global_ctrl != 0:
-        exit_ctl = vmread(core, M, V_EXIT_CTL) & ~EXIT_LOAD_GLOBAL_CTRL
-        entry_ctl = vmread(core, M, V_ENTRY_CTL) & ~ENTRY_LOAD_GLOBAL_CTRL
+        exit_ctl = vmread(core, M, vmcs.V_EXIT_CTL) & ~vmcs.EXIT_LOAD_GLOBAL_CTRL
+        entry_ctl = vmread(core, M, vmcs.V_ENTRY_CTL) & ~vmcs.ENTRY_LOAD_GLOBAL_CTRL
         if host_value != guest_value:
-            exit_ctl |= EXIT_LOAD_GLOBAL_CTRL
-            entry_ctl |= ENTRY_LOAD_GLOBAL_CTRL
-            vmwrite(core, M, V_GUEST_GLOBAL_CTRL, guest_value)
-            vmwrite(core, M, V_HOST_GLOBAL_CTRL, host_value)
-        vmwrite(core, M, V_EXIT_CTL, exit_ctl)
-        vmwrite(core, M, V_ENTRY_CTL, entry_ctl)
+            exit_ctl |= vmcs.EXIT_LOAD_GLOBAL_CTRL
+            entry_ctl |= vmcs.ENTRY_LOAD_GLOBAL_CTRL
+            vmwrite(core, M, vmcs.V_GUEST_GLOBAL_CTRL, guest_value)
+            vmwrite(core, M, vmcs.V_HOST_GLOBAL_CTRL, host_value)
+        vmwrite(core, M, vmcs.V_EXIT_CTL, exit_ctl)
+        vmwrite(core, M, vmcs.V_ENTRY_CTL, entry_ctl)
     else:
         n = add_atomic_switch_msr(M, vcpu, n, msr_index.MSR_CORE_PERF_GLOBAL_CTRL, host_value, guest_value)
-    vmwrite(core, M, V_EXIT_LOAD_COUNT, U64(n))
-    vmwrite(core, M, V_ENTRY_LOAD_COUNT, U64(n))
+    vmwrite(core, M, vmcs.V_EXIT_LOAD_COUNT, U64(n))
+    vmwrite(core, M, vmcs.V_ENTRY_LOAD_COUNT, U64(n))

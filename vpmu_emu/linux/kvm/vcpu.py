@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
+from vpmu_emu.linux import state
 from vpmu_emu.linux.charge import charge
 from vpmu_emu.linux.hrtimer import host_timer_program
 from vpmu_emu.linux.irq_vectors import (
@@ -36,24 +37,10 @@ from vpmu_emu.linux.percpu import kvm_get_running_vcpu, this_core, this_cpu
 from vpmu_emu.linux.perf.event import perf_init
 from vpmu_emu.linux.perf.pmi import handle_nmis, perf_event_nmi_handler
 from vpmu_emu.linux.space import guest_space
-from vpmu_emu.linux.state import (
-    FROM_GUEST,
-    FROM_KERNEL,
-    KVM_REQ_EVENT,
-    KVM_REQ_NMI,
-    KVM_REQ_PMI,
-    KVM_REQ_PMU,
-    MP_STATE_ASLEEP,
-    MP_STATE_HALTED,
-    MP_STATE_INIT_RECEIVED,
-    MP_STATE_RUNNABLE,
-    MP_STATE_UNINITIALIZED,
-    TASK_INTERRUPTIBLE,
-    USER_AGAIN,
-)
 from vpmu_emu.linux.time import sysvec_apic_timer_interrupt
 from vpmu_emu.linux.trace_kinds import TR_FASTPATH, TR_HOST_IRQ, TR_INJECT_NMI
-from vpmu_emu.machine import msr_index
+from vpmu_emu.machine import msr_index, vmcs
+from vpmu_emu.machine import state as machine
 from vpmu_emu.machine.lapic import (
     lapic_ack,
     lapic_pending,
@@ -64,48 +51,9 @@ from vpmu_emu.machine.lapic import (
 from vpmu_emu.machine.msr import WRITE, WRITE_BLIND
 from vpmu_emu.machine.processor_flags import X86_EFLAGS_IF
 from vpmu_emu.machine.ring import emit
-from vpmu_emu.machine.state import (
-    N_REGS,
-    NEVER,
-    RAX,
-    RCX,
-    RDX,
-    RUN_RESCHED,
-    RUN_USER,
-    STOP_SHUTDOWN,
-)
 from vpmu_emu.machine.u64 import BYTE, LOW32, ONE, U3, U8, U32, U64, ZERO
 from vpmu_emu.machine.vectors import VECTOR_BP, VECTOR_DB
-from vpmu_emu.machine.vmcs import (
-    EXIT_EXCEPTION_NMI,
-    EXIT_EXTERNAL_INTERRUPT,
-    EXIT_INVD,
-    EXIT_MSR_WRITE,
-    EXIT_PREEMPTION_TIMER,
-    INTR_HAS_ERROR,
-    INTR_VALID,
-    MOV_SS_BLOCKING,
-    NMI_BLOCKING,
-    NMI_INFO,
-    PROC_INTR_WINDOW,
-    PROC_NMI_WINDOW,
-    STI_BLOCKING,
-    TYPE_HARD_EXCEPTION,
-    TYPE_SOFT_EXCEPTION,
-    V_CR3,
-    V_EFER,
-    V_ENTRY_ERROR,
-    V_ENTRY_INTR,
-    V_ENTRY_LEN,
-    V_IDT_VECTORING_ERROR,
-    V_INTERRUPTIBILITY,
-    V_PROC,
-    V_RFLAGS,
-    V_SS_AR,
-    vmptrld,
-    vmread,
-    vmwrite,
-)
+from vpmu_emu.machine.vmcs import vmptrld, vmread, vmwrite
 from vpmu_emu.machine.vmx import vm_entry
 from vpmu_emu.tables.modes import kernel_version
 from vpmu_emu.tables.msrs import ROW
@@ -127,8 +75,9 @@ EXIT_FASTPATH_NONE, EXIT_FASTPATH_REENTER_GUEST, EXIT_FASTPATH_EXIT_HANDLED = 0,
 # a shorthand, a logical destination, another mode than fixed
 ICR_NOT_FAST = msr_index.APIC_SHORT_MASK | msr_index.APIC_DEST_LOGICAL | msr_index.APIC_MODE_MASK
 R_X2APIC_ICR = ROW["IA32_X2APIC_ICR"]
-_NMI_BLOCKED = STI_BLOCKING | MOV_SS_BLOCKING | NMI_BLOCKING
-_SHADOWS = STI_BLOCKING | MOV_SS_BLOCKING
+_REQUESTS = state.KVM_REQ_NMI | state.KVM_REQ_PMU | state.KVM_REQ_PMI | state.KVM_REQ_EVENT
+_NMI_BLOCKED = vmcs.STI_BLOCKING | vmcs.MOV_SS_BLOCKING | vmcs.NMI_BLOCKING
+_SHADOWS = vmcs.STI_BLOCKING | vmcs.MOV_SS_BLOCKING
 _AR_DPL = U64(5)
 INTR_TYPE = U64(7 << 8)
 
@@ -166,7 +115,7 @@ def vcpu_load(S, M, E, vcpu):
     vmptrld(core, vcpu.vmcs)
     core.vmx.apicv = S.config.apicv
     _copy_lapic(core.vapic, vcpu.vapic)
-    for i in range(N_REGS):
+    for i in range(machine.N_REGS):
         core.regs[i] = vcpu.regs[i]
     core.cr2 = vcpu.cr2
     core.star = vcpu.star
@@ -181,7 +130,7 @@ def vcpu_load(S, M, E, vcpu):
     core.pat = vcpu.pat
     core.power_ctl = vcpu.power_ctl
     core.xcr0 = vcpu.xcr0  # kvm_load_guest_xsave_state()
-    guest_space(S, vcpu, vmread(core, M, V_CR3))
+    guest_space(S, vcpu, vmread(core, M, vmcs.V_CR3))
     vcpu.cpu = S.this_cpu
     if vcpu.launched == 0:
         vcpu.launched = 1
@@ -194,7 +143,7 @@ def kvm_sched_in(S, E, vcpu):
     """The vCPU's thread was off the core: events of counters that nobody uses are released."""
     if vcpu.pmu.version != 0 and vcpu.pmu.event_count != 0:
         vcpu.pmu.need_cleanup = 1
-        kvm_make_request(S, E, vcpu, KVM_REQ_PMU)
+        kvm_make_request(S, E, vcpu, state.KVM_REQ_PMU)
 
 
 @jit()
@@ -205,7 +154,7 @@ def vcpu_put(S):
     vcpu = S.vcpus[host.vcpu]
     host.vcpu = -1
     _copy_lapic(vcpu.vapic, core.vapic)
-    for i in range(N_REGS):
+    for i in range(machine.N_REGS):
         vcpu.regs[i] = core.regs[i]
     vcpu.cr2 = core.cr2
     vcpu.star = core.star
@@ -238,8 +187,8 @@ def host_irq(S, E, vector):
         # A PMI with this vector belongs to the guest, even if it comes late.
         host.vpmi_irqs += ONE
         retire_work(S, E, COST_VPMI)
-        kvm_make_request(S, E, kvm_get_running_vcpu(S), KVM_REQ_PMI)
-    host.interrupted = FROM_KERNEL
+        kvm_make_request(S, E, kvm_get_running_vcpu(S), state.KVM_REQ_PMI)
+    host.interrupted = state.FROM_KERNEL
     handle_nmis(S, E)
 
 
@@ -261,14 +210,14 @@ def host_irqs_enable(S, E):
 def kvm_vcpu_has_events(S, M, vcpu):
     """Is there anything that wakes a halted guest?"""
     core = this_core(S)
-    blocking = vmread(core, M, V_INTERRUPTIBILITY)
-    if vcpu.exception >= 0 or vcpu.requests & KVM_REQ_NMI != ZERO:
+    blocking = vmread(core, M, vmcs.V_INTERRUPTIBILITY)
+    if vcpu.exception >= 0 or vcpu.requests & state.KVM_REQ_NMI != ZERO:
         return True
     if vcpu.pv_unhalted != 0:
         return True
     if vcpu.nmi_pending > 0 and blocking & _NMI_BLOCKED == ZERO:
         return True
-    open_ = vmread(core, M, V_RFLAGS) & X86_EFLAGS_IF != ZERO and blocking & _SHADOWS == ZERO
+    open_ = vmread(core, M, vmcs.V_RFLAGS) & X86_EFLAGS_IF != ZERO and blocking & _SHADOWS == ZERO
     return open_ and lapic_pending(core.vapic) >= 0
 
 
@@ -290,35 +239,35 @@ def kvm_vcpu_block(S, M, E, vcpu):
     core = this_core(S)
     task = S.tasks[vcpu.task]
     if vcpu.apic_events != 0:
-        if vcpu.mp_state == MP_STATE_UNINITIALIZED:
-            vcpu.user_exit = USER_AGAIN
+        if vcpu.mp_state == state.MP_STATE_UNINITIALIZED:
+            vcpu.user_exit = state.USER_AGAIN
         _accept_messages(S, M, E, vcpu)
-        real_mode = vmread(core, M, V_EFER) == ZERO and vcpu.mp_state == MP_STATE_RUNNABLE
+        real_mode = vmread(core, M, vmcs.V_EFER) == ZERO and vcpu.mp_state == state.MP_STATE_RUNNABLE
         if vcpu.user_exit < 0 and real_mode:
             exit_for_real_mode(S, M, vcpu)
         if vcpu.user_exit >= 0:
-            return RUN_USER
-    if vcpu.mp_state == MP_STATE_RUNNABLE:
+            return machine.RUN_USER
+    if vcpu.mp_state == state.MP_STATE_RUNNABLE:
         return 0
-    if vcpu.mp_state == MP_STATE_UNINITIALIZED or vcpu.mp_state == MP_STATE_INIT_RECEIVED:
-        task.state = TASK_INTERRUPTIBLE
-        task.wake_at = NEVER
-        return RUN_RESCHED
+    if vcpu.mp_state == state.MP_STATE_UNINITIALIZED or vcpu.mp_state == state.MP_STATE_INIT_RECEIVED:
+        task.state = state.TASK_INTERRUPTIBLE
+        task.wake_at = machine.NEVER
+        return machine.RUN_RESCHED
     kvm_lapic_expired_hv_timer(S, E, vcpu)
-    if kvm_vcpu_has_events(S, M, vcpu) or vcpu.requests & KVM_REQ_PMI != ZERO:
-        vcpu.mp_state = MP_STATE_RUNNABLE
+    if kvm_vcpu_has_events(S, M, vcpu) or vcpu.requests & state.KVM_REQ_PMI != ZERO:
+        vcpu.mp_state = state.MP_STATE_RUNNABLE
         vcpu.pv_unhalted = 0
         return 0
-    if vcpu.mp_state == MP_STATE_HALTED:
-        vcpu.mp_state = MP_STATE_ASLEEP
+    if vcpu.mp_state == state.MP_STATE_HALTED:
+        vcpu.mp_state = state.MP_STATE_ASLEEP
         charge(S, E, COST_HALT)
-    task.state = TASK_INTERRUPTIBLE
+    task.state = state.TASK_INTERRUPTIBLE
     # Its own timer can wake it only with interrupts on.
-    task.wake_at = NEVER
-    if vmread(core, M, V_RFLAGS) & X86_EFLAGS_IF != ZERO:
+    task.wake_at = machine.NEVER
+    if vmread(core, M, vmcs.V_RFLAGS) & X86_EFLAGS_IF != ZERO:
         task.wake_at = core.vapic.timer_at
     host_timer_program(S, E)
-    return RUN_RESCHED
+    return machine.RUN_RESCHED
 
 
 @jit()
@@ -328,59 +277,59 @@ def kvm_check_and_inject_events(S, M, E, vcpu):
     if vcpu.recalc_intercepts != 0:  # KVM_REQ_RECALC_INTERCEPTS
         vcpu.recalc_intercepts = 0
         vmx_update_msr_bitmap_x2apic(S, M, vcpu)
-    vcpu.requests &= ~KVM_REQ_EVENT
-    if vcpu.requests & KVM_REQ_NMI != ZERO:
+    vcpu.requests &= ~state.KVM_REQ_EVENT
+    if vcpu.requests & state.KVM_REQ_NMI != ZERO:
         process_nmi(M, vcpu)
     info = ZERO
-    blocking = vmread(core, M, V_INTERRUPTIBILITY)
-    proc = vmread(core, M, V_PROC)
-    wanted = proc & ~(PROC_NMI_WINDOW | PROC_INTR_WINDOW)
+    blocking = vmread(core, M, vmcs.V_INTERRUPTIBILITY)
+    proc = vmread(core, M, vmcs.V_PROC)
+    wanted = proc & ~(vmcs.PROC_NMI_WINDOW | vmcs.PROC_INTR_WINDOW)
     vector = -1
     if S.config.apicv == 0:
         vector = lapic_pending(core.vapic)
     if vcpu.exception >= 0:
-        kind = TYPE_HARD_EXCEPTION
+        kind = vmcs.TYPE_HARD_EXCEPTION
         if vcpu.exception == VECTOR_BP:  # kvm_exception_is_soft()
-            kind = TYPE_SOFT_EXCEPTION
-            vmwrite(core, M, V_ENTRY_LEN, vcpu.event_exit_inst_len)
+            kind = vmcs.TYPE_SOFT_EXCEPTION
+            vmwrite(core, M, vmcs.V_ENTRY_LEN, vcpu.event_exit_inst_len)
         elif vcpu.exception == VECTOR_DB:
             kvm_deliver_exception_payload(M, vcpu)
-        info = INTR_VALID | (kind << U8) | U64(vcpu.exception)
+        info = vmcs.INTR_VALID | (kind << U8) | U64(vcpu.exception)
         if vcpu.exception_has_error != 0:
-            info |= INTR_HAS_ERROR
-            vmwrite(core, M, V_ENTRY_ERROR, vcpu.exception_error)
+            info |= vmcs.INTR_HAS_ERROR
+            vmwrite(core, M, vmcs.V_ENTRY_ERROR, vcpu.exception_error)
         vcpu.exception = -1
     elif vcpu.nmi_injected != 0:
         vcpu.nmi_injected = 0
-        info = NMI_INFO
+        info = vmcs.NMI_INFO
     elif vcpu.interrupt >= 0 and blocking & _SHADOWS == ZERO and (
-        vmread(core, M, V_RFLAGS) & X86_EFLAGS_IF != ZERO
+        vmread(core, M, vmcs.V_RFLAGS) & X86_EFLAGS_IF != ZERO
     ):
-        info = INTR_VALID | U64(vcpu.interrupt)
+        info = vmcs.INTR_VALID | U64(vcpu.interrupt)
         vcpu.interrupt = -1
     elif vcpu.nmi_pending > 0 and blocking & _NMI_BLOCKED == ZERO:
         vcpu.nmi_pending -= 1
-        info = NMI_INFO
+        info = vmcs.NMI_INFO
         emit(E, core.t, TR_INJECT_NMI, ZERO, U64(vcpu.nmi_pending), ZERO, ZERO)
     elif vector >= 0 and blocking & _SHADOWS == ZERO and (
-        vmread(core, M, V_RFLAGS) & X86_EFLAGS_IF != ZERO
+        vmread(core, M, vmcs.V_RFLAGS) & X86_EFLAGS_IF != ZERO
     ):
         lapic_ack(core.vapic, vector)
-        info = INTR_VALID | U64(vector)
+        info = vmcs.INTR_VALID | U64(vector)
         vector = lapic_pending(core.vapic)
     if vcpu.nmi_pending > 0:
-        wanted |= PROC_NMI_WINDOW
+        wanted |= vmcs.PROC_NMI_WINDOW
     if vector >= 0 or vcpu.interrupt >= 0 or dm_request_for_irq_injection(S, M, vcpu):
-        wanted |= PROC_INTR_WINDOW
+        wanted |= vmcs.PROC_INTR_WINDOW
     if wanted != proc:
-        vmwrite(core, M, V_PROC, wanted)
+        vmwrite(core, M, vmcs.V_PROC, wanted)
     vcpu.entry_intr_info = info
     if info != ZERO:
-        vmwrite(core, M, V_ENTRY_INTR, info)
+        vmwrite(core, M, vmcs.V_ENTRY_INTR, info)
         charge(S, E, COST_INJECT)
     if vcpu.guest_debug & KVM_GUESTDBG_SINGLESTEP != ZERO:
         # vmx_vcpu_run(): an entry with TF and a shadow would ask for BS among the pending exceptions.
-        vmwrite(core, M, V_INTERRUPTIBILITY, vmread(core, M, V_INTERRUPTIBILITY) & ~_SHADOWS)
+        vmwrite(core, M, vmcs.V_INTERRUPTIBILITY, vmread(core, M, vmcs.V_INTERRUPTIBILITY) & ~_SHADOWS)
 
 
 @jit()
@@ -393,7 +342,7 @@ def vmx_vcpu_enter(S, M, E, vcpu):
     vcpu.entries += ONE
     reason = vm_entry(core, M, E)
     if reason != 0:
-        core.stop = STOP_SHUTDOWN
+        core.stop = machine.STOP_SHUTDOWN
         core.stop_info = U64(reason)
     elif core.vmx.nonroot == 0:  # a triple fault while injecting
         core.stop_info = vcpu.entry_intr_info & BYTE
@@ -404,20 +353,20 @@ def vmx_complete_interrupts(S, M, vcpu):
     """What the exit kept from being delivered is tried again at the next entry."""
     core = this_core(S)
     info = core.vmx.idt_vectoring
-    if info & INTR_VALID == ZERO:
+    if info & vmcs.INTR_VALID == ZERO:
         return
     vcpu.exception_has_payload = 0
     kind = info & INTR_TYPE
     vector = np.int64(info & BYTE)
-    if kind == NMI_INFO & INTR_TYPE:
+    if kind == vmcs.NMI_INFO & INTR_TYPE:
         vcpu.nmi_injected = 1
-        blocking = vmread(core, M, V_INTERRUPTIBILITY)
-        vmwrite(core, M, V_INTERRUPTIBILITY, blocking & ~NMI_BLOCKING)
-    elif kind == TYPE_HARD_EXCEPTION << U8:
+        blocking = vmread(core, M, vmcs.V_INTERRUPTIBILITY)
+        vmwrite(core, M, vmcs.V_INTERRUPTIBILITY, blocking & ~vmcs.NMI_BLOCKING)
+    elif kind == vmcs.TYPE_HARD_EXCEPTION << U8:
         vcpu.exception = vector
         vcpu.exception_pending = 0
-        vcpu.exception_has_error = 1 if info & INTR_HAS_ERROR != ZERO else 0
-        vcpu.exception_error = vmread(core, M, V_IDT_VECTORING_ERROR)
+        vcpu.exception_has_error = 1 if info & vmcs.INTR_HAS_ERROR != ZERO else 0
+        vcpu.exception_error = vmread(core, M, vmcs.V_IDT_VECTORING_ERROR)
     elif S.vms[vcpu.vm].irqchip == 0:
         vcpu.interrupt = vector
     else:
@@ -429,17 +378,17 @@ def vmx_vcpu_exit(S, M, E, vcpu):
     """From the VM exit to the end of the assembly: an NMI that caused it is handled right here."""
     core = this_core(S)
     vmx_complete_interrupts(S, M, vcpu)
-    vcpu.cpl = np.int64((vmread(core, M, V_SS_AR) >> _AR_DPL) & U3)
+    vcpu.cpl = np.int64((vmread(core, M, vmcs.V_SS_AR) >> _AR_DPL) & U3)
     # The transition is charged first: NMIs stay blocked until the handler below has returned.
-    nmi = core.vmx.exit_reason == EXIT_EXCEPTION_NMI and core.vmx.exit_intr_info == NMI_INFO
+    nmi = core.vmx.exit_reason == vmcs.EXIT_EXCEPTION_NMI and core.vmx.exit_intr_info == vmcs.NMI_INFO
     if nmi:
         this_cpu(S).in_nmi = 1
     charge(S, E, COST_VM_EXIT)
     if nmi:
         retire_work(S, E, COST_NMI_IRQOFF)
-        this_cpu(S).interrupted = FROM_GUEST  # kvm_guest_state()
+        this_cpu(S).interrupted = state.FROM_GUEST  # kvm_guest_state()
         perf_event_nmi_handler(S, E)
-        this_cpu(S).interrupted = FROM_KERNEL
+        this_cpu(S).interrupted = state.FROM_KERNEL
         this_cpu(S).in_nmi = 0
         handle_nmis(S, E)
 
@@ -466,7 +415,7 @@ def handle_fastpath_set_x2apic_icr_irqoff(S, M, E, vcpu, data):
     vcpu.wrmsr_old, vcpu.wrmsr_kind = core.vapic.icr, WRITE
     lapic_write(core, core.vapic, msr_index.IA32_X2APIC_ICR, data)
     if S.config.apicv == 0 and lapic_pending(core.vapic) >= 0:
-        kvm_make_request(S, E, vcpu, KVM_REQ_EVENT)  # without APICv software injects it
+        kvm_make_request(S, E, vcpu, state.KVM_REQ_EVENT)  # without APICv software injects it
     finish_wrmsr(S, M, E, vcpu, msr_index.IA32_X2APIC_ICR, data, 0)
     return True
 
@@ -477,15 +426,15 @@ def vmx_exit_handlers_fastpath(S, M, E, vcpu):
     core = this_core(S)
     reason = core.vmx.exit_reason
     done = EXIT_FASTPATH_NONE
-    if reason == EXIT_PREEMPTION_TIMER:
+    if reason == vmcs.EXIT_PREEMPTION_TIMER:
         kvm_lapic_expired_hv_timer(S, E, vcpu)
         done = EXIT_FASTPATH_REENTER_GUEST
-    elif reason == EXIT_INVD and S.config.kernel >= V7_0:
+    elif reason == vmcs.EXIT_INVD and S.config.kernel >= V7_0:
         kvm_skip_emulated_instruction(S, M, E, vcpu)  # handle_fastpath_invd()
         done = EXIT_FASTPATH_REENTER_GUEST
-    elif reason == EXIT_MSR_WRITE:
-        index = core.regs[RCX] & LOW32
-        value = (core.regs[RAX] & LOW32) | (core.regs[RDX] << U32)
+    elif reason == vmcs.EXIT_MSR_WRITE:
+        index = core.regs[machine.RCX] & LOW32
+        value = (core.regs[machine.RAX] & LOW32) | (core.regs[machine.RDX] << U32)
         if index == msr_index.MSR_IA32_TSC_DEADLINE:
             charge(S, E, COST_FASTPATH_WRMSR)
             vcpu.wrmsr_old = core.vapic.tsc_deadline
@@ -502,7 +451,7 @@ def vmx_exit_handlers_fastpath(S, M, E, vcpu):
     send_ipi(S, E, vcpu)
     # kvm_vcpu_exit_request(): work that waits needs the slow path.
     waits = vcpu.exception >= 0 or vcpu.user_exit >= 0  # a single step over what was emulated
-    waits = waits or vcpu.requests & (KVM_REQ_NMI | KVM_REQ_PMU | KVM_REQ_PMI | KVM_REQ_EVENT) != ZERO
+    waits = waits or vcpu.requests & _REQUESTS != ZERO
     if done == EXIT_FASTPATH_REENTER_GUEST and waits:
         done = EXIT_FASTPATH_EXIT_HANDLED
     vcpu.exit_fastpath = done
@@ -518,9 +467,9 @@ def vmx_exit_handlers_fastpath(S, M, E, vcpu):
 def handle_exit_irqoff(S, E):
     """The external interrupt that ended the guest's turn is dispatched here, then interrupts are on."""
     core = this_core(S)
-    if core.vmx.exit_reason == EXIT_EXTERNAL_INTERRUPT:
+    if core.vmx.exit_reason == vmcs.EXIT_EXTERNAL_INTERRUPT:
         charge(S, E, COST_IRQ_IRQOFF)
-        this_cpu(S).interrupted = FROM_GUEST
+        this_cpu(S).interrupted = state.FROM_GUEST
         host_irq(S, E, np.int64(core.vmx.exit_intr_info & BYTE))
-        this_cpu(S).interrupted = FROM_KERNEL
+        this_cpu(S).interrupted = state.FROM_KERNEL
     host_irqs_enable(S, E)

@@ -46,21 +46,11 @@ from vpmu_emu.linux.percpu import this_core, this_cpu
 from vpmu_emu.linux.state import KVM_REQ_PMI, KVM_REQ_PMU
 from vpmu_emu.linux.trace_kinds import MSR_OF_COMMON, MSR_OF_LBR, MSR_OF_PMU, TR_KVM_MSR
 from vpmu_emu.machine import msr_index
+from vpmu_emu.machine import state as machine
 from vpmu_emu.machine.engine import run_core
 from vpmu_emu.machine.msr import WRITE, WRITE_BLIND, note_msr_fault
 from vpmu_emu.machine.mutants import I_BOTH_WRMSRS, I_PMI_BEFORE_PMU
 from vpmu_emu.machine.ring import GP_FILTER, TR_RDPMC_FAULT, emit
-from vpmu_emu.machine.state import (
-    CODE_EXIT,
-    CODE_NEXT,
-    RAX,
-    RCX,
-    RDX,
-    RUN_RESCHED,
-    RUN_STOPPED,
-    RUN_USER,
-    RUN_WATCH,
-)
 from vpmu_emu.machine.u64 import LOW32, U32, U64, ZERO
 from vpmu_emu.machine.vmcs import EXIT_MSR_READ, EXIT_MSR_WRITE, EXIT_RDPMC
 
@@ -75,7 +65,7 @@ COST_RDPMC_EXIT = cost("kvm_emulate_rdpmc")
 @jit()
 def kvm_emulate_rdpmc(S, M, E, vcpu):
     """RDPMC of a guest that may not do it itself."""
-    index = this_core(S).regs[RCX] & LOW32
+    index = this_core(S).regs[machine.RCX] & LOW32
     charge(S, E, COST_RDPMC_EXIT)
     if is_vmware_backdoor_pmc(vcpu, index):
         finish_rdpmc(S, M, E, vcpu, index, kvm_pmu_rdpmc_vmware(S, vcpu, index))
@@ -100,7 +90,7 @@ def _told(S, E, index, which, lbr, writes):
 @jit()
 def kvm_emulate_rdmsr(S, M, E, vcpu):
     """MSR_READ."""
-    index = this_core(S).regs[RCX] & LOW32
+    index = this_core(S).regs[machine.RCX] & LOW32
     if not kvm_msr_allowed(S, M, vcpu, index, 0):
         value = _edx_eax(S)
         if not msr_denied_to_vmm(S, M, vcpu, index, value, 0):
@@ -125,7 +115,7 @@ def kvm_emulate_rdmsr(S, M, E, vcpu):
 def kvm_emulate_wrmsr(S, M, E, vcpu):
     """MSR_WRITE; what the register held before is for the trace."""
     core = this_core(S)
-    index = core.regs[RCX] & LOW32
+    index = core.regs[machine.RCX] & LOW32
     value = _edx_eax(S)
     blind, vcpu.wrmsr_old = _peek_msr(S, M, E, vcpu, index)
     vcpu.wrmsr_kind = WRITE_BLIND if blind != 0 else WRITE
@@ -171,7 +161,7 @@ def _peek_msr(S, M, E, vcpu, index):
 @jit()
 def _edx_eax(S):
     core = this_core(S)
-    return (core.regs[RAX] & LOW32) | (core.regs[RDX] << U32)
+    return (core.regs[machine.RAX] & LOW32) | (core.regs[machine.RDX] << U32)
 
 
 @jit()
@@ -211,10 +201,10 @@ def vcpu_enter_guest(S, M, E, vcpu, outside):
     while True:
         if core.vmx.nonroot != 0:
             code = run_core(core, M, E)
-            if code != CODE_EXIT:
+            if code != machine.CODE_EXIT:
                 return code
         if core.stop != 0:
-            return RUN_STOPPED
+            return machine.RUN_STOPPED
         vmx_vcpu_exit(S, M, E, vcpu)
         pmu_ops.exit_(S, M, E, vcpu)
         if vmx_exit_handlers_fastpath(S, M, E, vcpu) == 0:
@@ -237,7 +227,7 @@ def vcpu_enter_guest(S, M, E, vcpu, outside):
         else:
             vmx_handle_exit(S, M, E, vcpu)
         send_ipi(S, E, vcpu)
-    return CODE_NEXT
+    return machine.CODE_NEXT
 
 
 @jit()
@@ -253,18 +243,18 @@ def vcpu_run(S, M, E, vcpu):
     while True:
         if core.vmx.nonroot == 0:
             if core.stop != 0:
-                return RUN_STOPPED
+                return machine.RUN_STOPPED
             if vcpu.mp_state != 0 or vcpu.apic_events != 0:
                 blocked = kvm_vcpu_block(S, M, E, vcpu)
                 if blocked != 0:
                     return blocked
             if this_cpu(S).need_resched != 0:  # xfer_to_guest_mode_handle_work()
-                return RUN_RESCHED
+                return machine.RUN_RESCHED
             if E.stop_request != 0:  # a watchpoint on an access that KVM has just emulated
-                return RUN_WATCH
+                return machine.RUN_WATCH
         code = vcpu_enter_guest(S, M, E, vcpu, outside)
-        if code != CODE_NEXT:
+        if code != machine.CODE_NEXT:
             return code
         outside = 0
         if vcpu.user_exit >= 0:
-            return RUN_USER
+            return machine.RUN_USER

@@ -7,20 +7,10 @@ kernel/events/core.c (perf_swevent, cpu_clock_event, task_clock_event), arch/x86
 from __future__ import annotations
 
 from vpmu_emu._jit import jit
+from vpmu_emu.linux import state
 from vpmu_emu.linux.percpu import this_core, this_cpu
 from vpmu_emu.linux.perf.times import sched_clock
 from vpmu_emu.linux.perf.x86 import intel_pmu_read_event
-from vpmu_emu.linux.state import (
-    N_CORES,
-    PERF_TYPE_HARDWARE,
-    PERF_TYPE_HW_CACHE,
-    PERF_TYPE_RAW,
-    PERF_TYPE_SOFTWARE,
-    PERF_TYPE_UNCORE,
-    PMU_CORE,
-    PMU_SOFTWARE,
-    PMU_UNCORE,
-)
 from vpmu_emu.machine.clock import later, time_of_tick, tsc_at
 from vpmu_emu.machine.pmu import class_total
 from vpmu_emu.machine.state import CLASS
@@ -47,18 +37,18 @@ C_FETCHED = CLASS["fetched"]
 @jit()
 def pmu_of(pmu_type):
     """PMU_* of an attr.type, -1 if no PMU has it."""
-    if pmu_type == PERF_TYPE_SOFTWARE:
-        return PMU_SOFTWARE
-    if pmu_type == PERF_TYPE_UNCORE:
-        return PMU_UNCORE
-    core = pmu_type == PERF_TYPE_RAW or pmu_type == PERF_TYPE_HARDWARE
-    return PMU_CORE if core or pmu_type == PERF_TYPE_HW_CACHE else -1
+    if pmu_type == state.PERF_TYPE_SOFTWARE:
+        return state.PMU_SOFTWARE
+    if pmu_type == state.PERF_TYPE_UNCORE:
+        return state.PMU_UNCORE
+    core = pmu_type == state.PERF_TYPE_RAW or pmu_type == state.PERF_TYPE_HARDWARE
+    return state.PMU_CORE if core or pmu_type == state.PERF_TYPE_HW_CACHE else -1
 
 
 @jit(inline=True)
 def is_clock(event):
     """cpu-clock or task-clock: they sample by a timer."""
-    return event.pmu_type == PERF_TYPE_SOFTWARE and event.config <= PERF_COUNT_SW_TASK_CLOCK
+    return event.pmu_type == state.PERF_TYPE_SOFTWARE and event.config <= PERF_COUNT_SW_TASK_CLOCK
 
 
 @jit()
@@ -66,10 +56,10 @@ def free_running(S, i):
     """Running total of what event i counts; 0 for what is told by perf_sw_event()."""
     event = S.perf_events[i]
     total = ZERO
-    if event.pmu_type == PERF_TYPE_UNCORE:
+    if event.pmu_type == state.PERF_TYPE_UNCORE:
         if event.config == UNCORE_CLOCKTICKS:
             return tsc_at(this_core(S), this_core(S).t)
-        for cpu in range(N_CORES):  # one memory controller for the socket
+        for cpu in range(state.N_CORES):  # one memory controller for the socket
             total += class_total(S.cores[cpu], C_FETCHED, 3)
     elif is_clock(event):
         total = sched_clock(S, this_core(S).t)
@@ -91,7 +81,7 @@ def clock_program(S, i):
 def event_update(S, E, i):
     """pmu->read(): bring the count of an ACTIVE event up to date."""
     event = S.perf_events[i]
-    if pmu_of(event.pmu_type) != PMU_CORE:
+    if pmu_of(event.pmu_type) != state.PMU_CORE:
         total = free_running(S, i)
         event.count += total - event.prev_count
         event.prev_count = total

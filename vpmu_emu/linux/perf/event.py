@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
+from vpmu_emu.linux import state
 from vpmu_emu.linux.hrtimer import host_timer_program
 from vpmu_emu.linux.native import cost, retire_work, wrmsrl
 from vpmu_emu.linux.percpu import this_core, this_cpu
@@ -65,26 +66,6 @@ from vpmu_emu.linux.perf.x86 import (
     x86_pmu_stop,
     x86_schedule_events,
 )
-from vpmu_emu.linux.state import (
-    CTX_NONE,
-    CTX_TASK,
-    ERR_NO_LEADER,
-    ERR_NONE,
-    N_CORES,
-    N_EVENTS,
-    N_IDX,
-    OWNER_HOST,
-    OWNER_KVM,
-    PERF_EVENT_STATE_ACTIVE,
-    PERF_EVENT_STATE_ERROR,
-    PERF_EVENT_STATE_EXIT,
-    PERF_EVENT_STATE_INACTIVE,
-    PERF_EVENT_STATE_OFF,
-    PERF_TYPE_RAW,
-    PMU_CORE,
-    PMU_SOFTWARE,
-    PMU_UNCORE,
-)
 from vpmu_emu.linux.trace_kinds import TR_PERF_CREATE, TR_PERF_RELEASE
 from vpmu_emu.machine import msr_index
 from vpmu_emu.machine.pmu import counter_value
@@ -105,8 +86,8 @@ COST_RESERVE = cost("x86_reserve_hardware")
 def perf_event_alloc_errno(S, i):
     """Patch 02: an event that includes the guest cannot be made while a guest owns the PMU there."""
     event = S.perf_events[i]
-    if event.pmu_ctx == PMU_CORE and event.exclude_guest == 0:
-        for cpu in range(N_CORES):
+    if event.pmu_ctx == state.PMU_CORE and event.exclude_guest == 0:
+        for cpu in range(state.N_CORES):
             here = event.cpu == cpu or (event.cpu < 0 and ctx_cpu(S, event.ctx) == cpu)
             if here and S.percpu[cpu].force_exclude_guest != 0:
                 return EBUSY
@@ -122,11 +103,11 @@ def validate_group(S, i):
     rows = this_cpu(S).fake_list
     leader = S.perf_events[i].leader
     n = 0
-    for k in range(N_EVENTS):
+    for k in range(state.N_EVENTS):
         event = S.perf_events[k]
-        if event.used == 0 or event.leader != leader or pmu_of(event.pmu_type) != PMU_CORE:
+        if event.used == 0 or event.leader != leader or pmu_of(event.pmu_type) != state.PMU_CORE:
             continue
-        if k != leader and k != i and event.state <= PERF_EVENT_STATE_OFF:
+        if k != leader and k != i and event.state <= state.PERF_EVENT_STATE_OFF:
             continue
         if collect_event(S, rows, n, event.config) != 0:
             return EINVAL
@@ -172,13 +153,13 @@ def perf_try_init_event(S, i):
     kind = pmu_of(event.pmu_type)
     samples = is_sampling_event(event)
     excludes = event.exclude_user | event.exclude_kernel | event.exclude_host | event.exclude_guest
-    if kind < 0 or (kind == PMU_SOFTWARE and event.config >= PERF_COUNT_SW_MAX):
+    if kind < 0 or (kind == state.PMU_SOFTWARE and event.config >= PERF_COUNT_SW_MAX):
         return ENOENT
-    if kind == PMU_UNCORE:  # counts for the socket, for nobody in it
+    if kind == state.PMU_UNCORE:  # counts for the socket, for nobody in it
         known = event.config == UNCORE_CLOCKTICKS or event.config == UNCORE_CAS_COUNT_RD
-        if samples or excludes != 0 or event.ctx >= CTX_TASK or not known:
+        if samples or excludes != 0 or event.ctx >= state.CTX_TASK or not known:
             return EINVAL
-    if kind == PMU_CORE:
+    if kind == state.PMU_CORE:
         errno = intel_pmu_hw_config(S, i)
         if errno != 0:
             return errno
@@ -189,7 +170,7 @@ def perf_try_init_event(S, i):
     if is_clock(event) and event.sample_freq != 0:  # perf_swevent_init_hrtimer()
         event.sample_period = NSEC_PER_SEC // U64(event.sample_freq)
         event.sample_freq = 0
-    if event.owner == OWNER_HOST and event.sample_type & ~SAMPLE_SUPPORTED != ZERO:
+    if event.owner == state.OWNER_HOST and event.sample_type & ~SAMPLE_SUPPORTED != ZERO:
         branches = event.sample_type & PERF_SAMPLE_BRANCH_STACK != ZERO
         return EOPNOTSUPP if branches else EINVAL  # not written into samples
     event.pmu_ctx = kind
@@ -198,11 +179,11 @@ def perf_try_init_event(S, i):
         same = leader.ctx == event.ctx and leader.cpu == event.cpu
         if leader.used == 0 or leader.leader != event.leader or not same or event.pinned != 0:
             return EINVAL
-        if kind == PMU_SOFTWARE:
+        if kind == state.PMU_SOFTWARE:
             event.pmu_ctx = leader.pmu_ctx
-        elif leader.pmu_ctx != PMU_SOFTWARE and leader.pmu_ctx != kind:
+        elif leader.pmu_ctx != state.PMU_SOFTWARE and leader.pmu_ctx != kind:
             return EINVAL
-    return validate_group(S, i) if kind == PMU_CORE else 0
+    return validate_group(S, i) if kind == state.PMU_CORE else 0
 
 
 @jit()
@@ -225,7 +206,7 @@ def perf_event_alloc(S, i):
     event.tstamp = this_core(S).t
     event.total_time_enabled = 0
     event.total_time_running = 0
-    event.error_cause = ERR_NONE
+    event.error_cause = state.ERR_NONE
     event.error_time = 0
     event.error_log = 0
     event.group_generation = 0
@@ -261,9 +242,9 @@ def _resched(S, E, i):
     # After event i became runnable: on the core PMU everything of less priority gives way (ctx_resched).
     event = S.perf_events[i]
     leader = S.perf_events[event.leader]
-    if leader.pmu_ctx == PMU_CORE:
+    if leader.pmu_ctx == state.PMU_CORE:
         ctx_resched(S, E, event.ctx, leader.pinned)
-    elif leader.state >= PERF_EVENT_STATE_INACTIVE and event_filter_match(S, leader):
+    elif leader.state >= state.PERF_EVENT_STATE_INACTIVE and event_filter_match(S, leader):
         group_sched_out(S, E, event.leader)
         group_sched_in(S, E, event.leader)
 
@@ -279,7 +260,8 @@ def _move_group(S, E, i):
         if member.used != 0 and member.leader == leader and k != i:
             member.pmu_ctx = S.perf_events[i].pmu_ctx
             on = member.disabled == 0
-            perf_event_set_state(S, E, k, PERF_EVENT_STATE_INACTIVE if on else PERF_EVENT_STATE_OFF)
+            wants = state.PERF_EVENT_STATE_INACTIVE if on else state.PERF_EVENT_STATE_OFF
+            perf_event_set_state(S, E, k, wants)
     S.perf_events[leader].order = S.list_end
     S.list_end += 1
 
@@ -289,7 +271,7 @@ def x86_reserve_hardware(S, E, i):
     """The first event of the core PMU after there was none: buffers for all CPUs (reserve_ds_buffers)."""
     for k in range(S.perf_rows):
         other = S.perf_events[k]
-        if k != i and other.used != 0 and pmu_of(other.pmu_type) == PMU_CORE:
+        if k != i and other.used != 0 and pmu_of(other.pmu_type) == state.PMU_CORE:
             return
     retire_work(S, E, COST_RESERVE)
 
@@ -318,7 +300,7 @@ def perf_install_in_context(S, E, i):
     if errno != 0:
         event.used = 0
         return errno
-    if event.pmu_ctx == PMU_CORE and pmu_of(event.pmu_type) == PMU_CORE:
+    if event.pmu_ctx == state.PMU_CORE and pmu_of(event.pmu_type) == state.PMU_CORE:
         x86_reserve_hardware(S, E, i)
     perf_event_alloc(S, i)
     if event.leader != i:
@@ -330,10 +312,10 @@ def perf_install_in_context(S, E, i):
         _move_group(S, E, i)
     emit(E, this_core(S).t, TR_PERF_CREATE, ZERO, event.id, event.config, event.sample_period)
     leads = S.perf_events[event.leader].state
-    wants = leads if leads <= PERF_EVENT_STATE_OFF else event.state  # __perf_effective_state()
-    if moves and leads == PERF_EVENT_STATE_INACTIVE:
+    wants = leads if leads <= state.PERF_EVENT_STATE_OFF else event.state  # __perf_effective_state()
+    if moves and leads == state.PERF_EVENT_STATE_INACTIVE:
         wants = leads  # the leader was installed anew
-    if ctx_cpu(S, event.ctx) == S.this_cpu and wants != PERF_EVENT_STATE_OFF:
+    if ctx_cpu(S, event.ctx) == S.this_cpu and wants != state.PERF_EVENT_STATE_OFF:
         _resched(S, E, i)
     return 0
 
@@ -346,14 +328,14 @@ def perf_event_create_kernel_counter(S, E, ctx, flags, config, period, owner, vc
     and `pmc` are what KVM's overflow handler is called with, -1 none.
     """
     i = 0
-    while i < N_EVENTS and S.perf_events[i].used != 0:
+    while i < state.N_EVENTS and S.perf_events[i].used != 0:
         i += 1
-    if i == N_EVENTS:
+    if i == state.N_EVENTS:
         return ENOMEM
     event = S.perf_events[i]
     event.used = 1
-    event.state = PERF_EVENT_STATE_INACTIVE
-    event.pmu_type = PERF_TYPE_RAW
+    event.state = state.PERF_EVENT_STATE_INACTIVE
+    event.pmu_type = state.PERF_TYPE_RAW
     event.ctx = ctx
     event.cpu = -1
     event.vcpu = vcpu
@@ -371,7 +353,7 @@ def perf_event_create_kernel_counter(S, E, ctx, flags, config, period, owner, vc
     event.exclude_kernel = 1 if flags & ATTR_EXCLUDE_KERNEL != 0 else 0
     event.exclude_host = 1 if flags & ATTR_EXCLUDE_HOST != 0 else 0
     event.exclude_guest = 1 if flags & ATTR_EXCLUDE_GUEST != 0 else 0
-    event.exclude_idle = 1 if owner == OWNER_KVM else 0
+    event.exclude_idle = 1 if owner == state.OWNER_KVM else 0
     event.inherit = 0
     event.precise_ip = flags >> ATTR_PRECISE_SHIFT & 3
     event.sample_freq = 0
@@ -400,14 +382,14 @@ def _free(S, E, i):
         S.perf_events[k].order = S.list_end
         S.list_end += 1
         metric = event.topdown != 0 and is_metric_event(S.perf_events[k].config)
-        if metric and event.ctx != CTX_NONE:  # PERF_EV_CAP_SIBLING
+        if metric and event.ctx != state.CTX_NONE:  # PERF_EV_CAP_SIBLING
             event_sched_out(S, E, k)
-            S.perf_events[k].error_cause = ERR_NO_LEADER
+            S.perf_events[k].error_cause = state.ERR_NO_LEADER
             S.perf_events[k].error_time = this_core(S).t
-            perf_event_set_state(S, E, k, PERF_EVENT_STATE_ERROR)
+            perf_event_set_state(S, E, k, state.PERF_EVENT_STATE_ERROR)
         k = next_member(S, i, ZERO)
-    for cpu in range(N_CORES):
-        for k in range(N_IDX):
+    for cpu in range(state.N_CORES):
+        for k in range(state.N_IDX):
             if S.percpu[cpu].last_event[k] == i:
                 S.percpu[cpu].last_event[k] = -1
     while S.perf_rows > 0 and S.perf_events[S.perf_rows - 1].used == 0:
@@ -456,17 +438,17 @@ def perf_event_release_kernel(S, E, i):
 @jit()
 def __perf_event_enable(S, E, i):
     event = S.perf_events[i]
-    if event.state >= PERF_EVENT_STATE_INACTIVE or event.state < PERF_EVENT_STATE_ERROR:
+    if event.state >= state.PERF_EVENT_STATE_INACTIVE or event.state < state.PERF_EVENT_STATE_ERROR:
         return
-    if event.state == PERF_EVENT_STATE_ERROR:
+    if event.state == state.PERF_EVENT_STATE_ERROR:
         if event.leader == i and event.topdown != 0 and is_metric_event(event.config):
             return  # it cannot be without the slots event that is gone
-        perf_event_set_state(S, E, i, PERF_EVENT_STATE_OFF)
-    perf_event_set_state(S, E, i, PERF_EVENT_STATE_INACTIVE)
+        perf_event_set_state(S, E, i, state.PERF_EVENT_STATE_OFF)
+    perf_event_set_state(S, E, i, state.PERF_EVENT_STATE_INACTIVE)
     if ctx_cpu(S, event.ctx) != S.this_cpu or not event_filter_match(S, event):
         return
     # A member goes on only together with its leader.
-    if event.leader == i or S.perf_events[event.leader].state == PERF_EVENT_STATE_ACTIVE:
+    if event.leader == i or S.perf_events[event.leader].state == state.PERF_EVENT_STATE_ACTIVE:
         _resched(S, E, i)
 
 
@@ -480,14 +462,14 @@ def perf_event_enable(S, E, i):
 
 @jit()
 def __perf_event_disable(S, E, i):
-    if S.perf_events[i].state < PERF_EVENT_STATE_INACTIVE:
+    if S.perf_events[i].state < state.PERF_EVENT_STATE_INACTIVE:
         return
     perf_pmu_disable(S, E)
     if S.perf_events[i].leader == i:
         group_sched_out(S, E, i)
     else:
         event_sched_out(S, E, i)
-    perf_event_set_state(S, E, i, PERF_EVENT_STATE_OFF)
+    perf_event_set_state(S, E, i, state.PERF_EVENT_STATE_OFF)
     perf_pmu_enable(S, E)
     perf_event_update_userpage(S, E, i)
 
@@ -523,8 +505,8 @@ def __perf_event_period(S, E, i, value):
     else:
         event.sample_period = value
         event.period = value
-    core = pmu_of(event.pmu_type) == PMU_CORE
-    active = event.state == PERF_EVENT_STATE_ACTIVE
+    core = pmu_of(event.pmu_type) == state.PMU_CORE
+    active = event.state == state.PERF_EVENT_STATE_ACTIVE
     if active:
         perf_pmu_disable(S, E)
     if active and core:
@@ -562,7 +544,7 @@ def perf_event_read_value(S, E, i):
         if one.used == 0 or (k != i and one.parent != i):
             continue
         perf_event_update_time(S, k)
-        if one.state == PERF_EVENT_STATE_ACTIVE and ctx_cpu(S, one.ctx) == S.this_cpu:
+        if one.state == state.PERF_EVENT_STATE_ACTIVE and ctx_cpu(S, one.ctx) == S.this_cpu:
             event_update(S, E, k)
         total += one.count
     _call_end(S, E, here)
@@ -575,7 +557,7 @@ def perf_event_count_now(S, i):
     event = S.perf_events[i]
     idx = event.idx
     count = event.child_count + event.count
-    if event.state != PERF_EVENT_STATE_ACTIVE or event.stopped != 0 or idx < 0 or idx >= N_CTR:
+    if event.state != state.PERF_EVENT_STATE_ACTIVE or event.stopped != 0 or idx < 0 or idx >= N_CTR:
         return count
     core = S.cores[max(ctx_cpu(S, event.ctx), 0)]
     mask = core.pmu.gp_mask if idx < N_GP else core.pmu.fixed_mask
@@ -585,7 +567,7 @@ def perf_event_count_now(S, i):
 @jit()
 def perf_event_exit_task(S, E, task):
     """Task number `task` ends: what was inherited is added to its origin, other events count no more."""
-    ctx = CTX_TASK + task
+    ctx = state.CTX_TASK + task
     for i in range(S.perf_rows):
         event = S.perf_events[i]
         if event.used != 0 and event.ctx == ctx:
@@ -595,8 +577,8 @@ def perf_event_exit_task(S, E, task):
         event = S.perf_events[i]
         if event.used == 0 or event.ctx != ctx:
             continue
-        event.state = PERF_EVENT_STATE_EXIT
-        event.ctx = CTX_NONE
+        event.state = state.PERF_EVENT_STATE_EXIT
+        event.ctx = state.CTX_NONE
         if event.parent >= 0:  # sync_child_event()
             parent = S.perf_events[event.parent]
             parent.child_count += event.count

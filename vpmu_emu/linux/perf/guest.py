@@ -7,6 +7,7 @@ the emulated vPMU uses instead.
 from __future__ import annotations
 
 from vpmu_emu._jit import jit
+from vpmu_emu.linux import state
 from vpmu_emu.linux.irq_vectors import KVM_VPMU_VECTOR
 from vpmu_emu.linux.native import wrmsrl
 from vpmu_emu.linux.percpu import this_core, this_cpu
@@ -18,14 +19,6 @@ from vpmu_emu.linux.perf.sched import (
 )
 from vpmu_emu.linux.perf.times import perf_event_set_state
 from vpmu_emu.linux.perf.x86 import perf_pmu_disable, perf_pmu_enable
-from vpmu_emu.linux.state import (
-    ERR_GUEST_ENTER,
-    PERF_EVENT_STATE_ACTIVE,
-    PERF_EVENT_STATE_ERROR,
-    PMU_CORE,
-    Q_SIBLING_ERROR,
-    W_PMI_VECTOR,
-)
 from vpmu_emu.machine import msr_index
 from vpmu_emu.machine.u64 import U64, ZERO
 
@@ -37,18 +30,18 @@ def _force_out(S, E, leader):
     sibling_error = False
     for i in range(S.perf_rows):
         event = S.perf_events[i]
-        if event.used == 0 or event.leader != leader or event.state != PERF_EVENT_STATE_ACTIVE:
+        if event.used == 0 or event.leader != leader or event.state != state.PERF_EVENT_STATE_ACTIVE:
             continue
         event_sched_out(S, E, i)
         if event.exclude_guest == 0:
-            event.error_cause = ERR_GUEST_ENTER
+            event.error_cause = state.ERR_GUEST_ENTER
             event.error_time = this_core(S).t
-            if i != leader and S.config.quirks & Q_SIBLING_ERROR != ZERO:
+            if i != leader and S.config.quirks & state.Q_SIBLING_ERROR != ZERO:
                 sibling_error = True
             else:
-                perf_event_set_state(S, E, i, PERF_EVENT_STATE_ERROR)
+                perf_event_set_state(S, E, i, state.PERF_EVENT_STATE_ERROR)
     if sibling_error:
-        perf_event_set_state(S, E, leader, PERF_EVENT_STATE_ERROR)
+        perf_event_set_state(S, E, leader, state.PERF_EVENT_STATE_ERROR)
 
 
 @jit()
@@ -67,7 +60,7 @@ def perf_guest_enter(S, E):
         for pinned in range(1, -1, -1):
             i = next_group(S, ctx, pinned, -1)
             while i >= 0:
-                if S.perf_events[i].pmu_ctx == PMU_CORE:  # only it has PERF_PMU_CAP_VPMU_PASSTHROUGH
+                if S.perf_events[i].pmu_ctx == state.PMU_CORE:  # only it has PERF_PMU_CAP_VPMU_PASSTHROUGH
                     _force_out(S, E, i)
                 i = next_group(S, ctx, pinned, S.perf_events[i].order)
         S.contexts[ctx].rotate_necessary = 0
@@ -97,7 +90,7 @@ def perf_guest_exit(S, E):
 @jit()
 def perf_guest_switch_to_kvm_pmi_vector(S, E, masked):
     """Local PMIs get the vector of their own; `masked` is the guest's LVTPC mask bit (U64)."""
-    if S.config.without & W_PMI_VECTOR != ZERO:
+    if S.config.without & state.W_PMI_VECTOR != ZERO:
         wrmsrl(S, E, msr_index.IA32_X2APIC_LVT_PMI, msr_index.APIC_DM_NMI | masked)
     else:
         wrmsrl(S, E, msr_index.IA32_X2APIC_LVT_PMI, _VECTOR | (masked & msr_index.APIC_LVT_MASKED))

@@ -13,23 +13,8 @@ from typing import Any
 import attrs
 import numpy as np
 
+from vpmu_emu.linux import state
 from vpmu_emu.linux.calls import CALL_WAKE_UP
-from vpmu_emu.linux.state import (
-    FILE_GUEST,
-    FILE_LKDTM,
-    FILE_NONE,
-    FILE_PERF,
-    FILE_STDOUT,
-    FILE_TEXT,
-    FILE_VCPU,
-    HZ,
-    N_FILES,
-    PERF_TYPE_RAW,
-    PERF_TYPE_SOFTWARE,
-    PERF_TYPE_UNCORE,
-    VMA_KVM_RUN,
-    VMA_PERF,
-)
 from vpmu_emu.linux.syscalls.host import MASK64, Errno, Host, signed
 from vpmu_emu.linux.syscalls.pagetables import PAGE, TASK_SIZE
 from vpmu_emu.linux.sysctl import set_cpu_time_max_percent, set_sample_rate
@@ -74,7 +59,7 @@ OPERATIONS: dict[int, Operations] = {}
 DEVICES: dict[str, int] = {}
 """Path to FILE_* of devices that modules bring along."""
 
-_KIND_OF_VMA = {VMA_PERF: FILE_PERF, VMA_KVM_RUN: FILE_VCPU}
+_KIND_OF_VMA = {state.VMA_PERF: state.FILE_PERF, state.VMA_KVM_RUN: state.FILE_VCPU}
 _NOTHING = Operations()
 
 LKDTM = "/sys/kernel/debug/provoke-crash/DIRECT"
@@ -109,21 +94,21 @@ def _events() -> dict[str, Callable[[Host], str]]:
 
 
 TEXTS: dict[str, Callable[[Host], str]] = {
-    _PMU + "cpu/type": lambda _: str(PERF_TYPE_RAW),
+    _PMU + "cpu/type": lambda _: str(state.PERF_TYPE_RAW),
     _PMU + "cpu/rdpmc": lambda _: "1",
     _PMU + "cpu/caps/max_precise": lambda host: str(max_precise(host.model)),
     _PMU + "cpu/caps/pmu_name": lambda host: {"spr": "sapphire_rapids", "icx": "icelake"}.get(
         host.model.name, "skylake"
     ),
-    _PMU + "cpu/perf_event_mux_interval_ms": lambda _: str(1000 // HZ),
+    _PMU + "cpu/perf_event_mux_interval_ms": lambda _: str(1000 // state.HZ),
     _PMU + "cpu/format/event": lambda _: "config:0-7",
     _PMU + "cpu/format/umask": lambda _: "config:8-15",
     _PMU + "cpu/format/edge": lambda _: "config:18",
     _PMU + "cpu/format/inv": lambda _: "config:23",
     _PMU + "cpu/format/cmask": lambda _: "config:24-31",
     **_events(),
-    _PMU + "software/type": lambda _: str(PERF_TYPE_SOFTWARE),
-    _PMU + "uncore_imc_0/type": lambda _: str(PERF_TYPE_UNCORE),
+    _PMU + "software/type": lambda _: str(state.PERF_TYPE_SOFTWARE),
+    _PMU + "uncore_imc_0/type": lambda _: str(state.PERF_TYPE_UNCORE),
     _PMU + "uncore_imc_0/cpumask": lambda _: "0",
     "/sys/devices/system/cpu/online": lambda host: (
         f"0-{n - 1}" if (n := host.online_cpus().bit_count()) > 1 else "0"
@@ -203,9 +188,9 @@ def open_row(host: Host, space: int, kind: int, obj: int, mode: int, fd: int = -
         Errno: ENFILE, the table is full.
     """
     taken = {int(file.fd) for file in files(host, space)}
-    for k in range(N_FILES):
+    for k in range(state.N_FILES):
         file = host.S.files[k]
-        if file.kind == FILE_NONE:
+        if file.kind == state.FILE_NONE:
             number = next(n for n in range(len(taken) + 1) if n not in taken) if fd < 0 else fd
             file.kind, file.mm, file.fd = kind, space, number
             file.obj, file.pos, file.mode = obj, 0, mode
@@ -215,7 +200,7 @@ def open_row(host: Host, space: int, kind: int, obj: int, mode: int, fd: int = -
 
 def opened(host: Host, kind: int, obj: int) -> bool:
     """Whether any process has this object open or mapped, or runs it: KVM_RUN holds its file (fdget)."""
-    if kind == FILE_VCPU and int(host.S.vcpus[obj].task) >= 0:
+    if kind == state.FILE_VCPU and int(host.S.vcpus[obj].task) >= 0:
         return True
     if any(int(f.kind) == kind and int(f.obj) == obj for f in host.S.files):
         return True
@@ -255,7 +240,7 @@ def close_row(host: Host, file: Any) -> None:
         Restart: its event is on a core that is in a guest; the file is still open.
     """
     kind, obj = int(file.kind), int(file.obj)
-    file.kind = FILE_NONE
+    file.kind = state.FILE_NONE
     try:
         put(host, kind, obj)
     except BaseException:
@@ -276,7 +261,7 @@ def leave_run(host: Host, task: Any) -> None:
     for row, other in host.tasks():
         if int(other.mutex) == k + 1:
             host.kernel_call(CALL_WAKE_UP, row)
-    put(host, FILE_VCPU, k)
+    put(host, state.FILE_VCPU, k)
     task.vcpu = -1
 
 
@@ -314,19 +299,19 @@ def _openat(host: Host, dfd: int, filename: int, flags: int) -> int:
         raise Errno("ENOTDIR")  # no directory can be opened
     room(host)
     whole = "/" + "/".join(part for part in path.split("/") if part not in ("", "."))
-    kind, obj = FILE_NONE, 0
+    kind, obj = state.FILE_NONE, 0
     if whole in TEXTS:
-        kind, obj = FILE_TEXT, _PATHS.index(whole)
+        kind, obj = state.FILE_TEXT, _PATHS.index(whole)
         if flags & O_ACCMODE != O_RDONLY and whole not in SYSCTLS:
             raise Errno("EACCES")
     elif whole in host.images:
-        kind, obj = FILE_GUEST, list(host.images).index(whole)
+        kind, obj = state.FILE_GUEST, list(host.images).index(whole)
         if flags & O_ACCMODE != O_RDONLY:
             raise Errno("EROFS")
     elif whole in DEVICES:
         kind = DEVICES[whole]
     elif whole == LKDTM:
-        kind = FILE_LKDTM
+        kind = state.FILE_LKDTM
     else:
         raise Errno("EROFS" if flags & O_CREAT else "ENOENT")
     if path.endswith("/"):
@@ -349,11 +334,11 @@ def sys_open(host: Host, task: Any, filename: int, flags: int, mode: int) -> int
 # --- reading and writing --------------------------------------------------------------------------------
 def _content(host: Host, file: Any) -> bytes:
     kind = int(file.kind)
-    if kind == FILE_TEXT:
+    if kind == state.FILE_TEXT:
         return (TEXTS[_PATHS[int(file.obj)]](host) + "\n").encode()
-    if kind == FILE_LKDTM:
+    if kind == state.FILE_LKDTM:
         return f"Available crash types:\n{LOCKUP}\n".encode()
-    return list(host.images.values())[int(file.obj)] if kind == FILE_GUEST else b""
+    return list(host.images.values())[int(file.obj)] if kind == state.FILE_GUEST else b""
 
 
 def _read_at(host: Host, file: Any, buffer: int, count: int, position: int) -> int:
@@ -391,7 +376,7 @@ def sys_pread64(host: Host, task: Any, fd: int, buffer: int, count: int, positio
     if signed(position) < 0:
         raise Errno("EINVAL")
     file = _readable(host, fd)
-    if int(file.kind) not in (FILE_TEXT, FILE_GUEST, FILE_LKDTM):
+    if int(file.kind) not in (state.FILE_TEXT, state.FILE_GUEST, state.FILE_LKDTM):
         raise Errno("ESPIPE")
     if buffer + count > TASK_SIZE:
         raise Errno("EFAULT")
@@ -406,15 +391,15 @@ def sys_write(host: Host, task: Any, fd: int, buffer: int, count: int) -> int:
     if buffer + count > TASK_SIZE:
         raise Errno("EFAULT")
     kind = int(file.kind)
-    if kind == FILE_STDOUT:
+    if kind == state.FILE_STDOUT:
         data = host.copy_from_user(buffer, min(count, len(host.E.serial)))
         count = min(count, MAX_RW_COUNT)
         _console(host, data[:count], count)
         host.charge("vfs_write")
         return count
-    if kind == FILE_LKDTM:
+    if kind == state.FILE_LKDTM:
         return _direct_entry(host, buffer, count)
-    if kind == FILE_TEXT:
+    if kind == state.FILE_TEXT:
         return _write_sysctl(host, file, buffer, count)
     raise Errno("EINVAL")
 
@@ -458,7 +443,7 @@ def sys_lseek(host: Host, task: Any, fd: int, offset: int, whence: int) -> int:
     """Move to where the next read begins."""
     file = fget(host, signed(fd, 32))
     whence = signed(whence, 32)
-    if int(file.kind) not in (FILE_TEXT, FILE_GUEST, FILE_LKDTM):
+    if int(file.kind) not in (state.FILE_TEXT, state.FILE_GUEST, state.FILE_LKDTM):
         raise Errno("ESPIPE")
     if whence not in (SEEK_SET, SEEK_CUR, SEEK_END):
         raise Errno("EINVAL")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from vpmu_emu.errors import ConfigError
+from vpmu_emu.linux import state
 from vpmu_emu.linux.calls import CALL_APIC_SET_IRQ
 from vpmu_emu.linux.kvm.cpuid import supported_leaves, supported_perf_cap
 from vpmu_emu.linux.kvm.eventfilter import make_filter
@@ -21,16 +22,6 @@ from vpmu_emu.linux.kvm.vm import (
     set_event_filter,
 )
 from vpmu_emu.linux.kvm.vmx.intercepts import MSR_FILTER_PAGES, set_msr_filter
-from vpmu_emu.linux.state import (
-    FILE_KVM,
-    FILE_VCPU,
-    FILE_VM,
-    MP_STATE_UNINITIALIZED,
-    N_FILTER,
-    N_VCPUS,
-    N_VMS,
-    VMA_KVM_RUN,
-)
 from vpmu_emu.linux.syscalls import kvm_vcpu
 from vpmu_emu.linux.syscalls.files import DEVICES, OPERATIONS, Operations, open_row, opened, room
 from vpmu_emu.linux.syscalls.host import Errno, Host
@@ -74,10 +65,10 @@ def _get_api_version(host: Host, file: Any, arg: int) -> int:
 def _create_vm(host: Host, file: Any, arg: int) -> int:
     if arg:  # KVM_X86_DEFAULT_VM
         raise Errno("EINVAL")
-    row = next((k for k in range(N_VMS) if not host.S.vms[k].used), None)
+    row = next((k for k in range(state.N_VMS) if not host.S.vms[k].used), None)
     if row is None:
         raise Errno("ENOMEM")
-    fd = open_row(host, int(host.task.mm), FILE_VM, row, constant("O_RDWR"))
+    fd = open_row(host, int(host.task.mm), state.FILE_VM, row, constant("O_RDWR"))
     kvm_create_vm(host.S, row, int(host.task.mm))
     return fd
 
@@ -95,7 +86,7 @@ def _check_extension(host: Host, file: Any, arg: int) -> int:
     )  # fmt: skip
     numbers = {
         "NR_VCPUS": host.online_cpus().bit_count(),
-        "MAX_VCPUS": N_VCPUS,
+        "MAX_VCPUS": state.N_VCPUS,
         "MAX_VCPU_ID": KVM_MAX_VCPU_IDS,
         "NR_MEMSLOTS": N_SLOTS,
         "X86_USER_SPACE_MSR": MSR_EXIT_REASONS,
@@ -173,20 +164,20 @@ def _create_vcpu(host: Host, file: Any, arg: int) -> int:
     S, vm = host.S, int(file.obj)
     if arg >= KVM_MAX_VCPU_IDS:
         raise Errno("EINVAL")
-    row = next((k for k in range(N_VCPUS) if not S.vcpus[k].used), None)
+    row = next((k for k in range(state.N_VCPUS) if not S.vcpus[k].used), None)
     if row is None:
         raise Errno("EINVAL")
     if any(int(v.vcpu_id) == arg for v in _vcpus(host, vm)):
         raise Errno("EEXIST")
     room(host)
     page = host.alloc_pages(VCPU_PAGES + kvm_vcpu.RUN_PAGES)
-    fd = open_row(host, int(host.task.mm), FILE_VCPU, row, constant("O_RDWR"))
+    fd = open_row(host, int(host.task.mm), state.FILE_VCPU, row, constant("O_RDWR"))
     kvm_create_vcpu(S, host.M, host.model, row, vm, arg, page)
     kvm_pmu_refresh(S, host.M, host.model, row)  # no CPUID, no PMU; but what a guest must leave for
     vcpu = S.vcpus[row]
     vcpu.run_page = page + VCPU_PAGES * PAGE
     if S.vms[vm].irqchip and arg != int(S.vms[vm].bsp_vcpu_id):
-        vcpu.mp_state = MP_STATE_UNINITIALIZED
+        vcpu.mp_state = state.MP_STATE_UNINITIALIZED
     return fd
 
 
@@ -377,7 +368,7 @@ def _set_pmu_event_filter(host: Host, file: Any, arg: int) -> int:
     action, nevents, flags = int(head["action"]), int(head["nevents"]), int(head["flags"])
     if action > constant("KVM_PMU_EVENT_DENY") or flags & ~MASKED_EVENTS:
         raise Errno("EINVAL")
-    if nevents > N_FILTER:
+    if nevents > state.N_FILTER:
         raise Errno("E2BIG")
     data = bytes(row.size) + host.copy_from_user(arg + row.size, 8 * nevents)
     events = [int(event) for event in row.tails(data)]
@@ -413,7 +404,7 @@ def _x86_set_msr_filter(host: Host, file: Any, arg: int) -> int:
     if not vm.msr_filter:
         vm.msr_filter = host.alloc_pages(MSR_FILTER_PAGES)
     set_msr_filter(host.M, vm, not flags & DEFAULT_DENY, ranges)
-    for k in range(N_VCPUS):
+    for k in range(state.N_VCPUS):
         vcpu = host.S.vcpus[k]
         if vcpu.used and int(vcpu.vm) == int(file.obj):
             refresh_intercepts(host.S, host.M, host.model, k)
@@ -451,10 +442,14 @@ _VM: dict[str, Handler] = {
 _NUMBERS = {row.name: row.number for row in IOCTLS}
 HANDLERS: dict[int, dict[int, Handler]] = {
     kind: {_NUMBERS[name]: function for name, function in table.items()}
-    for kind, table in ((FILE_KVM, _DEVICE), (FILE_VM, _VM), (FILE_VCPU, kvm_vcpu.HANDLERS))
+    for kind, table in (
+        (state.FILE_KVM, _DEVICE),
+        (state.FILE_VM, _VM),
+        (state.FILE_VCPU, kvm_vcpu.HANDLERS),
+    )
 }
 """What each kind of file does with the number of a request."""
-UNKNOWN = {FILE_KVM: "EINVAL", FILE_VM: "ENOTTY", FILE_VCPU: "EINVAL"}
+UNKNOWN = {state.FILE_KVM: "EINVAL", state.FILE_VM: "ENOTTY", state.FILE_VCPU: "EINVAL"}
 
 
 def ioctl(host: Host, file: Any, cmd: int, arg: int) -> int:
@@ -464,14 +459,14 @@ def ioctl(host: Host, file: Any, cmd: int, arg: int) -> int:
         Errno: what Linux answers.
     """
     kind = int(file.kind)
-    if kind != FILE_KVM:
-        vm = int(file.obj) if kind == FILE_VM else int(host.S.vcpus[int(file.obj)].vm)
+    if kind != state.FILE_KVM:
+        vm = int(file.obj) if kind == state.FILE_VM else int(host.S.vcpus[int(file.obj)].vm)
         if int(host.S.vms[vm].mm) != int(host.task.mm):
             raise Errno("EIO")
     function = HANDLERS[kind].get(cmd)
     if function is None:
         raise Errno(UNKNOWN[kind])
-    if kind == FILE_VCPU:
+    if kind == state.FILE_VCPU:
         kvm_vcpu.lock(host, int(file.obj))
         host.charge("kvm_vcpu_ioctl")
     return function(host, file, arg)
@@ -492,7 +487,7 @@ def mmap(
         unmap(host, host.mm, start, length)
     vcpu = host.S.vcpus[int(file.obj)]
     hpa = int(vcpu.run_page) + offset
-    add_vma(host, host.mm, start, length, hpa, prot, VMA_KVM_RUN, int(file.obj))
+    add_vma(host, host.mm, start, length, hpa, prot, state.VMA_KVM_RUN, int(file.obj))
     return start
 
 
@@ -504,8 +499,9 @@ def put_vm(host: Host, k: int) -> None:
     """
     S = host.S
     vm = S.vms[k]
-    rows = [row for row in range(N_VCPUS) if S.vcpus[row].used and int(S.vcpus[row].vm) == k]
-    if not vm.used or opened(host, FILE_VM, k) or any(opened(host, FILE_VCPU, row) for row in rows):
+    rows = [row for row in range(state.N_VCPUS) if S.vcpus[row].used and int(S.vcpus[row].vm) == k]
+    held = opened(host, state.FILE_VM, k) or any(opened(host, state.FILE_VCPU, row) for row in rows)
+    if not vm.used or held:
         return
     for row in rows:
         vcpu = S.vcpus[row]
@@ -521,7 +517,7 @@ def _put_vcpu(host: Host, row: int) -> None:
     put_vm(host, int(host.S.vcpus[row].vm))
 
 
-DEVICES["/dev/kvm"] = FILE_KVM
-OPERATIONS[FILE_KVM] = Operations(ioctl=ioctl)
-OPERATIONS[FILE_VM] = Operations(ioctl=ioctl, release=put_vm)
-OPERATIONS[FILE_VCPU] = Operations(ioctl=ioctl, mmap=mmap, release=_put_vcpu)
+DEVICES["/dev/kvm"] = state.FILE_KVM
+OPERATIONS[state.FILE_KVM] = Operations(ioctl=ioctl)
+OPERATIONS[state.FILE_VM] = Operations(ioctl=ioctl, release=put_vm)
+OPERATIONS[state.FILE_VCPU] = Operations(ioctl=ioctl, mmap=mmap, release=_put_vcpu)

@@ -10,16 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Any
 
-from vpmu_emu.linux.calls import (
-    CALL_APIC_EVENTS,
-    CALL_GET_MSR,
-    CALL_GUEST_DEBUG,
-    CALL_INJECT_NMI,
-    CALL_KVM_RUN_RESULT,
-    CALL_PERF_RELEASE,
-    CALL_PROCESS_NMI,
-    CALL_SET_MSR,
-)
+from vpmu_emu.linux import calls
 from vpmu_emu.linux.kvm.cpuid import (
     PERF_CAP_PEBS_FORMAT,
     Leaf,
@@ -137,7 +128,7 @@ def release_events(host: Host, k: int) -> None:
         if row < 0:
             continue
         with host.on_cpu(_cpu_of(host, row)):
-            host.kernel_call(CALL_PERF_RELEASE, row)
+            host.kernel_call(calls.CALL_PERF_RELEASE, row)
         pmc.perf_event = -1
         pmc.current_config = 0
         pmu.event_count -= 1
@@ -145,7 +136,7 @@ def release_events(host: Host, k: int) -> None:
     row = int(pmu.lbr_event)
     if row >= 0:  # intel_pmu_release_guest_lbr_event()
         with host.on_cpu(_cpu_of(host, row)):
-            host.kernel_call(CALL_PERF_RELEASE, row)
+            host.kernel_call(calls.CALL_PERF_RELEASE, row)
         pmu.lbr_event = -1
         pmu.event_count -= 1
         pmu.released += 1
@@ -394,9 +385,9 @@ def pmu_msr(host: Host, k: int, index: int, value: int | None = None) -> int:
     rows = [row for row in (*(int(p.perf_event) for p in pmu.pmcs), int(pmu.lbr_event)) if row >= 0]
     with host.on_cpu(next((_cpu_of(host, row) for row in rows), -1)):
         if value is None:
-            refused = host.kernel_call(CALL_GET_MSR, index)
+            refused = host.kernel_call(calls.CALL_GET_MSR, index)
         else:
-            refused = host.kernel_call(CALL_SET_MSR, index, value - (value >> 63 << 64))
+            refused = host.kernel_call(calls.CALL_SET_MSR, index, value - (value >> 63 << 64))
     if refused:
         raise _RefusedError
     return int(S.msr_value)
@@ -824,7 +815,7 @@ def _start_apic_timer(host: Host, vcpu: Any, left: int) -> None:
 
 def _get_vcpu_events(host: Host, file: Any, arg: int) -> int:
     vcpu = _vcpu(host, file)
-    host.kernel_call(CALL_PROCESS_NMI, int(file.obj))
+    host.kernel_call(calls.CALL_PROCESS_NMI, int(file.obj))
     blocking = vmcs_read(host.M, vcpu, "GUEST_INTERRUPTIBILITY_INFO")
     pending = int(vcpu.exception) >= 0
     hard = int(vcpu.interrupt) >= 0 and not int(vcpu.interrupt_soft)
@@ -905,7 +896,7 @@ def _set_debugregs(host: Host, file: Any, arg: int) -> int:
         raise Errno("EINVAL")
     vcpu.db[:] = regs["db"]
     vcpu.dr6, vcpu.dr7 = regs["dr6"], regs["dr7"]
-    host.kernel_call(CALL_GUEST_DEBUG, int(file.obj))
+    host.kernel_call(calls.CALL_GUEST_DEBUG, int(file.obj))
     return 0
 
 
@@ -929,7 +920,7 @@ def _set_guest_debug(host: Host, file: Any, arg: int) -> int:
         vcpu.eff_db[:] = debugreg[:4]
         vcpu.guest_debug_dr7 = debugreg[7]
     set_rflags(host, vcpu, rflags)
-    host.kernel_call(CALL_GUEST_DEBUG, int(file.obj))
+    host.kernel_call(calls.CALL_GUEST_DEBUG, int(file.obj))
     return 0
 
 
@@ -946,7 +937,7 @@ def set_rflags(host: Host, vcpu: Any, rflags: int) -> None:
 
 
 def _get_mp_state(host: Host, file: Any, arg: int) -> int:
-    host.kernel_call(CALL_APIC_EVENTS, int(file.obj))
+    host.kernel_call(calls.CALL_APIC_EVENTS, int(file.obj))
     state = {
         MP_STATE_RUNNABLE: "RUNNABLE",
         MP_STATE_UNINITIALIZED: "UNINITIALIZED",
@@ -977,7 +968,7 @@ def _set_mp_state(host: Host, file: Any, arg: int) -> int:
 
 
 def _nmi(host: Host, file: Any, arg: int) -> int:
-    host.kernel_call(CALL_INJECT_NMI, int(file.obj))
+    host.kernel_call(calls.CALL_INJECT_NMI, int(file.obj))
     return 0
 
 
@@ -1029,7 +1020,7 @@ def _run(host: Host, file: Any, arg: int) -> int:
 
 def finish_run(host: Host, task: Any) -> int:
     """KVM_RUN of the current task returns: its result, the rest of struct kvm_run filled in."""
-    result = host.kernel_call(CALL_KVM_RUN_RESULT)
+    result = host.kernel_call(calls.CALL_KVM_RUN_RESULT)
     leave_run(host, task)
     return result
 

@@ -10,34 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
-from vpmu_emu.linux.calls import (
-    CALL_PERF_DISABLE,
-    CALL_PERF_ENABLE,
-    CALL_PERF_INSTALL,
-    CALL_PERF_PERIOD,
-    CALL_PERF_READ,
-    CALL_PERF_REFRESH,
-    CALL_PERF_RELEASE,
-    CALL_PERF_RESET,
-    CALL_PERF_USERPAGE,
-)
+from vpmu_emu.linux import calls, state
 from vpmu_emu.linux.perf.output import SAMPLE_SUPPORTED
-from vpmu_emu.linux.state import (
-    CTX_TASK,
-    FILE_PERF,
-    N_CLOSED,
-    N_CORES,
-    OWNER_HOST,
-    PERF_EVENT_STATE_ERROR,
-    PERF_EVENT_STATE_INACTIVE,
-    PERF_EVENT_STATE_OFF,
-    PERF_TYPE_HARDWARE,
-    PERF_TYPE_HW_CACHE,
-    PERF_TYPE_RAW,
-    PERF_TYPE_SOFTWARE,
-    PERF_TYPE_UNCORE,
-    VMA_PERF,
-)
 from vpmu_emu.linux.syscalls import files
 from vpmu_emu.linux.syscalls.host import Errno, Host, failed, signed
 from vpmu_emu.linux.syscalls.mm import MAP_SHARED, MAP_TYPE, PROT_WRITE, add_vma, make_room, place
@@ -177,7 +151,7 @@ def _check_attr(attr: Attr) -> None:
 def _hardware_config(attr: Attr, events: str) -> int:
     """Selector bits of a HARDWARE or HW_CACHE event (x86_setup_perfctr, set_ext_hw_attr)."""
     config = attr.config & HW_EVENT_MASK
-    if attr.type == PERF_TYPE_HARDWARE:
+    if attr.type == state.PERF_TYPE_HARDWARE:
         if config >= len(HARDWARE[events]):
             raise Errno("EINVAL")
         code = HARDWARE[events][config]
@@ -198,25 +172,25 @@ def _event_init(host: Host, attr: Attr) -> tuple[int, int]:
         Errno: ENOENT, no PMU has such an event; EINVAL, EOPNOTSUPP, it has but not so.
     """
     kind, config = attr.type, attr.config
-    if kind in (PERF_TYPE_HARDWARE, PERF_TYPE_HW_CACHE):
-        if config >> 32 not in (0, PERF_TYPE_RAW):  # PERF_PMU_CAP_EXTENDED_HW_TYPE
+    if kind in (state.PERF_TYPE_HARDWARE, state.PERF_TYPE_HW_CACHE):
+        if config >> 32 not in (0, state.PERF_TYPE_RAW):  # PERF_PMU_CAP_EXTENDED_HW_TYPE
             raise Errno("ENOENT")
         config = _hardware_config(attr, host.model.events)
-    elif kind == PERF_TYPE_RAW:
+    elif kind == state.PERF_TYPE_RAW:
         config &= X86_RAW_EVENT_MASK
-    elif kind not in (PERF_TYPE_SOFTWARE, PERF_TYPE_UNCORE):
+    elif kind not in (state.PERF_TYPE_SOFTWARE, state.PERF_TYPE_UNCORE):
         raise Errno("ENOENT")
     if attr.sample_type & SAMPLE["BRANCH_STACK"]:
-        if kind in (PERF_TYPE_SOFTWARE, PERF_TYPE_UNCORE) or not has_lbr(host):
+        if kind in (state.PERF_TYPE_SOFTWARE, state.PERF_TYPE_UNCORE) or not has_lbr(host):
             raise Errno("EOPNOTSUPP")
-    if kind in (PERF_TYPE_SOFTWARE, PERF_TYPE_UNCORE):
+    if kind in (state.PERF_TYPE_SOFTWARE, state.PERF_TYPE_UNCORE):
         return kind, config
     if attr.precise_ip:  # x86_pmu_hw_config()
         if attr.precise_ip > files.max_precise(host.model):
             raise Errno("EOPNOTSUPP")
         if not attr.sampling:
             raise Errno("EINVAL")
-    return PERF_TYPE_RAW, config
+    return state.PERF_TYPE_RAW, config
 
 
 def has_lbr(host: Host) -> bool:
@@ -234,7 +208,7 @@ def _check_clock(attr: Attr, pmu_type: int) -> None:
     if not attr.use_clockid:
         return
     if attr.clockid not in CLOCKS or (
-        pmu_type != PERF_TYPE_SOFTWARE and attr.clockid not in NMI_SAFE_CLOCKS
+        pmu_type != state.PERF_TYPE_SOFTWARE and attr.clockid not in NMI_SAFE_CLOCKS
     ):
         raise Errno("EINVAL")
 
@@ -255,7 +229,7 @@ def _free_row(host: Host) -> int:
 
 def _leader(host: Host, group_fd: int) -> int:
     file = files.fget(host, group_fd)
-    if int(file.kind) != FILE_PERF:
+    if int(file.kind) != state.FILE_PERF:
         raise Errno("EBADF")
     return int(file.obj)
 
@@ -271,7 +245,7 @@ def _context(host: Host, pid: int, cpu: int) -> int:
         task = rows[0]
     if not 0 <= cpu < int(S.config.n_cores) and (task < 0 or cpu != -1):
         raise Errno("EINVAL")
-    return CTX_TASK + task if task >= 0 else cpu
+    return state.CTX_TASK + task if task >= 0 else cpu
 
 
 def fill_row(event: Any, **values: Any) -> None:
@@ -286,9 +260,9 @@ def fill_row(event: Any, **values: Any) -> None:
 
 def active_cpu(host: Host, ctx: int) -> int:
     """The core on which time passes for a context, -1 for that of a task that does not run."""
-    if ctx < CTX_TASK:
+    if ctx < state.CTX_TASK:
         return ctx
-    for cpu in range(N_CORES):
+    for cpu in range(state.N_CORES):
         if int(host.S.percpu[cpu].task_ctx) == ctx:
             return cpu
     return -1
@@ -318,7 +292,7 @@ def sys_perf_event_open(
             leader = -1
     ctx = _context(host, pid, cpu)
     S = host.S
-    if leader >= 0 and ctx >= CTX_TASK and int(S.perf_events[leader].inherit) != attr.inherit:
+    if leader >= 0 and ctx >= state.CTX_TASK and int(S.perf_events[leader].inherit) != attr.inherit:
         raise Errno("EINVAL")
     if attr.inherit and attr.sample_type & SAMPLE["READ"]:
         old = int(S.config.kernel) < kernel_version(6, 12)
@@ -328,12 +302,12 @@ def sys_perf_event_open(
     if attr.sample_type & SAMPLE["CALLCHAIN"] and attr.sample_max_stack > CALLCHAIN_MAX:
         raise Errno("EOVERFLOW")
     _check_clock(attr, pmu_type)
-    if pmu_type == PERF_TYPE_UNCORE and ctx < CTX_TASK:
+    if pmu_type == state.PERF_TYPE_UNCORE and ctx < state.CTX_TASK:
         ctx = cpu = 0  # box->cpu: one core reads it for the socket
     if leader >= 0:
         _check_group(S.perf_events[leader], leader, attr, ctx, cpu)
     _check_supported(attr)
-    if ctx < CTX_TASK and not int(S.percpu[ctx].online):
+    if ctx < state.CTX_TASK and not int(S.percpu[ctx].online):
         raise Errno("ENODEV")
     i = _free_row(host)
     if output >= 0:
@@ -342,11 +316,11 @@ def sys_perf_event_open(
         fill_row(
             S.perf_events[i],
             used=1,
-            state=PERF_EVENT_STATE_OFF if attr.disabled else PERF_EVENT_STATE_INACTIVE,
+            state=state.PERF_EVENT_STATE_OFF if attr.disabled else state.PERF_EVENT_STATE_INACTIVE,
             pmu_type=pmu_type,
             ctx=ctx,
             cpu=cpu,
-            owner=OWNER_HOST,
+            owner=state.OWNER_HOST,
             leader=leader if leader >= 0 else i,
             config=config,
             disabled=attr.disabled,
@@ -366,9 +340,9 @@ def sys_perf_event_open(
             exclusive=attr.exclusive,
             sample_id_all=attr.sample_id_all,
         )
-        failed(host.kernel_call(CALL_PERF_INSTALL, i))
+        failed(host.kernel_call(calls.CALL_PERF_INSTALL, i))
     S.perf_events[i].output = output
-    fd = files.open_row(host, int(task.mm), FILE_PERF, i, constant("O_RDWR"))
+    fd = files.open_row(host, int(task.mm), state.FILE_PERF, i, constant("O_RDWR"))
     host.charge("sys_perf_event_open")
     return fd
 
@@ -401,19 +375,19 @@ def members(S: Any, i: int) -> list[int]:
 def release(host: Host, i: int) -> None:
     """Give event i back if nobody has it open or mapped any more (perf_event_release_kernel)."""
     S = host.S
-    if not S.perf_events[i].used or files.opened(host, FILE_PERF, i):
+    if not S.perf_events[i].used or files.opened(host, state.FILE_PERF, i):
         return
     event = S.perf_events[i]
     for k in (*children(S, i), i):
         with host.on_cpu(active_cpu(host, int(S.perf_events[k].ctx))):
-            host.kernel_call(CALL_PERF_READ, k)
+            host.kernel_call(calls.CALL_PERF_READ, k)
             if k == i:
                 remember(S, i)
             else:  # for the report; nobody can read it any more
                 event.child_count += S.perf_events[k].count
                 event.child_enabled += S.perf_events[k].total_time_enabled
                 event.child_running += S.perf_events[k].total_time_running
-            host.kernel_call(CALL_PERF_RELEASE, k)
+            host.kernel_call(calls.CALL_PERF_RELEASE, k)
     for event in S.perf_events:
         if event.used and int(event.output) == i:
             event.output = -1
@@ -439,13 +413,13 @@ def _mappings(S: Any, i: int) -> int:
         for mm in S.mms
         if mm.users
         for vma in mm.vmas
-        if vma.length and int(vma.kind) == VMA_PERF and int(vma.obj) == i
+        if vma.length and int(vma.kind) == state.VMA_PERF and int(vma.obj) == i
     )
 
 
 def _user_read_cnt(S: Any, i: int) -> bool:
     """PERF_EVENT_FLAG_USER_READ_CNT: only events of the core PMU are on counters that RDPMC reads."""
-    return int(S.perf_events[i].pmu_type) == PERF_TYPE_RAW
+    return int(S.perf_events[i].pmu_type) == state.PERF_TYPE_RAW
 
 
 def _rdpmc_allowed(host: Host, i: int) -> None:
@@ -455,9 +429,9 @@ def _rdpmc_allowed(host: Host, i: int) -> None:
             mm.perf_rdpmc_allowed = sum(
                 1
                 for vma in mm.vmas
-                if vma.length and int(vma.kind) == VMA_PERF and _user_read_cnt(host.S, int(vma.obj))
+                if vma.length and int(vma.kind) == state.VMA_PERF and _user_read_cnt(host.S, int(vma.obj))
             )
-            host.kernel_call(CALL_PERF_USERPAGE, i, row)
+            host.kernel_call(calls.CALL_PERF_USERPAGE, i, row)
 
 
 # --- reading --------------------------------------------------------------------------------------------
@@ -466,7 +440,7 @@ def _update(host: Host, i: int) -> None:
     S = host.S
     for k in (i, *children(S, i)):
         with host.on_cpu(active_cpu(host, int(S.perf_events[k].ctx))):
-            host.kernel_call(CALL_PERF_READ, k)
+            host.kernel_call(calls.CALL_PERF_READ, k)
 
 
 def _total(S: Any, i: int, field: str, gone: str) -> int:
@@ -515,7 +489,7 @@ def read(host: Host, file: Any, buffer: int, count: int) -> int:
     i = int(file.obj)
     event = S.perf_events[i]
     form = int(event.read_format)
-    if int(event.state) == PERF_EVENT_STATE_ERROR:
+    if int(event.state) == state.PERF_EVENT_STATE_ERROR:
         return 0
     rows = members(S, i) if form & FORMAT_GROUP else [i]
     per_event = 1 + (form & (FORMAT_ID | FORMAT_LOST)).bit_count()
@@ -552,7 +526,7 @@ def _refresh(host: Host, i: int, arg: int) -> int:
     if event.inherit or not (event.sample_period or event.sample_freq):
         raise Errno("EINVAL")
     with host.on_cpu(active_cpu(host, int(event.ctx))):
-        host.kernel_call(CALL_PERF_REFRESH, i, signed(arg, 32))
+        host.kernel_call(calls.CALL_PERF_REFRESH, i, signed(arg, 32))
     return 0
 
 
@@ -564,7 +538,7 @@ def _period(host: Host, i: int, arg: int) -> int:
     if event.sample_freq and value > int(host.S.config.max_sample_rate):
         raise Errno("EINVAL")
     with host.on_cpu(active_cpu(host, int(event.ctx))):
-        failed(host.kernel_call(CALL_PERF_PERIOD, i, value))
+        failed(host.kernel_call(calls.CALL_PERF_PERIOD, i, value))
     return 0
 
 
@@ -614,8 +588,8 @@ def _pause_output(host: Host, i: int, arg: int) -> int:
 def _modify_attributes(host: Host, i: int, arg: int) -> int:
     attr = perf_copy_attr(host, arg)
     kind = int(host.S.perf_events[i].pmu_type)
-    core = (PERF_TYPE_HARDWARE, PERF_TYPE_HW_CACHE, PERF_TYPE_RAW)
-    same = attr.type == kind or (kind == PERF_TYPE_RAW and attr.type in core)
+    core = (state.PERF_TYPE_HARDWARE, state.PERF_TYPE_HW_CACHE, state.PERF_TYPE_RAW)
+    same = attr.type == kind or (kind == state.PERF_TYPE_RAW and attr.type in core)
     raise Errno("EOPNOTSUPP" if same else "EINVAL")  # only breakpoints can be changed
 
 
@@ -626,9 +600,9 @@ def _no_filter(host: Host, i: int, arg: int) -> int:
 IOCTLS: dict[int, Callable[[Host, int, int], int]] = {
     constant(f"PERF_EVENT_IOC_{name}"): function
     for name, function in {
-        "ENABLE": lambda host, i, arg: _each(host, i, arg, CALL_PERF_ENABLE),
-        "DISABLE": lambda host, i, arg: _each(host, i, arg, CALL_PERF_DISABLE),
-        "RESET": lambda host, i, arg: _each(host, i, arg, CALL_PERF_RESET),
+        "ENABLE": lambda host, i, arg: _each(host, i, arg, calls.CALL_PERF_ENABLE),
+        "DISABLE": lambda host, i, arg: _each(host, i, arg, calls.CALL_PERF_DISABLE),
+        "RESET": lambda host, i, arg: _each(host, i, arg, calls.CALL_PERF_RESET),
         "REFRESH": _refresh,
         "PERIOD": _period,
         "ID": _id,
@@ -675,7 +649,7 @@ def mmap(
     fresh = not event.buffer
     hpa = host.alloc_pages(1 + pages) if fresh else int(event.buffer)
     try:
-        add_vma(host, host.mm, start, length, hpa, prot, VMA_PERF, i)
+        add_vma(host, host.mm, start, length, hpa, prot, state.VMA_PERF, i)
     except Errno:
         if fresh:
             host.free_pages(hpa, 1 + pages)
@@ -705,12 +679,12 @@ def _init_userpage(host: Host, i: int, at: int, pages: int) -> None:
     host.write_physical(at, page.tobytes())
 
 
-files.OPERATIONS[FILE_PERF] = files.Operations(
+files.OPERATIONS[state.FILE_PERF] = files.Operations(
     ioctl=ioctl, mmap=mmap, read=read, release=release, unmapped=unmapped
 )
 
 
 def remember(S: Any, i: int) -> None:
     """Keep event `i`, which a program closes, as it is now, for `closed_report`; it has just been read."""
-    S.perf_closed[int(S.perf_closed_n) % N_CLOSED] = S.perf_events[i]
+    S.perf_closed[int(S.perf_closed_n) % state.N_CLOSED] = S.perf_events[i]
     S.perf_closed_n += 1

@@ -7,14 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vpmu_emu.linux.calls import (
-    CALL_PERF_EXIT_TASK,
-    CALL_PERF_INSTALL,
-    CALL_RESCHED,
-    CALL_TIMER,
-    CALL_VCPU_PUT,
-    CALL_WAKE_UP,
-)
+from vpmu_emu.linux import calls
 from vpmu_emu.linux.perf.inherit import perf_event_init_task
 from vpmu_emu.linux.state import (
     FILE_STDOUT,
@@ -103,7 +96,7 @@ def spawn(host: Host, program: int, argv: list[str], envp: list[str], cpu: int =
         raise
     task = new_task(host, row, mm=space, program=program, cpu=cpu)
     task.rip, task.regs[RSP] = rip, rsp
-    host.kernel_call(CALL_WAKE_UP, row)
+    host.kernel_call(calls.CALL_WAKE_UP, row)
     return row
 
 
@@ -138,7 +131,7 @@ def sys_clone(
         child.clear_child_tid = child_tid
     S.mms[int(task.mm)].users += 1
     errno = perf_event_init_task(
-        S, lambda event: host.kernel_call(CALL_PERF_INSTALL, event), host.task_row, row
+        S, lambda event: host.kernel_call(calls.CALL_PERF_INSTALL, event), host.task_row, row
     )
     if errno:
         do_exit(host, row, 0)
@@ -148,7 +141,7 @@ def sys_clone(
         if flags & flag:
             _try_put(host, address, int(child.pid))
     host.charge("clone")
-    host.kernel_call(CALL_WAKE_UP, row)
+    host.kernel_call(calls.CALL_WAKE_UP, row)
     return int(child.pid)
 
 
@@ -175,11 +168,11 @@ def do_exit(host: Host, row: int, code: int) -> None:
     with host.on_cpu(cpu):
         if int(task.vcpu) >= 0:  # killed in KVM_RUN: what it holds of the vCPU goes back
             if cpu >= 0 and int(S.percpu[cpu].vcpu) >= 0:
-                host.kernel_call(CALL_VCPU_PUT)
+                host.kernel_call(calls.CALL_VCPU_PUT)
             leave_run(host, task)
-        host.kernel_call(CALL_PERF_EXIT_TASK, row)
+        host.kernel_call(calls.CALL_PERF_EXIT_TASK, row)
         if cpu >= 0:
-            host.kernel_call(CALL_RESCHED, cpu)
+            host.kernel_call(calls.CALL_RESCHED, cpu)
     space = int(task.mm)
     mm = S.mms[space]
     if int(mm.users) == 1:
@@ -274,7 +267,7 @@ def sleep_until(host: Host, task: Any, at: int) -> None:
     task.state = TASK_INTERRUPTIBLE
     task.wake_at = at if at == NEVER else min(at, int(BEYOND))
     host.S.percpu[host.cpu].need_resched = 1
-    host.kernel_call(CALL_TIMER)
+    host.kernel_call(calls.CALL_TIMER)
 
 
 def sys_nanosleep(host: Host, task: Any, rqtp: int, rmtp: int) -> int:
@@ -325,8 +318,8 @@ def sys_sched_setaffinity(host: Host, task: Any, pid: int, length: int, mask: in
         other.cpu = (wanted & -wanted).bit_length() - 1
         other.migrations += 1
         if int(other.on_cpu) >= 0:
-            host.kernel_call(CALL_RESCHED, int(other.on_cpu))
-        host.kernel_call(CALL_RESCHED, int(other.cpu))
+            host.kernel_call(calls.CALL_RESCHED, int(other.on_cpu))
+        host.kernel_call(calls.CALL_RESCHED, int(other.cpu))
     host.charge("sched_setaffinity")
     return 0
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
+from vpmu_emu.linux import state
 from vpmu_emu.linux.charge import charge
 from vpmu_emu.linux.kvm.debugregs import handle_dr, kvm_vcpu_do_singlestep
 from vpmu_emu.linux.kvm.hypercall import kvm_emulate_hypercall
@@ -36,30 +37,13 @@ from vpmu_emu.linux.kvm.run import (
 from vpmu_emu.linux.kvm.trigger import kvm_pmu_trigger_event
 from vpmu_emu.linux.native import cost
 from vpmu_emu.linux.percpu import this_core
-from vpmu_emu.linux.state import (
-    USER_FAULT,
-    USER_IO_IN,
-    USER_IO_NONE,
-    USER_IO_OUT,
-    USER_IO_RDMSR,
-    USER_IO_STRING,
-    USER_IO_WRMSR,
-)
-from vpmu_emu.machine import msr_index
+from vpmu_emu.machine import msr as msrs
+from vpmu_emu.machine import msr_index, ring, vmcs
+from vpmu_emu.machine import state as machine
 from vpmu_emu.machine.bus import EXIT_APIC_ACCESS, EXIT_EPT_MISCONFIG, EXIT_EPT_VIOLATION
 from vpmu_emu.machine.clock import tsc_at
 from vpmu_emu.machine.lapic import is_x2apic_msr, lapic_read
 from vpmu_emu.machine.msr import (
-    DROPPED,
-    R_APIC_BASE,
-    R_DEBUGCTL,
-    R_MISC_ENABLE,
-    R_PERF_CAPABILITIES,
-    R_SYSENTER_EIP,
-    R_SYSENTER_ESP,
-    R_TSC,
-    R_TSC_DEADLINE,
-    READ,
     check_read,
     check_write,
     find_msr,
@@ -80,65 +64,10 @@ from vpmu_emu.machine.privileged import (
     xcr0_is_valid,
 )
 from vpmu_emu.machine.processor_flags import X86_CR4_OSXSAVE, X86_EFLAGS_TF
-from vpmu_emu.machine.ring import (
-    GP_ABSENT,
-    GP_NOT_X2APIC,
-    GP_READ_ONLY,
-    GP_RESERVED,
-    GP_VALUE,
-    GP_WRITE_ONLY,
-    TR_GUEST_RDPMC,
-    TR_MSR_DROPPED,
-    emit,
-)
-from vpmu_emu.machine.state import (
-    RAX,
-    RCX,
-    RDX,
-    REG_FS,
-    REG_GS,
-    STOP_SHUTDOWN,
-    STOP_TRIPLE_FAULT,
-)
+from vpmu_emu.machine.ring import emit
 from vpmu_emu.machine.u64 import ALL, LOW32, ONE, U8, U16, U32, U64, WORD, ZERO
 from vpmu_emu.machine.vectors import VECTOR_GP
-from vpmu_emu.machine.vmcs import (
-    EXIT_CPUID,
-    EXIT_CR_ACCESS,
-    EXIT_DR_ACCESS,
-    EXIT_EXCEPTION_NMI,
-    EXIT_EXTERNAL_INTERRUPT,
-    EXIT_HLT,
-    EXIT_INTERRUPT_WINDOW,
-    EXIT_INVD,
-    EXIT_INVLPG,
-    EXIT_IO_INSTRUCTION,
-    EXIT_MSR_WRITE,
-    EXIT_NMI_WINDOW,
-    EXIT_PREEMPTION_TIMER,
-    EXIT_TRIPLE_FAULT,
-    EXIT_VMCALL,
-    EXIT_WBINVD,
-    EXIT_XSETBV,
-    INTR_VALID,
-    MOV_SS_BLOCKING,
-    STI_BLOCKING,
-    V_CR0,
-    V_CR0_SHADOW,
-    V_CR4,
-    V_CR4_SHADOW,
-    V_DEBUGCTL,
-    V_EFER,
-    V_EXIT_REASON,
-    V_FS_BASE,
-    V_GS_BASE,
-    V_INTERRUPTIBILITY,
-    V_RFLAGS,
-    V_RIP,
-    V_TSC_OFFSET,
-    vmread,
-    vmwrite,
-)
+from vpmu_emu.machine.vmcs import vmread, vmwrite
 from vpmu_emu.tables.msrs import ACCESS_DROP, ACCESS_RO, ACCESS_WO
 
 COST_CR = cost("handle_cr")
@@ -148,7 +77,7 @@ COST_PIO = cost("kvm_fast_pio")
 COST_WINDOW = cost("handle_interrupt_window")
 
 _DEBUGCTL_DROPPED = msr_index.DEBUGCTLMSR_BTF | msr_index.DEBUGCTLMSR_LBR
-_SHADOWS = STI_BLOCKING | MOV_SS_BLOCKING
+_SHADOWS = vmcs.STI_BLOCKING | vmcs.MOV_SS_BLOCKING
 _SIZE = U64(7)
 _IN = U64(8)
 _SIZE_4 = U64(4)
@@ -180,15 +109,15 @@ def kvm_inject_gp(vcpu):
 @jit()
 def _uncounted(core):
     reason = core.vmx.exit_reason
-    if core.inject & I_CPUID != ZERO and reason == EXIT_CPUID:
+    if core.inject & I_CPUID != ZERO and reason == vmcs.EXIT_CPUID:
         return True
-    return core.inject & I_NO_WRMSR != ZERO and reason == EXIT_MSR_WRITE
+    return core.inject & I_NO_WRMSR != ZERO and reason == vmcs.EXIT_MSR_WRITE
 
 
 @jit()
 def kvm_skip_emulated_instruction(S, M, E, vcpu):
     """Go past the instruction that was emulated, and count it."""
-    stepping = vmread(this_core(S), M, V_RFLAGS) & X86_EFLAGS_TF != ZERO
+    stepping = vmread(this_core(S), M, vmcs.V_RFLAGS) & X86_EFLAGS_TF != ZERO
     _skip(S, M, E, vcpu)
     if stepping:
         kvm_vcpu_do_singlestep(S, M, vcpu)
@@ -197,11 +126,11 @@ def kvm_skip_emulated_instruction(S, M, E, vcpu):
 @jit()
 def _skip(S, M, E, vcpu):
     core = this_core(S)
-    core.rip = vmread(core, M, V_RIP) + core.vmx.exit_insn_len
-    vmwrite(core, M, V_RIP, core.rip)
+    core.rip = vmread(core, M, vmcs.V_RIP) + core.vmx.exit_insn_len
+    vmwrite(core, M, vmcs.V_RIP, core.rip)
     vcpu.emulated_insns += ONE
     this_core(S).stats.emulated += ONE
-    vmwrite(core, M, V_INTERRUPTIBILITY, vmread(core, M, V_INTERRUPTIBILITY) & ~_SHADOWS)
+    vmwrite(core, M, vmcs.V_INTERRUPTIBILITY, vmread(core, M, vmcs.V_INTERRUPTIBILITY) & ~_SHADOWS)
     if core.inject == ZERO or not _uncounted(core):
         kvm_pmu_trigger_event(S, E, vcpu, vcpu.pmu.pmc_counting_instructions)
 
@@ -211,9 +140,9 @@ def _absent(core, E, index, value, writes, hidden):
     # No such register: GP_ABSENT, or 0 if KVM hides that (`hidden`, or its parameter ignore_msrs).
     # `writes` 1: WRMSR, 0: RDMSR, -1: nobody asks, it is only for the trace.
     if hidden == 0 and core.ignore_msrs == 0:
-        return GP_ABSENT
+        return ring.GP_ABSENT
     if writes >= 0:
-        emit(E, core.t, TR_MSR_DROPPED, core.rip, index, value, U64(writes))
+        emit(E, core.t, ring.TR_MSR_DROPPED, core.rip, index, value, U64(writes))
     return 0
 
 
@@ -232,44 +161,44 @@ def kvm_set_msr_common(S, M, E, vcpu, index, value):
     if vcpu.msr_access[row] == ACCESS_DROP:
         return _absent(core, E, index, value, 1, 1)
     if vcpu.msr_access[row] == ACCESS_RO:
-        return GP_READ_ONLY
+        return ring.GP_READ_ONLY
     if value & vcpu.msr_reserved[row] != ZERO:
-        return GP_RESERVED
+        return ring.GP_RESERVED
     if is_x2apic_msr(index):
         return kvm_x2apic_msr_write(S, E, vcpu, index, value)
-    if row == R_APIC_BASE:
+    if row == msrs.R_APIC_BASE:
         return kvm_set_apic_base(S, M, vcpu, value)
-    if row == R_TSC:
+    if row == msrs.R_TSC:
         now = tsc_at(core, core.t) + core.tsc_adjust
-        vmwrite(core, M, V_TSC_OFFSET, value - now)
+        vmwrite(core, M, vmcs.V_TSC_OFFSET, value - now)
         return 0
-    if row == R_TSC_DEADLINE:
+    if row == msrs.R_TSC_DEADLINE:
         kvm_set_lapic_tscdeadline_msr(S, M, value)
         return 0
-    if row == R_MISC_ENABLE:
+    if row == msrs.R_MISC_ENABLE:
         old = vcpu.ia32_misc_enable_msr
         if (old ^ value) & msr_index.MSR_IA32_MISC_ENABLE_PMU_RO_MASK != ZERO:
-            return GP_VALUE
+            return ring.GP_VALUE
         vcpu.ia32_misc_enable_msr = (value & ~msr_index.MSR_IA32_MISC_ENABLE_EMON) | (
             old & msr_index.MSR_IA32_MISC_ENABLE_EMON
         )
         return 0
-    if row == R_DEBUGCTL:
+    if row == msrs.R_DEBUGCTL:
         # vmx_set_msr: what is not supported goes with a message and without a fault
         value &= ~(msr_index.DEBUGCTLMSR_BTF if intel_pmu_lbr_is_enabled(vcpu) else _DEBUGCTL_DROPPED)
-        vmwrite(core, M, V_DEBUGCTL, value)
+        vmwrite(core, M, vmcs.V_DEBUGCTL, value)
         return 0
-    if row == R_SYSENTER_ESP or row == R_SYSENTER_EIP:
+    if row == msrs.R_SYSENTER_ESP or row == msrs.R_SYSENTER_EIP:
         # __kvm_set_msr(): where hardware would fault, KVM's write makes the address canonical
         value = (value & _LOW48 ^ _BIT47) - _BIT47
     rn = check_write(core, index, value)
     if rn < 0:
-        return -rn if rn < DROPPED else 0
+        return -rn if rn < msrs.DROPPED else 0
     msr_apply(core, E, rn, index, value)
     # what the VMCS holds for the guest comes from there at entry
-    vmwrite(core, M, V_EFER, core.efer)
-    vmwrite(core, M, V_FS_BASE, core.regs[REG_FS])
-    vmwrite(core, M, V_GS_BASE, core.regs[REG_GS])
+    vmwrite(core, M, vmcs.V_EFER, core.efer)
+    vmwrite(core, M, vmcs.V_FS_BASE, core.regs[machine.REG_FS])
+    vmwrite(core, M, vmcs.V_GS_BASE, core.regs[machine.REG_GS])
     return 0
 
 
@@ -290,29 +219,29 @@ def kvm_get_msr_common(S, M, E, vcpu, index, look):
     if vcpu.msr_access[row] == ACCESS_DROP:
         return _absent(core, E, index, ZERO, -look, 1), ZERO
     if vcpu.msr_access[row] == ACCESS_WO:
-        return GP_WRITE_ONLY, ZERO
+        return ring.GP_WRITE_ONLY, ZERO
     if is_x2apic_msr(index):
         if core.vapic.apic_base & msr_index.X2APIC_ENABLE == ZERO:
-            return GP_NOT_X2APIC, ZERO
+            return ring.GP_NOT_X2APIC, ZERO
         if look != 0:
             return 0, lapic_read(core, core.vapic, index)
         return 0, kvm_x2apic_msr_read(S, E, index)
-    if row == R_APIC_BASE:
+    if row == msrs.R_APIC_BASE:
         return 0, core.vapic.apic_base
-    if row == R_TSC:
+    if row == msrs.R_TSC:
         t = core.vmx.exit_t if look != 0 else core.t
-        return 0, tsc_at(core, t) + core.tsc_adjust + vmread(core, M, V_TSC_OFFSET)
-    if row == R_TSC_DEADLINE:
+        return 0, tsc_at(core, t) + core.tsc_adjust + vmread(core, M, vmcs.V_TSC_OFFSET)
+    if row == msrs.R_TSC_DEADLINE:
         return 0, core.vapic.tsc_deadline
-    if row == R_MISC_ENABLE:
+    if row == msrs.R_MISC_ENABLE:
         return 0, vcpu.ia32_misc_enable_msr
-    if row == R_PERF_CAPABILITIES:
+    if row == msrs.R_PERF_CAPABILITIES:
         return 0, vcpu.perf_capabilities
-    if row == R_DEBUGCTL:
-        return 0, vmread(core, M, V_DEBUGCTL)
+    if row == msrs.R_DEBUGCTL:
+        return 0, vmread(core, M, vmcs.V_DEBUGCTL)
     rn = check_read(core, index)
     if rn < 0:
-        return -rn if rn < DROPPED else 0, ZERO
+        return -rn if rn < msrs.DROPPED else 0, ZERO
     return 0, msr_value(core, rn, index)
 
 
@@ -340,9 +269,9 @@ def finish_rdmsr(S, M, E, vcpu, index, value, fault):
         note_msr_fault(core, E, index, ZERO, 0, fault)
         kvm_inject_gp(vcpu)
     else:
-        core.regs[RAX] = value & LOW32
-        core.regs[RDX] = value >> U32
-        note_msr(core, E, index, value, value, READ, 1)
+        core.regs[machine.RAX] = value & LOW32
+        core.regs[machine.RDX] = value >> U32
+        note_msr(core, E, index, value, value, msrs.READ, 1)
         kvm_skip_emulated_instruction(S, M, E, vcpu)
 
 
@@ -351,10 +280,10 @@ def finish_rdpmc(S, M, E, vcpu, ecx, value):
     """The end of an RDPMC exit that did not fault."""
     core = this_core(S)
     value = rdpmc_result(core, ecx, value)
-    core.regs[RAX] = value & LOW32
-    core.regs[RDX] = value >> U32
+    core.regs[machine.RAX] = value & LOW32
+    core.regs[machine.RDX] = value >> U32
     core.stats.rdpmcs += ONE
-    emit(E, core.t, TR_GUEST_RDPMC, core.rip, ecx, value, ONE)
+    emit(E, core.t, ring.TR_GUEST_RDPMC, core.rip, ecx, value, ONE)
     kvm_skip_emulated_instruction(S, M, E, vcpu)
 
 
@@ -381,33 +310,33 @@ def handle_io(S, M, E, vcpu):
         vcpu.pio_count = E.port_count if incoming else ONE
         exit_for_port(S, M, vcpu, 1 if incoming else 0, port, size, E.port_value & mask, vcpu.pio_count)
         if incoming:  # the emulator goes on with what the VMM gives
-            vcpu.complete = USER_IO_STRING
+            vcpu.complete = state.USER_IO_STRING
         else:
-            vcpu.complete = USER_IO_NONE
+            vcpu.complete = state.USER_IO_NONE
             _skip(S, M, E, vcpu)
         return
-    emulated = vmread(core, M, V_EXIT_REASON) != EXIT_IO_INSTRUCTION
+    emulated = vmread(core, M, vmcs.V_EXIT_REASON) != vmcs.EXIT_IO_INSTRUCTION
     vcpu.pio_size = size
-    vcpu.cui_linear_rip = ALL if emulated else vmread(core, M, V_RIP)
-    exit_for_port(S, M, vcpu, 1 if incoming else 0, port, size, core.regs[RAX] & mask, ONE)
+    vcpu.cui_linear_rip = ALL if emulated else vmread(core, M, vmcs.V_RIP)
+    exit_for_port(S, M, vcpu, 1 if incoming else 0, port, size, core.regs[machine.RAX] & mask, ONE)
     if incoming:
         return
     if emulated:
         # x86_emulate_instruction(): it is over before the VMM hears of it, and without a single step
-        vcpu.complete = USER_IO_NONE
+        vcpu.complete = state.USER_IO_NONE
         _skip(S, M, E, vcpu)
     elif port == _PORT_7E:  # KVM_X86_QUIRK_OUT_7E_INC_RIP
-        vcpu.complete = USER_IO_NONE
+        vcpu.complete = state.USER_IO_NONE
         kvm_skip_emulated_instruction(S, M, E, vcpu)
 
 
 @jit()
 def _set_accumulator(core, size, value):
     if size == _SIZE_4:
-        core.regs[RAX] = value & LOW32
+        core.regs[machine.RAX] = value & LOW32
     else:
         mask = ALL >> (U64(64) - size * U8)
-        core.regs[RAX] = (core.regs[RAX] & ~mask) | (value & mask)
+        core.regs[machine.RAX] = (core.regs[machine.RAX] & ~mask) | (value & mask)
 
 
 @jit()
@@ -416,22 +345,22 @@ def complete_userspace_io(S, M, E, vcpu):
     core = this_core(S)
     core.vmx.exit_insn_len = vcpu.io_len
     done = vcpu.complete
-    vcpu.complete = USER_IO_NONE
+    vcpu.complete = state.USER_IO_NONE
     vcpu.completed = 1
-    if done == USER_IO_IN or done == USER_IO_OUT:
+    if done == state.USER_IO_IN or done == state.USER_IO_OUT:
         at = vcpu.cui_linear_rip
-        if at != ALL and at != vmread(core, M, V_RIP):
+        if at != ALL and at != vmread(core, M, vmcs.V_RIP):
             return  # complete_fast_pio_out(): the VMM has taken the guest elsewhere
-        if done == USER_IO_IN:
+        if done == state.USER_IO_IN:
             _set_accumulator(core, vcpu.pio_size, port_data(M, vcpu))
-    elif done == USER_IO_RDMSR or done == USER_IO_WRMSR:
+    elif done == state.USER_IO_RDMSR or done == state.USER_IO_WRMSR:
         refused, value = msr_answer(M, vcpu)
         if refused:
             kvm_inject_gp(vcpu)
-        elif done == USER_IO_WRMSR:
-            finish_wrmsr(S, M, E, vcpu, core.regs[RCX] & LOW32, value, 0)
+        elif done == state.USER_IO_WRMSR:
+            finish_wrmsr(S, M, E, vcpu, core.regs[machine.RCX] & LOW32, value, 0)
         else:
-            finish_rdmsr(S, M, E, vcpu, core.regs[RCX] & LOW32, value, 0)
+            finish_rdmsr(S, M, E, vcpu, core.regs[machine.RCX] & LOW32, value, 0)
         return
     kvm_skip_emulated_instruction(S, M, E, vcpu)
 
@@ -468,8 +397,8 @@ def kvm_emulate_xsetbv(S, M, E, vcpu):
     """XSETBV: silicon has looked at CR4.OSXSAVE and the CPL before it left the guest."""
     core = this_core(S)
     charge(S, E, COST_CR)
-    value = (core.regs[RAX] & LOW32) | (core.regs[RDX] << U32)
-    if kvm_set_xcr(core, vcpu, core.regs[RCX] & LOW32, value) != 0:
+    value = (core.regs[machine.RAX] & LOW32) | (core.regs[machine.RDX] << U32)
+    if kvm_set_xcr(core, vcpu, core.regs[machine.RCX] & LOW32, value) != 0:
         kvm_inject_gp(vcpu)
     else:
         kvm_skip_emulated_instruction(S, M, E, vcpu)
@@ -489,16 +418,16 @@ def handle_cr(S, M, E, vcpu):
         valid = cr0_is_valid(value)
         if valid:
             set_cr0(core, value)
-            vmwrite(core, M, V_CR0, core.cr0)
-            vmwrite(core, M, V_CR0_SHADOW, core.cr0)
+            vmwrite(core, M, vmcs.V_CR0, core.cr0)
+            vmwrite(core, M, vmcs.V_CR0_SHADOW, core.cr0)
     else:
         valid = cr4_is_valid(core, value)
         if value & X86_CR4_OSXSAVE != ZERO and not guest_has_xsave(vcpu):
             valid = False
         if valid:
             set_cr4(core, value)
-            vmwrite(core, M, V_CR4, core.cr4)
-            vmwrite(core, M, V_CR4_SHADOW, core.cr4)
+            vmwrite(core, M, vmcs.V_CR4, core.cr4)
+            vmwrite(core, M, vmcs.V_CR4_SHADOW, core.cr4)
     if valid:
         kvm_skip_emulated_instruction(S, M, E, vcpu)
     else:
@@ -510,7 +439,7 @@ def end_guest(S, M, vcpu, stop, info, suberror):
     """The guest cannot go on: its VMM hears of it, by KVM_INTERNAL_ERROR_* `suberror` or, 0, SHUTDOWN."""
     vcpu.ended = stop
     vcpu.ended_info = info
-    if stop == STOP_TRIPLE_FAULT:
+    if stop == machine.STOP_TRIPLE_FAULT:
         exit_to_user(S, M, vcpu, KVM_EXIT_SHUTDOWN)
     else:
         exit_for_bug(S, M, vcpu, info, suberror)
@@ -520,9 +449,9 @@ def end_guest(S, M, vcpu, stop, info, suberror):
 def handle_undelivered(S, M, vcpu):
     """Whether the exit met a device while an event was delivered to it: KVM_INTERNAL_ERROR_DELIVERY_EV."""
     vmx = this_core(S).vmx
-    if vmx.idt_vectoring & INTR_VALID == ZERO:
+    if vmx.idt_vectoring & vmcs.INTR_VALID == ZERO:
         return False
-    end_guest(S, M, vcpu, STOP_SHUTDOWN, vmx.exit_reason, DELIVERY_EV)
+    end_guest(S, M, vcpu, machine.STOP_SHUTDOWN, vmx.exit_reason, DELIVERY_EV)
     return True
 
 
@@ -531,47 +460,47 @@ def vmx_handle_exit(S, M, E, vcpu):
     """Every exit reason that needs no vPMU; an unknown one ends the run (KVM_EXIT_INTERNAL_ERROR)."""
     core = this_core(S)
     reason = core.vmx.exit_reason
-    if reason == EXIT_CPUID:
+    if reason == vmcs.EXIT_CPUID:
         kvm_emulate_cpuid(S, M, E, vcpu)
-    elif reason == EXIT_IO_INSTRUCTION:
+    elif reason == vmcs.EXIT_IO_INSTRUCTION:
         handle_io(S, M, E, vcpu)
-    elif reason == EXIT_CR_ACCESS:
+    elif reason == vmcs.EXIT_CR_ACCESS:
         handle_cr(S, M, E, vcpu)
-    elif reason == EXIT_DR_ACCESS:
+    elif reason == vmcs.EXIT_DR_ACCESS:
         done = handle_dr(S, M, E, vcpu)
         if done > 0:
             kvm_skip_emulated_instruction(S, M, E, vcpu)
         elif done < 0:
             kvm_inject_gp(vcpu)
-    elif reason == EXIT_HLT:
+    elif reason == vmcs.EXIT_HLT:
         kvm_skip_emulated_instruction(S, M, E, vcpu)
         if S.vms[vcpu.vm].irqchip == 0:
             exit_to_user(S, M, vcpu, KVM_EXIT_HLT)  # nothing here could wake it
         else:
             vcpu.mp_state = 1
-    elif reason == EXIT_VMCALL:
+    elif reason == vmcs.EXIT_VMCALL:
         charge(S, E, COST_HYPERCALL)
         kvm_emulate_hypercall(S, E, vcpu)
         kvm_skip_emulated_instruction(S, M, E, vcpu)
-    elif reason == EXIT_XSETBV:
+    elif reason == vmcs.EXIT_XSETBV:
         kvm_emulate_xsetbv(S, M, E, vcpu)
-    elif reason == EXIT_WBINVD or reason == EXIT_INVD or reason == EXIT_INVLPG:
+    elif reason == vmcs.EXIT_WBINVD or reason == vmcs.EXIT_INVD or reason == vmcs.EXIT_INVLPG:
         kvm_skip_emulated_instruction(S, M, E, vcpu)
-    elif reason == EXIT_NMI_WINDOW or reason == EXIT_INTERRUPT_WINDOW:
+    elif reason == vmcs.EXIT_NMI_WINDOW or reason == vmcs.EXIT_INTERRUPT_WINDOW:
         charge(S, E, COST_WINDOW)
-        if reason == EXIT_INTERRUPT_WINDOW and dm_request_for_irq_injection(S, M, vcpu):
+        if reason == vmcs.EXIT_INTERRUPT_WINDOW and dm_request_for_irq_injection(S, M, vcpu):
             exit_to_user(S, M, vcpu, KVM_EXIT_IRQ_WINDOW_OPEN)
     elif reason == EXIT_EPT_VIOLATION:
         # kvm_mmu_page_fault(): hva_to_pfn() found KVM_PFN_ERR_FAULT
-        vcpu.user_exit = USER_FAULT
-    elif reason == EXIT_TRIPLE_FAULT:
-        end_guest(S, M, vcpu, STOP_TRIPLE_FAULT, core.stop_info, 0)
+        vcpu.user_exit = state.USER_FAULT
+    elif reason == vmcs.EXIT_TRIPLE_FAULT:
+        end_guest(S, M, vcpu, machine.STOP_TRIPLE_FAULT, core.stop_info, 0)
     elif (
-        reason != EXIT_EXCEPTION_NMI
+        reason != vmcs.EXIT_EXCEPTION_NMI
         and reason != EXIT_APIC_ACCESS
         and reason != EXIT_EPT_MISCONFIG
-        and reason != EXIT_EXTERNAL_INTERRUPT
-        and reason != EXIT_PREEMPTION_TIMER
+        and reason != vmcs.EXIT_EXTERNAL_INTERRUPT
+        and reason != vmcs.EXIT_PREEMPTION_TIMER
     ):  # those are done with before
-        end_guest(S, M, vcpu, STOP_SHUTDOWN, reason, UNEXPECTED_EXIT_REASON)
+        end_guest(S, M, vcpu, machine.STOP_SHUTDOWN, reason, UNEXPECTED_EXIT_REASON)
 
