@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from tests.asm.gnu import gnu
+from tests.asm.gnu import assert_gnu_makes
 from tests.conftest import ROOT
 from tests.tools.conformance import FOLDER, GUESTS, ROWS, guest, guests_of, text
 from vpmu_emu.check import check_program, run_as_asked
@@ -109,9 +109,4 @@ def test_nothing_else_is_in_the_folder():
 @guests
 def test_gnu_as_makes_the_same_bytes(path, tmp_path):
     program, _ = guest(path)
-    theirs = gnu(path.read_text(), tmp_path, ROOT / "guests" / "include")
-    assert program.segments
-    for segment in program.segments:
-        address, data = theirs[segment.name]
-        assert segment.addr == address, segment.name
-        assert bytes(segment.data) == data, segment.name
+    assert_gnu_makes(program, path, tmp_path)

@@ -16,6 +16,7 @@ from vpmu_emu._jit import COMPILES
 from vpmu_emu.errors import ConfigError
 from vpmu_emu.explain import Explanation, explain, parse_number, parse_settings
 from vpmu_emu.linux.kvm.eventfilter import make_filter
+from vpmu_emu.setup.msrfilter import parse_msr_filter
 from vpmu_emu.tables.modes import mode_names
 from vpmu_emu.tables.msrs import msr_name
 from vpmu_emu.tables.mutants import MUTANTS
@@ -36,6 +37,15 @@ THROUGH = {"all_passthrough": True}
 OF_ALL = "KVM passes it if n < guest.gp and all_passthrough"
 NARROW = {"guest": {"pmu.perf_caps": 0}}
 FULL = {"host_events": ["instructions:D"] * 12}
+
+NO_WRITE: dict = {"msr_filter": parse_msr_filter("""ranges = [
+    { first = 0xc1, count = 8, access = ["write"] },
+    { first = 0x186, count = 2, access = ["write"], allow = [0x187] },
+]""")}
+NO_MSR: dict = {"msr_filter": parse_msr_filter("""default = "deny"
+ranges = [{ first = "IA32_APIC_BASE", allow = true }]""")}
+ASKED = {"msr_filter": parse_msr_filter("""user_space = ["filter", "unknown"]
+ranges = [{ first = 0x186, access = ["write"] }]""")}
 
 # (mode, access, state, step that decides, what is in its words, source)
 TRIPLES = [
@@ -113,6 +123,25 @@ TRIPLES = [
     ("passthrough", "wrmsr 0xc5 5", {"guest": {"pmu.gp": 4}}, "KVM", "no such register", "patch 17"),
     ("passthrough", "wrmsr 0x38e 1", {}, "hardware", "is read-only", "patch 17, SDM 3B 20.2.4"),
     ("passthrough", "wrmsr 0x10 0", {}, "KVM", "accepted", "vmx_set_msr"),
+    # an MSR filter: before anything that KVM does, and never of the x2APIC
+    ("emulated", "wrmsr 0x186 0x4300c0", NO_WRITE, "MSR filter", "the VMM denies this access: #GP",
+     "kvm_msr_allowed"),
+    ("emulated", "rdmsr 0x186", NO_WRITE, "KVM", "EDX:EAX = 0x0", "KVM_MSR_FILTER_WRITE"),
+    ("emulated", "wrmsr 0x187 0x4300c0", NO_WRITE, "KVM", "accepted", "bitmap of the range"),
+    ("none", "wrmsr 0xc1 5", NO_WRITE, "MSR filter", "denies", "kvm_msr_allowed"),
+    ("emulated", "wrmsr 0x186 0x6300c0", NO_WRITE, "MSR filter", "denies", "__kvm_set_msr is not reached"),
+    ("emulated", "wrmsr 0x186 0x4300c0", NO_WRITE | DENIED, "MSR filter", "denies", "pmu.c is not reached"),
+    ("passthrough", "wrmsr 0xc1 5", NO_WRITE, "MSR filter", "denies", "vmx_set_intercept_for_msr"),
+    ("passthrough", "rdmsr 0xc1", NO_WRITE, "hardware", "EDX:EAX = 0x0", "vmx_set_intercept_for_msr"),
+    ("passthrough", "rdpmc 0", NO_MSR, "hardware", "EDX:EAX = 0x0", "no MSR"),
+    ("emulated", "rdmsr 0x38f", NO_MSR, "MSR filter", "denies", "KVM_MSR_FILTER_DEFAULT_DENY"),
+    ("emulated", "rdmsr 0x802", NO_MSR | {"msrs": X2APIC}, "hardware", "EDX:EAX = 0x0",
+     "x2APIC MSRs are never filtered"),
+    ("emulated", "wrmsr 0x38f 1", USER | NO_MSR, "privilege", "CPL 3", "SDM 3C 26.1.1"),
+    # and with KVM_CAP_X86_USER_SPACE_MSR
+    ("emulated", "wrmsr 0x186 0x4300c0", ASKED, "VMM", "refuses this access: #GP", "kvm_msr_user_space"),
+    ("passthrough", "rdmsr 0xc9", ASKED, "VMM", "refuses", "complete_emulated_rdmsr"),
+    ("emulated", "wrmsr 0x38e 1", ASKED, "KVM", "is read-only", "INVAL is not asked for"),
 ]  # fmt: skip
 
 
@@ -211,6 +240,36 @@ def test_the_filter_of_another_counter_decides_nothing():
     assert told.decides == "KVM"
     assert steps(told, "event filter")[0].startswith("pmc0 may not count this instruction")
     assert not steps(told, "software count")
+
+
+@pytest.mark.parametrize(
+    ("mode", "words", "before", "reason"),
+    [
+        ("emulated", "wrmsr 0x186 1", ("MSR filter", "the VMM denies this access"), "WRMSR FILTER"),
+        ("none", "rdmsr 0x38f", ("KVM", "does not know this MSR"), "RDMSR UNKNOWN"),
+        ("emulated", "wrmsr 0x38e 1", ("KVM", "it would be #GP"), "WRMSR INVAL"),
+    ],
+)
+def test_the_vmm_is_asked_and_refuses(mode, words, before, reason):
+    ranges = 'ranges = [{ first = 0x186, access = ["write"] }]'
+    every = parse_msr_filter(f'user_space = ["filter", "inval", "unknown"]\n{ranges}')
+    told = asked(mode, words, {"msr_filter": every})
+    assert steps(told, before[0]) == [f"{before[1]}, and wants to hear of it"]
+    how, why = reason.split()
+    assert steps(told, "exit to the VMM") == [f"KVM_EXIT_X86_{how}, KVM_MSR_EXIT_REASON_{why}"]
+    assert steps(told, "VMM") == ["refuses this access: #GP"]
+    assert steps(told, "VM-entry") == ["injects vector 13"]
+    assert (told.decides, told.fault) == ("VMM", True)
+
+
+def test_a_filter_makes_a_passed_register_exit():
+    """vmx_set_intercept_for_msr() asks the filter, register by register and access by access."""
+    (written,) = steps(asked("passthrough", "wrmsr 0xc1 0", NO_WRITE), "MSR bitmap")
+    assert "bit 1 is 1: the guest exits" in written
+    assert written.endswith("; the VMM's MSR filter denies it")
+    (read,) = steps(asked("passthrough", "rdmsr 0xc1", NO_WRITE), "MSR bitmap")
+    assert "bit 1 is 0: no exit" in read
+    assert "filter" not in read
 
 
 def test_fault_and_injection():

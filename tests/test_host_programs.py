@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from click.testing import CliRunner
 
-from tests.asm.gnu import gnu
+from tests.asm.gnu import assert_gnu_makes
 from tests.conftest import ROOT
 from tests.linux.guests import run, system
 from tests.linux.syscalls.kernel import Kernel, program
@@ -26,11 +26,7 @@ PROGRAMS = sorted((ROOT / "guests" / "host").glob("*.s"))
 @pytest.mark.uncompiled
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda p: p.stem)
 def test_assembles_as_gnu_as_does(path, tmp_path):
-    program = load(path)
-    theirs = gnu(path.read_text(), tmp_path, ROOT / "guests" / "include")
-    for segment in program.segments:
-        address, data = theirs[segment.name]
-        assert (address, data[: len(segment.data)]) == (segment.addr, segment.data), segment.name
+    assert_gnu_makes(load(path), path, tmp_path)
 
 
 # --- programs that need no guest -----------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.asm.gnu import gnu
+from tests.asm.gnu import assert_gnu_makes
 from tests.conftest import ROOT
 from vpmu_emu.asm import assemble_file
 from vpmu_emu.check import check_program, read_plan
@@ -56,10 +56,4 @@ def test_the_lesson_names_every_mode(path):
 @pytest.mark.oracle
 @lessons
 def test_gnu_as_makes_the_same_bytes(path, tmp_path):
-    program = assemble_file(path)
-    theirs = gnu(path.read_text(), tmp_path, ROOT / "guests" / "include")
-    assert program.segments
-    for segment in program.segments:
-        address, data = theirs[segment.name]
-        assert segment.addr == address, segment.name
-        assert bytes(segment.data) == data, segment.name
+    assert_gnu_makes(assemble_file(path), path, tmp_path)

@@ -22,12 +22,14 @@ from vpmu_emu.tables.modes import MODES
 from vpmu_emu.tables.patches import PATCHES
 
 FILTER = str(ROOT / "guests/lessons/04_filter.toml")
+MSR_FILTER = str(ROOT / "guests/conformance/x_msr_filter.toml")
 NEIGHBOUR = str(ROOT / "guests/host/noisy_neighbour.s")
 # For each option: a value that is not the usual one, as text for the command line, and as plain data.
 VALUES: dict[str, tuple[str, object]] = {
     "vpmu": ("none", "none"), "cpu": ("icx", "icx"), "ram": ("0x8", 8), "cores": ("2", 2),
     "entry": ("other", "other"), "max_insns": ("50", 50), "max_cycles": ("900", 900),
-    "filter": (FILTER, FILTER), "host_events": ("instructions:D", ["instructions:D"]),
+    "filter": (FILTER, FILTER), "msr_filter": (MSR_FILTER, MSR_FILTER),
+    "host_events": ("instructions:D", ["instructions:D"]),
     "host": (NEIGHBOUR, [NEIGHBOUR]), "watchdog": ("hpet", "hpet"), "watchdog_thresh": ("0.0001", 0.0001),
     "all_passthrough": ("", True), "settings": ("pmu.gp=4", {"pmu.gp": 4}), "guest": ("gp=1", {"gp": 1}),
     "kvm": ("force_emulation_prefix=0", {"force_emulation_prefix": 0}), "apicv": ("", False),
@@ -115,6 +117,7 @@ def test_the_page_and_the_class_say_the_same():
     ({"max_cycles": -1}, "max-cycles: -1 is not in the range"),
     ({"max_cycles": "9" * 5000}, "is not in the range"),
     ({"filter": 5, "vpmu": "emulated"}, "filter: 5 is not a file or an EventFilter"),
+    ({"msr_filter": 5, "vpmu": "none"}, "msr-filter: 5 is not a file or an MsrFilter"),
     ({"host": [5], "vpmu": "none"}, "host: 5 is not a file or a Program"),
     ({"host_events": ["cycles", 5], "vpmu": "none"}, "5 is not an event in words or a HostEvent"),
     ({"kvm": 5, "vpmu": "none"}, "kvm: 5 is not NAME=NUMBER"),
@@ -199,6 +202,7 @@ SHOWS: dict[str, dict[str, str]] = {
     "trace": dict.fromkeys(MODES, READS), "max_insns": dict.fromkeys(MODES, f"_start: {LOOP}"),
     "max_cycles": dict.fromkeys(MODES, f"_start: {LOOP.replace('200', '2000')}"),
     "inject": {"bare": COUNTS, "none": READS, **PMU}, "filter": PMU, "guest": PMU,
+    "msr_filter": dict.fromkeys(HOSTED, f"_start: {wrmsr(0xC1, 1)}{EXIT}"),
     "host_events": HOSTED, "host": HOSTED, "watchdog": HOSTED, "costs": HOSTED,
     "watchdog_thresh": dict.fromkeys(HOSTED, WAITS), "kvm": dict.fromkeys(HOSTED, PREFIXED),
     "apicv": dict.fromkeys(HOSTED, EOI), "all_passthrough": {"passthrough": COUNTS},

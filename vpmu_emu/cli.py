@@ -225,7 +225,7 @@ def with_files(program: Program, prog: str, options: Options) -> Options:
 
     host = [load(path) for path in options.host]
     if options.trace is not None:
-        read = [*sources(program, prog), *options.host, *filter(None, [options.filter])]
+        read = [*sources(program, prog), *options.host, *filter(None, [options.filter, options.msr_filter])]
         read += [path for one in host for path in one.source]
         check_trace(options.trace, read)
     return attrs.evolve(options, host=tuple(host))
@@ -604,8 +604,8 @@ def _info_cpu(name: str, as_json: bool) -> None:
 @click.argument("action", type=click.Choice(["rdmsr", "wrmsr", "rdpmc"]))
 @click.argument("what")
 @click.argument("value", required=False)
-@click_options("vpmu", "cpu", "settings", "guest", "filter", "all_passthrough", "quirks", "without", "kvm",
-               "inject", "host_events", "host", "costs", vpmu="passthrough")
+@click_options("vpmu", "cpu", "settings", "guest", "filter", "msr_filter", "all_passthrough", "quirks",
+               "without", "kvm", "inject", "host_events", "host", "costs", vpmu="passthrough")
 @click.option("--cpl", type=click.Choice(["0", "3"]), default="0", show_default=True,
               help="Privilege level at the instruction.")
 @click.option("--pce", type=click.Choice(["0", "1"]), default="0", show_default=True,

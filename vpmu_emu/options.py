@@ -392,6 +392,10 @@ class Options:
         "filter", None, "PMU event filter, as KVM_SET_PMU_EVENT_FILTER.",
         metavar="F.toml", takes=_having("a file or an EventFilter", "fixed_counter_bitmap"), need=GUEST_PMU,
     )
+    msr_filter: Any = _field(  # noqa: RUF009
+        "msr-filter", None, "MSR filter, as KVM_X86_SET_MSR_FILTER and KVM_CAP_X86_USER_SPACE_MSR.",
+        metavar="F.toml", takes=_having("a file or an MsrFilter", "user_space"), need=HYPERVISOR,
+    )
     host_events: tuple[Any, ...] = _field(
         "host-event", (), "A perf event of the host: instructions:D (pinned), cycles:H, branches:u, "
         "instructions*12; repeatable.",

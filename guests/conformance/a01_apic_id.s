@@ -12,25 +12,22 @@
         .include "msr.inc"
         .include "macros.inc"
         .include "conformance.inc"
-
-        .equ PAGE, 0xfee00000
+        .include "apic.inc"
 
         .text
         .globl _start
 _start:
-        safe_setup
-        xor r15d, r15d
-        xor r12d, r12d
+        plain_setup
         case 1
-        mov ebp, PAGE
-        mov eax, [rbp + 0x30]
+        mov ebp, APIC_PAGE
+        mov eax, [rbp + APIC_VERSION]
         movzx eax, al
         judge_range 0x10, 0x15
         mov eax, 1
         cpuid
         shr ebx, 24
         case 2
-        mov eax, [rbp + 0x20]
+        mov eax, [rbp + APIC_ID]
         shr eax, 24
         judge rbx
         case 3

@@ -12,12 +12,12 @@
         .include "msr.inc"
         .include "macros.inc"
         .include "conformance.inc"
+        .include "apic.inc"
 
-        .equ EN, 1 << 11
-        .equ EXTD, 1 << 10
-        .equ PAGE, 0xfee00900 & ~EN
+        .equ EN, APIC_BASE_ENABLE
+        .equ EXTD, APIC_BASE_X2APIC
+        .equ PAGE, APIC_PAGE | 1 << 8   # of the first processor
         .equ ELSEWHERE, 0xfed40000
-        .equ VERSION, 0x30
 
 # Write the base with these bits, from the state that is; `vector` must come of it.
         .macro to bits, vector
@@ -29,9 +29,7 @@
         .text
         .globl _start
 _start:
-        safe_setup
-        xor r15d, r15d
-        xor r12d, r12d
+        plain_setup
         case 1                          # from xAPIC mode
         to EXTD, GENERAL_PROTECTION
         to EN, 0
@@ -50,13 +48,13 @@ _start:
         judge PAGE
         to EN, 0
         case 4                          # the page has moved
-        mov esi, 0xfee00000 + VERSION
+        mov esi, APIC_PAGE + APIC_VERSION
         mov eax, [rsi]
         mov ebx, eax
         mov eax, ELSEWHERE | EN | 1 << 8
         wrmsr_safe IA32_APIC_BASE
         judge_vector 0
-        mov esi, ELSEWHERE + VERSION
+        mov esi, ELSEWHERE + APIC_VERSION
         mov eax, [rsi]
         judge rbx
         to EN, 0

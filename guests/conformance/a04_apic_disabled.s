@@ -11,12 +11,7 @@
         .include "msr.inc"
         .include "macros.inc"
         .include "conformance.inc"
-
-        .equ EN, 1 << 11
-        .equ EXTD, 1 << 10
-        .equ PAGE, 0xfee00000
-        .equ TPR, 0x80
-        .equ VERSION, 0x30
+        .include "apic.inc"
 
 # rax = CPUID.1:EDX[9]. Destroys rbx.
         .macro apic_flag
@@ -30,11 +25,11 @@
 
 # Nobody answers at the page, and CR8 is a register of its own.
         .macro nobody
-        mov edi, PAGE
+        mov edi, APIC_PAGE
         mov ecx, 4096 / 8
         mov rax, -1
         rep stosq
-        mov eax, [r13 + VERSION]
+        mov eax, [r13 + APIC_VERSION]
         judge 0xffffffff
         mov rax, cr8
         judge 0
@@ -42,7 +37,7 @@
         mov cr8, rax
         mov rax, cr8
         judge 15
-        mov eax, [r13 + TPR]
+        mov eax, [r13 + APIC_TPR]
         judge 0xffffffff
         xor eax, eax
         mov cr8, rax
@@ -51,18 +46,16 @@
         .text
         .globl _start
 _start:
-        safe_setup
-        xor r15d, r15d
-        xor r12d, r12d
+        plain_setup
         case 1
-        mov r13d, PAGE
-        mov eax, [r13 + VERSION]
+        mov r13d, APIC_PAGE
+        mov eax, [r13 + APIC_VERSION]
         mov [rip + version], rax
         apic_flag
         judge 1
         rdmsr_at IA32_APIC_BASE
         mov rbp, rax
-        and eax, ~EN
+        and eax, ~APIC_BASE_ENABLE
         wrmsr_safe IA32_APIC_BASE
         judge_vector 0
         rdmsr_at IA32_APIC_BASE
@@ -79,30 +72,30 @@ _start:
         wrmsr_at IA32_APIC_BASE
         apic_flag
         judge 1
-        mov eax, [r13 + VERSION]
+        mov eax, [r13 + APIC_VERSION]
         judge [rip + version]
-        mov eax, [r13 + TPR]
+        mov eax, [r13 + APIC_TPR]
         judge 0
         mov eax, 15
         mov cr8, rax
-        mov eax, [r13 + TPR]
+        mov eax, [r13 + APIC_TPR]
         judge 0xf0
         xor eax, eax
         mov cr8, rax
-        mov eax, [r13 + TPR]
+        mov eax, [r13 + APIC_TPR]
         judge 0
-        mov dword ptr [r13 + TPR], 0x50
+        mov dword ptr [r13 + APIC_TPR], 0x50
         mov rax, cr8
         judge 5
-        mov dword ptr [r13 + TPR], 0
+        mov dword ptr [r13 + APIC_TPR], 0
         case 4                          # x2APIC mode
         mov rax, rbp
-        or eax, EXTD
+        or eax, APIC_BASE_X2APIC
         wrmsr_safe IA32_APIC_BASE
         judge_vector 0
         rdmsr_at IA32_APIC_BASE
         mov rcx, rbp
-        or ecx, EXTD
+        or ecx, APIC_BASE_X2APIC
         judge rcx
         apic_flag
         judge 1

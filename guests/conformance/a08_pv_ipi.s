@@ -11,14 +11,13 @@
         .include "msr.inc"
         .include "macros.inc"
         .include "conformance.inc"
+        .include "apic.inc"
 
         .equ SEND_IPI, 10
         .equ VAPIC_POLL_IRQ, 1
         .equ KVM_EINVAL, 22
         .equ KVM_ENOSYS, 1000
         .equ VECTOR, 0xf1
-        .equ LOGICAL, 1 << 11
-        .equ SELF, 1 << 18
 
         .macro hypercall number, low=0, high=0, first=0, icr=0
         mov eax, \number
@@ -29,22 +28,10 @@
         vmcall
         .endm
 
-        .macro came times
-        sti
-        nop
-        nop
-        cli
-        mov rax, [rip + taken]
-        judge \times
-        .endm
-
         .text
         .globl _start
 _start:
-        safe_setup
-        set_gate VECTOR, handler
-        xor r15d, r15d
-        xor r12d, r12d
+        count_interrupts VECTOR
         case 1                          # the suite's own: nobody has such a number
         hypercall SEND_IPI, 0xffffffff, 0, 0xffffffff, 0
         judge 0
@@ -55,20 +42,20 @@ _start:
         case 3
         hypercall SEND_IPI, 1, 0, 0, VECTOR
         judge 1
-        came 1
+        judge_taken 1
         hypercall SEND_IPI, -1, -1, 0, VECTOR
         judge 1
-        came 2
+        judge_taken 1
         hypercall SEND_IPI, 0xfffffffe, 0, 0, VECTOR
         judge 0
-        came 2
+        judge_taken 0
         hypercall SEND_IPI, 0, 1, 0xffffffc0, VECTOR     # the second half begins 64 later
         judge 1
-        came 3
+        judge_taken 1
         case 4
-        hypercall SEND_IPI, 1, 0, 0, VECTOR | LOGICAL
+        hypercall SEND_IPI, 1, 0, 0, VECTOR | ICR_LOGICAL
         judge -KVM_EINVAL
-        hypercall SEND_IPI, 1, 0, 0, VECTOR | SELF
+        hypercall SEND_IPI, 1, 0, 0, VECTOR | ICR_SELF
         judge -KVM_EINVAL
         case 5
         hypercall VAPIC_POLL_IRQ
@@ -77,18 +64,5 @@ _start:
         judge -KVM_ENOSYS
         debug_exit 0
 
-handler:
-        push rax
-        push rcx
-        push rdx
-        inc qword ptr [rip + taken]
-        lapic_eoi
-        pop rdx
-        pop rcx
-        pop rax
-        iretq
-
-        .bss
-        .balign 8
-taken:  .zero 8
+        apic_kit
         conformance_kit

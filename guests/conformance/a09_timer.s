@@ -13,6 +13,7 @@
         .include "msr.inc"
         .include "macros.inc"
         .include "conformance.inc"
+        .include "apic.inc"
 
         .equ VECTOR, 0xee
         .equ PERIODIC, 1 << 17
@@ -49,11 +50,8 @@
         .text
         .globl _start
 _start:
-        safe_setup
-        set_gate VECTOR, handler
+        count_interrupts VECTOR
         lapic_enable_x2apic
-        xor r15d, r15d
-        xor r12d, r12d
         mov eax, BY_1
         wrmsr_at IA32_X2APIC_DIV_CONF
         case 1                          # one shot
@@ -141,18 +139,5 @@ _start:
         judge 1
         debug_exit 0
 
-handler:
-        push rax
-        push rcx
-        push rdx
-        inc qword ptr [rip + taken]
-        lapic_eoi
-        pop rdx
-        pop rcx
-        pop rax
-        iretq
-
-        .bss
-        .balign 8
-taken:  .zero 8
+        apic_kit
         conformance_kit

@@ -19,9 +19,7 @@
         .text
         .globl _start
 _start:
-        safe_setup
-        xor r15d, r15d
-        xor r12d, r12d
+        plain_setup
         lea rbx, [rip + rows]
 each:   case 1                          # value after RESET, a write, RESET again
         mov ecx, [rbx]

@@ -20,9 +20,7 @@
         .text
         .globl _start
 _start:
-        safe_setup
-        xor r15d, r15d
-        xor r12d, r12d
+        plain_setup
         case 1
         lea rax, [rip + pdpt + TABLE]
         mov [rip + pml4], rax

@@ -1,8 +1,9 @@
 # The VMM behind every run with a hypervisor: a virtual machine monitor in a page of assembly.
 #
-#     vmm MEBIBYTES [MEBIBYTES]
+#     vmm MEBIBYTES [MEBIBYTES [msr_filter]]
 #
 # The second number is of memory from 4 GiB on, for a guest with more than 3 GiB: below are a PC's devices.
+# A third word says that there is an MSR filter; then the second number may be 0.
 # It does what QEMU or Firecracker do before the first KVM_RUN: makes a VM with its memory, loads the guest
 # (the ELF image "/guest"), gives the vCPU its CPUID and its registers, and then serves its exits. What the
 # user asked for comes as files, each the structure that its ioctl takes; without one nothing changes:
@@ -10,6 +11,8 @@
 #     /cpuid   struct kvm_cpuid2            entries that replace those of KVM_GET_SUPPORTED_CPUID
 #     /msrs    struct kvm_msrs              for KVM_SET_MSRS: IA32_PERF_CAPABILITIES
 #     /filter  struct kvm_pmu_event_filter  for KVM_SET_PMU_EVENT_FILTER
+#     /msr_filter      struct kvm_msr_filter  for KVM_X86_SET_MSR_FILTER; bitmaps are at offsets of the file
+#     /user_space_msr  struct kvm_enable_cap  for KVM_ENABLE_CAP
 #
 # There is no device model: the guest's ports are the host's. iopl(3) lets this program execute the guest's
 # IN and OUT itself, on the serial port and the debug-exit port of the machine.
@@ -32,6 +35,7 @@
         .equ RESET_CONTROL, 0xcf9
         .equ FILE_ROOM, 8192
         .equ CPUID_ROOM, 64
+        .equ MSR_FILTER_ROOM, sizeof_kvm_msr_filter + KVM_MSR_FILTER_MAX_RANGES * KVM_MSR_FILTER_MAX_BITMAP_SIZE
 
 # A system call that must succeed; `what` names it in the message. Destroys rcx, r11.
         .macro must number, what
@@ -268,7 +272,7 @@ answer: mov [r8], eax                   # room behind the last one is of no matt
 # The same for a guest with memory above 4 GiB too.
 with_more:
         cmp qword ptr [rsp], 3
-        jne usage
+        jne with_msr_filter
         mov rsi, [rsp + 16]
         call number
         test rax, rax
@@ -285,6 +289,7 @@ with_more:
         lea rbx, [r14 + r15]
         map_memory rbx
         set_region
+high_region:
         lea rdx, [rip + region]
         mov dword ptr [rdx + kvm_userspace_memory_region_slot], 1
         mov rax, 0x100000000
@@ -543,6 +548,70 @@ counted:
         syscall
         ret
 
+# The same with an MSR filter.
+with_msr_filter:
+        cmp qword ptr [rsp], 4
+        jne usage
+        mov rsi, [rsp + 16]
+        call number
+        test rax, rax
+        jz usage
+        shl rax, 20
+        mov r15, rax
+        mov rsi, [rsp + 24]
+        call number
+        shl rax, 20
+        mov r14, rax
+        open_kvm
+        lea rbx, [r14 + r15]
+        map_memory rbx
+        set_region
+        call set_msr_filter
+        test r14, r14
+        jz have_memory
+        jmp high_region
+
+# KVM_X86_SET_MSR_FILTER, then KVM_CAP_X86_USER_SPACE_MSR. Keeps rbp, r12 to r15.
+set_msr_filter:
+        xor edi, edi
+        mov esi, MSR_FILTER_ROOM
+        mov edx, PROT_READ | PROT_WRITE
+        mov r10d, MAP_PRIVATE | MAP_ANONYMOUS
+        mov r8, -1
+        xor r9d, r9d
+        must SYS_mmap, f_msr_filter
+        mov rbx, rax
+        mov edi, AT_FDCWD
+        lea rsi, [rip + f_msr_filter]
+        xor edx, edx
+        must SYS_openat, f_msr_filter
+        push rax
+        mov edi, eax
+        mov rsi, rbx
+        mov edx, MSR_FILTER_ROOM
+        must SYS_read, f_msr_filter
+        pop rdi
+        must SYS_close, f_msr_filter
+        lea rdi, [rbx + kvm_msr_filter_ranges]
+        mov ecx, KVM_MSR_FILTER_MAX_RANGES
+next_range:
+        cmp dword ptr [rdi + kvm_msr_filter_range_nmsrs], 0
+        je no_range
+        add [rdi + kvm_msr_filter_range_bitmap], rbx
+no_range:
+        add rdi, sizeof_kvm_msr_filter_range
+        dec ecx
+        jnz next_range
+        mov rdx, rbx
+        control r13d, KVM_X86_SET_MSR_FILTER, f_msr_filter
+        lea rdi, [rip + f_user_space_msr]
+        call read_file
+        test rax, rax
+        jz no_cap
+        lea rdx, [rip + file]
+        control r13d, KVM_ENABLE_CAP, f_user_space_msr
+no_cap: ret
+
         .data
         .balign 8
 gdt:    # null, kernel code and data, null, user data and code: what SYSCALL and SYSRET expect around STAR
@@ -586,6 +655,9 @@ m_exit:         .asciz "an exit that is none of its business"
 m_read:         .asciz "read"
 m_fit:          .asciz "/guest does not fit into the guest's memory"
 m_short:        .asciz "/guest is too short"
+f_msr_filter:   .asciz "/msr_filter"
+f_user_space_msr:
+                .asciz "/user_space_msr"
 
         .bss
         .balign 8

@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import ROOT
+from vpmu_emu.asm import Program
+
+INCLUDE = ROOT / "guests" / "include"
 _SCRIPT = """
 SECTIONS {
   . = 0x100000;
@@ -72,3 +76,13 @@ def accepts(source: str, folder: Path) -> bool:
     (folder / "gnu.s").write_text(".intel_syntax noprefix\n" + source)
     command = ("as", "--64", "-o", "gnu.o", "gnu.s")
     return subprocess.run(command, cwd=folder, capture_output=True, check=False).returncode == 0
+
+
+def assert_gnu_makes(program: Program, path: Path, folder: Path) -> None:
+    """The program's segments are what GNU as and ld make of its file, at the same addresses."""
+    theirs = gnu(path.read_text(), folder, INCLUDE)
+    assert program.segments
+    for segment in program.segments:
+        address, data = theirs[segment.name]
+        assert segment.addr == address, segment.name
+        assert bytes(segment.data) == data, segment.name

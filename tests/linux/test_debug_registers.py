@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from tests.machine.test_breakpoints import CLEAR, DE, GUEST, PORT, Run, enable, point
+from tests.machine.test_breakpoints import (
+    CLEAR,
+    DE,
+    GUEST,
+    PORT,
+    Run,
+    breaks_on_its_own_frame,
+    enable,
+    point,
+)
 from vpmu_emu.asm import assemble
 from vpmu_emu.system import MODES, System
 
@@ -97,13 +106,4 @@ def test_a_breakpoint_on_outs_comes_again_and_again(mode):
 
 @KVM
 def test_a_breakpoint_on_the_frame_of_db_is_no_hang(mode):
-    before = """
-        load_tss
-        lea rax, [rip + cell + 8]
-        mov [rip + tss + 0x24], rax
-        mov byte ptr [rip + idt + 20], 1
-""" + point(0, "cell - 8")
-    text = GUEST.replace("        idt_storage", "        idt_storage\n        ring3_storage")
-    body = "        mov [rip + cell - 8], eax\n"
-    program = assemble(text.format(body=body, before=before, dr7=enable(0, 3, 8), clear=CLEAR))
-    assert System(program, ram=2, vpmu=mode, max_insns=500).run().reason == "max-insns"
+    assert System(breaks_on_its_own_frame(), ram=2, vpmu=mode, max_insns=500).run().reason == "max-insns"

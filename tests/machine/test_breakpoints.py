@@ -9,7 +9,7 @@ import pytest
 from tests.reference.compare import RAM_MIB, reference_run
 from tests.reference.interpreter import Shape
 from tests.tools.profiles import cases
-from vpmu_emu.asm import assemble
+from vpmu_emu.asm import Program, assemble
 from vpmu_emu.system import System
 
 # The handler notes where #DB came, DR6 and the RFLAGS of its frame, and goes on with RF set.
@@ -97,6 +97,19 @@ def enable(n: int, kind: int = 0, length: int = 1) -> int:
 
 def point(n: int, symbol: str) -> str:
     return f"        lea rax, [rip + {symbol}]\n        mov dr{n}, rax\n"
+
+
+def breaks_on_its_own_frame() -> Program:
+    """#DB whose frame meets a breakpoint, so that it never gets to an instruction (CVE-2015-8104)."""
+    before = """
+        load_tss
+        lea rax, [rip + cell + 8]
+        mov [rip + tss + 0x24], rax
+        mov byte ptr [rip + idt + 20], 1
+""" + point(0, "cell - 8")
+    text = GUEST.replace("        idt_storage", "        idt_storage\n        ring3_storage")
+    body = "        mov [rip + cell - 8], eax\n"
+    return assemble(text.format(body=body, before=before, dr7=enable(0, 3, 8), clear=CLEAR))
 
 
 class Run:
@@ -505,17 +518,7 @@ def test_random_breakpoints_do_what_the_reference_does(seed):
 
 
 def test_a_breakpoint_on_the_frame_of_its_own_exception_is_no_hang():
-    # CVE-2015-8104: it never gets to an instruction.
-    before = """
-        load_tss
-        lea rax, [rip + cell + 8]
-        mov [rip + tss + 0x24], rax
-        mov byte ptr [rip + idt + 20], 1
-""" + point(0, "cell - 8")
-    text = GUEST.replace("        idt_storage", "        idt_storage\n        ring3_storage")
-    body = "        mov [rip + cell - 8], eax\n"
-    program = assemble(text.format(body=body, before=before, dr7=enable(0, 3, 8), clear=CLEAR))
-    stop = System(program, ram=2, max_insns=5000).run()
+    stop = System(breaks_on_its_own_frame(), ram=2, max_insns=5000).run()
     assert stop.reason == "max-insns", stop
 
 

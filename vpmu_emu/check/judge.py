@@ -118,7 +118,7 @@ def run_as_asked(
     program: Any, mode: str, cpu: str | None, args: Sequence[str], inject: Sequence[str] = (),
     ready: Callable[[Sequence[str]], None] | None = None, without: Sequence[int] = (),
 ) -> Outcome:
-    """A `Runner` for real: the options of `vpmu run`, a filter beside the guest found by name.
+    """A `Runner` for real: the options of `vpmu run`, filters beside the guest found by name.
 
     `inject` names deliberate bugs and `without` patches, beside those that `args` may name; `ready` is
     called with the mode once nothing is wrong with what was asked, and before compiled code is needed.
@@ -138,6 +138,7 @@ def run_as_asked(
         asked,
         cpu=asked.cpu if cpu is None else cpu,
         filter=beside(asked.filter) if asked.filter else asked.filter,
+        msr_filter=beside(asked.msr_filter) if asked.msr_filter else asked.msr_filter,
         host=tuple(beside(path) for path in asked.host),
         inject=(*asked.inject, *inject),
         without=(*asked.without, *without),

@@ -23,6 +23,7 @@ TR_FILTER = 81  # a pmc, b 1 if it may count, c FILTER_*, for entries the one th
 TR_SELECTOR_HW = 82  # a pmc, b selector (or field of FIXED_CTR_CTRL) for the hardware, c the guest's
 TR_FASTPATH = 83  # a exit reason, b EXIT_FASTPATH_*
 TR_KVM_MSR = 84  # a index, b MSR_OF_*, c 1 for a write
+TR_MSR_USER_SPACE = 85  # the VMM is asked: a index, b KVM_MSR_EXIT_REASON_*, c 1 for a write
 
 REPROGRAM_OFF = 0  # its own enable bits are clear: stays paused, as with the other two that are off
 REPROGRAM_RESUME = 1  # the event is reused
@@ -60,4 +61,5 @@ LINUX_KINDS = {
     TR_SELECTOR_HW: "eventsel_hw",
     TR_FASTPATH: "vmx_exit_handlers_fastpath",
     TR_KVM_MSR: "kvm_msr_handler",
+    TR_MSR_USER_SPACE: "kvm_msr_user_space",
 }

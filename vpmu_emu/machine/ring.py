@@ -40,9 +40,10 @@ GP_ADDRESS = 6  # the value is an address, and not canonical
 GP_VALUE = 7  # the register does not take this value now
 GP_NOT_X2APIC = 8  # its APIC is not in x2APIC mode
 GP_FILTER = 9  # the MSR filter of its VMM denies it
+GP_USER_SPACE = 10  # the VMM was asked, and refuses it
 GP_NAMES = (
     "", "", "does not exist", "is read-only", "is write-only", "reserved bits", "address not canonical",
-    "value not taken", "not in x2APIC mode", "denied by the MSR filter",
+    "value not taken", "not in x2APIC mode", "denied by the MSR filter", "refused by the VMM",
 )  # fmt: skip
 
 MACHINE_KINDS = {

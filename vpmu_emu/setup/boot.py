@@ -27,6 +27,7 @@ from vpmu_emu.linux.syscalls.tasks import spawn
 from vpmu_emu.machine import msr_index
 from vpmu_emu.machine.physical import PAGE_DIRTY
 from vpmu_emu.machine.state import RAX, RSI, RUN_SYSCALL
+from vpmu_emu.setup.msrfilter import MsrFilter
 from vpmu_emu.tables.cpus import CpuModel
 from vpmu_emu.tables.linux import STRUCTS, constant
 from vpmu_emu.tables.modes import Mode
@@ -51,8 +52,9 @@ def wishes(
     events: tuple[int, int],
     fixed_cap: int,
     chosen: EventFilter | None,
+    msr_filter: MsrFilter | None = None,
 ) -> dict[str, bytes]:
-    """The files /cpuid, /msrs and /filter for a guest that is not the usual one.
+    """The files /cpuid, /msrs, /filter and those of an MSR filter for a guest that is not the usual one.
 
     Args:
         model: the host's CPU.
@@ -60,8 +62,9 @@ def wishes(
         told, events: what the guest's CPUID shall say of its PMU (`guest_cpuid_shape`, `guest_events`).
         fixed_cap: KVM_MAX_NR_INTEL_FIXED_COUNTERS.
         chosen: its event filter.
+        msr_filter: its MSR filter.
     """
-    files = {}
+    files = {} if msr_filter is None else msr_filter.files()
     supported = supported_leaves(model, mode, fixed_cap)
     changed = [leaf for leaf in guest_leaves(model, told, events) if leaf not in supported]
     if changed:
@@ -155,8 +158,10 @@ def boot_host(
         core.kernel, core.activity = 1, 0
     host = Host(S, M, E, model, (vmm, *others), files)
     low = min(ram_size // MIB, LOW_RAM_MIB)
-    high = [str(ram_size // MIB - low)] if ram_size > low * MIB else []
-    spawn(host, 0, ["vmm", str(low), *high], [])
+    above = ram_size // MIB - low
+    filtered = ["msr_filter"] if "/msr_filter" in files else []
+    high = [str(above)] if above or filtered else []
+    spawn(host, 0, ["vmm", str(low), *high, *filtered], [])
     task = S.tasks[FIRST]
     trace, E.trace_on = int(E.trace_on), 0
     own = repr(sorted((path, data) for path, data in files.items() if path != "/guest")).encode()

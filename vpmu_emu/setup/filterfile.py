@@ -8,8 +8,6 @@
 
 from __future__ import annotations
 
-import difflib
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,8 @@ from vpmu_emu.linux.kvm.eventfilter import (
 )
 from vpmu_emu.linux.state import KVM_PMU_EVENT_ALLOW, KVM_PMU_EVENT_DENY
 from vpmu_emu.numerals import shown
+from vpmu_emu.options import did_you_mean
+from vpmu_emu.setup.keys import boolean, number, only, parsed, text_of
 from vpmu_emu.tables.events import LISTS, event_codes
 
 ACTIONS = {"allow": KVM_PMU_EVENT_ALLOW, "deny": KVM_PMU_EVENT_DENY}
@@ -29,33 +29,10 @@ KEYS = ("action", "fixed_counter_bitmap", "masked", "events")
 EVENT_KEYS = ("select", "umask", "mask", "exclude")
 
 
-def _int(table: dict[str, Any], key: str, place: str, low: int, high: int, default: int) -> int:
-    value = table.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise ConfigError(f"{place}.{key}", f"{shown(value)} is not allowed", f"{low} to {high:#x}")
-    return value
-
-
-def _bool(table: dict[str, Any], key: str, place: str, default: bool) -> bool:
-    value = table.get(key, default)
-    if not isinstance(value, bool):
-        raise ConfigError(f"{place}.{key}", f"{shown(value)} is not allowed", "true false")
-    return value
-
-
-def _unknown(table: dict[str, Any], allowed: tuple[str, ...], place: str) -> None:
-    for key in table:
-        if key not in allowed:
-            near = difflib.get_close_matches(key, allowed, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise ConfigError(f"{place}.{key}", f"unknown key{hint}", " ".join(allowed))
-
-
 def _entry(item: Any, place: str, masked: bool, codes: dict[str, int]) -> int:
     if isinstance(item, str):
         if item.lower() not in codes:
-            near = difflib.get_close_matches(item.lower(), codes, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            hint = did_you_mean(item.lower(), codes)
             raise ConfigError(place, f"no event is named {item!r}{hint}", "a name, a number, a table")
         item = codes[item.lower()]
         return masked_entry(item & 0xFF, 0xFF, item >> 8, False) if masked else item
@@ -67,13 +44,13 @@ def _entry(item: Any, place: str, masked: bool, codes: dict[str, int]) -> int:
             return masked_entry(item & 0xFF, 0xFF, item >> 8, False)
         return item
     if isinstance(item, dict):
-        _unknown(item, EVENT_KEYS, place)
+        only(item, EVENT_KEYS, place)
         if "select" not in item:
             raise ConfigError(f"{place}.select", "is missing", "0 to 0xff")
-        select = _int(item, "select", place, 0, 0xFF, 0)
-        umask = _int(item, "umask", place, 0, 0xFF, 0)
-        mask = _int(item, "mask", place, 0, 0xFF, 0xFF)
-        exclude = _bool(item, "exclude", place, False)
+        select = number(item, "select", place, 0, 0xFF, 0)
+        umask = number(item, "umask", place, 0, 0xFF, 0)
+        mask = number(item, "mask", place, 0, 0xFF, 0xFF)
+        exclude = boolean(item, "exclude", place, False)
         if masked:
             return masked_entry(select, mask, umask, exclude)
         if "mask" in item or "exclude" in item:
@@ -89,19 +66,14 @@ def parse_filter(text: str, name: str = "filter", names: str = LISTS[0]) -> Even
     Raises:
         ConfigError: broken TOML (with its line), an unknown key, a wrong value.
     """
-    try:
-        table = tomllib.loads(text)
-    except ValueError as error:  # TOMLDecodeError, and numbers of more digits than Python reads
-        raise ConfigError(name, f"not TOML: {error}") from None
-    except RecursionError:
-        raise ConfigError(name, "nested too deeply") from None
-    _unknown(table, KEYS, name)
+    table = parsed(text, name)
+    only(table, KEYS, name)
     action = table.get("action")
     if not isinstance(action, str) or action not in ACTIONS:
         problem = "is missing" if action is None else f"{shown(action)} is not an action"
         raise ConfigError(f"{name}.action", problem, " ".join(ACTIONS))
-    masked = _bool(table, "masked", name, False)
-    bitmap = _int(table, "fixed_counter_bitmap", name, 0, 0xFFFF_FFFF, 0)
+    masked = boolean(table, "masked", name, False)
+    bitmap = number(table, "fixed_counter_bitmap", name, 0, 0xFFFF_FFFF, 0)
     events = table.get("events", [])
     if not isinstance(events, list):
         raise ConfigError(f"{name}.events", f"{shown(events)} is not a list", "[…]")
@@ -116,11 +88,4 @@ def load_filter(path: str | Path, names: str = LISTS[0]) -> EventFilter:
     Raises:
         ConfigError: the file cannot be read, or as `parse_filter`.
     """
-    try:
-        if not Path(path).is_file() and Path(path).exists():
-            raise ConfigError("filter", f"cannot read {path}: not a file")  # nobody waits for a FIFO
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise ConfigError("filter", f"cannot read {path}: {why}") from None
-    return parse_filter(text, str(path), names)
+    return parse_filter(text_of(path, "filter"), str(path), names)

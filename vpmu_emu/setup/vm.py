@@ -47,6 +47,7 @@ from vpmu_emu.options import COST_LEVELS, Options, known
 from vpmu_emu.setup.boot import boot_host, wishes
 from vpmu_emu.setup.filterfile import load_filter
 from vpmu_emu.setup.hostevents import HostEvent, parse_host_events
+from vpmu_emu.setup.msrfilter import MsrFilter, load_msr_filter
 from vpmu_emu.tables.cpus import COST_NAMES, CpuModel
 from vpmu_emu.tables.events import LISTS, metric_names
 from vpmu_emu.tables.modes import Mode, mode_names
@@ -217,6 +218,7 @@ class VmSettings:
         told: what the guest's CPUID shows of its PMU.
         guest: what the VMM changes in it.
         chosen: the event filter.
+        msr_filter: the MSR filter.
         events: of the host.
         thresh: of the watchdog, in seconds.
     """
@@ -224,6 +226,7 @@ class VmSettings:
     told: Shape
     guest: Mapping[str, int]
     chosen: EventFilter | None
+    msr_filter: MsrFilter | None
     events: Sequence[HostEvent]
     thresh: float
 
@@ -245,10 +248,15 @@ def vm_settings(model: CpuModel, mode: Mode, options: Options) -> VmSettings:
     chosen = options.filter
     if chosen is not None and not isinstance(chosen, EventFilter):
         chosen = load_filter(chosen, model.events)
+    msr_filter = options.msr_filter
+    if msr_filter is not None and not isinstance(msr_filter, MsrFilter):
+        msr_filter = load_msr_filter(msr_filter)
     parsed = parse_host_events([e for e in options.host_events if isinstance(e, str)], model.events)
     events = parsed + [e for e in options.host_events if isinstance(e, HostEvent)]
     check_room(events)
-    return VmSettings(told=told, guest=guest, chosen=chosen, events=events, thresh=thresh)
+    return VmSettings(
+        told=told, guest=guest, chosen=chosen, msr_filter=msr_filter, events=events, thresh=thresh
+    )
 
 
 def make_vm(
@@ -285,7 +293,8 @@ def make_vm(
         return int(run_host(S, M, E))
 
     own = guest_events(model, settings.guest)
-    files = wishes(model, mode, settings.told, own, int(S.config.fixed_cap), settings.chosen)
+    fixed_cap = int(S.config.fixed_cap)
+    files = wishes(model, mode, settings.told, own, fixed_cap, settings.chosen, settings.msr_filter)
     files["/guest"] = image
     host = boot_host(S, M, E, model, loop, vmm, options.ram << 20, files, programs)
     # As `perf stat` attaches to a VMM that runs already.

@@ -20,7 +20,14 @@ from vpmu_emu.machine import ring as mk
 from vpmu_emu.tables.events import LISTS
 from vpmu_emu.tables.exits import exit_name
 from vpmu_emu.tables.msrs import msr_name, value_words
-from vpmu_emu.views.words import FASTPATHS, bitmap_words, reprogram_words
+from vpmu_emu.views.perf import counter_name
+from vpmu_emu.views.words import (
+    FASTPATHS,
+    MSR_REASONS,
+    bitmap_words,
+    counter_of_bit,
+    reprogram_words,
+)
 
 _REQUESTS = {
     int(KVM_REQ_PMU): "KVM_REQ_PMU",
@@ -30,15 +37,6 @@ _REQUESTS = {
 _INTR_TYPES = {0: "external", 2: "NMI", 3: "exception", 4: "soft interrupt", 6: "soft exception"}
 _SENT = ("dropped", "fixed", "nmi")
 _VALID = 1 << 31
-
-
-def counter_name(index: int) -> str:
-    """A counter's index in GLOBAL_STATUS as a name: pmc0, fixed1."""
-    return f"pmc{index}" if index < 32 else f"fixed{index - 32}"
-
-
-def _pmc_name(i: int) -> str:
-    return f"pmc{i}" if i < 8 else f"fixed{i - 8}"
 
 
 def _named(index: int, value: int, events: str) -> str:
@@ -85,7 +83,7 @@ def _machine(kind: int, rip: int, a: int, b: int, c: int) -> str:
     if kind == mk.TR_HOST_RDPMC:
         return f"rdpmc: {a:x}, value {b:x}"
     if kind == mk.TR_OVERFLOW:
-        return f"pmu_overflow: {counter_name(a)} global_status {b:x}"
+        return f"pmu_overflow: {counter_of_bit(a)} global_status {b:x}"
     if kind == mk.TR_PMI_RAISE:
         return f"pmu_pmi: lvtpc {a:x} {_SENT[c] if c < 3 else c} global_status {b:x}"
     if kind == mk.TR_EXCEPTION:
@@ -124,7 +122,7 @@ def _linux(kind: int, rip: int, a: int, b: int, c: int) -> str:
     if kind == lk.TR_PERF_RELEASE:
         return f"{name}: event {a}"
     if kind == lk.TR_REPROGRAM:
-        return f"{name}: {_pmc_name(a)} config {b:x} {reprogram_words(c)}"
+        return f"{name}: {counter_name(a)} config {b:x} {reprogram_words(c)}"
     if kind == lk.TR_REQUEST:
         return f"{name}: {_REQUESTS.get(a, hex(a))}"
     if kind == lk.TR_PMI_INJECT:
@@ -134,12 +132,12 @@ def _linux(kind: int, rip: int, a: int, b: int, c: int) -> str:
     if kind in (lk.TR_PMU_LOAD, lk.TR_PMU_PUT):
         return f"{name}: global_ctrl {a:x} global_status {b:x}"
     if kind == lk.TR_EMULATED:
-        counters = [counter_name(i) for i in range(64) if a >> i & 1]
+        counters = [counter_of_bit(i) for i in range(64) if a >> i & 1]
         return f"{name}: {' '.join(counters) or 'none'}"
     if kind == lk.TR_HOST_IRQ:
         return f"{name}: vector {a:#x}"
     if kind == lk.TR_PAUSE:
-        return f"{name}: {_pmc_name(a)} counter {b:x}"
+        return f"{name}: {counter_name(a)} counter {b:x}"
     if kind == lk.TR_EMULATE_INSN:
         code = a.to_bytes(8, "little")[:b].hex(" ")
         return f"{name}: 0:{rip:x}: {code} (prot64)" + (" failed" if c else "")
@@ -147,13 +145,15 @@ def _linux(kind: int, rip: int, a: int, b: int, c: int) -> str:
         return f"{name}: hard LOCKUP on cpu {a}"
     if kind == lk.TR_FILTER:
         by = _FILTER_WORDS[c & 0xFF].format(c >> 8)
-        return f"{name}: {_pmc_name(a)} {'allowed' if b else 'denied'} by {by}"
+        return f"{name}: {counter_name(a)} {'allowed' if b else 'denied'} by {by}"
     if kind == lk.TR_SELECTOR_HW:
-        return f"{name}: {_pmc_name(a)} hardware {b:x} guest {c:x}"
+        return f"{name}: {counter_name(a)} hardware {b:x} guest {c:x}"
     if kind == lk.TR_FASTPATH:
         return f"{name}: {exit_name(a)} {FASTPATHS[b]}"
     if kind == lk.TR_KVM_MSR:
         return f"{name}: {'write' if c else 'read'} {a:x} {_MSR_OF[b]}"
+    if kind == lk.TR_MSR_USER_SPACE:
+        return f"{name}: {'write' if c else 'read'} {a:x} {MSR_REASONS[b]}"
     if kind == lk.TR_INJECT_NMI:
         return f"{name}: {a} pending"
     return f"{name}:"

@@ -29,7 +29,7 @@ from vpmu_emu.tables.exits import exit_name
 from vpmu_emu.tables.msrs import RDPMC_PASSED, msr_name, row_of, value_words
 from vpmu_emu.tables.passed import VPMUS, Met, rule_for, rule_of, rule_words
 from vpmu_emu.views.perf import counter_name
-from vpmu_emu.views.words import FASTPATHS, reprogram_words
+from vpmu_emu.views.words import FASTPATHS, MSR_REASONS, counter_of_bit, reprogram_words
 
 _REQUESTS = {KVM_REQ_PMU: "KVM_REQ_PMU", KVM_REQ_PMI: "KVM_REQ_PMI", KVM_REQ_EVENT: "KVM_REQ_EVENT"}
 _HANDLERS = {
@@ -194,6 +194,8 @@ class _Teller:
             bit = "1: the guest exits" if exits else "0: no exit"
             writes = c & ~mk.ACCESS_EXITS == mk.ACCESS_WRMSR
             why = self._passed(rule_of(self._vpmu, index, writes), _number(index))
+            if self._denied():
+                why += "; the VMM's MSR filter denies it"
             yield Step("MSR bitmap", f"byte {place >> 3:#x}, bit {place & 7} is {bit}; {why}")
 
     @property
@@ -238,7 +240,21 @@ class _Teller:
         elif why == mk.GP_FILTER:
             yield Step("MSR filter", "the VMM denies this access: #GP", True)
             return
+        elif why == mk.GP_USER_SPACE:
+            yield Step("VMM", "refuses this access: #GP", True)
+            return
         yield Step(self.who, f"{words}: #GP, registers unchanged" if c & 1 else f"{words}: #GP", True)
+
+    def user_space(self, e: Event) -> Iterator[Step]:
+        reason, writes = MSR_REASONS[e.b], e.c
+        yield from self._handled()
+        why = {
+            "FILTER": "the VMM denies this access", "UNKNOWN": "does not know this MSR",
+            "INVAL": "it would be #GP",
+        }[reason]  # fmt: skip
+        yield Step("MSR filter" if reason == "FILTER" else self.who, f"{why}, and wants to hear of it")
+        name = "KVM_EXIT_X86_WRMSR" if writes else "KVM_EXIT_X86_RDMSR"
+        yield Step("exit to the VMM", f"{name}, KVM_MSR_EXIT_REASON_{reason}")
 
     def _reserved(self, index: int) -> int:
         found = row_of(index)
@@ -326,6 +342,14 @@ class _Teller:
     def _settled(self) -> bool:
         return self.denied or self._happened(mk.TR_MSR_DROPPED)
 
+    def _denied(self) -> bool:
+        # by the MSR filter, whether the VMM is asked then or not
+        return any(
+            (e.kind == mk.TR_MSR_FAULT and e.c >> 1 == mk.GP_FILTER)
+            or (e.kind == lk.TR_MSR_USER_SPACE and MSR_REASONS[e.b] == "FILTER")
+            for e in self.events
+        )
+
     def _happened(self, kind: int) -> bool:
         return any(event.kind == kind for event in self.events)
 
@@ -335,7 +359,7 @@ class _Teller:
         yield Step("request", f"{_REQUESTS.get(request, hex(request))}{again}")  # type: ignore[call-overload]
 
     def emulated(self, e: Event) -> Iterator[Step]:
-        names = [f"pmc{i}" if i < 32 else f"fixed{i - 32}" for i in range(64) if e.a >> i & 1]
+        names = [counter_of_bit(i) for i in range(64) if e.a >> i & 1]
         yield Step("software count", f"kvm_pmu_trigger_event: the instruction counts in {' '.join(names)}")
 
     def pause(self, e: Event) -> Iterator[Step]:
@@ -374,8 +398,7 @@ class _Teller:
 
     def overflow(self, e: Event) -> Iterator[Step]:
         index, status = e.a, e.b
-        name = f"pmc{index}" if index < 32 else f"fixed{index - 32}"
-        yield Step("overflow", f"{name}, GLOBAL_STATUS of the hardware {status:#x}")
+        yield Step("overflow", f"{counter_of_bit(index)}, GLOBAL_STATUS of the hardware {status:#x}")
 
     def pmi(self, e: Event) -> Iterator[Step]:
         lvt, sent = e.a, e.c
@@ -420,6 +443,7 @@ _WORDS: dict[int, _Word] = {
     mk.TR_EXCEPTION: _Teller.exception,
     mk.TR_NMI: _Teller.nmi,
     lk.TR_KVM_MSR: _Teller.kvm_msr,
+    lk.TR_MSR_USER_SPACE: _Teller.user_space,
     lk.TR_FILTER: _Teller.event_filter,
     lk.TR_SELECTOR_HW: _Teller.selector_hw,
     lk.TR_REQUEST: _Teller.request,

@@ -1,16 +1,20 @@
 """MSR accesses that the VMM wants to hear of: those that its filter denies, those that would be #GP.
 
-kvm_msr_allowed(), kvm_msr_user_space() of arch/x86/kvm/x86.c; `linux/vm.py` writes the filter's pages.
+kvm_msr_allowed(), kvm_msr_user_space() of arch/x86/kvm/x86.c; kvm/vmx/intercepts.py writes the pages
+of the filter.
 """
 
 from __future__ import annotations
 
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.kvm.run import exit_for_msr
+from vpmu_emu.linux.percpu import this_core
 from vpmu_emu.linux.state import USER_IO_RDMSR, USER_IO_WRMSR
+from vpmu_emu.linux.trace_kinds import TR_MSR_USER_SPACE
 from vpmu_emu.machine.lapic import is_x2apic_msr
 from vpmu_emu.machine.msr import find_msr
 from vpmu_emu.machine.physical import ld32
+from vpmu_emu.machine.ring import emit
 from vpmu_emu.machine.u64 import ONE, U2, U3, U4, U7, U8, U64, ZERO
 from vpmu_emu.tables.linux import constant
 
@@ -41,26 +45,29 @@ def kvm_msr_allowed(S, M, vcpu, index, writes):
 
 
 @jit()
-def _to_vmm(S, M, vcpu, index, value, writes, reason):
+def _to_vmm(S, M, E, vcpu, index, value, writes, reason):
     vm = S.vms[vcpu.vm]
     if vcpu.run_page == 0 or vm.user_space_msr_mask & reason == 0:
         return False
     vcpu.complete = USER_IO_WRMSR if writes != 0 else USER_IO_RDMSR
     exit_for_msr(S, M, vcpu, index, value, writes, reason)
+    core = this_core(S)
+    emit(E, core.t, TR_MSR_USER_SPACE, core.rip, index, U64(reason), U64(writes))
     return True
 
 
 @jit()
-def msr_denied_to_vmm(S, M, vcpu, index, value, writes):
+def msr_denied_to_vmm(S, M, E, vcpu, index, value, writes):
     """An access that the filter denies: True if the VMM will do it, else it is #GP."""
-    return _to_vmm(S, M, vcpu, index, value, writes, REASON_FILTER)
+    return _to_vmm(S, M, E, vcpu, index, value, writes, REASON_FILTER)
 
 
 @jit()
-def msr_fault_to_vmm(S, M, vcpu, index, value, writes):
+def msr_fault_to_vmm(S, M, E, vcpu, index, value, writes):
     """An access that would be #GP: True if the VMM wants to do it itself (KVM_CAP_X86_USER_SPACE_MSR)."""
     if S.vms[vcpu.vm].user_space_msr_mask == 0:
         return False
     rn = find_msr(index)
     known = rn >= 0 and (rn & 63) < vcpu.msr_n[rn >> 6]
-    return _to_vmm(S, M, vcpu, index, value, writes, REASON_INVAL if known else REASON_UNKNOWN)
+    reason = REASON_INVAL if known else REASON_UNKNOWN
+    return _to_vmm(S, M, E, vcpu, index, value, writes, reason)

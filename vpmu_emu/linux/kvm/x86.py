@@ -93,7 +93,7 @@ def kvm_emulate_rdmsr(S, M, E, vcpu):
     index = this_core(S).regs[machine.RCX] & LOW32
     if not kvm_msr_allowed(S, M, vcpu, index, 0):
         value = _edx_eax(S)
-        if not msr_denied_to_vmm(S, M, vcpu, index, value, 0):
+        if not msr_denied_to_vmm(S, M, E, vcpu, index, value, 0):
             note_msr_fault(this_core(S), E, index, ZERO, 0, GP_FILTER)
             kvm_inject_gp(vcpu)
         return
@@ -120,7 +120,7 @@ def kvm_emulate_wrmsr(S, M, E, vcpu):
     blind, vcpu.wrmsr_old = _peek_msr(S, M, E, vcpu, index)
     vcpu.wrmsr_kind = WRITE_BLIND if blind != 0 else WRITE
     if not kvm_msr_allowed(S, M, vcpu, index, 1):
-        if not msr_denied_to_vmm(S, M, vcpu, index, value, 1):
+        if not msr_denied_to_vmm(S, M, E, vcpu, index, value, 1):
             note_msr_fault(core, E, index, value, 1, GP_FILTER)
             kvm_inject_gp(vcpu)
         return

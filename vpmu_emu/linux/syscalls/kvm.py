@@ -29,7 +29,6 @@ from vpmu_emu.linux.syscalls.mm import add_vma, place, unmap
 from vpmu_emu.linux.syscalls.pagetables import PAGE
 from vpmu_emu.machine import msr_index
 from vpmu_emu.machine.state import N_SLOTS
-from vpmu_emu.tables.cpus import INDEXED
 from vpmu_emu.tables.linux import IOCTLS, STRUCTS, constant
 from vpmu_emu.tables.modes import kernel_version, mode_of
 
@@ -107,17 +106,8 @@ def _get_vcpu_mmap_size(host: Host, file: Any, arg: int) -> int:
 
 
 def _get_supported_cpuid(host: Host, file: Any, arg: int) -> int:
-    row, entry = STRUCTS["kvm_cpuid2"], STRUCTS["kvm_cpuid_entry2"]
-    nent = int(row.read(host.copy_from_user(arg, row.size))["nent"])
     leaves = supported_leaves(host.model, mode_of(host.S.config), int(host.S.config.fixed_cap))
-    if nent < len(leaves):
-        raise Errno("E2BIG")
-    data = row.new(nent=len(leaves)).tobytes()
-    for leaf, eax, ebx, ecx, edx in leaves:
-        flags = int(leaf in INDEXED)  # KVM_CPUID_FLAG_SIGNIFCANT_INDEX
-        data += entry.new(function=leaf, flags=flags, eax=eax, ebx=ebx, ecx=ecx, edx=edx).tobytes()
-    host.copy_to_user(arg, data)
-    return 0
+    return kvm_vcpu.give_cpuid(host, arg, leaves)
 
 
 def _get_msr_index_list(host: Host, file: Any, arg: int) -> int:

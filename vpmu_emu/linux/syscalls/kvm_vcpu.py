@@ -716,8 +716,13 @@ def _set_cpuid2(host: Host, file: Any, arg: int) -> int:
 
 
 def _get_cpuid2(host: Host, file: Any, arg: int) -> int:
-    vcpu, row, entry = _vcpu(host, file), STRUCTS["kvm_cpuid2"], STRUCTS["kvm_cpuid_entry2"]
-    leaves = _with_runtime(host.M, vcpu, leaves_of(vcpu))
+    vcpu = _vcpu(host, file)
+    return give_cpuid(host, arg, _with_runtime(host.M, vcpu, leaves_of(vcpu)))
+
+
+def give_cpuid(host: Host, arg: int, leaves: Sequence[tuple[int, int, int, int, int]]) -> int:
+    """Write (leaf, EAX, EBX, ECX, EDX) to a struct kvm_cpuid2, which must have room for all of them."""
+    row, entry = STRUCTS["kvm_cpuid2"], STRUCTS["kvm_cpuid_entry2"]
     if int(row.read(host.copy_from_user(arg, row.size))["nent"]) < len(leaves):
         raise Errno("E2BIG")
     data = row.new(nent=len(leaves)).tobytes()

@@ -249,7 +249,7 @@ def kvm_get_msr_common(S, M, E, vcpu, index, look):
 def finish_wrmsr(S, M, E, vcpu, index, value, fault):
     """The end of every WRMSR exit: #GP, or note it and skip it; vcpu.wrmsr_old is what was there before."""
     core = this_core(S)
-    if fault != 0 and msr_fault_to_vmm(S, M, vcpu, index, value, 1):
+    if fault != 0 and msr_fault_to_vmm(S, M, E, vcpu, index, value, 1):
         return
     if fault != 0:
         note_msr_fault(core, E, index, value, 1, fault)
@@ -263,7 +263,7 @@ def finish_wrmsr(S, M, E, vcpu, index, value, fault):
 def finish_rdmsr(S, M, E, vcpu, index, value, fault):
     """The end of every RDMSR exit: #GP, or give the value and skip it."""
     core = this_core(S)
-    if fault != 0 and msr_fault_to_vmm(S, M, vcpu, index, ZERO, 0):
+    if fault != 0 and msr_fault_to_vmm(S, M, E, vcpu, index, ZERO, 0):
         return
     if fault != 0:
         note_msr_fault(core, E, index, ZERO, 0, fault)
@@ -355,12 +355,15 @@ def complete_userspace_io(S, M, E, vcpu):
             _set_accumulator(core, vcpu.pio_size, port_data(M, vcpu))
     elif done == state.USER_IO_RDMSR or done == state.USER_IO_WRMSR:
         refused, value = msr_answer(M, vcpu)
+        index = core.regs[machine.RCX] & LOW32
         if refused:
+            writes = 1 if done == state.USER_IO_WRMSR else 0
+            note_msr_fault(core, E, index, value, writes, ring.GP_USER_SPACE)
             kvm_inject_gp(vcpu)
         elif done == state.USER_IO_WRMSR:
-            finish_wrmsr(S, M, E, vcpu, core.regs[machine.RCX] & LOW32, value, 0)
+            finish_wrmsr(S, M, E, vcpu, index, value, 0)
         else:
-            finish_rdmsr(S, M, E, vcpu, core.regs[machine.RCX] & LOW32, value, 0)
+            finish_rdmsr(S, M, E, vcpu, index, value, 0)
         return
     kvm_skip_emulated_instruction(S, M, E, vcpu)
 
