@@ -16,7 +16,7 @@ from vpmu_emu._jit import COMPILES
 from vpmu_emu.errors import ConfigError
 from vpmu_emu.explain import Explanation, explain, parse_number, parse_settings
 from vpmu_emu.linux.kvm.eventfilter import make_filter
-from vpmu_emu.setup.msrfilter import parse_msr_filter
+from vpmu_emu.setup.msrfilter import REASONS, MsrFilter, MsrRange, parse_msr_filter
 from vpmu_emu.tables.modes import mode_names
 from vpmu_emu.tables.msrs import msr_name
 from vpmu_emu.tables.mutants import MUTANTS
@@ -358,6 +358,13 @@ def question(rng: random.Random) -> reference.Question:
         ctrl = (1 << gp) - 1
     if version > 1 and rng.random() < 0.3:
         ctrl |= ((1 << fixed) - 1) << 32
+    if mode != "bare" and rng.random() < 0.3:
+        denied = {(rng.choice(reference.registers()), rng.choice(("rdmsr", "wrmsr"))) for _ in range(4)}
+        if rng.random() < 0.6:
+            denied.add((index, action))
+        # What the guest writes before its access stays allowed.
+        extra["msr_denied"] = tuple(sorted(denied - {(0x38F, "wrmsr"), (index, "rdpmc")}))
+        extra["user_space"] = tuple(rng.sample(("filter", "unknown", "inval"), rng.randrange(4)))
     return reference.Question(
         action, index, value if action == "wrmsr" else 0, mode, cpu, rng.choice((0, 0, 0, 3)),
         rng.randrange(2), version, gp, fixed, rng.random() < 0.8 or mode not in ("emulated", "passthrough"),
@@ -375,6 +382,10 @@ def state_of(q: reference.Question) -> dict:
     if q.deny is not None or q.allow is not None:
         action = DENY if q.deny is not None else ALLOW
         state["filter"] = make_filter(action, list(q.deny or q.allow or ()), q.fixed_bitmap)
+    if q.msr_denied:
+        flags = {"rdmsr": 1, "wrmsr": 2}
+        ranges = tuple(MsrRange(flags[action], msr, 1, bytes(8)) for msr, action in q.msr_denied)
+        state["msr_filter"] = MsrFilter(0, ranges, sum(REASONS[name] for name in q.user_space))
     if q.ctrl >> 32:
         state["msrs"] = ((0x38F, q.ctrl),)
     return state

@@ -40,6 +40,8 @@ class Question:
     deny: tuple[int, ...] | None = None  # event codes (UMASK, EVENT) that a filter denies
     allow: tuple[int, ...] | None = None
     fixed_bitmap: int = 0
+    msr_denied: tuple[tuple[int, str], ...] = ()  # (MSR, action) that an MSR filter denies
+    user_space: tuple[str, ...] = ()  # filter, unknown, inval: what the VMM is asked about
 
 
 @dataclass(frozen=True)
@@ -207,10 +209,18 @@ def answer(q: Question) -> Answer:
     if q.cpl:
         return Answer("privilege", True)
     write = q.action == "wrmsr"
+    # kvm_msr_allowed() comes first, and whoever denies an access has it exit.
+    if q.mode != "bare" and (q.index, q.action) in q.msr_denied:
+        return Answer("VMM" if "filter" in q.user_space else "MSR filter", True, True)
     if q.mode == "bare" or _passes(q, write):
         fault, value = _silicon(q, write)
-        return _outcome("hardware", False, fault, value)
+        return _outcome("hardware", False, fault, None if (q.index, "rdmsr") in q.msr_denied else value)
     fault, value = _kvm(q, write)
+    # kvm_msr_user_space(): the VMM is asked about what would be #GP; ours refuses.
+    if fault and ("unknown" if value is None else "inval") in q.user_space:
+        return Answer("VMM", True, True)
+    if (q.index, "rdmsr") in q.msr_denied:
+        value = None
     if not fault and write and q.mode != "none" and _filtered(q):
         return Answer("event filter", exits=True, value=value)
     return _outcome("KVM", True, fault, value)
