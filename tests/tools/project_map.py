@@ -50,6 +50,10 @@ QUESTIONS = (
     ("Where is a VM entered and left?", "vpmu_emu/machine/vmx.py", "vm_entry"),
     ("Where is LVTPC masked?", "vpmu_emu/machine/lapic.py", "lapic_deliver_lvt"),
     ("What does the kernel's work cost?", "isa/costs.toml", "perf_event_create_kernel_counter"),
+    ("Where does an MSR filter deny an access?", "vpmu_emu/linux/kvm/msrfilter.py", "kvm_msr_allowed"),
+    ("Where do exits to the VMM end?", "vpmu_emu/linux/kvm/vmx/exits.py", "complete_userspace_io"),
+    ("Where is an explanation put into words?", "vpmu_emu/views/access.py", "told"),
+    ("Where does a run stop and go on from what was saved?", "vpmu_emu/system.py", "restore"),
 )
 
 PARTS = (
