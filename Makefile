@@ -10,7 +10,7 @@ INNER := tests/linux tests/machine
 SHARES := 6
 NIGHT := $(shell date +%j)
 
-.PHONY: setup build demo test laws lint bench records mutants nightly coverage clean
+.PHONY: setup build demo test laws lint bench records mutants patches nightly coverage clean
 
 setup: $(STAMP)
 
@@ -51,6 +51,7 @@ laws: setup
 	NUMBA_DISABLE_JIT=1 VPMU_HYPOTHESIS=ci $(PYTEST) -q -m "inner and uncompiled" -o timeout=1800 $(INNER) -k "laws or states"
 	$(MAKE) coverage
 	$(MAKE) mutants
+	$(MAKE) patches
 
 # True only without the compiler: machine code has no lines.
 coverage: setup
@@ -73,6 +74,11 @@ records: setup
 mutants: setup
 	$(BIN)/vpmu build
 	$(BIN)/python -m tests.tools.mutants
+
+# Each patch of the series in and out: its guest is green and red, and no other but those that the table names.
+patches: setup
+	$(BIN)/vpmu build --modes passthrough
+	$(BIN)/python -m tests.tools.patches
 
 # The longest profile, at most an hour: hypothesis has 10 000 examples and each random test its most cases,
 # for a share of them a night. Any night can be had again: make nightly NIGHT=123.

@@ -243,6 +243,30 @@ def test_printed_is_the_number_behind_a_text():
         plan("expect all: printed(1) == 2")
 
 
+def test_events_of_the_host_by_name_and_the_hardware_by_register():
+    cycles = {"name": "cycles:HD", "owner": "host", "count": 7}
+    events = [cycles, {"name": "cycles", "owner": "kvm", "count": 8}]
+    closed = [{"name": "branches", "owner": "host", "count": 9}]
+    hw = {"eventsel": [5, 6], "pmc": [1], "global_ctrl": 3}
+    log = [{"text": "Invalid MSR c1"}, {"text": "Invalid MSR c2"}]
+    perf = {"events": events, "closed": closed}
+    run = attrs.evolve(RUN, values={**RUN.values, "perf": perf, "hw": hw, "log": log})
+    assert verdict('log("MSR c") - log("c2") == 1', run).ok
+    assert "no host whose kernel" in verdict('log("MSR") == 0', RUN).message
+    assert verdict('counted("cycles:DH") == 7', run).ok
+    assert verdict('counted("branches") == 9', run).ok
+    assert "no event 'cycles'" in verdict('counted("cycles") == 8', run).message
+    assert verdict("hw.eventsel1 + hw.pmc0 + hw.global_ctrl == 10", run).ok
+    for name in ("eventsel2", "fixed0", "global_status"):
+        assert f"no {name}" in verdict(f"hw.{name} == 0", run).message
+    for text, said in (
+        ("hw.global == 0", "did you mean global_ctrl"), ("counted(1) == 2", "one text"),
+        ("perf.nmi == 0", "did you mean nmis"), ("hw == 0", "nothing is called"),
+    ):  # fmt: skip
+        with pytest.raises(CheckError, match=said):
+            plan(f"expect all: {text}")
+
+
 def test_what_the_serial_port_lost_is_noted():
     run = attrs.evolve(RUN, values={**RUN.values, "lost": {"serial": 4464, "trace": 0}})
     report = check_program(Program(), plan("modes bare", "expect all: pmc0 == 4"), lambda *a: run)

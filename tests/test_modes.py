@@ -460,15 +460,6 @@ def narrower_counters():
         assert faults(write_text(A_PMC0, 1 << 40), mode, **wide) == wraps
 
 
-def host_below_version_4():
-    text = overflow_text()
-    for version, status in ((3, 0), (4, 1)):
-        options = {"settings": {"pmu.version": version}}
-        read = text + "cpuid\nmov ecx, 0x38e\nrdmsr\nmov rsi, rax\n"
-        assert end(read, "passthrough", **options)[1]["registers"]["rsi"] == status
-        assert end(read, "emulated", **options)[1]["registers"]["rsi"] == 1
-
-
 def overflow_text():
     text = write_text(CTRL, 0) + write_text(EVTSEL0, INST) + write_text(A_PMC0, TOP - 5)
     return text + write_text(CTRL, 1) + "nop\n" * 8 + write_text(CTRL, 0)
@@ -580,7 +571,6 @@ ROWS: dict[str, Callable[..., None] | str] = {
     "FIXED_CTRn written with bits beyond the width": fixed_counter_beyond_its_width,
     "IA32_PERFEVTSELn.ANY (bit 21), FIXED_CTR_CTRL AnyThread bits": any_thread,
     "MSRs 0x391, 0x392": status_set_and_inuse,
-    "a host PMU below version 4": host_below_version_4,
     "counters narrower than the hardware's (`--guest pmu.width`)": narrower_counters,
     "CPUID leaf 0AH says more than KVM does": "tests/machine/test_pmu_versions.py::test_leaf_0a_of_guests",
     "an instruction behind the forced emulation prefix":
@@ -650,7 +640,17 @@ ROWS: dict[str, Callable[..., None] | str] = {
     "`v1-fixed-no-pmi`":
         f"{LINUX}/kvm/test_pmu_passthrough.py::test_emulated_instruction_overflows_a_fixed_counter",
     "`v1-sibling-error`": f"{LINUX}/kvm/test_pmu_passthrough.py::test_sibling_error",
-    "`v1-filter-update`": f"{LINUX}/kvm/test_filter.py::test_a_new_filter_reaches_programmed_selectors",
+    "`v1-filter-update`": f"{LINUX}/kvm/test_quirks.py::test_v1_goes_on_until_the_next_selector_write",
+    "`v1-fixed3-leak`": f"{LINUX}/kvm/test_quirks.py::test_the_fourth_fixed_counter",
+    "`v1-exit-order`": f"{LINUX}/kvm/test_quirks.py::test_who_comes_first_when_the_guest_leaves",
+    "`v1-version-not-2`": f"{LINUX}/kvm/test_quirks.py::test_a_guest_with_version_1",
+    "`v1-wrap-at-zero`": f"{LINUX}/kvm/test_quirks.py::test_software_counts_that_step_over_zero",
+    "`v1-global-ctrl-reset`": f"{LINUX}/kvm/test_quirks.py::test_global_ctrl_after_reset",
+    "`v1-intercepts-once`": f"{LINUX}/kvm/test_quirks.py::test_a_second_cpuid_with_fewer_counters",
+    "IA32_PMCn written with an exit (the forced prefix)":
+        f"{LINUX}/kvm/test_pmu_msrs.py::test_the_legacy_address_sign_extends",
+    "a new host event that includes guests, for a CPU or a thread that is in a guest":
+        f"{LINUX}/kvm/test_quirks.py::test_a_new_event_where_a_guest_has_the_pmu",
 }  # fmt: skip
 
 

@@ -571,8 +571,8 @@ def _info_patches(asked: Options, as_json: bool) -> None:
         _json({"schema": 1, "patches": rows})
         return
     for row in rows:
-        row["needs"] = ", ".join(map(str, row["needs"]))
-        show([Table("", ("", ""), tuple((key, value) for key, value in row.items() if value != ""))])
+        told = {key: ", ".join(map(str, v)) if isinstance(v, tuple) else v for key, v in row.items()}
+        show([Table("", ("", ""), tuple((key, value) for key, value in told.items() if value))])
 
 
 def _info_cpu(name: str, as_json: bool) -> None:

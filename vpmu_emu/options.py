@@ -195,10 +195,10 @@ def _thresh(_: str, seconds: float | None) -> None:
 
 
 def _quirks(key: str, names: Sequence[str]) -> None:
-    from vpmu_emu.linux.state import QUIRKS
+    from vpmu_emu.linux.state import QUIRKS, V1
 
     for name in names:
-        known(key, key, name, QUIRKS)
+        known(key, key, name, (V1, *QUIRKS))
 
 
 def _without(key: str, numbers: Sequence[int]) -> None:
@@ -439,7 +439,7 @@ class Options:
         metavar="LEVEL", check=_level, need=HYPERVISOR,
     )
     quirks: tuple[str, ...] = _field(
-        "quirk", (), "Bring back a known bug of the RFC; repeatable.",
+        "quirk", (), "Bring back a known bug of the RFC, or with v1 all of them; repeatable.",
         metavar="NAME", takes=_words, many=True, check=_quirks, need=SERIES,
     )
     without: tuple[int, ...] = _field(

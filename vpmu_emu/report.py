@@ -191,6 +191,9 @@ def comparison(results: Mapping[str, Mapping[str, Any]], head: str = "") -> list
         if errors := run.get("perf", {}).get("errors"):
             title = "perf events that went to ERROR: when, why, and when they counted again"
             tables.append(_events(title + (f", {name}" if len(runs) > 1 else ""), errors))
+        if log := run.get("log"):
+            lines = tuple((line["tsc"], line["cpu"], line["text"]) for line in log)
+            tables.append(Table("The kernel's log", ("TSC", "CPU", "what it says"), lines))
         if lockups := run.get("watchdog", {}).get("lockups"):
             title = "Hard lockups of the host, detector " + run["watchdog"]["detector"]
             tables.append(_events(title, lockups))

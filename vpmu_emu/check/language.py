@@ -2,9 +2,10 @@
 
 An expectation compares with `== != < <= > >=`. Expressions are made of integers,
 `+ - * / % & | ^ << >> ~ ( )` and names: pmcN, fixedN, global_status, registers, exits.NAME,
-msr.NAME.reads|writes|exits, perf.NAME, pmis, pmis_hw, exit_code, serial, stop, instructions, cycles,
-mem8(a) … mem64(a), insns(a, b), printed("text"), the number behind that text on the last line of the
-serial port that begins with it, and the symbols of the program.
+msr.NAME.reads|writes|exits, perf.NAME, hw.NAME, pmis, pmis_hw, exit_code, serial, stop, instructions,
+cycles, mem8(a) … mem64(a), insns(a, b), printed("text"), the number behind that text on the last line of
+the serial port that begins with it, counted("event"), the count of an event of the host, log("text"), the
+lines of the kernel's log with that text, and the symbols of the program.
 """
 
 from __future__ import annotations
@@ -92,6 +93,7 @@ def show(value: Value) -> str:
 
 # --- reading ------------------------------------------------------------------------------------
 
+QUOTING = ("printed", "counted", "log")  # functions of one text
 OPERATORS: dict[type[ast.AST], tuple[str, Callable[[Any, Any], bool]]] = {
     ast.Eq: ("==", operator.eq),
     ast.NotEq: ("!=", operator.ne),
@@ -129,6 +131,7 @@ REGISTERS = (
     "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "rip", "rflags",
 )  # fmt: skip
 COUNTER = re.compile(r"pmc\d|fixed\d")
+HARDWARE = re.compile(r"pmc\d|fixed\d|eventsel\d|fixed_ctr_ctrl|global_ctrl|global_status|lvtpc")
 TEXTS = ("serial", "stop")
 LONGEST = 2000  # characters of an expression
 DEEPEST = 100  # operators within operators
@@ -295,12 +298,14 @@ def _validate(
                 raise fail("insns takes two labels", at, "insns(first, end)")
             for arg in args:
                 _validate(arg, program, fail, False, place=True)
-        case ast.Call(func=ast.Name(id="printed"), args=[ast.Constant(value=str())], keywords=[]):
+        case ast.Call(func=ast.Name(id=name), args=[ast.Constant(value=str())], keywords=[]) if (
+            name in QUOTING
+        ):
             return
-        case ast.Call(func=ast.Name(id="printed")):
-            raise fail("printed takes one text", at, 'printed("samples ")')
+        case ast.Call(func=ast.Name(id=name)) if name in QUOTING:
+            raise fail(f"{name} takes one text", at, f'{name}("samples ")')
         case ast.Call(func=ast.Name(id=name)):
-            raise fail(f"no function {name!r}", at, "mem8 mem16 mem32 mem64 insns printed")
+            raise fail(f"no function {name!r}", at, f"{' '.join(MEMORY)} insns {' '.join(QUOTING)}")
         case _:
             raise fail("not allowed here", at)
 
@@ -332,10 +337,14 @@ def _validate_path(path: list[str], fail: Callable[..., CheckError], at: int) ->
     elif path[0] == "perf" and len(path) == 2:
         if path[1] not in PERF:
             raise fail(f"perf has no number {path[1]!r}", at, nearest(path[1], PERF))
+    elif path[0] == "hw" and len(path) == 2:
+        if not HARDWARE.fullmatch(path[1]):
+            there = ("pmc0", "fixed0", "eventsel0", *HARDWARE.pattern.split("|")[3:])
+            raise fail(f"no register of the PMU is called {path[1]!r}", at, nearest(path[1], there))
     else:
         raise fail(
             f"nothing is called {'.'.join(path)!r}", at,
-            "exits.NAME, msr.NAME.reads|writes|exits or perf.NAME",
+            "exits.NAME, msr.NAME.reads|writes|exits, perf.NAME or hw.NAME",
         )  # fmt: skip
 
 
@@ -417,6 +426,12 @@ def evaluate(
             return program.insns(number(first, True), number(last, True))
         case ast.Call(func=ast.Name(id="printed"), args=[ast.Constant(value=str(text))]):
             return _printed(text, values["serial"])
+        case ast.Call(func=ast.Name(id="counted"), args=[ast.Constant(value=str(text))]):
+            return _counted(text, values)
+        case ast.Call(func=ast.Name(id="log"), args=[ast.Constant(value=str(text))]):
+            if "log" not in values:
+                raise UnknownValue("there is no host whose kernel could log anything")
+            return sum(text in line["text"] for line in values["log"])
         case ast.Call(func=ast.Name(id=name), args=[address]):
             return int.from_bytes(outcome.read(number(address, True), MEMORY[name]), "little")
         case ast.Name(id=name):
@@ -440,6 +455,8 @@ def evaluate(
                 if "perf" not in values:
                     raise UnknownValue("there is no host whose perf could say anything")
                 return int(values["perf"][path[1]])
+            if path[0] == "hw":
+                return _hardware(path[1], values["hw"])
             row = values["msr"].get(msr_names()[path[1]], {})
             return int(row.get(path[2], 0))
     raise AssertionError(node)
@@ -452,6 +469,25 @@ def _printed(text: str, serial: str) -> int:
     return int(found[-1])
 
 
+def _counted(text: str, values: Mapping[str, Any]) -> int:
+    name, _, modifiers = text.partition(":")
+    for event in [*values.get("perf", {}).get("events", ()), *values.get("perf", {}).get("closed", ())]:
+        own, _, letters = event["name"].partition(":")
+        if event["owner"] == "host" and own == name and sorted(letters) == sorted(modifiers):
+            return int(event["count"])
+    raise UnknownValue(f"the host has no event {text!r}")
+
+
+def _hardware(name: str, hw: Mapping[str, Any]) -> int:
+    found = hw[name] if name in hw else hw.get(name.rstrip("0123456789"))
+    if isinstance(found, list):
+        n = int(name[len(name.rstrip("0123456789")) :])
+        found = found[n] if n < len(found) else None
+    if found is None:
+        raise UnknownValue(f"this machine has no {name}")
+    return int(found)
+
+
 def observed(node: ast.expr) -> bool:
     """Whether it is a value that the run gives."""
     match node:
@@ -460,7 +496,7 @@ def observed(node: ast.expr) -> bool:
         case ast.Attribute():
             return True
         case ast.Call(func=ast.Name(id=name)):
-            return name in MEMORY or name == "printed"
+            return name in MEMORY or name in QUOTING
     return False
 
 

@@ -7,12 +7,13 @@ configuration would recompile everything. There are no padding holes (a test pro
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from vpmu_emu.machine import state as machine
 from vpmu_emu.machine.u64 import U64
 from vpmu_emu.tables.cpus import COST_NAMES, PARTS
-from vpmu_emu.tables.patches import without_bits
 
 # --- sizes ----------------------------------------------------------------------------------------------
 N_CORES = machine.N_CORES
@@ -30,6 +31,7 @@ N_FIXED_PMC = 4  # KVM_MAX_NR_INTEL_FIXED_COUNTERS after it was raised from 3
 N_PMC = N_GP_PMC + N_FIXED_PMC  # pmc i < 8 is GP i, 8 + j is fixed j
 N_FILTER = 300  # KVM_PMU_EVENT_FILTER_MAX_EVENTS
 N_ERRORS = 32  # last transitions of perf events to ERROR
+N_KLOG = 64  # lines of the kernel's log
 N_CLOSED = 16  # last events of the host that were closed
 N_COSTS = len(COST_NAMES)
 N_PARTS = len(PARTS)
@@ -322,6 +324,7 @@ KVM_PMU = np.dtype(
         ("put_fixed_ctr_ctrl", "u8"),  # IA32_FIXED_CTR_CTRL
         ("put_global_ctrl", "u8"),  # IA32_PERF_GLOBAL_CTRL
         ("put_global_status", "u8"),  # IA32_PERF_GLOBAL_STATUS
+        ("loaded_lvtpc", "u8"),  # the hardware's LVTPC when the guest's context was last put in
         ("dirty_puts", "u8"),  # puts after which any of them was not 0
         ("pmcs", KVM_PMC, (N_PMC,)),  # its counters
     ]
@@ -477,6 +480,8 @@ CONFIG = np.dtype(
         ("enable_pmu", "i8"),  # kvm.enable_pmu
         ("quirks", "u8"),  # QUIRKS bits
         ("without", "u8"),  # bit N: patch N of the series is left out
+        ("owns_pmu", "i8"),  # 1: KVM gives the hardware counters to guests that have a PMU
+        ("few_caps", "i8"),  # 1: its guests have neither branch records nor PEBS
         ("all_passthrough", "i8"),  # selectors are not intercepted (no filter possible)
         ("apicv", "i8"),  # 1: APICv, interrupts reach the guest without exits
         ("force_emulation_prefix", "i8"),  # `ud2; "kvm"` reaches the emulator; bit 1: without RFLAGS.RF
@@ -598,6 +603,15 @@ CONTEXT = np.dtype(
     ]
 )
 
+KLOG = np.dtype(
+    [
+        ("what", "i8"),  # which message: LOG_* of printk.py
+        ("cpu", "i8"),  # who said it
+        ("time", "i8"),  # when, in 1/16 cycle
+        ("a", "u8"),  # the number in it
+    ]
+)
+
 SYSTEM = np.dtype(
     [
         ("config", CONFIG),  # settings
@@ -615,6 +629,9 @@ SYSTEM = np.dtype(
         ("perf_closed_n", "i8"),  # events of the host that were closed
         ("perf_closed", PERF_EVENT, (N_CLOSED,)),  # the last of them: number n is in row n % N_CLOSED
         ("contexts", CONTEXT, (N_CONTEXTS,)),  # every perf context
+        ("klog_n", "i8"),  # lines of the kernel's log that there have been
+        ("klog", KLOG, (N_KLOG,)),  # the last of them: number n is in row n % N_KLOG
+        ("klog_once", "u8"),  # messages that come once and have come, by number
         ("next_pid", "i8"),  # number of the next task
         ("free_page", "i8"),  # physical memory from here on is for pages: index into the array
         ("mem_map", "i8"),  # a byte per page of it, 1 in use; what lies below is the pool of MAP_HUGETLB
@@ -643,7 +660,21 @@ QUIRKS = {
     "v1-fixed-no-pmi": "an emulated instruction that overflows a fixed counter never asks for a PMI",
     "v1-sibling-error": "perf_guest_enter() puts the leader instead of the sibling into ERROR",
     "v1-filter-update": "a new event filter leaves selectors alone that are already programmed",
+    "v1-fixed3-leak": "a fourth fixed counter of the host is not cleared for the guest",
+    "v1-exit-order": "perf_guest_exit() schedules the CPU's flexible events before the task's pinned ones",
+    "v1-version-not-2": "the context of a guest's PMU of another version than 2 is not switched",
+    "v1-wrap-at-zero": "software counts wrap a counter only if it comes out at 0",
+    "v1-global-ctrl-reset": "GLOBAL_CTRL is 0 after reset",
+    "v1-intercepts-once": "an MSR of the PMU that has once been passed through exits never again",
 }
+
+V1 = "v1"  # all of them: the series as it was posted
+
+
+def quirk_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Names of QUIRKS, `v1` being all of them."""
+    return tuple(one for name in names for one in (QUIRKS if name == V1 else (name,)))
+
 
 def bits(names: dict[str, str], *chosen: str) -> U64:
     """The bit set of some names of QUIRKS."""
@@ -655,14 +686,9 @@ Q_NO_GLOBAL_CHECK = bits(QUIRKS, "v1-no-global-check")
 Q_FIXED_NO_PMI = bits(QUIRKS, "v1-fixed-no-pmi")
 Q_SIBLING_ERROR = bits(QUIRKS, "v1-sibling-error")
 Q_FILTER_UPDATE = bits(QUIRKS, "v1-filter-update")
-# Patches of the series that a run can be without.
-W_WATCHDOG_EXCLUDE_GUEST = U64(without_bits([3]))
-W_PMI_VECTOR = U64(without_bits([6]))
-W_LVTPC_MASK = U64(without_bits([7]))
-W_FORBID_NMI = U64(without_bits([9]))
-W_GLOBAL_CTRL_SWITCH = U64(without_bits([15]))
-W_STATUS_SET = U64(without_bits([22]))
-W_ZERO_UNEXPOSED = U64(without_bits([24]))
-W_PERF_METRICS = U64(without_bits([27]))
-W_PERF_GUEST_ENTER = U64(without_bits([31]))
-W_EMULATED_INSTRUCTIONS = U64(without_bits([39]))
+Q_FIXED3_LEAK = bits(QUIRKS, "v1-fixed3-leak")
+Q_EXIT_ORDER = bits(QUIRKS, "v1-exit-order")
+Q_VERSION_NOT_2 = bits(QUIRKS, "v1-version-not-2")
+Q_WRAP_AT_ZERO = bits(QUIRKS, "v1-wrap-at-zero")
+Q_GLOBAL_CTRL_RESET = bits(QUIRKS, "v1-global-ctrl-reset")
+Q_INTERCEPTS_ONCE = bits(QUIRKS, "v1-intercepts-once")

@@ -12,9 +12,10 @@ from typing import Any
 
 from vpmu_emu._jit import jit
 from vpmu_emu.errors import ConfigError
-from vpmu_emu.linux import state
+from vpmu_emu.linux import patches, state
 from vpmu_emu.linux.native import cost, retire_work
 from vpmu_emu.linux.percpu import this_core, this_cpu
+from vpmu_emu.linux.printk import LOG_HARD_LOCKUP, printk
 from vpmu_emu.linux.trace_kinds import TR_LOCKUP
 from vpmu_emu.machine.clock import tsc_value
 from vpmu_emu.machine.ring import emit
@@ -54,6 +55,7 @@ def watchdog_hardlockup_check(S, E, cpu):
         host.watchdog_reported = core.t
         host.watchdog_by = S.this_cpu
         emit(E, core.t, TR_LOCKUP, ZERO, U64(cpu), ZERO, ZERO)
+        printk(S, LOG_HARD_LOCKUP, U64(cpu))
         core.stop = STOP_HARD_LOCKUP
         core.stop_info = U64(cpu)
 
@@ -106,14 +108,15 @@ def watchdog_overflow_callback(S, E):
 
 @jit()
 def hardlockup_detector_nmi_handler(S, E):
-    """In NMI context: was it the HPET's? It is told by the time, as nothing else says so."""
+    """In NMI context: whether it was the HPET's, which is told by the time, as nothing else says so."""
     core = this_core(S)
     if core.nmi_at > core.t:
-        return
+        return False
     retire_work(S, E, COST_CHECK)
     period = S.config.watchdog_period
     core.nmi_at += period * ((core.t - core.nmi_at) // period + 1)
     watchdog_hardlockup_check(S, E, S.this_cpu)
+    return True
 
 
 @jit()
@@ -186,8 +189,7 @@ def _hardlockup_detector_event_create(S: Any, cpu: int) -> None:
     event.config = CPU_CYCLES
     # Mainline's event counts in guests too: it is one reason for which a mediated vPMU is refused while it
     # exists. In the series it has to exclude them, or the first VM entry puts it into ERROR (patch 03).
-    left_out = int(S.config.without) & int(state.W_WATCHDOG_EXCLUDE_GUEST)
-    event.exclude_guest = int(S.config.series and not left_out)
+    event.exclude_guest = int(S.config.series and not int(S.config.without) & int(patches.WATCHDOG))
     # hw_nmi_get_sample_period(): cpu_khz is the marked frequency, the event counts at turbo
     cycles = int(S.config.watchdog_period) * int(S.config.tsc_khz) // (16 * int(S.config.core_khz))
     event.sample_period = event.period = cycles

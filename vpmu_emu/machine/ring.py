@@ -41,9 +41,11 @@ GP_VALUE = 7  # the register does not take this value now
 GP_NOT_X2APIC = 8  # its APIC is not in x2APIC mode
 GP_FILTER = 9  # the MSR filter of its VMM denies it
 GP_USER_SPACE = 10  # the VMM was asked, and refuses it
+GP_PASSED = 11  # KVM lets the guest do this by itself, and yet it came here
 GP_NAMES = (
     "", "", "does not exist", "is read-only", "is write-only", "reserved bits", "address not canonical",
     "value not taken", "not in x2APIC mode", "denied by the MSR filter", "refused by the VMM",
+    "passes by itself, and yet it exited",
 )  # fmt: skip
 
 MACHINE_KINDS = {

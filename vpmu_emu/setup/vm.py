@@ -15,6 +15,7 @@ from vpmu_emu.errors import ConfigError, HostError
 from vpmu_emu.linux.irq_vectors import LOCAL_TIMER_VECTOR
 from vpmu_emu.linux.kvm.cpuid import fixed_counter_cap, guest_cpuid_shape, guest_events
 from vpmu_emu.linux.kvm.eventfilter import EventFilter
+from vpmu_emu.linux.kvm.module import as_loaded, load_module
 from vpmu_emu.linux.perf.x86 import INTEL_TD_SLOTS, MAX_PERIOD
 from vpmu_emu.linux.state import (
     CTX_TASK,
@@ -27,6 +28,7 @@ from vpmu_emu.linux.state import (
     QUIRKS,
     SYSTEM,
     bits,
+    quirk_names,
 )
 from vpmu_emu.linux.sysctl import (
     CPU_TIME_MAX_PERCENT,
@@ -50,7 +52,7 @@ from vpmu_emu.setup.hostevents import HostEvent, parse_host_events
 from vpmu_emu.setup.msrfilter import MsrFilter, load_msr_filter
 from vpmu_emu.tables.cpus import COST_NAMES, CpuModel
 from vpmu_emu.tables.events import LISTS, metric_names
-from vpmu_emu.tables.modes import Mode, mode_names
+from vpmu_emu.tables.modes import Mode, mode_names, mode_of
 from vpmu_emu.tables.msrs import Shape
 from vpmu_emu.tables.patches import without_bits
 
@@ -85,8 +87,9 @@ def init_config(S: Any, model: CpuModel, mode: Mode, options: Options | None = N
     config.mode = mode_names().index(mode.name)
     config.kernel, config.series = mode.kernel.version, int(mode.kernel.series)
     config.enable_pmu = int(mode.enable_pmu)
-    config.quirks = chosen_bits("quirk", QUIRKS, options.quirks)
+    config.quirks = chosen_bits("quirk", QUIRKS, quirk_names(options.quirks))
     config.without = without_bits(options.without)
+    load_module(S, mode, model.version)
     config.all_passthrough = int(options.all_passthrough)
     config.apicv = int(options.apicv)
     config.load_global_ctrl = 1
@@ -242,7 +245,8 @@ def vm_settings(model: CpuModel, mode: Mode, options: Options) -> VmSettings:
         raise ConfigError("set pmu.version", "a host needs GLOBAL_CTRL for its guests", "0 2 3 4 5")
     fixed_cap = fixed_counter_cap(mode, options.kvm.get("fixed_cap", 3))
     guest = options.guest if mode.enable_pmu else {"version": 0}
-    told = guest_cpuid_shape(model.shape(), guest, fixed_cap, mode.owns_pmu)
+    few_caps = as_loaded(mode, model.version, without_bits(options.without)).few_caps
+    told = guest_cpuid_shape(model.shape(), guest, fixed_cap, few_caps)
     thresh = DEFAULT_THRESH if options.watchdog_thresh is None else options.watchdog_thresh
     check_settings(options.watchdog, thresh, model.version)
     chosen = options.filter
@@ -293,8 +297,8 @@ def make_vm(
         return int(run_host(S, M, E))
 
     own = guest_events(model, settings.guest)
-    fixed_cap = int(S.config.fixed_cap)
-    files = wishes(model, mode, settings.told, own, fixed_cap, settings.chosen, settings.msr_filter)
+    fixed_cap, loaded = int(S.config.fixed_cap), mode_of(S.config)
+    files = wishes(model, loaded, settings.told, own, fixed_cap, settings.chosen, settings.msr_filter)
     files["/guest"] = image
     host = boot_host(S, M, E, model, loop, vmm, options.ram << 20, files, programs)
     # As `perf stat` attaches to a VMM that runs already.

@@ -211,16 +211,26 @@ vpmu explain --without 24 rdpmc 0x40000003
 ```
 
 It is data in the record (`config.without`, bit N): nothing is compiled for it.
+
+Each has a guest in `guests/patches`, which is green with the series whole and red without the patch.
+`make patches` runs them all, in and out, and the matrix of every guest without every patch: what is red
+there and not the patch's own is named below. Without 01 or 10 to 13 guests have the emulated vPMU, so that
+all that is shown in a guest with the PMU to itself is red. 41 is outside.
 """
 
 
 def _patch_md(row: Patch) -> str:
-    lines = [f"## {row.number:02} {row.title}", "", f"{row.what[0].upper()}{row.what[1:]}."]
-    if row.needs:
-        lines[-1] += f" Goes on with {', '.join(f'{n:02}' for n in row.needs)}."
-    told = (("Without it", row.off), ("Shown by", row.shows), ("What breaks", row.breaks))
-    lines += ["", *(f"- {head}: {text}." for head, text in told if text)] if row.off else []
-    lines += ["", f"Outside: {row.outside}."] if row.outside else []
+    lines = [f"## {row.number:02} {row.title}"]
+    needs = ", ".join(f"{n:02}" for n in row.needs)
+    red = ", ".join(f"{n:02}" for n in row.reddens)
+    guest = "".join(path.name for path in sorted((guests_dir() / "patches").glob(f"{row.number:02}_*.s")))
+    told = (
+        ("It is", row.what), ("Goes on with", needs), ("Outside", row.outside),
+        ("Without it", row.off), ("What breaks", row.breaks),
+        ("Shown by", row.shows and f"{row.shows} ([{guest}](../guests/patches/{guest}))"),
+        ("Shows where this is left out too", row.partner and f"{row.partner:02}"), ("Red with it", red),
+    )  # fmt: skip
+    lines += ["", *(f"- {head}: {text}." for head, text in told if text)]
     return "\n".join(lines) + "\n"
 
 

@@ -42,6 +42,7 @@ class Mode:
         owner: who has the hardware counters while a guest runs, "perf" or "guest"; "" without a hypervisor.
         default: a guest that names no modes is checked in this one.
         doc: one line.
+        caps: guests have neither branch records nor PEBS; None: if they own the PMU.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Mode:
     owner: str = ""
     default: bool = False
     doc: str
+    caps: bool | None = None
 
     @property
     def hypervisor(self) -> bool:
@@ -60,6 +62,11 @@ class Mode:
     def owns_pmu(self) -> bool:
         """Whether the guest has the hardware counters while it runs."""
         return self.enable_pmu and self.owner == "guest"
+
+    @property
+    def few_caps(self) -> bool:
+        """Whether guests have neither branch records nor PEBS."""
+        return self.owns_pmu if self.caps is None else self.caps
 
 
 _TABLE = tomllib.loads((isa_dir() / "modes.toml").read_text())
@@ -85,5 +92,9 @@ def default_modes() -> tuple[str, ...]:
 
 
 def mode_of(config: object) -> Mode:
-    """The mode of a run, from its `S.config`."""
-    return tuple(MODES.values())[int(config.mode)]  # type: ignore[attr-defined]
+    """The mode of a run as KVM was loaded, from its `S.config`."""
+    row = tuple(MODES.values())[int(config.mode)]  # type: ignore[attr-defined]
+    if not row.hypervisor:
+        return row
+    owner = "guest" if int(config.owns_pmu) else "perf"  # type: ignore[attr-defined]
+    return attrs.evolve(row, owner=owner, caps=bool(config.few_caps))  # type: ignore[attr-defined]

@@ -14,11 +14,13 @@ import attrs
 from vpmu_emu.errors import ConfigError
 from vpmu_emu.tables.expressions import check_formula, evaluate
 from vpmu_emu.tables.msrs import MSRS, RDPMC_PASSED, Passed, Shape, row_of
+from vpmu_emu.tables.patches import PATCHES, without_bits
 
 VPMUS = ("emulated", "passthrough")
 """The columns, by `owns_pmu` of a VM. Where a guest has no PMU, both come to the same."""
 
 NEVER = "false"
+OPERATION = without_bits([16, 17])  # kvm_pmu_ops.passthrough_pmu_msrs, and Intel's
 
 
 @attrs.frozen(kw_only=True)
@@ -28,6 +30,7 @@ class Met:
     Attributes:
         guest, host: what the two have.
         all_passthrough: the option.
+        without: bit N: patch N of the series is left out.
         x2apicv: APICv is on and the guest's APIC in x2APIC mode.
         lbr_active: KVM's event for the guest's branch records is ACTIVE.
     """
@@ -35,6 +38,7 @@ class Met:
     guest: Shape = attrs.field(factory=Shape)
     host: Shape = attrs.field(factory=Shape)
     all_passthrough: bool = False
+    without: int = 0
     x2apicv: bool = False
     lbr_active: bool = False
 
@@ -43,7 +47,12 @@ class Met:
         shapes = {"guest": self.guest, "host": self.host}
         found = {f"{who}.{key}": n for who, shape in shapes.items() for key, n in shape.names().items()}
         flags = ("all_passthrough", "x2apicv", "lbr_active")
+        found |= {f"without{n}": self.without >> n & 1 for n in PATCHES}
         return found | {flag: int(getattr(self, flag)) for flag in flags}
+
+    def column(self, vpmu: str) -> str:
+        """The column for MSRs of a guest with this vPMU."""
+        return VPMUS[0] if self.without & OPERATION else vpmu
 
 
 def rule_for(passed: Passed, vpmu: str) -> tuple[str, str]:
@@ -61,15 +70,24 @@ def rule_of(vpmu: str, index: int, writes: bool) -> str:
 def passed_msrs(vpmu: str, met: Met) -> tuple[tuple[int, bool, bool], ...]:
     """(MSR, whether reads pass, whether writes pass) of every register of which something passes."""
     names = met.names()
+    column = met.column(vpmu)
     found = []
     for row in MSRS:
-        read, write = rule_for(row.passed, vpmu)
+        read, write = rule_for(row.passed, column)
         for n in range(row.count if (read, write) != (NEVER, NEVER) else 0):
             with_n = names | {"n": n}
             reads, writes = bool(evaluate(read, with_n)), bool(evaluate(write, with_n))
             if reads or writes:
                 found.append((row.index + n * row.stride, reads, writes))
     return tuple(found)
+
+
+@cache
+def pmu_msrs() -> tuple[int, ...]:
+    """Every register that only a guest with the PMU for itself may have in hardware."""
+    return tuple(
+        row.index + n * row.stride for row in MSRS if VPMUS[1] in row.passed.rules for n in range(row.count)
+    )
 
 
 def rdpmc_passes(vpmu: str, met: Met) -> bool:

@@ -22,6 +22,8 @@ class Patch:
         shows: what shows that it is there.
         breaks: what goes wrong without it.
         needs: patches whose work it goes on with.
+        partner: the patch without which alone it shows, 0 for none.
+        reddens: the other patches that cannot be shown without it.
         outside: why it is not emulated, "" if it is.
     """
 
@@ -32,6 +34,8 @@ class Patch:
     shows: str = ""
     breaks: str = ""
     needs: tuple[int, ...] = attrs.field(default=(), converter=tuple)
+    partner: int = 0
+    reddens: tuple[int, ...] = attrs.field(default=(), converter=tuple)
     outside: str = ""
 
 

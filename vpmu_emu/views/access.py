@@ -475,6 +475,7 @@ def intercept_state(S: Any, model: CpuModel, k: int = 0) -> Met:
         guest=vcpu_shape(S, model, k),
         host=model.shape(),
         all_passthrough=bool(S.config.all_passthrough),
+        without=int(S.config.without),
         x2apicv=bool(S.config.apicv and x2apic),
         lbr_active=bool(S.vcpus[k].pmu.lbr_passthrough),
     )

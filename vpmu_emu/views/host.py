@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from vpmu_emu.linux.printk import log_report
 from vpmu_emu.linux.watchdog import lockup_report
 from vpmu_emu.views.perf import closed_report, error_report, perf_report
 from vpmu_emu.views.pmu import _after_put
@@ -37,4 +38,5 @@ def report(S: Any, programs: Sequence[Any]) -> dict[str, Any]:
         },
         "tasks": tasks_report(S, programs),
         "watchdog": lockup_report(S),
+        "log": log_report(S),
     }

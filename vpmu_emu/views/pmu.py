@@ -48,4 +48,5 @@ def _after_put(S: Any) -> dict[str, Any]:
         "fixed": counters[N_GP_PMC : N_GP_PMC + int(silicon.fixed)],
         "global_ctrl": int(pmu.put_global_ctrl),
         "global_status": int(pmu.put_global_status),
+        "lvtpc": int(pmu.loaded_lvtpc),
     }

@@ -48,14 +48,14 @@ GUEST_KEYS = {
 Leaf = tuple[int, int, int, int, int]
 
 
-def vmx_get_perf_capabilities(host: Shape, owns_pmu: bool) -> int:
+def vmx_get_perf_capabilities(host: Shape, few_caps: bool) -> int:
     """What KVM supports of IA32_PERF_CAPABILITIES on this CPU.
 
     Branch records are legacy ones only. PEBS has no BASELINE: with adaptive records a guest could read the
     host's branches. A guest that owns the PMU gets neither.
     """
     caps = host.perf_capabilities & PERF_CAP_FW_WRITES
-    if not owns_pmu:
+    if not few_caps:
         if not host.arch_lbr:
             caps |= host.perf_capabilities & PERF_CAP_LBR_FMT
         if host.ds:
@@ -68,12 +68,12 @@ def supported_perf_cap(model: CpuModel, mode: Mode) -> int:
 
     6.7 gives it without a condition, later kernels by KVM_X86_QUIRK_STUFF_FEATURE_MSRS, which is on.
     """
-    return vmx_get_perf_capabilities(model.shape(), mode.owns_pmu) if mode.enable_pmu else 0
+    return vmx_get_perf_capabilities(model.shape(), mode.few_caps) if mode.enable_pmu else 0
 
 
-def capabilities_fit(host: Shape, caps: int, owns_pmu: bool) -> bool:
+def capabilities_fit(host: Shape, caps: int, few_caps: bool) -> bool:
     """Whether a VMM may set IA32_PERF_CAPABILITIES to `caps`: LBRs and PEBS are the host's or not there."""
-    supported = vmx_get_perf_capabilities(host, owns_pmu)
+    supported = vmx_get_perf_capabilities(host, few_caps)
     if caps & ~supported or (caps & PERF_CAP_LBR_FMT and (caps ^ supported) & PERF_CAP_LBR_FMT):
         return False
     return not (caps & PERF_CAP_PEBS_FORMAT and (caps ^ supported) & CAP_PEBS_MASK)
@@ -91,7 +91,7 @@ def fixed_counter_cap(mode: Mode, asked: int) -> int:
 
 
 def guest_cpuid_shape(
-    host: Shape, settings: Mapping[str, int], fixed_cap: int = 3, owns_pmu: bool = False
+    host: Shape, settings: Mapping[str, int], fixed_cap: int = 3, few_caps: bool = False
 ) -> Shape:
     """The PMU that a guest's CPUID shows: KVM_GET_SUPPORTED_CPUID, as the VMM changes it.
 
@@ -102,7 +102,7 @@ def guest_cpuid_shape(
         settings: version, gp, fixed, width, perf_caps (also spelled pmu.gp and so on); events_length and
             events_absent do not change the shape.
         fixed_cap: KVM_MAX_NR_INTEL_FIXED_COUNTERS (`fixed_counter_cap`).
-        owns_pmu: the guest has the hardware counters while it runs.
+        few_caps: guests have neither branch records nor PEBS.
 
     Raises:
         ConfigError: an unknown key or a value that no VMM could set.
@@ -116,8 +116,8 @@ def guest_cpuid_shape(
             raise ConfigError(f"guest {key}", f"{value} is out of range", f"0 to {GUEST_KEYS[short]}")
         asked[short] = value
     caps = asked.get("perf_caps", host.perf_capabilities & PERF_CAP_FW_WRITES)
-    if not capabilities_fit(host, caps, owns_pmu):
-        supported = vmx_get_perf_capabilities(host, owns_pmu)
+    if not capabilities_fit(host, caps, few_caps):
+        supported = vmx_get_perf_capabilities(host, few_caps)
         parts = [supported & mask for mask in (PERF_CAP_FW_WRITES, PERF_CAP_LBR_FMT, CAP_PEBS_MASK)]
         allowed = "0, or of " + " + ".join(f"{part:#x}" for part in parts if part)
         raise ConfigError("guest pmu.perf_caps", f"{caps:#x} is not supported (EINVAL)", allowed)
@@ -140,13 +140,13 @@ def guest_cpuid_shape(
 
 
 def guest_shape(
-    host: Shape, settings: Mapping[str, int], fixed_cap: int = 3, owns_pmu: bool = False
+    host: Shape, settings: Mapping[str, int], fixed_cap: int = 3, few_caps: bool = False
 ) -> Shape:
     """The PMU that KVM gives to a guest: what its CPUID shows, at most what host and KVM have.
 
     Arguments and errors are those of `guest_cpuid_shape`.
     """
-    return refreshed(host, guest_cpuid_shape(host, settings, fixed_cap, owns_pmu), fixed_cap)
+    return refreshed(host, guest_cpuid_shape(host, settings, fixed_cap, few_caps), fixed_cap)
 
 
 def refreshed(host: Shape, told: Shape, fixed_cap: int = 3) -> Shape:
@@ -193,10 +193,9 @@ def guest_leaves(model: CpuModel, told: Shape, events: tuple[int, int]) -> list[
 def supported_leaves(model: CpuModel, mode: Mode, fixed_cap: int) -> list[Leaf]:
     """KVM_GET_SUPPORTED_CPUID: the debug store is in it where PEBS is supported (vmx_set_cpu_caps)."""
     settings = {} if mode.enable_pmu else {"version": 0}
-    told = guest_cpuid_shape(model.shape(), settings, fixed_cap, mode.owns_pmu)
-    pebs = (
-        mode.enable_pmu and vmx_get_perf_capabilities(model.shape(), mode.owns_pmu) & PERF_CAP_PEBS_FORMAT
-    )
+    told = guest_cpuid_shape(model.shape(), settings, fixed_cap, mode.few_caps)
+    supported = vmx_get_perf_capabilities(model.shape(), mode.few_caps)
+    pebs = mode.enable_pmu and supported & PERF_CAP_PEBS_FORMAT
     events = (model.arch_events_length, model.arch_events_absent)
     return guest_leaves(model, attrs.evolve(told, ds=bool(pebs)), events)
 

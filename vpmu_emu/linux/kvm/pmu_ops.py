@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 from vpmu_emu._jit import jit
+from vpmu_emu.linux import patches
 from vpmu_emu.linux.kvm import pmu_emulated, pmu_passthrough
 from vpmu_emu.linux.kvm.pmu import (
     PMU_FIXED_CTR,
@@ -23,6 +24,7 @@ from vpmu_emu.linux.kvm.pmu import (
 )
 from vpmu_emu.linux.kvm.vmx import lbr
 from vpmu_emu.linux.overflow_handler import kvm_make_request, pmc_bit
+from vpmu_emu.linux.patches import lacks
 from vpmu_emu.linux.percpu import kvm_get_running_vcpu
 from vpmu_emu.linux.state import KVM_REQ_PMU, Q_NO_GLOBAL_CHECK
 from vpmu_emu.machine.u64 import ONE, ZERO
@@ -34,6 +36,12 @@ _KIND = ~15
 def _owns_pmu(S, vcpu):
     # Whether a guest has the hardware counters while it runs.
     return S.vms[vcpu.vm].owns_pmu != 0
+
+
+@jit()
+def _has_vlbr(S, vcpu):
+    # Where the guest owns the PMU entry and PMI do not look at branch records (patch 29); there are none.
+    return not _owns_pmu(S, vcpu) or lacks(S, patches.VLBR)
 
 
 @jit()
@@ -57,6 +65,7 @@ def entry(S, M, E, vcpu):
         pmu_passthrough.pmu_entry_global_ctrl(S, M, E, vcpu)
     else:
         pmu_emulated.atomic_switch_perf_msrs(S, M, E, vcpu)
+    if _has_vlbr(S, vcpu):
         lbr.vmx_passthrough_lbr_msrs(S, M, vcpu)
 
 
@@ -70,7 +79,7 @@ def exit_(S, M, E, vcpu):
 @jit()
 def handle_event(S, M, E, vcpu):
     """KVM_REQ_PMU."""
-    if _owns_pmu(S, vcpu):
+    if _owns_pmu(S, vcpu) and not lacks(S, patches.EMULATED):
         pmu_passthrough.kvm_passthrough_pmu_handle_event(S, E, vcpu)
     else:
         pmu_emulated.kvm_pmu_handle_event(S, M, E, vcpu)
@@ -79,7 +88,7 @@ def handle_event(S, M, E, vcpu):
 @jit()
 def deliver_pmi(S, M, vcpu):
     """Before a PMI is delivered."""
-    if not _owns_pmu(S, vcpu):
+    if _has_vlbr(S, vcpu):
         lbr.intel_pmu_deliver_pmi(S, M, vcpu)
 
 
@@ -104,13 +113,13 @@ def incr_counter(S, E, vcpu, i):
 @jit()
 def is_lbr_msr(S, vcpu, index):
     """Whether this guest has branch records, and MSR `index` is one of them."""
-    return not _owns_pmu(S, vcpu) and lbr.intel_pmu_is_valid_lbr_msr(vcpu, index)
+    return _has_vlbr(S, vcpu) and lbr.intel_pmu_is_valid_lbr_msr(vcpu, index)
 
 
 @jit()
 def debugctl_written(S, E, vcpu, value):
     """The guest wrote IA32_DEBUGCTL."""
-    if not _owns_pmu(S, vcpu):
+    if _has_vlbr(S, vcpu):
         lbr.intel_pmu_debugctl_written(S, E, vcpu, value)
 
 

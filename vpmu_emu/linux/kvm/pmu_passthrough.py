@@ -8,13 +8,15 @@ each of them is a quirk. Patches 12, 23, 24, 27, 28, 30, 31, 35, 37, 38, 39.
 from __future__ import annotations
 
 from vpmu_emu._jit import jit
-from vpmu_emu.linux import state
+from vpmu_emu.linux import patches, state
 from vpmu_emu.linux.charge import charge
 from vpmu_emu.linux.kvm import pmu as kvm_pmu
+from vpmu_emu.linux.kvm import pmu_emulated
 from vpmu_emu.linux.kvm.filter import check_pmu_event_filter
 from vpmu_emu.linux.kvm.pmu import kvm_pmu_recalc_pmc_emulation, pmc_wants_pmi
 from vpmu_emu.linux.native import cost, rdmsrl, rdpmcl, retire_work, wrmsrl
 from vpmu_emu.linux.overflow_handler import kvm_make_request, pmc_bit
+from vpmu_emu.linux.patches import lacks
 from vpmu_emu.linux.percpu import this_core
 from vpmu_emu.linux.perf.guest import (
     perf_guest_enter,
@@ -23,14 +25,15 @@ from vpmu_emu.linux.perf.guest import (
     perf_guest_switch_to_kvm_pmi_vector,
 )
 from vpmu_emu.linux.perf.pmi import handle_nmis
+from vpmu_emu.linux.printk import LOG_PERFCTR, LOG_VERSION, printk, printk_once
 from vpmu_emu.linux.trace_kinds import TR_PMU_LOAD, TR_PMU_PUT, TR_SELECTOR_HW
 from vpmu_emu.machine import msr_index
 from vpmu_emu.machine.lapic import LVT_PMI
 from vpmu_emu.machine.mutants import I_KEEP_SELECTORS, I_OFF_CLEARS
 from vpmu_emu.machine.physical import ld64, st64
 from vpmu_emu.machine.pmu import counter_value, counts_nothing
-from vpmu_emu.machine.pmu_rules import perfctr_value, sets_status, status_after_reset
-from vpmu_emu.machine.ring import GP_READ_ONLY, GP_RESERVED, emit
+from vpmu_emu.machine.pmu_rules import sets_status, status_after_reset
+from vpmu_emu.machine.ring import GP_PASSED, GP_READ_ONLY, GP_RESERVED, emit
 from vpmu_emu.machine.u64 import ONE, U8, U15, U64, ZERO
 from vpmu_emu.machine.vmcs import V_GUEST_GLOBAL_CTRL, vmread, vmwrite
 
@@ -43,7 +46,31 @@ COST_GUEST_EXIT = cost("perf_guest_exit")
 COST_HANDLE_EVENT = cost("kvm_pmu_handle_event")
 
 ENTRY_LOAD_LIST = 0x800
+KVM_PMU_VERSION = 2
+V1_FIXED_COUNTERS = 3  # KVM_MAX_NR_INTEL_FIXED_COUNTERS, which bounds kvm_pmu_cap.num_counters_fixed
+OF_METRICS = patches.METRICS | patches.METRICS_BIT | patches.HOST_PERF_CAP
 _KIND = ~15
+
+
+@jit()
+def _selectors_pass(S):
+    return S.config.all_passthrough != 0 or lacks(S, patches.SELECTORS)
+
+
+@jit()
+def _control_passes(S):
+    return S.config.all_passthrough != 0 or lacks(S, patches.CONTROL)
+
+
+@jit()
+def _is_switched(S, pmu):
+    # Version 1 of the series knew one version of the guest's PMU, and warned of others, each way.
+    if lacks(S, patches.INTEL_OPERATIONS | patches.SAVE_RESTORE):
+        return False
+    if S.config.quirks & state.Q_VERSION_NOT_2 != ZERO and pmu.version != KVM_PMU_VERSION:
+        printk(S, LOG_VERSION, U64(pmu.version))
+        return False
+    return True
 
 
 @jit()
@@ -51,18 +78,16 @@ def intel_restore_pmu_context(S, E, vcpu):
     """Guest values into the hardware; GLOBAL_CTRL itself follows at VM entry (patch 23)."""
     core = this_core(S)
     pmu = vcpu.pmu
-    without = S.config.without
     wrmsrl(S, E, msr_index.MSR_CORE_PERF_GLOBAL_CTRL, ZERO)
     status = rdmsrl(S, E, msr_index.MSR_CORE_PERF_GLOBAL_STATUS)
     if status != ZERO:
         wrmsrl(S, E, msr_index.MSR_CORE_PERF_GLOBAL_OVF_CTRL, status)
-    # GLOBAL_STATUS_SET came with version 4; on an older CPU the guest's status does not survive an exit.
-    if without & state.W_STATUS_SET == ZERO and core.pmu.version >= 4:
+    if not lacks(S, patches.STATUS_SET):
         wrmsrl(S, E, msr_index.MSR_CORE_PERF_GLOBAL_STATUS_SET, pmu.global_status)
     for i in range(pmu.nr_arch_gp_counters):
         wrmsrl(S, E, msr_index.MSR_IA32_PMC0 + U64(i), pmu.pmcs[i].counter)
         wrmsrl(S, E, msr_index.MSR_P6_EVNTSEL0 + U64(i), pmu.pmcs[i].eventsel_hw)
-    if without & state.W_ZERO_UNEXPOSED == ZERO:
+    if not lacks(S, patches.UNEXPOSED):
         # RDPMC is passed through and would show them (patch 24).
         for i in range(pmu.nr_arch_gp_counters, core.pmu.gp):
             wrmsrl(S, E, msr_index.MSR_IA32_PMC0 + U64(i), ZERO)
@@ -70,13 +95,13 @@ def intel_restore_pmu_context(S, E, vcpu):
     wrmsrl(S, E, msr_index.MSR_CORE_PERF_FIXED_CTR_CTRL, pmu.fixed_ctr_ctrl_hw)
     for i in range(pmu.nr_arch_fixed_counters):
         wrmsrl(S, E, msr_index.MSR_CORE_PERF_FIXED_CTR0 + U64(i), pmu.pmcs[state.N_GP_PMC + i].counter)
-    if without & state.W_ZERO_UNEXPOSED == ZERO:
-        for i in range(pmu.nr_arch_fixed_counters, core.pmu.fixed):
+    if not lacks(S, patches.UNEXPOSED):
+        there = core.pmu.fixed
+        if S.config.quirks & state.Q_FIXED3_LEAK != ZERO:
+            there = min(there, V1_FIXED_COUNTERS)
+        for i in range(pmu.nr_arch_fixed_counters, there):
             wrmsrl(S, E, msr_index.MSR_CORE_PERF_FIXED_CTR0 + U64(i), ZERO)
-    if (
-        core.pmu.perf_capabilities & msr_index.PERF_CAP_PERF_METRICS != ZERO
-        and without & state.W_PERF_METRICS == ZERO
-    ):
+    if core.pmu.perf_capabilities & msr_index.PERF_CAP_PERF_METRICS != ZERO and not lacks(S, OF_METRICS):
         wrmsrl(S, E, msr_index.MSR_PERF_METRICS, ZERO)
 
 
@@ -92,13 +117,13 @@ def intel_save_pmu_context(S, E, vcpu):
     pmu.global_status = rdmsrl(S, E, msr_index.MSR_CORE_PERF_GLOBAL_STATUS)
     if pmu.global_status != ZERO:
         wrmsrl(S, E, msr_index.MSR_CORE_PERF_GLOBAL_OVF_CTRL, pmu.global_status)
-    if S.config.without & state.W_GLOBAL_CTRL_SWITCH != ZERO:
+    if lacks(S, patches.LOAD_GLOBAL_CTRL):
         pmu.loaded_insns += core.stats.host_insns - pmu.mark_insns
         pmu.loaded_branches += core.stats.host_branches - pmu.mark_branches
     for i in range(pmu.nr_arch_gp_counters):
         pmc = pmu.pmcs[i]
         pmc.counter = rdpmcl(S, E, U64(i))
-        if S.config.all_passthrough != 0:
+        if _selectors_pass(S):
             pmc.eventsel = rdmsrl(S, E, msr_index.MSR_P6_EVNTSEL0 + U64(i))
             pmc.eventsel_hw = pmc.eventsel
             kvm_pmu_recalc_pmc_emulation(pmu, i)
@@ -106,7 +131,7 @@ def intel_save_pmu_context(S, E, vcpu):
             wrmsrl(S, E, msr_index.MSR_P6_EVNTSEL0 + U64(i), ZERO)
         if pmc.counter != ZERO:
             wrmsrl(S, E, msr_index.MSR_IA32_PMC0 + U64(i), ZERO)
-    if S.config.all_passthrough != 0:
+    if _control_passes(S):
         pmu.fixed_ctr_ctrl = rdmsrl(S, E, msr_index.MSR_CORE_PERF_FIXED_CTR_CTRL)
         pmu.fixed_ctr_ctrl_hw = pmu.fixed_ctr_ctrl
         for i in range(state.N_GP_PMC, state.N_GP_PMC + pmu.nr_arch_fixed_counters):
@@ -144,19 +169,24 @@ def kvm_pmu_restore_pmu_context(S, E, vcpu):
     """Before the inner run loop, interrupts off: the host's events out, the guest's context in."""
     core = this_core(S)
     pmu = vcpu.pmu
+    if lacks(S, patches.OPERATIONS | patches.RUN_LOOP):
+        return
     emit(E, core.t, TR_PMU_LOAD, ZERO, pmu.global_ctrl, pmu.global_status, ZERO)
-    if S.config.without & state.W_PERF_GUEST_ENTER == ZERO:
+    if not lacks(S, patches.KVM_GUEST_ENTER):
         retire_work(S, E, COST_GUEST_ENTER)
         perf_guest_enter(S, E)
     masked = core.vapic.lvt[LVT_PMI] & msr_index.APIC_LVT_MASKED
-    if S.config.without & state.W_LVTPC_MASK != ZERO:
+    if lacks(S, patches.MIRROR_MASK | patches.GUEST_MASK):
         masked = ZERO
-    perf_guest_switch_to_kvm_pmi_vector(S, E, masked)
+    if not lacks(S, patches.KVM_LVTPC):
+        perf_guest_switch_to_kvm_pmi_vector(S, E, masked)
     retire_work(S, E, COST_LOAD)
-    intel_restore_pmu_context(S, E, vcpu)
+    if _is_switched(S, pmu):
+        intel_restore_pmu_context(S, E, vcpu)
+    pmu.loaded_lvtpc = core.lapic.lvt[LVT_PMI]
     pmu.guest_ctx_loaded = 1
     pmu.loads += ONE
-    if S.config.without & state.W_GLOBAL_CTRL_SWITCH != ZERO:
+    if lacks(S, patches.LOAD_GLOBAL_CTRL):
         wrmsrl(S, E, msr_index.MSR_CORE_PERF_GLOBAL_CTRL, pmu.global_ctrl)
     pmu.mark_insns = core.stats.host_insns
     pmu.mark_branches = core.stats.host_branches
@@ -168,16 +198,20 @@ def kvm_pmu_save_pmu_context(S, E, vcpu):
     """After the inner run loop, interrupts still off: the guest's context out, the host's events in."""
     core = this_core(S)
     pmu = vcpu.pmu
-    if S.config.without & state.W_GLOBAL_CTRL_SWITCH != ZERO:
+    if lacks(S, patches.OPERATIONS | patches.RUN_LOOP):
+        return
+    if lacks(S, patches.LOAD_GLOBAL_CTRL):
         pmu.global_ctrl = rdmsrl(S, E, msr_index.MSR_CORE_PERF_GLOBAL_CTRL)
-    intel_save_pmu_context(S, E, vcpu)
+    if _is_switched(S, pmu):
+        intel_save_pmu_context(S, E, vcpu)
     retire_work(S, E, COST_PUT)
     pmu.guest_ctx_loaded = 0
     pmu.puts += ONE
     note_put(S, vcpu)
-    perf_guest_switch_to_host_pmi_vector(S, E)
+    if not lacks(S, patches.KVM_LVTPC):
+        perf_guest_switch_to_host_pmi_vector(S, E)
     emit(E, core.t, TR_PMU_PUT, ZERO, pmu.global_ctrl, pmu.global_status, ZERO)
-    if S.config.without & state.W_PERF_GUEST_ENTER == ZERO:
+    if not lacks(S, patches.KVM_GUEST_ENTER):
         retire_work(S, E, COST_GUEST_EXIT)
         perf_guest_exit(S, E)
     handle_nmis(S, E)
@@ -185,10 +219,11 @@ def kvm_pmu_save_pmu_context(S, E, vcpu):
 
 @jit()
 def _refresh_selector(S, E, vcpu, i):
-    # Patches 35 and 37: a filtered event leaves nothing in the hardware.
+    # Patches 35 and 37: a filtered event leaves nothing in the hardware. False if it is denied.
     pmu = vcpu.pmu
     pmc = pmu.pmcs[i]
-    allowed = check_pmu_event_filter(S, E, vcpu, i)
+    asks = patches.FILTER | (patches.EVENTSEL_HW if i < state.N_GP_PMC else patches.FIXED_HW)
+    allowed = lacks(S, asks) or check_pmu_event_filter(S, E, vcpu, i)
     if i < state.N_GP_PMC:
         pmc.eventsel_hw = pmc.eventsel if allowed else ZERO
         emit(E, this_core(S).t, TR_SELECTOR_HW, ZERO, U64(i), pmc.eventsel_hw, pmc.eventsel)
@@ -197,12 +232,11 @@ def _refresh_selector(S, E, vcpu, i):
         pmu.fixed_ctr_ctrl_hw &= ~(U15 << shift)
         if allowed:
             pmu.fixed_ctr_ctrl_hw |= pmu.fixed_ctr_ctrl & (U15 << shift)
-        else:
-            pmc.counter = ZERO
         given = (pmu.fixed_ctr_ctrl_hw >> shift) & U15
         asked = (pmu.fixed_ctr_ctrl >> shift) & U15
         emit(E, this_core(S).t, TR_SELECTOR_HW, ZERO, U64(i), given, asked)
     kvm_pmu_recalc_pmc_emulation(pmu, i)
+    return allowed
 
 
 @jit()
@@ -224,7 +258,10 @@ def kvm_passthrough_pmu_handle_event(S, E, vcpu):
         before = pmc.counter
         pmc.counter = (pmc.counter + pmc.emulated_counter) & pmu.counter_bitmask
         pmc.emulated_counter = ZERO
-        if pmc.counter < before:
+        # Version 1 saw a wrap only where the sum is 0.
+        v1 = S.config.quirks & state.Q_WRAP_AT_ZERO != ZERO
+        wraps = pmc.counter == ZERO if v1 else pmc.counter < before
+        if wraps and not lacks(S, patches.WRAP):
             if sets_status(this_core(S), i):
                 pmu.global_status |= bit
             # Version 1 looked at the selector's INT bit, which a fixed counter does not have.
@@ -247,17 +284,17 @@ def kvm_pmu_set_msr(S, E, vcpu, which, data, host_initiated):
             and data & msr_index.ARCH_PERFMON_EVENTSEL_ENABLE == ZERO
         ):
             pmu.pmcs[i].counter = ZERO
-        if data != pmu.pmcs[i].eventsel:
-            pmu.pmcs[i].eventsel = data
-            if counts_nothing(this_core(S), i, data):
-                pmu.pmcs[i].uncounted = data
-            _refresh_selector(S, E, vcpu, i)
+        if data != pmu.pmcs[i].eventsel and counts_nothing(this_core(S), i, data):
+            pmu.pmcs[i].uncounted = data
+        pmu.pmcs[i].eventsel = data
+        _refresh_selector(S, E, vcpu, i)  # the filter may be a new one, whatever the value was
     elif kind == kvm_pmu.PMU_FIXED_CTR_CTRL:
         if data & pmu.fixed_ctr_ctrl_rsvd != ZERO:
             return GP_RESERVED
         pmu.fixed_ctr_ctrl = data
         for k in range(state.N_GP_PMC, state.N_GP_PMC + pmu.nr_arch_fixed_counters):
-            _refresh_selector(S, E, vcpu, k)
+            if not _refresh_selector(S, E, vcpu, k):
+                pmu.pmcs[k].counter = ZERO
     elif kind == kvm_pmu.PMU_GLOBAL_STATUS:
         if host_initiated == 0:
             return GP_READ_ONLY
@@ -267,15 +304,19 @@ def kvm_pmu_set_msr(S, E, vcpu, which, data, host_initiated):
     elif kind == kvm_pmu.PMU_GLOBAL_CTRL:
         if data & pmu.global_ctrl_rsvd != ZERO:
             return GP_RESERVED
+        diff = pmu.global_ctrl ^ data
         pmu.global_ctrl = data
+        if lacks(S, patches.NO_EVENT):
+            pmu_emulated.reprogram_counters(S, E, vcpu, diff)
     elif kind == kvm_pmu.PMU_OVF_CTRL:
         if data & pmu.global_status_rsvd != ZERO:
             return GP_RESERVED
         if host_initiated == 0:
             pmu.global_status = status_after_reset(this_core(S), pmu.global_status, data)
     elif kind == kvm_pmu.PMU_PERFCTR:
-        if host_initiated == 0:
-            data = perfctr_value(this_core(S), data)
+        if host_initiated == 0:  # a guest's writes pass: how did this one come here? (patch 18)
+            printk_once(S, LOG_PERFCTR, U64(i))
+            return GP_PASSED
         pmu.pmcs[i].counter = data & pmu.counter_bitmask
     elif kind == kvm_pmu.PMU_PMC or kind == kvm_pmu.PMU_FIXED_CTR:
         if kind == kvm_pmu.PMU_PMC and data & ~pmu.counter_bitmask != ZERO:
@@ -308,7 +349,7 @@ def pmu_entry_global_ctrl(S, M, E, vcpu):
     """GLOBAL_CTRL for VM entry (patch 28), by the VMCS field or the MSR-load list."""
     core = this_core(S)
     pmu = vcpu.pmu
-    if S.config.without & state.W_GLOBAL_CTRL_SWITCH != ZERO or pmu.version == 0:
+    if lacks(S, patches.LOAD_GLOBAL_CTRL | patches.GLOBAL_CTRL) or pmu.version == 0:
         return
     if S.config.load_global_ctrl != 0:
         charge(S, E, COST_VMWRITE)
@@ -322,7 +363,7 @@ def pmu_exit_global_ctrl(S, M, E, vcpu):
     """What VM exit saved of the guest's GLOBAL_CTRL (patch 28)."""
     core = this_core(S)
     pmu = vcpu.pmu
-    if S.config.without & state.W_GLOBAL_CTRL_SWITCH != ZERO or pmu.version == 0:
+    if lacks(S, patches.LOAD_GLOBAL_CTRL | patches.GLOBAL_CTRL) or pmu.version == 0:
         return
     if S.config.save_global_ctrl != 0:
         pmu.global_ctrl = vmread(core, M, V_GUEST_GLOBAL_CTRL)

@@ -12,7 +12,7 @@ import numpy as np
 
 from vpmu_emu.linux.kvm.cpuid import leaves_of, refreshed, told_by
 from vpmu_emu.linux.kvm.vmx.intercepts import recalc_intercepts
-from vpmu_emu.linux.state import N_GP_PMC
+from vpmu_emu.linux.state import N_GP_PMC, Q_GLOBAL_CTRL_RESET
 from vpmu_emu.machine.mutants import I_ABSENT_PERFCTR, I_RESET_TO_0
 from vpmu_emu.tables.cpus import CpuModel
 from vpmu_emu.tables.events import LISTS, event_by_name
@@ -26,7 +26,7 @@ def vcpu_shape(S: Any, model: CpuModel, k: int) -> Shape:
     vcpu, vm, config = S.vcpus[k], S.vms[int(S.vcpus[k].vm)], S.config
     host = model.shape()
     told = told_by(host, leaves_of(vcpu), int(vcpu.perf_capabilities) & host.perf_capabilities)
-    if vm.owns_pmu:
+    if config.few_caps:
         told = attrs.evolve(told, ds=False)
     if not config.enable_pmu:
         told = attrs.evolve(told, ds=False, pdcm=False, perf_capabilities=0)  # vmx_set_cpu_caps()
@@ -77,6 +77,8 @@ def _refresh_registers(S: Any, vcpu: Any, shape: Shape) -> None:
     # Both vendors enable all GP counters at RESET, so that software for version 1 works. A guest of
     # version 1 has no GLOBAL_CTRL, but the hardware has, and it is loaded with this.
     enabled = (shape.version > 1 or owns_pmu) and not inject & int(I_RESET_TO_0)
+    if owns_pmu and int(S.config.quirks) & int(Q_GLOBAL_CTRL_RESET):
+        enabled = False
     pmu.global_ctrl = gp_mask if enabled else 0
     # intel_get_fixed_pmc_eventsel() asks perf what it calls them; 6.7 had a table of its own.
     own_table = int(S.config.kernel) < kernel_version(6, 8)

@@ -6,13 +6,15 @@ arch/x86/kvm/pmu.c kvm_pmu_trigger_event().
 from __future__ import annotations
 
 from vpmu_emu._jit import jit
+from vpmu_emu.linux import patches
 from vpmu_emu.linux.kvm import pmu_ops
 from vpmu_emu.linux.kvm.filter import check_pmu_event_filter
 from vpmu_emu.linux.kvm.pmu import cpl_is_matched
 from vpmu_emu.linux.native import cost, retire_work
 from vpmu_emu.linux.overflow_handler import pmc_bit
+from vpmu_emu.linux.patches import lacks
 from vpmu_emu.linux.percpu import this_core
-from vpmu_emu.linux.state import N_PMC, W_EMULATED_INSTRUCTIONS
+from vpmu_emu.linux.state import N_PMC
 from vpmu_emu.linux.trace_kinds import TR_EMULATED
 from vpmu_emu.machine.mutants import I_GLOBAL_CTRL
 from vpmu_emu.machine.ring import emit
@@ -24,7 +26,7 @@ COST_TRIGGER = cost("kvm_pmu_trigger_event")
 @jit()
 def kvm_pmu_trigger_event(S, E, vcpu, counting):
     """Count one instruction that KVM emulated in all pmcs of the set `counting` that are on."""
-    if counting == ZERO or S.config.without & W_EMULATED_INSTRUCTIONS != ZERO:
+    if counting == ZERO or lacks(S, patches.EMULATED):
         return
     retire_work(S, E, COST_TRIGGER)
     pmu = vcpu.pmu

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
-from vpmu_emu.linux import state
+from vpmu_emu.linux import patches, state
 from vpmu_emu.linux.charge import charge
 from vpmu_emu.linux.hrtimer import host_timer_program
 from vpmu_emu.linux.irq_vectors import (
@@ -33,9 +33,11 @@ from vpmu_emu.linux.kvm.run import dm_request_for_irq_injection, exit_for_real_m
 from vpmu_emu.linux.kvm.vmx.exits import finish_wrmsr, kvm_skip_emulated_instruction
 from vpmu_emu.linux.native import cost, retire_work, wrmsrl
 from vpmu_emu.linux.overflow_handler import kvm_make_request
+from vpmu_emu.linux.patches import lacks
 from vpmu_emu.linux.percpu import kvm_get_running_vcpu, this_core, this_cpu
 from vpmu_emu.linux.perf.event import perf_init
 from vpmu_emu.linux.perf.pmi import handle_nmis, perf_event_nmi_handler
+from vpmu_emu.linux.printk import LOG_SPURIOUS_VECTOR, printk
 from vpmu_emu.linux.space import guest_space
 from vpmu_emu.linux.time import sysvec_apic_timer_interrupt
 from vpmu_emu.linux.trace_kinds import TR_FASTPATH, TR_HOST_IRQ, TR_INJECT_NMI
@@ -183,11 +185,14 @@ def host_irq(S, E, vector):
         sysvec_apic_timer_interrupt(S, E)
     elif vector == CALL_FUNCTION_SINGLE_VECTOR:
         this_cpu(S).need_resched = 1
+    elif vector == KVM_VPMU_VECTOR and lacks(S, patches.VECTOR):
+        printk(S, LOG_SPURIOUS_VECTOR, U64(vector))
     elif vector == KVM_VPMU_VECTOR:
         # A PMI with this vector belongs to the guest, even if it comes late.
         host.vpmi_irqs += ONE
         retire_work(S, E, COST_VPMI)
-        kvm_make_request(S, E, kvm_get_running_vcpu(S), state.KVM_REQ_PMI)
+        if not lacks(S, patches.HANDLER):
+            kvm_make_request(S, E, kvm_get_running_vcpu(S), state.KVM_REQ_PMI)
     host.interrupted = state.FROM_KERNEL
     handle_nmis(S, E)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from vpmu_emu.linux import patches
 from vpmu_emu.linux.kvm.cpuid import Leaf, supported_perf_cap
 from vpmu_emu.linux.kvm.debugregs import EXCEPTIONS
 from vpmu_emu.linux.kvm.eventfilter import EventFilter
@@ -69,7 +70,9 @@ def kvm_create_vm(S: Any, k: int, mm: int) -> None:
     S.vms[k].used = 1
     S.vms[k].mm = mm
     S.vms[k].created = S.cores[int(S.this_cpu)].t
-    S.vms[k].owns_pmu = int(mode_of(S.config).owns_pmu)
+    # pmu->passthrough, and who asks for it
+    off = int(S.config.without) & int(patches.VCPU | patches.PREDICATE)
+    S.vms[k].owns_pmu = int(S.config.owns_pmu and not off)
 
 
 def kvm_create_vcpu(

@@ -7,12 +7,15 @@ the emulated vPMU uses instead.
 from __future__ import annotations
 
 from vpmu_emu._jit import jit
-from vpmu_emu.linux import state
+from vpmu_emu.linux import patches, state
 from vpmu_emu.linux.irq_vectors import KVM_VPMU_VECTOR
 from vpmu_emu.linux.native import wrmsrl
+from vpmu_emu.linux.patches import lacks
 from vpmu_emu.linux.percpu import this_core, this_cpu
+from vpmu_emu.linux.perf.clocks import pmu_of
 from vpmu_emu.linux.perf.sched import (
     ALL_CLASSES,
+    ctx_sched_in,
     event_sched_out,
     next_group,
     perf_event_sched_in,
@@ -27,16 +30,18 @@ _VECTOR = U64(KVM_VPMU_VECTOR)
 
 @jit()
 def _force_out(S, E, leader):
+    # Version 1 looked at every member, and put the leader into ERROR, twice, for a sibling.
+    v1 = S.config.quirks & state.Q_SIBLING_ERROR != ZERO
     sibling_error = False
     for i in range(S.perf_rows):
         event = S.perf_events[i]
         if event.used == 0 or event.leader != leader or event.state != state.PERF_EVENT_STATE_ACTIVE:
             continue
         event_sched_out(S, E, i)
-        if event.exclude_guest == 0:
+        if event.exclude_guest == 0 and (v1 or pmu_of(event.pmu_type) == state.PMU_CORE):
             event.error_cause = state.ERR_GUEST_ENTER
             event.error_time = this_core(S).t
-            if i != leader and S.config.quirks & state.Q_SIBLING_ERROR != ZERO:
+            if i != leader and v1:
                 sibling_error = True
             else:
                 perf_event_set_state(S, E, i, state.PERF_EVENT_STATE_ERROR)
@@ -48,7 +53,7 @@ def _force_out(S, E, leader):
 def perf_guest_enter(S, E):
     """Stop all events of the PMU; those that do not exclude the guest go to ERROR for good."""
     host = this_cpu(S)
-    if host.force_exclude_guest != 0:
+    if host.force_exclude_guest != 0 or lacks(S, patches.GUEST_ENTER):
         return
     for which in range(2):
         ctx = S.this_cpu if which == 0 else host.task_ctx
@@ -83,14 +88,20 @@ def perf_guest_exit(S, E):
     if empty:
         return
     perf_pmu_disable(S, E)
-    perf_event_sched_in(S, E, ALL_CLASSES)
+    if S.config.quirks & state.Q_EXIT_ORDER != ZERO:
+        for which in range(2):
+            ctx = S.this_cpu if which == 0 else host.task_ctx
+            ctx_sched_in(S, E, ctx, 1)
+            ctx_sched_in(S, E, ctx, 0)
+    else:
+        perf_event_sched_in(S, E, ALL_CLASSES)
     perf_pmu_enable(S, E)
 
 
 @jit()
 def perf_guest_switch_to_kvm_pmi_vector(S, E, masked):
     """Local PMIs get the vector of their own; `masked` is the guest's LVTPC mask bit (U64)."""
-    if S.config.without & state.W_PMI_VECTOR != ZERO:
+    if lacks(S, patches.LVTPC):
         wrmsrl(S, E, msr_index.IA32_X2APIC_LVT_PMI, msr_index.APIC_DM_NMI | masked)
     else:
         wrmsrl(S, E, msr_index.IA32_X2APIC_LVT_PMI, _VECTOR | (masked & msr_index.APIC_LVT_MASKED))

@@ -6,8 +6,10 @@ arch/x86/events/core.c, intel/core.c; throttling in kernel/events/core.c.
 from __future__ import annotations
 
 from vpmu_emu._jit import jit
+from vpmu_emu.linux import patches
 from vpmu_emu.linux.hrtimer import host_timer_program
 from vpmu_emu.linux.native import cost, rdmsrl, retire_work, wrmsrl
+from vpmu_emu.linux.patches import lacks
 from vpmu_emu.linux.percpu import this_core, this_cpu
 from vpmu_emu.linux.perf.event import perf_event_disable
 from vpmu_emu.linux.perf.overflow import perf_event_overflow
@@ -23,10 +25,10 @@ from vpmu_emu.linux.perf.x86 import (
     x86_perf_event_update,
     x86_pmu_stop,
 )
+from vpmu_emu.linux.printk import LOG_UNKNOWN_NMI, printk
 from vpmu_emu.linux.state import (
     FROM_GUEST,
     FROM_KERNEL,
-    W_FORBID_NMI,
 )
 from vpmu_emu.linux.trace_kinds import TR_NMI_HANDLER
 from vpmu_emu.linux.watchdog import hardlockup_detector_nmi_handler
@@ -64,10 +66,12 @@ def perf_event_nmi_handler(S, E):
     host.nmis += ONE
     host.interrupted_row = host.row
     retire_work(S, E, COST_NMI_ENTRY)
-    hardlockup_detector_nmi_handler(S, E)
-    if host.force_exclude_guest != 0 and S.config.without & W_FORBID_NMI == ZERO:
+    known = hardlockup_detector_nmi_handler(S, E)
+    if host.force_exclude_guest != 0 and not lacks(S, patches.NMI_HANDLER):
         # Patch 09: what overflowed is the guest's.
         emit(E, this_core(S).t, TR_NMI_HANDLER, ZERO, ZERO, ONE, ZERO)
+        if not known:
+            printk(S, LOG_UNKNOWN_NMI, ZERO)
         return
     start = this_core(S).t
     retire_work(S, E, COST_NMI_HANDLER)

@@ -57,7 +57,7 @@ from vpmu_emu.machine.state import N_CPUID, NEVER, REG_FS, REG_GS
 from vpmu_emu.machine.vectors import VECTOR_BP, VECTOR_DB
 from vpmu_emu.tables.cpus import INDEXED
 from vpmu_emu.tables.linux import STRUCTS, constant
-from vpmu_emu.tables.modes import kernel_version
+from vpmu_emu.tables.modes import kernel_version, mode_of
 from vpmu_emu.tables.msrs import ACCESS_DROP, ACCESS_RO, ACCESS_WO, MSRS, MsrRow, row_of, rules
 
 APIC_BASE_ROW = next(row.number for row in MSRS if row.name == "IA32_APIC_BASE")
@@ -434,7 +434,7 @@ def _without_pdcm(host: Host, index: int) -> bool:
 
 def _set_perf_capabilities(host: Host, k: int, value: int) -> None:
     vcpu = host.S.vcpus[k]
-    if not capabilities_fit(host.model.shape(), value, bool(host.S.vms[int(vcpu.vm)].owns_pmu)):
+    if not capabilities_fit(host.model.shape(), value, mode_of(host.S.config).few_caps):
         raise _RefusedError
     if value & PERF_CAP_PEBS_FORMAT and not has_debug_store(leaves_of(vcpu)):
         raise _RefusedError

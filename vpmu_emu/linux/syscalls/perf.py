@@ -213,6 +213,21 @@ def _check_clock(attr: Attr, pmu_type: int) -> None:
         raise Errno("EINVAL")
 
 
+def _check_guest(S: Any, attr: Attr, pmu_type: int, cpu: int, ctx: int) -> None:
+    """perf_event_alloc() of patch 02: no event that includes guests where a guest has the PMU right now.
+
+    It reads the flag of the event's CPU, or of the CPU on which its task is in a guest (PF_VCPU), as that
+    is before anything is sent there.
+    """
+    if pmu_type != state.PERF_TYPE_RAW or attr.exclude_guest:
+        return
+    if cpu < 0 and ctx >= state.CTX_TASK:
+        on = int(S.tasks[ctx - state.CTX_TASK].on_cpu)
+        cpu = on if on >= 0 and S.cores[on].vmx.nonroot else -1
+    if cpu >= 0 and S.percpu[cpu].force_exclude_guest:
+        raise Errno("EBUSY")
+
+
 def _check_supported(attr: Attr) -> None:
     """What Linux could do and this kernel cannot."""
     if attr.sample_type & ~int(SAMPLE_SUPPORTED) or any(getattr(attr, name) for name in UNSUPPORTED):
@@ -301,6 +316,7 @@ def sys_perf_event_open(
     pmu_type, config = _event_init(host, attr)
     if attr.sample_type & SAMPLE["CALLCHAIN"] and attr.sample_max_stack > CALLCHAIN_MAX:
         raise Errno("EOVERFLOW")
+    _check_guest(S, attr, pmu_type, cpu, ctx)
     _check_clock(attr, pmu_type)
     if pmu_type == state.PERF_TYPE_UNCORE and ctx < state.CTX_TASK:
         ctx = cpu = 0  # box->cpu: one core reads it for the socket

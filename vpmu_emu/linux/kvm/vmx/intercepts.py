@@ -18,10 +18,12 @@ from vpmu_emu.linux.kvm.vmx.vmcs import (
     controls,
     vmcs_write,
 )
-from vpmu_emu.linux.state import W_GLOBAL_CTRL_SWITCH
+from vpmu_emu.linux.patches import LOAD_GLOBAL_CTRL, WHITELIST
+from vpmu_emu.linux.printk import LOG_INVALID_MSR, say
+from vpmu_emu.linux.state import Q_INTERCEPTS_ONCE
 from vpmu_emu.machine.lapic import APIC_BASE_MSR, APIC_LAST_MSR
 from vpmu_emu.tables.msrs import Shape
-from vpmu_emu.tables.passed import VPMUS, Met, passed_msrs, rdpmc_passes
+from vpmu_emu.tables.passed import VPMUS, Met, passed_msrs, pmu_msrs, rdpmc_passes
 
 
 def recalc_intercepts(S: Any, M: np.ndarray[Any, Any], vcpu: Any, shape: Shape, host: Shape) -> None:
@@ -32,9 +34,10 @@ def recalc_intercepts(S: Any, M: np.ndarray[Any, Any], vcpu: Any, shape: Shape, 
     """
     config = S.config
     vpmu = VPMUS[int(S.vms[int(vcpu.vm)].owns_pmu)]
-    met = Met(guest=shape, host=host, all_passthrough=bool(config.all_passthrough))
+    all_passthrough, without = bool(config.all_passthrough), int(config.without)
+    met = Met(guest=shape, host=host, all_passthrough=all_passthrough, without=without)
     owns_pmu = bool(S.vms[int(vcpu.vm)].owns_pmu) and shape.version > 0
-    own_switch = owns_pmu and not int(config.without) & int(W_GLOBAL_CTRL_SWITCH)
+    own_switch = owns_pmu and not without & int(LOAD_GLOBAL_CTRL)
     proc = [
         "CPU_BASED_USE_TSC_OFFSETTING",
         "CPU_BASED_HLT_EXITING",
@@ -71,16 +74,41 @@ def recalc_intercepts(S: Any, M: np.ndarray[Any, Any], vcpu: Any, shape: Shape, 
         fields |= {f"{name}_ADDR": at, f"{name}_COUNT": int(used)}
     vmcs_write(M, vcpu, **fields)
     page = M[int(vcpu.msr_bitmap) : int(vcpu.msr_bitmap) + PAGE]
+    before = page.copy()
     page[:] = 0xFF
     vm = S.vms[int(vcpu.vm)]
-    for index, reads, writes in passed_msrs(vpmu, met):
-        at = index & 0x1FFF
-        half = 0x400 if index >= 0xC000_0000 else 0
-        for used, base, kind in ((reads, half, 1), (writes, 0x800 + half, 2)):
+    passed = passed_msrs(vpmu, met)
+    for index, reads, writes in passed:
+        for used, kind in ((reads, 1), (writes, 2)):
             if used and msr_allowed(M, vm, index, kind):
-                page[base + at // 8] &= 0xFF ^ (1 << at % 8)
+                base, bit = _place(index, kind)
+                page[base] &= 0xFF ^ bit
+    if owns_pmu:
+        _of_the_series(S, vcpu, page, before, passed)
     vcpu.pmu.lbr_passthrough = 0  # until the next entry
     vcpu.recalc_intercepts = 1  # those of the local APIC: vmx_update_msr_bitmap_x2apic()
+
+
+def _place(index: int, kind: int) -> tuple[int, int]:
+    """Byte and bit of an MSR in the bitmap, for reads (1) or writes (2)."""
+    at = index & 0x1FFF
+    return at // 8 + (0x400 if index >= 0xC000_0000 else 0) + (0x800 if kind == 2 else 0), 1 << at % 8
+
+
+def _of_the_series(
+    S: Any, vcpu: Any, page: Any, before: Any, passed: Sequence[tuple[int, bool, bool]]
+) -> None:
+    """What version 1 got wrong in the bitmap, and what it says of MSRs that it was not told may pass."""
+    config = S.config
+    own = [index for index in pmu_msrs() if vcpu.used]
+    if int(config.without) & int(WHITELIST):
+        for index in sorted({index for index, *_ in passed} & set(own)):
+            say(S, LOG_INVALID_MSR, index)
+    if int(config.quirks) & int(Q_INTERCEPTS_ONCE) and vcpu.n_cpuid and before.any():
+        for index in own:
+            for kind in (1, 2):
+                base, bit = _place(index, kind)
+                page[base] &= before[base] | 0xFF ^ bit
 
 
 MSR_FILTER_PAGES = 7  # the ranges, then 16 bitmaps of KVM_MSR_FILTER_MAX_BITMAP_SIZE bytes

@@ -23,6 +23,7 @@ from vpmu_emu.linux.perf.event import (
     perf_event_release_kernel,
 )
 from vpmu_emu.linux.perf.x86 import INTEL_FIXED_VLBR_EVENT
+from vpmu_emu.linux.printk import LOG_NO_LBR, printk
 from vpmu_emu.linux.state import CTX_TASK, OWNER_KVM, PERF_EVENT_STATE_ACTIVE
 from vpmu_emu.machine import msr_index
 from vpmu_emu.machine.lbr import R_LASTBRANCH_INFO, R_LBR_SELECT
@@ -161,7 +162,8 @@ def vmx_passthrough_lbr_msrs(S, M, vcpu):
     vmx_update_intercept_for_lbr_msrs(S, M, vcpu, 1)
     wanted = vmread(core, M, V_DEBUGCTL) & msr_index.DEBUGCTLMSR_LBR != ZERO
     if pmu.lbr_event >= 0 or wanted or pmu.pmc_in_use & INTEL_PMC_IDX_FIXED_VLBR != ZERO:
-        pmu.lbr_warnings += ONE  # "fail to passthrough LBR."
+        pmu.lbr_warnings += ONE
+        printk(S, LOG_NO_LBR, U64(vcpu.vcpu_id))
     if pmu.lbr_event >= 0:
         pmu.pmc_in_use &= ~INTEL_PMC_IDX_FIXED_VLBR
 

@@ -1,0 +1,22 @@
+# Instructions that exit retire nowhere: KVM counts them.
+#
+#: modes passthrough
+#: expect all: pmc0 == insns(open, closed)
+
+        .intel_syntax noprefix
+        .include "msr.inc"
+        .include "macros.inc"
+
+        .text
+        .globl _start
+_start:
+        wrmsr_const IA32_PERF_GLOBAL_CTRL, 0
+        wrmsr_const IA32_PERFEVTSEL0, EVT_INST_RETIRED_ANY_P | EVTSEL_OS | EVTSEL_EN
+        wrmsr_const IA32_PERF_GLOBAL_CTRL, GLOBAL_PMC0
+open:
+        .rept 5
+        cpuid
+        .endr
+        wrmsr_const IA32_PERF_GLOBAL_CTRL, 0
+closed:
+        debug_exit 0
