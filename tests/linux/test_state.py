@@ -49,7 +49,7 @@ def test_no_field_hides_behind_an_attribute_of_numpy(path, dtype):
 
 def test_size():
     # 192 KiB for one core, so that a copy stays cheap
-    assert state.SYSTEM.itemsize - (state.N_CORES - 1) * state.CORE.itemsize <= 192 * 1024
+    assert state.SYSTEM.itemsize - (state.N_CORES - 1) * state.machine.CORE.itemsize <= 192 * 1024
 
 
 def test_every_field_says_what_it_is():

@@ -18,7 +18,7 @@ class Patch:
         number: in the series, from 1.
         title: a subject line.
         what: what it does.
-        off: what a kernel without it does; "": it cannot be left out.
+        off: what a kernel without it does.
         shows: what shows that it is there.
         breaks: what goes wrong without it.
         needs: patches whose work it goes on with.
