@@ -23,6 +23,9 @@ nothing in it changes a result. In `machine/` a function takes `core`, one of `S
 QUESTIONS = (
     ("Where is RDPMC's exit handled?", "vpmu_emu/linux/kvm/x86.py", "kvm_emulate_rdpmc"),
     ("Where is a WRMSR that exits handled?", "vpmu_emu/linux/kvm/x86.py", "kvm_emulate_wrmsr"),
+    ("What is the number of an MSR, and what are its bits?", "vpmu_emu/machine/msr_index.py",
+     "MSR_CORE_PERF_GLOBAL_CTRL"),
+    ("Which accesses of a guest exit?", "isa/msrs.toml", "passed"),
     ("Where is the MSR bitmap filled?", "vpmu_emu/linux/kvm/vmx/intercepts.py", "recalc_intercepts"),
     ("Where is the x2APIC's part of it?", "vpmu_emu/linux/kvm/lapic.py", "vmx_update_msr_bitmap_x2apic"),
     ("Where is kvm_pmu_refresh?", "vpmu_emu/linux/kvm/refresh.py", "kvm_pmu_refresh"),

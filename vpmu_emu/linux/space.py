@@ -9,9 +9,9 @@ from vpmu_emu._jit import jit
 from vpmu_emu.linux.percpu import this_core, this_cpu
 from vpmu_emu.linux.state import N_CORES, N_MMS, N_VCPUS
 from vpmu_emu.machine import msr_index
+from vpmu_emu.machine.control_registers import HAS_XSAVE, XCR0_KNOWN
 from vpmu_emu.machine.engine import CR0_RESET, CR4_RESET, EFER_RESET
 from vpmu_emu.machine.memory import tlb_flush
-from vpmu_emu.machine.privileged import HAS_XSAVE, XCR0_KNOWN
 from vpmu_emu.machine.processor_flags import X86_CR4_OSXSAVE, X86_CR4_PCE
 from vpmu_emu.machine.state import N_SLOTS, N_SPACES
 from vpmu_emu.machine.u64 import U64, ZERO

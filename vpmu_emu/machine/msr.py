@@ -75,8 +75,9 @@ READ, WRITE, WRITE_BLIND = range(3)  # kinds of accesses; blind: RDMSR would not
 DROPPED = -1  # exists as something that does nothing
 NO_MSR = -ring.GP_ABSENT  # and whatever else is below DROPPED: #GP, for the reason -GP_*
 
-_LOW_END = U64(0x2000)
-_HIGH = U64(0xC000_0000)
+# Where the MSR bitmap's two halves begin and how many each has.
+MSR_RANGE = U64(0x2000)
+MSR_HIGH = U64(0xC000_0000)
 _PAGE_BITS = U64(5)
 _IN_PAGE = U64(31)
 
@@ -85,12 +86,12 @@ def _pages() -> tuple[np.ndarray, np.ndarray]:
     """Pages of 32 MSRs, row * 64 + instance or NO_MSR for each, and for every 32 of the three ranges of
     0x2000 MSRs its page. Whole tables would be 200 KB, and each function that looks there has its own copy.
     """
-    found = np.full((3, 0x2000), NO_MSR, dtype=np.int64)
+    found = np.full((3, int(MSR_RANGE)), NO_MSR, dtype=np.int64)
     for k, row in enumerate(MSRS):
         for n in range(row.count):
-            for part, base in enumerate((0, int(_HIGH), int(msr_index.MSR_K7_EVNTSEL0))):
+            for part, base in enumerate((0, int(MSR_HIGH), int(msr_index.MSR_K7_EVNTSEL0))):
                 offset = row.index + n * row.stride - base
-                if 0 <= offset < 0x2000:
+                if 0 <= offset < int(MSR_RANGE):
                     found[part, offset] = k * 64 + n
     rows, page = np.unique(found.reshape(-1, 32), axis=0, return_inverse=True)
     return rows, page.reshape(-1)
@@ -111,12 +112,12 @@ _ANY_PMI = U64(sum(int(msr_index.INTEL_FIXED_0_ENABLE_PMI) << 4 * i for i in ran
 @jit()
 def find_msr(index):
     """row * 64 + instance in the MSR table, NO_MSR if it has no such index."""
-    if index < _LOW_END:
+    if index < MSR_RANGE:
         at = index
-    elif index >= _HIGH and index < _HIGH + _LOW_END:
-        at = index - _HIGH + _LOW_END
-    elif index >= msr_index.MSR_K7_EVNTSEL0 and index < msr_index.MSR_K7_EVNTSEL0 + _LOW_END:
-        at = index - msr_index.MSR_K7_EVNTSEL0 + _LOW_END + _LOW_END
+    elif index >= MSR_HIGH and index < MSR_HIGH + MSR_RANGE:
+        at = index - MSR_HIGH + MSR_RANGE
+    elif index >= msr_index.MSR_K7_EVNTSEL0 and index < msr_index.MSR_K7_EVNTSEL0 + MSR_RANGE:
+        at = index - msr_index.MSR_K7_EVNTSEL0 + MSR_RANGE + MSR_RANGE
     else:
         return NO_MSR
     return _ROWS[_PAGE[at >> _PAGE_BITS], at & _IN_PAGE]

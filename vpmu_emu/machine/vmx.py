@@ -26,7 +26,7 @@ from vpmu_emu.machine.interrupts import (
 from vpmu_emu.machine.lapic import lapic_ack
 from vpmu_emu.machine.lbr import lbr_started
 from vpmu_emu.machine.memory import drop_decoded, tlb_flush
-from vpmu_emu.machine.msr import find_msr, msr_apply, msr_value
+from vpmu_emu.machine.msr import MSR_HIGH, MSR_RANGE, find_msr, msr_apply, msr_value
 from vpmu_emu.machine.physical import ld32, ld64, st64
 from vpmu_emu.machine.pmu import pmu_set_global_ctrl
 from vpmu_emu.machine.ring import emit
@@ -35,9 +35,7 @@ from vpmu_emu.machine.vectors import VECTOR_DB, VECTOR_PF
 from vpmu_emu.machine.vmcs import vmread, vmwrite
 
 BITMAP_WRITE = U64(0x800)
-_BITMAP_HIGH = U64(0x400)
-_LOW_END = U64(0x2000)
-_HIGH = U64(0xC000_0000)
+BITMAP_HIGH = U64(0x400)
 _SEVEN = U64(7)
 _LIST_ENTRY = 16
 _AR_DPL = U64(5)
@@ -50,10 +48,10 @@ def msr_bitmap_place(core, index, writes):
         return U64(ring.BY_NO_BITMAP)
     at = BITMAP_WRITE if writes != 0 else ZERO
     n = index
-    if index >= _LOW_END:
-        n = index - _HIGH
-        at += _BITMAP_HIGH
-        if n >= _LOW_END:
+    if index >= MSR_RANGE:
+        n = index - MSR_HIGH
+        at += BITMAP_HIGH
+        if n >= MSR_RANGE:
             return U64(ring.BY_RANGE)
     return (at << U3) + n
 

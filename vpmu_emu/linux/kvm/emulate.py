@@ -53,7 +53,8 @@ from vpmu_emu.machine.memory import fault
 from vpmu_emu.machine.mutants import I_FEP
 from vpmu_emu.machine.ops import COLD_OP, GENERAL_OP, HOT_OP, SYSTEM_BASE
 from vpmu_emu.machine.physical import ld32
-from vpmu_emu.machine.privileged import IO_STRING, execute_system
+from vpmu_emu.machine.ports import IO_STRING
+from vpmu_emu.machine.privileged import execute_system
 from vpmu_emu.machine.processor_flags import X86_EFLAGS_DF, X86_EFLAGS_RF, X86_EFLAGS_TF
 from vpmu_emu.machine.ring import emit
 from vpmu_emu.machine.semantics import condition

@@ -92,7 +92,7 @@ def perf_event_nmi_handler(S, E):
         wrmsrl(S, E, msr_index.MSR_CORE_PERF_GLOBAL_OVF_CTRL, status)
         if status & msr_index.GLOBAL_STATUS_BUFFER_OVF != ZERO:
             x86_pmu_handle_guest_pebs(S, E)
-        if status & msr_index.GLOBAL_CTRL_EN_PERF_METRICS != ZERO:
+        if status & msr_index.GLOBAL_STATUS_PERF_METRICS_OVF != ZERO:
             intel_update_topdown_event(S, E, -1)
         for idx in range(N_CTR):
             i = host.events[idx]

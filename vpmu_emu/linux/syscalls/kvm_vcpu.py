@@ -48,10 +48,10 @@ from vpmu_emu.linux.syscalls.tasks import sleep_until
 from vpmu_emu.machine import msr_index, processor_flags
 from vpmu_emu.machine.breakpoints import DR6_RESET, DR6_TRAPS
 from vpmu_emu.machine.clock import tsc_time, tsc_value
+from vpmu_emu.machine.control_registers import CR4_KNOWN, HAS_FSGSBASE, HAS_XSAVE, XCR0_KNOWN
 from vpmu_emu.machine.lapic import BASE_RESET, LVT_TIMER, VERSION
 from vpmu_emu.machine.msr import PAT_BIT_1
 from vpmu_emu.machine.msr_access import CPUID_OSXSAVE
-from vpmu_emu.machine.privileged import CR4_KNOWN, HAS_FSGSBASE, HAS_XSAVE, XCR0_KNOWN
 from vpmu_emu.machine.processor_flags import X86_CR4_FSGSBASE, X86_CR4_OSXSAVE, X86_EFLAGS_TF
 from vpmu_emu.machine.state import N_CPUID, NEVER, REG_FS, REG_GS
 from vpmu_emu.machine.vectors import VECTOR_BP, VECTOR_DB

@@ -42,6 +42,13 @@ from vpmu_emu.machine import msr_index, ring, vmcs
 from vpmu_emu.machine import state as machine
 from vpmu_emu.machine.bus import EXIT_APIC_ACCESS, EXIT_EPT_MISCONFIG, EXIT_EPT_VIOLATION
 from vpmu_emu.machine.clock import tsc_at
+from vpmu_emu.machine.control_registers import (
+    cr0_is_valid,
+    cr4_is_valid,
+    set_cr0,
+    set_cr4,
+    xcr0_is_valid,
+)
 from vpmu_emu.machine.lapic import is_x2apic_msr, lapic_read
 from vpmu_emu.machine.msr import (
     check_read,
@@ -55,14 +62,7 @@ from vpmu_emu.machine.msr import (
 from vpmu_emu.machine.msr_access import cpuid_answer, cpuid_entry
 from vpmu_emu.machine.mutants import I_CPUID, I_NO_WRMSR
 from vpmu_emu.machine.pmu_rules import rdpmc_result
-from vpmu_emu.machine.privileged import (
-    IO_STRING,
-    cr0_is_valid,
-    cr4_is_valid,
-    set_cr0,
-    set_cr4,
-    xcr0_is_valid,
-)
+from vpmu_emu.machine.ports import IO_STRING
 from vpmu_emu.machine.processor_flags import X86_CR4_OSXSAVE, X86_EFLAGS_TF
 from vpmu_emu.machine.ring import emit
 from vpmu_emu.machine.u64 import ALL, LOW32, ONE, U8, U16, U32, U64, WORD, ZERO
