@@ -42,7 +42,7 @@ QUESTIONS = (
     ("Where does an emulated instruction count?", "vpmu_emu/linux/kvm/trigger.py", "kvm_pmu_trigger_event"),
     ("Where is a guest's PMI delivered?", "vpmu_emu/linux/kvm/pmu.py", "kvm_pmu_deliver_pmi"),
     ("How many NMIs wait for a guest?", "vpmu_emu/linux/kvm/nmi.py", "process_nmi"),
-    ("What needs no slow path?", "vpmu_emu/linux/kvm/vcpu.py", "vmx_exit_handlers_fastpath"),
+    ("What needs no slow path?", "vpmu_emu/linux/kvm/vmx/vmx.py", "vmx_exit_handlers_fastpath"),
     ("Where do perf's events get counters?", "vpmu_emu/linux/perf/x86.py", "x86_schedule_events"),
     ("Where does perf multiplex?", "vpmu_emu/linux/perf/sched.py", "perf_rotate_context"),
     ("Where is the host's NMI handler?", "vpmu_emu/linux/perf/pmi.py", "perf_event_nmi_handler"),

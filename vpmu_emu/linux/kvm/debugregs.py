@@ -11,16 +11,27 @@ import numpy as np
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.charge import charge
 from vpmu_emu.linux.kvm.run import exit_for_debug
+from vpmu_emu.linux.kvm.vmx.registers import (
+    kvm_get_rflags,
+    kvm_rip_read,
+    kvm_rsp_write,
+    vmx_add_pending_debug,
+    vmx_exit_instruction_length,
+    vmx_exit_reason,
+    vmx_get_dr7,
+    vmx_get_interrupt_shadow,
+    vmx_set_dr7,
+    vmx_set_dr_intercepts,
+    vmx_set_exception_bitmap,
+)
 from vpmu_emu.linux.native import cost
 from vpmu_emu.linux.percpu import this_core
 from vpmu_emu.machine import breakpoints, vmcs
 from vpmu_emu.machine.breakpoints import get_dr, set_dr
-from vpmu_emu.machine.physical import st64
 from vpmu_emu.machine.processor_flags import X86_EFLAGS_RF, X86_EFLAGS_TF
 from vpmu_emu.machine.state import N_DR, RSP
 from vpmu_emu.machine.u64 import LOW32, ONE, U2, U3, U8, U15, U64, ZERO
 from vpmu_emu.machine.vectors import VECTOR_BP, VECTOR_DB, VECTOR_UD
-from vpmu_emu.machine.vmcs import vmread, vmwrite
 from vpmu_emu.tables.linux import constant
 
 COST_DR = cost("handle_dr")
@@ -34,7 +45,6 @@ EXCEPTIONS = U64(1 << VECTOR_DB | 1 << VECTOR_UD)
 DR7_VOLATILE = U64(0xFFFF_2BFF)
 _TYPE_MOV_FROM_DR = U64(1 << 4)
 _NUMBER = U64(7)
-_SHADOWS = vmcs.STI_BLOCKING | vmcs.MOV_SS_BLOCKING
 _FIRST_TYPE = U64(16)
 
 
@@ -53,7 +63,7 @@ def kvm_update_dr7(M, vcpu):
     dr7 = vcpu.dr7
     if vcpu.guest_debug & KVM_GUESTDBG_USE_HW_BP != ZERO:
         dr7 = vcpu.guest_debug_dr7
-    st64(M, U64(vcpu.vmcs + vmcs.V_DR7), dr7)
+    vmx_set_dr7(M, vcpu, dr7)
     vcpu.switch_db_regs &= ~KVM_DEBUGREG_BP_ENABLED
     if dr7 & breakpoints.DR7_ENABLED != ZERO:
         vcpu.switch_db_regs |= KVM_DEBUGREG_BP_ENABLED
@@ -91,9 +101,9 @@ def vmx_sync_dirty_debug_regs(S, M, vcpu):
     for i in range(N_DR):
         vcpu.db[i] = get_dr(core, i)
     vcpu.dr6 = get_dr(core, 6)
-    vcpu.dr7 = vmread(core, M, vmcs.V_DR7)
+    vcpu.dr7 = vmx_get_dr7(M, vcpu)
     vcpu.switch_db_regs &= ~KVM_DEBUGREG_WONT_EXIT
-    vmwrite(core, M, vmcs.V_PROC, vmread(core, M, vmcs.V_PROC) | vmcs.PROC_MOV_DR)
+    vmx_set_dr_intercepts(M, vcpu, True)
     kvm_update_dr0123(vcpu)
     kvm_update_dr7(M, vcpu)
     set_dr(core, 6, ZERO)  # the host's #DB handler is to find nothing of the guest
@@ -125,8 +135,7 @@ def kvm_deliver_exception_payload(M, vcpu):
 
 @jit()
 def _to_vmm(S, M, vcpu, vector, dr6):
-    core = this_core(S)
-    pc, dr7 = vmread(core, M, vmcs.V_RIP), vmread(core, M, vmcs.V_DR7)
+    pc, dr7 = kvm_rip_read(M, vcpu), vmx_get_dr7(M, vcpu)
     exit_for_debug(S, M, vcpu, vector, pc, dr6 | breakpoints.DR6_RESET, dr7)
 
 
@@ -145,20 +154,19 @@ def handle_db(S, M, vcpu):
     core = this_core(S)
     why = core.vmx.exit_qual
     if vcpu.guest_debug & (KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_USE_HW_BP) != ZERO:
-        vcpu.event_exit_inst_len = vmread(core, M, vmcs.V_EXIT_LEN)
+        vcpu.event_exit_inst_len = vmx_exit_instruction_length(M, vcpu)
         _to_vmm(S, M, vcpu, VECTOR_DB, why)
         return
-    shadowed = vmread(core, M, vmcs.V_INTERRUPTIBILITY) & _SHADOWS != ZERO
-    if shadowed and vmread(core, M, vmcs.V_RFLAGS) & X86_EFLAGS_TF != ZERO:
-        vmwrite(core, M, vmcs.V_PENDING_DEBUG, vmread(core, M, vmcs.V_PENDING_DEBUG) | breakpoints.DR6_BS)
+    shadowed = vmx_get_interrupt_shadow(M, vcpu) != ZERO
+    if shadowed and kvm_get_rflags(M, vcpu) & X86_EFLAGS_TF != ZERO:
+        vmx_add_pending_debug(M, vcpu, breakpoints.DR6_BS)
     kvm_queue_db(vcpu, why)
 
 
 @jit()
 def handle_bp(S, M, vcpu):
     """handle_exception_nmi() for #BP, which exits for the VMM's breakpoints only."""
-    core = this_core(S)
-    vcpu.event_exit_inst_len = vmread(core, M, vmcs.V_EXIT_LEN)
+    vcpu.event_exit_inst_len = vmx_exit_instruction_length(M, vcpu)
     _to_vmm(S, M, vcpu, VECTOR_BP, ZERO)
 
 
@@ -169,7 +177,7 @@ def vmx_update_exception_bitmap(M, vcpu):
     wanted = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_SW_BP
     if vcpu.guest_debug & wanted == wanted:
         eb |= ONE << U64(VECTOR_BP)
-    st64(M, U64(vcpu.vmcs + vmcs.V_EXCEPTIONS), eb)
+    vmx_set_exception_bitmap(M, vcpu, eb)
 
 
 # --- breakpoints on what KVM emulates -----------------------------------------------------------------
@@ -186,14 +194,13 @@ def _check_hw_bp(addresses, dr7, at):
 @jit()
 def kvm_vcpu_check_code_breakpoint(S, M, vcpu):
     """Whether a breakpoint lies on the instruction to emulate; its #DB is then on its way."""
-    core = this_core(S)
-    at = vmread(core, M, vmcs.V_RIP)
+    at = kvm_rip_read(M, vcpu)
     if vcpu.guest_debug & KVM_GUESTDBG_USE_HW_BP != ZERO:
         hits = _check_hw_bp(vcpu.eff_db, vcpu.guest_debug_dr7, at)
         if hits != ZERO:
             _to_vmm(S, M, vcpu, VECTOR_DB, hits)
             return True
-    resumes = vmread(core, M, vmcs.V_RFLAGS) & X86_EFLAGS_RF != ZERO
+    resumes = kvm_get_rflags(M, vcpu) & X86_EFLAGS_RF != ZERO
     if vcpu.dr7 & breakpoints.DR7_ENABLED != ZERO and not resumes:
         hits = _check_hw_bp(vcpu.db, vcpu.dr7, at)
         if hits != ZERO:
@@ -239,15 +246,15 @@ def handle_dr(S, M, E, vcpu):
     charge(S, E, COST_DR)
     qualification = core.vmx.exit_qual
     dr = np.int64(qualification & _NUMBER)
-    if vmread(core, M, vmcs.V_DR7) & breakpoints.DR7_GD != ZERO:
+    if vmx_get_dr7(M, vcpu) & breakpoints.DR7_GD != ZERO:
         # The exit takes precedence over the debug trap.
         if vcpu.guest_debug & KVM_GUESTDBG_USE_HW_BP != ZERO:
             _to_vmm(S, M, vcpu, VECTOR_DB, breakpoints.DR6_BD)
         else:
             kvm_queue_db(vcpu, breakpoints.DR6_BD)
         return 0
-    if vcpu.guest_debug == ZERO and vmread(core, M, vmcs.V_EXIT_REASON) == vmcs.EXIT_DR_ACCESS:
-        vmwrite(core, M, vmcs.V_PROC, vmread(core, M, vmcs.V_PROC) & ~vmcs.PROC_MOV_DR)
+    if vcpu.guest_debug == ZERO and vmx_exit_reason(M, vcpu) == vmcs.EXIT_DR_ACCESS:
+        vmx_set_dr_intercepts(M, vcpu, False)
         vcpu.switch_db_regs |= KVM_DEBUGREG_WONT_EXIT
         return 0
     reg = np.int64((qualification >> U8) & U15)
@@ -255,5 +262,5 @@ def handle_dr(S, M, E, vcpu):
         return 1 if kvm_set_dr(M, vcpu, dr, core.regs[reg]) else -1
     core.regs[reg] = kvm_get_dr(vcpu, dr)
     if reg == RSP:
-        vmwrite(core, M, vmcs.V_RSP, core.regs[RSP])
+        kvm_rsp_write(M, vcpu, core.regs[RSP])
     return 1

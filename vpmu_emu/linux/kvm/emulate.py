@@ -33,6 +33,12 @@ from vpmu_emu.linux.kvm.vmx.exits import (
     handle_undelivered,
     kvm_queue_exception,
 )
+from vpmu_emu.linux.kvm.vmx.registers import (
+    kvm_get_rflags,
+    kvm_rip_read,
+    kvm_rip_write,
+    kvm_set_rflags,
+)
 from vpmu_emu.linux.native import cost
 from vpmu_emu.linux.percpu import this_core
 from vpmu_emu.linux.state import (
@@ -60,7 +66,6 @@ from vpmu_emu.machine.ring import emit
 from vpmu_emu.machine.semantics import condition
 from vpmu_emu.machine.u64 import ONE, U3, U8, U64, ZERO
 from vpmu_emu.machine.vectors import VECTOR_BP, VECTOR_DB, VECTOR_PF, VECTOR_SS, VECTOR_UD
-from vpmu_emu.machine.vmcs import vmread, vmwrite
 from vpmu_emu.machine.vmx import load_guest, save_guest
 from vpmu_emu.tables.instructions import EMULATOR
 
@@ -300,8 +305,8 @@ def handle_ud(S, M, E, vcpu):
     core = this_core(S)
     if S.config.force_emulation_prefix != 0 and _is_forced(core, M, E):
         if S.config.force_emulation_prefix & KVM_FEP_CLEAR_RFLAGS_RF != 0:
-            vmwrite(core, M, vmcs.V_RFLAGS, vmread(core, M, vmcs.V_RFLAGS) & ~X86_EFLAGS_RF)
-        vmwrite(core, M, vmcs.V_RIP, vmread(core, M, vmcs.V_RIP) + U64(PREFIX_LENGTH))
+            kvm_set_rflags(M, vcpu, kvm_get_rflags(M, vcpu) & ~X86_EFLAGS_RF)
+        kvm_rip_write(M, vcpu, kvm_rip_read(M, vcpu) + U64(PREFIX_LENGTH))
         x86_emulate_instruction(S, M, E, vcpu, 0)  # of the prefix, not of what is behind it
     else:
         charge(S, E, COST_EMULATE)

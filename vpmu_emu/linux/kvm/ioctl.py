@@ -13,13 +13,12 @@ from vpmu_emu._jit import jit
 from vpmu_emu.linux import state
 from vpmu_emu.linux.charge import charge
 from vpmu_emu.linux.kvm.run import KVM_EXIT_INTR, post_kvm_run_save
+from vpmu_emu.linux.kvm.vmx.registers import vmx_get_efer
 from vpmu_emu.linux.native import cost
 from vpmu_emu.linux.percpu import this_core, this_cpu
 from vpmu_emu.machine import msr_index
-from vpmu_emu.machine.physical import ld64
 from vpmu_emu.machine.state import RAX, RDI, RDX, RSI
 from vpmu_emu.machine.u64 import LOW32, U64, ZERO
-from vpmu_emu.machine.vmcs import V_EFER
 from vpmu_emu.tables.linux import ERRNO, constant
 
 COST_IOCTL = cost("kvm_vcpu_ioctl")
@@ -51,7 +50,7 @@ def kvm_run_begins(S, M, E):
         return False  # the first one ends the boot of a run
     vcpu = S.vcpus[k]
     waits = vcpu.mp_state == state.MP_STATE_UNINITIALIZED or vcpu.mp_state == state.MP_STATE_INIT_RECEIVED
-    if not waits and ld64(M, U64(vcpu.vmcs + V_EFER)) & msr_index.EFER_LMA == ZERO:
+    if not waits and vmx_get_efer(M, vcpu) & msr_index.EFER_LMA == ZERO:
         return False
     task.mutex = 0
     charge(S, E, COST_IOCTL)

@@ -13,27 +13,13 @@ from vpmu_emu.linux.hrtimer import host_timer_program
 from vpmu_emu.linux.irq_vectors import RESCHEDULE_VECTOR
 from vpmu_emu.linux.kvm.debugregs import reset_debug_registers
 from vpmu_emu.linux.kvm.nmi import kvm_inject_nmi
-from vpmu_emu.linux.kvm.vm import CR0_REAL_MODE, CS_RESET, RIP_RESET
+from vpmu_emu.linux.kvm.vmx.registers import vmx_start_at_page, vmx_vcpu_reset
 from vpmu_emu.linux.percpu import this_core
 from vpmu_emu.linux.sched import end_turn, wake_up_task
-from vpmu_emu.machine import msr_index, vmcs
-from vpmu_emu.machine.engine import CR0_RESET, CR4_RESET, EFER_RESET
+from vpmu_emu.machine import msr_index
 from vpmu_emu.machine.lapic import is_deassert, is_destination, lapic_accept, lapic_reset
-from vpmu_emu.machine.physical import st64
-from vpmu_emu.machine.processor_flags import X86_EFLAGS_FIXED
 from vpmu_emu.machine.state import N_REGS
-from vpmu_emu.machine.u64 import BYTE, U8, U12, U64, WORD, ZERO
-
-V_CS = vmcs.V_ES + 8
-CLEARED = np.array(
-    [
-        vmcs.V_RSP, vmcs.V_CR3, vmcs.V_CR4, vmcs.V_CR4_SHADOW, vmcs.V_EFER, vmcs.V_SS_AR,
-        vmcs.V_GDTR_BASE, vmcs.V_IDTR_BASE, vmcs.V_FS_BASE, vmcs.V_GS_BASE,
-        vmcs.V_INTERRUPTIBILITY, vmcs.V_ACTIVITY, *(vmcs.V_ES + 8 * n for n in range(6)),
-    ],
-    dtype=np.int64,
-)  # fmt: skip
-"""Fields that INIT clears."""
+from vpmu_emu.machine.u64 import BYTE, U64, ZERO
 
 
 @jit()
@@ -47,11 +33,6 @@ def kvm_vcpu_kick(S, E, vcpu):
     if cpu >= 0 and cpu != S.this_cpu:
         lapic_accept(S.cores[cpu].lapic, U64(RESCHEDULE_VECTOR))
         end_turn(S)
-
-
-@jit()
-def _vmwrite(M, vcpu, field, value):
-    st64(M, U64(vcpu.vmcs + field), value)
 
 
 @jit()
@@ -76,28 +57,7 @@ def kvm_vcpu_reset(M, vcpu):
     vcpu.sysenter_eip = ZERO
     for i in range(N_REGS):
         vcpu.regs[i] = ZERO
-    for n in range(len(CLEARED)):
-        _vmwrite(M, vcpu, CLEARED[n], ZERO)
-    _vmwrite(M, vcpu, vmcs.V_RIP, U64(RIP_RESET))
-    _vmwrite(M, vcpu, V_CS, U64(CS_RESET))
-    _vmwrite(M, vcpu, vmcs.V_RFLAGS, X86_EFLAGS_FIXED)
-    _vmwrite(M, vcpu, vmcs.V_CR0, U64(CR0_REAL_MODE))
-    _vmwrite(M, vcpu, vmcs.V_CR0_SHADOW, U64(CR0_REAL_MODE))
-    _vmwrite(M, vcpu, vmcs.V_GDTR_LIMIT, WORD)
-    _vmwrite(M, vcpu, vmcs.V_IDTR_LIMIT, WORD)
-
-
-@jit()
-def _deliver_sipi_vector(M, vcpu):
-    # Real mode being outside of the subset, the vCPU starts in 64-bit mode, at its page.
-    page = U64(vcpu.sipi_vector)
-    _vmwrite(M, vcpu, V_CS, page << U8)
-    _vmwrite(M, vcpu, vmcs.V_RIP, page << U12)
-    _vmwrite(M, vcpu, vmcs.V_CR0, CR0_RESET)
-    _vmwrite(M, vcpu, vmcs.V_CR0_SHADOW, CR0_RESET)
-    _vmwrite(M, vcpu, vmcs.V_CR4, CR4_RESET)
-    _vmwrite(M, vcpu, vmcs.V_CR4_SHADOW, CR4_RESET)
-    _vmwrite(M, vcpu, vmcs.V_EFER, EFER_RESET)
+    vmx_vcpu_reset(M, vcpu)
 
 
 @jit()
@@ -117,7 +77,7 @@ def kvm_apic_accept_events(S, M, vcpu):
         first = kvm_vcpu_is_reset_bsp(S, vcpu)
         vcpu.mp_state = state.MP_STATE_RUNNABLE if first else state.MP_STATE_INIT_RECEIVED
     if events & state.APIC_SIPI != 0 and vcpu.mp_state == state.MP_STATE_INIT_RECEIVED:
-        _deliver_sipi_vector(M, vcpu)
+        vmx_start_at_page(M, vcpu, U64(vcpu.sipi_vector))  # kvm_vcpu_deliver_sipi_vector()
         vcpu.mp_state = state.MP_STATE_RUNNABLE
 
 

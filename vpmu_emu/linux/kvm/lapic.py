@@ -11,12 +11,12 @@ import numpy as np
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.charge import charge
 from vpmu_emu.linux.kvm.nmi import kvm_inject_nmi
+from vpmu_emu.linux.kvm.vmx.registers import vmx_get_l1_tsc_offset
 from vpmu_emu.linux.native import cost
 from vpmu_emu.linux.overflow_handler import kvm_make_request
 from vpmu_emu.linux.percpu import this_core
 from vpmu_emu.linux.state import APIC_INIT, KVM_REQ_EVENT
 from vpmu_emu.machine import msr_index
-from vpmu_emu.machine.clock import tsc_at, tsc_reaching
 from vpmu_emu.machine.lapic import (
     APIC_BASE_MSR,
     INIT_TO_SELF,
@@ -32,9 +32,8 @@ from vpmu_emu.machine.lapic import (
 from vpmu_emu.machine.memory import tlb_flush
 from vpmu_emu.machine.physical import st8
 from vpmu_emu.machine.ring import GP_NOT_X2APIC, GP_RESERVED, GP_VALUE
-from vpmu_emu.machine.state import NEVER, STOP_RESET
-from vpmu_emu.machine.u64 import BYTE, LOW32, U64, ZERO
-from vpmu_emu.machine.vmcs import PIN_PREEMPTION, V_PIN, V_PREEMPTION, V_TSC_OFFSET, vmread, vmwrite
+from vpmu_emu.machine.state import STOP_RESET
+from vpmu_emu.machine.u64 import BYTE, U64, ZERO
 from vpmu_emu.machine.vmx import BITMAP_WRITE
 from vpmu_emu.tables.passed import VPMUS, Met, passed_msrs
 
@@ -126,26 +125,10 @@ def kvm_x2apic_msr_read(S, E, index):
 
 
 @jit()
-def kvm_set_lapic_tscdeadline_msr(S, M, data):
+def kvm_set_lapic_tscdeadline_msr(S, M, vcpu, data):
     """The guest's TSC deadline, in the guest's TSC; the hypervisor timer follows at the next entry."""
     core = this_core(S)
-    lapic_set_deadline(core, core.vapic, data, vmread(core, M, V_TSC_OFFSET) + core.tsc_adjust)
-
-
-@jit()
-def vmx_update_hv_timer(S, M):
-    """Arm the preemption timer for the guest's own timer. The last thing before VM entry."""
-    core = this_core(S)
-    pin = vmread(core, M, V_PIN) & ~PIN_PREEMPTION
-    at = core.vapic.timer_at
-    if at != NEVER:
-        cycles = ZERO
-        if at > core.t:
-            cycles = tsc_reaching(core, at) - tsc_at(core, core.t)
-        if cycles <= LOW32:
-            pin |= PIN_PREEMPTION
-            vmwrite(core, M, V_PREEMPTION, cycles)
-    vmwrite(core, M, V_PIN, pin)
+    lapic_set_deadline(core, core.vapic, data, vmx_get_l1_tsc_offset(M, vcpu) + core.tsc_adjust)
 
 
 @jit()

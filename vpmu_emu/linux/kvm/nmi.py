@@ -6,10 +6,8 @@ arch/x86/kvm/x86.c: kvm_inject_nmi(), process_nmi().
 from __future__ import annotations
 
 from vpmu_emu._jit import jit
+from vpmu_emu.linux.kvm.vmx.registers import vmx_get_nmi_mask
 from vpmu_emu.linux.state import KVM_REQ_NMI
-from vpmu_emu.machine.physical import ld64
-from vpmu_emu.machine.u64 import U64, ZERO
-from vpmu_emu.machine.vmcs import NMI_BLOCKING, V_INTERRUPTIBILITY
 
 
 @jit()
@@ -26,6 +24,6 @@ def process_nmi(M, vcpu):
     While the guest has NMIs masked none is injected at once, and the second would be one too many.
     """
     vcpu.requests &= ~KVM_REQ_NMI
-    masked = ld64(M, U64(vcpu.vmcs + V_INTERRUPTIBILITY)) & NMI_BLOCKING != ZERO or vcpu.nmi_injected != 0
+    masked = vmx_get_nmi_mask(M, vcpu) or vcpu.nmi_injected != 0
     vcpu.nmi_pending = min(vcpu.nmi_pending + vcpu.nmi_queued, 1 if masked else 2)
     vcpu.nmi_queued = 0

@@ -19,11 +19,10 @@ from vpmu_emu.linux.kvm.pmu import (
     pmc_is_locally_enabled,
 )
 from vpmu_emu.linux.kvm.vmx.lbr import intel_pmu_cleanup
-from vpmu_emu.linux.kvm.vmx.pebs import add_atomic_switch_msr, switch_pebs_msrs
 from vpmu_emu.linux.native import cost
 from vpmu_emu.linux.overflow_handler import __kvm_perf_overflow as kvm_perf_overflow_noted
 from vpmu_emu.linux.overflow_handler import pmc_bit
-from vpmu_emu.linux.percpu import this_core, this_cpu
+from vpmu_emu.linux.percpu import this_core
 from vpmu_emu.linux.perf.event import (
     ATTR_PRECISE_SHIFT,
     perf_event_count_now,
@@ -41,15 +40,13 @@ from vpmu_emu.linux.perf.times import (
     ATTR_PINNED,
 )
 from vpmu_emu.linux.state import CTX_TASK, N_GP_PMC, N_PMC, OWNER_KVM
-from vpmu_emu.machine import msr_index, mutants, vmcs
+from vpmu_emu.machine import msr_index, mutants
 from vpmu_emu.machine.msr import is_canonical
 from vpmu_emu.machine.pmu import event_row
 from vpmu_emu.machine.pmu_rules import perfctr_value, status_after_reset
 from vpmu_emu.machine.ring import GP_ADDRESS, GP_READ_ONLY, GP_RESERVED, emit
 from vpmu_emu.machine.u64 import LOW32, ONE, U2, U64, ZERO
-from vpmu_emu.machine.vmcs import vmread, vmwrite
 
-COST_SWITCH_MSRS = cost("atomic_switch_perf_msrs")
 COST_HANDLE_EVENT = cost("kvm_pmu_handle_event")
 COST_REPROGRAM = cost("reprogram_counter")
 COST_CREATE = cost("perf_event_create_kernel_counter")
@@ -398,27 +395,3 @@ def kvm_pmu_get_msr(S, E, vcpu, which):
     if kind == kvm_pmu.PMU_PERFCTR and this_core(S).inject & mutants.I_RDMSR_32 != ZERO:
         value &= LOW32
     return value
-
-
-@jit()
-def atomic_switch_perf_msrs(S, M, E, vcpu):
-    """Let VM entry and exit switch what perf_guest_get_msrs() says: GLOBAL_CTRL, for PEBS also others."""
-    core = this_core(S)
-    host = this_cpu(S)
-    charge(S, E, COST_SWITCH_MSRS)
-    n, guest_value = switch_pebs_msrs(S, M, E, vcpu, 0)
-    host_value = host.intel_ctrl & ~host.intel_ctrl_guest_mask
-    if S.config.load_global_ctrl != 0:
-        exit_ctl = vmread(core, M, vmcs.V_EXIT_CTL) & ~vmcs.EXIT_LOAD_GLOBAL_CTRL
-        entry_ctl = vmread(core, M, vmcs.V_ENTRY_CTL) & ~vmcs.ENTRY_LOAD_GLOBAL_CTRL
-        if host_value != guest_value:
-            exit_ctl |= vmcs.EXIT_LOAD_GLOBAL_CTRL
-            entry_ctl |= vmcs.ENTRY_LOAD_GLOBAL_CTRL
-            vmwrite(core, M, vmcs.V_GUEST_GLOBAL_CTRL, guest_value)
-            vmwrite(core, M, vmcs.V_HOST_GLOBAL_CTRL, host_value)
-        vmwrite(core, M, vmcs.V_EXIT_CTL, exit_ctl)
-        vmwrite(core, M, vmcs.V_ENTRY_CTL, entry_ctl)
-    else:
-        n = add_atomic_switch_msr(M, vcpu, n, msr_index.MSR_CORE_PERF_GLOBAL_CTRL, host_value, guest_value)
-    vmwrite(core, M, vmcs.V_EXIT_LOAD_COUNT, U64(n))
-    vmwrite(core, M, vmcs.V_ENTRY_LOAD_COUNT, U64(n))

@@ -23,6 +23,7 @@ from vpmu_emu.linux.kvm.pmu import (
     kvm_pmu_request_counter_reprogram,
 )
 from vpmu_emu.linux.kvm.vmx import lbr
+from vpmu_emu.linux.kvm.vmx.switch_perf_msrs import atomic_switch_perf_msrs
 from vpmu_emu.linux.overflow_handler import kvm_make_request, pmc_bit
 from vpmu_emu.linux.patches import lacks
 from vpmu_emu.linux.percpu import kvm_get_running_vcpu
@@ -64,7 +65,7 @@ def entry(S, M, E, vcpu):
     if _owns_pmu(S, vcpu):
         pmu_passthrough.pmu_entry_global_ctrl(S, M, E, vcpu)
     else:
-        pmu_emulated.atomic_switch_perf_msrs(S, M, E, vcpu)
+        atomic_switch_perf_msrs(S, M, E, vcpu)
     if _has_vlbr(S, vcpu):
         lbr.vmx_passthrough_lbr_msrs(S, M, vcpu)
 

@@ -14,6 +14,7 @@ from vpmu_emu.linux.kvm import pmu as kvm_pmu
 from vpmu_emu.linux.kvm import pmu_emulated
 from vpmu_emu.linux.kvm.filter import check_pmu_event_filter
 from vpmu_emu.linux.kvm.pmu import kvm_pmu_recalc_pmc_emulation, pmc_wants_pmi
+from vpmu_emu.linux.kvm.vmx.registers import vmx_get_global_ctrl, vmx_set_global_ctrl
 from vpmu_emu.linux.native import cost, rdmsrl, rdpmcl, retire_work, wrmsrl
 from vpmu_emu.linux.overflow_handler import kvm_make_request, pmc_bit
 from vpmu_emu.linux.patches import lacks
@@ -35,7 +36,6 @@ from vpmu_emu.machine.pmu import counter_value, counts_nothing
 from vpmu_emu.machine.pmu_rules import sets_status, status_after_reset
 from vpmu_emu.machine.ring import GP_PASSED, GP_READ_ONLY, GP_RESERVED, emit
 from vpmu_emu.machine.u64 import ONE, U8, U15, U64, ZERO
-from vpmu_emu.machine.vmcs import V_GUEST_GLOBAL_CTRL, vmread, vmwrite
 
 COST_VMREAD = cost("vmread")
 COST_VMWRITE = cost("vmwrite")
@@ -347,13 +347,12 @@ def kvm_pmu_get_msr(S, E, vcpu, which):  # noqa: ARG001
 @jit()
 def pmu_entry_global_ctrl(S, M, E, vcpu):
     """GLOBAL_CTRL for VM entry (patch 28), by the VMCS field or the MSR-load list."""
-    core = this_core(S)
     pmu = vcpu.pmu
     if lacks(S, patches.LOAD_GLOBAL_CTRL | patches.GLOBAL_CTRL) or pmu.version == 0:
         return
     if S.config.load_global_ctrl != 0:
         charge(S, E, COST_VMWRITE)
-        vmwrite(core, M, V_GUEST_GLOBAL_CTRL, pmu.global_ctrl)
+        vmx_set_global_ctrl(M, vcpu, pmu.global_ctrl)
     else:
         st64(M, U64(vcpu.msr_lists + ENTRY_LOAD_LIST) + U8, pmu.global_ctrl)
 
@@ -361,12 +360,11 @@ def pmu_entry_global_ctrl(S, M, E, vcpu):
 @jit()
 def pmu_exit_global_ctrl(S, M, E, vcpu):
     """What VM exit saved of the guest's GLOBAL_CTRL (patch 28)."""
-    core = this_core(S)
     pmu = vcpu.pmu
     if lacks(S, patches.LOAD_GLOBAL_CTRL | patches.GLOBAL_CTRL) or pmu.version == 0:
         return
     if S.config.save_global_ctrl != 0:
-        pmu.global_ctrl = vmread(core, M, V_GUEST_GLOBAL_CTRL)
+        pmu.global_ctrl = vmx_get_global_ctrl(M, vcpu)
         charge(S, E, COST_VMREAD)
     else:
         pmu.global_ctrl = ld64(M, U64(vcpu.msr_lists) + U8)

@@ -8,11 +8,11 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
+from vpmu_emu.linux.kvm.vmx.registers import kvm_get_rflags, vmx_interrupt_blocked
 from vpmu_emu.linux.percpu import this_core
 from vpmu_emu.linux.state import USER_IO_IN, USER_IO_MMIO_READ, USER_IO_MMIO_WRITE, USER_IO_OUT
 from vpmu_emu.machine.physical import ld8, ld32, ld64, st8, st16, st32, st64
 from vpmu_emu.machine.u64 import ONE, U4, U64, ZERO
-from vpmu_emu.machine.vmcs import MOV_SS_BLOCKING, STI_BLOCKING, V_INTERRUPTIBILITY, V_RFLAGS
 from vpmu_emu.tables.linux import STRUCTS, constant
 
 KVM_EXIT_IO = constant("KVM_EXIT_IO")
@@ -57,7 +57,6 @@ _CR8 = U64(_RUN.offset("cr8"))
 _APIC_BASE = U64(_RUN.offset("apic_base"))
 _IF_FLAG = U64(_RUN.offset("if_flag"))
 _RFLAGS_IF_BIT = U64(9)
-_SHADOWS = STI_BLOCKING | MOV_SS_BLOCKING
 EMULATION_FAILED = constant("KVM_INTERNAL_ERROR_EMULATION")
 DELIVERY_EV = constant("KVM_INTERNAL_ERROR_DELIVERY_EV")
 UNEXPECTED_EXIT_REASON = constant("KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON")
@@ -68,9 +67,7 @@ INVALID_GUEST_STATE = U64(0x8000_0021)
 @jit()
 def is_ready_for_interrupt(M, vcpu):
     """kvm_vcpu_ready_for_interrupt_injection() of a vCPU that no core has loaded."""
-    if ld64(M, U64(vcpu.vmcs + V_RFLAGS)) >> _RFLAGS_IF_BIT & ONE == ZERO:
-        return False
-    if ld64(M, U64(vcpu.vmcs + V_INTERRUPTIBILITY)) & _SHADOWS != ZERO:
+    if vmx_interrupt_blocked(M, vcpu):
         return False
     return vcpu.exception < 0 and vcpu.interrupt < 0 and vcpu.nmi_injected == 0
 
@@ -90,7 +87,7 @@ def post_kvm_run_save(S, M, vcpu):
     st8(M, page + _READY, ONE if ready else ZERO)
     st64(M, page + _CR8, vcpu.vapic.tpr >> U4)
     st64(M, page + _APIC_BASE, vcpu.vapic.apic_base)
-    st8(M, page + _IF_FLAG, ld64(M, U64(vcpu.vmcs + V_RFLAGS)) >> _RFLAGS_IF_BIT & ONE)
+    st8(M, page + _IF_FLAG, kvm_get_rflags(M, vcpu) >> _RFLAGS_IF_BIT & ONE)
 
 
 @jit()

@@ -15,6 +15,7 @@ from vpmu_emu.linux.kvm.cpuid import Leaf, supported_perf_cap
 from vpmu_emu.linux.kvm.debugregs import EXCEPTIONS
 from vpmu_emu.linux.kvm.eventfilter import EventFilter
 from vpmu_emu.linux.kvm.refresh import kvm_pmu_refresh
+from vpmu_emu.linux.kvm.vmx.registers import CR0_REAL_MODE, CS_RESET, RIP_RESET
 from vpmu_emu.linux.kvm.vmx.vmcs import (
     ALL_ONES,
     PAGE,
@@ -32,9 +33,6 @@ from vpmu_emu.machine.clock import tsc_value
 from vpmu_emu.machine.engine import XCR0_RESET
 from vpmu_emu.machine.lapic import BASE_RESET
 from vpmu_emu.machine.processor_flags import (
-    X86_CR0_CD,
-    X86_CR0_ET,
-    X86_CR0_NW,
     X86_CR0_TS,
     X86_CR0_WP,
     X86_CR4_DE,
@@ -57,9 +55,7 @@ CR4_GUEST_BITS = int(
     X86_CR4_PVI | X86_CR4_TSD | X86_CR4_DE | X86_CR4_PGE | X86_CR4_PCE | X86_CR4_OSFXSR
     | X86_CR4_OSXMMEXCPT | X86_CR4_FSGSBASE
 )  # fmt: skip
-CR0_REAL_MODE = int(X86_CR0_CD | X86_CR0_NW | X86_CR0_ET)  # RESET
 RFLAGS_RESET = 2
-CS_RESET, RIP_RESET = 0xF000, 0xFFF0
 PAT_RESET = reset_of("IA32_PAT")
 TSC_DEADLINE_TIMER = 1 << 24  # CPUID.1:ECX
 

@@ -22,14 +22,9 @@ from vpmu_emu.linux.kvm.pmu import (
 )
 from vpmu_emu.linux.kvm.trigger import kvm_pmu_trigger_event
 from vpmu_emu.linux.kvm.vcpu import (
-    EXIT_FASTPATH_NONE,
-    handle_exit_irqoff,
     kvm_check_and_inject_events,
     kvm_vcpu_block,
     send_ipi,
-    vmx_exit_handlers_fastpath,
-    vmx_vcpu_enter,
-    vmx_vcpu_exit,
 )
 from vpmu_emu.linux.kvm.vmx.exits import (
     finish_rdmsr,
@@ -41,6 +36,13 @@ from vpmu_emu.linux.kvm.vmx.exits import (
     vmx_handle_exit,
 )
 from vpmu_emu.linux.kvm.vmx.lbr import intel_pmu_handle_lbr_msrs_access, intel_pmu_lbr_msr_now
+from vpmu_emu.linux.kvm.vmx.vmx import (
+    EXIT_FASTPATH_NONE,
+    handle_exit_irqoff,
+    vmx_exit_handlers_fastpath,
+    vmx_vcpu_enter,
+    vmx_vcpu_exit,
+)
 from vpmu_emu.linux.native import cost
 from vpmu_emu.linux.percpu import this_core, this_cpu
 from vpmu_emu.linux.state import KVM_REQ_PMI, KVM_REQ_PMU

@@ -173,7 +173,7 @@ def kvm_set_msr_common(S, M, E, vcpu, index, value):
         vmwrite(core, M, vmcs.V_TSC_OFFSET, value - now)
         return 0
     if row == msrs.R_TSC_DEADLINE:
-        kvm_set_lapic_tscdeadline_msr(S, M, value)
+        kvm_set_lapic_tscdeadline_msr(S, M, vcpu, value)
         return 0
     if row == msrs.R_MISC_ENABLE:
         old = vcpu.ia32_misc_enable_msr

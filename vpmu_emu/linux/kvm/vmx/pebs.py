@@ -9,17 +9,13 @@ from __future__ import annotations
 
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.kvm.pmu import pmc_is_locally_enabled
+from vpmu_emu.linux.kvm.vmx.msr_lists import add_atomic_switch_msr
 from vpmu_emu.linux.native import wrmsrl
 from vpmu_emu.linux.overflow_handler import pmc_bit
 from vpmu_emu.linux.percpu import this_core, this_cpu
 from vpmu_emu.linux.state import N_PMC
 from vpmu_emu.machine import msr_index
-from vpmu_emu.machine.physical import st32, st64
-from vpmu_emu.machine.u64 import U8, U64, ZERO
-
-# the lists of vm.msr_lists: {index, value} of 16 bytes each
-EXIT_LOAD_LIST = 0x400
-ENTRY_LOAD_LIST = 0x800
+from vpmu_emu.machine.u64 import ZERO
 
 
 @jit()
@@ -36,19 +32,6 @@ def intel_pmu_cross_mapped_check(S, vcpu):
         idx = S.perf_events[event].idx
         if idx >= 0 and idx != i:
             pmu.host_cross_mapped_mask |= pmc_bit(idx)
-
-
-@jit()
-def add_atomic_switch_msr(M, vcpu, n, index, host_value, guest_value):
-    """Entry n of the lists, if the two differ; how many there are now."""
-    if host_value == guest_value:
-        return n
-    at = vcpu.msr_lists + 16 * n
-    for k in range(2):
-        entry = U64(at + (EXIT_LOAD_LIST if k == 0 else ENTRY_LOAD_LIST))
-        st32(M, entry, index)
-        st64(M, entry + U8, host_value if k == 0 else guest_value)
-    return n + 1
 
 
 @jit()
