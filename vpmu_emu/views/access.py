@@ -193,7 +193,7 @@ class _Teller:
         else:
             bit = "1: the guest exits" if exits else "0: no exit"
             writes = c & ~mk.ACCESS_EXITS == mk.ACCESS_WRMSR
-            why = self._passed(rule_of(self._vpmu, index, writes), _number(index))
+            why = self._passed(rule_of(self.asked.met.column(self._vpmu), index, writes), _number(index))
             if self._denied():
                 why += "; the VMM's MSR filter denies it"
             yield Step("MSR bitmap", f"byte {place >> 3:#x}, bit {place & 7} is {bit}; {why}")

@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 
 from tests.linux.guests import run, system
+from vpmu_emu.linux.irq_vectors import KVM_VPMU_VECTOR
 from vpmu_emu.linux.kvm.cpuid import leaves_of
 from vpmu_emu.linux.kvm.eventfilter import make_filter
 from vpmu_emu.linux.kvm.pmu_passthrough import kvm_passthrough_pmu_handle_event
+from vpmu_emu.linux.kvm.vcpu import host_irq
 from vpmu_emu.linux.kvm.vm import kvm_vcpu_after_set_cpuid, set_event_filter
-from vpmu_emu.linux.state import CTX_TASK, PERF_TYPE_RAW, PERF_TYPE_SOFTWARE, QUIRKS
+from vpmu_emu.linux.printk import log_report
+from vpmu_emu.linux.state import CTX_TASK, KVM_REQ_PMI, PERF_TYPE_RAW, PERF_TYPE_SOFTWARE, QUIRKS
 from vpmu_emu.linux.syscalls.host import Errno
 from vpmu_emu.linux.syscalls.perf import _check_guest
 from vpmu_emu.setup.hostevents import HostEvent
@@ -209,6 +212,21 @@ def test_a_new_event_where_a_guest_has_the_pmu():
     assert errno(0, 0, exclude_guest=1) == errno(0, 0, kind=PERF_TYPE_SOFTWARE) == ""
     S.percpu[0].force_exclude_guest = 0  # as between the inner loop and the next
     assert errno(0, 0) == errno(-1, vmm) == ""
+
+
+# --- the interrupt ----------------------------------------------------------------------------------------
+
+
+def test_a_pmi_of_a_guest_that_is_gone():
+    machine = system(EXIT, "passthrough")
+    S = machine.S
+    for vcpu, asked in ((0, True), (-1, False), (-1, False)):
+        S.percpu[0].vcpu, S.vcpus[0].requests = vcpu, 0
+        with np.errstate(over="ignore"):
+            host_irq(S, machine.E, KVM_VPMU_VECTOR)
+        assert bool(int(S.vcpus[0].requests) & int(KVM_REQ_PMI)) == asked
+    assert [line["text"] for line in log_report(S)] == ["kvm: PMI of a guest on CPU 0, which runs none"]
+    assert int(S.percpu[0].vpmi_irqs) == 3
 
 
 # --- all of them, and a host that cannot ------------------------------------------------------------------

@@ -173,7 +173,7 @@ def kvm_pmu_restore_pmu_context(S, E, vcpu):
         return
     emit(E, core.t, TR_PMU_LOAD, ZERO, pmu.global_ctrl, pmu.global_status, ZERO)
     if not lacks(S, patches.KVM_GUEST_ENTER):
-        retire_work(S, E, COST_GUEST_ENTER)
+        charge(S, E, COST_GUEST_ENTER)  # an overflow of the host's is the host's, up to here
         perf_guest_enter(S, E)
     masked = core.vapic.lvt[LVT_PMI] & msr_index.APIC_LVT_MASKED
     if lacks(S, patches.MIRROR_MASK | patches.GUEST_MASK):

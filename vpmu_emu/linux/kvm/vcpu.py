@@ -40,10 +40,10 @@ from vpmu_emu.linux.kvm.vmx.registers import (
 from vpmu_emu.linux.native import cost, retire_work, wrmsrl
 from vpmu_emu.linux.overflow_handler import kvm_make_request
 from vpmu_emu.linux.patches import lacks
-from vpmu_emu.linux.percpu import kvm_get_running_vcpu, this_core, this_cpu
+from vpmu_emu.linux.percpu import this_core, this_cpu
 from vpmu_emu.linux.perf.event import perf_init
 from vpmu_emu.linux.perf.pmi import handle_nmis
-from vpmu_emu.linux.printk import LOG_SPURIOUS_VECTOR, printk
+from vpmu_emu.linux.printk import LOG_SPURIOUS_VECTOR, LOG_STRAY_PMI, printk, printk_once
 from vpmu_emu.linux.space import guest_space
 from vpmu_emu.linux.time import sysvec_apic_timer_interrupt
 from vpmu_emu.linux.trace_kinds import TR_HOST_IRQ, TR_INJECT_NMI
@@ -175,8 +175,10 @@ def host_irq(S, E, vector):
         # A PMI with this vector belongs to the guest, even if it comes late.
         host.vpmi_irqs += ONE
         retire_work(S, E, COST_VPMI)
-        if not lacks(S, patches.HANDLER):
-            kvm_make_request(S, E, kvm_get_running_vcpu(S), state.KVM_REQ_PMI)
+        if host.vcpu < 0:
+            printk_once(S, LOG_STRAY_PMI, ZERO)
+        elif not lacks(S, patches.HANDLER):
+            kvm_make_request(S, E, S.vcpus[host.vcpu], state.KVM_REQ_PMI)
     host.interrupted = state.FROM_KERNEL
     handle_nmis(S, E)
 
