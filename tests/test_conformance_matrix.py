@@ -82,6 +82,29 @@ def mismatches(found: Run, wanted: dict[str, int]) -> dict[str, tuple[int, int]]
     return {name: (found[name], value) for name, value in wanted.items() if found[name] != value}
 
 
+GP_AXES, FIXED_AXES = ("version", "perf_caps", "gp"), ("version", "perf_caps", "fixed")
+
+
+def hold(stem: str, mode: str, axes: tuple[str, ...], shapes: list, judge, **more) -> None:
+    """The guest ends well in every shape, and what `judge(found, *shape)` gives is empty."""
+    wrong = {}
+    for shape in shapes:
+        found = Run(stem, mode, **dict(zip(axes, shape, strict=True)), **more)
+        bad = judge(found, *shape)
+        if found.exit_code != 0 or bad:
+            wrong[shape] = found.exit_code, bad
+    assert wrong == {}
+
+
+def on_and_off(found: Run, nr: int) -> dict[str, tuple[int, int]]:
+    """Of the fixed counters behind the first: which count that should not, or do not and should."""
+    return {
+        f"counts+{i}": (found[f"counts+{i}"], i < nr)
+        for i in range(1, HOST_FIXED)
+        if (found[f"counts+{i}"] > 0) != (i < nr)
+    }
+
+
 @cache
 def gp_shapes() -> list:
     return sample(VERSIONS, CAPABILITIES, range(HOST_GP + 1))
@@ -95,9 +118,7 @@ def fixed_shapes() -> list:
 @pytest.mark.uncompiled
 @modes
 def test_general_purpose_counters(mode):
-    wrong = {}
-    for version, caps, gp in gp_shapes():
-        found = Run("c07_gp_rd_wr", mode, version=version, perf_caps=caps, gp=gp)
+    def judge(found, version, caps, gp):
         nr = gp if version else 0
         # KVM drops what is written to 0xC1 and 0xC2 where they are absent.
         dropped = low(2) & ~low(nr) if mode != "bare" else 0
@@ -121,17 +142,15 @@ def test_general_purpose_counters(mode):
                 for i in range(HOST_GP)
             ),
         }
-        if found.exit_code != 0 or mismatches(found, wanted):
-            wrong[version, caps, gp] = found.exit_code, mismatches(found, wanted)
-    assert wrong == {}
+        return mismatches(found, wanted)
+
+    hold("c07_gp_rd_wr", mode, GP_AXES, gp_shapes(), judge)
 
 
 @pytest.mark.uncompiled
 @modes
 def test_reset_value_of_global_ctrl(mode):
-    wrong = {}
-    for version, caps, gp in gp_shapes():
-        found = Run("c06_global_ctrl_reset", mode, version=version, perf_caps=caps, gp=gp)
+    def judge(found, version, _, gp):
         there = effective(mode, version) >= 2
         window = found.program.insns("opened", "closed") if there and gp else 0
         # Version 1 has counters: counter 0 can be read. A passed-through RDPMC finds silicon's.
@@ -141,17 +160,15 @@ def test_reset_value_of_global_ctrl(mode):
             "faults": 0 if there else 3 - readable,
             "counted": window,
         }
-        if found.exit_code != 0 or mismatches(found, wanted):
-            wrong[version, caps, gp] = found.exit_code, mismatches(found, wanted)
-    assert wrong == {}
+        return mismatches(found, wanted)
+
+    hold("c06_global_ctrl_reset", mode, GP_AXES, gp_shapes(), judge)
 
 
 @pytest.mark.uncompiled
 @modes
 def test_fixed_counters(mode):
-    wrong = {}
-    for version, caps, fixed in fixed_shapes():
-        found = Run("c08_fixed_rd_wr", mode, version=version, perf_caps=caps, fixed=fixed)
+    def judge(found, version, _, fixed):
         nr = fixed if effective(mode, version) >= 2 else 0
         hidden = low(HOST_FIXED) & ~low(nr) if mode == "passthrough" and version else 0
         wanted = {
@@ -164,17 +181,15 @@ def test_fixed_counters(mode):
                 3 * (i >= nr) + (not (low(nr) | hidden) >> i & 1) + 1 for i in range(HOST_FIXED)
             ),
         }
-        if found.exit_code != 0 or mismatches(found, wanted):
-            wrong[version, caps, fixed] = found.exit_code, mismatches(found, wanted)
-    assert wrong == {}
+        return mismatches(found, wanted)
+
+    hold("c08_fixed_rd_wr", mode, FIXED_AXES, fixed_shapes(), judge)
 
 
 @pytest.mark.uncompiled
 @modes
 def test_controls_of_fixed_counters(mode):
-    wrong = {}
-    for version, caps, fixed in fixed_shapes():
-        found = Run("c09_c10_fixed_control", mode, version=version, perf_caps=caps, fixed=fixed)
+    def judge(found, version, _, fixed):
         there = effective(mode, version) >= 2
         nr = fixed if there else 0
         insns, rounds = found.program.insns, found.program.symbols["ROUNDS"]
@@ -185,13 +200,9 @@ def test_controls_of_fixed_counters(mode):
             "global_set": low(HOST_FIXED) if mode == "passthrough" and there else low(nr),
             "counts": window if nr else 0,
         }
-        bad = mismatches(found, wanted)
-        for i in range(1, HOST_FIXED):
-            if (found[f"counts+{i}"] > 0) != (i < nr):
-                bad[f"counts+{i}"] = found[f"counts+{i}"], i < nr
-        if found.exit_code != 0 or bad:
-            wrong[version, caps, fixed] = found.exit_code, bad
-    assert wrong == {}
+        return mismatches(found, wanted) | on_and_off(found, nr)
+
+    hold("c09_c10_fixed_control", mode, FIXED_AXES, fixed_shapes(), judge)
 
 
 def exact(found: Run, gp: int) -> dict[str, tuple[int, int]]:
@@ -210,48 +221,35 @@ def exact(found: Run, gp: int) -> dict[str, tuple[int, int]]:
 @pytest.mark.uncompiled
 @pytest.mark.parametrize("mode", ["emulated", "passthrough"])
 def test_events_count_whatever_cpuid_lists(mode):
-    wrong = {}
-    shapes = sample(VERSIONS, CAPABILITIES, LENGTHS, ABSENT)
     # Without the compiler eight counters take long; which of them count is another test's.
     gp = HOST_GP if settings.default.max_examples > 4 else 1
-    for version, caps, length, absent in shapes:
-        found = Run(
-            "c01_c04_arch_events", mode,
-            version=version, perf_caps=caps, events_length=length, events_absent=absent, gp=gp,
-        )  # fmt: skip
-        bad = exact(found, gp if version else 0)
-        if found.exit_code != 0 or bad:
-            wrong[version, caps, length, absent] = found.exit_code, bad
-    assert wrong == {}
+    axes = ("version", "perf_caps", "events_length", "events_absent")
+    shapes = sample(VERSIONS, CAPABILITIES, LENGTHS, ABSENT)
+
+    def judge(found, version, *_):
+        return exact(found, gp if version else 0)
+
+    hold("c01_c04_arch_events", mode, axes, shapes, judge, gp=gp)
 
 
 @pytest.mark.parametrize("mode", [*MODES, ALL])
 def test_events_on_every_counter(mode):
-    wrong = {}
-    for version, caps, gp in gp_shapes():
-        found = Run("c01_c04_arch_events", mode, version=version, perf_caps=caps, gp=gp)
-        bad = exact(found, gp if version else 0)
-        if found.exit_code != 0 or bad:
-            wrong[version, caps, gp] = found.exit_code, bad
-    assert wrong == {}
+    def judge(found, version, _, gp):
+        return exact(found, gp if version else 0)
+
+    hold("c01_c04_arch_events", mode, GP_AXES, gp_shapes(), judge)
 
 
 @pytest.mark.uncompiled
 @pytest.mark.parametrize("mode", [*MODES, ALL])
 def test_events_on_fixed_counters(mode):
-    wrong = {}
-    for version, caps, fixed in fixed_shapes():
-        found = Run("c02_fixed_arch_events", mode, version=version, perf_caps=caps, fixed=fixed)
+    def judge(found, version, _, fixed):
         nr = fixed if effective(mode, version) >= 2 else 0
         told = fixed if version >= 2 else 0
         wanted = {"measured": told, "still": told, "writable": told, "counts": 65 if nr else 0}
-        bad = mismatches(found, wanted)
-        for i in range(1, HOST_FIXED):
-            if (found[f"counts+{i}"] > 0) != (i < nr):
-                bad[f"counts+{i}"] = found[f"counts+{i}"], i < nr
-        if found.exit_code != 0 or bad:
-            wrong[version, caps, fixed] = found.exit_code, bad
-    assert wrong == {}
+        return mismatches(found, wanted) | on_and_off(found, nr)
+
+    hold("c02_fixed_arch_events", mode, FIXED_AXES, fixed_shapes(), judge)
 
 
 @pytest.mark.uncompiled

@@ -127,6 +127,13 @@ def perf_pending_disable(S, E):
 
 
 @jit()
+def nmi_work(S):
+    """Whether handle_nmis() may have something to do: asked at every piece of work, it mostly has not."""
+    core = this_core(S)
+    return core.nmi_pending != 0 or core.nmi_at <= core.t or this_cpu(S).pending_disable != 0
+
+
+@jit()
 def handle_nmis(S, E):
     """Take the NMIs that are due; inside a handler further ones wait for its end."""
     core = this_core(S)
