@@ -5,7 +5,7 @@
 # (process_nmi).
 #
 #: row X-nmi-ipi
-#: modes bare emulated passthrough
+#: modes bare none emulated passthrough
 #: expect all: exit_code == 0
 #: expect all: rbx == 2
 #: expect all: mem64(place) == mem64(place + 8)

@@ -86,6 +86,87 @@ def test_nmis_of_another_vcpu(mode, masked, most):
     assert int(events(vmm)["nmi.pending"]) == most
 
 
+# The VMM sends at port 0x80, and again at 0x82, in the first run of the handler; rbx counts the runs.
+NMI_GUEST = """
+    lgdt gdtr[rip]
+    lidt idtr[rip]
+    lea rax, nmi[rip]
+    mov gate[rip], ax
+    xor ebx, ebx
+    out 0x80, al
+    nop
+    nop
+    out 0x81, al
+nmi:
+    inc ebx
+    cmp ebx, 1
+    jne 1f
+    out 0x82, al
+1:  iretq
+.balign 8
+gdt:  .quad 0, 0x00af9b000000ffff, 0x00cf93000000ffff
+idt:  .zero 32
+gate: .word 0, 8, 0x8e00, 0
+      .quad 0
+gdtr: .word 23
+      .quad 0x1000 + gdt - _start
+idtr: .word 47
+      .quad 0x1000 + idt - _start
+"""
+
+
+def _by_ioctl(vmm: Vmm, count: int) -> None:
+    for _ in range(count):
+        assert vmm.ioctl(vmm.vcpu, "KVM_NMI") == 0
+
+
+def _by_another_vcpu(vmm: Vmm, count: int) -> None:
+    receiver = vmm.vcpu
+    vmm.vcpu = vmm.others[0]
+    send = f"mov ecx, 0x830; mov eax, 0x400; xor edx, edx; .rept {count}; wrmsr; .endr; out 0x83, al"
+    vmm.load(code(send.replace("; ", "\n")), 0x3000)
+    assert vmm.run() == 0
+    assert int(registers(vmm)["rcx"]) == 0x830
+    vmm.vcpu = receiver
+
+
+def _by_itself(vmm: Vmm, count: int) -> None:
+    # As if the handler went on with so many WRMSRs of its own: its next instructions are other ones.
+    found = registers(vmm)
+    back = int(found["rip"])
+    send = f"mov ecx, 0x830; mov eax, 0x400; xor edx, edx; .rept {count}; wrmsr; .endr; push {back}; ret"
+    found["rip"] = 0x3000 + 0x100 * count
+    vmm.host.copy_to_user(vmm.ram + int(found["rip"]), code(send.replace("; ", "\n")))
+    assert vmm.give(vmm.vcpu, "KVM_SET_REGS", found.tobytes()) == 0
+
+
+@pytest.mark.parametrize("mode", ["none", "emulated", "passthrough"])
+@pytest.mark.parametrize("send", [_by_ioctl, _by_another_vcpu, _by_itself])
+def test_two_nmis_in_a_handler_are_one_more_run(mode, send):
+    """process_nmi(): while NMIs are blocked one waits, whoever sends them; two runs in all."""
+    vmm = Vmm(mode)
+    receiver = vmm.vcpu
+    vmm.vcpu = vmm.ioctl(vmm.vm, "KVM_CREATE_VCPU", 1)
+    runnable = STRUCTS["kvm_mp_state"].new(mp_state=constant("KVM_MP_STATE_RUNNABLE"))
+    assert vmm.give(vmm.vcpu, "KVM_SET_MP_STATE", runnable.tobytes()) == 0
+    assert vmm.ioctl(vmm.vcpu, "KVM_SET_CPUID2", vmm.supported()) == 0
+    vmm.long_mode()
+    _x2apic(vmm)
+    vmm.others, vmm.vcpu = [vmm.vcpu], receiver
+    vmm.load(code(NMI_GUEST))
+    _x2apic(vmm)
+    ports = []
+    for count in (1, 2, 0):
+        assert vmm.run() == 0
+        assert int(vmm.kvm_run["exit_reason"]) == constant("KVM_EXIT_IO")
+        ports.append(int(vmm.kvm_run["io.port"]))
+        if count:
+            _finish(vmm)
+            send(vmm, count)
+    assert ports == [0x80, 0x82, 0x81]
+    assert int(registers(vmm)["rbx"]) == 2
+
+
 # --- instructions that go to the VMM --------------------------------------------------------------------
 def _counting(mode: str, text: str) -> Vmm:
     vmm = Vmm(mode)
