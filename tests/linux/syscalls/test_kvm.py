@@ -605,6 +605,16 @@ def test_a_guest_without_cpuid_leaves_for_the_same(mode, code, reason):
     assert int(vmm.kernel.S.cores[0].pmu.global_ctrl) == before
 
 
+def test_a_passthrough_pmu_without_a_local_apic():
+    """Version 1 of the series did not ask for one: the guest has its counters, and no PMI ever."""
+    vmm = Vmm("passthrough", irqchip=False)
+    vmm.load(b"\xb9\x8f\x03\x00\x00\x0f\x32\xf4")  # mov ecx, IA32_PERF_GLOBAL_CTRL; rdmsr; hlt
+    assert vmm.run() == 0
+    assert int(vmm.kvm_run["exit_reason"]) == constant("KVM_EXIT_HLT")
+    assert int(vmm.get("KVM_GET_REGS", "kvm_regs")["rax"]) == 0xFF
+    assert int(vmm.kernel.S.vcpus[0].pmu.loaded_lvtpc) == 0xF5
+
+
 def test_memory_of_two_slots_is_free_when_the_vmm_unmaps_it():
     vmm = Vmm()
     kernel = vmm.kernel

@@ -176,8 +176,8 @@ def kvm_pmu_restore_pmu_context(S, E, vcpu):
         charge(S, E, COST_GUEST_ENTER)  # an overflow of the host's is the host's, up to here
         perf_guest_enter(S, E)
     masked = core.vapic.lvt[LVT_PMI] & msr_index.APIC_LVT_MASKED
-    if lacks(S, patches.MIRROR_MASK | patches.GUEST_MASK):
-        masked = ZERO
+    if lacks(S, patches.MIRROR_MASK | patches.GUEST_MASK) or S.vms[vcpu.vm].irqchip == 0:
+        masked = ZERO  # kvm_lapic_get_lvtpc_mask() knows KVM's local APIC alone
     if not lacks(S, patches.KVM_LVTPC):
         perf_guest_switch_to_kvm_pmi_vector(S, E, masked)
     retire_work(S, E, COST_LOAD)

@@ -31,8 +31,8 @@ def vcpu_shape(S: Any, model: CpuModel, k: int) -> Shape:
     if not config.enable_pmu:
         told = attrs.evolve(told, ds=False, pdcm=False, perf_capabilities=0)  # vmx_set_cpu_caps()
     off = not config.enable_pmu or vm.pmu_off
-    # A guest that owns the PMU needs the in-kernel local APIC for its PMI.
-    off = off or (vm.owns_pmu and not vm.irqchip)
+    # A guest that owns the PMU needs the in-kernel local APIC for its PMI; the series did not ask.
+    off = off or (vm.owns_pmu and not vm.irqchip and not config.series)
     return refreshed(host, attrs.evolve(told, version=0) if off else told, int(config.fixed_cap))
 
 
