@@ -53,7 +53,12 @@ _PMU_ROWS = {
     "IA32_PERF_GLOBAL_STATUS_SET", "MSR_PERF_METRICS", "IA32_PEBS_ENABLE", "MSR_PEBS_DATA_CFG",
     "IA32_DS_AREA", "IA32_X2APIC_LVT_PMI",
 }  # fmt: skip
-_RDPMC_TYPES = {0: "general-purpose counter", 0x4000: "fixed counter", 0x2000: "PERF_METRICS"}
+RDPMC_FIXED = int(msr_index.INTEL_PMC_FIXED_RDPMC_BASE) >> 16
+_RDPMC_TYPES = {
+    0: "general-purpose counter",
+    RDPMC_FIXED: "fixed counter",
+    int(msr_index.INTEL_PMC_FIXED_RDPMC_METRICS) >> 16: "PERF_METRICS",
+}
 _VALID = 1 << 31
 
 
@@ -274,7 +279,7 @@ class _Teller:
         kind = ecx >> 16
         if gp + fixed == 0:
             words = "there is no PMU"
-        elif kind in (0, 0x4000):
+        elif kind in (0, RDPMC_FIXED):
             words = f"{rdpmc_name(ecx)} does not exist, there are {gp if kind == 0 else fixed}"
         else:
             words = f"{rdpmc_name(ecx)} cannot be read"

@@ -22,6 +22,8 @@ from vpmu_emu.linux.patches import LOAD_GLOBAL_CTRL, WHITELIST
 from vpmu_emu.linux.printk import LOG_INVALID_MSR, say
 from vpmu_emu.linux.state import Q_INTERCEPTS_ONCE
 from vpmu_emu.machine.lapic import APIC_BASE_MSR, APIC_LAST_MSR
+from vpmu_emu.machine.msr import MSR_HIGH
+from vpmu_emu.machine.vmx import BITMAP_HIGH, BITMAP_WRITE
 from vpmu_emu.tables.msrs import Shape
 from vpmu_emu.tables.passed import VPMUS, Met, passed_msrs, pmu_msrs, rdpmc_passes
 
@@ -91,8 +93,9 @@ def recalc_intercepts(S: Any, M: np.ndarray[Any, Any], vcpu: Any, shape: Shape, 
 
 def _place(index: int, kind: int) -> tuple[int, int]:
     """Byte and bit of an MSR in the bitmap, for reads (1) or writes (2)."""
-    at = index & 0x1FFF
-    return at // 8 + (0x400 if index >= 0xC000_0000 else 0) + (0x800 if kind == 2 else 0), 1 << at % 8
+    high = index >= int(MSR_HIGH)
+    at = index - int(MSR_HIGH) * high
+    return at // 8 + int(BITMAP_HIGH) * high + int(BITMAP_WRITE) * (kind == 2), 1 << at % 8
 
 
 def _of_the_series(
