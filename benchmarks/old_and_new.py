@@ -66,6 +66,7 @@ class Tree:
     def __call__(self, *words: str) -> str:
         """Standard output of its Python, with its own code."""
         env = {**os.environ, "VPMU_CACHE_DIR": str(self.cache), "PYTHONPATH": str(self.folder)}
+        env.pop("PYTHONDONTWRITEBYTECODE", None)  # else every start compiles every module
         return subprocess.run(
             [sys.executable, *words], cwd=self.folder, env=env, check=True, text=True,
             capture_output=True,
