@@ -30,6 +30,7 @@ from vpmu_emu.load import load_bytes
 from vpmu_emu.options import COMMAND
 from vpmu_emu.setup.filterfile import parse_filter
 from vpmu_emu.setup.hostevents import parse_host_event
+from vpmu_emu.setup.msrfilter import parse_msr_filter
 from vpmu_emu.system import System
 from vpmu_emu.trace.files import check_trace
 
@@ -169,6 +170,16 @@ def door_filters(rng):
     return True
 
 
+def door_msr_filters(rng):
+    key = rng.choice(("default", "user_space", "ranges", "rnges", value(rng)))
+    item = rng.choice((value(rng), f'"{value(rng)}"', f"[{value(rng)}]", "[" * rng.choice((1, 50, 5000))))
+    field = rng.choice(("count", "access", "allow", "first", value(rng)))
+    entry = f"{{ first = {value(rng)}, {field} = {item} }}"
+    head = rng.choice(("", 'default = "deny"\n'))
+    parse_msr_filter(head + rng.choice((f"{key} = {item}\n", f"ranges = [{entry}]\n")))
+    return True
+
+
 def door_host_events(rng):
     word = value(rng)
     parse_host_event(rng.choice((word, f"cycles{word}", f"cpu/event={word}/", f"{{{word},cycles}}")))
@@ -293,6 +304,7 @@ def door_environment(rng, tmp_path):
 
 DOORS = {
     "options": door_options, "runs": door_runs, "commands": door_commands, "filters": door_filters,
+    "MSR filters": door_msr_filters,
     "host events": door_host_events, "#: lines": door_lines, "debugger": door_debugger, "elf": door_elf,
     "traces": door_traces,
 }  # fmt: skip

@@ -7,8 +7,11 @@ import re
 import pytest
 
 from tests.linux.guests import run, system, window
+from vpmu_emu.asm import assemble
 from vpmu_emu.errors import ConfigError
 from vpmu_emu.linux.kvm.eventfilter import make_filter
+from vpmu_emu.setup.msrfilter import parse_msr_filter
+from vpmu_emu.system import System
 from vpmu_emu.trace.files import write_trace
 from vpmu_emu.trace.text import lines
 
@@ -75,6 +78,24 @@ def test_why_it_is_refused(mode, body, line):
     machine = system(body, mode, trace=True)
     assert machine.run().reason == "triple-fault"  # there is no IDT
     assert line in [words.split(": ", 1)[1] for words in lines(machine.events())]
+
+
+@pytest.mark.parametrize(
+    ("user_space", "found"),
+    [
+        ("[]", ["kvm_msr: msr_write 186 = 0x1 (#GP: denied by the MSR filter)"]),
+        ('["filter"]', ["kvm_msr_user_space: write 186 FILTER",
+                        "kvm_msr: msr_write 186 = 0x1 (#GP: refused by the VMM)"]),
+    ],
+)  # fmt: skip
+def test_what_an_msr_filter_denies(user_space, found):
+    ranges = 'ranges = [{ first = 0x186, access = ["write"] }]'
+    denied = parse_msr_filter(f"user_space = {user_space}\n{ranges}")
+    program = assemble(".intel_syntax noprefix\n_start: mov ecx, 0x186; mov eax, 1; xor edx, edx; wrmsr")
+    machine = System(program, ram=2, vpmu="emulated", msr_filter=denied, trace=True)
+    assert machine.run().reason == "triple-fault"
+    told = [words.split(": ", 1)[1] for words in lines(machine.events())]
+    assert [words for words in told if words.startswith("kvm_msr")] == found
 
 
 def test_times_are_monotonic_and_every_line_is_named():
