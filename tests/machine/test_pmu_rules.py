@@ -202,6 +202,8 @@ def test_kvm_faults_as_its_code_says(mode, name):
             wrong.append(f"RDMSR {index:#x}: {fault}, {wanted}")
         for value in VALUES:
             wanted = kvm(guest, index, value)
+            if mode == "passthrough" and wanted == DONE and 0xC1 <= index < 0xC1 + guest.gp:
+                wanted = FAULT  # it passes, and is not believed to have come to KVM (patch 18)
             if kvm_wrmsr(system, mode, index, value) != (wanted == FAULT):
                 wrong.append(f"WRMSR {index:#x} <- {value:#x}: {wanted}")
             if wanted == DROP and kvm_rdmsr(system, mode, index) != (False, 0):
