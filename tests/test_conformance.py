@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import attrs
 import numpy as np
 import pytest
 
@@ -38,6 +39,18 @@ def test_the_guest_holds_and_is_not_blind(path):
     assert list(report.blind) == []
 
 
+@pytest.mark.laws
+@pytest.mark.parametrize("path", [p for p in GUESTS if guest(p)[1].also], ids=lambda path: path.stem)
+def test_the_guest_holds_in_its_other_modes(path):
+    """Those of its `also` line, which a day does not run."""
+    program, plan = guest(path)
+    only = attrs.evolve(plan, modes=plan.also, also=())
+    report = check_program(program, only, run_as_asked, perturb=True)
+    assert report.verdicts, report.error
+    assert [str(verdict) for verdict in report.verdicts if not verdict.ok] == []
+    assert list(report.stops) == list(report.blind) == []
+
+
 # Other hosts, and so other guests: without full-width writes, with an odd number of counters, with narrow
 # ones, older models; guests that have less than their host or more than KVM merged gives them; selectors
 # that do not exit. The kit's results hold on all of them; what the expectations count does not.
@@ -60,8 +73,20 @@ OF_ANY_SHAPE = [path for path in GUESTS if path.name.startswith("p")] + [
 @pytest.mark.parametrize("shape", SHAPES, ids=" ".join)
 @pytest.mark.parametrize("path", OF_ANY_SHAPE, ids=lambda path: path.stem)
 def test_the_guest_finds_nothing_wrong_with_other_shapes(path, shape):
+    _, plan = guest(path)
+    finds_nothing(path, shape, ("passthrough",) if "--all-passthrough" in shape else plan.modes)
+
+
+@pytest.mark.laws
+@pytest.mark.parametrize("shape", [s for s in SHAPES[1:] if s != ("--all-passthrough",)], ids=" ".join)
+@pytest.mark.parametrize("path", OF_ANY_SHAPE, ids=lambda path: path.stem)
+def test_nor_in_its_other_modes(path, shape):
+    """But for a host without full-width writes, which cannot have the vPMU that was merged."""
+    finds_nothing(path, shape, guest(path)[1].also)
+
+
+def finds_nothing(path, shape, modes):
     program, plan = guest(path)
-    modes = ("passthrough",) if "--all-passthrough" in shape else plan.modes
     for mode in modes:
         outcome = run_as_asked(program, mode, plan.cpu, (*plan.args, *shape))
         found = {

@@ -17,7 +17,7 @@ from vpmu_emu.errors import ConfigError
 from vpmu_emu.explain import Explanation, explain, parse_number, parse_settings
 from vpmu_emu.linux.kvm.eventfilter import make_filter
 from vpmu_emu.setup.msrfilter import REASONS, MsrFilter, MsrRange, parse_msr_filter
-from vpmu_emu.tables.modes import mode_names
+from vpmu_emu.tables.modes import VPMUS, mode_names
 from vpmu_emu.tables.msrs import msr_name
 from vpmu_emu.tables.mutants import MUTANTS
 
@@ -35,6 +35,7 @@ NO_PMU = {"guest": {"pmu.version": 0}}
 V1 = {"guest": {"pmu.version": 1}}
 THROUGH = {"all_passthrough": True}
 OF_ALL = "KVM passes it if n < guest.gp and (all_passthrough or without34)"
+WHOLE = {"kvm": {"fixed_cap": 4}}
 NARROW = {"guest": {"pmu.perf_caps": 0}}
 FULL = {"host_events": ["instructions:D"] * 12}
 
@@ -123,6 +124,18 @@ TRIPLES = [
     ("passthrough", "wrmsr 0xc5 5", {"guest": {"pmu.gp": 4}}, "KVM", "no such register", "patch 17"),
     ("passthrough", "wrmsr 0x38e 1", {}, "hardware", "is read-only", "patch 17, SDM 3B 20.2.4"),
     ("passthrough", "wrmsr 0x10 0", {}, "KVM", "accepted", "vmx_set_msr"),
+    # mediated
+    ("mediated", "rdpmc 0", {}, "KVM", "EDX:EAX = 0x0", "kvm_need_rdpmc_intercept"),
+    ("mediated", "rdpmc 0", WHOLE, "hardware", "EDX:EAX = 0x0", "kvm_need_rdpmc_intercept"),
+    ("mediated", "rdpmc 0", {"cpu": "skx"}, "hardware", "EDX:EAX = 0x0", "kvm_need_rdpmc_intercept"),
+    ("mediated", "rdpmc 7", {"guest": {"pmu.gp": 4}}, "KVM", "counter 7 does not exist", "kvm_pmu_rdpmc"),
+    ("mediated", "wrmsr 0x38f 3", {}, "KVM", "accepted", "kvm_need_perf_global_ctrl_intercept"),
+    ("mediated", "wrmsr 0x38f 3", {"cpu": "skx"}, "hardware", "accepted", "v6 22/44"),
+    ("mediated", "wrmsr 0x4c1 5", {}, "hardware", "accepted", "v6 22/44"),
+    ("mediated", "wrmsr 0x4c1 5", NARROW, "KVM", "no such register", "fw_writes_is_enabled"),
+    ("mediated", "wrmsr 0x186 0x4300c0", {}, "KVM", "accepted", "intel_pmu_set_msr"),
+    ("mediated", "wrmsr 0x186 0x4300c0", DENIED, "event filter", "pmc0 may not count", "v6 25/44"),
+    ("mediated", "wrmsr 0x38d 3", DENIED, "event filter", "fixed_counter_bitmap 0x1", "v6 25/44"),
     # an MSR filter: before anything that KVM does, and never of the x2APIC
     ("emulated", "wrmsr 0x186 0x4300c0", NO_WRITE, "MSR filter", "the VMM denies this access: #GP",
      "kvm_msr_allowed"),
@@ -175,6 +188,20 @@ def test_the_step_that_decides(mode, words, state, step, fragment, source):
 
 def steps(told: Explanation, what: str) -> list[str]:
     return [step.verdict for step in told.steps if step.what == what]
+
+
+@pytest.mark.parametrize(
+    ("state", "exits", "counters"),
+    [({}, True, "8 == 8 and 3 == 4"), (WHOLE, False, "8 == 8 and 4 == 4"),
+     ({"cpu": "skx"}, False, "4 == 4 and 3 == 3"),
+     ({"guest": {"pmu.gp": 7}} | WHOLE, True, "7 == 8 and 4 == 4")],
+)  # fmt: skip
+def test_why_rdpmc_exits_as_merged(state, exits, counters):
+    (step,) = steps(asked("mediated", "rdpmc 0", state), "RDPMC exiting")
+    assert step.startswith("1: the guest exits; KVM" if exits else "0: no exit; KVM")
+    rule = "guest.version > 0 and guest.gp == host.gp and guest.fixed == host.fixed"
+    assert f"passes it if {rule}" in step
+    assert f"2 > 0 and {counters}" in step
 
 
 @pytest.mark.parametrize(
@@ -295,7 +322,7 @@ def test_the_fast_path():
 def test_the_state_is_the_guests_own():
     """Counters and registers that were written before, by name and by number."""
     state = {"msrs": parse_settings(["IA32_PERF_GLOBAL_CTRL=0", "0xc1=5"])}
-    for mode in ("bare", "emulated", "passthrough"):
+    for mode in ("bare", *VPMUS):
         assert asked(mode, "rdmsr IA32_PMC0", state).value == 5
         assert asked(mode, "rdpmc 0", state | USER_PCE).value == 5
         assert asked(mode, "rdmsr IA32_PMC1 0x80000000").value == 0xFFFF_8000_0000
@@ -332,7 +359,7 @@ def question(rng: random.Random) -> reference.Question:
     cpu = rng.choice(("spr", "spr", "skx"))
     gp, fixed = (8, 3) if cpu == "spr" else (4, 3)
     version = 0 if mode == "none" else rng.choice((2, 2, 2, 2, 1, 0)) if mode != "bare" else 2
-    if rng.random() < 0.4 and mode in ("emulated", "passthrough"):
+    if rng.random() < 0.4 and mode in VPMUS:
         gp = rng.randint(1, gp)
         fixed = rng.randint(0, fixed)
     action = rng.choice(("wrmsr", "wrmsr", "rdmsr", "rdpmc"))
@@ -347,14 +374,14 @@ def question(rng: random.Random) -> reference.Question:
         (0, 1, EN, 0x4300C4, 0x43003C, 0x3, 0xB3, 0xF, 1 << rng.randrange(64), rng.getrandbits(64),
          rng.getrandbits(32), rng.getrandbits(48))
     )  # fmt: skip
-    owner = mode in ("emulated", "passthrough") and version
+    owner = mode in VPMUS and version
     if owner and rng.random() < 0.3:
         listed = tuple(rng.sample((0xC0, 0xC4, 0x3C), rng.randrange(3)))
         extra = {rng.choice(("deny", "allow")): listed, "fixed_bitmap": rng.randrange(8)}
     elif mode == "passthrough" and rng.random() < 0.2:
         extra = {"all_passthrough": True}
     ctrl = 0xFF if cpu == "spr" else 0xF
-    if mode in ("emulated", "passthrough"):
+    if mode in VPMUS:
         ctrl = (1 << gp) - 1
     if version > 1 and rng.random() < 0.3:
         ctrl |= ((1 << fixed) - 1) << 32
@@ -367,14 +394,14 @@ def question(rng: random.Random) -> reference.Question:
         extra["user_space"] = tuple(rng.sample(("filter", "unknown", "inval"), rng.randrange(4)))
     return reference.Question(
         action, index, value if action == "wrmsr" else 0, mode, cpu, rng.choice((0, 0, 0, 3)),
-        rng.randrange(2), version, gp, fixed, rng.random() < 0.8 or mode not in ("emulated", "passthrough"),
+        rng.randrange(2), version, gp, fixed, rng.random() < 0.8 or mode not in VPMUS,
         ctrl=ctrl, **extra,
     )  # fmt: skip
 
 
 def state_of(q: reference.Question) -> dict:
     state: dict = {"vpmu": q.mode, "cpu": q.cpu, "cpl": q.cpl, "pce": bool(q.pce)}
-    if q.mode in ("emulated", "passthrough"):
+    if q.mode in VPMUS:
         caps = {"pmu.perf_caps": 0x2000 if q.fw else 0} if q.version else {}
         state["guest"] = {"pmu.version": q.version, "pmu.gp": q.gp, "pmu.fixed": q.fixed, **caps}
     if q.all_passthrough:

@@ -14,7 +14,8 @@ from tests.tools import options_page
 from vpmu_emu.asm import assemble
 from vpmu_emu.cli import main
 from vpmu_emu.errors import ConfigError
-from vpmu_emu.linux.state import QUIRKS, WATCHDOG_NAMES
+from vpmu_emu.linux.kvm.eventfilter import make_filter
+from vpmu_emu.linux.state import KVM_PMU_EVENT_DENY, QUIRKS, WATCHDOG_NAMES
 from vpmu_emu.options import COST_LEVELS, HOST_KEYS, KVM_KEYS, OPTIONS, Options, parse
 from vpmu_emu.system import System, run
 from vpmu_emu.tables.cpus import CPU_NAMES
@@ -171,7 +172,9 @@ def test_what_is_no_plain_data_is_not_written_down():
 
 
 def test_every_name_that_can_be_chosen_is_known():
-    Options.of({"vpmu": "passthrough", "quirks": tuple(QUIRKS)}).check()
+    for name in ("v1", *QUIRKS):
+        vpmu = "mediated" if name.startswith("7.0-") else "passthrough"
+        Options.of({"vpmu": vpmu, "quirks": name}).check()
     inside = [n for n, row in PATCHES.items() if not row.outside]
     Options.of({"vpmu": "passthrough", "without": inside}).check()
     for name in WATCHDOG_NAMES:
@@ -189,14 +192,15 @@ EXIT = "xor eax, eax\nout 0xf4, al\n"
 PLAIN = f"_start: mov eax, 1\ncpuid\nmov ebx, 0x280000\nmov [rbx], rax\nmov rbp, [rbx]\nother: {EXIT}"
 LOOP = f"mov ebp, 200\n1: dec ebp\njnz 1b\ncpuid\n{EXIT}"
 COUNTS = f"_start: {wrmsr(0x38F, 0)}{wrmsr(0x186, 0x4300C0)}{wrmsr(0x38F, 1)}{LOOP}"
+FIXED = f"_start: {wrmsr(0x38F, 1 << 32)}{wrmsr(0x38D, 11)}{wrmsr(0x38D, 0xBB)}{LOOP}"
 STOPPED = f"_start: {wrmsr(0x38F, 0)}{wrmsr(0x186, 0x4300C0)}{LOOP}"
 PREFIXED = f'_start: ud2\n.ascii "kvm"\ncpuid\n{EXIT}'
 READS = f"_start: mov ecx, 0xc1\nrdmsr\n{EXIT}"
 EOI = f"_start: {wrmsr(0x1B, 0xFEE0_0D00)}{wrmsr(0x80B, 0)}{EXIT}"
 WAITS = "_start: sti\n1: hlt\njmp 1b\n"
 ANY = dict.fromkeys(MODES, PLAIN)
-HOSTED = dict.fromkeys(("none", "emulated", "passthrough"), PLAIN)
-PMU = dict.fromkeys(("emulated", "passthrough"), COUNTS)
+HOSTED = dict.fromkeys(("none", "emulated", "passthrough", "mediated"), PLAIN)
+PMU = dict.fromkeys(("emulated", "passthrough", "mediated"), COUNTS)
 # Where an option has an effect, and the guest that shows it; in every other mode it is refused.
 SHOWS: dict[str, dict[str, str]] = {
     "cpu": ANY, "ram": ANY, "cores": ANY, "entry": ANY, "settings": ANY,
@@ -207,10 +211,17 @@ SHOWS: dict[str, dict[str, str]] = {
     "host_events": HOSTED, "host": HOSTED, "watchdog": HOSTED, "costs": HOSTED,
     "watchdog_thresh": dict.fromkeys(HOSTED, WAITS), "kvm": dict.fromkeys(HOSTED, PREFIXED),
     "apicv": dict.fromkeys(HOSTED, EOI), "all_passthrough": {"passthrough": COUNTS},
-    "quirks": {"passthrough": STOPPED}, "without": {"passthrough": COUNTS},
+    "quirks": {"passthrough": STOPPED, "mediated": FIXED}, "without": {"passthrough": COUNTS},
 }  # fmt: skip
-BESIDE = {"watchdog_thresh": {"watchdog": "hpet", "max_cycles": 1_500_000}}
-OTHERS = {("inject", "none"): ["absent-perfctr-faults"], ("watchdog", "any"): "nmi"}
+BESIDE = {
+    "watchdog_thresh": {"watchdog": "hpet", "max_cycles": 1_500_000},
+    "quirks": {"filter": make_filter(KVM_PMU_EVENT_DENY, [], fixed_counter_bitmap=1)},
+}
+OTHERS = {
+    ("inject", "none"): ["absent-perfctr-faults"], ("watchdog", "any"): "nmi",
+    ("watchdog", "mediated"): "buddy", ("host_events", "mediated"): ["cycles:H"],
+    ("quirks", "mediated"): ["7.0-fixed-filter"],
+}  # fmt: skip
 NOT_SHOWN = {"vpmu": "is the mode", "horizon": "changes no result", "horizon_seed": "changes no result"}
 
 
@@ -237,11 +248,11 @@ def test_the_table_is_whole():
 @pytest.mark.parametrize("key", SHOWS)
 def test_every_option_has_an_effect_or_is_refused(key, mode):
     value = OTHERS.get((key, mode), OTHERS.get((key, "any"), VALUES[key][1]))
-    base = {"vpmu": mode, "ram": 2, **BESIDE.get(key, {})}
+    base = {"vpmu": mode, "ram": 2}
     if mode in SHOWS[key]:
-        text = SHOWS[key][mode]
+        text, base = SHOWS[key][mode], base | BESIDE.get(key, {})
         assert seen(text, **base) != seen(text, **{**base, key: value})
         return
     with pytest.raises(ConfigError, match=f"in mode {mode}") as refused:
         System(assemble("hlt"), **{**base, key: value})
-    assert refused.value.key in (OPTIONS[key].name, "watchdog")
+    assert refused.value.key == OPTIONS[key].name

@@ -331,7 +331,7 @@ HOSTS = {
 
 
 @pytest.mark.skipif(not COMPILES, reason="minutes without the compiler")
-@pytest.mark.parametrize("mode", ["emulated", "passthrough"])
+@pytest.mark.parametrize("mode", ["emulated", "passthrough", "mediated"])
 @pytest.mark.parametrize("name", HOSTS)
 def test_programs_of_the_host_and_vms(name, mode):
     def fresh() -> System:
@@ -348,7 +348,7 @@ def test_programs_of_the_host_and_vms(name, mode):
 
 
 @pytest.mark.skipif(not COMPILES, reason="minutes without the compiler")
-@pytest.mark.parametrize("mode", ["emulated", "passthrough"])
+@pytest.mark.parametrize("mode", ["emulated", "passthrough", "mediated"])
 def test_a_system_call_that_python_has_not_begun_waits_for_it(mode):
     """Ctrl-C may come between the two: the next slice finds what the last one left."""
 

@@ -81,7 +81,7 @@ def run(program: Program | str | Path, *, vpmu: str = "bare", **options: Any) ->
 
     Args:
         program: a program, or the path of a source file or an ELF executable.
-        vpmu: bare, none, emulated or passthrough.
+        vpmu: bare, none, emulated, passthrough or mediated.
         options: as for `System`, told in docs/options.md: cpu, ram (MiB), max_insns, filter, guest, …
 
     Raises:

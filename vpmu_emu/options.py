@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -288,6 +288,16 @@ SERIES = Need(
 )
 
 
+OWNED = Need("no guest owns the PMU", lambda mode: mode.owns_pmu)
+MERGED = Need(
+    "the vPMU is not the one that was merged", lambda mode: mode.owns_pmu and not mode.kernel.series
+)
+
+
+def _whose_bug(name: str) -> Need:
+    return MERGED if name.startswith("7.0-") else SERIES
+
+
 @attrs.frozen(kw_only=True)
 class Option:
     """All about one option but its value.
@@ -302,6 +312,7 @@ class Option:
         many: it may be given again, and all of them hold.
         check: raises ConfigError for a value that nothing can have; called once the mode is known.
         need: what a mode must have for it to have an effect; None: it has one everywhere.
+        need_of: of an option with `many` values: what a mode must have for one of them.
         not_of_a_guest: why no `#: args` line has it, "" if one may.
         not_of_a_user: why the command line does not have it, "" if it has.
     """
@@ -316,6 +327,7 @@ class Option:
     many: bool = False
     check: Callable[[str, Any], None] | None = None
     need: Need | None = None
+    need_of: Callable[[str], Need] | None = None
     not_of_a_guest: str = ""
     not_of_a_user: str = ""
 
@@ -437,8 +449,8 @@ class Options:
         metavar="LEVEL", check=_level, need=HYPERVISOR,
     )
     quirks: tuple[str, ...] = _field(
-        "quirk", (), "Bring back a known bug of the RFC, or with v1 all of them; repeatable.",
-        metavar="NAME", takes=_words, many=True, check=_quirks, need=SERIES,
+        "quirk", (), "Bring back a known bug of the RFC (v1: all) or of what was merged; repeatable.",
+        metavar="NAME", takes=_words, many=True, check=_quirks, need=OWNED, need_of=_whose_bug,
     )
     without: tuple[int, ...] = _field(
         "without", (), "Leave a patch of the series out, by its number (docs/patches.md); repeatable.",
@@ -504,13 +516,25 @@ class Options:
     def heeded(self) -> Options:
         """The same without what can have no effect in this mode."""
         mode = self.mode
-        return attrs.evolve(self, **{key: OPTIONS[key].usual for key in self._unheeded(mode)})
+        return attrs.evolve(self, **{key: self._kept(key, mode) for key, _ in self._unheeded(mode)})
 
-    def _unheeded(self, mode: Mode) -> list[str]:
-        return [
-            key for key, option in OPTIONS.items()
-            if option.need is not None and not option.need.fits(mode) and getattr(self, key) != option.usual
-        ]  # fmt: skip
+    def _unheeded(self, mode: Mode) -> Iterator[tuple[str, Need]]:
+        """Fields of which something has no effect in this mode, each with what that needs."""
+        for key, option in OPTIONS.items():
+            value = getattr(self, key)
+            if option.need_of is not None:
+                needs = [option.need_of(each) for each in value]
+            else:
+                needs = [option.need] if option.need is not None and value != option.usual else []
+            missing = next((need for need in needs if not need.fits(mode)), None)
+            if missing is not None:
+                yield key, missing
+
+    def _kept(self, key: str, mode: Mode) -> Any:
+        option = OPTIONS[key]
+        if option.need_of is None:
+            return option.usual
+        return tuple(each for each in getattr(self, key) if option.need_of(each).fits(mode))
 
     def check(self) -> None:
         """Whether all of it makes sense, as far as that can be told without a file.
@@ -550,9 +574,7 @@ class Options:
         return None
 
     def _check_mode(self, mode: Mode) -> None:
-        for key in self._unheeded(mode):
-            need = OPTIONS[key].need
-            assert need is not None
+        for key, need in self._unheeded(mode):
             why = need.why if mode.hypervisor else HYPERVISOR.why
             may = " ".join(row.name for row in MODES.values() if need.fits(row))
             raise ConfigError(OPTIONS[key].name, f"{why} in mode {mode.name}", may)

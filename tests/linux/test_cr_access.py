@@ -61,7 +61,7 @@ def test_a_bad_value_is_gp_and_changes_nothing(write, mode):
     assert found == (system.registers()["r8"], system.registers()["r9"])
 
 
-@pytest.mark.parametrize("mode", ["emulated", "passthrough"])
+@pytest.mark.parametrize("mode", ["emulated", "passthrough", "mediated"])
 def test_one_that_exits_counts_once(mode):
     body = """
     mov ecx, 0x38f; xor eax, eax; xor edx, edx; wrmsr

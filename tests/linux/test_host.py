@@ -87,7 +87,7 @@ def memory(system, name):
     return int.from_bytes(system.read(system.program.symbols[name], 8), "little")
 
 
-@pytest.mark.parametrize("mode", ["none", "emulated", "passthrough"])
+@pytest.mark.parametrize("mode", ["none", "emulated", "passthrough", "mediated"])
 def test_two_tasks_share_a_core_fairly(mode):
     system = machine(mode=mode)
     assert system.run().reason == "debug-exit"

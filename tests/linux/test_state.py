@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import re
 
-import attrs
 import numpy as np
 import pytest
 
@@ -88,11 +87,10 @@ def test_fixed_cap():
     """Kernels that let a guest have the fourth fixed counter let only one have it that owns the PMU."""
     assert guest_shape(cpu("spr").shape(), {}, fixed_cap=4).fixed == 4
     assert guest_shape(cpu("skx").shape(), {}, fixed_cap=4).fixed == 3
-    mediated = attrs.evolve(MODES["emulated"], name="mediated", owner="guest")
-    modes = (mediated, MODES["emulated"], MODES["passthrough"])
+    modes = (MODES["mediated"], MODES["emulated"], MODES["passthrough"])
     assert [fixed_counter_cap(mode, 4) for mode in modes] == [4, 3, 3]
     with pytest.raises(ConfigError):
-        fixed_counter_cap(mediated, 5)
+        fixed_counter_cap(MODES["mediated"], 5)
 
 
 @pytest.mark.parametrize(

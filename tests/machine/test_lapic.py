@@ -179,7 +179,7 @@ def test_accesses_of_a_guest_leave_it(mode, apicv, reason):
     assert result["registers"]["rbx"] == 1
 
 
-@pytest.mark.parametrize("mode", ["emulated", "passthrough"])
+@pytest.mark.parametrize("mode", ["emulated", "passthrough", "mediated"])
 def test_such_an_access_is_counted_in_software(mode):
     body = """wrmsr_const IA32_PERF_GLOBAL_CTRL, 0
         wrmsr_const IA32_PERFEVTSEL0, 0x4300c0

@@ -438,7 +438,7 @@ def test_without_the_format_there_are_no_legacy_records(settings_, index):
     assert (stop.reason, stop.info) == ("triple-fault", 13)
 
 
-@pytest.mark.parametrize("mode", ["none", "emulated", "passthrough"])
+@pytest.mark.parametrize("mode", ["none", "emulated", "passthrough", "mediated"])
 @pytest.mark.parametrize(
     ("cpu", "index"), [("spr", 0x14CE), ("spr", 0x1500), ("icx", 0x1C8), ("icx", 0x680)]
 )
@@ -451,7 +451,7 @@ def test_guests_of_kvm_have_none(mode, cpu, index):
     assert not reg(system, 14) >> 19 & 1
 
 
-@pytest.mark.parametrize("mode", ["none", "emulated", "passthrough"])
+@pytest.mark.parametrize("mode", ["none", "emulated", "passthrough", "mediated"])
 @pytest.mark.parametrize("cpu", ["icx", "skx"])
 def test_a_guest_cannot_start_them(mode, cpu):
     """KVM drops DEBUGCTL.LBR with a message instead of a fault (vmx_set_msr)."""

@@ -401,7 +401,7 @@ def test_what_a_program_finds(name):
     assert int(core.regs[12]) >> 21 & 1 == int(core.regs[13]) >> 2 & 1 == has  # DS, DTES64
 
 
-@pytest.mark.parametrize("mode", ["none", "emulated", "passthrough"])
+@pytest.mark.parametrize("mode", ["none", "emulated", "passthrough", "mediated"])
 @pytest.mark.parametrize("index", [ENABLE, CFG, AREA])
 def test_guests_of_kvm_have_none(mode, index):
     body = f"load_idt\nset_gate 13, gp\nmov eax, 1\ncpuid\nmov r14d, edx\nmov ecx, {index}\n"

@@ -187,7 +187,7 @@ def kvm(guest: Guest, index: int, value: int | None) -> str:
     return FAULT
 
 
-@pytest.mark.parametrize("mode", ["emulated", "passthrough"])
+@pytest.mark.parametrize("mode", ["emulated", "passthrough", "mediated"])
 @pytest.mark.parametrize("name", GUESTS)
 def test_kvm_faults_as_its_code_says(mode, name):
     from tests.linux.kvm.test_pmu_msrs import kvm_rdmsr, kvm_wrmsr
@@ -196,7 +196,7 @@ def test_kvm_faults_as_its_code_says(mode, name):
     system = System(EMPTY, vpmu=mode, ram=2, **options)
     wrong = []
     for index in COUNTERS + CONTROL + K7:
-        fault, _ = kvm_rdmsr(system, mode, index)
+        fault, _ = kvm_rdmsr(system, index)
         wanted = kvm(guest, index, None)
         if fault != (wanted == FAULT):
             wrong.append(f"RDMSR {index:#x}: {fault}, {wanted}")
@@ -204,9 +204,9 @@ def test_kvm_faults_as_its_code_says(mode, name):
             wanted = kvm(guest, index, value)
             if mode == "passthrough" and wanted == DONE and 0xC1 <= index < 0xC1 + guest.gp:
                 wanted = FAULT  # it passes, and is not believed to have come to KVM (patch 18)
-            if kvm_wrmsr(system, mode, index, value) != (wanted == FAULT):
+            if kvm_wrmsr(system, index, value) != (wanted == FAULT):
                 wrong.append(f"WRMSR {index:#x} <- {value:#x}: {wanted}")
-            if wanted == DROP and kvm_rdmsr(system, mode, index) != (False, 0):
+            if wanted == DROP and kvm_rdmsr(system, index) != (False, 0):
                 wrong.append(f"{index:#x} <- {value:#x} is kept")
     assert wrong[:10] == []
 

@@ -1,7 +1,8 @@
 """What becomes of one RDMSR, WRMSR or RDPMC, decided by hand-written tables; knows nothing of the emulator.
 
 SDM volume 3B chapter 20 and volume 4 for silicon; for KVM arch/x86/kvm/pmu.c, vmx/pmu_intel.c, vmx/vmx.c,
-x86.c of Linux 7.0, and patches 17, 18, 31 to 37 of the first version of the passthrough series.
+x86.c of Linux 7.0 (its mediated vPMU too), and patches 17, 18, 31 to 37 of the first version of the
+passthrough series.
 """
 
 from __future__ import annotations
@@ -144,13 +145,21 @@ def _kvm(q: Question, write: bool) -> tuple[bool, int | None]:
     return True, None
 
 
+def _has_all(q: Question) -> bool:
+    """kvm_need_any_pmc_intercept(), the other way round: every counter of the host is the guest's."""
+    _, gp, fixed, _, _ = SILICON[q.cpu]
+    return (q.gp, q.fixed if q.version > 1 else 0) == (gp, fixed)
+
+
 def _passes(q: Question, write: bool) -> bool:
     """Whether the MSR bitmap lets it through."""
     if q.index in PASSED or (q.index == TSC and not write):
         return True
-    if q.mode != "passthrough" or not q.version:
+    if q.mode not in ("passthrough", "mediated") or not q.version:
         return False
     i = q.index
+    if i in (STATUS, CTRL, OVF) and q.mode == "mediated" and not _has_all(q):
+        return False
     if _within(i, PMC, q.gp) or (_within(i, A_PMC, q.gp) and q.fw):
         return True
     if q.version > 1 and (_within(i, FIXED, q.fixed) or i in (STATUS, CTRL, OVF)):
@@ -168,19 +177,21 @@ def _filtered(q: Question) -> bool:
     """Whether the event filter stops what this write to a selector asks for."""
     if q.deny is None and q.allow is None:
         return False
-    emulated = q.mode == "emulated"
     if _within(q.index, EVTSEL, q.gp) and q.value:
         k = q.index - EVTSEL
-        # reprogram_counter() asks the filter about counters that are on, the passthrough vPMU always.
+        # reprogram_counter() asks the filter about counters that are on, the mediated vPMU about those
+        # that their selector has on, the passthrough vPMU always.
         on = q.value >> 22 & 1 and (q.version < 2 or q.ctrl >> k & 1)
-        return bool(on or not emulated) and _denied(q, q.value)
+        if q.mode == "mediated":
+            on = q.value >> 22 & 1  # pmc_is_locally_enabled()
+        return bool(on or q.mode == "passthrough") and _denied(q, q.value)
     if q.index == FIXED_CTRL:
         for k in range(q.fixed):
             asked = q.value >> 4 * k & 0xF
-            on = asked & 3 and q.ctrl >> 32 + k & 1
+            on = asked & 3 and (q.ctrl >> 32 + k & 1 or q.mode == "mediated")
             listed = q.fixed_bitmap >> k & 1
             denied = listed if q.deny is not None else not listed
-            if denied and asked and (on or not emulated):
+            if denied and asked and (on or q.mode == "passthrough"):
                 return True
     return False
 
@@ -189,7 +200,8 @@ def _rdpmc(q: Question) -> Answer:
     if q.cpl and not q.pce:
         return Answer("privilege", True)
     kind, index = q.index >> 16, q.index & 0xFFFF
-    exits = q.mode != "bare" and not (q.mode == "passthrough" and q.version)
+    passes = q.mode == "passthrough" or (q.mode == "mediated" and _has_all(q))
+    exits = q.mode != "bare" and not (passes and q.version)
     if exits:
         gp, fixed = (q.gp, q.fixed if q.version > 1 else 0) if q.version else (0, 0)
         if q.version and kind == 1 and index < 3:

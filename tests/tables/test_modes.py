@@ -14,19 +14,22 @@ import pytest
 from tests.conftest import ROOT
 from vpmu_emu.linux.state import CONFIG, VM
 from vpmu_emu.tables.generate import modes_md, passed_md, with_block
-from vpmu_emu.tables.modes import KERNELS, MODES, Kernel, Mode, kernel_version, mode_names
+from vpmu_emu.tables.modes import KERNELS, MODES, VPMUS, Kernel, Mode, kernel_version, mode_names
 
 pytestmark = pytest.mark.uncompiled
 
 
 def test_rows_are_whole():
-    assert list(MODES) == list(mode_names()) == ["bare", "none", "emulated", "passthrough"]
+    assert list(MODES) == list(mode_names()) == ["bare", "none", "emulated", "passthrough", "mediated"]
     assert {mode.kernel.name for mode in MODES.values()} == set(KERNELS)
     for mode in MODES.values():
         assert mode.owner in (("perf", "guest") if mode.hypervisor else ("",)), mode
         assert mode.enable_pmu or not mode.owns_pmu, mode
         assert not mode.doc.endswith("."), mode
-    assert [name for name, mode in MODES.items() if mode.owns_pmu] == ["passthrough"]
+    assert [name for name, mode in MODES.items() if mode.owns_pmu] == ["passthrough", "mediated"]
+    vpmus = {name: mode.vpmu for name, mode in MODES.items() if mode.enable_pmu}
+    assert vpmus == {name: name for name in VPMUS}
+    assert {mode.vpmu for mode in MODES.values() if not mode.enable_pmu} == {"emulated"}
     assert not MODES["none"].enable_pmu
     assert KERNELS["rfc-v1"].series
     assert KERNELS["rfc-v1"].version == kernel_version(6, 7)
@@ -66,7 +69,7 @@ def test_the_record_has_what_code_asks():
     assert CONFIG.names is not None
     assert VM.names is not None
     assert {"kernel", "series", "enable_pmu"} <= set(CONFIG.names)
-    assert "owns_pmu" in VM.names
+    assert "vpmu" in VM.names
 
 
 def test_a_mode_of_another_name_takes_one_row(tmp_path):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 
 from vpmu_emu.errors import ConfigError
+from vpmu_emu.tables.modes import VPMUS
 from vpmu_emu.tables.msrs import MSRS, RDPMC_PASSED, Passed, Shape, by_name
 from vpmu_emu.tables.passed import (
-    VPMUS,
     Met,
     check,
     passed_msrs,
@@ -65,11 +66,25 @@ def test_what_passes_follows_the_guests_shape():
     assert {index for index, _, _ in everything} - found == {*range(0x186, 0x18A), 0x38D}
 
 
-def test_a_column_over_both_shapes_is_one_more_expression():
-    """GLOBAL_* of a vPMU that passes them to guests with every counter of the host."""
-    rule = "guest.version > 1 and guest.gp == host.gp and guest.fixed == host.fixed"
-    check("x", Passed(rules={"passthrough": (rule, rule)}), Met().names() | {"n": 0})
-    words = rule_words(rule, Met(guest=GUEST, host=HOST).names())
+def test_as_merged_a_guest_needs_every_counter_of_the_host_for_what_is_shared():
+    met = Met(guest=GUEST, host=HOST)
+    whole = attrs.evolve(GUEST, gp=8, fixed=4)
+    rest = {index for index, _, _ in passed_msrs("emulated", met)}
+
+    def passes(guest: Shape) -> set[int]:
+        return {index for index, _, _ in passed_msrs("mediated", Met(guest=guest, host=HOST))} - rest
+
+    assert passes(GUEST) == {*range(0xC1, 0xC5), *range(0x4C1, 0x4C5), *range(0x309, 0x30C)}
+    counters = {*range(0xC1, 0xC9), *range(0x4C1, 0x4C9), *range(0x309, 0x30D)}
+    assert passes(whole) == counters | {0x38E, 0x38F, 0x390}
+    assert passes(attrs.evolve(whole, perf_capabilities=0)) & {*range(0x4C1, 0x4C9)} == set()
+    version_1 = attrs.evolve(whole, version=1, fixed=0)
+    assert passes(version_1) == {*range(0xC1, 0xC9), *range(0x4C1, 0x4C9)}
+    assert rdpmc_passes("mediated", Met(guest=whole, host=HOST))
+    for other in (GUEST, version_1, Shape(), attrs.evolve(whole, gp_width=40)):
+        assert not rdpmc_passes("mediated", Met(guest=other, host=HOST))
+    rule = rule_of("mediated", by_name("IA32_PERF_GLOBAL_CTRL"), True)
+    words = rule_words(rule, met.names())
     assert words == f"KVM passes it if {rule}: 2 > 1 and 4 == 8 and 3 == 4"
 
 

@@ -32,6 +32,7 @@ from vpmu_emu.linux.perf.event import (
     perf_event_release_kernel,
     perf_install_in_context,
 )
+from vpmu_emu.linux.perf.guest import perf_create_mediated_pmu
 from vpmu_emu.linux.perf.userpage import perf_event_update_userpage
 from vpmu_emu.linux.sched import end_turn, resched_cpu, wake_up_task
 from vpmu_emu.linux.space import x86_pmu_event_mapped
@@ -66,6 +67,7 @@ CALL_GET_MSR = 22  # a: register of this_vcpu's PMU, into S.msr_value; answers 1
 CALL_SET_MSR = 23  # a: register, b: its new value; answers 1 if it is refused
 CALL_APIC_SET_IRQ = 24  # a: vCPU, b: a message as in an ICR; answers 1 if it takes it
 CALL_GUEST_DEBUG = 25  # a: vCPU that no core has loaded, whose debug registers have been set
+CALL_CREATE_MEDIATED_PMU = 26  # a: VM whose first vCPU is about to be made
 
 
 @jit(entry=True)
@@ -130,12 +132,14 @@ def kernel_call(S, M, E, op, a, b):
         kvm_update_dr0123(vcpu)
         kvm_update_dr7(M, vcpu)
         vmx_update_exception_bitmap(M, vcpu)
+    elif op == CALL_CREATE_MEDIATED_PMU:
+        answer = perf_create_mediated_pmu(S, a)
     elif op == CALL_KVM_RUN_RESULT:
         answer = kvm_run_result(S, M)
     elif op == CALL_GET_MSR:
         answer, S.msr_value = pmu_ops.host_get_msr(S, E, U64(a))
     elif op == CALL_SET_MSR:
-        answer = pmu_ops.host_set_msr(S, E, U64(a), U64(np.int64(b)))
+        answer = pmu_ops.host_set_msr(S, M, E, U64(a), U64(np.int64(b)))
     elif op == CALL_APIC_SET_IRQ:
         answer = kvm_apic_set_irq(S, E, S.vcpus[a], U64(b))
     return answer

@@ -14,6 +14,7 @@ import numpy as np
 from vpmu_emu.machine import state as machine
 from vpmu_emu.machine.u64 import U64
 from vpmu_emu.tables.cpus import COST_NAMES, PARTS
+from vpmu_emu.tables.modes import VPMUS
 
 # --- sizes ----------------------------------------------------------------------------------------------
 N_CORES = machine.N_CORES
@@ -204,6 +205,8 @@ PERCPU = np.dtype(
         ("pebs_enabled", "u8"),  # counters of events with precise_ip; bits as in IA32_PEBS_ENABLE
         ("task_ctx", "i8"),  # context of the task whose events are scheduled in, CTX_NONE
         ("force_exclude_guest", "i8"),  # __perf_force_exclude_guest: a guest owns the PMU
+        ("guest_ctx_loaded", "i8"),  # the same as merged: perf_load_guest_context()
+        ("guest_lvtpc_loaded", "i8"),  # and the vector of its PMIs is in the LVTPC
         # scheduler
         ("online", "i8"),  # the host uses this core
         ("booted", "i8"),  # its first events are scheduled, its timers armed
@@ -260,7 +263,7 @@ KVM_PMC = np.dtype(
         ("counter", "u8"),  # value at the last pause, put or write
         ("emulated_counter", "u8"),  # events that KVM counted in software since the last reprogram
         ("eventsel", "u8"),  # what the guest wrote; of a fixed counter the event it stands for
-        ("eventsel_hw", "u8"),  # what hardware gets (passthrough)
+        ("eventsel_hw", "u8"),  # what hardware gets of a guest that owns the PMU
         ("uncounted", "u8"),  # selector of the guest that it last counted nothing for, 0 none
         ("current_config", "u8"),  # what the perf event was made from
         ("is_paused", "i8"),  # 1: the event is disabled, `counter` holds all
@@ -285,7 +288,7 @@ KVM_PMU = np.dtype(
         ("all_valid_pmc", "u8"),  # bits of the counters that exist; fixed j at 32 + j
         # registers as the guest sees them
         ("fixed_ctr_ctrl", "u8"),  # IA32_FIXED_CTR_CTRL
-        ("fixed_ctr_ctrl_hw", "u8"),  # after the filter (passthrough)
+        ("fixed_ctr_ctrl_hw", "u8"),  # after the filter, of a guest that owns the PMU
         ("global_ctrl", "u8"),  # IA32_PERF_GLOBAL_CTRL
         ("global_status", "u8"),  # IA32_PERF_GLOBAL_STATUS
         # work that waits for the next entry
@@ -296,7 +299,7 @@ KVM_PMU = np.dtype(
         ("pmc_counting_branches", "u8"),  # the same of branches
         ("need_cleanup", "i8"),  # 1: release what was not used for a time slice
         ("event_count", "i8"),  # perf events that exist
-        ("guest_ctx_loaded", "i8"),  # guest values are in the hardware PMU (passthrough)
+        ("guest_ctx_loaded", "i8"),  # guest values are in the hardware PMU
         # PEBS (emulated)
         ("has_ds", "i8"),  # CPUID shows the debug store
         ("pebs_enable", "u8"),  # IA32_PEBS_ENABLE
@@ -435,6 +438,8 @@ VCPU = np.dtype(
     ]
 )
 
+VPMU_EMULATED, VPMU_PASSTHROUGH, VPMU_MEDIATED = range(len(VPMUS))
+
 VM = np.dtype(
     [
         # struct kvm_x86_pmu_event_filter
@@ -456,7 +461,8 @@ VM = np.dtype(
         ("irqchip", "i8"),  # KVM_CREATE_IRQCHIP, KVM_CAP_SPLIT_IRQCHIP
         ("bsp_vcpu_id", "i8"),  # KVM_SET_BOOT_CPU_ID
         ("kvmclock_offset", "u8"),  # KVM_SET_CLOCK: nanoseconds beyond its age
-        ("owns_pmu", "i8"),  # 1: its guest has the hardware counters while it runs
+        ("vpmu", "i8"),  # VPMU_*: whose the hardware counters are while its guest runs
+        ("created_mediated_pmu", "i8"),  # 1: perf has let it (perf_create_mediated_pmu)
         ("pmu_off", "i8"),  # KVM_CAP_PMU_CAPABILITY with KVM_PMU_CAP_DISABLE
         ("ram_size", "u8"),  # bytes of the memory slot at guest address 0
         ("msr_filter", "i8"),  # KVM_X86_SET_MSR_FILTER: where it lies in physical memory, 0 none
@@ -654,7 +660,8 @@ KVM_REQ_PMI = U64(1 << 11)
 KVM_REQ_EVENT = U64(1 << 6)
 KVM_REQ_NMI = U64(1 << 9)
 
-# Known bugs of the first version of the series; exact results need them off.
+# Known bugs, of the first version of the series (v1-) or of the vPMU as merged (7.0-); exact results need
+# them off.
 QUIRKS = {
     "v1-no-global-check": "emulated instructions count even while GLOBAL_CTRL has the counter off",
     "v1-fixed-no-pmi": "an emulated instruction that overflows a fixed counter never asks for a PMI",
@@ -666,14 +673,16 @@ QUIRKS = {
     "v1-wrap-at-zero": "software counts wrap a counter only if it comes out at 0",
     "v1-global-ctrl-reset": "GLOBAL_CTRL is 0 after reset",
     "v1-intercepts-once": "an MSR of the PMU that has once been passed through exits never again",
+    "7.0-fixed-filter": "a denied fixed counter comes on when FIXED_CTR_CTRL changes another one",
 }
 
-V1 = "v1"  # all of them: the series as it was posted
+V1 = "v1"  # all of its own: the series as it was posted
 
 
 def quirk_names(names: Iterable[str]) -> tuple[str, ...]:
-    """Names of QUIRKS, `v1` being all of them."""
-    return tuple(one for name in names for one in (QUIRKS if name == V1 else (name,)))
+    """Names of QUIRKS, `v1` being all of that version's."""
+    posted = tuple(name for name in QUIRKS if name.startswith(f"{V1}-"))
+    return tuple(one for name in names for one in (posted if name == V1 else (name,)))
 
 
 def bits(names: dict[str, str], *chosen: str) -> U64:
@@ -692,3 +701,4 @@ Q_VERSION_NOT_2 = bits(QUIRKS, "v1-version-not-2")
 Q_WRAP_AT_ZERO = bits(QUIRKS, "v1-wrap-at-zero")
 Q_GLOBAL_CTRL_RESET = bits(QUIRKS, "v1-global-ctrl-reset")
 Q_INTERCEPTS_ONCE = bits(QUIRKS, "v1-intercepts-once")
+Q_FIXED_FILTER = bits(QUIRKS, "7.0-fixed-filter")

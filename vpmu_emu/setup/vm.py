@@ -13,7 +13,12 @@ import numpy as np
 
 from vpmu_emu.errors import ConfigError, HostError
 from vpmu_emu.linux.irq_vectors import LOCAL_TIMER_VECTOR
-from vpmu_emu.linux.kvm.cpuid import fixed_counter_cap, guest_cpuid_shape, guest_events
+from vpmu_emu.linux.kvm.cpuid import (
+    check_mediated_pmu,
+    fixed_counter_cap,
+    guest_cpuid_shape,
+    guest_events,
+)
 from vpmu_emu.linux.kvm.eventfilter import EventFilter
 from vpmu_emu.linux.kvm.module import as_loaded, load_module
 from vpmu_emu.linux.perf.x86 import INTEL_TD_SLOTS, MAX_PERIOD
@@ -27,6 +32,9 @@ from vpmu_emu.linux.state import (
     PERF_TYPE_RAW,
     QUIRKS,
     SYSTEM,
+    VPMU_MEDIATED,
+    WATCHDOG_NAMES,
+    WATCHDOG_NMI,
     bits,
     quirk_names,
 )
@@ -52,12 +60,13 @@ from vpmu_emu.setup.hostevents import HostEvent, parse_host_events
 from vpmu_emu.setup.msrfilter import MsrFilter, load_msr_filter
 from vpmu_emu.tables.cpus import COST_NAMES, CpuModel
 from vpmu_emu.tables.events import LISTS, metric_names
-from vpmu_emu.tables.modes import Mode, mode_names, mode_of
+from vpmu_emu.tables.modes import VPMUS, Mode, mode_names, mode_of
 from vpmu_emu.tables.msrs import Shape
 from vpmu_emu.tables.patches import without_bits
 
 SAPPHIRERAPIDS_X = 0x8F  # KVM's list of CPUs with PDist has no other (vmx_pebs_pdist_cpu)
 ICELAKE_X = 0x6A  # of those with PDIR (vmx_icl_pebs_cpu)
+EBUSY, EOPNOTSUPP = 16, 95
 KVM_APIC_KHZ = 1_000_000  # APIC_BUS_CYCLE_NS: the timer of a guest's local APIC before its divider
 SLICE_US = 2800  # sysctl_sched_base_slice of a machine with 8 CPUs or more, in microseconds
 QUANTUM = 1000 * 16  # how far one core may be ahead of another, in 1/16 cycle
@@ -243,12 +252,18 @@ def vm_settings(model: CpuModel, mode: Mode, options: Options) -> VmSettings:
     if model.version == 1:
         # core_pmu of the kernel would switch every selector at VM entry; no CPU with EPT is so old.
         raise ConfigError("set pmu.version", "a host needs GLOBAL_CTRL for its guests", "0 2 3 4 5")
+    merged = mode.vpmu == VPMUS[VPMU_MEDIATED]
+    if merged:
+        check_mediated_pmu(model.shape())
     fixed_cap = fixed_counter_cap(mode, options.kvm.get("fixed_cap", 3))
     guest = options.guest if mode.enable_pmu else {"version": 0}
     few_caps = as_loaded(mode, model.version, without_bits(options.without)).few_caps
     told = guest_cpuid_shape(model.shape(), guest, fixed_cap, few_caps)
     thresh = DEFAULT_THRESH if options.watchdog_thresh is None else options.watchdog_thresh
     check_settings(options.watchdog, thresh, model.version)
+    if merged and options.watchdog == WATCHDOG_NAMES[WATCHDOG_NMI]:
+        what = "its event counts in guests: KVM_CREATE_VCPU fails with EBUSY (perf_create_mediated_pmu)"
+        raise HostError(EBUSY, f"watchdog nmi: {what}; buddy and hpet need no event")
     chosen = options.filter
     if chosen is not None and not isinstance(chosen, EventFilter):
         chosen = load_filter(chosen, model.events)
@@ -258,6 +273,10 @@ def vm_settings(model: CpuModel, mode: Mode, options: Options) -> VmSettings:
     parsed = parse_host_events([e for e in options.host_events if isinstance(e, str)], model.events)
     events = parsed + [e for e in options.host_events if isinstance(e, HostEvent)]
     check_room(events)
+    for event in events if merged else ():
+        if not event.exclude_guest:
+            what = "counts in guests, and there is a VM whose guests own the PMU: EOPNOTSUPP"
+            raise HostError(EOPNOTSUPP, f"host-event {event.name}: {what}; modifier H leaves guests out")
     return VmSettings(
         told=told, guest=guest, chosen=chosen, msr_filter=msr_filter, events=events, thresh=thresh
     )

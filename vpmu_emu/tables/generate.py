@@ -8,9 +8,9 @@ from pathlib import Path
 from vpmu_emu.data import guests_dir, isa_dir
 from vpmu_emu.tables import linux
 from vpmu_emu.tables.events import EVENTS
-from vpmu_emu.tables.modes import MODES
+from vpmu_emu.tables.modes import MODES, VPMUS
 from vpmu_emu.tables.msrs import MSRS, RDPMC_FIELDS, RDPMC_PASSED, Field, MsrRow, Passed
-from vpmu_emu.tables.passed import NEVER, VPMUS, rule_for
+from vpmu_emu.tables.passed import NEVER, rule_for
 from vpmu_emu.tables.patches import PATCHES, Patch
 
 _LINUX_HEAD = """\

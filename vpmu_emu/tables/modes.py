@@ -8,6 +8,9 @@ import attrs
 
 from vpmu_emu.data import isa_dir
 
+VPMUS = ("emulated", "passthrough", "mediated")
+"""What KVM has had as a virtual PMU: made of perf events, of the series, as merged."""
+
 
 def kernel_version(major: int, minor: int) -> int:
     """LINUX_VERSION_CODE of a release: what `config.kernel` is compared with."""
@@ -67,6 +70,13 @@ class Mode:
     def few_caps(self) -> bool:
         """Whether guests have neither branch records nor PEBS."""
         return self.owns_pmu if self.caps is None else self.caps
+
+    @property
+    def vpmu(self) -> str:
+        """Which of VPMUS its guests have; where they have none, KVM does as with perf's."""
+        if not self.owns_pmu:
+            return VPMUS[0]
+        return VPMUS[1] if self.kernel.series else VPMUS[2]
 
 
 _TABLE = tomllib.loads((isa_dir() / "modes.toml").read_text())

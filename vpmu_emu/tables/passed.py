@@ -13,11 +13,9 @@ import attrs
 
 from vpmu_emu.errors import ConfigError
 from vpmu_emu.tables.expressions import check_formula, evaluate
+from vpmu_emu.tables.modes import VPMUS
 from vpmu_emu.tables.msrs import MSRS, RDPMC_PASSED, Passed, Shape, row_of
 from vpmu_emu.tables.patches import PATCHES, without_bits
-
-VPMUS = ("emulated", "passthrough")
-"""The columns, by `owns_pmu` of a VM. Where a guest has no PMU, both come to the same."""
 
 NEVER = "false"
 OPERATION = without_bits([16, 17])  # kvm_pmu_ops.passthrough_pmu_msrs, and Intel's

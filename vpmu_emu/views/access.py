@@ -26,8 +26,9 @@ from vpmu_emu.machine.processor_flags import X86_CR4_PCE
 from vpmu_emu.tables.cpus import CpuModel
 from vpmu_emu.tables.events import event_by_code
 from vpmu_emu.tables.exits import exit_name
+from vpmu_emu.tables.modes import VPMUS
 from vpmu_emu.tables.msrs import RDPMC_PASSED, msr_name, row_of, value_words
-from vpmu_emu.tables.passed import VPMUS, Met, rule_for, rule_of, rule_words
+from vpmu_emu.tables.passed import Met, rule_for, rule_of, rule_words
 from vpmu_emu.views.perf import counter_name
 from vpmu_emu.views.words import FASTPATHS, MSR_REASONS, counter_of_bit, reprogram_words
 
@@ -205,7 +206,7 @@ class _Teller:
 
     @property
     def _vpmu(self) -> str:
-        return VPMUS[int(self.S.vms[int(self.S.vcpus[0].vm)].owns_pmu)]
+        return VPMUS[int(self.S.vms[int(self.S.vcpus[0].vm)].vpmu)]
 
     def _passed(self, rule: str, n: int) -> str:
         return rule_words(rule, self.asked.met.names() | {"n": n})

@@ -157,7 +157,7 @@ def _live(S: Any, event: Any, hardware: Sequence[Sequence[int]]) -> tuple[int, i
     state, ctx = int(event.state), int(event.ctx)
     cpu = _context_cpu(S, ctx)
     enabled, running = int(event.total_time_enabled), int(event.total_time_running)
-    if cpu >= 0:
+    if cpu >= 0 and not (event.exclude_guest and S.percpu[cpu].guest_ctx_loaded):
         leads = int(S.perf_events[int(event.leader)].state)
         wants = leads if leads <= PERF_EVENT_STATE_OFF else state
         delta = int(S.cores[cpu].t) - int(event.tstamp)

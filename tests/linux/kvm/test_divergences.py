@@ -123,7 +123,7 @@ def test_software_counts_can_hide_an_overflow_from_perf():
     assert len({r["counters"]["pmc0"] for r in results}) == 1
 
 
-@pytest.mark.parametrize("mode", ["emulated", "passthrough"])
+@pytest.mark.parametrize("mode", ["emulated", "passthrough", "mediated"])
 def test_other_events_lose_what_is_emulated(mode):
     """MEM_INST_RETIRED.ALL_LOADS is not counted in software."""
     body = window("push rax\n pop rax\n cpuid\n", 0x4381D0)

@@ -116,7 +116,7 @@ def test_names_numbers_and_tables_mean_the_same():
 DENY_C0 = make_filter(DENY, [0xC0], 0b001)
 
 
-@pytest.mark.parametrize("mode", ["emulated", "passthrough"])
+@pytest.mark.parametrize("mode", ["emulated", "passthrough", "mediated"])
 def test_a_denied_event_never_counts(mode):
     body = window("""
     WRMSR32 0x38d, 0x33

@@ -13,7 +13,7 @@ from vpmu_emu.linux.kvm.vmx.vmcs import vmcs_read
 from vpmu_emu.system import host_model
 from vpmu_emu.tables.modes import MODES
 from vpmu_emu.tables.msrs import Shape, row_of, rules
-from vpmu_emu.tables.passed import VPMUS, Met, passed_msrs, rdpmc_passes
+from vpmu_emu.tables.passed import Met, passed_msrs, rdpmc_passes
 from vpmu_emu.tables.vmcs import control_bit
 
 pytestmark = pytest.mark.uncompiled
@@ -30,6 +30,9 @@ SHAPES = {
     "1 + 0": ({"guest": {"gp": 1, "fixed": 0}}, Shape(version=2, gp=1, perf_capabilities=0x2000)),
     "no full width": ({"guest": {"perf_caps": 0}}, Shape(version=2, gp=8, fixed=3)),
     "4 on skx": ({"cpu": "skx"}, Shape(version=2, gp=4, fixed=3, perf_capabilities=0x2000)),
+    "every counter": (
+        {"kvm": {"fixed_cap": 4}}, Shape(version=2, gp=8, fixed=4, perf_capabilities=0x2000)
+    ),
     "all": ({"all_passthrough": True}, Shape(version=2, gp=8, fixed=3, perf_capabilities=0x2000)),
     "without APICv": ({"apicv": False}, Shape(version=2, gp=8, fixed=3, perf_capabilities=0x2000)),
     "records": (
@@ -55,8 +58,10 @@ def ran(mode: str, name: str, body: str):
     options, shape = SHAPES[name]
     if mode == "none":
         options = {key: value for key, value in options.items() if key != "guest"}
-    if name == "records" and mode == "passthrough":  # LBR_FMT is not offered
+    if name == "records" and MODES[mode].owns_pmu:  # LBR_FMT is not offered
         options, shape = {"cpu": "icx"}, attrs.evolve(shape, perf_capabilities=0x2000)
+    if name == "every counter" and mode != "mediated":
+        shape = attrs.evolve(shape, fixed=3)
     if mode != "passthrough":
         options = {key: value for key, value in options.items() if key != "all_passthrough"}
     machine = system(body + "EXIT 0\n", mode, **options)
@@ -70,7 +75,7 @@ def ran(mode: str, name: str, body: str):
 def test_the_bitmap_and_the_control_of_a_run_are_the_tables(mode, name, x2apic):
     records = name == "records" and mode == "emulated"
     machine, options, shape = ran(mode, name, X2APIC_ON * x2apic + LBR_TAKEN * records)
-    vpmu = VPMUS[MODES[mode].owns_pmu]
+    vpmu = MODES[mode].vpmu
     met = Met(
         guest=shape,
         host=host_model(options.get("cpu", "spr")).shape(),

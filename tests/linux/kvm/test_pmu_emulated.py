@@ -132,7 +132,7 @@ def test_only_toggled_counters_are_reprogrammed():
     assert run(body, "emulated", inject=["lose-reprogram"])[1]["kvm"]["paused"] < 4
 
 
-@pytest.mark.parametrize("mode", ["bare", "emulated", "passthrough"])
+@pytest.mark.parametrize("mode", ["bare", "emulated", "passthrough", "mediated"])
 @pytest.mark.parametrize("lvtpc", [FIXED, NMI])
 def test_one_pmi_per_overflow(mode, lvtpc):
     machine, result = run(pmi_guest(None, lvtpc), mode)
@@ -148,7 +148,7 @@ def test_one_pmi_per_overflow(mode, lvtpc):
         assert result["perf"]["nmis"] == 0
 
 
-@pytest.mark.parametrize("mode", ["bare", "emulated", "passthrough"])
+@pytest.mark.parametrize("mode", ["bare", "emulated", "passthrough", "mediated"])
 def test_lvtpc_is_masked_by_its_pmi(mode):
     """A handler that does not unmask LVTPC gets one PMI, however often the counter wraps."""
     again = """
@@ -168,7 +168,7 @@ def test_lvtpc_is_masked_by_its_pmi(mode):
         assert run(guest, mode, inject=["no-lvtpc-mask"])[1]["pmis"] > 1
 
 
-@pytest.mark.parametrize("mode", ["emulated", "passthrough"])
+@pytest.mark.parametrize("mode", ["emulated", "passthrough", "mediated"])
 def test_masked_lvtpc_sets_status_and_brings_no_pmi(mode):
     guest = pmi_guest(None, FIXED | 1 << 16)
     _, result = run(guest, mode)
@@ -181,7 +181,7 @@ def test_masked_lvtpc_sets_status_and_brings_no_pmi(mode):
         assert result["pmis"] == 0
 
 
-@pytest.mark.parametrize("mode", ["bare", "emulated", "passthrough"])
+@pytest.mark.parametrize("mode", ["bare", "emulated", "passthrough", "mediated"])
 def test_second_overflow_in_an_nmi_handler_comes_once_after_iret(mode):
     """The handler unmasks LVTPC and overflows again before it returns."""
     handler = """
@@ -427,7 +427,7 @@ def test_halt_without_a_wake_up_ends_the_run():
         assert machine.run().reason == "halted"
 
 
-@pytest.mark.parametrize("mode", ["emulated", "passthrough"])
+@pytest.mark.parametrize("mode", ["emulated", "passthrough", "mediated"])
 def test_without_apicv_everything_exits_and_the_result_is_the_same(mode):
     guest = pmi_guest(None, FIXED)
     fast = run(guest, mode)[1]

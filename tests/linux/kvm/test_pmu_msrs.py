@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.linux.guests import run, system
-from vpmu_emu.linux.kvm import pmu_emulated, pmu_passthrough
+from vpmu_emu.linux.kvm import pmu_ops
 from vpmu_emu.linux.kvm.cpuid import guest_shape
 from vpmu_emu.linux.kvm.pmu import kvm_pmu_is_valid_msr, kvm_pmu_rdpmc_idx
 from vpmu_emu.linux.kvm.vmx.exits import kvm_get_msr_common, kvm_set_msr_common
@@ -16,6 +16,7 @@ from vpmu_emu.linux.percpu import kvm_get_running_vcpu
 from vpmu_emu.linux.printk import log_report
 from vpmu_emu.machine.u64 import U64
 from vpmu_emu.tables.cpus import cpu
+from vpmu_emu.tables.modes import VPMUS
 from vpmu_emu.tables.msrs import ACCESS, MSRS, rules
 
 pytestmark = [pytest.mark.uncompiled, pytest.mark.inner]
@@ -30,7 +31,7 @@ SHAPES = [
     {}, {"gp": 4, "fixed": 2}, {"version": 1}, {"version": 0}, {"perf_caps": 0},
     {"gp": 1, "fixed": 0},
 ]  # fmt: skip
-MODES = {"emulated": pmu_emulated, "passthrough": pmu_passthrough}
+MODES = VPMUS
 VALUES = st.one_of(
     st.sampled_from([0, 1, 3, 1 << 48, (1 << 64) - 1, 0x4300C0, 0xB, 4]),
     st.integers(0, (1 << 64) - 1),
@@ -38,23 +39,23 @@ VALUES = st.one_of(
 )
 
 
-def kvm_wrmsr(machine, mode, index, value) -> bool:
+def kvm_wrmsr(machine, index, value) -> bool:
     """Whether a guest's WRMSR faults."""
     S, E = machine.S, machine.E
     with np.errstate(over="ignore"):
         which = kvm_pmu_is_valid_msr(S.vcpus[0].pmu, U64(index))
         if which >= 0:
-            return bool(MODES[mode].kvm_pmu_set_msr(S, E, S.vcpus[0], which, U64(value), 0))
+            return bool(pmu_ops.set_msr(S, machine.M, E, S.vcpus[0], which, U64(value), 0))
         return bool(kvm_set_msr_common(S, machine.M, E, S.vcpus[0], U64(index), U64(value)))
 
 
-def kvm_rdmsr(machine, mode, index) -> tuple[bool, int]:
+def kvm_rdmsr(machine, index) -> tuple[bool, int]:
     """(faults, value) of a guest's RDMSR."""
     S, E = machine.S, machine.E
     with np.errstate(over="ignore"):
         which = kvm_pmu_is_valid_msr(S.vcpus[0].pmu, U64(index))
         if which >= 0:
-            return False, int(MODES[mode].kvm_pmu_get_msr(S, E, S.vcpus[0], which))
+            return False, int(pmu_ops.get_msr(S, E, S.vcpus[0], which))
         fault, value = kvm_get_msr_common(S, machine.M, E, S.vcpus[0], U64(index), 0)
         return bool(fault), int(value)
 
@@ -81,32 +82,32 @@ def test_pmu_registers_fault_as_the_table_says(row, n, value, shape_index, mode)
     table = rules("kvm", guest_shape(cpu("spr").shape(), settings))
     index = row.index + n * row.stride
     verdict = predicted(table, row, n)
-    fault, before = kvm_rdmsr(machine, mode, index)
+    fault, before = kvm_rdmsr(machine, index)
     assert fault == (verdict == "fault"), (row.name, n, settings)
     if verdict == "drop":
         assert before == 0
     verdict = predicted(table, row, n, value)
     wrong = (row.name, n, hex(value), settings)
-    assert kvm_wrmsr(machine, mode, index, value) == (verdict == "fault"), wrong
+    assert kvm_wrmsr(machine, index, value) == (verdict == "fault"), wrong
     if verdict != "done" and not fault:
-        assert kvm_rdmsr(machine, mode, index)[1] == before
+        assert kvm_rdmsr(machine, index)[1] == before
 
 
-@given(st.integers(0, 7), st.integers(0, (1 << 64) - 1))
-def test_the_legacy_address_sign_extends(n, value):
+@given(st.integers(0, 7), st.integers(0, (1 << 64) - 1), st.sampled_from(("emulated", "mediated")))
+def test_the_legacy_address_sign_extends(n, value, mode):
     """Where the guest owns the PMU silicon does it, and a write that comes to KVM all the same is #GP."""
-    machine, mode = system("EXIT 0\n", "passthrough"), "passthrough"
-    assert kvm_wrmsr(machine, mode, 0xC1 + n, value)
+    machine = system("EXIT 0\n", "passthrough")
+    assert kvm_wrmsr(machine, 0xC1 + n, value)
     assert [line["text"] for line in log_report(machine.S)] == [
         f"kvm_intel: IA32_PMC{n} of a passthrough PMU was written with an exit"
     ]
-    assert kvm_wrmsr(machine, mode, 0xC1 + n, value)
+    assert kvm_wrmsr(machine, 0xC1 + n, value)
     assert len(log_report(machine.S)) == 1
-    machine, mode = system("EXIT 0\n", "emulated"), "emulated"
-    assert not kvm_wrmsr(machine, mode, 0xC1 + n, value)
+    machine = system("EXIT 0\n", mode)
+    assert not kvm_wrmsr(machine, 0xC1 + n, value)
     low = value & 0xFFFF_FFFF
     wanted = low | (0xFFFF_0000_0000 if low >> 31 else 0)
-    assert kvm_rdmsr(machine, mode, 0xC1 + n) == kvm_rdmsr(machine, mode, 0x4C1 + n) == (False, wanted)
+    assert kvm_rdmsr(machine, 0xC1 + n) == kvm_rdmsr(machine, 0x4C1 + n) == (False, wanted)
 
 
 ECX = [0, 7, 8, 1 << 30, 1 << 30 | 2, 1 << 30 | 3, 1 << 29, 1 << 31]
@@ -152,15 +153,15 @@ begin:
 """
 
 
-@pytest.mark.parametrize("mode", ["bare", "none", "emulated", "passthrough"])
+@pytest.mark.parametrize("mode", ["bare", "none", "emulated", "passthrough", "mediated"])
 def test_a_bad_rdpmc_index_is_gp_after_the_exit(mode):
     """At CPL 0 the exit comes first: KVM itself raises #GP. Passed through, silicon does."""
     _machine, result = run(RING3.format(pce="or eax, 0x100", ecx=99), mode)
     assert result["exit_code"] == 13
-    assert result["exits"].get("RDPMC", 0) == (1 if mode in ("none", "emulated") else 0)
+    assert result["exits"].get("RDPMC", 0) == (0 if mode in ("bare", "passthrough") else 1)
 
 
-@pytest.mark.parametrize("mode", ["emulated", "passthrough"])
+@pytest.mark.parametrize("mode", ["emulated", "passthrough", "mediated"])
 def test_a_fault_changes_nothing(mode):
     guest = RING3.format(pce="nop", ecx=0).replace("    rdpmc\n", """
     mov ecx, 0x38f

@@ -377,7 +377,7 @@ def records(machine, event, begin=0):
     return found
 
 
-@pytest.mark.parametrize("mode", ["emulated", "passthrough"])
+@pytest.mark.parametrize("mode", ["emulated", "passthrough", "mediated"])
 def test_the_tick_keeps_the_frequency_of_leaders(machine, mode):
     """perf_adjust_freq_unthr_events() walks the lists of groups since 6.9; 6.7 walked all events."""
     S, E = machine.S, machine.E

@@ -12,7 +12,7 @@ from vpmu_emu.tables.linux import STRUCTS, constant
 
 pytestmark = pytest.mark.uncompiled
 
-MODES = pytest.mark.parametrize("mode", ["emulated", "passthrough"])
+MODES = pytest.mark.parametrize("mode", ["emulated", "passthrough", "mediated"])
 START = 0x1000
 DR6, DR7 = 0xFFFF_0FF0, 0x400
 ENABLE, SINGLESTEP, USE_SW_BP, USE_HW_BP, INJECT_DB, INJECT_BP = (

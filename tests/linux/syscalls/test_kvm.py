@@ -289,7 +289,7 @@ def test_cpuid_stays_once_the_vcpu_has_run():
     assert vmm.set((PERF_CAPABILITIES, vmm.read(PERF_CAPABILITIES)[0])) == 1
 
 
-@pytest.mark.parametrize("mode", ["emulated", "passthrough"])
+@pytest.mark.parametrize("mode", ["emulated", "passthrough", "mediated"])
 def test_msrs_come_back(mode):
     vmm = Vmm(mode)
     pairs = [(EVTSEL0, INSTRUCTIONS), (PMC0, 0x8000_0000), (FIXED_CTR0 + 1, 77), (FIXED_CTR_CTRL, 0x3B),
@@ -304,7 +304,7 @@ def test_msrs_come_back(mode):
     assert 0 <= vmm.read(TSC)[0] - (1 << 40) < 1 << 20
 
 
-@pytest.mark.parametrize("mode", ["none", "emulated", "passthrough"])
+@pytest.mark.parametrize("mode", ["none", "emulated", "passthrough", "mediated"])
 def test_msrs_that_are_refused(mode):
     vmm = Vmm(mode)
     assert vmm.set((FS_BASE, 1), (0x12345, 0), (FS_BASE, 2)) == 1  # it stops at the first
@@ -438,7 +438,7 @@ def test_lapic_events_and_mp_state_come_back():
     assert vmm.ioctl(vmm.vcpu, "KVM_GET_TSC_KHZ") == int(vmm.kernel.S.config.tsc_khz)
 
 
-@pytest.mark.parametrize("mode", ["emulated", "passthrough"])
+@pytest.mark.parametrize("mode", ["emulated", "passthrough", "mediated"])
 def test_a_port_is_the_vmms(mode):
     vmm = Vmm(mode)
     # in al, 0x71; out 0x80, al; mov dx, 0x3f8; out dx, eax
@@ -480,7 +480,7 @@ def test_other_exits():
     assert int(vmm.kvm_run["fail_entry.hardware_entry_failure_reason"]) == 0x8000_0021
 
 
-@pytest.mark.parametrize("mode", ["emulated", "passthrough"])
+@pytest.mark.parametrize("mode", ["emulated", "passthrough", "mediated"])
 def test_msr_filter(mode):
     vmm = Vmm(mode)
     row = STRUCTS["kvm_msr_filter"]
@@ -522,7 +522,7 @@ def test_msr_filter(mode):
     assert int(run["exit_reason"]) == constant("KVM_EXIT_SHUTDOWN")
 
 
-@pytest.mark.parametrize("mode", ["emulated", "passthrough"])
+@pytest.mark.parametrize("mode", ["emulated", "passthrough", "mediated"])
 def test_migration(mode):
     """All of GET goes to SET of a fresh VM in the order that the kernel wants; the guest goes on."""
     # mov ecx, 0x38f; mov eax, 1; xor edx, edx; wrmsr; in al, 0x71; nop * 5
@@ -590,7 +590,7 @@ def test_closing_everything_does_not_stop_a_guest():
     assert kernel.pages_in_use() == pages - 6  # VMCS and bitmap and lists, struct kvm_run and the rest
 
 
-@pytest.mark.parametrize("mode", ["emulated", "passthrough"])
+@pytest.mark.parametrize("mode", ["emulated", "passthrough", "mediated"])
 @pytest.mark.parametrize(
     ("code", "reason"), [(b"\xf4", "HLT"), (b"\xe6\xf4", "IO"), (b"\x0f\x30", "SHUTDOWN")]
 )

@@ -15,7 +15,7 @@ from vpmu_emu.tables.linux import STRUCTS, constant
 
 pytestmark = pytest.mark.uncompiled
 
-EVERY_MODE = pytest.mark.parametrize("mode", ["none", "emulated", "passthrough"])
+EVERY_MODE = pytest.mark.parametrize("mode", ["none", "emulated", "passthrough", "mediated"])
 U64_MAX = (1 << 64) - 1
 CANONICAL, NONCANONICAL = 0x1234_5678_9000, 0xAAAA_0000_0000_0000
 SYSENTER_CS, SYSENTER_ESP, SYSENTER_EIP, PAT, POWER_CTL = 0x174, 0x175, 0x176, 0x277, 0x1FC

@@ -31,6 +31,7 @@ CAP_PEBS_MASK = int(
 )
 NOT_FOR_GUESTS = {"arch_lbr"}  # CPUID features
 KVM_PMU_VERSION = 2
+MEDIATED_VERSION = 4
 HYPERVISOR = 1 << 31  # CPUID.1:ECX
 PDCM = 1 << 15
 DS = 1 << 21  # CPUID.1:EDX
@@ -77,6 +78,23 @@ def capabilities_fit(host: Shape, caps: int, few_caps: bool) -> bool:
     if caps & ~supported or (caps & PERF_CAP_LBR_FMT and (caps ^ supported) & PERF_CAP_LBR_FMT):
         return False
     return not (caps & PERF_CAP_PEBS_FORMAT and (caps ^ supported) & CAP_PEBS_MASK)
+
+
+def check_mediated_pmu(host: Shape) -> None:
+    """Whether this CPU can have the vPMU that was merged (intel_pmu_is_mediated_pmu_supported).
+
+    KVM itself would say nothing, clear `enable_mediated_pmu` and give its guests perf's. Its third
+    condition, VM entry and exit that load GLOBAL_CTRL, holds on every CPU with a PMU of that version.
+
+    Raises:
+        ConfigError: it cannot; which condition fails, and what would do.
+    """
+    if host.version < MEDIATED_VERSION:
+        what = f"the host's PMU has version {host.version}: no GLOBAL_STATUS_SET to give a guest its status"
+        raise ConfigError("vpmu mediated", what, "--set pmu.version=4 or 5, another --cpu")
+    if not host.perf_capabilities & PERF_CAP_FW_WRITES:
+        what = "the host's counters cannot be written in full: no FW_WRITES in IA32_PERF_CAPABILITIES"
+        raise ConfigError("vpmu mediated", what, f"--set pmu.perf_caps with {PERF_CAP_FW_WRITES:#x}")
 
 
 def fixed_counter_cap(mode: Mode, asked: int) -> int:

@@ -1,20 +1,24 @@
 """Where the vPMUs differ, and nowhere else: one function for each thing that KVM asks of one (kvm_pmu_ops).
 
-                     perf owns the PMU            the guest owns it (`vm.owns_pmu`)
-    load, put        -                            the guest's context in and out, around the inner loop
-    entry, exit      atomic_switch_perf_msrs()    GLOBAL_CTRL, in the VMCS or the MSR lists
-    get, set, rdpmc  ask perf                     the registers in the record: the context is out
-    incr_counter     reprogrammed at KVM_REQ_PMU  added at KVM_REQ_PMU
-    handle_event     reprogram_counter()          software counts, a new filter
-    deliver_pmi      freezes branch records       -
-    branch records   by a perf event of the VMM's thread   none
+                 VPMU_EMULATED               VPMU_PASSTHROUGH             VPMU_MEDIATED
+    owner        perf                        the guest                    the guest
+    load, put    -                           context in and out, around   the same, without writes
+                                             the inner loop               that change nothing
+    entry        atomic_switch_perf_msrs()   GLOBAL_CTRL, at every one    (KVM's writes do it)
+    exit         -                           GLOBAL_CTRL, at every one    GLOBAL_CTRL, if it passes
+    get, set,    ask perf                    registers in the record      registers in the record
+    rdpmc
+    increments   at KVM_REQ_PMU              at KVM_REQ_PMU               at once: no fast path may
+    handle_event reprogram_counter()         software counts, a filter    selectors, a filter
+    deliver_pmi  freezes branch records      -                            -
+    records      an event of the VMM's task  none                         none
 """
 
 from __future__ import annotations
 
 from vpmu_emu._jit import jit
 from vpmu_emu.linux import patches
-from vpmu_emu.linux.kvm import pmu_emulated, pmu_passthrough
+from vpmu_emu.linux.kvm import pmu_emulated, pmu_mediated, pmu_passthrough
 from vpmu_emu.linux.kvm.pmu import (
     PMU_FIXED_CTR,
     PMU_PERFCTR,
@@ -27,16 +31,32 @@ from vpmu_emu.linux.kvm.vmx.switch_perf_msrs import atomic_switch_perf_msrs
 from vpmu_emu.linux.overflow_handler import kvm_make_request, pmc_bit
 from vpmu_emu.linux.patches import lacks
 from vpmu_emu.linux.percpu import kvm_get_running_vcpu
-from vpmu_emu.linux.state import KVM_REQ_PMU, Q_NO_GLOBAL_CHECK
+from vpmu_emu.linux.state import (
+    KVM_REQ_PMU,
+    Q_NO_GLOBAL_CHECK,
+    VPMU_EMULATED,
+    VPMU_MEDIATED,
+    VPMU_PASSTHROUGH,
+)
 from vpmu_emu.machine.u64 import ONE, ZERO
 
 _KIND = ~15
 
 
 @jit()
+def _vpmu(S, vcpu):
+    # VPMU_*: where a mediated vPMU has no version (kvm_vcpu_has_mediated_pmu) host events go on as with
+    # perf's.
+    which = S.vms[vcpu.vm].vpmu
+    if which == VPMU_MEDIATED and vcpu.pmu.version == 0:
+        return VPMU_EMULATED
+    return which
+
+
+@jit()
 def _owns_pmu(S, vcpu):
     # Whether a guest has the hardware counters while it runs.
-    return S.vms[vcpu.vm].owns_pmu != 0
+    return _vpmu(S, vcpu) != VPMU_EMULATED
 
 
 @jit()
@@ -48,23 +68,30 @@ def _has_vlbr(S, vcpu):
 @jit()
 def load(S, E, vcpu):
     """Before the inner loop, interrupts off."""
-    if _owns_pmu(S, vcpu) and vcpu.pmu.version != 0:
+    which = _vpmu(S, vcpu)
+    if which == VPMU_MEDIATED:
+        pmu_mediated.kvm_mediated_pmu_load(S, E, vcpu)
+    elif which == VPMU_PASSTHROUGH and vcpu.pmu.version != 0:
         pmu_passthrough.kvm_pmu_restore_pmu_context(S, E, vcpu)
 
 
 @jit()
 def put(S, E, vcpu):
     """After it, interrupts still off."""
-    if _owns_pmu(S, vcpu) and vcpu.pmu.version != 0:
+    which = _vpmu(S, vcpu)
+    if which == VPMU_MEDIATED:
+        pmu_mediated.kvm_mediated_pmu_put(S, E, vcpu)
+    elif which == VPMU_PASSTHROUGH and vcpu.pmu.version != 0:
         pmu_passthrough.kvm_pmu_save_pmu_context(S, E, vcpu)
 
 
 @jit()
 def entry(S, M, E, vcpu):
     """Right before every VM entry."""
-    if _owns_pmu(S, vcpu):
+    which = _vpmu(S, vcpu)
+    if which == VPMU_PASSTHROUGH:
         pmu_passthrough.pmu_entry_global_ctrl(S, M, E, vcpu)
-    else:
+    elif which == VPMU_EMULATED:
         atomic_switch_perf_msrs(S, M, E, vcpu)
     if _has_vlbr(S, vcpu):
         lbr.vmx_passthrough_lbr_msrs(S, M, vcpu)
@@ -73,14 +100,20 @@ def entry(S, M, E, vcpu):
 @jit()
 def exit_(S, M, E, vcpu):
     """Right after every VM exit."""
-    if _owns_pmu(S, vcpu):
+    which = _vpmu(S, vcpu)
+    if which == VPMU_MEDIATED:
+        pmu_mediated.vmx_refresh_guest_perf_global_control(S, M, E, vcpu)
+    elif which == VPMU_PASSTHROUGH:
         pmu_passthrough.pmu_exit_global_ctrl(S, M, E, vcpu)
 
 
 @jit()
 def handle_event(S, M, E, vcpu):
     """KVM_REQ_PMU."""
-    if _owns_pmu(S, vcpu) and not lacks(S, patches.EMULATED):
+    which = _vpmu(S, vcpu)
+    if which == VPMU_MEDIATED:
+        pmu_mediated.kvm_pmu_handle_event(S, E, vcpu)
+    elif which == VPMU_PASSTHROUGH and not lacks(S, patches.EMULATED):
         pmu_passthrough.kvm_passthrough_pmu_handle_event(S, E, vcpu)
     else:
         pmu_emulated.kvm_pmu_handle_event(S, M, E, vcpu)
@@ -96,19 +129,29 @@ def deliver_pmi(S, M, vcpu):
 @jit()
 def counts_while_off(S, vcpu):
     """Whether an emulated instruction counts although GLOBAL_CTRL has the counter off."""
-    return _owns_pmu(S, vcpu) and S.config.quirks & Q_NO_GLOBAL_CHECK != ZERO
+    return _vpmu(S, vcpu) == VPMU_PASSTHROUGH and S.config.quirks & Q_NO_GLOBAL_CHECK != ZERO
 
 
 @jit()
 def incr_counter(S, E, vcpu, i):
     """KVM did an instruction of the guest that pmc i counts (kvm_pmu_incr_counter)."""
     pmu = vcpu.pmu
+    which = _vpmu(S, vcpu)
+    if which == VPMU_MEDIATED:
+        pmu_mediated.kvm_pmu_incr_counter(S, E, vcpu, i)
+        return
     pmu.pmcs[i].emulated_counter += ONE
-    if _owns_pmu(S, vcpu):
+    if which == VPMU_PASSTHROUGH:
         pmu.incremented_pmc_idx |= pmc_bit(i)
         kvm_make_request(S, E, vcpu, KVM_REQ_PMU)
     else:
         kvm_pmu_request_counter_reprogram(S, E, vcpu, i)
+
+
+@jit()
+def is_fastpath_emulation_allowed(S, vcpu):
+    """Whether KVM may do an instruction within the inner loop, where a guest's counters are in hardware."""
+    return _vpmu(S, vcpu) != VPMU_MEDIATED or pmu_mediated.kvm_pmu_is_fastpath_emulation_allowed(vcpu)
 
 
 @jit()
@@ -125,25 +168,30 @@ def debugctl_written(S, E, vcpu, value):
 
 
 @jit()
+def _is_counter(which):
+    kind = which & _KIND
+    return kind == PMU_PERFCTR or kind == PMU_PMC or kind == PMU_FIXED_CTR
+
+
+@jit()
 def get_msr(S, E, vcpu, which):
     """A register of the guest's PMU; `which` is from kvm_pmu_is_valid_msr()."""
+    if _vpmu(S, vcpu) == VPMU_MEDIATED and _is_counter(which):
+        return pmu_mediated.pmc_read_counter(vcpu, which & 15)
     if _owns_pmu(S, vcpu):
         return pmu_passthrough.kvm_pmu_get_msr(S, E, vcpu, which)
     return pmu_emulated.kvm_pmu_get_msr(S, E, vcpu, which)
 
 
 @jit()
-def set_msr(S, E, vcpu, which, data, host_initiated):
+def set_msr(S, M, E, vcpu, which, data, host_initiated):
     """Write one; 1 means #GP."""
-    if _owns_pmu(S, vcpu):
+    vpmu = _vpmu(S, vcpu)
+    if vpmu == VPMU_MEDIATED:
+        return pmu_mediated.kvm_pmu_set_msr(S, M, E, vcpu, which, data, host_initiated)
+    if vpmu == VPMU_PASSTHROUGH:
         return pmu_passthrough.kvm_pmu_set_msr(S, E, vcpu, which, data, host_initiated)
     return pmu_emulated.kvm_pmu_set_msr(S, E, vcpu, which, data, host_initiated)
-
-
-@jit()
-def _is_counter(which):
-    kind = which & _KIND
-    return kind == PMU_PERFCTR or kind == PMU_PMC or kind == PMU_FIXED_CTR
 
 
 @jit()
@@ -157,7 +205,10 @@ def peek_msr(S, E, vcpu, which):
 @jit()
 def rdpmc(S, E, vcpu, i):
     """The value of pmc i for an RDPMC that exits."""
-    if _owns_pmu(S, vcpu):
+    vpmu = _vpmu(S, vcpu)
+    if vpmu == VPMU_MEDIATED:
+        return pmu_mediated.pmc_read_counter(vcpu, i)
+    if vpmu == VPMU_PASSTHROUGH:
         return vcpu.pmu.pmcs[i].counter
     return pmu_emulated.pmc_read_counter(S, E, vcpu, i)
 
@@ -179,7 +230,7 @@ def host_get_msr(S, E, index):
 
 
 @jit()
-def host_set_msr(S, E, index, value):
+def host_set_msr(S, M, E, index, value):
     """The VMM writes one; 1 if it is refused."""
     vcpu = kvm_get_running_vcpu(S)
     which = kvm_pmu_is_valid_msr(vcpu.pmu, index)
@@ -188,7 +239,7 @@ def host_set_msr(S, E, index, value):
             return 1
         lbr.intel_pmu_handle_lbr_msrs_access(S, E, vcpu, index, value, 1)
         return 0
-    fault = set_msr(S, E, vcpu, which, value, 1)
+    fault = set_msr(S, M, E, vcpu, which, value, 1)
     if _owns_pmu(S, vcpu) and _is_counter(which):
         vcpu.pmu.pmcs[which & 15].emulated_counter = ZERO
     return fault

@@ -146,17 +146,19 @@ def intel_save_pmu_context(S, E, vcpu):
 
 
 @jit()
-def note_put(S, vcpu):
-    """Keep what the hardware PMU holds now, for reports: nothing of the guest may be left in it."""
+def note_put(S, vcpu, gp, fixed):
+    """Keep what the hardware PMU holds now, for reports: nothing may be left in what it had."""
     core = this_core(S)
     pmu = vcpu.pmu
     left = core.pmu.fixed_ctr_ctrl | core.pmu.global_ctrl | core.pmu.global_status
     for i in range(state.N_GP_PMC):
         pmu.put_eventsel[i] = core.pmu.eventsel[i]
-        left |= core.pmu.eventsel[i]
+        if i < gp:
+            left |= core.pmu.eventsel[i]
     for i in range(state.N_PMC):
         pmu.put_counters[i] = counter_value(core, i)
-        left |= pmu.put_counters[i]
+        if i < gp or (i >= state.N_GP_PMC and i < state.N_GP_PMC + fixed):
+            left |= pmu.put_counters[i]
     pmu.put_fixed_ctr_ctrl = core.pmu.fixed_ctr_ctrl
     pmu.put_global_ctrl = core.pmu.global_ctrl
     pmu.put_global_status = core.pmu.global_status
@@ -207,7 +209,7 @@ def kvm_pmu_save_pmu_context(S, E, vcpu):
     retire_work(S, E, COST_PUT)
     pmu.guest_ctx_loaded = 0
     pmu.puts += ONE
-    note_put(S, vcpu)
+    note_put(S, vcpu, core.pmu.gp, core.pmu.fixed)
     if not lacks(S, patches.KVM_LVTPC):
         perf_guest_switch_to_host_pmi_vector(S, E)
     emit(E, core.t, TR_PMU_PUT, ZERO, pmu.global_ctrl, pmu.global_status, ZERO)

@@ -12,7 +12,8 @@ import numpy as np
 
 from vpmu_emu.linux.kvm.cpuid import leaves_of, refreshed, told_by
 from vpmu_emu.linux.kvm.vmx.intercepts import recalc_intercepts
-from vpmu_emu.linux.state import N_GP_PMC, Q_GLOBAL_CTRL_RESET
+from vpmu_emu.linux.kvm.vmx.vmcs import vmcs_write
+from vpmu_emu.linux.state import N_GP_PMC, Q_GLOBAL_CTRL_RESET, VPMU_EMULATED, VPMU_MEDIATED
 from vpmu_emu.machine.mutants import I_ABSENT_PERFCTR, I_RESET_TO_0
 from vpmu_emu.tables.cpus import CpuModel
 from vpmu_emu.tables.events import LISTS, event_by_name
@@ -31,8 +32,8 @@ def vcpu_shape(S: Any, model: CpuModel, k: int) -> Shape:
     if not config.enable_pmu:
         told = attrs.evolve(told, ds=False, pdcm=False, perf_capabilities=0)  # vmx_set_cpu_caps()
     off = not config.enable_pmu or vm.pmu_off
-    # A guest that owns the PMU needs the in-kernel local APIC for its PMI; the series did not ask.
-    off = off or (vm.owns_pmu and not vm.irqchip and not config.series)
+    # As merged the guest needs the in-kernel local APIC for its PMI; the series did not ask.
+    off = off or (int(vm.vpmu) == VPMU_MEDIATED and not vm.irqchip)
     return refreshed(host, attrs.evolve(told, version=0) if off else told, int(config.fixed_cap))
 
 
@@ -42,8 +43,11 @@ def kvm_pmu_refresh(S: Any, M: np.ndarray[Any, Any], model: CpuModel, k: int) ->
     Its perf events must be released before.
     """
     shape = vcpu_shape(S, model, k)
-    _refresh_registers(S, S.vcpus[k], shape)
-    recalc_intercepts(S, M, S.vcpus[k], shape, model.shape())
+    vcpu = S.vcpus[k]
+    _refresh_registers(S, vcpu, shape)
+    if int(S.vms[int(vcpu.vm)].vpmu) == VPMU_MEDIATED:  # the only write that no VM exit brings
+        vmcs_write(M, vcpu, GUEST_IA32_PERF_GLOBAL_CTRL=int(vcpu.pmu.global_ctrl))
+    recalc_intercepts(S, M, vcpu, shape, model.shape())
 
 
 def refresh_intercepts(S: Any, M: np.ndarray[Any, Any], model: CpuModel, k: int) -> None:
@@ -54,7 +58,7 @@ def refresh_intercepts(S: Any, M: np.ndarray[Any, Any], model: CpuModel, k: int)
 def _refresh_registers(S: Any, vcpu: Any, shape: Shape) -> None:
     pmu = vcpu.pmu
     inject = int(S.cores[0].inject)
-    owns_pmu = bool(S.vms[int(vcpu.vm)].owns_pmu)
+    owns_pmu = int(S.vms[int(vcpu.vm)].vpmu) != VPMU_EMULATED
     table = rules("kvm", shape, unchecked_msrs(inject))
     pmu.version = shape.version
     pmu.nr_arch_gp_counters = shape.gp

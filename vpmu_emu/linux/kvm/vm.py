@@ -26,6 +26,7 @@ from vpmu_emu.linux.state import (
     KVM_REQ_PMU,
     VCPU,
     VM,
+    VPMU_EMULATED,
 )
 from vpmu_emu.machine import msr_index
 from vpmu_emu.machine.breakpoints import DR6_RESET, DR7_RESET
@@ -46,7 +47,7 @@ from vpmu_emu.machine.processor_flags import (
 )
 from vpmu_emu.machine.state import NEVER
 from vpmu_emu.tables.cpus import INDEXED, CpuModel
-from vpmu_emu.tables.modes import kernel_version, mode_of
+from vpmu_emu.tables.modes import VPMUS, kernel_version, mode_of
 from vpmu_emu.tables.msrs import reset_of
 
 VCPU_PAGES = 3  # VMCS, MSR bitmap, MSR lists
@@ -68,7 +69,7 @@ def kvm_create_vm(S: Any, k: int, mm: int) -> None:
     S.vms[k].created = S.cores[int(S.this_cpu)].t
     # pmu->passthrough, and who asks for it
     off = int(S.config.without) & int(patches.VCPU | patches.PREDICATE)
-    S.vms[k].owns_pmu = int(S.config.owns_pmu and not off)
+    S.vms[k].vpmu = VPMU_EMULATED if off else VPMUS.index(mode_of(S.config).vpmu)
 
 
 def kvm_create_vcpu(

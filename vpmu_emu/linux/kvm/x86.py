@@ -139,7 +139,7 @@ def kvm_emulate_wrmsr(S, M, E, vcpu):
     if core.inject & I_BOTH_WRMSRS != ZERO:
         kvm_pmu_trigger_event(S, E, vcpu, pmu.pmc_counting_instructions)
     if which >= 0:
-        fault = pmu_ops.set_msr(S, E, vcpu, which, value, 0)
+        fault = pmu_ops.set_msr(S, M, E, vcpu, which, value, 0)
     else:
         fault = kvm_set_msr_common(S, M, E, vcpu, index, value)
         if index == msr_index.MSR_IA32_DEBUGCTLMSR and fault == 0:

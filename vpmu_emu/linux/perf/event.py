@@ -21,6 +21,7 @@ from vpmu_emu.linux.perf.clocks import (
     is_clock,
     pmu_of,
 )
+from vpmu_emu.linux.perf.guest import EBUSY, is_include_guest_event, nr_mediated_pmu_vms
 from vpmu_emu.linux.perf.lbr import PERF_SAMPLE_BRANCH_STACK
 from vpmu_emu.linux.perf.output import SAMPLE_SUPPORTED
 from vpmu_emu.linux.perf.overflow import NSEC_PER_SEC, is_sampling_event
@@ -73,7 +74,6 @@ from vpmu_emu.machine.ring import emit
 from vpmu_emu.machine.state import N_CTR, N_GP
 from vpmu_emu.machine.u64 import ONE, TOP, U8, U64, ZERO
 
-EBUSY = -16
 ENOMEM = -12
 ENOENT = -2
 EOPNOTSUPP = -95
@@ -84,8 +84,13 @@ COST_RESERVE = cost("x86_reserve_hardware")
 
 @jit()
 def perf_event_alloc_errno(S, i):
-    """Patch 02: an event that includes the guest cannot be made while a guest owns the PMU there."""
+    """Patch 02: an event that includes the guest cannot be made while a guest owns the PMU there.
+
+    As merged: nor anywhere while there is a VM whose guests will (mediated_pmu_account_event).
+    """
     event = S.perf_events[i]
+    if is_include_guest_event(event) and nr_mediated_pmu_vms(S) != 0:
+        return EOPNOTSUPP
     if event.pmu_ctx == state.PMU_CORE and event.exclude_guest == 0:
         for cpu in range(state.N_CORES):
             here = event.cpu == cpu or (event.cpu < 0 and ctx_cpu(S, event.ctx) == cpu)

@@ -1,7 +1,7 @@
 """Giving the PMU to a guest and taking it back: host events are out meanwhile.
 
-The interface of the first version of the series (patches 02 and 06); `intel_guest_get_msrs()` is what
-the emulated vPMU uses instead.
+The interface of the first version of the series (patches 02 and 06), and the one that was merged;
+`intel_guest_get_msrs()` is what the emulated vPMU uses instead.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ from vpmu_emu.linux.perf.clocks import pmu_of
 from vpmu_emu.linux.perf.sched import (
     ALL_CLASSES,
     ctx_sched_in,
+    ctx_sched_out,
     event_sched_out,
     next_group,
     perf_event_sched_in,
 )
-from vpmu_emu.linux.perf.times import perf_event_set_state
+from vpmu_emu.linux.perf.times import perf_event_set_state, perf_event_update_time
 from vpmu_emu.linux.perf.x86 import perf_pmu_disable, perf_pmu_enable
 from vpmu_emu.machine import msr_index
 from vpmu_emu.machine.u64 import U64, ZERO
 
+EBUSY = -16
 _VECTOR = U64(KVM_VPMU_VECTOR)
 
 
@@ -110,4 +112,94 @@ def perf_guest_switch_to_kvm_pmi_vector(S, E, masked):
 @jit()
 def perf_guest_switch_to_host_pmi_vector(S, E):
     """Local PMIs are NMIs of the host again."""
+    wrmsrl(S, E, msr_index.IA32_X2APIC_LVT_PMI, msr_index.APIC_DM_NMI)
+
+
+@jit()
+def is_include_guest_event(event):
+    """Whether an event of the PMU that guests may own counts in them."""
+    return pmu_of(event.pmu_type) == state.PMU_CORE and event.exclude_guest == 0
+
+
+@jit()
+def nr_mediated_pmu_vms(S):
+    """VMs whose guests own the PMU while they run: as long as there are any, no such event is made."""
+    n = 0
+    for k in range(state.N_VMS):
+        n += S.vms[k].created_mediated_pmu
+    return n
+
+
+@jit()
+def perf_create_mediated_pmu(S, vm):
+    """The guests of VM `vm` will own the PMU: 0, or EBUSY while there are events that count in guests."""
+    if nr_mediated_pmu_vms(S) == 0:
+        for i in range(S.perf_rows):
+            if S.perf_events[i].used != 0 and is_include_guest_event(S.perf_events[i]):
+                return EBUSY
+    S.vms[vm].created_mediated_pmu = 1
+    return 0
+
+
+@jit()
+def _guest_times(S):
+    # update_context_time() of both contexts for the events that have the guest's clock.
+    task_ctx = this_cpu(S).task_ctx
+    for i in range(S.perf_rows):
+        event = S.perf_events[i]
+        here = event.ctx == S.this_cpu or (task_ctx >= 0 and event.ctx == task_ctx)
+        if event.used != 0 and event.exclude_guest != 0 and here:
+            perf_event_update_time(S, i)
+
+
+@jit()
+def _no_events(S):
+    # Whether neither context has any: perf_ctx_disable() finds no PMU to stop.
+    for which in range(2):
+        ctx = S.this_cpu if which == 0 else this_cpu(S).task_ctx
+        if ctx >= 0 and (next_group(S, ctx, 1, -1) >= 0 or next_group(S, ctx, 0, -1) >= 0):
+            return False
+    return True
+
+
+@jit()
+def perf_load_guest_context(S, E):
+    """The PMU's events are scheduled out (EVENT_GUEST), whatever they are; others go on."""
+    host = this_cpu(S)
+    _guest_times(S)
+    host.guest_ctx_loaded = 1
+    if _no_events(S):
+        return
+    perf_pmu_disable(S, E)
+    for which in range(2):
+        ctx = S.this_cpu if which == 0 else host.task_ctx
+        ctx_sched_out(S, E, ctx, 1, 0)
+        ctx_sched_out(S, E, ctx, 0, 0)
+    perf_pmu_enable(S, E)
+
+
+@jit()
+def perf_put_guest_context(S, E):
+    """They are scheduled in again, pinned ones first, and the guest's clock stops."""
+    host = this_cpu(S)
+    _guest_times(S)
+    host.guest_ctx_loaded = 0
+    if _no_events(S):
+        return
+    perf_pmu_disable(S, E)
+    perf_event_sched_in(S, E, ALL_CLASSES)
+    perf_pmu_enable(S, E)
+
+
+@jit()
+def perf_load_guest_lvtpc(S, E, guest_lvtpc):
+    """PMIs are a guest's from now on, with a vector of their own; masked if its LVTPC is."""
+    wrmsrl(S, E, msr_index.IA32_X2APIC_LVT_PMI, _VECTOR | (guest_lvtpc & msr_index.APIC_LVT_MASKED))
+    this_cpu(S).guest_lvtpc_loaded = 1
+
+
+@jit()
+def perf_put_guest_lvtpc(S, E):
+    """PMIs are NMIs of the host again."""
+    this_cpu(S).guest_lvtpc_loaded = 0
     wrmsrl(S, E, msr_index.IA32_X2APIC_LVT_PMI, msr_index.APIC_DM_NMI)

@@ -73,6 +73,9 @@ def perf_event_nmi_handler(S, E):
         if not known:
             printk(S, LOG_UNKNOWN_NMI, ZERO)
         return
+    if host.guest_lvtpc_loaded != 0:  # as merged
+        emit(E, this_core(S).t, TR_NMI_HANDLER, ZERO, ZERO, ONE, ZERO)
+        return
     start = this_core(S).t
     retire_work(S, E, COST_NMI_HANDLER)
     was_enabled = host.enabled

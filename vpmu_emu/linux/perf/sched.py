@@ -202,8 +202,8 @@ def ctx_sched_in(S, E, ctx, pinned):
         if event.pmu_ctx != PMU_CORE:  # a PMU of its own, and room for all
             group_sched_in(S, E, i)
             continue
-        # While a guest owns the PMU nothing may come in (patch 02).
-        if host.force_exclude_guest != 0:
+        # While a guest owns the PMU nothing may come in (patch 02, EVENT_GUEST).
+        if host.force_exclude_guest != 0 or host.guest_ctx_loaded != 0:
             continue
         if group_can_go_on(S, i, can_add_hw):
             group_sched_in(S, E, i)

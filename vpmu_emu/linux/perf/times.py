@@ -6,7 +6,7 @@ kernel/events/core.c, arch/x86/kernel/tsc.c.
 from __future__ import annotations
 
 from vpmu_emu._jit import jit
-from vpmu_emu.linux.percpu import this_core
+from vpmu_emu.linux.percpu import this_core, this_cpu
 from vpmu_emu.linux.state import (
     CTX_TASK,
     N_CORES,
@@ -72,7 +72,8 @@ def perf_event_update_time(S, i):
     event = S.perf_events[i]
     now = this_core(S).t
     cpu = ctx_cpu(S, event.ctx)
-    if cpu == S.this_cpu:
+    # T_GUEST: the clock of an event that excludes guests stands still while one has the PMU.
+    if cpu == S.this_cpu and (event.exclude_guest == 0 or this_cpu(S).guest_ctx_loaded == 0):
         # __perf_effective_state(): a member of a group that is off does not want to count either
         state = event.state
         leads = S.perf_events[event.leader].state

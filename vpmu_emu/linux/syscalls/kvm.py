@@ -10,7 +10,7 @@ from typing import Any
 
 from vpmu_emu.errors import ConfigError
 from vpmu_emu.linux import state
-from vpmu_emu.linux.calls import CALL_APIC_SET_IRQ
+from vpmu_emu.linux.calls import CALL_APIC_SET_IRQ, CALL_CREATE_MEDIATED_PMU
 from vpmu_emu.linux.kvm.cpuid import supported_leaves, supported_perf_cap
 from vpmu_emu.linux.kvm.eventfilter import make_filter
 from vpmu_emu.linux.kvm.refresh import kvm_pmu_refresh, refresh_intercepts
@@ -24,7 +24,7 @@ from vpmu_emu.linux.kvm.vm import (
 from vpmu_emu.linux.kvm.vmx.intercepts import MSR_FILTER_PAGES, set_msr_filter
 from vpmu_emu.linux.syscalls import kvm_vcpu
 from vpmu_emu.linux.syscalls.files import DEVICES, OPERATIONS, Operations, open_row, opened, room
-from vpmu_emu.linux.syscalls.host import Errno, Host
+from vpmu_emu.linux.syscalls.host import Errno, Host, failed
 from vpmu_emu.linux.syscalls.mm import add_vma, place, unmap
 from vpmu_emu.linux.syscalls.pagetables import PAGE
 from vpmu_emu.machine import msr_index
@@ -150,6 +150,20 @@ def _vcpus(host: Host, vm: int) -> list[Any]:
     return [v for v in host.S.vcpus if v.used and int(v.vm) == vm]
 
 
+def _precreate_vcpu(host: Host, k: int) -> None:
+    """kvm_arch_vcpu_precreate(): a VM's first vCPU makes it one whose guest will own the PMU.
+
+    Without an in-kernel local APIC it silently gets no PMU instead.
+
+    Raises:
+        Errno: EBUSY, an event of the host counts in guests.
+    """
+    vm = host.S.vms[k]
+    mediated = int(vm.vpmu) == state.VPMU_MEDIATED and vm.irqchip and not vm.pmu_off
+    if mediated and not vm.created_mediated_pmu:
+        failed(host.kernel_call(CALL_CREATE_MEDIATED_PMU, k, 0))
+
+
 def _create_vcpu(host: Host, file: Any, arg: int) -> int:
     S, vm = host.S, int(file.obj)
     if arg >= KVM_MAX_VCPU_IDS:
@@ -157,6 +171,7 @@ def _create_vcpu(host: Host, file: Any, arg: int) -> int:
     row = next((k for k in range(state.N_VCPUS) if not S.vcpus[k].used), None)
     if row is None:
         raise Errno("EINVAL")
+    _precreate_vcpu(host, vm)
     if any(int(v.vcpu_id) == arg for v in _vcpus(host, vm)):
         raise Errno("EEXIST")
     room(host)
@@ -346,7 +361,8 @@ def _enable_cap(host: Host, file: Any, arg: int) -> int:
         return _create_irqchip(host, file, arg)
     if number == constant("KVM_CAP_PMU_CAPABILITY"):
         enabled = bool(host.S.config.enable_pmu)
-        if enabled and not value & ~PMU_CAP_DISABLE and not _vcpus(host, int(file.obj)):
+        settled = _vcpus(host, int(file.obj)) or vm.created_mediated_pmu
+        if enabled and not value & ~PMU_CAP_DISABLE and not settled:
             vm.pmu_off = int(bool(value & PMU_CAP_DISABLE))
             return 0
     raise Errno("EINVAL")
@@ -500,7 +516,7 @@ def put_vm(host: Host, k: int) -> None:
         host.free_pages(int(vcpu.vmcs), VCPU_PAGES + kvm_vcpu.RUN_PAGES)
     if vm.msr_filter:
         host.free_pages(int(vm.msr_filter), MSR_FILTER_PAGES)
-    vm.used = 0
+    vm.used = vm.created_mediated_pmu = 0  # perf_release_mediated_pmu()
 
 
 def _put_vcpu(host: Host, row: int) -> None:

@@ -1,6 +1,6 @@
 """What a guest exits for: VM-execution controls, MSR lists and MSR bitmap, by its vPMU and the MSR filter.
 
-vmx/vmx.c vmx_recalc_intercepts(), intel_passthrough_pmu_msrs().
+vmx/vmx.c vmx_recalc_intercepts(), vmx_recalc_pmu_msr_intercepts(), intel_passthrough_pmu_msrs().
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from vpmu_emu.linux.kvm.vmx.vmcs import (
 )
 from vpmu_emu.linux.patches import LOAD_GLOBAL_CTRL, WHITELIST
 from vpmu_emu.linux.printk import LOG_INVALID_MSR, say
-from vpmu_emu.linux.state import Q_INTERCEPTS_ONCE
+from vpmu_emu.linux.state import Q_INTERCEPTS_ONCE, VPMU_EMULATED
 from vpmu_emu.machine.lapic import APIC_BASE_MSR, APIC_LAST_MSR
 from vpmu_emu.machine.msr import MSR_HIGH
 from vpmu_emu.machine.vmx import BITMAP_HIGH, BITMAP_WRITE
+from vpmu_emu.tables.modes import VPMUS
 from vpmu_emu.tables.msrs import Shape
-from vpmu_emu.tables.passed import VPMUS, Met, passed_msrs, pmu_msrs, rdpmc_passes
+from vpmu_emu.tables.passed import Met, passed_msrs, pmu_msrs, rdpmc_passes
 
 
 def recalc_intercepts(S: Any, M: np.ndarray[Any, Any], vcpu: Any, shape: Shape, host: Shape) -> None:
@@ -35,10 +36,10 @@ def recalc_intercepts(S: Any, M: np.ndarray[Any, Any], vcpu: Any, shape: Shape, 
     next entry (vmx_update_msr_bitmap_x2apic, vmx_passthrough_lbr_msrs).
     """
     config = S.config
-    vpmu = VPMUS[int(S.vms[int(vcpu.vm)].owns_pmu)]
+    vpmu = VPMUS[int(S.vms[int(vcpu.vm)].vpmu)]
     all_passthrough, without = bool(config.all_passthrough), int(config.without)
     met = Met(guest=shape, host=host, all_passthrough=all_passthrough, without=without)
-    owns_pmu = bool(S.vms[int(vcpu.vm)].owns_pmu) and shape.version > 0
+    owns_pmu = int(S.vms[int(vcpu.vm)].vpmu) != VPMU_EMULATED and shape.version > 0
     own_switch = owns_pmu and not without & int(LOAD_GLOBAL_CTRL)
     proc = [
         "CPU_BASED_USE_TSC_OFFSETTING",
@@ -65,6 +66,8 @@ def recalc_intercepts(S: Any, M: np.ndarray[Any, Any], vcpu: Any, shape: Shape, 
         "VM_EXIT_CONTROLS": controls(*exit_controls),
         "VM_ENTRY_CONTROLS": controls(*entry_controls),
     }
+    if own_switch:
+        fields["HOST_IA32_PERF_GLOBAL_CTRL"] = 0  # a vPMU that perf has may have run before
     lists = (
         ("VM_EXIT_MSR_STORE", 0, own_switch and not config.save_global_ctrl),
         ("VM_EXIT_MSR_LOAD", EXIT_LOAD_LIST, own_switch and not config.load_global_ctrl),

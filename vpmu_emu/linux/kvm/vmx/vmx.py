@@ -7,6 +7,7 @@ import numpy as np
 from vpmu_emu._jit import jit
 from vpmu_emu.linux import state
 from vpmu_emu.linux.charge import charge
+from vpmu_emu.linux.kvm import pmu_ops
 from vpmu_emu.linux.kvm.lapic import (
     kvm_lapic_expired_hv_timer,
     kvm_set_lapic_tscdeadline_msr,
@@ -157,6 +158,8 @@ def vmx_exit_handlers_fastpath(S, M, E, vcpu):
     if reason == vmcs.EXIT_PREEMPTION_TIMER:
         kvm_lapic_expired_hv_timer(S, E, vcpu)
         done = EXIT_FASTPATH_REENTER_GUEST
+    elif not pmu_ops.is_fastpath_emulation_allowed(S, vcpu):
+        done = EXIT_FASTPATH_NONE
     elif reason == vmcs.EXIT_INVD and S.config.kernel >= V7_0:
         kvm_skip_emulated_instruction(S, M, E, vcpu)  # handle_fastpath_invd()
         done = EXIT_FASTPATH_REENTER_GUEST
