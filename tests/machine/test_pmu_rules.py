@@ -193,6 +193,8 @@ def test_kvm_faults_as_its_code_says(mode, name):
     from tests.linux.kvm.test_pmu_msrs import kvm_rdmsr, kvm_wrmsr
 
     options, guest = GUESTS[name]
+    if name == "cap of 4" and mode == "mediated":  # it alone has more with it
+        guest = Guest(2, 8, 4)
     system = System(EMPTY, vpmu=mode, ram=2, **options)
     wrong = []
     for index in COUNTERS + CONTROL + K7:
