@@ -6,7 +6,6 @@ import random
 import re
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -490,16 +489,15 @@ def test_a_bug_changes_the_text(bug):
     assert any(changed)
 
 
-# --- time ------------------------------------------------------------------------------------------------
+# --- no waiting ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(not COMPILES, reason="compiled runs are meant")
-def test_one_explanation_takes_no_time_to_speak_of():
+def test_a_second_explanation_compiles_nothing():
     command = [sys.executable, "-m", "vpmu_emu", "explain", "wrmsr", "0x186", str(EN)]
     subprocess.run(command, check=True, capture_output=True)
-    start = time.perf_counter()
-    subprocess.run(command, check=True, capture_output=True)
-    assert time.perf_counter() - start < 5  # 0.7 s on a quiet machine; many test processes share this one
+    again = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "compiling" not in again.stderr
 
 
 def test_a_patch_of_the_series_left_out():
