@@ -532,6 +532,55 @@ def no_global_check():
 
 LINUX = "tests/linux"
 SYSCALLS = "tests/linux/syscalls"
+
+
+# --- as merged ------------------------------------------------------------------------------------------
+FOURTH = {"kvm": {"fixed_cap": 4}}  # the guest has all that spr has; on skx it has without
+
+
+def merged_windows():
+    opens = opened(EVTSEL0, INST) + "nop\n" * 3 + CLOSE
+    closes = opened(CTRL, INST) + "nop\n" * 3 + write_text(EVTSEL0, 0)
+    assert [count(text, "mediated") for text in (opens, closes)] == [7, 7]
+    assert [count(text, "mediated", cpu="skx") for text in (opens, closes)] == [8, 6]
+
+
+def merged_rdpmc_of_an_absent_counter():
+    assert faults("mov ecx, 7\nrdpmc\n", "mediated", guest={"gp": 4})
+
+
+def merged_rdpmc_of_metrics():
+    text = "mov ecx, 0x20000000\nrdpmc\n"
+    assert [faults(text, "mediated", **options) for options in ({}, FOURTH)] == [True, False]
+
+
+def merged_rdpmc_of_a_clock():
+    text = "mov ecx, 0x10000\nrdpmc\n"
+    assert [faults(text, "mediated", **options) for options in ({}, {"cpu": "skx"})] == [False, True]
+
+
+def merged_enable_of_an_absent_counter():
+    assert faults(write_text(CTRL, 1 << 35), "mediated")
+
+
+def merged_reset_bits():
+    for bit in range(58, 62):
+        text = write_text(0x390, 1 << bit)
+        assert [faults(text, "mediated", **o) for o in ({}, {"cpu": "skx"})] == [True, False], bit
+
+
+def merged_fixed_counter_beyond_its_width():
+    assert faults(write_text(0x309, 1 << 60 | 5), "mediated")
+
+
+def merged_narrower_counters():
+    wide = {"guest": {"width": 40}}
+    text = write_text(A_PMC0, (1 << 40) - 1) + write_text(CTRL, 0) + write_text(EVTSEL0, INST)
+    text += write_text(CTRL, 1) + write_text(CTRL, 0) + "xor ecx, ecx\nrdpmc\nmov rsi, rdx\n"
+    assert end(text, "mediated", **wide)[1]["registers"]["rsi"] == 0  # bit 40 is there, and not shown
+    assert [faults(write_text(A_PMC0, 1 << bit), "mediated", **wide) for bit in (40, 48)] == [False, True]
+
+
 ROWS: dict[str, Callable[..., None] | str] = {
     "window opened by an intercepted WRMSR, closed by a passed-through one": intercepted_to_passed,
     "window opened by a passed-through WRMSR, closed by an intercepted one": passed_to_intercepted,
@@ -653,11 +702,50 @@ ROWS: dict[str, Callable[..., None] | str] = {
         f"{LINUX}/kvm/test_quirks.py::test_a_new_event_where_a_guest_has_the_pmu",
 }  # fmt: skip
 
+MERGED = "as merged: "
+MEDIATED = f"{LINUX}/kvm/test_pmu_mediated.py"
+CONTROL = f"{SYSCALLS}/test_mediated_pmu.py"
+ROWS |= {
+    f"{MERGED}{row}": shown
+    for row, shown in {
+        "a window opened by one kind of WRMSR and closed by the other": merged_windows,
+        "the guest lacks a counter of the host (on `spr` and `icx` the fourth fixed one, unless"
+        " `--kvm fixed_cap=4`)":
+            f"{MEDIATED}::test_the_guests_shape_against_the_hosts_decides_what_exits",
+        "RDPMC of a counter that CPUID does not show": merged_rdpmc_of_an_absent_counter,
+        "RDPMC type 0x2000 (PERF_METRICS)": merged_rdpmc_of_metrics,
+        "RDPMC of 0x10000 to 0x10002": merged_rdpmc_of_a_clock,
+        "GLOBAL_CTRL bit of a counter that the guest does not have": merged_enable_of_an_absent_counter,
+        "GLOBAL_STATUS_RESET bits 58, 59, 60, 61": merged_reset_bits,
+        "FIXED_CTRn written with bits beyond the width": merged_fixed_counter_beyond_its_width,
+        "counters narrower than the hardware's (`--guest pmu.width`)": merged_narrower_counters,
+        "an emulated instruction wraps a counter":
+            f"{MEDIATED}::test_an_emulated_instruction_that_wraps_a_counter_brings_its_pmi",
+        "events that the filter denies": f"{MEDIATED}::test_a_denied_selector_loses_its_enable_bit_alone",
+        "a filter installed while the guest runs":
+            f"{MEDIATED}::test_a_filter_installed_later_holds_from_the_next_entry_and_keeps_what_was_counted",
+        "a host PMU below version 4, or without FW_WRITES": f"{MEDIATED}::test_what_a_cpu_lacks_is_named",
+        "no in-kernel local APIC":
+            f"{CONTROL}::test_without_an_apic_in_the_kernel_the_vm_silently_has_no_pmu",
+        "host event without `exclude_guest`, the NMI watchdog's too":
+            f"{CONTROL}::test_an_event_that_counts_in_guests_keeps_the_first_vcpu_from_being_made",
+        "host event with `exclude_guest`":
+            f"{MEDIATED}::test_a_host_event_that_leaves_guests_out_stands_still_with_its_clock",
+        "8 + 3 counters of which none is used":
+            f"{MEDIATED}::test_an_idle_guest_costs_ten_writes_and_eleven_looks",
+    }.items()
+}  # fmt: skip
+ROWS["`7.0-fixed-filter`"] = f"{MEDIATED}::test_a_denied_fixed_counter_stays_off_when_another_changes"
+
 
 def document_rows() -> list[str]:
-    lines = (ROOT / "docs" / "divergences.md").read_text().splitlines()
-    cells = [line.split("|")[1].strip() for line in lines if line.startswith("|")]
-    return [cell for cell in cells if cell not in ("condition", "quirk", "---")]
+    first, merged = (ROOT / "docs" / "divergences.md").read_text().split("## As merged")
+    merged, quirks = merged.split("Known bugs of the first version")
+    rows = []
+    for part, text in (("", first), (MERGED, merged), ("", quirks)):
+        cells = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")]
+        rows += [part + cell for cell in cells if cell not in ("condition", "quirk", "---")]
+    return rows
 
 
 def test_every_row_of_the_document_is_shown_and_no_other():

@@ -10,6 +10,7 @@ from tests.test_lessons import plan_of
 from tests.tools.whole import lesson, reg
 from vpmu_emu.check import check_program
 from vpmu_emu.errors import ConfigError
+from vpmu_emu.linux.state import VPMU_PASSTHROUGH
 from vpmu_emu.setup.filterfile import parse_filter
 from vpmu_emu.setup.hostevents import parse_host_event
 from vpmu_emu.system import run as run_program
@@ -196,7 +197,7 @@ LOST = """
 def test_an_exit_keeps_a_guests_status(version):
     """Only GLOBAL_STATUS_SET restores it: on a host below version 4 the guest has the emulated vPMU."""
     system = run(LOST, mode="passthrough", settings={"pmu.version": version})
-    assert bool(system.S.vms[0].owns_pmu) == (version >= 4)
+    assert (int(system.S.vms[0].vpmu) == VPMU_PASSTHROUGH) == (version >= 4)
     assert reg(system, 8) == 1
     assert reg(run(LOST, mode="emulated", settings={"pmu.version": version}), 8) == 1
 
