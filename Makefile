@@ -33,14 +33,14 @@ lint: setup
 
 # The suite runs on a build with bounds checks; then the product build of two modes must give the same
 # records, and what can only run without the compiler does (it calls inner functions one by one): by day at
-# most twelve parametrisations of each test, in laws all.
+# most three parametrisations of each test, in laws all.
 test: lint
 	$(CHECKED) $(BIN)/vpmu build
 	$(CHECKED) $(PYTEST)
 	$(CHECKED) $(BIN)/python -m tests.tools.same_records save .venv/records.xz lessons bare,passthrough
 	$(BIN)/vpmu build --modes bare,passthrough
 	$(BIN)/python -m tests.tools.same_records compare .venv/records.xz lessons bare,passthrough
-	NUMBA_DISABLE_JIT=1 VPMU_THIN=6 $(PYTEST) -q -m "inner and uncompiled and not slow and not laws" $(INNER)
+	NUMBA_DISABLE_JIT=1 VPMU_THIN=3 $(PYTEST) -q -m "inner and uncompiled and not slow and not laws" $(INNER)
 
 # What is too long for every change: more examples of everything random, the tests marked `laws`,
 # coverage, and the deliberate bugs. At most 35 minutes on two cores.
