@@ -11,6 +11,7 @@ them in `tests/tools/moved_paths.toml`; any other difference is an error.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import lzma
@@ -113,14 +114,17 @@ def each(
         if only is not None:
             names = {name: mode for name, mode in names.items() if name in only}
         if plan.guest and names:
-            program, args = assemble_file(Path(plan.guest)), (*args, "--host", plan.file)
+            # a host program finds its path on its stack: it must not depend on where the sources are
+            host = Path(plan.file).relative_to(ROOT).as_posix()
+            program, args = assemble_file(Path(plan.guest)), (*args, "--host", host)
         for name, mode in names.items():
             yield name, _left(program, mode, plan.cpu, args)
 
 
 def _left(program: Program, mode: str, cpu: str | None, args: Sequence[str]) -> dict[str, int | str]:
     try:
-        result = run_as_asked(program, mode, cpu, args)
+        with contextlib.chdir(ROOT):
+            result = run_as_asked(program, mode, cpu, args)
     except VpmuError as e:
         return {"refused": str(e)}
     return {
