@@ -545,6 +545,12 @@ def merged_windows():
     assert [count(text, "mediated", cpu="skx") for text in (opens, closes)] == [8, 6]
 
 
+def merged_write_while_it_runs():
+    text = opened(CTRL, INST) + write_text(A_PMC0, 0) + "nop\n" * 3 + CLOSE
+    assert count(text, "bare") - count(text, "mediated") == 1
+    assert count(text, "bare", cpu="skx") == count(text, "mediated", cpu="skx")
+
+
 def merged_rdpmc_of_an_absent_counter():
     assert faults("mov ecx, 7\nrdpmc\n", "mediated", guest={"gp": 4})
 
@@ -709,6 +715,8 @@ ROWS |= {
     f"{MERGED}{row}": shown
     for row, shown in {
         "a window opened by one kind of WRMSR and closed by the other": merged_windows,
+        "a counter is written while it runs, in a window that GLOBAL_CTRL opens and closes":
+            merged_write_while_it_runs,
         "the guest lacks a counter of the host (on `spr` and `icx` the fourth fixed one, unless"
         " `--kvm fixed_cap=4`)":
             f"{MEDIATED}::test_the_guests_shape_against_the_hosts_decides_what_exits",

@@ -4,6 +4,7 @@
 #: row A3
 #: upstream x86/apic.c test_enable_x2apic, test_apicbase
 #: modes bare none emulated passthrough
+#: also mediated
 #: expect all: exit_code == 0
 #: expect all: mem64(failures) == 0
 #: expect all: mem64(checks) == 30

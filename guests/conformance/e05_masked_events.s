@@ -9,6 +9,7 @@
 #: upstream pmu_event_filter_test.c test_masked_events
 #: args --filter e05_masked_events.toml
 #: modes bare emulated passthrough
+#: also mediated
 #: expect all: exit_code == 0
 #: expect all: pmc0 == LOADS
 #: expect bare: pmc1 == STORES

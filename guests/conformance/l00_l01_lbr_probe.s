@@ -7,6 +7,7 @@
 #: upstream x86/pmu_lbr.c main
 #: cpu icx
 #: modes none bare emulated passthrough
+#: also mediated
 #: expect all: exit_code == 0
 #: expect bare: mem64(format) == 5
 #: expect none emulated passthrough: mem64(format) == 0

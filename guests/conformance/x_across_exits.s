@@ -8,6 +8,7 @@
 #
 #: row X-across-exits
 #: modes bare emulated passthrough
+#: also mediated
 #: expect all: exit_code == 0
 #: expect all: pmc0 == insns(opened, again) + ROUNDS * insns(again, done) + insns(done, closed)
 #: expect all: fixed0 == pmc0

@@ -7,6 +7,7 @@
 #
 #: row X-across-halt
 #: modes bare emulated passthrough
+#: also mediated
 #: expect all: exit_code == 0
 #: expect all: mem64(ticks) == SLEEPS
 #: expect all: pmc0 == insns(opened, again) + SLEEPS * (insns(again, done) + insns(handler, handled)) + insns(done, closed)

@@ -2,6 +2,7 @@
 #
 #: row X-apic-cpuid
 #: modes bare none emulated passthrough
+#: also mediated
 #: expect all: exit_code == 0
 #: expect all: mem64(flags) == 0b101
 

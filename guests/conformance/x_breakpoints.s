@@ -9,6 +9,7 @@
 #
 #: row X-breakpoints
 #: modes bare none emulated passthrough
+#: also mediated
 #: expect all: exit_code == 0
 #: expect all: r8 == DR6_ALL
 #: expect all: r9 == DR7_ALL

@@ -10,6 +10,7 @@
 #
 #: row X-cmask-inv-edge
 #: modes bare emulated passthrough
+#: also mediated
 #: expect all: exit_code == 0
 #: expect all: fixed0 == insns(opened, closed)
 #: expect bare passthrough: pmc0 + pmc1 == pmc2

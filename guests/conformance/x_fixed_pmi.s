@@ -5,6 +5,7 @@
 #
 #: row X-fixed-pmi
 #: modes bare emulated passthrough
+#: also mediated
 #: expect all: exit_code == 0
 #: expect bare: mem64(checks) == 4 * 4
 #: expect emulated passthrough: mem64(checks) == 3 * 4

@@ -5,6 +5,7 @@
 #
 #: row X-fixed-width
 #: modes bare emulated passthrough
+#: also mediated
 #: expect all: exit_code == 0
 #: expect all: mem64(full) == 0xffffffffffff
 #: expect bare passthrough: mem64(faults) == 2

@@ -6,6 +6,7 @@
 #
 #: row X-forced-port
 #: modes emulated passthrough
+#: also mediated
 #: expect all: exit_code == 0
 #: expect all: serial == "abcd"
 # UD2 of the prefixes counts nowhere.

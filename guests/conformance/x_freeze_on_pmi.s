@@ -8,6 +8,7 @@
 #
 #: row X-freeze-on-pmi
 #: modes bare emulated passthrough
+#: also mediated
 #: expect all: exit_code == 0
 #: expect bare: mem64(faults) == 0
 #: expect emulated passthrough: mem64(faults) == 1

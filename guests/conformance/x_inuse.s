@@ -8,6 +8,7 @@
 #
 #: row X-inuse
 #: modes bare emulated passthrough
+#: also mediated
 #: expect all: exit_code == 0
 #: expect bare: mem64(seen) == 0
 #: expect bare: mem64(seen + 8) == GLOBAL_PMC1

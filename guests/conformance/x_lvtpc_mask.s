@@ -7,6 +7,7 @@
 #
 #: row X-lvtpc-mask
 #: modes bare emulated passthrough
+#: also mediated
 #: expect all: exit_code == 0
 #: expect all: mem64(checks) == 9 * (COUNTERS + 1)
 #: expect all: mem64(first_bad) == 0

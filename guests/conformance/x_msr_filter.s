@@ -5,6 +5,7 @@
 #: row X-msr-filter
 #: args --msr-filter x_msr_filter.toml
 #: modes emulated passthrough
+#: also mediated
 #: expect all: exit_code == 0
 #: expect all: mem64(failures) == 0
 #: expect all: mem64(checks) == 13

@@ -6,6 +6,7 @@
 #
 #: row X-nmi-ipi
 #: modes bare none emulated passthrough
+#: also mediated
 #: expect all: exit_code == 0
 #: expect all: rbx == 2
 #: expect all: mem64(place) == mem64(place + 8)

@@ -6,6 +6,7 @@
 #
 #: row X-nmi-second
 #: modes bare emulated passthrough
+#: also mediated
 #: expect all: exit_code == 0
 #: expect all: rbx == 2
 #: expect all: mem64(nested) == 0

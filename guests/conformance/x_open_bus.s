@@ -4,6 +4,7 @@
 #
 #: row X-open-bus
 #: modes bare none emulated passthrough
+#: also mediated
 #: expect all: exit_code == 0
 #: expect all: mem64(failures) == 0
 #: expect all: mem64(checks) == 13

@@ -6,6 +6,7 @@
 #
 #: row X-os-bit
 #: modes bare emulated passthrough
+#: also mediated
 #: expect all: exit_code == 0
 #: expect all: mem64(first_bad) == 0
 #: expect all: mem64(failures) == 0

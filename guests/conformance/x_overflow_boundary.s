@@ -5,6 +5,7 @@
 #
 #: row X-overflow-boundary
 #: modes bare emulated passthrough
+#: also mediated
 #: expect all: exit_code == 0
 #: expect all: mem64(checks) == 2 * 4 * (COUNTERS + 1)
 #: expect all: mem64(first_bad) == 0

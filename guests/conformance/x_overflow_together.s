@@ -10,6 +10,7 @@
 #
 #: row X-overflow-together
 #: modes bare emulated passthrough
+#: also mediated
 #: expect all: exit_code == 0
 #: expect all: pmis == 1
 #: expect all: rbx == 1

@@ -6,6 +6,7 @@
 #
 #: row X-pmi-masked
 #: modes bare emulated passthrough
+#: also mediated
 #: expect all: exit_code == 0
 #: expect all: mem64(taken) == 0
 #: expect all: mem64(taken + 8) == 1

@@ -6,6 +6,7 @@
 #
 #: row X-rdpmc-index
 #: modes bare none emulated passthrough
+#: also mediated
 #: expect all: exit_code == 0
 #: expect all: mem64(faults) == WRONG
 #: expect all: mem64(kept) == WRONG

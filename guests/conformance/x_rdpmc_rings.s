@@ -7,6 +7,7 @@
 #
 #: row X-rdpmc-rings
 #: modes bare none emulated passthrough
+#: also mediated
 #: expect all: exit_code == 0
 # Bit 0 to 2: without PCE; bit 3 to 5: with it.
 #: expect bare emulated passthrough: mem64(gave) == 0b011000

@@ -6,6 +6,7 @@
 #
 #: row X-status-reset
 #: modes bare emulated passthrough
+#: also mediated
 #: expect all: exit_code == 0
 #: expect all: mem64(checks) == COUNTERS + 3
 #: expect all: mem64(first_bad) == 0

@@ -6,6 +6,7 @@
 #
 #: row X-status-ro
 #: modes bare emulated passthrough
+#: also mediated
 #: expect all: exit_code == 0
 #: expect all: mem64(faults) == 3
 #: expect all: mem64(before) == GLOBAL_PMC0

@@ -9,6 +9,7 @@
 #
 #: row X-sti-shadow
 #: modes bare emulated passthrough
+#: also mediated
 #: expect all: exit_code == 0
 #: expect all: pmis == RUNS
 #: expect bare passthrough: mem64(place) == first_after + 1
