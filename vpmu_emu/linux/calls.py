@@ -13,15 +13,12 @@ from vpmu_emu.linux.charge import charge
 from vpmu_emu.linux.hrtimer import host_timer_program
 from vpmu_emu.linux.irq_vectors import CALL_FUNCTION_SINGLE_VECTOR
 from vpmu_emu.linux.kvm import pmu_ops
-from vpmu_emu.linux.kvm.debugregs import (
-    kvm_update_dr0123,
-    kvm_update_dr7,
-    vmx_update_exception_bitmap,
-)
+from vpmu_emu.linux.kvm.debugregs import kvm_update_dr0123, kvm_update_dr7
 from vpmu_emu.linux.kvm.ioctl import kvm_run_result
 from vpmu_emu.linux.kvm.irq import kvm_apic_accept_events, kvm_apic_set_irq
 from vpmu_emu.linux.kvm.nmi import kvm_inject_nmi, process_nmi
 from vpmu_emu.linux.kvm.vcpu import vcpu_put
+from vpmu_emu.linux.kvm.vmx.debugregs import vmx_update_exception_bitmap
 from vpmu_emu.linux.percpu import this_core
 from vpmu_emu.linux.perf.event import (
     perf_event_disable,

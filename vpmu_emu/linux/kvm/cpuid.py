@@ -31,7 +31,7 @@ CAP_PEBS_MASK = int(
 )
 NOT_FOR_GUESTS = {"arch_lbr"}  # CPUID features
 KVM_PMU_VERSION = 2
-MEDIATED_VERSION = 4
+MEDIATED_VERSION = 4  # of a PMU that a guest may own: GLOBAL_STATUS_SET is there
 HYPERVISOR = 1 << 31  # CPUID.1:ECX
 PDCM = 1 << 15
 DS = 1 << 21  # CPUID.1:EDX

@@ -13,8 +13,6 @@ from vpmu_emu._jit import jit
 from vpmu_emu.linux.charge import charge
 from vpmu_emu.linux.kvm.debugregs import (
     KVM_GUESTDBG_SINGLESTEP,
-    handle_bp,
-    handle_db,
     kvm_vcpu_check_code_breakpoint,
     kvm_vcpu_do_singlestep,
 )
@@ -27,6 +25,7 @@ from vpmu_emu.linux.kvm.run import (
     mmio_data,
 )
 from vpmu_emu.linux.kvm.trigger import kvm_pmu_trigger_event
+from vpmu_emu.linux.kvm.vmx.debugregs import handle_bp, handle_db
 from vpmu_emu.linux.kvm.vmx.exits import (
     end_guest,
     handle_io,

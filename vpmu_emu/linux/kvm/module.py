@@ -10,10 +10,9 @@ from typing import Any
 import attrs
 
 from vpmu_emu.linux import patches
+from vpmu_emu.linux.kvm.cpuid import MEDIATED_VERSION
 from vpmu_emu.linux.printk import LOG_NO_PASSTHROUGH, say
 from vpmu_emu.tables.modes import Mode
-
-LEAST_VERSION = 4  # of a PMU that can be passed through: GLOBAL_STATUS_SET is there
 
 
 def as_loaded(mode: Mode, version: int, without: int) -> Mode:
@@ -33,7 +32,7 @@ def as_loaded(mode: Mode, version: int, without: int) -> Mode:
 
 def can_be_passed(version: int, without: int) -> bool:
     """Whether KVM hears of a PMU that can be passed through."""
-    return version >= LEAST_VERSION and not without & int(patches.CAPABILITY | patches.HOST_CAPABILITY)
+    return version >= MEDIATED_VERSION and not without & int(patches.CAPABILITY | patches.HOST_CAPABILITY)
 
 
 def load_module(S: Any, asked: Mode, version: int) -> None:

@@ -185,7 +185,7 @@ def get_msr(S, E, vcpu, which):
 
 @jit()
 def set_msr(S, M, E, vcpu, which, data, host_initiated):
-    """Write one; 1 means #GP."""
+    """Write one; not 0 means #GP: GP_*."""
     vpmu = _vpmu(S, vcpu)
     if vpmu == VPMU_MEDIATED:
         return pmu_mediated.kvm_pmu_set_msr(S, M, E, vcpu, which, data, host_initiated)

@@ -12,9 +12,9 @@ import numpy as np
 
 from vpmu_emu.linux import patches
 from vpmu_emu.linux.kvm.cpuid import Leaf, supported_perf_cap
-from vpmu_emu.linux.kvm.debugregs import EXCEPTIONS
 from vpmu_emu.linux.kvm.eventfilter import EventFilter
 from vpmu_emu.linux.kvm.refresh import kvm_pmu_refresh
+from vpmu_emu.linux.kvm.vmx.debugregs import EXCEPTIONS
 from vpmu_emu.linux.kvm.vmx.registers import CR0_REAL_MODE, CS_RESET, RIP_RESET
 from vpmu_emu.linux.kvm.vmx.vmcs import (
     ALL_ONES,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.charge import charge
 from vpmu_emu.linux.kvm import pmu_ops
-from vpmu_emu.linux.kvm.debugregs import load_debug_registers, vmx_sync_dirty_debug_regs
+from vpmu_emu.linux.kvm.debugregs import load_debug_registers
 from vpmu_emu.linux.kvm.emulate import handle_emulated_exit
 from vpmu_emu.linux.kvm.msrfilter import kvm_msr_allowed, msr_denied_to_vmm
 from vpmu_emu.linux.kvm.pmu import (
@@ -26,6 +26,7 @@ from vpmu_emu.linux.kvm.vcpu import (
     kvm_vcpu_block,
     send_ipi,
 )
+from vpmu_emu.linux.kvm.vmx.debugregs import vmx_sync_dirty_debug_regs
 from vpmu_emu.linux.kvm.vmx.exits import (
     finish_rdmsr,
     finish_rdpmc,

@@ -52,6 +52,16 @@ def _force_out(S, E, leader):
 
 
 @jit()
+def _no_events(S):
+    # Whether neither context has any: perf_ctx_disable() finds no PMU to stop.
+    for which in range(2):
+        ctx = S.this_cpu if which == 0 else this_cpu(S).task_ctx
+        if ctx >= 0 and (next_group(S, ctx, 1, -1) >= 0 or next_group(S, ctx, 0, -1) >= 0):
+            return False
+    return True
+
+
+@jit()
 def perf_guest_enter(S, E):
     """Stop all events of the PMU; those that do not exclude the guest go to ERROR for good."""
     host = this_cpu(S)
@@ -82,12 +92,7 @@ def perf_guest_exit(S, E):
     if host.force_exclude_guest == 0:
         return
     host.force_exclude_guest = 0
-    empty = True
-    for which in range(2):
-        ctx = S.this_cpu if which == 0 else host.task_ctx
-        if ctx >= 0 and (next_group(S, ctx, 1, -1) >= 0 or next_group(S, ctx, 0, -1) >= 0):
-            empty = False
-    if empty:
+    if _no_events(S):
         return
     perf_pmu_disable(S, E)
     if S.config.quirks & state.Q_EXIT_ORDER != ZERO:
@@ -150,16 +155,6 @@ def _guest_times(S):
         here = event.ctx == S.this_cpu or (task_ctx >= 0 and event.ctx == task_ctx)
         if event.used != 0 and event.exclude_guest != 0 and here:
             perf_event_update_time(S, i)
-
-
-@jit()
-def _no_events(S):
-    # Whether neither context has any: perf_ctx_disable() finds no PMU to stop.
-    for which in range(2):
-        ctx = S.this_cpu if which == 0 else this_cpu(S).task_ctx
-        if ctx >= 0 and (next_group(S, ctx, 1, -1) >= 0 or next_group(S, ctx, 0, -1) >= 0):
-            return False
-    return True
 
 
 @jit()

@@ -11,7 +11,7 @@ import numpy as np
 from vpmu_emu._jit import jit
 from vpmu_emu.linux import state
 from vpmu_emu.linux.charge import charge
-from vpmu_emu.linux.kvm.debugregs import handle_dr, kvm_vcpu_do_singlestep
+from vpmu_emu.linux.kvm.debugregs import kvm_vcpu_do_singlestep
 from vpmu_emu.linux.kvm.hypercall import kvm_emulate_hypercall
 from vpmu_emu.linux.kvm.lapic import (
     kvm_set_apic_base,
@@ -35,6 +35,7 @@ from vpmu_emu.linux.kvm.run import (
     port_data,
 )
 from vpmu_emu.linux.kvm.trigger import kvm_pmu_trigger_event
+from vpmu_emu.linux.kvm.vmx.debugregs import handle_dr
 from vpmu_emu.linux.native import cost
 from vpmu_emu.linux.percpu import this_core
 from vpmu_emu.machine import msr as msrs

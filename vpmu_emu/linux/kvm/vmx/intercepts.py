@@ -106,7 +106,7 @@ def _of_the_series(
 ) -> None:
     """What version 1 got wrong in the bitmap, and what it says of MSRs that it was not told may pass."""
     config = S.config
-    own = [index for index in pmu_msrs() if vcpu.used]
+    own = pmu_msrs()
     if int(config.without) & int(WHITELIST):
         for index in sorted({index for index, *_ in passed} & set(own)):
             say(S, LOG_INVALID_MSR, index)
