@@ -29,7 +29,7 @@ from vpmu_emu.linux.perf.event import (
     perf_event_release_kernel,
     perf_install_in_context,
 )
-from vpmu_emu.linux.perf.guest import perf_create_mediated_pmu
+from vpmu_emu.linux.perf.mediated import perf_create_mediated_pmu
 from vpmu_emu.linux.perf.userpage import perf_event_update_userpage
 from vpmu_emu.linux.sched import end_turn, resched_cpu, wake_up_task
 from vpmu_emu.linux.space import x86_pmu_event_mapped

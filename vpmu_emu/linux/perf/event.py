@@ -21,8 +21,8 @@ from vpmu_emu.linux.perf.clocks import (
     is_clock,
     pmu_of,
 )
-from vpmu_emu.linux.perf.guest import EBUSY, is_include_guest_event, nr_mediated_pmu_vms
 from vpmu_emu.linux.perf.lbr import PERF_SAMPLE_BRANCH_STACK
+from vpmu_emu.linux.perf.mediated import EBUSY, is_include_guest_event, nr_mediated_pmu_vms
 from vpmu_emu.linux.perf.output import SAMPLE_SUPPORTED
 from vpmu_emu.linux.perf.overflow import NSEC_PER_SEC, is_sampling_event
 from vpmu_emu.linux.perf.sched import (

@@ -13,6 +13,7 @@ from vpmu_emu.linux.native import wrmsrl
 from vpmu_emu.linux.patches import lacks
 from vpmu_emu.linux.percpu import this_core, this_cpu
 from vpmu_emu.linux.perf.clocks import pmu_of
+from vpmu_emu.linux.perf.pmi import handle_nmis
 from vpmu_emu.linux.perf.sched import (
     ALL_CLASSES,
     ctx_sched_in,
@@ -26,7 +27,6 @@ from vpmu_emu.linux.perf.x86 import perf_pmu_disable, perf_pmu_enable
 from vpmu_emu.machine import msr_index
 from vpmu_emu.machine.u64 import U64, ZERO
 
-EBUSY = -16
 _VECTOR = U64(KVM_VPMU_VECTOR)
 
 
@@ -74,6 +74,7 @@ def perf_guest_enter(S, E):
         if next_group(S, ctx, 1, -1) < 0 and next_group(S, ctx, 0, -1) < 0:
             continue
         perf_pmu_disable(S, E)
+        handle_nmis(S, E)  # an overflow up to here is the host's
         for pinned in range(1, -1, -1):
             i = next_group(S, ctx, pinned, -1)
             while i >= 0:
@@ -121,32 +122,6 @@ def perf_guest_switch_to_host_pmi_vector(S, E):
 
 
 @jit()
-def is_include_guest_event(event):
-    """Whether an event of the PMU that guests may own counts in them."""
-    return pmu_of(event.pmu_type) == state.PMU_CORE and event.exclude_guest == 0
-
-
-@jit()
-def nr_mediated_pmu_vms(S):
-    """VMs whose guests own the PMU while they run: as long as there are any, no such event is made."""
-    n = 0
-    for k in range(state.N_VMS):
-        n += S.vms[k].created_mediated_pmu
-    return n
-
-
-@jit()
-def perf_create_mediated_pmu(S, vm):
-    """The guests of VM `vm` will own the PMU: 0, or EBUSY while there are events that count in guests."""
-    if nr_mediated_pmu_vms(S) == 0:
-        for i in range(S.perf_rows):
-            if S.perf_events[i].used != 0 and is_include_guest_event(S.perf_events[i]):
-                return EBUSY
-    S.vms[vm].created_mediated_pmu = 1
-    return 0
-
-
-@jit()
 def _guest_times(S):
     # update_context_time() of both contexts for the events that have the guest's clock.
     task_ctx = this_cpu(S).task_ctx
@@ -166,6 +141,7 @@ def perf_load_guest_context(S, E):
     if _no_events(S):
         return
     perf_pmu_disable(S, E)
+    handle_nmis(S, E)  # an overflow up to here is the host's
     for which in range(2):
         ctx = S.this_cpu if which == 0 else host.task_ctx
         ctx_sched_out(S, E, ctx, 1, 0)
