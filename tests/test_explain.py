@@ -8,15 +8,18 @@ import subprocess
 import sys
 
 import pytest
+from click.testing import CliRunner
 
+from tests.conftest import ROOT
 from tests.reference import access as reference
 from tests.tools.profiles import cases
 from vpmu_emu._jit import COMPILES
+from vpmu_emu.cli import main
 from vpmu_emu.errors import ConfigError
-from vpmu_emu.explain import Explanation, explain, parse_number, parse_settings
+from vpmu_emu.explain import Explanation, explain, explain_switch, parse_number, parse_settings
 from vpmu_emu.linux.kvm.eventfilter import make_filter
 from vpmu_emu.setup.msrfilter import REASONS, MsrFilter, MsrRange, parse_msr_filter
-from vpmu_emu.tables.modes import VPMUS, mode_names
+from vpmu_emu.tables.modes import SWITCH_POLICIES, VPMUS, mode_names
 from vpmu_emu.tables.msrs import msr_name
 from vpmu_emu.tables.mutants import MUTANTS
 
@@ -509,3 +512,63 @@ def test_a_patch_of_the_series_left_out():
     without = exits(without=[17])
     assert without["VM-exit"] == "reason MSR_READ (31)"
     assert without["MSR bitmap"].endswith("the guest exits; KVM never passes it")
+
+
+# --- a switch -------------------------------------------------------------------------------------------
+def switched(*args: str, ok: bool = True) -> str:
+    result = CliRunner().invoke(main, ["explain", "switch", *args])
+    assert (result.exit_code == 0) == ok, result.output
+    return result.output
+
+
+def test_a_switch_is_told_access_by_access_as_the_docs_have_it():
+    said = switched("--vpmu", "mediated", "--guest", "gp=1", "--guest", "fixed=1", "--msr", "IA32_PMC0=7")
+    page = (ROOT / "docs" / "explain.md").read_text(encoding="utf-8")
+    for line in said.strip().splitlines():
+        assert line.rstrip() in page
+    assert len(said.strip().splitlines()) == 18
+
+
+@pytest.mark.parametrize("mode", ["passthrough", "mediated"])
+@pytest.mark.parametrize("policy", SWITCH_POLICIES)
+def test_the_sums_of_a_switch_are_those_of_its_lines(mode, policy):
+    """The lines are the trace's, the sums the report's: two ways, one switch."""
+    state = [(0x186, 0x4300C0), (0xC3, 7), (0x38D, 0xB)]
+    told = explain_switch(vpmu=mode, switch=policy, msrs=state, host_events=["cycles:DH"])
+    sums = {step.what: step.verdict for step in told.steps if step.what.endswith("in all")}
+    for part in ("context out", "context in"):
+        lines = [step.verdict for step in told.steps if step.what == part]
+        words = sums[f"{part}, in all"]
+        for name in ("RDMSR", "RDPMC"):
+            there = re.search(rf"(\d+) {name}", words)
+            assert sum(line.startswith(name) for line in lines) == (int(there[1]) if there else 0)
+        writes = int(re.search(r"(\d+) WRMSR", words)[1])  # with what perf writes for the host's events
+        behind = [step for step in told.steps if step.what == "host"] if part == "context out" else []
+        assert writes == sum(step.verdict.startswith("WRMSR") for step in behind) + sum(
+            line.startswith("WRMSR") for line in lines
+        )
+    assert told.steps[-1].verdict.endswith(f"policy {policy}")
+
+
+def test_without_a_host_event_run_loop_switches_nothing():
+    said = switched("--vpmu", "mediated", "--switch", "run-loop")
+    assert said.count("nothing: it is not switched here") == 2
+    assert "0 cycles, policy run-loop" in said
+
+
+@pytest.mark.parametrize(("args", "said"), [
+    (("--vpmu", "emulated"), "vpmu: nothing is switched: no guest owns the PMU in mode emulated"),
+    (("--vpmu", "bare"), "nothing is switched: no guest owns the PMU in mode bare"),
+    (("--vpmu", "passthrough", "--set", "pmu.version=3"), "no guest owns the PMU on this host"),
+    (("--vpmu", "emulated", "--switch", "lazy"), "switch: no guest owns the PMU in mode emulated"),
+    (("0x186",), "a switch is no access"), (("--cpl", "3"), "a switch is no access"),
+    (("--vpmu", "mediated", "--msr", "IA32_PERFEVTSEL0=1<<40"), "is not a number"),
+])  # fmt: skip
+def test_a_switch_that_cannot_be_told(args, said):
+    assert said in switched(*args, ok=False)
+
+
+def test_an_access_needs_a_register():
+    result = CliRunner().invoke(main, ["explain", "rdmsr"])
+    assert result.exit_code == 2
+    assert "Missing argument 'WHAT'" in result.output

@@ -19,6 +19,7 @@ from tests.reference import generator
 from tests.tools.whole import machine
 from vpmu_emu._jit import COMPILES
 from vpmu_emu.asm import Program, assemble
+from vpmu_emu.tables.modes import SWITCH_POLICIES
 
 SHAPE = {"pmu.version": 2, "pmu.fixed": 3}
 FOUR = {
@@ -26,6 +27,12 @@ FOUR = {
     "emulated": {"vpmu": "emulated"},
     "passthrough": {"vpmu": "passthrough"},
     "all-passthrough": {"vpmu": "passthrough", "all_passthrough": True},
+}
+SWITCHED = {
+    f"{mode}, {policy}": {"vpmu": mode, "switch": policy}
+    for mode in ("passthrough", "mediated")
+    for policy in SWITCH_POLICIES
+    if (mode, policy) != ("passthrough", "eager")
 }
 GUESTS = ("emulated", "passthrough")
 EVTSEL0, PMC0, A_PMC0, CTRL, STATUS = 0x186, 0xC1, 0x4C1, 0x38F, 0x38E
@@ -35,7 +42,7 @@ TOP = 1 << 48
 
 def start(program: Program, mode: str, **options):
     """A machine of one of the four modes."""
-    chosen = dict(FOUR[mode])
+    chosen = dict((FOUR | SWITCHED)[mode])
     return machine(program, chosen.pop("vpmu"), **{**chosen, **options})
 
 
@@ -58,7 +65,7 @@ def assert_agreement(text: str) -> None:
     program = assemble(text)
     wanted = rest(program, "bare")
     assert "exit" in str(wanted["stop"])
-    for mode in ("emulated", "passthrough", "all-passthrough"):
+    for mode in ("emulated", "passthrough", "all-passthrough", *SWITCHED):
         found = rest(program, mode)
         differs = {
             k: (wanted[k], found[k]) if k != "memory" else "differs"
@@ -743,14 +750,28 @@ ROWS |= {
             f"{MEDIATED}::test_an_idle_guest_costs_ten_writes_and_eleven_looks",
     }.items()
 }  # fmt: skip
+POLICIES = "Policies of the switch: "
+SWITCH = f"{LINUX}/kvm/test_pmu_switch.py"
+ROWS |= {
+    f"{POLICIES}{row}": shown
+    for row, shown in {
+        "`lazy`: the first access of a guest with `--all-passthrough` is the write of a selector, under the"
+        " GLOBAL_CTRL of RESET": f"{SWITCH}::test_a_first_touch_that_opens_a_window_counts_itself",
+        "`lazy`: the first access is one that silicon and KVM do differently":
+            f"{SWITCH}::test_a_first_touch_follows_the_rules_of_kvm",
+        "`lazy`: host events until the first access":
+            f"{SWITCH}::test_until_the_first_touch_the_host_can_profile_the_guest",
+    }.items()
+}  # fmt: skip
 ROWS["`7.0-fixed-filter`"] = f"{MEDIATED}::test_a_denied_fixed_counter_stays_off_when_another_changes"
 
 
 def document_rows() -> list[str]:
     first, merged = (ROOT / "docs" / "divergences.md").read_text().split("## As merged")
-    merged, quirks = merged.split("Known bugs of the first version")
+    merged, policies = merged.split("## Policies of the switch")
+    policies, quirks = policies.split("Known bugs of the first version")
     rows = []
-    for part, text in (("", first), (MERGED, merged), ("", quirks)):
+    for part, text in (("", first), (MERGED, merged), (POLICIES, policies), ("", quirks)):
         cells = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")]
         rows += [part + cell for cell in cells if cell not in ("condition", "quirk", "---")]
     return rows

@@ -32,7 +32,8 @@ VALUES: dict[str, tuple[str, object]] = {
     "filter": (FILTER, FILTER), "msr_filter": (MSR_FILTER, MSR_FILTER),
     "host_events": ("instructions:D", ["instructions:D"]),
     "host": (NEIGHBOUR, [NEIGHBOUR]), "watchdog": ("hpet", "hpet"), "watchdog_thresh": ("0.0001", 0.0001),
-    "all_passthrough": ("", True), "settings": ("pmu.gp=4", {"pmu.gp": 4}), "guest": ("gp=1", {"gp": 1}),
+    "all_passthrough": ("", True), "switch": ("lazy", "lazy"),
+    "settings": ("pmu.gp=4", {"pmu.gp": 4}), "guest": ("gp=1", {"gp": 1}),
     "kvm": ("force_emulation_prefix=0", {"force_emulation_prefix": 0}), "apicv": ("", False),
     "costs": ("high", "high"), "quirks": ("v1-no-global-check", ["v1-no-global-check"]),
     "without": ("039", [39]),
@@ -211,6 +212,7 @@ SHOWS: dict[str, dict[str, str]] = {
     "host_events": HOSTED, "host": HOSTED, "watchdog": HOSTED, "costs": HOSTED,
     "watchdog_thresh": dict.fromkeys(HOSTED, WAITS), "kvm": dict.fromkeys(HOSTED, PREFIXED),
     "apicv": dict.fromkeys(HOSTED, EOI), "all_passthrough": {"passthrough": COUNTS},
+    "switch": {"passthrough": COUNTS, "mediated": COUNTS},
     "quirks": {"passthrough": STOPPED, "mediated": FIXED}, "without": {"passthrough": COUNTS},
 }  # fmt: skip
 BESIDE = {

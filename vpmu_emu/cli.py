@@ -603,11 +603,11 @@ def _info_cpu(name: str, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("action", type=click.Choice(["rdmsr", "wrmsr", "rdpmc"]))
-@click.argument("what")
+@click.argument("action", type=click.Choice(["rdmsr", "wrmsr", "rdpmc", "switch"]))
+@click.argument("what", required=False)
 @click.argument("value", required=False)
-@click_options("vpmu", "cpu", "settings", "guest", "filter", "msr_filter", "all_passthrough", "quirks",
-               "without", "kvm", "inject", "host_events", "host", "costs", vpmu="passthrough")
+@click_options("vpmu", "cpu", "settings", "guest", "filter", "msr_filter", "all_passthrough", "switch",
+               "quirks", "without", "kvm", "inject", "host_events", "host", "costs", vpmu="passthrough")
 @click.option("--cpl", type=click.Choice(["0", "3"]), default="0", show_default=True,
               help="Privilege level at the instruction.")
 @click.option("--pce", type=click.Choice(["0", "1"]), default="0", show_default=True,
@@ -617,7 +617,7 @@ def _info_cpu(name: str, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True)
 def explain(
     action: str,
-    what: str,
+    what: str | None,
     value: str | None,
     cpl: str,
     pce: str,
@@ -628,15 +628,24 @@ def explain(
     """Do one access in a guest and say step by step what became of it.
 
     WHAT is an MSR's name or number, or ECX of RDPMC. VALUE is what WRMSR writes, or what RDMSR finds.
+    `explain switch` has neither: a guest exits, and what its PMU context costs until it goes on is said
+    access by access.
     """
+    from vpmu_emu.explain import SWITCH, explain_switch, parse_number, parse_settings
     from vpmu_emu.explain import explain as explain_access
-    from vpmu_emu.explain import parse_number, parse_settings
     from vpmu_emu.report import Table, show
 
-    number = None if value is None else parse_number(value, "VALUE")
-    state: dict[str, Any] = {"cpl": int(cpl), "pce": pce == "1", "msrs": parse_settings(msr)}
     ready = partial(prepare, [options["vpmu"]])
-    steps = explain_access(action, what, number, **state, **options, ready=ready).steps
+    if action == SWITCH:
+        if what is not None or cpl != "0" or pce != "0":
+            raise click.UsageError("a switch is no access: it takes no WHAT, no VALUE, no --cpl, no --pce.")
+        steps = explain_switch(msrs=parse_settings(msr), **options, ready=ready).steps
+    elif what is None:
+        raise click.UsageError("Missing argument 'WHAT'.")
+    else:
+        number = None if value is None else parse_number(value, "VALUE")
+        state: dict[str, Any] = {"cpl": int(cpl), "pce": pce == "1", "msrs": parse_settings(msr)}
+        steps = explain_access(action, what, number, **state, **options, ready=ready).steps
     if as_json:
         _json([{"what": s.what, "verdict": s.verdict, "decides": s.decides} for s in steps])
     else:

@@ -15,12 +15,15 @@ from vpmu_emu.debug.session import Session
 from vpmu_emu.errors import ConfigError
 from vpmu_emu.machine.processor_flags import X86_CR4_PCE
 from vpmu_emu.numerals import shown, whole
-from vpmu_emu.options import Options
+from vpmu_emu.options import OWNED, Options
+from vpmu_emu.tables.modes import MODES
 from vpmu_emu.tables.msrs import by_name, decode_value, msr_name, row_of, value_words
 from vpmu_emu.tables.passed import Met
 from vpmu_emu.views.access import Asked, Step, intercept_state, rdpmc_name, told
+from vpmu_emu.views.switch import sequence, switch_report
 
 ACTIONS = ("rdmsr", "wrmsr", "rdpmc")
+SWITCH = "switch"  # no access: an exit that has nothing to do with the PMU
 PATIENCE = 200_000  # instructions: what a guest may do before its access
 CR4_PCE = int(X86_CR4_PCE).bit_length() - 1  # for BTS and BTR
 RAM_MIB = 2
@@ -178,6 +181,8 @@ def explain(
     """
     chosen = Options.of({"ram": RAM_MIB, "max_insns": PATIENCE, **options})
     chosen.check()
+    if action == SWITCH:
+        raise ConfigError("ACTION", "a switch is no access; see explain_switch()", " ".join(ACTIONS))
     before = list(msrs)
     if action == "rdpmc":
         if value is not None:
@@ -220,6 +225,39 @@ def explain(
         if changed:
             steps.append(Step("PMU of the guest", changed))
     return Explanation(tuple(steps), fault, found)
+
+
+def explain_switch(
+    *,
+    msrs: Iterable[tuple[int, int]] = (),
+    ready: Callable[[], None] | None = None,
+    **options: Any,
+) -> Explanation:
+    """Have a guest in the given state exit by CPUID, and tell what its PMU context costs until it goes on.
+
+    Args:
+        msrs, ready, options: as for `explain`.
+
+    Raises:
+        ConfigError, UnknownNameError: a state that cannot be, or a mode in which no guest owns the PMU.
+    """
+    chosen = Options.of({"ram": RAM_MIB, "max_insns": PATIENCE, **options})
+    chosen.check()
+    if not OWNED.fits(chosen.mode):
+        may = " ".join(mode.name for mode in MODES.values() if OWNED.fits(mode))
+        raise ConfigError("vpmu", f"nothing is switched: {OWNED.why} in mode {chosen.mode.name}", may)
+    before = list(msrs)
+    session = Session(guest("cpuid", 0, 0, before, 0, False), chosen, ready=ready)
+    system = session.system
+    labels = system.program.symbols
+    _run_to(session, labels, ("access",), before)
+    at, found = int(system.E.ring_head), switch_report(system.S)
+    if not found:
+        raise ConfigError("vpmu", f"nothing is switched: {OWNED.why} on this host", "see the kernel's log")
+    session.delete()
+    _run_to(session, labels, ("after",), before)
+    steps = sequence(_since(system, at), system.S, found, switch_report(system.S))
+    return Explanation(tuple(steps), False, None)
 
 
 def _run_to(

@@ -20,11 +20,12 @@ from click.core import ParameterSource
 from vpmu_emu.data import isa_dir
 from vpmu_emu.errors import ConfigError
 from vpmu_emu.numerals import shown, whole
-from vpmu_emu.tables.modes import MODES, Mode
+from vpmu_emu.tables.modes import MODES, SWITCH_POLICIES, Mode
 from vpmu_emu.tables.ram import LOW_RAM_MIB, MAX_RAM_MIB
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T", bound=type[Any])
+RUN_LOOP = SWITCH_POLICIES[-1]
 COST_LEVELS = ("low", "typical", "high")
 MOST = (1 << 63) - 1
 DECIMAL = re.compile(r"[+-]?[1-9][0-9]*")  # as long as it likes
@@ -117,6 +118,10 @@ def _patch(option: Option, word: Any) -> int:
     return number
 
 
+def _word_or_none(option: Option, value: Any) -> Any:
+    return None if value is None else _word(option, value)
+
+
 def _pairs(option: Option, value: Any) -> Any:
     return pairs(option.name, value)
 
@@ -179,6 +184,11 @@ def _cpu(_: str, name: str) -> None:
 
 def _level(key: str, name: str) -> None:
     known(key, "level", name, COST_LEVELS)
+
+
+def _policy(key: str, name: str | None) -> None:
+    if name is not None:
+        known(key, "policy", name, SWITCH_POLICIES)
 
 
 def _detector(key: str, name: str) -> None:
@@ -428,6 +438,11 @@ class Options:
         "all-passthrough", False, "Let the selectors through too, with no filter.",
         takes=_flag, need=SERIES,
     )
+    switch: str | None = _field(
+        "switch", None, "How much KVM does of a switch of the guest's PMU context: "
+        f"{', '.join(SWITCH_POLICIES)}; as the mode's kernel does if not said.",
+        metavar="POLICY", takes=_word_or_none, check=_policy, need=OWNED,
+    )
     settings: Mapping[str, int] = _field(
         "set", {}, f"Shape of the host CPU: {'= '.join(HOST_KEYS)}=; repeatable.",
         metavar="KEY=VALUE", takes=_pairs, many=True, check=_host_keys,
@@ -550,6 +565,12 @@ class Options:
         self._check_mode(mode)
         if self.all_passthrough and self.filter is not None:
             raise ConfigError("filter", "needs the selectors intercepted", "without --all-passthrough")
+        if self.switch not in (None, mode.switch) and self.without:
+            what = f"a kernel without patch {self.without[0]} has the switch of the series, {mode.switch}"
+            raise ConfigError("switch", what, "no --without, or no --switch")
+        if self.switch == RUN_LOOP and self.all_passthrough:
+            what = "KVM needs the selectors while it emulates, and with --all-passthrough hardware has them"
+            raise ConfigError("switch", what, " ".join(p for p in SWITCH_POLICIES if p != RUN_LOOP))
         if self.watchdog_thresh is not None and self.watchdog == OPTIONS["watchdog"].usual:
             raise ConfigError(
                 "watchdog-thresh", "there is no watchdog without --watchdog", "nmi buddy hpet"

@@ -175,6 +175,9 @@ def comparison(results: Mapping[str, Mapping[str, Any]], head: str = "") -> list
     if counters := _counters(runs):
         status = ("global_status", *(run["global_status"] for run in runs))
         tables.append(Table("Counters, as the guest sees them", ("", *names), (*counters, status)))
+    for name, run in results.items():
+        if switch := run.get("kvm", {}).get("switch"):
+            tables.append(_switches(switch, f", {name}" if len(runs) > 1 else ""))
     if exits := rows("exits"):
         exits.sort(key=lambda row: -sum(v for v in row[1:] if isinstance(v, int)))
         tables.append(Table("VM-exits by reason", ("", *names), tuple(exits)))
@@ -211,6 +214,31 @@ def _counters(runs: Sequence[Mapping[str, Any]]) -> list[tuple[Cell, ...]]:
         cells = (f"{cell(v)} ({note})" if note else v for v, note in zip(values, notes, strict=True))
         found.append((key, *cells))
     return found
+
+
+_PARTS_OF_A_SWITCH = {
+    "load": "context in", "put": "context out",
+    "entry": "GLOBAL_CTRL at VM entry", "exit": "GLOBAL_CTRL at VM exit",
+}  # fmt: skip
+
+
+def _switches(switch: Mapping[str, Any], of: str) -> Table:
+    """Parts of a PMU context switch by row: how many, accesses each with their cycles, cycles each."""
+    parts = {name: switch[name] for name in _PARTS_OF_A_SWITCH if switch[name]["count"]}
+    kinds = [key for key in ("rdmsr", "wrmsr", "rdpmc", "vmread", "vmwrite")
+             if any(part[key]["count"] for part in parts.values())]  # fmt: skip
+    rows: list[tuple[Cell, ...]] = []
+    for name, part in parts.items():
+        n = part["count"]
+        each = [
+            f"{part[key]['count'] / n:.1f} ({part[key]['cycles'] / n:,.0f})" if part[key]["count"] else None
+            for key in kinds
+        ]
+        rows.append((_PARTS_OF_A_SWITCH[name], n, *each, round(part["cycles"] / n)))
+    share = switch["host_blind"]["share"]
+    title = f"Switches of the PMU context, {switch['policy']}{of}: accesses each (their cycles)"
+    note = f"; the host cannot profile {share:.1%} of the time"
+    return Table(title + note, ("", "count", *(key.upper() for key in kinds), "cycles each"), tuple(rows))
 
 
 def _programs(tasks: Sequence[Mapping[str, Any]]) -> tuple[tuple[Cell, ...], ...]:

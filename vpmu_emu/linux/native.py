@@ -10,9 +10,10 @@ import numpy as np
 
 from vpmu_emu._jit import jit
 from vpmu_emu.linux.percpu import this_core, this_cpu
+from vpmu_emu.linux.state import ACCESS_RDMSR, ACCESS_RDPMC, ACCESS_WRMSR
 from vpmu_emu.machine.msr import host_rdmsr, host_rdpmc, host_wrmsr
 from vpmu_emu.machine.pmu import pmu_charge
-from vpmu_emu.machine.u64 import U64
+from vpmu_emu.machine.u64 import ONE, U64
 from vpmu_emu.tables.cpus import COST_NAMES, CPU_NAMES, PARTS, cpu
 
 
@@ -45,9 +46,18 @@ def retire_work(S, E, row):
 
 
 @jit()
+def note_access(S, kind):
+    """An access, ACCESS_*, belongs to the part of a PMU context switch that is at hand, if one is."""
+    host = this_cpu(S)
+    if host.switching != 0:
+        host.switch_ops[host.switching - 1, kind] += ONE
+
+
+@jit()
 def wrmsrl(S, E, index, value):
     """WRMSR by the host."""
     retire_work(S, E, COST_WRMSR)
+    note_access(S, ACCESS_WRMSR)
     host_wrmsr(this_core(S), E, index, value)
 
 
@@ -56,6 +66,7 @@ def rdmsrl(S, E, index):
     """RDMSR by the host."""
     value = host_rdmsr(this_core(S), E, index)
     retire_work(S, E, COST_RDMSR)
+    note_access(S, ACCESS_RDMSR)
     return value
 
 
@@ -64,4 +75,5 @@ def rdpmcl(S, E, counter):
     """RDPMC by the host; `counter` is ECX."""
     value = host_rdpmc(this_core(S), E, counter)
     retire_work(S, E, COST_RDPMC)
+    note_access(S, ACCESS_RDPMC)
     return value

@@ -20,10 +20,11 @@ MESSAGES = (
     "kvm: the host's PMU, version {a}, cannot be passed through: guests have the emulated vPMU",
     "kvm_intel: a PMU of version {a} is not switched",
     "kvm_intel: IA32_PMC{a} of a passthrough PMU was written with an exit",
+    "kvm: a mediated vPMU cannot be: events of the host, nmi_watchdog's among them, count in guests",
 )
 (
     LOG_HARD_LOCKUP, LOG_UNKNOWN_NMI, LOG_SPURIOUS_VECTOR, LOG_STRAY_PMI, LOG_INVALID_MSR, LOG_NO_LBR,
-    LOG_NO_PASSTHROUGH, LOG_VERSION, LOG_PERFCTR,
+    LOG_NO_PASSTHROUGH, LOG_VERSION, LOG_PERFCTR, LOG_MEDIATED,
 ) = range(len(MESSAGES))  # fmt: skip
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from vpmu_emu.machine import state as machine
 from vpmu_emu.machine.u64 import U64
 from vpmu_emu.tables.cpus import COST_NAMES, PARTS
-from vpmu_emu.tables.modes import VPMUS
+from vpmu_emu.tables.modes import SWITCH_POLICIES, VPMUS
 
 # --- sizes ----------------------------------------------------------------------------------------------
 N_CORES = machine.N_CORES
@@ -36,6 +36,8 @@ N_KLOG = 64  # lines of the kernel's log
 N_CLOSED = 16  # last events of the host that were closed
 N_COSTS = len(COST_NAMES)
 N_PARTS = len(PARTS)
+N_SWITCHES = 4  # SWITCH_*
+N_ACCESSES = 5  # ACCESS_*
 IDX_VLBR = machine.N_CTR  # INTEL_PMC_IDX_FIXED_VLBR: the counter, which is none, of the guest's LBR event
 IDX_METRIC = IDX_VLBR + 1  # INTEL_PMC_IDX_METRIC_BASE: the fractions of PERF_METRICS, which are none either
 N_IDX = IDX_METRIC + machine.N_METRICS  # counters that perf hands out
@@ -75,6 +77,15 @@ INSIDE_KERNEL, INSIDE_USER, INSIDE_KVM, INSIDE_SYSCALL = range(4)
 
 OWNER_HOST = 0
 OWNER_KVM = 1
+
+# what a switch of a guest's PMU context is made of: the context in and out around the inner run loop, and
+# GLOBAL_CTRL at VM entry and exit; and what KVM does in it
+SWITCH_LOAD, SWITCH_PUT, SWITCH_ENTRY, SWITCH_EXIT = range(N_SWITCHES)
+SWITCH_NAMES = ("load", "put", "entry", "exit")
+ACCESS_RDMSR, ACCESS_WRMSR, ACCESS_RDPMC, ACCESS_VMREAD, ACCESS_VMWRITE = range(N_ACCESSES)
+ACCESS_NAMES = ("rdmsr", "wrmsr", "rdpmc", "vmread", "vmwrite")
+# how much of it KVM does: `--switch`
+EAGER, ELIDE, ENABLED_ONLY, LAZY, RUN_LOOP = range(len(SWITCH_POLICIES))
 
 ERR_NONE = 0
 ERR_NO_COUNTER = 1  # merge_sched_in(): a pinned event did not fit
@@ -245,6 +256,14 @@ PERCPU = np.dtype(
         ("spent", "i8", (N_PARTS,)),  # cycles of host work by part
         ("nmis", "u8"),  # calls of perf_event_nmi_handler()
         ("timer_irqs", "u8"),  # local timer interrupts taken by the host
+        # switches of guests' PMU context
+        ("switching", "i8"),  # 1 + SWITCH_*: the part at hand, 0 none
+        ("switch_began", "i8"),  # and since when
+        ("switch_n", "u8", (N_SWITCHES,)),  # how many there were of each part
+        ("switch_time", "i8", (N_SWITCHES,)),  # how long they took together
+        ("switch_ops", "u8", (N_SWITCHES, N_ACCESSES)),  # their accesses
+        ("pmu_away_since", "i8"),  # when a guest got the PMU to itself, NEVER: it is the host's
+        ("pmu_away", "i8"),  # how long the host could not profile before that
         ("vpmi_irqs", "u8"),  # guest PMIs taken through vector 0xf5 (VPMI of /proc/interrupts)
         ("rotations", "u8"),  # turns of the multiplexing timer
         ("throttles", "u8"),  # times that a group was stopped until the next tick
@@ -300,6 +319,8 @@ KVM_PMU = np.dtype(
         ("need_cleanup", "i8"),  # 1: release what was not used for a time slice
         ("event_count", "i8"),  # perf events that exist
         ("guest_ctx_loaded", "i8"),  # guest values are in the hardware PMU
+        ("lazy", "i8"),  # 1: all of it exits until the guest touches it (`--switch lazy`)
+        ("lvtpc_masked", "u8"),  # APIC_LVT_MASKED of the hardware's LVTPC, as KVM knows it
         # PEBS (emulated)
         ("has_ds", "i8"),  # CPUID shows the debug store
         ("pebs_enable", "u8"),  # IA32_PEBS_ENABLE
@@ -486,6 +507,7 @@ CONFIG = np.dtype(
         ("enable_pmu", "i8"),  # kvm.enable_pmu
         ("quirks", "u8"),  # QUIRKS bits
         ("without", "u8"),  # bit N: patch N of the series is left out
+        ("switch", "i8"),  # how much a switch does: EAGER, ELIDE and their kin
         ("owns_pmu", "i8"),  # 1: KVM gives the hardware counters to guests that have a PMU
         ("few_caps", "i8"),  # 1: its guests have neither branch records nor PEBS
         ("all_passthrough", "i8"),  # selectors are not intercepted (no filter possible)

@@ -24,6 +24,7 @@ TR_SELECTOR_HW = 82  # a pmc, b selector (or field of FIXED_CTR_CTRL) for the ha
 TR_FASTPATH = 83  # a exit reason, b EXIT_FASTPATH_*
 TR_KVM_MSR = 84  # a index, b MSR_OF_*, c 1 for a write
 TR_MSR_USER_SPACE = 85  # the VMM is asked: a index, b KVM_MSR_EXIT_REASON_*, c 1 for a write
+TR_VMCS_ACCESS = 86  # the guest's GLOBAL_CTRL in the VMCS: b value, c ACCESS_VMREAD or ACCESS_VMWRITE
 
 REPROGRAM_OFF = 0  # its own enable bits are clear: stays paused, as with the other two that are off
 REPROGRAM_RESUME = 1  # the event is reused
@@ -62,4 +63,5 @@ LINUX_KINDS = {
     TR_FASTPATH: "vmx_exit_handlers_fastpath",
     TR_KVM_MSR: "kvm_msr_handler",
     TR_MSR_USER_SPACE: "kvm_msr_user_space",
+    TR_VMCS_ACCESS: "vmcs_global_ctrl",
 }

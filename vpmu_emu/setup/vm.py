@@ -60,7 +60,7 @@ from vpmu_emu.setup.hostevents import HostEvent, parse_host_events
 from vpmu_emu.setup.msrfilter import MsrFilter, load_msr_filter
 from vpmu_emu.tables.cpus import COST_NAMES, CpuModel
 from vpmu_emu.tables.events import LISTS, metric_names
-from vpmu_emu.tables.modes import VPMUS, Mode, mode_names, mode_of
+from vpmu_emu.tables.modes import SWITCH_POLICIES, VPMUS, Mode, mode_names, mode_of
 from vpmu_emu.tables.msrs import Shape
 from vpmu_emu.tables.patches import without_bits
 
@@ -99,6 +99,7 @@ def init_config(S: Any, model: CpuModel, mode: Mode, options: Options | None = N
     config.quirks = chosen_bits("quirk", QUIRKS, quirk_names(options.quirks))
     config.without = without_bits(options.without)
     load_module(S, mode, model.version)
+    config.switch = SWITCH_POLICIES.index(options.switch or mode.switch)
     config.all_passthrough = int(options.all_passthrough)
     config.apicv = int(options.apicv)
     config.load_global_ctrl = 1
@@ -134,7 +135,7 @@ def init_host(S: Any, model: CpuModel) -> None:
         host.curr = host.vcpu = host.task_ctx = -1
         host.online = int(cpu < S.config.n_cores)
         host.mux_at = host.tick_at = host.clock_at = host.timer_at = NEVER
-        host.watchdog_at = NEVER
+        host.watchdog_at = host.pmu_away_since = NEVER
         core.vapic.clock_num, core.vapic.clock_den = model.per_core_cycle(KVM_APIC_KHZ)
         lapic = core.lapic
         lapic.apic_base = BASE_RESET | msr_index.X2APIC_ENABLE

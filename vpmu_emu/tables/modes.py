@@ -12,6 +12,10 @@ VPMUS = ("emulated", "passthrough", "mediated")
 """What KVM has had as a virtual PMU: made of perf events, of the series, as merged."""
 
 
+SWITCH_POLICIES = ("eager", "elide", "enabled-only", "lazy", "run-loop")
+"""How much KVM does of a switch of the PMU context of a guest that owns the PMU."""
+
+
 def kernel_version(major: int, minor: int) -> int:
     """LINUX_VERSION_CODE of a release: what `config.kernel` is compared with."""
     return major << 16 | minor << 8
@@ -45,6 +49,7 @@ class Mode:
         owner: who has the hardware counters while a guest runs, "perf" or "guest"; "" without a hypervisor.
         default: a guest that names no modes is checked in this one.
         doc: one line.
+        switch: what its kernel does of SWITCH_POLICIES, where the guest owns the PMU.
         caps: guests have neither branch records nor PEBS; None: if they own the PMU.
     """
 
@@ -54,6 +59,7 @@ class Mode:
     owner: str = ""
     default: bool = False
     doc: str
+    switch: str = SWITCH_POLICIES[0]
     caps: bool | None = None
 
     @property

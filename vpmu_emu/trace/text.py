@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from vpmu_emu.linux import trace_kinds as lk
-from vpmu_emu.linux.state import KVM_REQ_EVENT, KVM_REQ_PMI, KVM_REQ_PMU, STATE_NAMES
+from vpmu_emu.linux.state import ACCESS_NAMES, KVM_REQ_EVENT, KVM_REQ_PMI, KVM_REQ_PMU, STATE_NAMES
 from vpmu_emu.machine import ring as mk
 from vpmu_emu.tables.events import LISTS
 from vpmu_emu.tables.exits import exit_name
@@ -154,6 +154,8 @@ def _linux(kind: int, rip: int, a: int, b: int, c: int) -> str:
         return f"{name}: {'write' if c else 'read'} {a:x} {_MSR_OF[b]}"
     if kind == lk.TR_MSR_USER_SPACE:
         return f"{name}: {'write' if c else 'read'} {a:x} {MSR_REASONS[b]}"
+    if kind == lk.TR_VMCS_ACCESS:
+        return f"{name}: {ACCESS_NAMES[c]} {b:x}"
     if kind == lk.TR_INJECT_NMI:
         return f"{name}: {a} pending"
     return f"{name}:"

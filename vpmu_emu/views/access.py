@@ -483,6 +483,7 @@ def intercept_state(S: Any, model: CpuModel, k: int = 0) -> Met:
         all_passthrough=bool(S.config.all_passthrough),
         without=int(S.config.without),
         x2apicv=bool(S.config.apicv and x2apic),
+        lazy=bool(S.vcpus[k].pmu.lazy),
         lbr_active=bool(S.vcpus[k].pmu.lbr_passthrough),
     )
 

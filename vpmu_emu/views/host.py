@@ -9,6 +9,7 @@ from vpmu_emu.linux.printk import log_report
 from vpmu_emu.linux.watchdog import lockup_report
 from vpmu_emu.views.perf import closed_report, error_report, perf_report
 from vpmu_emu.views.pmu import _after_put
+from vpmu_emu.views.switch import switch_report
 from vpmu_emu.views.tasks import tasks_report
 
 
@@ -35,6 +36,7 @@ def report(S: Any, programs: Sequence[Any]) -> dict[str, Any]:
             **{key: int(pmu[key]) for key in kvm},
             "eventsel_hw": [int(p.eventsel_hw) for p in pmu.pmcs[: int(pmu.nr_arch_gp_counters)]],
             "fixed_ctr_ctrl_hw": int(pmu.fixed_ctr_ctrl_hw),
+            **switch_report(S),
         },
         "tasks": tasks_report(S, programs),
         "watchdog": lockup_report(S),

@@ -10,6 +10,7 @@ from tests.linux.syscalls.test_kvm_vcpu import code, registers
 from tests.linux.syscalls.test_perf import HARDWARE, SOFTWARE, UNCORE, event
 from vpmu_emu.linux.kvm.vmx.vmcs import vmcs_read
 from vpmu_emu.linux.perf.clocks import UNCORE_CLOCKTICKS
+from vpmu_emu.linux.printk import log_report
 from vpmu_emu.linux.watchdog import lockup_detector_init
 from vpmu_emu.tables.linux import STRUCTS, constant
 from vpmu_emu.tables.vmcs import control_bit
@@ -45,6 +46,9 @@ def test_an_event_that_counts_in_guests_keeps_the_first_vcpu_from_being_made(pid
     assert fd > 0
     vm = vmm.vm_with_apic()  # KVM_CREATE_VM itself succeeds
     assert [vmm.ioctl(vm, "KVM_CREATE_VCPU", k) for k in (0, 0, 1)] == [errno("EBUSY")] * 3
+    said = [line["text"] for line in log_report(vmm.kernel.S)]
+    assert len(said) == 3
+    assert all("mediated" in text and "nmi_watchdog" in text for text in said)
     assert vmm.kernel.call("close", fd) == 0
     assert vmm.ioctl(vm, "KVM_CREATE_VCPU", 0) > 0
 

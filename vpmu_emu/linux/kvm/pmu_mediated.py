@@ -20,6 +20,19 @@ from vpmu_emu.linux.kvm.pmu import (
     pmc_wants_pmi,
 )
 from vpmu_emu.linux.kvm.pmu_passthrough import note_put
+from vpmu_emu.linux.kvm.pmu_switch import (
+    counter_now,
+    load_counter,
+    load_fixed_ctr_ctrl,
+    load_selector,
+    load_status,
+    note_vmcs_access,
+    set_counter_now,
+    set_overflow_now,
+    switch_begins,
+    switch_ends,
+    was_loaded,
+)
 from vpmu_emu.linux.kvm.vmx.registers import vmx_get_global_ctrl, vmx_set_global_ctrl
 from vpmu_emu.linux.native import cost, rdmsrl, rdpmcl, retire_work, wrmsrl
 from vpmu_emu.linux.overflow_handler import kvm_make_request, pmc_bit
@@ -63,33 +76,34 @@ def kvm_mediated_pmu_load(S, E, vcpu):
     """
     core = this_core(S)
     pmu = vcpu.pmu
+    switch_begins(S, state.SWITCH_LOAD)
     emit(E, core.t, TR_PMU_LOAD, ZERO, pmu.global_ctrl, pmu.global_status, ZERO)
     retire_work(S, E, COST_LOAD_CONTEXT)
     perf_load_guest_context(S, E)
     wrmsrl(S, E, msr_index.MSR_CORE_PERF_GLOBAL_CTRL, ZERO)
-    perf_load_guest_lvtpc(S, E, core.vapic.lvt[LVT_PMI])
+    load_lvtpc(S, E, vcpu)
     retire_work(S, E, COST_LOAD)
     for i in range(pmu.nr_arch_gp_counters):
-        # RDPMC is so much faster than WRMSR that it pays to look first.
-        if pmu.pmcs[i].counter != rdpmcl(S, E, U64(i)):
-            wrmsrl(S, E, msr_index.MSR_IA32_PMC0 + U64(i), pmu.pmcs[i].counter)
-        wrmsrl(S, E, msr_index.MSR_P6_EVNTSEL0 + U64(i), pmu.pmcs[i].eventsel_hw)
-    for i in range(pmu.nr_arch_fixed_counters):
-        counter = pmu.pmcs[state.N_GP_PMC + i].counter
-        if counter != rdpmcl(S, E, msr_index.INTEL_PMC_FIXED_RDPMC_BASE | U64(i)):
-            wrmsrl(S, E, msr_index.MSR_CORE_PERF_FIXED_CTR0 + U64(i), counter)
-    status = rdmsrl(S, E, msr_index.MSR_CORE_PERF_GLOBAL_STATUS)
-    toggle = pmu.global_status ^ status
-    if status & toggle != ZERO:
-        wrmsrl(S, E, msr_index.MSR_CORE_PERF_GLOBAL_OVF_CTRL, status & toggle)
-    if pmu.global_status & toggle != ZERO:
-        wrmsrl(S, E, msr_index.MSR_CORE_PERF_GLOBAL_STATUS_SET, pmu.global_status & toggle)
-    wrmsrl(S, E, msr_index.MSR_CORE_PERF_FIXED_CTR_CTRL, pmu.fixed_ctr_ctrl_hw)
+        load_counter(S, E, i, pmu.pmcs[i].counter)
+        load_selector(S, E, i, pmu.pmcs[i].eventsel_hw, False)
+    for i in range(state.N_GP_PMC, state.N_GP_PMC + pmu.nr_arch_fixed_counters):
+        load_counter(S, E, i, pmu.pmcs[i].counter)
+    load_status(S, E, pmu.global_status)
+    load_fixed_ctr_ctrl(S, E, pmu.fixed_ctr_ctrl_hw, False)
     pmu.guest_ctx_loaded = 1
     pmu.loads += ONE
+    switch_ends(S)
     pmu.mark_insns = core.stats.host_insns
     pmu.mark_branches = core.stats.host_branches
     handle_nmis(S, E)
+
+
+@jit()
+def load_lvtpc(S, E, vcpu):
+    """PMIs are the guest's, masked if its LVTPC is."""
+    lvtpc = this_core(S).vapic.lvt[LVT_PMI]
+    vcpu.pmu.lvtpc_masked = lvtpc & msr_index.APIC_LVT_MASKED
+    perf_load_guest_lvtpc(S, E, lvtpc)
 
 
 @jit()
@@ -98,6 +112,7 @@ def kvm_mediated_pmu_put(S, E, vcpu):
     core = this_core(S)
     pmu = vcpu.pmu
     keep = core.inject & I_KEEP_SELECTORS != ZERO
+    switch_begins(S, state.SWITCH_PUT)
     pmu.global_status = rdmsrl(S, E, msr_index.MSR_CORE_PERF_GLOBAL_STATUS)
     if pmu.global_status != ZERO:
         wrmsrl(S, E, msr_index.MSR_CORE_PERF_GLOBAL_OVF_CTRL, pmu.global_status)
@@ -108,7 +123,7 @@ def kvm_mediated_pmu_put(S, E, vcpu):
         pmc.counter = rdpmcl(S, E, U64(i))
         if pmc.counter != ZERO:
             wrmsrl(S, E, msr_index.MSR_IA32_PMC0 + U64(i), ZERO)
-        if pmc.eventsel_hw != ZERO and not keep:
+        if was_loaded(S, pmc.eventsel_hw, False) and not keep:
             wrmsrl(S, E, msr_index.MSR_P6_EVNTSEL0 + U64(i), ZERO)
     for i in range(pmu.nr_arch_fixed_counters):
         pmc = pmu.pmcs[state.N_GP_PMC + i]
@@ -123,6 +138,7 @@ def kvm_mediated_pmu_put(S, E, vcpu):
     emit(E, core.t, TR_PMU_PUT, ZERO, pmu.global_ctrl, pmu.global_status, ZERO)
     retire_work(S, E, COST_PUT_CONTEXT)
     perf_put_guest_context(S, E)
+    switch_ends(S)
     handle_nmis(S, E)
 
 
@@ -143,13 +159,17 @@ def vmx_refresh_guest_perf_global_control(S, M, E, vcpu):
     at = U64(vcpu.msr_bitmap) + _WRITES + (msr_index.MSR_CORE_PERF_GLOBAL_CTRL >> U3)
     if ld8(M, at) >> (msr_index.MSR_CORE_PERF_GLOBAL_CTRL & U7) & ONE != ZERO:
         return
+    switch_begins(S, state.SWITCH_EXIT)
     charge(S, E, COST_VMREAD)
     if S.config.save_global_ctrl != 0:
         pmu.global_ctrl = vmx_get_global_ctrl(M, vcpu)
+        note_vmcs_access(S, E, state.ACCESS_VMREAD, pmu.global_ctrl)
     else:
         pmu.global_ctrl = ld64(M, U64(vcpu.msr_lists) + U8)  # the slot of the MSR-store list
         charge(S, E, COST_VMWRITE)
         vmx_set_global_ctrl(M, vcpu, pmu.global_ctrl)
+        note_vmcs_access(S, E, state.ACCESS_VMWRITE, pmu.global_ctrl)
+    switch_ends(S)
 
 
 # --- counting -------------------------------------------------------------------------------------------
@@ -157,11 +177,11 @@ def vmx_refresh_guest_perf_global_control(S, M, E, vcpu):
 def kvm_pmu_incr_counter(S, E, vcpu, i):
     """One more in software, at once: the context is out."""
     pmu = vcpu.pmu
-    pmc = pmu.pmcs[i]
-    pmc.counter = (pmc.counter + ONE) & pmu.counter_bitmask
-    if pmc.counter == ZERO:
+    counter = (counter_now(S, E, pmu, i) + ONE) & pmu.counter_bitmask
+    set_counter_now(S, E, pmu, i, counter)
+    if counter == ZERO:
         if sets_status(this_core(S), i):
-            pmu.global_status |= pmc_bit(i)
+            set_overflow_now(S, E, pmu, i)
         if pmc_wants_pmi(S, vcpu, i):
             kvm_make_request(S, E, vcpu, state.KVM_REQ_PMI)
 

@@ -2,8 +2,8 @@
 
                  VPMU_EMULATED               VPMU_PASSTHROUGH             VPMU_MEDIATED
     owner        perf                        the guest                    the guest
-    load, put    -                           context in and out, around   the same, without writes
-                                             the inner loop               that change nothing
+    load, put    -                           context in and out, around   the same; `--switch` says
+                                             the inner loop               how much of it
     entry        atomic_switch_perf_msrs()   GLOBAL_CTRL, at every one    (KVM's writes do it)
     exit         -                           GLOBAL_CTRL, at every one    GLOBAL_CTRL, if it passes
     get, set,    ask perf                    registers in the record      registers in the record
@@ -26,11 +26,13 @@ from vpmu_emu.linux.kvm.pmu import (
     kvm_pmu_is_valid_msr,
     kvm_pmu_request_counter_reprogram,
 )
+from vpmu_emu.linux.kvm.pmu_switch import stays
 from vpmu_emu.linux.kvm.vmx import lbr
+from vpmu_emu.linux.kvm.vmx.first_touch import put_in_force
 from vpmu_emu.linux.kvm.vmx.switch_perf_msrs import atomic_switch_perf_msrs
 from vpmu_emu.linux.overflow_handler import kvm_make_request, pmc_bit
 from vpmu_emu.linux.patches import lacks
-from vpmu_emu.linux.percpu import kvm_get_running_vcpu
+from vpmu_emu.linux.percpu import kvm_get_running_vcpu, this_core
 from vpmu_emu.linux.state import (
     KVM_REQ_PMU,
     Q_NO_GLOBAL_CHECK,
@@ -38,6 +40,8 @@ from vpmu_emu.linux.state import (
     VPMU_MEDIATED,
     VPMU_PASSTHROUGH,
 )
+from vpmu_emu.machine import msr_index
+from vpmu_emu.machine.lapic import LVT_PMI
 from vpmu_emu.machine.u64 import ONE, ZERO
 
 _KIND = ~15
@@ -68,8 +72,18 @@ def _has_vlbr(S, vcpu):
 @jit()
 def load(S, E, vcpu):
     """Before the inner loop, interrupts off."""
+    if vcpu.pmu.lazy != 0:
+        return
     which = _vpmu(S, vcpu)
-    if which == VPMU_MEDIATED:
+    if vcpu.pmu.guest_ctx_loaded != 0:  # it has stayed: what can have changed is the guest's LVTPC
+        masked = this_core(S).vapic.lvt[LVT_PMI] & msr_index.APIC_LVT_MASKED
+        if masked == vcpu.pmu.lvtpc_masked:
+            return
+        if which == VPMU_MEDIATED:
+            pmu_mediated.load_lvtpc(S, E, vcpu)
+        else:
+            pmu_passthrough.load_lvtpc(S, E, vcpu)
+    elif which == VPMU_MEDIATED:
         pmu_mediated.kvm_mediated_pmu_load(S, E, vcpu)
     elif which == VPMU_PASSTHROUGH and vcpu.pmu.version != 0:
         pmu_passthrough.kvm_pmu_restore_pmu_context(S, E, vcpu)
@@ -78,21 +92,38 @@ def load(S, E, vcpu):
 @jit()
 def put(S, E, vcpu):
     """After it, interrupts still off."""
+    if not stays(S):
+        out(S, E, vcpu)
+
+
+@jit()
+def out(S, E, vcpu):
+    """The guest's context leaves the hardware, if it is there: host or KVM need what is in it."""
+    if vcpu.pmu.guest_ctx_loaded == 0:
+        return
     which = _vpmu(S, vcpu)
     if which == VPMU_MEDIATED:
         pmu_mediated.kvm_mediated_pmu_put(S, E, vcpu)
-    elif which == VPMU_PASSTHROUGH and vcpu.pmu.version != 0:
+    elif which == VPMU_PASSTHROUGH:
         pmu_passthrough.kvm_pmu_save_pmu_context(S, E, vcpu)
+
+
+@jit()
+def touched(S, M, vcpu):
+    """KVM has done an access to the PMU for the guest: with `--switch lazy` the first is the last."""
+    if vcpu.pmu.lazy != 0:
+        vcpu.pmu.lazy = 0
+        put_in_force(S, M, vcpu)
 
 
 @jit()
 def entry(S, M, E, vcpu):
     """Right before every VM entry."""
     which = _vpmu(S, vcpu)
-    if which == VPMU_PASSTHROUGH:
-        pmu_passthrough.pmu_entry_global_ctrl(S, M, E, vcpu)
-    elif which == VPMU_EMULATED:
+    if which == VPMU_EMULATED or vcpu.pmu.lazy != 0:
         atomic_switch_perf_msrs(S, M, E, vcpu)
+    elif which == VPMU_PASSTHROUGH:
+        pmu_passthrough.pmu_entry_global_ctrl(S, M, E, vcpu)
     if _has_vlbr(S, vcpu):
         lbr.vmx_passthrough_lbr_msrs(S, M, vcpu)
 
@@ -100,6 +131,8 @@ def entry(S, M, E, vcpu):
 @jit()
 def exit_(S, M, E, vcpu):
     """Right after every VM exit."""
+    if vcpu.pmu.lazy != 0:
+        return
     which = _vpmu(S, vcpu)
     if which == VPMU_MEDIATED:
         pmu_mediated.vmx_refresh_guest_perf_global_control(S, M, E, vcpu)
@@ -110,6 +143,8 @@ def exit_(S, M, E, vcpu):
 @jit()
 def handle_event(S, M, E, vcpu):
     """KVM_REQ_PMU."""
+    if vcpu.pmu.reprogram_pmi != ZERO:
+        out(S, E, vcpu)  # selectors change
     which = _vpmu(S, vcpu)
     if which == VPMU_MEDIATED:
         pmu_mediated.kvm_pmu_handle_event(S, E, vcpu)
@@ -240,6 +275,7 @@ def host_set_msr(S, M, E, index, value):
         lbr.intel_pmu_handle_lbr_msrs_access(S, E, vcpu, index, value, 1)
         return 0
     fault = set_msr(S, M, E, vcpu, which, value, 1)
+    touched(S, M, vcpu)
     if _owns_pmu(S, vcpu) and _is_counter(which):
         vcpu.pmu.pmcs[which & 15].emulated_counter = ZERO
     return fault

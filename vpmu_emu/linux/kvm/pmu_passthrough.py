@@ -14,6 +14,20 @@ from vpmu_emu.linux.kvm import pmu as kvm_pmu
 from vpmu_emu.linux.kvm import pmu_emulated
 from vpmu_emu.linux.kvm.filter import check_pmu_event_filter
 from vpmu_emu.linux.kvm.pmu import kvm_pmu_recalc_pmc_emulation, pmc_wants_pmi
+from vpmu_emu.linux.kvm.pmu_switch import (
+    clear_metrics,
+    counter_now,
+    load_counter,
+    load_fixed_ctr_ctrl,
+    load_selector,
+    load_status,
+    note_vmcs_access,
+    set_counter_now,
+    set_overflow_now,
+    switch_begins,
+    switch_ends,
+    was_loaded,
+)
 from vpmu_emu.linux.kvm.vmx.registers import vmx_get_global_ctrl, vmx_set_global_ctrl
 from vpmu_emu.linux.native import cost, rdmsrl, rdpmcl, retire_work, wrmsrl
 from vpmu_emu.linux.overflow_handler import kvm_make_request, pmc_bit
@@ -33,7 +47,7 @@ from vpmu_emu.machine.lapic import LVT_PMI
 from vpmu_emu.machine.mutants import I_KEEP_SELECTORS, I_OFF_CLEARS
 from vpmu_emu.machine.physical import ld64, st64
 from vpmu_emu.machine.pmu import counter_value, counts_nothing
-from vpmu_emu.machine.pmu_rules import sets_status, status_after_reset
+from vpmu_emu.machine.pmu_rules import perfctr_value, sets_status, status_after_reset
 from vpmu_emu.machine.ring import GP_PASSED, GP_READ_ONLY, GP_RESERVED, emit
 from vpmu_emu.machine.u64 import ONE, U8, U15, U64, ZERO
 
@@ -74,35 +88,45 @@ def _is_switched(S, pmu):
 
 
 @jit()
+def _load_status(S, E, guest):
+    # Version 1 cleared what there was and set the guest's, whatever either is.
+    status = rdmsrl(S, E, msr_index.MSR_CORE_PERF_GLOBAL_STATUS)
+    if status != ZERO:
+        wrmsrl(S, E, msr_index.MSR_CORE_PERF_GLOBAL_OVF_CTRL, status)
+    if not lacks(S, patches.STATUS_SET):
+        wrmsrl(S, E, msr_index.MSR_CORE_PERF_GLOBAL_STATUS_SET, guest)
+
+
+@jit()
 def intel_restore_pmu_context(S, E, vcpu):
     """Guest values into the hardware; GLOBAL_CTRL itself follows at VM entry (patch 23)."""
     core = this_core(S)
     pmu = vcpu.pmu
     wrmsrl(S, E, msr_index.MSR_CORE_PERF_GLOBAL_CTRL, ZERO)
-    status = rdmsrl(S, E, msr_index.MSR_CORE_PERF_GLOBAL_STATUS)
-    if status != ZERO:
-        wrmsrl(S, E, msr_index.MSR_CORE_PERF_GLOBAL_OVF_CTRL, status)
-    if not lacks(S, patches.STATUS_SET):
-        wrmsrl(S, E, msr_index.MSR_CORE_PERF_GLOBAL_STATUS_SET, pmu.global_status)
+    if S.config.switch == state.EAGER:
+        _load_status(S, E, pmu.global_status)
+    else:
+        load_status(S, E, pmu.global_status)
+    passes = _selectors_pass(S)
     for i in range(pmu.nr_arch_gp_counters):
-        wrmsrl(S, E, msr_index.MSR_IA32_PMC0 + U64(i), pmu.pmcs[i].counter)
-        wrmsrl(S, E, msr_index.MSR_P6_EVNTSEL0 + U64(i), pmu.pmcs[i].eventsel_hw)
+        load_counter(S, E, i, pmu.pmcs[i].counter)
+        load_selector(S, E, i, pmu.pmcs[i].eventsel_hw, passes)
     if not lacks(S, patches.UNEXPOSED):
         # RDPMC is passed through and would show them (patch 24).
         for i in range(pmu.nr_arch_gp_counters, core.pmu.gp):
-            wrmsrl(S, E, msr_index.MSR_IA32_PMC0 + U64(i), ZERO)
-            wrmsrl(S, E, msr_index.MSR_P6_EVNTSEL0 + U64(i), ZERO)
-    wrmsrl(S, E, msr_index.MSR_CORE_PERF_FIXED_CTR_CTRL, pmu.fixed_ctr_ctrl_hw)
-    for i in range(pmu.nr_arch_fixed_counters):
-        wrmsrl(S, E, msr_index.MSR_CORE_PERF_FIXED_CTR0 + U64(i), pmu.pmcs[state.N_GP_PMC + i].counter)
+            load_counter(S, E, i, ZERO)
+            load_selector(S, E, i, ZERO, passes)
+    load_fixed_ctr_ctrl(S, E, pmu.fixed_ctr_ctrl_hw, _control_passes(S))
+    for i in range(state.N_GP_PMC, state.N_GP_PMC + pmu.nr_arch_fixed_counters):
+        load_counter(S, E, i, pmu.pmcs[i].counter)
     if not lacks(S, patches.UNEXPOSED):
         there = core.pmu.fixed
         if S.config.quirks & state.Q_FIXED3_LEAK != ZERO:
             there = min(there, V1_FIXED_COUNTERS)
         for i in range(pmu.nr_arch_fixed_counters, there):
-            wrmsrl(S, E, msr_index.MSR_CORE_PERF_FIXED_CTR0 + U64(i), ZERO)
+            load_counter(S, E, state.N_GP_PMC + i, ZERO)
     if core.pmu.perf_capabilities & msr_index.PERF_CAP_PERF_METRICS != ZERO and not lacks(S, OF_METRICS):
-        wrmsrl(S, E, msr_index.MSR_PERF_METRICS, ZERO)
+        clear_metrics(S, E)
 
 
 @jit()
@@ -127,7 +151,7 @@ def intel_save_pmu_context(S, E, vcpu):
             pmc.eventsel = rdmsrl(S, E, msr_index.MSR_P6_EVNTSEL0 + U64(i))
             pmc.eventsel_hw = pmc.eventsel
             kvm_pmu_recalc_pmc_emulation(pmu, i)
-        if pmc.eventsel_hw != ZERO and not keep:
+        if was_loaded(S, pmc.eventsel_hw, _selectors_pass(S)) and not keep:
             wrmsrl(S, E, msr_index.MSR_P6_EVNTSEL0 + U64(i), ZERO)
         if pmc.counter != ZERO:
             wrmsrl(S, E, msr_index.MSR_IA32_PMC0 + U64(i), ZERO)
@@ -153,7 +177,8 @@ def note_put(S, vcpu, gp, fixed):
     left = core.pmu.fixed_ctr_ctrl | core.pmu.global_ctrl | core.pmu.global_status
     for i in range(state.N_GP_PMC):
         pmu.put_eventsel[i] = core.pmu.eventsel[i]
-        if i < gp:
+        # with `enabled-only` what is off there is the host's own
+        if i < gp and was_loaded(S, core.pmu.eventsel[i], False):
             left |= core.pmu.eventsel[i]
     for i in range(state.N_PMC):
         pmu.put_counters[i] = counter_value(core, i)
@@ -167,21 +192,29 @@ def note_put(S, vcpu, gp, fixed):
 
 
 @jit()
+def load_lvtpc(S, E, vcpu):
+    """PMIs are the guest's, masked if its LVTPC is."""
+    masked = this_core(S).vapic.lvt[LVT_PMI] & msr_index.APIC_LVT_MASKED
+    if lacks(S, patches.MIRROR_MASK | patches.GUEST_MASK) or S.vms[vcpu.vm].irqchip == 0:
+        masked = ZERO  # kvm_lapic_get_lvtpc_mask() knows KVM's local APIC alone
+    vcpu.pmu.lvtpc_masked = masked
+    perf_guest_switch_to_kvm_pmi_vector(S, E, masked)
+
+
+@jit()
 def kvm_pmu_restore_pmu_context(S, E, vcpu):
     """Before the inner run loop, interrupts off: the host's events out, the guest's context in."""
     core = this_core(S)
     pmu = vcpu.pmu
     if lacks(S, patches.OPERATIONS | patches.RUN_LOOP):
         return
+    switch_begins(S, state.SWITCH_LOAD)
     emit(E, core.t, TR_PMU_LOAD, ZERO, pmu.global_ctrl, pmu.global_status, ZERO)
     if not lacks(S, patches.KVM_GUEST_ENTER):
         charge(S, E, COST_GUEST_ENTER)  # an overflow of the host's is the host's, up to here
         perf_guest_enter(S, E)
-    masked = core.vapic.lvt[LVT_PMI] & msr_index.APIC_LVT_MASKED
-    if lacks(S, patches.MIRROR_MASK | patches.GUEST_MASK) or S.vms[vcpu.vm].irqchip == 0:
-        masked = ZERO  # kvm_lapic_get_lvtpc_mask() knows KVM's local APIC alone
     if not lacks(S, patches.KVM_LVTPC):
-        perf_guest_switch_to_kvm_pmi_vector(S, E, masked)
+        load_lvtpc(S, E, vcpu)
     retire_work(S, E, COST_LOAD)
     if _is_switched(S, pmu):
         intel_restore_pmu_context(S, E, vcpu)
@@ -190,6 +223,7 @@ def kvm_pmu_restore_pmu_context(S, E, vcpu):
     pmu.loads += ONE
     if lacks(S, patches.LOAD_GLOBAL_CTRL):
         wrmsrl(S, E, msr_index.MSR_CORE_PERF_GLOBAL_CTRL, pmu.global_ctrl)
+    switch_ends(S)
     pmu.mark_insns = core.stats.host_insns
     pmu.mark_branches = core.stats.host_branches
     handle_nmis(S, E)
@@ -202,6 +236,7 @@ def kvm_pmu_save_pmu_context(S, E, vcpu):
     pmu = vcpu.pmu
     if lacks(S, patches.OPERATIONS | patches.RUN_LOOP):
         return
+    switch_begins(S, state.SWITCH_PUT)
     if lacks(S, patches.LOAD_GLOBAL_CTRL):
         pmu.global_ctrl = rdmsrl(S, E, msr_index.MSR_CORE_PERF_GLOBAL_CTRL)
     if _is_switched(S, pmu):
@@ -216,6 +251,7 @@ def kvm_pmu_save_pmu_context(S, E, vcpu):
     if not lacks(S, patches.KVM_GUEST_ENTER):
         retire_work(S, E, COST_GUEST_EXIT)
         perf_guest_exit(S, E)
+    switch_ends(S)
     handle_nmis(S, E)
 
 
@@ -257,15 +293,16 @@ def kvm_passthrough_pmu_handle_event(S, E, vcpu):
             _refresh_selector(S, E, vcpu, i)
         if incremented & bit == ZERO:
             continue
-        before = pmc.counter
-        pmc.counter = (pmc.counter + pmc.emulated_counter) & pmu.counter_bitmask
+        before = counter_now(S, E, pmu, i)
+        counter = (before + pmc.emulated_counter) & pmu.counter_bitmask
+        set_counter_now(S, E, pmu, i, counter)
         pmc.emulated_counter = ZERO
         # Version 1 saw a wrap only where the sum is 0.
         v1 = S.config.quirks & state.Q_WRAP_AT_ZERO != ZERO
-        wraps = pmc.counter == ZERO if v1 else pmc.counter < before
+        wraps = counter == ZERO if v1 else counter < before
         if wraps and not lacks(S, patches.WRAP):
             if sets_status(this_core(S), i):
-                pmu.global_status |= bit
+                set_overflow_now(S, E, pmu, i)
             # Version 1 looked at the selector's INT bit, which a fixed counter does not have.
             blind = i >= state.N_GP_PMC and S.config.quirks & state.Q_FIXED_NO_PMI != ZERO
             if pmc_wants_pmi(S, vcpu, i) and not blind:
@@ -316,7 +353,9 @@ def kvm_pmu_set_msr(S, E, vcpu, which, data, host_initiated):
         if host_initiated == 0:
             pmu.global_status = status_after_reset(this_core(S), pmu.global_status, data)
     elif kind == kvm_pmu.PMU_PERFCTR:
-        if host_initiated == 0:  # a guest's writes pass: how did this one come here? (patch 18)
+        if host_initiated == 0 and pmu.lazy != 0:
+            data = perfctr_value(this_core(S), data)
+        elif host_initiated == 0:  # a guest's writes pass: how did this one come here? (patch 18)
             printk_once(S, LOG_PERFCTR, U64(i))
             return GP_PASSED
         pmu.pmcs[i].counter = data & pmu.counter_bitmask
@@ -352,11 +391,14 @@ def pmu_entry_global_ctrl(S, M, E, vcpu):
     pmu = vcpu.pmu
     if lacks(S, patches.LOAD_GLOBAL_CTRL | patches.GLOBAL_CTRL) or pmu.version == 0:
         return
+    switch_begins(S, state.SWITCH_ENTRY)
     if S.config.load_global_ctrl != 0:
         charge(S, E, COST_VMWRITE)
         vmx_set_global_ctrl(M, vcpu, pmu.global_ctrl)
+        note_vmcs_access(S, E, state.ACCESS_VMWRITE, pmu.global_ctrl)
     else:
         st64(M, U64(vcpu.msr_lists + ENTRY_LOAD_LIST) + U8, pmu.global_ctrl)
+    switch_ends(S)
 
 
 @jit()
@@ -365,8 +407,11 @@ def pmu_exit_global_ctrl(S, M, E, vcpu):
     pmu = vcpu.pmu
     if lacks(S, patches.LOAD_GLOBAL_CTRL | patches.GLOBAL_CTRL) or pmu.version == 0:
         return
+    switch_begins(S, state.SWITCH_EXIT)
     if S.config.save_global_ctrl != 0:
         pmu.global_ctrl = vmx_get_global_ctrl(M, vcpu)
+        note_vmcs_access(S, E, state.ACCESS_VMREAD, pmu.global_ctrl)
         charge(S, E, COST_VMREAD)
     else:
         pmu.global_ctrl = ld64(M, U64(vcpu.msr_lists) + U8)
+    switch_ends(S)

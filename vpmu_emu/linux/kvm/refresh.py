@@ -13,7 +13,7 @@ import numpy as np
 from vpmu_emu.linux.kvm.cpuid import leaves_of, refreshed, told_by
 from vpmu_emu.linux.kvm.vmx.intercepts import recalc_intercepts
 from vpmu_emu.linux.kvm.vmx.vmcs import vmcs_write
-from vpmu_emu.linux.state import N_GP_PMC, Q_GLOBAL_CTRL_RESET, VPMU_EMULATED, VPMU_MEDIATED
+from vpmu_emu.linux.state import LAZY, N_GP_PMC, Q_GLOBAL_CTRL_RESET, VPMU_EMULATED, VPMU_MEDIATED
 from vpmu_emu.machine.mutants import I_ABSENT_PERFCTR, I_RESET_TO_0
 from vpmu_emu.tables.cpus import CpuModel
 from vpmu_emu.tables.events import LISTS, event_by_name
@@ -61,6 +61,7 @@ def _refresh_registers(S: Any, vcpu: Any, shape: Shape) -> None:
     owns_pmu = int(S.vms[int(vcpu.vm)].vpmu) != VPMU_EMULATED
     table = rules("kvm", shape, unchecked_msrs(inject))
     pmu.version = shape.version
+    pmu.lazy = int(owns_pmu and shape.version > 0 and int(S.config.switch) == LAZY)
     pmu.nr_arch_gp_counters = shape.gp
     pmu.nr_arch_fixed_counters = shape.fixed
     pmu.width = shape.gp_width

@@ -174,6 +174,8 @@ def host_irq(S, E, vector):
     elif vector == KVM_VPMU_VECTOR:
         # A PMI with this vector belongs to the guest, even if it comes late.
         host.vpmi_irqs += ONE
+        if host.vcpu >= 0:  # the local APIC has masked it (SDM 3A 10.5.1)
+            S.vcpus[host.vcpu].pmu.lvtpc_masked = msr_index.APIC_LVT_MASKED
         retire_work(S, E, COST_VPMI)
         if host.vcpu < 0:
             printk_once(S, LOG_STRAY_PMI, ZERO)

@@ -70,6 +70,8 @@ def kvm_emulate_rdpmc(S, M, E, vcpu):
     """RDPMC of a guest that may not do it itself."""
     index = this_core(S).regs[machine.RCX] & LOW32
     charge(S, E, COST_RDPMC_EXIT)
+    pmu_ops.out(S, E, vcpu)
+    pmu_ops.touched(S, M, vcpu)
     if is_vmware_backdoor_pmc(vcpu, index):
         finish_rdpmc(S, M, E, vcpu, index, kvm_pmu_rdpmc_vmware(S, vcpu, index))
         return
@@ -106,7 +108,9 @@ def kvm_emulate_rdmsr(S, M, E, vcpu):
     _told(S, E, index, which, lbr, 0)
     fault = 0
     if which >= 0:
+        pmu_ops.out(S, E, vcpu)
         value = pmu_ops.get_msr(S, E, vcpu, which)
+        pmu_ops.touched(S, M, vcpu)
     elif lbr:
         value = intel_pmu_handle_lbr_msrs_access(S, E, vcpu, index, ZERO, 0)
     else:
@@ -120,6 +124,9 @@ def kvm_emulate_wrmsr(S, M, E, vcpu):
     core = this_core(S)
     index = core.regs[machine.RCX] & LOW32
     value = _edx_eax(S)
+    which = kvm_pmu_is_valid_msr(vcpu.pmu, index)
+    if which >= 0:
+        pmu_ops.out(S, E, vcpu)
     blind, vcpu.wrmsr_old = _peek_msr(S, M, E, vcpu, index)
     vcpu.wrmsr_kind = WRITE_BLIND if blind != 0 else WRITE
     if not kvm_msr_allowed(S, M, vcpu, index, 1):
@@ -129,7 +136,6 @@ def kvm_emulate_wrmsr(S, M, E, vcpu):
         return
     charge(S, E, COST_WRMSR_EXIT)
     pmu = vcpu.pmu
-    which = kvm_pmu_is_valid_msr(pmu, index)
     lbr = which < 0 and pmu_ops.is_lbr_msr(S, vcpu, index)
     _told(S, E, index, which, lbr, 1)
     fault = 0
@@ -141,6 +147,7 @@ def kvm_emulate_wrmsr(S, M, E, vcpu):
         kvm_pmu_trigger_event(S, E, vcpu, pmu.pmc_counting_instructions)
     if which >= 0:
         fault = pmu_ops.set_msr(S, M, E, vcpu, which, value, 0)
+        pmu_ops.touched(S, M, vcpu)
     else:
         fault = kvm_set_msr_common(S, M, E, vcpu, index, value)
         if index == msr_index.MSR_IA32_DEBUGCTLMSR and fault == 0:

@@ -25,6 +25,7 @@ from vpmu_emu.linux.perf.sched import (
 from vpmu_emu.linux.perf.times import perf_event_set_state, perf_event_update_time
 from vpmu_emu.linux.perf.x86 import perf_pmu_disable, perf_pmu_enable
 from vpmu_emu.machine import msr_index
+from vpmu_emu.machine.state import NEVER
 from vpmu_emu.machine.u64 import U64, ZERO
 
 _VECTOR = U64(KVM_VPMU_VECTOR)
@@ -62,6 +63,33 @@ def _no_events(S):
 
 
 @jit()
+def host_wants_pmu(S):
+    """Whether an event of the host waits for a counter of this core, or has one."""
+    if S.perf_rows == 0:
+        return False
+    task_ctx = this_cpu(S).task_ctx
+    for i in range(S.perf_rows):
+        event = S.perf_events[i]
+        here = event.ctx == S.this_cpu or (task_ctx >= 0 and event.ctx == task_ctx)
+        wants = event.used != 0 and event.state >= state.PERF_EVENT_STATE_INACTIVE
+        if here and wants and event.pmu_ctx == state.PMU_CORE:
+            return True
+    return False
+
+
+@jit(inline=True)
+def _goes_away(S):
+    this_cpu(S).pmu_away_since = this_core(S).t
+
+
+@jit(inline=True)
+def _is_back(S):
+    host = this_cpu(S)
+    host.pmu_away += this_core(S).t - host.pmu_away_since
+    host.pmu_away_since = NEVER
+
+
+@jit()
 def perf_guest_enter(S, E):
     """Stop all events of the PMU; those that do not exclude the guest go to ERROR for good."""
     host = this_cpu(S)
@@ -84,6 +112,7 @@ def perf_guest_enter(S, E):
         S.contexts[ctx].rotate_necessary = 0
         perf_pmu_enable(S, E)
     host.force_exclude_guest = 1
+    _goes_away(S)
 
 
 @jit()
@@ -93,6 +122,7 @@ def perf_guest_exit(S, E):
     if host.force_exclude_guest == 0:
         return
     host.force_exclude_guest = 0
+    _is_back(S)
     if _no_events(S):
         return
     perf_pmu_disable(S, E)
@@ -138,6 +168,7 @@ def perf_load_guest_context(S, E):
     host = this_cpu(S)
     _guest_times(S)
     host.guest_ctx_loaded = 1
+    _goes_away(S)
     if _no_events(S):
         return
     perf_pmu_disable(S, E)
@@ -155,6 +186,7 @@ def perf_put_guest_context(S, E):
     host = this_cpu(S)
     _guest_times(S)
     host.guest_ctx_loaded = 0
+    _is_back(S)
     if _no_events(S):
         return
     perf_pmu_disable(S, E)

@@ -144,7 +144,10 @@ def handle_nmis(S, E):
     while (core.nmi_pending != 0 or core.nmi_at <= core.t) and host.in_nmi == 0:
         core.nmi_pending = 0
         host.in_nmi = 1
+        switching = host.switching  # what the handler does is no part of it
+        host.switching = 0
         perf_event_nmi_handler(S, E)
+        host.switching = switching
         host.in_nmi = 0
         host.interrupted = FROM_KERNEL
     if host.pending_disable != 0 and host.in_nmi == 0 and host.disable_count == 0:

@@ -22,6 +22,7 @@ from vpmu_emu.linux.kvm.vm import (
     set_event_filter,
 )
 from vpmu_emu.linux.kvm.vmx.intercepts import MSR_FILTER_PAGES, set_msr_filter
+from vpmu_emu.linux.printk import LOG_MEDIATED, say
 from vpmu_emu.linux.syscalls import kvm_vcpu
 from vpmu_emu.linux.syscalls.files import DEVICES, OPERATIONS, Operations, open_row, opened, room
 from vpmu_emu.linux.syscalls.host import Errno, Host, failed
@@ -161,7 +162,10 @@ def _precreate_vcpu(host: Host, k: int) -> None:
     vm = host.S.vms[k]
     mediated = int(vm.vpmu) == state.VPMU_MEDIATED and vm.irqchip and not vm.pmu_off
     if mediated and not vm.created_mediated_pmu:
-        failed(host.kernel_call(CALL_CREATE_MEDIATED_PMU, k, 0))
+        refused = host.kernel_call(CALL_CREATE_MEDIATED_PMU, k, 0)
+        if refused:
+            say(host.S, LOG_MEDIATED, 0)
+        failed(refused)
 
 
 def _create_vcpu(host: Host, file: Any, arg: int) -> int:

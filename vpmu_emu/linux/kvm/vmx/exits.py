@@ -35,6 +35,7 @@ from vpmu_emu.linux.kvm.run import (
     port_data,
 )
 from vpmu_emu.linux.kvm.trigger import kvm_pmu_trigger_event
+from vpmu_emu.linux.kvm.vcpu import kvm_vcpu_has_events
 from vpmu_emu.linux.kvm.vmx.debugregs import handle_dr
 from vpmu_emu.linux.native import cost
 from vpmu_emu.linux.percpu import this_core
@@ -69,8 +70,10 @@ from vpmu_emu.machine.ring import emit
 from vpmu_emu.machine.u64 import ALL, LOW32, ONE, U8, U16, U32, U64, WORD, ZERO
 from vpmu_emu.machine.vectors import VECTOR_GP
 from vpmu_emu.machine.vmcs import vmread, vmwrite
+from vpmu_emu.tables.modes import kernel_version
 from vpmu_emu.tables.msrs import ACCESS_DROP, ACCESS_RO, ACCESS_WO
 
+V6_12 = kernel_version(6, 12)
 COST_CR = cost("handle_cr")
 COST_CPUID = cost("kvm_emulate_cpuid")
 COST_HYPERCALL = cost("kvm_emulate_hypercall")
@@ -460,6 +463,20 @@ def handle_undelivered(S, M, vcpu):
 
 
 @jit()
+def kvm_emulate_halt(S, M, E, vcpu):
+    """HLT: the vCPU waits, unless what would wake it is there; without KVM's local APIC its VMM waits."""
+    kvm_skip_emulated_instruction(S, M, E, vcpu)
+    if S.vms[vcpu.vm].irqchip == 0:
+        exit_to_user(S, M, vcpu, KVM_EXIT_HLT)
+    elif S.config.kernel >= V6_12 and (
+        kvm_vcpu_has_events(S, M, vcpu) or vcpu.requests & state.KVM_REQ_PMI != ZERO
+    ):
+        vcpu.pv_unhalted = 0
+    else:
+        vcpu.mp_state = state.MP_STATE_HALTED
+
+
+@jit()
 def vmx_handle_exit(S, M, E, vcpu):
     """Every exit reason that needs no vPMU; an unknown one ends the run (KVM_EXIT_INTERNAL_ERROR)."""
     core = this_core(S)
@@ -477,11 +494,7 @@ def vmx_handle_exit(S, M, E, vcpu):
         elif done < 0:
             kvm_inject_gp(vcpu)
     elif reason == vmcs.EXIT_HLT:
-        kvm_skip_emulated_instruction(S, M, E, vcpu)
-        if S.vms[vcpu.vm].irqchip == 0:
-            exit_to_user(S, M, vcpu, KVM_EXIT_HLT)  # nothing here could wake it
-        else:
-            vcpu.mp_state = 1
+        kvm_emulate_halt(S, M, E, vcpu)
     elif reason == vmcs.EXIT_VMCALL:
         charge(S, E, COST_HYPERCALL)
         kvm_emulate_hypercall(S, E, vcpu)

@@ -5,11 +5,13 @@ vmx/vmx.c vmx_recalc_intercepts(), vmx_recalc_pmu_msr_intercepts(), intel_passth
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import attrs
 import numpy as np
 
+from vpmu_emu.linux.kvm.vmx.first_touch import note_first_touch
 from vpmu_emu.linux.kvm.vmx.vmcs import (
     ENTRY_LOAD_LIST,
     EXIT_LOAD_LIST,
@@ -38,9 +40,43 @@ def recalc_intercepts(S: Any, M: np.ndarray[Any, Any], vcpu: Any, shape: Shape, 
     config = S.config
     vpmu = VPMUS[int(S.vms[int(vcpu.vm)].vpmu)]
     all_passthrough, without = bool(config.all_passthrough), int(config.without)
-    met = Met(guest=shape, host=host, all_passthrough=all_passthrough, without=without)
-    owns_pmu = int(S.vms[int(vcpu.vm)].vpmu) != VPMU_EMULATED and shape.version > 0
+    met = Met(
+        guest=shape, host=host, all_passthrough=all_passthrough, without=without, lazy=bool(vcpu.pmu.lazy)
+    )
+    owns_pmu = int(S.vms[int(vcpu.vm)].vpmu) != VPMU_EMULATED and shape.version > 0 and not met.lazy
     own_switch = owns_pmu and not without & int(LOAD_GLOBAL_CTRL)
+    fields = _controls(config, vpmu, met, own_switch)
+    if own_switch:
+        fields["HOST_IA32_PERF_GLOBAL_CTRL"] = 0  # a vPMU that perf has may have run before
+    lists = (
+        ("VM_EXIT_MSR_STORE", 0, own_switch and not config.save_global_ctrl),
+        ("VM_EXIT_MSR_LOAD", EXIT_LOAD_LIST, own_switch and not config.load_global_ctrl),
+        ("VM_ENTRY_MSR_LOAD", ENTRY_LOAD_LIST, own_switch and not config.load_global_ctrl),
+    )
+    for name, offset, used in lists:
+        at = int(vcpu.msr_lists) + offset
+        M[at : at + 4] = np.frombuffer(MSR_CORE_PERF_GLOBAL_CTRL.to_bytes(4, "little"), dtype=np.uint8)
+        fields |= {f"{name}_ADDR": at, f"{name}_COUNT": int(used)}
+    vmcs_write(M, vcpu, **fields)
+    page = M[int(vcpu.msr_bitmap) : int(vcpu.msr_bitmap) + PAGE]
+    before = page.copy()
+    page[:] = 0xFF
+    passed = passed_msrs(vpmu, met)
+    for base, bit in _places(S, M, vcpu, passed):
+        page[base] &= 0xFF ^ bit
+    if owns_pmu:
+        _of_the_series(S, vcpu, page, before, passed)
+    if met.lazy:
+        then = attrs.evolve(met, lazy=False)
+        places = _places(S, M, vcpu, passed_msrs(vpmu, then))
+        bits = [8 * base + bit.bit_length() - 1 for base, bit in places]
+        note_first_touch(M, vcpu, _controls(config, vpmu, then, True), bits)
+    vcpu.pmu.lbr_passthrough = 0  # until the next entry
+    vcpu.recalc_intercepts = 1  # those of the local APIC: vmx_update_msr_bitmap_x2apic()
+
+
+def _controls(config: Any, vpmu: str, met: Met, own_switch: bool) -> dict[str, int]:
+    """The controls; `own_switch`: GLOBAL_CTRL is the guest's from entry to exit."""
     proc = [
         "CPU_BASED_USE_TSC_OFFSETTING",
         "CPU_BASED_HLT_EXITING",
@@ -61,37 +97,22 @@ def recalc_intercepts(S: Any, M: np.ndarray[Any, Any], vcpu: Any, shape: Shape, 
         entry_controls.append("VM_ENTRY_LOAD_IA32_PERF_GLOBAL_CTRL")
     if own_switch and config.save_global_ctrl:
         exit_controls.append("VM_EXIT_SAVE_IA32_PERF_GLOBAL_CTRL")
-    fields = {
+    return {
         "CPU_BASED_VM_EXEC_CONTROL": controls(*proc),
         "VM_EXIT_CONTROLS": controls(*exit_controls),
         "VM_ENTRY_CONTROLS": controls(*entry_controls),
     }
-    if own_switch:
-        fields["HOST_IA32_PERF_GLOBAL_CTRL"] = 0  # a vPMU that perf has may have run before
-    lists = (
-        ("VM_EXIT_MSR_STORE", 0, own_switch and not config.save_global_ctrl),
-        ("VM_EXIT_MSR_LOAD", EXIT_LOAD_LIST, own_switch and not config.load_global_ctrl),
-        ("VM_ENTRY_MSR_LOAD", ENTRY_LOAD_LIST, own_switch and not config.load_global_ctrl),
-    )
-    for name, offset, used in lists:
-        at = int(vcpu.msr_lists) + offset
-        M[at : at + 4] = np.frombuffer(MSR_CORE_PERF_GLOBAL_CTRL.to_bytes(4, "little"), dtype=np.uint8)
-        fields |= {f"{name}_ADDR": at, f"{name}_COUNT": int(used)}
-    vmcs_write(M, vcpu, **fields)
-    page = M[int(vcpu.msr_bitmap) : int(vcpu.msr_bitmap) + PAGE]
-    before = page.copy()
-    page[:] = 0xFF
+
+
+def _places(
+    S: Any, M: np.ndarray[Any, Any], vcpu: Any, passed: Sequence[tuple[int, bool, bool]]
+) -> Iterator[tuple[int, int]]:
+    """Byte and bit in the bitmap of what passes and the VMM does not deny."""
     vm = S.vms[int(vcpu.vm)]
-    passed = passed_msrs(vpmu, met)
     for index, reads, writes in passed:
         for used, kind in ((reads, 1), (writes, 2)):
             if used and msr_allowed(M, vm, index, kind):
-                base, bit = _place(index, kind)
-                page[base] &= 0xFF ^ bit
-    if owns_pmu:
-        _of_the_series(S, vcpu, page, before, passed)
-    vcpu.pmu.lbr_passthrough = 0  # until the next entry
-    vcpu.recalc_intercepts = 1  # those of the local APIC: vmx_update_msr_bitmap_x2apic()
+                yield _place(index, kind)
 
 
 def _place(index: int, kind: int) -> tuple[int, int]:

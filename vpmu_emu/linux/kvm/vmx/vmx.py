@@ -14,7 +14,11 @@ from vpmu_emu.linux.kvm.lapic import (
 )
 from vpmu_emu.linux.kvm.msrfilter import kvm_msr_allowed
 from vpmu_emu.linux.kvm.vcpu import host_irq, host_irqs_enable, send_ipi
-from vpmu_emu.linux.kvm.vmx.exits import finish_wrmsr, kvm_skip_emulated_instruction
+from vpmu_emu.linux.kvm.vmx.exits import (
+    finish_wrmsr,
+    kvm_emulate_halt,
+    kvm_skip_emulated_instruction,
+)
 from vpmu_emu.linux.kvm.vmx.registers import vmx_clear_nmi_mask, vmx_get_cpl
 from vpmu_emu.linux.native import cost, retire_work
 from vpmu_emu.linux.overflow_handler import kvm_make_request
@@ -44,7 +48,7 @@ COST_NMI_IRQOFF = cost("handle_exception_nmi_irqoff")
 COST_IRQ_IRQOFF = cost("handle_external_interrupt_irqoff")
 COST_FASTPATH_WRMSR = cost("kvm_lapic_reg_write")
 
-V7_0 = kernel_version(7, 0)
+V6_12, V7_0 = kernel_version(6, 12), kernel_version(7, 0)
 EXIT_FASTPATH_NONE, EXIT_FASTPATH_REENTER_GUEST, EXIT_FASTPATH_EXIT_HANDLED = 0, 1, 2
 # a shorthand, a logical destination, another mode than fixed
 ICR_NOT_FAST = msr_index.APIC_SHORT_MASK | msr_index.APIC_DEST_LOGICAL | msr_index.APIC_MODE_MASK
@@ -163,6 +167,10 @@ def vmx_exit_handlers_fastpath(S, M, E, vcpu):
     elif reason == vmcs.EXIT_INVD and S.config.kernel >= V7_0:
         kvm_skip_emulated_instruction(S, M, E, vcpu)  # handle_fastpath_invd()
         done = EXIT_FASTPATH_REENTER_GUEST
+    elif reason == vmcs.EXIT_HLT and S.config.kernel >= V6_12:
+        kvm_emulate_halt(S, M, E, vcpu)  # handle_fastpath_hlt()
+        runs = vcpu.mp_state == state.MP_STATE_RUNNABLE
+        done = EXIT_FASTPATH_REENTER_GUEST if runs else EXIT_FASTPATH_EXIT_HANDLED
     elif reason == vmcs.EXIT_MSR_WRITE:
         index = core.regs[machine.RCX] & LOW32
         value = (core.regs[machine.RAX] & LOW32) | (core.regs[machine.RDX] << U32)
