@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import numba
 import numpy as np
@@ -68,6 +69,17 @@ def built():
 @pytest.mark.parametrize("mode", build.modes())
 def test_the_memory_of_types_has_every_mode(mode):
     assert HINTS["roots"].get(mode), "run `vpmu build --record`"
+
+
+@compiled
+def test_what_is_left_out_of_a_compilation_are_passes_of_numba():
+    from numba.core import compiler
+
+    from vpmu_emu._jit.compiler import NEEDLESS
+
+    state = SimpleNamespace(func_ir=None, flags=compiler.DEFAULT_FLAGS)
+    passes = compiler.DefaultPassBuilder.define_nopython_pipeline(state).passes
+    assert {made.__name__ for made, _ in passes} > NEEDLESS
 
 
 @compiled
@@ -212,12 +224,11 @@ def test_cache_follows_every_file_and_setting(toy):
 def test_memory_is_reached_by_its_address(toy):
     (toy.src / "vpmu_emu/engine.py").write_text(
         "import numpy as np\n"
-        "from vpmu_emu._jit import borrowed, jit, memory_at\n"
+        "from vpmu_emu._jit import jit, memory_at\n"
         "@jit(entry=True)\n"
         "def run(a, i):\n"
-        "    near = borrowed(a)\n"
-        "    memory_at(near[i], near[i + 1])[near[i + 1] - np.uint64(1)] += 7\n"
-        "    return near[i + 1]\n"
+        "    memory_at(a[i], a[i + 1])[a[i + 1] - np.uint64(1)] += 7\n"
+        "    return a[i + 1]\n"
     )
     (toy.src / "main.py").write_text(
         "import json, sys\n"

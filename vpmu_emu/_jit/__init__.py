@@ -48,7 +48,6 @@ __all__ = [
     "BOUNDS_CHECKED",
     "COMPILES",
     "Compiled",
-    "borrowed",
     "cache_base",
     "closure",
     "compile_clock",
@@ -155,15 +154,6 @@ def jit(*, entry: bool = False, inline: bool = False) -> Callable[[F], F]:
         return made
 
     return decorate
-
-
-def borrowed(array: Any) -> Any:
-    """An array that its caller keeps alive.
-
-    Without an owner, compiled callees need not count references to it, which costs more (an atomic
-    increment and decrement in every call) than most instructions do.
-    """
-    return array
 
 
 def memory_at(address: Any, size: Any) -> Any:

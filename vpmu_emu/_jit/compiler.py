@@ -19,7 +19,6 @@ import numpy as np
 
 from vpmu_emu._jit import (
     Compiled,
-    borrowed,
     callees,
     clocks,
     functions,
@@ -32,12 +31,36 @@ from vpmu_emu._jit.folders import PACKAGE, folder, safe_imports
 with safe_imports():
     import llvmlite.binding
     import numba
-    from numba import extending
     from numba.core import bytecode, codegen, compiler, compiler_machinery, typed_passes, types
     from numba.core import event as numba_event
     from numba.core.typing import templates
+    from numba.np import arrayobj
 
 numba.config.DISABLE_JIT = 0  # who asked for no compiler through the environment is not here
+
+
+# Passes for what compiled code here does not have: `with`, closures, inlined overloads, `literally` and
+# `literal_unroll`, raised values, arrays as operands, parallel loops. After each of them numba looks at the
+# life of every variable anew; together they are a tenth of a build.
+NEEDLESS = frozenset(
+    ["WithLifting", "InlineClosureLikes", "RewriteSemanticConstants", "DeadBranchPrune"]
+    + ["RewriteDynamicRaises", "MakeFunctionToJitFunction", "InlineInlinables", "FindLiterallyCalls"]
+    + ["LiteralUnroll", "LiteralPropagationSubPipelinePass", "InlineOverloads", "NopythonRewrites"]
+    + ["NoPythonSupportedFeatureValidation", "DumpParforDiagnostics"]
+)
+
+
+class _FewPasses(compiler.CompilerBase):  # type: ignore[misc]
+    """numba's own passes but the needless."""
+
+    def define_pipelines(self) -> list[Any]:
+        """Called by numba."""
+        manager = compiler_machinery.PassManager(PACKAGE)
+        for made, text in compiler.DefaultPassBuilder.define_nopython_pipeline(self.state).passes:
+            if made.__name__ not in NEEDLESS:
+                manager.add_pass(made, text)
+        manager.finalize()
+        return [manager]
 
 
 def dispatcher(function: Compiled) -> Any:
@@ -50,6 +73,8 @@ def dispatcher(function: Compiled) -> Any:
             no_cpython_wrapper=True,
             no_cfunc_wrapper=True,
             forceinline=function.inline,
+            pipeline_class=_FewPasses,
+            _nrt=False,  # every array is its caller's: nobody counts references
         )(function.py_func)
     _one_signature(made)
     if not function.inline:
@@ -191,21 +216,24 @@ def _keep_objects() -> None:
     library._set_compiled_object = set_compiled_object
 
 
-def _type_borrowed() -> None:
-    def typed(typingctx: Any, array: Any) -> Any:
+def _type_memory() -> None:
+    def typed(typingctx: Any, address: Any, size: Any) -> Any:
+        kind = types.Array(types.uint8, 1, "C")
+
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            view = context.make_array(signature.args[0])(context, builder, args[0])
-            view.meminfo = view.meminfo.type(None)
-            view.parent = view.parent.type(None)
+            view = context.make_array(kind)(context, builder)
+            data = builder.inttoptr(args[0], context.get_data_type(types.uint8).as_pointer())
+            one = context.get_constant(types.intp, 1)
+            arrayobj.populate_array(view, data, [args[1]], [one], one, None)
             return view._getvalue()
 
-        return array(array), generate
+        return kind(types.uint64, types.intp), generate
 
     template = templates.make_intrinsic_template(
-        borrowed, typed, "borrowed", prefer_literal=False, kwargs={}
+        memory_at, typed, "memory_at", prefer_literal=False, kwargs={}
     )
     templates.infer(template)
-    templates.infer_global(borrowed, types.Function(template))
+    templates.infer_global(memory_at, types.Function(template))
 
 
 def _drop_annotations() -> None:
@@ -220,26 +248,46 @@ def _drop_annotations() -> None:
     result._reduce = reduce_without
 
 
-@extending.intrinsic  # type: ignore[untyped-decorator]
-def _pointer(typingctx: Any, address: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], context.get_value_type(types.voidptr))
+def _name_records_once() -> None:
+    # numba writes down the types of a function's arguments before each of its passes, and looks types up by
+    # their text. A record of hundreds of fields has a long one, which never changes: an eighth of a build.
+    record_type: Any = types.Record
+    spell = record_type.__repr__
+    texts: dict[int, tuple[Any, str]] = {}  # by identity; the record stays, so that nothing else gets it
 
-    return types.voidptr(address), generate
+    def text(record: Any) -> str:
+        known = texts.get(id(record))
+        if known is None:
+            known = texts[id(record)] = record, spell(record)
+        return known[1]
+
+    record_type.__repr__ = text
 
 
-@extending.overload(memory_at)  # type: ignore[untyped-decorator]
-def _memory_at(address: Any, size: Any) -> Any:
-    def there(address: Any, size: Any) -> Any:
-        return numba.carray(_pointer(address), size, np.uint8)
+def _resolve_scalars_once() -> None:
+    # `a + b` of the same two types is looked for among the same templates each time it is met.
+    function: Any = types.Function
+    resolve = function.get_call_type
+    known: dict[Any, Any] = {}
 
-    return there
+    def get_call_type(self: Any, context: Any, args: Any, kws: Any) -> Any:
+        if kws or not all(isinstance(_plain(kind), types.Number | types.Boolean) for kind in args):
+            return resolve(self, context, args, kws)
+        key = self, context, args
+        found = known.get(key)
+        if found is None:
+            found = known[key] = resolve(self, context, args, kws)
+        return found
+
+    function.get_call_type = get_call_type
 
 
 _link_by_name()
 _keep_objects()
 _drop_annotations()
-_type_borrowed()
+_name_records_once()
+_resolve_scalars_once()
+_type_memory()
 
 
 # --- entries --------------------------------------------------------------------------------------
@@ -384,12 +432,17 @@ def encode_type(kind: Any) -> Any:
     raise ValueError(f"no name for type {kind}")
 
 
+@cache
+def _record_type(name: str) -> Any:
+    return numba.from_dtype(native.named_dtype(name))
+
+
 def decode_type(spec: Any) -> Any:
     """The argument type that `encode_type` wrote; ValueError if nothing has that name now."""
     if isinstance(spec, str):
         if spec in _SCALARS:
             return _SCALARS[spec]
-        return numba.from_dtype(native.named_dtype(spec))
+        return _record_type(spec)
     what, inner, rest = spec
     if what == "nested":
         return types.NestedArray(decode_type(inner), tuple(rest))

@@ -33,9 +33,6 @@ SCALARS: dict[str, Any] = {
     "boolean": ctypes.c_uint8,
     "none": ctypes.c_void_p,
 }
-# Named by code that gives up arrays of its own. There are none: what Python passes has no such owner.
-NEVER_CALLED = ("NRT_MemInfo_call_dtor",)
-_abort = ctypes.CFUNCTYPE(None)(os.abort)
 
 
 class UnusableError(Exception):
@@ -124,8 +121,6 @@ def link(data: bytes) -> Callable[..., Any]:
     library = llvm.JITLibraryBuilder().add_current_process().export_symbol(symbol)
     for code in objects:
         library.add_object_img(code)
-    for name in NEVER_CALLED:
-        library.import_symbol(name, ctypes.cast(_abort, ctypes.c_void_p).value)
     try:
         linked = library.link(_linker(), f"{len(_linked)}:{symbol}")
     except RuntimeError as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from vpmu_emu._jit import borrowed, jit
+from vpmu_emu._jit import jit
 from vpmu_emu.linux.charge import charge
 from vpmu_emu.linux.hrtimer import host_timer_program
 from vpmu_emu.linux.irq_vectors import CALL_FUNCTION_SINGLE_VECTOR
@@ -70,7 +70,6 @@ CALL_CREATE_MEDIATED_PMU = 26  # a: VM whose first vCPU is about to be made
 @jit(entry=True)
 def kernel_call(S, M, E, op, a, b):
     """Do operation `op` (CALL_*) with numbers a and b, int64; what it answers, or a negative errno."""
-    M = borrowed(M)
     answer = 0
     if op == CALL_CHARGE:
         charge(S, E, a)

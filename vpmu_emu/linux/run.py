@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vpmu_emu._jit import borrowed, jit
+from vpmu_emu._jit import jit
 from vpmu_emu.linux.host import HOST_GUEST, before_return, guest_turn_ended, host_turn
 from vpmu_emu.linux.kvm import pmu_ops
 from vpmu_emu.linux.kvm.x86 import vcpu_run
@@ -13,7 +13,6 @@ from vpmu_emu.machine.state import CODE_NEXT, RUN_RESCHED, RUN_USER
 @jit(entry=True)
 def run_host(S, M, E):
     """Run all cores of the host until a RUN_* code: a stop, a system call, Python's turn."""
-    M = borrowed(M)
     code = CODE_NEXT
     while code == CODE_NEXT:
         code = host_turn(S, M, E)

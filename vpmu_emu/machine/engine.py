@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from vpmu_emu._jit import borrowed, jit
+from vpmu_emu._jit import jit
 from vpmu_emu.machine import msr_index, state, vmcs
 from vpmu_emu.machine.alu import fold_flags, spread_flags
 from vpmu_emu.machine.breakpoints import DR6_BS, code_hits, debug_delivered, debug_on, debug_reset
@@ -405,7 +405,6 @@ def run_core(core, M, E):
     With no hypervisor this is the whole of mode `bare`; in non-root mode it is a guest's turn. At every
     return core.rflags is exact and the scratch words are zero. Modifies everything.
     """
-    M = borrowed(M)
     while True:
         if _slice_is_over(core, E):
             return state.RUN_SLICE  # before anything of the edge: the next slice begins with it

@@ -7,7 +7,7 @@ SDM volume 3, 11.6 for messages, 9.4 for how the other cores are started.
 
 from __future__ import annotations
 
-from vpmu_emu._jit import borrowed, jit
+from vpmu_emu._jit import jit
 from vpmu_emu.machine import msr_index, state
 from vpmu_emu.machine.breakpoints import debug_reset
 from vpmu_emu.machine.decode import rep_over
@@ -194,7 +194,6 @@ def run_cores(cores, n, quantum, M, E):
     `quantum` is in 1/16 cycle. The stop of any core is reported in the first one. Whoever has the turn
     keeps it when Python has one in between. Modifies everything.
     """
-    M = borrowed(M)
     while True:
         turn = _whose_turn(cores, n)
         if turn < 0:
