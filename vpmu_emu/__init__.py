@@ -74,7 +74,7 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-def run(program: Program | str | Path, *, vpmu: str = "bare", **options: Any) -> Result:
+def run(program: Program | str | Path | None, *, vpmu: str = "bare", **options: Any) -> Result:
     """Run a guest to its end and say what it did.
 
     The first run in a mode compiles it, in two processes, for up to a minute; later ones load it.

@@ -177,12 +177,19 @@ from vpmu_emu.tables.modes import default_modes  # noqa: E402
 
 
 @main.command()
-@run_options
+@partial(run_options, needs_program=False)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON (docs/schema.json).")
 @click.pass_context
-def run(ctx: click.Context, /, prog: str, as_json: bool, **options: Any) -> None:
-    """Run PROG (a .s file, an ELF executable, or - for standard input) and report what it did."""
+def run(ctx: click.Context, /, prog: str | None, as_json: bool, **options: Any) -> None:
+    """Run PROG (a .s file, an ELF executable, or - for standard input) and report what it did.
+
+    With --restore PROG may be left out: it is in the file.
+    """
     from vpmu_emu.report import run_tables, show, summary
+    from vpmu_emu.system import write_saved
+
+    if prog is None and options["restore"] is None:
+        raise click.MissingParameter(ctx=ctx, param=ctx.command.params[0], param_type="argument")
 
     if as_json and options["trace"] == "-":
         raise VpmuError("--trace - and --json both write to standard output")
@@ -192,6 +199,7 @@ def run(ctx: click.Context, /, prog: str, as_json: bool, **options: Any) -> None
     except KeyboardInterrupt:
         stop = system.stop(0, "interrupted")
     result = system.result(stop)
+    write_saved(system)
     save_trace(result, options["trace"])
     values = result.to_json()
     if as_json:
@@ -201,17 +209,24 @@ def run(ctx: click.Context, /, prog: str, as_json: bool, **options: Any) -> None
             say(values["serial"], nl=not values["serial"].endswith("\n"))
         say(summary(values, program.name))
         show(run_tables(values))
+    if options["save"] is not None and stop.reason != "saved" and stop.reason != "interrupted":
+        say(f"vpmu: nothing was saved: the guest ended before {options['at']}", err=True)
+        ctx.exit(FAILED)
     ctx.exit(exit_status(values))
 
 
-def machine(prog: str, options: Options) -> tuple[Program, System]:
+def machine(prog: str | None, options: Options) -> tuple[Program, System]:
     """The program PROG and a machine with it; compiled once nothing is wrong with what was asked."""
-    from vpmu_emu.system import System
+    from vpmu_emu.system import System, with_saved
 
     options.check()  # before a file is read
-    program = load(prog)
+    program = load(prog) if prog is not None else None
+    if options.restore is not None:
+        options = with_saved(options, program)
+        program = program or options.restore.program
+    assert program is not None
     ready = partial(prepare, [options.vpmu])
-    return program, System(program, with_files(program, prog, options), ready=ready)
+    return program, System(program, with_files(program, prog or "", options), ready=ready)
 
 
 def sources(program: Program, prog: str) -> list[Path]:
@@ -221,13 +236,17 @@ def sources(program: Program, prog: str) -> list[Path]:
 
 def with_files(program: Program, prog: str, options: Options) -> Options:
     """The options with their programs loaded; a trace can be written, and over none of what was read."""
+    from vpmu_emu.output import check_output
     from vpmu_emu.trace.files import check_trace
 
     host = [load(path) for path in options.host]
+    read = [*sources(program, prog), *options.host, *filter(None, [options.filter, options.msr_filter])]
+    read += [path for one in host for path in one.source]
+    read += [options.restore.name] if options.restore is not None else []
     if options.trace is not None:
-        read = [*sources(program, prog), *options.host, *filter(None, [options.filter, options.msr_filter])]
-        read += [path for one in host for path in one.source]
         check_trace(options.trace, read)
+    if options.save is not None:
+        check_output(options.save, read)
     return attrs.evolve(options, host=tuple(host))
 
 
@@ -245,7 +264,7 @@ def exit_status(values: dict[str, Any]) -> int:
         return INTERRUPTED
     if values["exit_code"] is not None:
         return FINE if values["exit_code"] == 0 else FAILED
-    return FINE if values["stop"] == "halted" else FAILED
+    return FINE if values["stop"] in ("halted", "saved") else FAILED
 
 
 def load(prog: str) -> Program:
@@ -683,6 +702,7 @@ def debug(ctx: click.Context, /, prog: str, script: Any, **options: Any) -> None
     """Step through PROG; commands come from the terminal, standard input or a script."""
     from vpmu_emu.debug.repl import Repl
     from vpmu_emu.debug.session import Session
+    from vpmu_emu.system import with_saved
 
     source = script or sys.stdin
     if prog == "-" and source is sys.stdin:
@@ -690,6 +710,8 @@ def debug(ctx: click.Context, /, prog: str, script: Any, **options: Any) -> None
     asked = Options.of(options)
     asked.check()  # before a file is read
     program = load(prog)
+    if asked.restore is not None:
+        asked = with_saved(asked, program)
     ready = partial(prepare, [asked.vpmu])
     session = Session(program, with_files(program, prog, asked), ready=ready)
     repl = Repl(session, partial(say, nl=False))

@@ -101,6 +101,10 @@ def _things(_: Option, value: Any) -> Any:
     return tuple(value)
 
 
+def _word_or_none(option: Option, value: Any) -> Any:
+    return None if value is None else _word(option, value)
+
+
 def _words(option: Option, value: Any) -> Any:
     return tuple(_word(option, word) for word in _things(option, value))
 
@@ -116,10 +120,6 @@ def _patch(option: Option, word: Any) -> int:
     if number is None:
         raise ConfigError(option.name, f"{shown(word)} is not the number of a patch", "docs/patches.md")
     return number
-
-
-def _word_or_none(option: Option, value: Any) -> Any:
-    return None if value is None else _word(option, value)
 
 
 def _pairs(option: Option, value: Any) -> Any:
@@ -174,6 +174,11 @@ def _output(_: Option, value: Any) -> Any:
 
 def _mode(key: str, name: str) -> None:
     known(key, "mode", name, MODES)
+
+
+def _other_mode(key: str, name: str | None) -> None:
+    if name is not None:
+        _mode(key, name)
 
 
 def _cpu(_: str, name: str) -> None:
@@ -249,8 +254,11 @@ HOST_KEYS: dict[str, range] = {
     "pmu.perf_caps": range(1 << 18),
 }  # fmt: skip
 """Of `--set`: what a host CPU's PMU can be."""
-KVM_KEYS: dict[str, Sequence[int]] = {"fixed_cap": (3, 4), "force_emulation_prefix": (0, 1, 3)}
-"""Of `--kvm`: what KVM has had as KVM_MAX_NR_INTEL_FIXED_COUNTERS, and takes as a parameter."""
+KVM_KEYS: dict[str, Sequence[int]] = {
+    "fixed_cap": (3, 4), "force_emulation_prefix": (0, 1, 3), "mixed": (0, 1),
+}  # fmt: skip
+"""Of `--kvm`: what KVM has had as KVM_MAX_NR_INTEL_FIXED_COUNTERS, and takes as a parameter; and a what-if:
+KVM's own events do not keep another VM's guest from owning the PMU, nor the reverse."""
 
 
 def check_keys(key: str, values: Mapping[str, int], keys: Mapping[str, Sequence[int]]) -> None:
@@ -383,6 +391,11 @@ class Options:
         "vpmu", next(iter(MODES)), "; ".join(f"{mode.name}: {mode.doc}" for mode in MODES.values()) + ".",
         metavar="MODE", check=_mode, not_of_a_guest="`#: modes` names modes",
     )
+    other_vpmu: str | None = _field(
+        "other-vpmu", None, "The mode of the VMs that --host programs make; as --vpmu if not said. Both "
+        "have the kernel of --vpmu.",
+        metavar="MODE", takes=_word_or_none, check=_other_mode, need=GUEST_PMU,
+    )
     cpu: str = _field("cpu", "spr", f"The processor, of isa/cpus: {_CPUS}.", metavar="MODEL", check=_cpu)
     ram: int = _field(
         "ram", 64,
@@ -426,6 +439,21 @@ class Options:
         "host", (), "A program of the host, such as guests/host/noisy_neighbour.s; repeatable.",
         metavar="PROG", takes=_having("a file or a Program", "segments"), many=True, need=HYPERVISOR,
     )
+    save: Any = _field(  # noqa: RUF009
+        "save", None, "Have the VMM save the guest to this file at the moment that --at names, and end.",
+        metavar="FILE", takes=_having("a file", ""), need=HYPERVISOR,
+        not_of_a_guest="a check writes no files",
+    )
+    at: str | int | None = _field(
+        "at", None, "When to save: once the guest has done so many instructions (as --max-insns counts), "
+        "or before the first one at a symbol.",
+        metavar="N|SYMBOL", takes=_place, need=HYPERVISOR, not_of_a_guest="a check writes no files",
+    )
+    restore: Any = _field(  # noqa: RUF009
+        "restore", None, "Go on from the guest in this file, which --save wrote in any mode.",
+        metavar="FILE", takes=_having("a file or a SavedVm", "sections"), need=HYPERVISOR,
+        not_of_a_guest="a guest begins where it begins",
+    )
     watchdog: str = _field(
         "watchdog", "off", "Who finds a hard lockup of the host: off, nmi, buddy, hpet.",
         metavar="DETECTOR", check=_detector, need=HYPERVISOR,
@@ -453,7 +481,8 @@ class Options:
         metavar="KEY=VALUE", takes=_pairs, many=True, check=_guest_keys, need=GUEST_PMU,
     )
     kvm: Mapping[str, int] = _field(
-        "kvm", {}, "KVM itself: fixed_cap=3 (4), force_emulation_prefix=1 (0, 3); repeatable.",
+        "kvm", {}, "KVM itself: fixed_cap=3 (4), force_emulation_prefix=1 (0, 3), mixed=0 (1: emulated VMs "
+        "may stand beside mediated ones); repeatable.",
         metavar="KEY=VALUE", takes=_pairs, many=True, check=_kvm_keys, need=HYPERVISOR,
     )
     apicv: bool = _field(
@@ -571,10 +600,27 @@ class Options:
         if self.switch == RUN_LOOP and self.all_passthrough:
             what = "KVM needs the selectors while it emulates, and with --all-passthrough hardware has them"
             raise ConfigError("switch", what, " ".join(p for p in SWITCH_POLICIES if p != RUN_LOOP))
+        self._check_migration()
+        if self.other_vpmu is not None:
+            from vpmu_emu.linux.kvm.module import carries
+
+            if why := carries(mode, MODES[self.other_vpmu]):
+                may = " ".join(row.name for row in MODES.values() if not carries(mode, row))
+                raise ConfigError("other-vpmu", why, may)
         if self.watchdog_thresh is not None and self.watchdog == OPTIONS["watchdog"].usual:
             raise ConfigError(
                 "watchdog-thresh", "there is no watchdog without --watchdog", "nmi buddy hpet"
             )
+
+    def _check_migration(self) -> None:
+        if (self.save is None) != (self.at is None):
+            key, other = ("save", "at") if self.at is None else ("at", "save")
+            raise ConfigError(key, f"needs --{other}", "--save FILE --at N")
+        if str(self.save) == "-":
+            raise ConfigError("save", "a saved VM is no text for standard output", "a file")
+        for key in ("guest", "entry") if self.restore is not None else ():
+            if getattr(self, key) != OPTIONS[key].usual:
+                raise ConfigError(key, "the guest is the one that was saved", "without --restore")
 
     def check_values(self) -> None:
         """Whether each value by itself makes sense; raises ConfigError as `check` does."""
@@ -627,9 +673,9 @@ def explained(thing: T) -> T:
 # --- the command line and `#: args` -----------------------------------------------------------------------
 
 
-def run_options(function: F) -> F:
+def run_options(function: F, *, needs_program: bool = True) -> F:
     """Decorate a click command with PROG and the options of a run."""
-    return click.argument("prog")(click_options(*OPTIONS)(function))
+    return click.argument("prog", required=needs_program)(click_options(*OPTIONS)(function))
 
 
 def click_options(*fields: str, **usual: Any) -> Callable[[F], F]:

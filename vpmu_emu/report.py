@@ -185,6 +185,9 @@ def comparison(results: Mapping[str, Mapping[str, Any]], head: str = "") -> list
         title = "MSR traffic of the guest: reads/writes/exits"
         tables.append(Table(title, ("", *names), tuple(traffic)))
     for name, run in results.items():
+        if len(vms := run.get("vms", ())) > 1:
+            title = "VMs: whose the counters are, and what the host sees of their guests"
+            tables.append(_events(title + (f", {name}" if len(runs) > 1 else ""), vms))
         if programs := _programs(run.get("tasks", ())):
             title = "Programs of the host" + (f", {name}" if len(runs) > 1 else "")
             tables.append(Table(title, ("pid", "program", "state", "exit code", "cycles"), programs))

@@ -25,7 +25,9 @@ from vpmu_emu.asm import Program, assemble_file, write_elf
 from vpmu_emu.data import guests_dir
 from vpmu_emu.errors import ConfigError, LoadError
 from vpmu_emu.load import load
-from vpmu_emu.options import HOST_KEYS, Options, check_keys, explained, pairs
+from vpmu_emu.numerals import shown, whole
+from vpmu_emu.options import HOST_KEYS, OPTIONS, Options, check_keys, did_you_mean, explained, pairs
+from vpmu_emu.output import check_output, write_output
 from vpmu_emu.snapshot import pack, unpack
 from vpmu_emu.tables.cpus import INDEXED, PARTS, CpuModel, cpu, cpuid_leaves
 from vpmu_emu.tables.events import event_mask, event_text, why_uncounted
@@ -56,9 +58,9 @@ PATIENCE = 1_000  # timers that a step waits for one that wakes the processor up
 
 
 @cache
-def vmm() -> Program:
-    """The VMM behind every run with a hypervisor."""
-    return assemble_file(guests_dir() / "host" / "vmm.s")
+def vmm(name: str = "vmm") -> Program:
+    """The VMM behind every run with a hypervisor; `live_vmm` where its guest is saved or was."""
+    return assemble_file(guests_dir() / "host" / f"{name}.s")
 
 
 def untouched(size: int) -> np.ndarray[Any, Any]:
@@ -260,7 +262,7 @@ class System:
     """One machine with one program in it.
 
     Args:
-        program: what to run.
+        program: what to run; None with `restore`: what was saved.
         options: what is asked, if it is there as a whole already.
         ready: called when all that can be wrong has been looked at, and before compiled code is needed.
         asked: the same by keywords: the fields of `vpmu_emu.options.Options`, each of which docs/options.md
@@ -273,7 +275,7 @@ class System:
 
     def __init__(
         self,
-        program: Program,
+        program: Program | None,
         options: Options | None = None,
         /,
         *,
@@ -291,6 +293,11 @@ class System:
         mode = options.mode
         cores = options.cores
         self.has_host = mode.hypervisor
+        if options.restore is not None:
+            self.options = options = with_saved(options, program)
+            program = program or options.restore.program
+        if program is None:
+            raise ConfigError("program", "there is none", "with restore=FILE")
         if options.entry is not None:
             program = program.entered_at(options.entry)
         self.program = program
@@ -303,7 +310,15 @@ class System:
             wanted = vm_settings(self.model, mode, options)
             programs = [p if isinstance(p, Program) else load(p) for p in options.host]
         self.ram_size = options.ram * MIB
-        self._check(program)
+        if options.restore is None:
+            self._check(program)
+        self._moment = None
+        if options.save is not None:
+            self._moment = self._when(program)
+            if not isinstance(options.restore, str | Path | None):
+                check_output(str(options.save), [options.restore.name])
+            else:
+                check_output(str(options.save))
         if ready is not None:
             ready()
         self.max_insns = options.max_insns
@@ -347,7 +362,8 @@ class System:
             from vpmu_emu.setup.vm import make_vm
 
             image = write_elf(program, symbols=False)
-            where = (self.S, self.M, E, self.model, vmm(), image)
+            live = options.save is not None or options.restore is not None
+            where = (self.S, self.M, E, self.model, vmm("live_vmm" if live else "vmm"), image)
             self._run, self._host = make_vm(*where, options, wanted, programs)
         elif cores == 1:
             core, M = self.core, self.M  # without a cycle: memory goes with the last reference to the run
@@ -358,6 +374,8 @@ class System:
             smp: Any = compiled_smp
             together, M = self.S.cores, self.M
             self._run = lambda: int(smp.run_cores(together, cores, QUANTUM, M, E))
+        if self._moment is not None:
+            self._arm(self._moment)
         if options.max_cycles is not None:
             E.t_limit = min(16 * options.max_cycles, int(END_OF_TIME))
 
@@ -443,7 +461,9 @@ class System:
 
         while True:
             code = self._turn(self._slice)
-            if code != RUN_SLICE:
+            if self._moment is not None and self._is_moment(code):
+                self._ask_to_save()
+            elif code != RUN_SLICE:
                 return self.stop(code)
 
     def step(self, count: int = 1) -> Stop:
@@ -481,6 +501,77 @@ class System:
         wait = min(timers) + 1 - max(int(core.t) for core in self.cores)
         return max(1, min(wait, self._slice))
 
+    # --- saving the guest as its VMM does ---------------------------------------------------------------
+    def _when(self, program: Program) -> tuple[int, int | None]:
+        """The moment of --at: (instructions, None) or (0, address)."""
+        at = self.options.at
+        number = whole(at) if isinstance(at, str) else at
+        if number is not None:
+            if not 0 < number < 1 << 63:
+                raise ConfigError("at", f"{shown(at)} is not a number of instructions", "1 to 2**63 - 1")
+            return number, None
+        if at not in program.symbols:
+            hint = did_you_mean(at, program.symbols)
+            raise ConfigError("at", f"{program.name} has no symbol {shown(at)}{hint}", "a number, a symbol")
+        return 0, program.symbols[str(at)]
+
+    def _arm(self, moment: tuple[int, int | None]) -> None:
+        count, address = moment
+        if address is None:
+            self.E.insn_limit = min(count, int(self.E.insn_limit))
+        else:
+            self.E.breaks[0], self.E.n_break = address, 1
+
+    def _is_moment(self, code: int) -> bool:
+        from vpmu_emu.machine.state import RUN_BREAK, RUN_LIMIT
+
+        assert self._moment is not None
+        count, address = self._moment
+        if address is not None:
+            return code == RUN_BREAK
+        return code == RUN_LIMIT and (self.max_insns is None or count < self.max_insns)
+
+    def _ask_to_save(self) -> None:
+        """SIGUSR1 to the VMM, as from outside; decoded code forgets its breakpoint."""
+        from vpmu_emu.linux.syscalls.signals import send_signal
+        from vpmu_emu.tables.linux import constant
+
+        E = self.E
+        self._moment = None
+        E.insn_limit = (1 << 64) - 1 if self.max_insns is None else self.max_insns
+        E.n_break = 0
+        self._forget_decoded()
+        send_signal(self._host, 0, constant("SIGUSR1"))
+
+    def _forget_decoded(self) -> None:
+        from vpmu_emu.machine.state import GENERATIONS
+
+        E = self.E  # drop_decoded()
+        E.n_uops, E.n_code, E.generation = 1, 0, int(E.generation) + 1
+        if int(E.generation) & (GENERATIONS - 1) == 0:  # keys hold that much of it
+            E.map_key[:] = 0
+
+    def saved_vm(self) -> bytes | None:
+        """The file of --save, once the VMM has written it."""
+        if not self.has_host or self.options.save is None:
+            return None
+        from vpmu_emu.setup import saved
+
+        data = bytes(self._host.images.get(saved.PATH, b""))
+        if not data.endswith(saved.SECTION.pack(b"end", 0)):
+            return None
+        pmu = self.S.vcpus[0].pmu
+        facts = {
+            "mode": self.mode, "kernel": self.options.mode.kernel.name, "cpu": self.model.name,
+            "ram": self.ram_size // MIB, "instructions": self.instructions, "program": self.program.name,
+            "pmu": {
+                "version": int(pmu.version), "gp": int(pmu.nr_arch_gp_counters),
+                "fixed": int(pmu.nr_arch_fixed_counters), "width": int(pmu.width),
+                "perf_capabilities": int(pmu.perf_capabilities),
+            },
+        }  # fmt: skip
+        return saved.pack(facts, data, write_elf(self.program))
+
     # --- saved states -----------------------------------------------------------------------------------
     def _facts(self) -> dict[str, Any]:
         image = hashlib.blake2b(digest_size=8)
@@ -505,6 +596,31 @@ class System:
                 written[segment.addr // PAGE : -(-end // PAGE)] = True
         return np.asarray(written)
 
+    def _made_files(self) -> bytes:
+        from vpmu_emu.linux.syscalls.host import TMP
+
+        images = self._host.images.items() if self.has_host else ()
+        return b"".join(
+            len(part).to_bytes(8, "little") + bytes(part)
+            for path, data in images
+            if path.startswith(TMP)
+            for part in (path.encode("utf-8", "surrogateescape"), data)
+        )
+
+    def _remake_files(self, data: bytes) -> None:
+        from vpmu_emu.linux.syscalls.host import TMP
+
+        parts = []
+        while data:
+            size = int.from_bytes(data[:8], "little")
+            parts.append(data[8 : 8 + size])
+            data = data[8 + size :]
+        if self.has_host:
+            images = {path: each for path, each in self._host.images.items() if not path.startswith(TMP)}
+            made = zip(parts[::2], parts[1::2], strict=True)
+            images |= {path.decode("utf-8", "surrogateescape"): bytearray(each) for path, each in made}
+            self._host.images = images
+
     def snapshot(self) -> bytes:
         """All that the rest of the run depends on: record, pages that are not zero, what was said."""
         from vpmu_emu.linux.state import SYSTEM
@@ -521,6 +637,7 @@ class System:
             "pages": pages[used].tobytes(),
             "flags": zlib.compress(E.page_flags[: len(pages)].tobytes(), 1),
             "serial": bytes(E.serial[:serial]),
+            "files": self._made_files(),
             "outside": bytes(E.outside),
             "scratch": np.array(scratch, dtype="<u8").tobytes(),
         }
@@ -550,6 +667,7 @@ class System:
         E.page_flags[: len(pages)] = np.frombuffer(zlib.decompress(parts["flags"]), dtype=np.uint8)
         E.serial[: len(parts["serial"])] = np.frombuffer(parts["serial"], dtype=np.uint8)
         E.outside[:] = np.frombuffer(parts["outside"], dtype=np.uint8)
+        self._remake_files(parts["files"])
         for key, value in zip(_KEPT, np.frombuffer(parts["scratch"], dtype="<u8"), strict=True):
             E[key] = value
         E.stop_request = 0
@@ -580,6 +698,8 @@ class System:
         names = {RUN_BREAK: "break", RUN_WATCH: "watch", RUN_SLICE: "step", RUN_LIMIT: "max-insns"}
         # No time of a guest's timer or a sleep is beyond what 63 bits of 1/16 cycle hold.
         names[RUN_TIME] = "end-of-time" if self.max_cycles is None else "max-cycles"
+        if not reason and self.saved_vm() is not None:
+            reason = "saved"
         if not reason:
             reason = STOP_NAMES[ended] if code == RUN_STOPPED else names[code]
         rip = int(self.cores[int(self.E.cpu)].rip) if not self.has_host else self.rip
@@ -828,14 +948,38 @@ def _counters(core: Any) -> list[int]:
     return [int(v) for v in found]
 
 
+def with_saved(options: Options, program: Program | None) -> Options:
+    """The options of a run that goes on from a saved VM, which is loaded; its memory is as large as it was.
+
+    Raises:
+        ConfigError: the file is none, or contradicts `program` or the options.
+    """
+    from vpmu_emu.setup.saved import SavedVm, load_saved
+
+    saved = options.restore
+    if not isinstance(saved, SavedVm):
+        saved = load_saved(saved)
+    ram, usual = int(saved.facts["ram"]), OPTIONS["ram"].usual
+    if options.ram not in (ram, usual):
+        raise ConfigError("ram", f"the guest of {saved.name} has {ram} MiB, not {options.ram}", str(ram))
+    if program is not None and _image(program) != _image(saved.program):
+        other = saved.program.name
+        raise ConfigError("restore", f"{saved.name} is of program {other}, not of this {program.name}")
+    return attrs.evolve(options, restore=saved, ram=ram)
+
+
+def _image(program: Program) -> list[tuple[int, bytes]]:
+    return [(s.addr, bytes(s.data)) for s in program.segments if s.data]
+
+
 def run(
-    program: Program | str | Path, options: Options | None = None, /, *,
+    program: Program | str | Path | None, options: Options | None = None, /, *,
     ready: Callable[[], None] | None = None, **asked: Any,
 ) -> Result:
     """Run a program to its end and say what it did.
 
     Args:
-        program: a program, or the path of a source file or an ELF executable.
+        program: a program, or the path of a source file or an ELF executable; None with `restore`.
         options, ready, asked: as for `System`; with `trace` the result keeps the event ring.
 
     Raises:
@@ -843,8 +987,19 @@ def run(
     """
     options = Options.of(asked, options)
     options.check()  # before a file is read
-    system = System(program if isinstance(program, Program) else load(program), options, ready=ready)
-    return system.result(system.run())
+    if program is not None and not isinstance(program, Program):
+        program = load(program)
+    system = System(program, options, ready=ready)
+    stop = system.run()
+    write_saved(system)
+    return system.result(stop)
+
+
+def write_saved(system: System) -> None:
+    """Write the file of --save, if the guest was saved."""
+    data = system.saved_vm()
+    if data is not None:
+        write_output(system.options.save, data)
 
 
 def check_left_out(options: Options) -> None:

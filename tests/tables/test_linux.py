@@ -41,7 +41,8 @@ def headers_say(require_oracle, tmp_path, lines):
     compiler = require_oracle("gcc")
     source = tmp_path / "t.c"
     includes = "".join(f"#include <{h}>\n" for h in ("stdio.h", "stddef.h", "string.h", "errno.h",
-                       "fcntl.h", "sys/mman.h", "time.h", "sys/syscall.h", *KERNEL_HEADERS))  # fmt: skip
+                       "fcntl.h", "signal.h", "sys/mman.h", "time.h", "sys/syscall.h",
+                       *KERNEL_HEADERS))  # fmt: skip
     missing: set[str] = set()
     for _ in range(2):
         kept = [text for text in lines if not missing & set(re.findall(r"\w+", text))]

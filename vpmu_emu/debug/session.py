@@ -136,6 +136,8 @@ class Session:
     ) -> None:
         options = Options.of(asked, options)
         options.check()  # before a file is read
+        if options.save is not None:
+            raise ConfigError("save", "a debugger stops where it is told, and saves nothing", "vpmu run")
         options = attrs.evolve(options, trace=options.trace or True)
         if not isinstance(program, Program):
             program = load(program)

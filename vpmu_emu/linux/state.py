@@ -406,6 +406,8 @@ VCPU = np.dtype(
         ("vcpu_idx", "i8"),  # its row
         ("vcpu_id", "i8"),  # what KVM_CREATE_VCPU called it: its APIC id
         ("run_page", "i8"),  # struct kvm_run: index into the array of physical memory
+        ("sigset_active", "i8"),  # KVM_SET_SIGNAL_MASK: during KVM_RUN its thread has
+        ("sigset", "u8"),  # this signal mask
         ("user_exit", "i8"),  # KVM_EXIT_* that waits for the VMM, USER_AGAIN, USER_FAULT, -1 none
         ("complete", "i8"),  # USER_IO_*: what the next KVM_RUN finishes (complete_userspace_io)
         ("completed", "i8"),  # 1: this KVM_RUN has finished an instruction already
@@ -454,6 +456,8 @@ VCPU = np.dtype(
         ("power_ctl", "u8"),  # MSR_POWER_CTL
         ("xcr0", "u8"),  # XSETBV
         ("vapic", machine.LAPIC),  # its virtual-APIC page
+        ("entered_t", "i8"),  # time of its last entry
+        ("guest_t", "i8"),  # time that its guest ran
         ("fastpaths", "u8"),  # re-entries inside the inner loop
         ("pmu", KVM_PMU),  # its virtual PMU
     ]
@@ -510,6 +514,8 @@ CONFIG = np.dtype(
         ("switch", "i8"),  # how much a switch does: EAGER, ELIDE and their kin
         ("owns_pmu", "i8"),  # 1: KVM gives the hardware counters to guests that have a PMU
         ("few_caps", "i8"),  # 1: its guests have neither branch records nor PEBS
+        ("other_vpmu", "i8"),  # VPMU_* of VMs that programs beside the VMM make, -1: as KVM was loaded
+        ("mixed", "i8"),  # 1: to perf's rule for such VMs KVM's own events are none that count in guests
         ("all_passthrough", "i8"),  # selectors are not intercepted (no filter possible)
         ("apicv", "i8"),  # 1: APICv, interrupts reach the guest without exits
         ("force_emulation_prefix", "i8"),  # `ud2; "kvm"` reaches the emulator; bit 1: without RFLAGS.RF
@@ -567,6 +573,9 @@ TASK = np.dtype(
         ("fault", "i8"),  # vector of the exception then
         ("vcpu", "i8"),  # vCPU that it is in KVM_RUN with, -1 none
         ("mutex", "i8"),  # 1 + the vCPU whose mutex it sleeps for, 0 none
+        ("blocked", "u8"),  # its signal mask: bit n - 1 for signal n
+        ("pending", "u8"),  # signals that it has been sent and not taken
+        ("sigwait", "u8"),  # those that rt_sigtimedwait() sleeps for
         ("clear_child_tid", "u8"),  # where its number is cleared when it exits, 0 nowhere
         ("exit_code", "i8"),  # what exit() gave; -signal when it was killed
         ("switches", "u8"),  # times it was switched to

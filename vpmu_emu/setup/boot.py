@@ -27,6 +27,7 @@ from vpmu_emu.linux.syscalls.tasks import spawn
 from vpmu_emu.machine import msr_index
 from vpmu_emu.machine.physical import PAGE_DIRTY
 from vpmu_emu.machine.state import RAX, RSI, RUN_SYSCALL
+from vpmu_emu.setup import saved
 from vpmu_emu.setup.msrfilter import MsrFilter
 from vpmu_emu.tables.cpus import CpuModel
 from vpmu_emu.tables.linux import STRUCTS, constant
@@ -94,6 +95,7 @@ def wishes(
     return files
 
 
+OPENED = ("/guest", saved.PATH)  # what differs from guest to guest
 # How far the boot is the same for every guest: the record and the pages in use where the VMM opens /guest.
 # A run is a function of them, so that taking them from here changes nothing but the time it takes.
 _BOOTED: dict[bytes, tuple[bytes, np.ndarray[Any, Any], np.ndarray[Any, Any]]] = {}
@@ -105,9 +107,10 @@ def _opens_guest(host: Host) -> bool:
     if int(regs[RAX]) != constant("SYS_openat") or int(host.task.entered) != ENTERED_SYSCALL:
         return False
     try:
-        return host.copy_from_user(int(regs[RSI]), 7) == b"/guest\0"
+        path = host.copy_from_user(int(regs[RSI]), 8)
     except Errno:
         return False
+    return path.split(b"\0")[0].decode("latin-1") in OPENED
 
 
 def _pages(host: Host) -> np.ndarray[Any, Any]:
@@ -143,10 +146,12 @@ def boot_host(
     ram_size: int,
     files: dict[str, bytes],
     others: Sequence[Any] = (),
+    live: str = "",
 ) -> Host:
     """Start program `vmm` and bring it to its first KVM_RUN; `run` is the compiled loop of the mode.
 
-    `others` are host programs: they start then, on CPU 0, before the guest.
+    With `live`, "save" or "restore", it is the VMM that can be migrated. `others` are host programs: they
+    start then, on CPU 0, before the guest.
 
     Raises:
         HostError: the VMM gave up; what it wrote says why. Or there are more programs than room for tasks.
@@ -161,11 +166,15 @@ def boot_host(
     above = ram_size // MIB - low
     filtered = ["msr_filter"] if "/msr_filter" in files else []
     high = [str(above)] if above or filtered else []
-    spawn(host, 0, ["vmm", str(low), *high, *filtered], [])
+    argv = ["vmm", str(low), *high, *filtered]
+    if live:
+        argv = ["vmm", str(low), str(above), *(filtered or ["none"]), live]
+    spawn(host, 0, argv, [])
     task = S.tasks[FIRST]
     trace, E.trace_on = int(E.trace_on), 0
-    own = repr(sorted((path, data) for path, data in files.items() if path != "/guest")).encode()
-    key = hashlib.blake2b(S.tobytes() + own + str((ram_size, len(M))).encode()).digest()
+    own = repr(sorted((path, data) for path, data in files.items() if path not in OPENED)).encode()
+    image = b"".join(bytes(segment.data) for segment in vmm.segments)
+    key = hashlib.blake2b(S.tobytes() + own + image + str((ram_size, len(M), argv)).encode()).digest()
     known = _BOOTED.get(key)
     if known is not None:
         _restore(host, *known)

@@ -20,7 +20,7 @@ from vpmu_emu.linux.kvm.cpuid import (
     guest_events,
 )
 from vpmu_emu.linux.kvm.eventfilter import EventFilter
-from vpmu_emu.linux.kvm.module import as_loaded, load_module
+from vpmu_emu.linux.kvm.module import as_loaded, load_module, vpmu_of
 from vpmu_emu.linux.perf.x86 import INTEL_TD_SLOTS, MAX_PERIOD
 from vpmu_emu.linux.state import (
     CTX_TASK,
@@ -54,13 +54,15 @@ from vpmu_emu.machine.lapic import BASE_RESET, LVT_PMI, LVT_TIMER
 from vpmu_emu.machine.state import NEVER
 from vpmu_emu.machine.u64 import U64
 from vpmu_emu.options import COST_LEVELS, Options, known
+from vpmu_emu.setup import saved
 from vpmu_emu.setup.boot import boot_host, wishes
 from vpmu_emu.setup.filterfile import load_filter
 from vpmu_emu.setup.hostevents import HostEvent, parse_host_events
 from vpmu_emu.setup.msrfilter import MsrFilter, load_msr_filter
+from vpmu_emu.setup.saved import SavedVm, check_fit, load_saved
 from vpmu_emu.tables.cpus import COST_NAMES, CpuModel
 from vpmu_emu.tables.events import LISTS, metric_names
-from vpmu_emu.tables.modes import SWITCH_POLICIES, VPMUS, Mode, mode_names, mode_of
+from vpmu_emu.tables.modes import MODES, SWITCH_POLICIES, VPMUS, Mode, mode_names, mode_of
 from vpmu_emu.tables.msrs import Shape
 from vpmu_emu.tables.patches import without_bits
 
@@ -99,7 +101,13 @@ def init_config(S: Any, model: CpuModel, mode: Mode, options: Options | None = N
     config.quirks = chosen_bits("quirk", QUIRKS, quirk_names(options.quirks))
     config.without = without_bits(options.without)
     load_module(S, mode, model.version)
-    config.switch = SWITCH_POLICIES.index(options.switch or mode.switch)
+    # Of guests that own the PMU, in a VM of another mode too.
+    owned = (row for row in MODES.values() if row.owns_pmu and row.kernel is mode.kernel)
+    config.switch = SWITCH_POLICIES.index(options.switch or next(owned, mode).switch)
+    config.other_vpmu = -1
+    if options.other_vpmu is not None:
+        config.other_vpmu = vpmu_of(MODES[options.other_vpmu], model.version, int(config.without))
+    config.mixed = options.kvm.get("mixed", 0)
     config.all_passthrough = int(options.all_passthrough)
     config.apicv = int(options.apicv)
     config.load_global_ctrl = 1
@@ -234,6 +242,7 @@ class VmSettings:
         msr_filter: the MSR filter.
         events: of the host.
         thresh: of the watchdog, in seconds.
+        saved: the VM that the VMM goes on from.
     """
 
     told: Shape
@@ -242,6 +251,7 @@ class VmSettings:
     msr_filter: MsrFilter | None
     events: Sequence[HostEvent]
     thresh: float
+    saved: SavedVm | None = None
 
 
 def vm_settings(model: CpuModel, mode: Mode, options: Options) -> VmSettings:
@@ -254,7 +264,8 @@ def vm_settings(model: CpuModel, mode: Mode, options: Options) -> VmSettings:
         # core_pmu of the kernel would switch every selector at VM entry; no CPU with EPT is so old.
         raise ConfigError("set pmu.version", "a host needs GLOBAL_CTRL for its guests", "0 2 3 4 5")
     merged = mode.vpmu == VPMUS[VPMU_MEDIATED]
-    if merged:
+    others = MODES[options.other_vpmu].vpmu if options.other_vpmu is not None else mode.vpmu
+    if VPMUS[VPMU_MEDIATED] in (mode.vpmu, others):
         check_mediated_pmu(model.shape())
     fixed_cap = fixed_counter_cap(mode, options.kvm.get("fixed_cap", 3))
     guest = options.guest if mode.enable_pmu else {"version": 0}
@@ -278,9 +289,15 @@ def vm_settings(model: CpuModel, mode: Mode, options: Options) -> VmSettings:
         if not event.exclude_guest:
             what = "counts in guests, and there is a VM whose guests own the PMU: EOPNOTSUPP"
             raise HostError(EOPNOTSUPP, f"host-event {event.name}: {what}; modifier H leaves guests out")
+    from_file = options.restore
+    if from_file is not None:
+        if not isinstance(from_file, SavedVm):
+            from_file = load_saved(from_file)
+        check_fit(from_file, model, mode, options.kvm.get("fixed_cap", 3), options.without)
     return VmSettings(
-        told=told, guest=guest, chosen=chosen, msr_filter=msr_filter, events=events, thresh=thresh
-    )
+        told=told, guest=guest, chosen=chosen, msr_filter=msr_filter, events=events, thresh=thresh,
+        saved=from_file,
+    )  # fmt: skip
 
 
 def make_vm(
@@ -320,7 +337,10 @@ def make_vm(
     fixed_cap, loaded = int(S.config.fixed_cap), mode_of(S.config)
     files = wishes(model, loaded, settings.told, own, fixed_cap, settings.chosen, settings.msr_filter)
     files["/guest"] = image
-    host = boot_host(S, M, E, model, loop, vmm, options.ram << 20, files, programs)
+    live = "restore" if settings.saved is not None else "save" if options.save is not None else ""
+    if settings.saved is not None:
+        files[saved.PATH] = settings.saved.payload
+    host = boot_host(S, M, E, model, loop, vmm, options.ram << 20, files, programs, live)
     # As `perf stat` attaches to a VMM that runs already.
     add_host_events(S, settings.events)
     for percpu in S.percpu:

@@ -6,11 +6,36 @@ from collections.abc import Sequence
 from typing import Any
 
 from vpmu_emu.linux.printk import log_report
+from vpmu_emu.linux.state import N_VMS, VPMU_EMULATED
 from vpmu_emu.linux.watchdog import lockup_report
+from vpmu_emu.tables.modes import VPMUS
 from vpmu_emu.views.perf import closed_report, error_report, perf_report
 from vpmu_emu.views.pmu import _after_put
 from vpmu_emu.views.switch import switch_report
 from vpmu_emu.views.tasks import tasks_report
+
+
+def vms_report(S: Any) -> list[dict[str, Any]]:
+    """What became of each VM: its vPMU, how long its guests ran, whether the host could profile them."""
+    found = []
+    for k in range(N_VMS):
+        vm = S.vms[k]
+        vcpus = [vcpu for vcpu in S.vcpus if int(vcpu.vm) == k and int(vcpu.entries)]
+        if not vcpus:
+            continue
+        version = max(int(vcpu.pmu.version) for vcpu in vcpus)
+        owns = int(vm.vpmu) != VPMU_EMULATED and version > 0
+        found.append(
+            {
+                "vpmu": VPMUS[int(vm.vpmu)] if version else "none",
+                "vcpus": len(vcpus),
+                "entries": sum(int(vcpu.entries) for vcpu in vcpus),
+                "guest_cycles": sum(int(vcpu.guest_t) for vcpu in vcpus) >> 4,
+                "profiled": "no" if owns else "yes",
+                "events": sum(int(vcpu.pmu.created) for vcpu in vcpus),
+            }
+        )
+    return found
 
 
 def report(S: Any, programs: Sequence[Any]) -> dict[str, Any]:
@@ -38,6 +63,7 @@ def report(S: Any, programs: Sequence[Any]) -> dict[str, Any]:
             "fixed_ctr_ctrl_hw": int(pmu.fixed_ctr_ctrl_hw),
             **switch_report(S),
         },
+        "vms": vms_report(S),
         "tasks": tasks_report(S, programs),
         "watchdog": lockup_report(S),
         "log": log_report(S),

@@ -196,3 +196,39 @@ def test_ioctl_needs_a_device():
 def test_errnos_are_those_of_this_system():
     for name, number in ERRNO.items():
         assert getattr(errno, name) == number
+
+
+# --- files that programs make ----------------------------------------------------------------------------
+O_CREAT, O_TRUNC, O_WRONLY = constant("O_CREAT"), constant("O_TRUNC"), constant("O_WRONLY")
+
+
+def test_a_file_of_tmp_is_what_was_written():
+    kernel = Kernel().start()
+    fd = openat(kernel, "/tmp/a", O_CREAT | O_WRONLY)
+    at = kernel.page(b"0123456789")
+    assert kernel.call("write", fd, at, 10) == kernel.call("write", fd, at, 10) == 10
+    assert kernel.call("read", fd, at, 1) == -ERRNO["EBADF"]
+    other = openat(kernel, "/tmp/a", O_RDWR)
+    assert kernel.call("lseek", other, 25, 0) == 25
+    assert kernel.call("write", other, at, 3) == 3
+    assert content(kernel, openat(kernel, "/tmp/a")) == b"0123456789" * 2 + bytes(5) + b"012"
+    assert kernel.call("lseek", other, 5, 0) == 5
+    assert kernel.call("write", other, at, 3) == 3
+    assert content(kernel, openat(kernel, "/tmp/a")).startswith(b"0123401289")
+    openat(kernel, "/tmp/a", O_TRUNC)  # for reading: nothing goes
+    assert content(kernel, openat(kernel, "/tmp/a")) != b""
+    openat(kernel, "/tmp/a", O_TRUNC | O_RDWR)
+    assert content(kernel, openat(kernel, "/tmp/a")) == b""
+
+
+def test_the_room_of_tmp_is_that_of_memory():
+    kernel = Kernel().start()
+    fd = openat(kernel, "/tmp/a", O_CREAT | O_WRONLY)
+    at = kernel.page(size=1 << 20)
+    sizes = [kernel.call("write", fd, at, 1 << 20) for _ in range(len(kernel.M) // (1 << 20) + 1)]
+    assert sizes == [1 << 20] * (len(sizes) - 1) + [-ERRNO["ENOSPC"]]
+    assert kernel.call("lseek", fd, 1 << 40, 0) == 1 << 40
+    assert kernel.call("write", fd, at, 1) == -ERRNO["ENOSPC"]
+    assert kernel.call("write", fd, 8, 1) == -ERRNO["EFAULT"]
+    assert openat(kernel, "/tmp/b") == -ERRNO["ENOENT"]
+    assert openat(Kernel(guest=IMAGE).start(), "/guest", O_CREAT | O_WRONLY) == -ERRNO["EROFS"]

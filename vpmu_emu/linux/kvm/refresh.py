@@ -22,19 +22,32 @@ from vpmu_emu.tables.msrs import MSRS, ROW, Shape, rules
 from vpmu_emu.tables.mutants import unchecked_msrs
 
 
+def few_caps(S: Any, k: int) -> bool:
+    """Whether guests of VM k have neither branch records nor PEBS.
+
+    That is the module's to say; a VM that owns the PMU beside others that do not has never had any.
+    """
+    return bool(S.config.few_caps) or (int(S.vms[k].vpmu) != VPMU_EMULATED and not S.config.owns_pmu)
+
+
+def fixed_cap(S: Any, k: int) -> int:
+    """KVM_MAX_NR_INTEL_FIXED_COUNTERS for VM k: it was raised for guests that own the PMU alone."""
+    return int(S.config.fixed_cap) if int(S.vms[k].vpmu) != VPMU_EMULATED else 3
+
+
 def vcpu_shape(S: Any, model: CpuModel, k: int) -> Shape:
     """The PMU that vCPU k has by its CPUID, its PERF_CAPABILITIES and what its VM may have."""
     vcpu, vm, config = S.vcpus[k], S.vms[int(S.vcpus[k].vm)], S.config
     host = model.shape()
     told = told_by(host, leaves_of(vcpu), int(vcpu.perf_capabilities) & host.perf_capabilities)
-    if config.few_caps:
+    if few_caps(S, int(vcpu.vm)):
         told = attrs.evolve(told, ds=False)
     if not config.enable_pmu:
         told = attrs.evolve(told, ds=False, pdcm=False, perf_capabilities=0)  # vmx_set_cpu_caps()
     off = not config.enable_pmu or vm.pmu_off
     # As merged the guest needs the in-kernel local APIC for its PMI; the series did not ask.
     off = off or (int(vm.vpmu) == VPMU_MEDIATED and not vm.irqchip)
-    return refreshed(host, attrs.evolve(told, version=0) if off else told, int(config.fixed_cap))
+    return refreshed(host, attrs.evolve(told, version=0) if off else told, fixed_cap(S, int(vcpu.vm)))
 
 
 def kvm_pmu_refresh(S: Any, M: np.ndarray[Any, Any], model: CpuModel, k: int) -> None:

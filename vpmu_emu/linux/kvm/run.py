@@ -99,6 +99,21 @@ def exit_to_user(S, M, vcpu, reason):
 
 
 @jit()
+def signal_pending(S, vcpu):
+    """Whether the thread in KVM_RUN has a signal to take (kvm_sigset_activate)."""
+    task = S.tasks[vcpu.task]
+    blocked = vcpu.sigset if vcpu.sigset_active != 0 else task.blocked
+    return task.pending & ~blocked != ZERO
+
+
+@jit()
+def exit_for_signal(M, vcpu):
+    """kvm_handle_signal_exit(): KVM_RUN fails with EINTR. Modifies the page."""
+    vcpu.user_exit = KVM_EXIT_INTR
+    st32(M, U64(vcpu.run_page) + _EXIT_REASON, U64(KVM_EXIT_INTR))
+
+
+@jit()
 def exit_for_port(S, M, vcpu, incoming, port, size, value, count):
     """KVM_EXIT_IO; `incoming` 1 is IN, of `count` elements. `port`, `size`, `value`, `count` are uint64."""
     page = U64(vcpu.run_page)

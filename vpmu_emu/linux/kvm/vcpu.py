@@ -24,7 +24,12 @@ from vpmu_emu.linux.kvm.lapic import (
     vmx_update_msr_bitmap_x2apic,
 )
 from vpmu_emu.linux.kvm.nmi import process_nmi
-from vpmu_emu.linux.kvm.run import dm_request_for_irq_injection, exit_for_real_mode
+from vpmu_emu.linux.kvm.run import (
+    dm_request_for_irq_injection,
+    exit_for_real_mode,
+    exit_for_signal,
+    signal_pending,
+)
 from vpmu_emu.linux.kvm.vmx.registers import (
     kvm_get_rflags,
     kvm_read_cr3,
@@ -239,7 +244,13 @@ def kvm_vcpu_block(S, M, E, vcpu):
             return machine.RUN_USER
     if vcpu.mp_state == state.MP_STATE_RUNNABLE:
         return 0
-    if vcpu.mp_state == state.MP_STATE_UNINITIALIZED or vcpu.mp_state == state.MP_STATE_INIT_RECEIVED:
+    uninitialized = (
+        vcpu.mp_state == state.MP_STATE_UNINITIALIZED or vcpu.mp_state == state.MP_STATE_INIT_RECEIVED
+    )
+    if uninitialized and signal_pending(S, vcpu):
+        exit_for_signal(M, vcpu)
+        return machine.RUN_USER
+    if uninitialized:
         task.state = state.TASK_INTERRUPTIBLE
         task.wake_at = machine.NEVER
         return machine.RUN_RESCHED
@@ -248,6 +259,10 @@ def kvm_vcpu_block(S, M, E, vcpu):
         vcpu.mp_state = state.MP_STATE_RUNNABLE
         vcpu.pv_unhalted = 0
         return 0
+    if signal_pending(S, vcpu):  # kvm_vcpu_check_block(); it is still halted
+        vcpu.mp_state = state.MP_STATE_HALTED
+        exit_for_signal(M, vcpu)
+        return machine.RUN_USER
     if vcpu.mp_state == state.MP_STATE_HALTED:
         vcpu.mp_state = state.MP_STATE_ASLEEP
         charge(S, E, COST_HALT)

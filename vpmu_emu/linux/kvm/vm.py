@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import attrs
 import numpy as np
 
 from vpmu_emu.linux import patches
 from vpmu_emu.linux.kvm.cpuid import Leaf, supported_perf_cap
 from vpmu_emu.linux.kvm.eventfilter import EventFilter
-from vpmu_emu.linux.kvm.refresh import kvm_pmu_refresh
+from vpmu_emu.linux.kvm.module import NO_VPMU
+from vpmu_emu.linux.kvm.refresh import few_caps, kvm_pmu_refresh
 from vpmu_emu.linux.kvm.vmx.debugregs import EXCEPTIONS
 from vpmu_emu.linux.kvm.vmx.registers import CR0_REAL_MODE, CS_RESET, RIP_RESET
 from vpmu_emu.linux.kvm.vmx.vmcs import (
@@ -61,8 +63,11 @@ PAT_RESET = reset_of("IA32_PAT")
 TSC_DEADLINE_TIMER = 1 << 24  # CPUID.1:ECX
 
 
-def kvm_create_vm(S: Any, k: int, mm: int) -> None:
-    """Row k becomes a VM of address space `mm`, with no memory, no vCPU and no filter."""
+def kvm_create_vm(S: Any, k: int, mm: int, vpmu: int = -1) -> None:
+    """Row k becomes a VM of address space `mm`, with no memory, no vCPU and no filter.
+
+    Its vPMU is `vpmu`: VPMU_*, NO_VPMU, or -1 for the one that KVM was loaded for.
+    """
     S.vms[k] = np.zeros((), dtype=VM)
     S.vms[k].used = 1
     S.vms[k].mm = mm
@@ -70,6 +75,9 @@ def kvm_create_vm(S: Any, k: int, mm: int) -> None:
     # pmu->passthrough, and who asks for it
     off = int(S.config.without) & int(patches.VCPU | patches.PREDICATE)
     S.vms[k].vpmu = VPMU_EMULATED if off else VPMUS.index(mode_of(S.config).vpmu)
+    if vpmu >= 0:
+        S.vms[k].vpmu = VPMU_EMULATED if vpmu == NO_VPMU else vpmu
+        S.vms[k].pmu_off = int(vpmu == NO_VPMU)
 
 
 def kvm_create_vcpu(
@@ -117,7 +125,8 @@ def kvm_create_vcpu(
     vapic.apic_base = int(BASE_RESET) & ~(0 if ident == int(S.vms[vm].bsp_vcpu_id) else 1 << 8)
     vapic.spiv, vapic.timer_at, vapic.dfr = 0xFF, NEVER, 0xFFFF_FFFF
     vapic.lvt[:] = msr_index.APIC_LVT_MASKED
-    vcpu.perf_capabilities = supported_perf_cap(model, mode_of(S.config))
+    mode = attrs.evolve(mode_of(S.config), caps=few_caps(S, vm))
+    vcpu.perf_capabilities = supported_perf_cap(model, mode)
     vcpu.interrupt = -1
     vcpu.pat = PAT_RESET
     vcpu.xcr0 = int(XCR0_RESET)

@@ -20,6 +20,7 @@ from vpmu_emu.linux.kvm.pmu import (
     kvm_pmu_rdpmc_idx,
     kvm_pmu_rdpmc_vmware,
 )
+from vpmu_emu.linux.kvm.run import exit_for_signal, signal_pending
 from vpmu_emu.linux.kvm.trigger import kvm_pmu_trigger_event
 from vpmu_emu.linux.kvm.vcpu import (
     kvm_check_and_inject_events,
@@ -40,6 +41,7 @@ from vpmu_emu.linux.kvm.vmx.lbr import intel_pmu_handle_lbr_msrs_access, intel_p
 from vpmu_emu.linux.kvm.vmx.vmx import (
     EXIT_FASTPATH_NONE,
     handle_exit_irqoff,
+    vmx_cancel_injection,
     vmx_exit_handlers_fastpath,
     vmx_vcpu_enter,
     vmx_vcpu_exit,
@@ -202,6 +204,9 @@ def vcpu_enter_guest(S, M, E, vcpu, outside):
         charge(S, E, COST_ENTER_GUEST)
         vcpu_requests(S, M, E, vcpu)
         kvm_check_and_inject_events(S, M, E, vcpu)
+        if signal_pending(S, vcpu):  # kvm_vcpu_exit_request(): requests are done, the guest is not entered
+            vmx_cancel_injection(S, M, vcpu)
+            return machine.CODE_NEXT
         pmu_ops.load(S, E, vcpu)
         pmu_ops.entry(S, M, E, vcpu)
         load_debug_registers(S, vcpu)
@@ -266,5 +271,7 @@ def vcpu_run(S, M, E, vcpu):
         if code != machine.CODE_NEXT:
             return code
         outside = 0
+        if vcpu.user_exit < 0 and signal_pending(S, vcpu):  # xfer_to_guest_mode_handle_work()
+            exit_for_signal(M, vcpu)
         if vcpu.user_exit >= 0:
             return machine.RUN_USER

@@ -89,7 +89,7 @@ def perf_event_alloc_errno(S, i):
     As merged: nor anywhere while there is a VM whose guests will (mediated_pmu_account_event).
     """
     event = S.perf_events[i]
-    if is_include_guest_event(event) and nr_mediated_pmu_vms(S) != 0:
+    if is_include_guest_event(S, event) and nr_mediated_pmu_vms(S) != 0:
         return EOPNOTSUPP
     if event.pmu_ctx == state.PMU_CORE and event.exclude_guest == 0:
         for cpu in range(state.N_CORES):

@@ -13,8 +13,14 @@ EBUSY = -16
 
 
 @jit()
-def is_include_guest_event(event):
-    """Whether an event of the PMU that guests may own counts in them."""
+def is_include_guest_event(S, event):
+    """Whether an event of the PMU that guests may own counts in them, KVM's own events too.
+
+    `config.mixed` is the laboratory's: KVM's are scheduled with the thread of their own vCPU, and out of no
+    other one's guest.
+    """
+    if event.owner == state.OWNER_KVM and S.config.mixed != 0:
+        return False
     return pmu_of(event.pmu_type) == state.PMU_CORE and event.exclude_guest == 0
 
 
@@ -32,7 +38,7 @@ def perf_create_mediated_pmu(S, vm):
     """The guests of VM `vm` will own the PMU: 0, or EBUSY while there are events that count in guests."""
     if nr_mediated_pmu_vms(S) == 0:
         for i in range(S.perf_rows):
-            if S.perf_events[i].used != 0 and is_include_guest_event(S.perf_events[i]):
+            if S.perf_events[i].used != 0 and is_include_guest_event(S, S.perf_events[i]):
                 return EBUSY
     S.vms[vm].created_mediated_pmu = 1
     return 0

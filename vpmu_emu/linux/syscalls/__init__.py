@@ -12,7 +12,7 @@ from vpmu_emu.linux.state import (
     ENTERED_SYSCALL,
     INSIDE_KERNEL,
 )
-from vpmu_emu.linux.syscalls import files, kvm, kvm_vcpu, mm, perf, tasks
+from vpmu_emu.linux.syscalls import files, kvm, kvm_vcpu, mm, perf, signals, tasks
 from vpmu_emu.linux.syscalls.host import MASK64, Errno, Host, Restart, failed, signed
 from vpmu_emu.machine.state import RAX, RDI, RDX, RSI
 from vpmu_emu.tables.linux import ERRNO, SYSCALLS
@@ -24,7 +24,7 @@ ARGUMENTS = (RDI, RSI, RDX, 10, 8, 9)
 FUNCTIONS: dict[int, tuple[Any, int]] = {
     number: (function, len(row.args))
     for number, row in SYSCALLS.items()
-    for module in (files, mm, perf, tasks)
+    for module in (files, mm, perf, signals, tasks)
     if (function := getattr(module, f"sys_{row.name}", None))
 }
 """The system calls that there are: function and number of arguments."""

@@ -1,7 +1,7 @@
 """A file is a row of the record: descriptors are per process, the lowest free number first.
 
-The file system is fixed: a few texts of /sys and /proc, the devices, the guest's image. fs/open.c,
-fs/read_write.c.
+The file system is fixed: a few texts of /sys and /proc, the devices, the guest's image; in /tmp programs
+make files. fs/open.c, fs/read_write.c.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from vpmu_emu.linux import state
 from vpmu_emu.linux.calls import CALL_WAKE_UP
-from vpmu_emu.linux.syscalls.host import MASK64, Errno, Host, signed
+from vpmu_emu.linux.syscalls.host import MASK64, TMP, Errno, Host, signed
 from vpmu_emu.linux.syscalls.pagetables import PAGE, TASK_SIZE
 from vpmu_emu.linux.sysctl import set_cpu_time_max_percent, set_sample_rate
 from vpmu_emu.tables.cpus import CpuModel
@@ -26,8 +26,8 @@ MAP_SHARED, MAP_TYPE, PROT_WRITE = (constant(n) for n in ("MAP_SHARED", "MAP_TYP
 PATH_MAX = 4096
 MAX_RW_COUNT = 0x7FFF_F000
 MAX_FILES = 1024  # RLIMIT_NOFILE
-O_ACCMODE, O_RDONLY, O_WRONLY, O_CREAT = (
-    constant(f"O_{name}") for name in ("ACCMODE", "RDONLY", "WRONLY", "CREAT")
+O_ACCMODE, O_RDONLY, O_WRONLY, O_CREAT, O_TRUNC = (
+    constant(f"O_{name}") for name in ("ACCMODE", "RDONLY", "WRONLY", "CREAT", "TRUNC")
 )
 AT_FDCWD = constant("AT_FDCWD")
 SEEK_SET, SEEK_CUR, SEEK_END = (constant(f"SEEK_{name}") for name in ("SET", "CUR", "END"))
@@ -304,10 +304,12 @@ def _openat(host: Host, dfd: int, filename: int, flags: int) -> int:
         kind, obj = state.FILE_TEXT, _PATHS.index(whole)
         if flags & O_ACCMODE != O_RDONLY and whole not in SYSCTLS:
             raise Errno("EACCES")
-    elif whole in host.images:
-        kind, obj = state.FILE_GUEST, list(host.images).index(whole)
-        if flags & O_ACCMODE != O_RDONLY:
+    elif whole in host.images or (whole.startswith(TMP) and flags & O_CREAT):
+        if flags & O_ACCMODE != O_RDONLY and not whole.startswith(TMP):
             raise Errno("EROFS")
+        if whole not in host.images or (flags & O_TRUNC and flags & O_ACCMODE != O_RDONLY):
+            host.images[whole] = bytearray()
+        kind, obj = state.FILE_GUEST, list(host.images).index(whole)
     elif whole in DEVICES:
         kind = DEVICES[whole]
     elif whole == LKDTM:
@@ -332,7 +334,7 @@ def sys_open(host: Host, task: Any, filename: int, flags: int, mode: int) -> int
 
 
 # --- reading and writing --------------------------------------------------------------------------------
-def _content(host: Host, file: Any) -> bytes:
+def _content(host: Host, file: Any) -> bytes | bytearray:
     kind = int(file.kind)
     if kind == state.FILE_TEXT:
         return (TEXTS[_PATHS[int(file.obj)]](host) + "\n").encode()
@@ -342,7 +344,7 @@ def _content(host: Host, file: Any) -> bytes:
 
 
 def _read_at(host: Host, file: Any, buffer: int, count: int, position: int) -> int:
-    part = _content(host, file)[position : position + count]
+    part = bytes(_content(host, file)[position : position + count])
     host.copy_to_user(buffer, part)
     host.charge("vfs_read")
     return len(part)
@@ -399,6 +401,8 @@ def sys_write(host: Host, task: Any, fd: int, buffer: int, count: int) -> int:
         return count
     if kind == state.FILE_LKDTM:
         return _direct_entry(host, buffer, count)
+    if kind == state.FILE_GUEST:
+        return _write_tmp(host, file, buffer, min(count, MAX_RW_COUNT))
     if kind == state.FILE_TEXT:
         return _write_sysctl(host, file, buffer, count)
     raise Errno("EINVAL")
@@ -412,6 +416,21 @@ def _console(host: Host, data: bytes, count: int) -> None:
     serial[start : start + len(part)] = np.frombuffer(part, dtype=np.uint8)
     for other in host.S.cores:
         other.serial_len = start + count
+
+
+def _write_tmp(host: Host, file: Any, buffer: int, count: int) -> int:
+    """A file of /tmp; all of them together have as much room as there is memory."""
+    data, position = host.copy_from_user(buffer, count), int(file.pos)
+    content = host.images[list(host.images)[int(file.obj)]]
+    assert isinstance(content, bytearray)  # nothing else is opened for writing
+    others = sum(len(each) for path, each in host.images.items() if path.startswith(TMP)) - len(content)
+    if others + max(position + count, len(content)) > len(host.M):
+        raise Errno("ENOSPC")
+    content[len(content) : position] = bytes(max(position - len(content), 0))
+    content[position : position + count] = data
+    file.pos = position + count
+    host.charge("vfs_write")
+    return count
 
 
 def _write_sysctl(host: Host, file: Any, buffer: int, count: int) -> int:

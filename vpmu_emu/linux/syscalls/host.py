@@ -23,6 +23,8 @@ from vpmu_emu.tables.linux import ERRNO, errno_name
 MASK64 = (1 << 64) - 1
 NS_PER_MS = 1_000_000
 
+TMP = "/tmp/"  # noqa: S108  (the host's, where its programs may make files)
+
 FRESH, IN_USE, STALE = range(3)  # of a page in the map of physical memory
 
 
@@ -49,7 +51,8 @@ class Host:
         S, M, E: record, physical memory and scratch, as everywhere.
         model: the CPU.
         programs: what the tasks run; `task.program` is an index of it.
-        images: files that the user brought, by path: "/guest" is the guest's ELF image.
+        images: files by path: those that the user brought ("/guest" is the guest's ELF image), and those
+            that programs make in /tmp.
     """
 
     def __init__(
@@ -59,12 +62,14 @@ class Host:
         E: Any,
         model: CpuModel,
         programs: Sequence[Any] = (),
-        images: Mapping[str, bytes] | None = None,
+        images: Mapping[str, bytes | bytearray] | None = None,
     ) -> None:
         self.S, self.M, self.E = S, M, E
         self.model = model
         self.programs = tuple(programs)
-        self.images = dict(images or {})
+        self.images = {
+            path: bytearray(data) if path.startswith(TMP) else data for path, data in (images or {}).items()
+        }
         self.words = M[: len(M) & ~7].view("<u8")
         if not S.mem_map:
             self._boot_memory()

@@ -11,8 +11,9 @@ from typing import Any
 from vpmu_emu.errors import ConfigError
 from vpmu_emu.linux import state
 from vpmu_emu.linux.calls import CALL_APIC_SET_IRQ, CALL_CREATE_MEDIATED_PMU
-from vpmu_emu.linux.kvm.cpuid import supported_leaves, supported_perf_cap
+from vpmu_emu.linux.kvm.cpuid import check_mediated_pmu, supported_leaves, supported_perf_cap
 from vpmu_emu.linux.kvm.eventfilter import make_filter
+from vpmu_emu.linux.kvm.module import carries, vpmu_of
 from vpmu_emu.linux.kvm.refresh import kvm_pmu_refresh, refresh_intercepts
 from vpmu_emu.linux.kvm.vm import (
     VCPU_PAGES,
@@ -31,9 +32,10 @@ from vpmu_emu.linux.syscalls.pagetables import PAGE
 from vpmu_emu.machine import msr_index
 from vpmu_emu.machine.state import N_SLOTS
 from vpmu_emu.tables.linux import IOCTLS, STRUCTS, constant
-from vpmu_emu.tables.modes import kernel_version, mode_of
+from vpmu_emu.tables.modes import MODES, kernel_version, mode_of
 
 KVM_MAX_VCPU_IDS = 4096
+VM_VPMU = 0x766D_0000  # types of VMs from here on: the rows of isa/modes.toml
 KVM_USER_MEM_SLOTS = 32764
 KVM_MEM_MAX_NR_PAGES = (1 << 31) - 1
 USER_SPACE_END = (1 << 47) - PAGE
@@ -63,14 +65,34 @@ def _get_api_version(host: Host, file: Any, arg: int) -> int:
 
 
 def _create_vm(host: Host, file: Any, arg: int) -> int:
-    if arg:  # KVM_X86_DEFAULT_VM
-        raise Errno("EINVAL")
+    vpmu = _asked_vpmu(host, arg)
     row = next((k for k in range(state.N_VMS) if not host.S.vms[k].used), None)
     if row is None:
         raise Errno("ENOMEM")
     fd = open_row(host, int(host.task.mm), state.FILE_VM, row, constant("O_RDWR"))
-    kvm_create_vm(host.S, row, int(host.task.mm))
+    kvm_create_vm(host.S, row, int(host.task.mm), vpmu)
     return fd
+
+
+def _asked_vpmu(host: Host, kind: int) -> int:
+    """The vPMU of KVM_CREATE_VM's type: 0 (KVM_X86_DEFAULT_VM) is the usual one, VM_VPMU + n is mode n.
+
+    The latter is no type of Linux's. `config.other_vpmu` is what is usual beside the VMM.
+    """
+    other = int(host.S.config.other_vpmu) if int(host.task.program) else -1
+    if not kind:
+        return other
+    rows = tuple(MODES.values())
+    loaded = mode_of(host.S.config)
+    if not VM_VPMU <= kind < VM_VPMU + len(rows) or carries(loaded, rows[kind - VM_VPMU]):
+        raise Errno("EINVAL")
+    mode = rows[kind - VM_VPMU]
+    if mode.owns_pmu and not mode.kernel.series:
+        try:
+            check_mediated_pmu(host.model.shape())
+        except ConfigError:
+            raise Errno("EINVAL") from None
+    return vpmu_of(mode, host.model.version, int(host.S.config.without))
 
 
 def _check_extension(host: Host, file: Any, arg: int) -> int:

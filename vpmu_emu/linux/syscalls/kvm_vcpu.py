@@ -23,7 +23,7 @@ from vpmu_emu.linux.kvm.debugregs import (
     KVM_GUESTDBG_SINGLESTEP,
     KVM_GUESTDBG_USE_HW_BP,
 )
-from vpmu_emu.linux.kvm.refresh import kvm_pmu_refresh
+from vpmu_emu.linux.kvm.refresh import few_caps, kvm_pmu_refresh
 from vpmu_emu.linux.kvm.run import INVALID_GUEST_STATE
 from vpmu_emu.linux.kvm.vm import (
     kvm_set_tsc_offset,
@@ -44,6 +44,7 @@ from vpmu_emu.linux.state import (
 )
 from vpmu_emu.linux.syscalls.files import leave_run
 from vpmu_emu.linux.syscalls.host import NS_PER_MS, Errno, Host, Restart
+from vpmu_emu.linux.syscalls.signals import SIGSET, UNBLOCKABLE
 from vpmu_emu.linux.syscalls.tasks import sleep_until
 from vpmu_emu.machine import msr_index, processor_flags
 from vpmu_emu.machine.breakpoints import DR6_RESET, DR6_TRAPS
@@ -55,9 +56,9 @@ from vpmu_emu.machine.msr_access import CPUID_OSXSAVE
 from vpmu_emu.machine.processor_flags import X86_CR4_FSGSBASE, X86_CR4_OSXSAVE, X86_EFLAGS_TF
 from vpmu_emu.machine.state import N_CPUID, NEVER, REG_FS, REG_GS
 from vpmu_emu.machine.vectors import VECTOR_BP, VECTOR_DB
-from vpmu_emu.tables.cpus import INDEXED
+from vpmu_emu.tables.cpus import INDEXED, CpuModel
 from vpmu_emu.tables.linux import STRUCTS, constant
-from vpmu_emu.tables.modes import kernel_version, mode_of
+from vpmu_emu.tables.modes import kernel_version
 from vpmu_emu.tables.msrs import ACCESS_DROP, ACCESS_RO, ACCESS_WO, MSRS, MsrRow, row_of, rules
 
 APIC_BASE_ROW = next(row.number for row in MSRS if row.name == "IA32_APIC_BASE")
@@ -434,7 +435,7 @@ def _without_pdcm(host: Host, index: int) -> bool:
 
 def _set_perf_capabilities(host: Host, k: int, value: int) -> None:
     vcpu = host.S.vcpus[k]
-    if not capabilities_fit(host.model.shape(), value, mode_of(host.S.config).few_caps):
+    if not capabilities_fit(host.model.shape(), value, few_caps(host.S, int(vcpu.vm))):
         raise _RefusedError
     if value & PERF_CAP_PEBS_FORMAT and not has_debug_store(leaves_of(vcpu)):
         raise _RefusedError
@@ -535,10 +536,14 @@ def msrs_to_save(host: Host) -> list[int]:
 
     Whether one is in it is the host's business (kvm_probe_msr_to_save), whatever guests get.
     """
-    config, shape = host.S.config, host.model.shape()
-    on_host = rules("hw", shape).exists_count
-    off = PMU_FAMILIES | {"MSR_PEBS_DATA_CFG"} if not config.enable_pmu else set()
-    most = {"IA32_FIXED_CTR": int(config.fixed_cap)}
+    return msrs_supported(host.model, bool(host.S.config.enable_pmu), int(host.S.config.fixed_cap))
+
+
+def msrs_supported(model: CpuModel, enable_pmu: bool, fixed_cap: int) -> list[int]:
+    """The same for a host of this model."""
+    on_host = rules("hw", model.shape()).exists_count
+    off = set() if enable_pmu else PMU_FAMILIES | {"MSR_PEBS_DATA_CFG"}
+    most = {"IA32_FIXED_CTR": fixed_cap}
     rows = {row.name: (k, row) for k, row in enumerate(MSRS)}
     found = (rows[name] for name in MSRS_TO_SAVE if name not in off)
     return [
@@ -989,6 +994,19 @@ def _interrupt(host: Host, file: Any, arg: int) -> int:
     return 0
 
 
+def _set_signal_mask(host: Host, file: Any, arg: int) -> int:
+    """The signal mask that a thread has during KVM_RUN of this vCPU; none: its own."""
+    vcpu, row = _vcpu(host, file), STRUCTS["kvm_signal_mask"]
+    if not arg:
+        vcpu.sigset_active = 0
+        return 0
+    if int(row.read(host.copy_from_user(arg, row.size))["len"]) != SIGSET:
+        raise Errno("EINVAL")
+    vcpu.sigset = host.get_user(arg + row.size, SIGSET) & ~UNBLOCKABLE
+    vcpu.sigset_active = 1
+    return 0
+
+
 def get_tsc_khz(host: Host, file: Any, arg: int) -> int:
     """Of a vCPU, and of those that a VM will have."""
     return int(host.S.config.tsc_khz)
@@ -1047,6 +1065,7 @@ HANDLERS: dict[str, Callable[[Host, Any, int], int]] = {
     "KVM_SET_GUEST_DEBUG": _set_guest_debug,
     "KVM_GET_DEBUGREGS": _get_debugregs,
     "KVM_SET_DEBUGREGS": _set_debugregs,
+    "KVM_SET_SIGNAL_MASK": _set_signal_mask,
     "KVM_NMI": _nmi,
     "KVM_INTERRUPT": _interrupt,
     "KVM_GET_VCPU_EVENTS": _get_vcpu_events,

@@ -13,6 +13,7 @@ from vpmu_emu.linux.kvm.lapic import (
     kvm_set_lapic_tscdeadline_msr,
 )
 from vpmu_emu.linux.kvm.msrfilter import kvm_msr_allowed
+from vpmu_emu.linux.kvm.run import signal_pending
 from vpmu_emu.linux.kvm.vcpu import host_irq, host_irqs_enable, send_ipi
 from vpmu_emu.linux.kvm.vmx.exits import (
     finish_wrmsr,
@@ -81,6 +82,7 @@ def vmx_vcpu_enter(S, M, E, vcpu):
     charge(S, E, COST_VM_ENTRY)
     vmx_update_hv_timer(S, M)
     vcpu.entries += ONE
+    vcpu.entered_t = this_core(S).t
     reason = vm_entry(core, M, E)
     if reason != 0:
         core.stop = machine.STOP_SHUTDOWN
@@ -90,10 +92,9 @@ def vmx_vcpu_enter(S, M, E, vcpu):
 
 
 @jit()
-def vmx_complete_interrupts(S, M, vcpu):
-    """What the exit kept from being delivered is tried again at the next entry."""
+def _complete_interrupts(S, M, vcpu, info, error):
+    # __vmx_complete_interrupts(): the event `info` is tried again at the next entry.
     core = this_core(S)
-    info = core.vmx.idt_vectoring
     if info & vmcs.INTR_VALID == ZERO:
         return
     vcpu.exception_has_payload = 0
@@ -102,11 +103,11 @@ def vmx_complete_interrupts(S, M, vcpu):
     if kind == vmcs.NMI_INFO & INTR_TYPE:
         vcpu.nmi_injected = 1
         vmx_clear_nmi_mask(M, vcpu)
-    elif kind == vmcs.TYPE_HARD_EXCEPTION << U8:
+    elif kind == vmcs.TYPE_HARD_EXCEPTION << U8 or kind == vmcs.TYPE_SOFT_EXCEPTION << U8:
         vcpu.exception = vector
         vcpu.exception_pending = 0
         vcpu.exception_has_error = 1 if info & vmcs.INTR_HAS_ERROR != ZERO else 0
-        vcpu.exception_error = vmread(core, M, vmcs.V_IDT_VECTORING_ERROR)
+        vcpu.exception_error = error
     elif S.vms[vcpu.vm].irqchip == 0:
         vcpu.interrupt = vector
     else:
@@ -114,9 +115,26 @@ def vmx_complete_interrupts(S, M, vcpu):
 
 
 @jit()
+def vmx_complete_interrupts(S, M, vcpu):
+    """What the exit kept from being delivered is tried again at the next entry."""
+    core = this_core(S)
+    error = vmread(core, M, vmcs.V_IDT_VECTORING_ERROR)
+    _complete_interrupts(S, M, vcpu, core.vmx.idt_vectoring, error)
+
+
+@jit()
+def vmx_cancel_injection(S, M, vcpu):
+    """There will be no entry now: the event that it would have brought waits for the next one."""
+    _complete_interrupts(S, M, vcpu, vcpu.entry_intr_info, vcpu.exception_error)
+    vcpu.entry_intr_info = ZERO
+    vmwrite(this_core(S), M, vmcs.V_ENTRY_INTR, ZERO)
+
+
+@jit()
 def vmx_vcpu_exit(S, M, E, vcpu):
     """From the VM exit to the end of the assembly: an NMI that caused it is handled right here."""
     core = this_core(S)
+    vcpu.guest_t += core.t - vcpu.entered_t
     vmx_complete_interrupts(S, M, vcpu)
     vcpu.cpl = vmx_get_cpl(M, vcpu)
     # The transition is charged first: NMIs stay blocked until the handler below has returned.
@@ -190,7 +208,7 @@ def vmx_exit_handlers_fastpath(S, M, E, vcpu):
     send_ipi(S, E, vcpu)
     # kvm_vcpu_exit_request(): work that waits needs the slow path.
     waits = vcpu.exception >= 0 or vcpu.user_exit >= 0  # a single step over what was emulated
-    waits = waits or vcpu.requests & _REQUESTS != ZERO
+    waits = waits or vcpu.requests & _REQUESTS != ZERO or signal_pending(S, vcpu)
     if done == EXIT_FASTPATH_REENTER_GUEST and waits:
         done = EXIT_FASTPATH_EXIT_HANDLED
     vcpu.exit_fastpath = done
