@@ -39,7 +39,7 @@ VALUES: dict[str, tuple[str, object]] = {
     "settings": ("pmu.gp=4", {"pmu.gp": 4}), "guest": ("gp=1", {"gp": 1}),
     "kvm": ("force_emulation_prefix=0", {"force_emulation_prefix": 0}), "apicv": ("", False),
     "costs": ("high", "high"), "quirks": ("v1-no-global-check", ["v1-no-global-check"]),
-    "without": ("039", [39]),
+    "without": ("039", [39]), "pmi_vector": ("nmi", "nmi"), "pmi_skid": ("30:0x2", "30:2"),
     "inject": ("instructions-2-percent-more", ["instructions-2-percent-more"]), "trace": ("-", "-"),
     "horizon": ("1", 1), "horizon_seed": ("1", 1),
 }  # fmt: skip
@@ -140,6 +140,17 @@ def test_the_page_and_the_class_say_the_same():
     ({"watchdog_thresh": "soon", "vpmu": "none"}, "watchdog-thresh: 'soon' is not a number of seconds"),
     ({"watchdog_thresh": 1, "vpmu": "none"}, "there is no watchdog without --watchdog"),
     ({"watchdog_thresh": -1, "watchdog": "hpet", "vpmu": "none"}, "watchdog-thresh: -1 seconds"),
+    ({"pmi_skid": 5}, "pmi-skid: 5 is not OVERFLOW:RECOGNITION (allowed: such as 100:0)"),
+    ({"pmi_skid": "5"}, "pmi-skid: '5' is not OVERFLOW:RECOGNITION"),
+    ({"pmi_skid": "1:2:3"}, "is not OVERFLOW:RECOGNITION"),
+    ({"pmi_skid": "1:x"}, "is not OVERFLOW:RECOGNITION"),
+    ({"pmi_skid": "-1:0"}, "pmi-skid: -1 cycles (allowed: 0 to 1000000)"),
+    ({"pmi_skid": (0, 1 << 70)}, "cycles (allowed: 0 to 1000000)"),
+    ({"pmi_skid": "1:0", "settings": {"pmu.version": 0}}, "pmi-skid: there is no PMU, and so no PMI"),
+    ({"pmi_vector": "nni", "vpmu": "mediated"}, "no vector is named 'nni'; did you mean nmi?"),
+    ({"pmi_vector": "nmi", "vpmu": "emulated"}, "pmi-vector: no guest owns the PMU in mode emulated"),
+    ({"pmi_vector": "nmi", "vpmu": "passthrough", "without": [6]},
+     "without: patch 6 is of the vector that --pmi-vector nmi does without"),
     ({"costs": "hi", "vpmu": "none"}, "costs: no level is named 'hi'; did you mean high?"),
     ({"kvm": {"fixed_cup": 4}, "vpmu": "none"}, "kvm fixed_cup: unknown key; did you mean fixed_cap?"),
     ({"kvm": {"fixed_cap": 5}, "vpmu": "none"}, "kvm fixed_cap: 5 is out of range (allowed: 3 4)"),
@@ -202,6 +213,10 @@ PREFIXED = f'_start: ud2\n.ascii "kvm"\ncpuid\n{EXIT}'
 READS = f"_start: mov ecx, 0xc1\nrdmsr\n{EXIT}"
 EOI = f"_start: {wrmsr(0x1B, 0xFEE0_0D00)}{wrmsr(0x80B, 0)}{EXIT}"
 WAITS = "_start: sti\n1: hlt\njmp 1b\n"
+OVERFLOWS = (  # by a message to LVTPC
+    f"_start: sti;{wrmsr(0x1B, 0xFEE00D00)}{wrmsr(0x80F, 0x1FF)}{wrmsr(0x834, 0x40)}{wrmsr(0x38F, 0)}"
+    f"{wrmsr(0xC1, 0xFFFFFFF0)}{wrmsr(0x186, 0x5300C0)}{wrmsr(0x38F, 1)}{'nop;' * 40}{EXIT}"
+)
 ANY = dict.fromkeys(MODES, PLAIN)
 HOSTED = dict.fromkeys(("none", "emulated", "passthrough", "mediated"), PLAIN)
 PMU = dict.fromkeys(("emulated", "passthrough", "mediated"), COUNTS)
@@ -217,8 +232,11 @@ SHOWS: dict[str, dict[str, str]] = {
     "apicv": dict.fromkeys(HOSTED, EOI), "all_passthrough": {"passthrough": COUNTS},
     "switch": {"passthrough": COUNTS, "mediated": COUNTS},
     "quirks": {"passthrough": STOPPED, "mediated": FIXED}, "without": {"passthrough": COUNTS},
+    "pmi_vector": dict.fromkeys(("passthrough", "mediated"), OVERFLOWS),
+    "pmi_skid": dict.fromkeys(MODES, OVERFLOWS) | {"none": WAITS},
 }  # fmt: skip
-BESIDE = {
+BESIDE: dict[object, dict[str, object]] = {
+    ("pmi_skid", "none"): {"host_events": ["cycles/period=3000/"], "max_cycles": 100_000},
     "other_vpmu": {"host": [str(ROOT / "guests/host/second_vm.s")]},
     "watchdog_thresh": {"watchdog": "hpet", "max_cycles": 1_500_000},
     "quirks": {"filter": make_filter(KVM_PMU_EVENT_DENY, [], fixed_counter_bitmap=1)},
@@ -260,7 +278,7 @@ def test_every_option_has_an_effect_or_is_refused(key, mode):
     value = OTHERS.get((key, mode), OTHERS.get((key, "any"), VALUES[key][1]))
     base = {"vpmu": mode, "ram": 2}
     if mode in SHOWS[key]:
-        text, base = SHOWS[key][mode], base | BESIDE.get(key, {})
+        text, base = SHOWS[key][mode], base | BESIDE.get((key, mode), BESIDE.get(key, {}))
         assert seen(text, **base) != seen(text, **{**base, key: value})
         return
     with pytest.raises(ConfigError, match=f"in mode {mode}") as refused:

@@ -28,6 +28,7 @@ T = TypeVar("T", bound=type[Any])
 RUN_LOOP = SWITCH_POLICIES[-1]
 COST_LEVELS = ("low", "typical", "high")
 MOST = (1 << 63) - 1
+MOST_SKID = 1_000_000  # cycles: far more than any switch of a PMU takes
 DECIMAL = re.compile(r"[+-]?[1-9][0-9]*")  # as long as it likes
 
 
@@ -122,6 +123,19 @@ def _patch(option: Option, word: Any) -> int:
     return number
 
 
+def _skid(option: Option, value: Any) -> Any:
+    # Two numbers of cycles, as text or as a pair; the field holds them as text.
+    parts = value.split(":") if isinstance(value, str) else value
+    asked = [_whole(part) for part in parts] if isinstance(parts, list | tuple) else []
+    numbers = [number for number in asked if number is not None]
+    if len(asked) != 2 or numbers != asked:
+        raise ConfigError(option.name, f"{shown(value)} is not OVERFLOW:RECOGNITION", "such as 100:0")
+    for number in numbers:
+        if not 0 <= number <= MOST_SKID:
+            raise ConfigError(option.name, f"{shown(number)} cycles", f"0 to {MOST_SKID}")
+    return ":".join(map(str, numbers))
+
+
 def _pairs(option: Option, value: Any) -> Any:
     return pairs(option.name, value)
 
@@ -209,6 +223,12 @@ def _thresh(_: str, seconds: float | None) -> None:
         check_settings("off", seconds, 0)
 
 
+def _vector(key: str, name: str) -> None:
+    from vpmu_emu.linux.state import PMI_VECTOR_NAMES
+
+    known(key, "vector", name, PMI_VECTOR_NAMES)
+
+
 def _quirks(key: str, names: Sequence[str]) -> None:
     from vpmu_emu.linux.state import QUIRKS, V1
 
@@ -254,6 +274,8 @@ HOST_KEYS: dict[str, range] = {
     "pmu.perf_caps": range(1 << 18),
 }  # fmt: skip
 """Of `--set`: what a host CPU's PMU can be."""
+OF_THE_VECTOR = (4, 5, 6, 9)
+"""Patches that make a vector of its own for guests' PMIs, and have the NMI handler know that."""
 KVM_KEYS: dict[str, Sequence[int]] = {
     "fixed_cap": (3, 4), "force_emulation_prefix": (0, 1, 3), "mixed": (0, 1),
 }  # fmt: skip
@@ -500,6 +522,18 @@ class Options:
         "without", (), "Leave a patch of the series out, by its number (docs/patches.md); repeatable.",
         metavar="N", takes=_patches, many=True, check=_without, need=SERIES,
     )
+    pmi_vector: str = _field(
+        "pmi-vector", "dedicated",
+        "How PMIs of a guest that owns the PMU come: dedicated: by a vector of their own; nmi: as NMIs, "
+        "and the host's handler decides whose they are.",
+        metavar="HOW", check=_vector, need=OWNED,
+    )
+    pmi_skid: str = _field(
+        "pmi-skid", "0:0",
+        "Cycles from an overflow to its message to LVTPC, which decides by what it holds then, and from "
+        "there to its recognition.",
+        metavar="OVERFLOW:RECOGNITION", takes=_skid,
+    )
     inject: tuple[str, ...] = _field(
         "inject", (), "Put a deliberate bug in (`vpmu info --json` lists them); repeatable.",
         metavar="NAME", takes=_words, many=True, check=_bugs,
@@ -607,10 +641,19 @@ class Options:
             if why := carries(mode, MODES[self.other_vpmu]):
                 may = " ".join(row.name for row in MODES.values() if not carries(mode, row))
                 raise ConfigError("other-vpmu", why, may)
+        self._check_pmi()
         if self.watchdog_thresh is not None and self.watchdog == OPTIONS["watchdog"].usual:
             raise ConfigError(
                 "watchdog-thresh", "there is no watchdog without --watchdog", "nmi buddy hpet"
             )
+
+    def _check_pmi(self) -> None:
+        if self.pmi_vector == "nmi" and (useless := sorted(set(self.without) & set(OF_THE_VECTOR))):
+            what = "is of the vector that --pmi-vector nmi does without"
+            raise ConfigError("without", f"patch {useless[0]} {what}", "--pmi-vector dedicated")
+        version = self.settings.get("pmu.version", self.settings.get("version"))
+        if self.pmi_skid != OPTIONS["pmi_skid"].usual and version == 0:
+            raise ConfigError("pmi-skid", "there is no PMU, and so no PMI", "pmu.version 1 to 5")
 
     def _check_migration(self) -> None:
         if (self.save is None) != (self.at is None):
@@ -621,6 +664,12 @@ class Options:
         for key in ("guest", "entry") if self.restore is not None else ():
             if getattr(self, key) != OPTIONS[key].usual:
                 raise ConfigError(key, "the guest is the one that was saved", "without --restore")
+
+    @property
+    def skid(self) -> tuple[int, int]:
+        """Cycles from an overflow to the message, and from there to its recognition."""
+        overflow, recognition = map(int, self.pmi_skid.split(":"))
+        return overflow, recognition
 
     def check_values(self) -> None:
         """Whether each value by itself makes sense; raises ConfigError as `check` does."""

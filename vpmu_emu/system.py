@@ -345,6 +345,7 @@ class System:
         for k, core in enumerate(self.cores):
             core.inject = injected
             fill_core(core, self.model)
+            core.pmu.skid_message, core.pmu.skid_recognition = (16 * cycles for cycles in options.skid)
             core.cores, core.number, core.space = cores, k, k
             engine.reset_core(core, np.uint64(k))
             for n, (base, at, length) in enumerate(ram_pieces(self.ram_size)):
@@ -497,7 +498,7 @@ class System:
                 return 0
             if int(self.S.tasks[0].state) == TASK_RUNNING:
                 return 1
-        timers = (min(int(c.lapic.timer_at), int(c.nmi_at)) for c in self.cores)
+        timers = (min(int(c.lapic.timer_at), int(c.nmi_at), int(c.pmu.pmi_at)) for c in self.cores)
         wait = min(timers) + 1 - max(int(core.t) for core in self.cores)
         return max(1, min(wait, self._slice))
 

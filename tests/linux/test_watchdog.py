@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tests.conftest import ROOT
 from tests.linux.guests import run, system, window
+from vpmu_emu.asm import assemble, assemble_file
 from vpmu_emu.errors import ConfigError
 from vpmu_emu.linux.hrtimer import host_timer_program
 from vpmu_emu.linux.lkdtm import lockup_spin
@@ -225,6 +227,64 @@ def test_a_guest_that_spins_with_interrupts_off_triggers_none(mode, detector):
     nmis = {"nmi": periods if mode == "emulated" else 0, "buddy": 0, "hpet": thresholds}
     assert thresholds >= 3
     assert result["perf"]["nmis"] == nmis[detector]
+
+
+SLEEPER = """
+        .include "linux.inc"
+        .include "host.inc"
+        .globl _start
+_start: lea rdi, [rip + nap]
+        xor esi, esi
+        linux nanosleep
+        exit_program 0
+        .data
+        .balign 8
+nap:    .quad 0, {nanoseconds}
+        host_storage
+"""
+
+
+@pytest.mark.parametrize(("mode", "detector", "seen"), [
+    ("passthrough", "nmi", None), ("passthrough", "buddy", 0), ("passthrough", "hpet", 1),
+    ("mediated", "buddy", 0), ("mediated", "hpet", 1),
+])  # fmt: skip
+def test_a_spin_where_the_guest_has_the_pmu(mode, detector, seen):
+    """Between perf_guest_enter() and perf_guest_exit() the detector's event is out, so its NMI never comes.
+
+    The other CPU lives on for ten thresholds. (The detector nmi and mediated exclude each other.)
+    """
+    sleeper = assemble(SLEEPER.format(nanoseconds=10_000_000), str(ROOT / "guests/host/sleeper.s"))
+    machine = system(
+        "    EXIT 0\n", mode, cores=2, watchdog=detector, watchdog_thresh=THRESH, host=[sleeper],
+        inject=["spin-in-the-switch"],
+    )  # fmt: skip
+    stop = machine.run()
+    result = machine.result(stop).to_json()
+    assert stop.reason == "hard-lockup"
+    (lockup,) = result["watchdog"]["lockups"]
+    assert lockup["seen_by"] == seen
+    said = [line["text"] for line in result["log"]]
+    if seen is None:
+        assert said == []
+        assert result["perf"]["nmis"] == 0
+        assert max(int(core.t) for core in machine.cores) > 10 * CYCLES * 16
+    else:
+        cpu = lockup["cpu"]
+        assert said == [f"watchdog: CPU{seen}: Watchdog detected hard LOCKUP on cpu {cpu}"]
+        assert lockup["tsc"] - lockup["since"] < 3 * TSC
+        assert int(machine.S.percpu[cpu].force_exclude_guest or machine.S.percpu[cpu].guest_lvtpc_loaded)
+
+
+def test_the_same_spin_elsewhere_is_seen_by_the_nmi():
+    """A program of the host has its core spin: no guest has the PMU there (guests/host/lockup.s)."""
+    lockup = assemble_file(ROOT / "guests/host/lockup.s")
+    machine = system(
+        "sti\n1: hlt\njmp 1b\n", "passthrough", cores=2, watchdog="nmi", watchdog_thresh=LEAST,
+        host=[lockup],
+    )  # fmt: skip
+    assert machine.run().reason == "hard-lockup"
+    (found,) = lockup_report(machine.S)["lockups"]
+    assert found["seen_by"] == found["cpu"]
 
 
 def test_the_event_of_the_nmi_detector():

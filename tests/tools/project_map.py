@@ -45,7 +45,7 @@ QUESTIONS = (
     ("What needs no slow path?", "vpmu_emu/linux/kvm/vmx/vmx.py", "vmx_exit_handlers_fastpath"),
     ("Where do perf's events get counters?", "vpmu_emu/linux/perf/x86.py", "x86_schedule_events"),
     ("Where does perf multiplex?", "vpmu_emu/linux/perf/sched.py", "perf_rotate_context"),
-    ("Where is the host's NMI handler?", "vpmu_emu/linux/perf/pmi.py", "perf_event_nmi_handler"),
+    ("Where is the host's NMI handler?", "vpmu_emu/linux/perf/pmi.py", "default_do_nmi"),
     ("Where do host events stand aside for a guest?", "vpmu_emu/linux/perf/guest.py", "perf_guest_enter"),
     ("Where is perf_event_open?", "vpmu_emu/linux/syscalls/perf.py", "sys_perf_event_open"),
     ("What does a guest's CPUID show?", "vpmu_emu/linux/kvm/cpuid.py", "guest_leaves"),

@@ -136,7 +136,10 @@ TEXTS = ("serial", "stop")
 LONGEST = 2000  # characters of an expression
 DEEPEST = 100  # operators within operators
 MOST_BITS = 128  # of what comes out on the way
-PERF = ("nmis", "timer_irqs", "vpmi_irqs", "rotations", "throttles", "too_long", "max_sample_rate")
+PERF = (
+    "nmis", "timer_irqs", "vpmi_irqs", "pmis_misattributed", "pmis_lost", "nmis_unclaimed", "rotations",
+    "throttles", "too_long", "max_sample_rate",
+)  # fmt: skip
 
 
 def named_modes(text: str, known: Sequence[str], where: tuple[str, int]) -> tuple[str, ...]:

@@ -36,7 +36,7 @@ from vpmu_emu.linux.trace_kinds import TR_SCHED_SWITCH
 from vpmu_emu.machine import state as machine
 from vpmu_emu.machine.engine import guest_work, run_core
 from vpmu_emu.machine.lapic import lapic_pending
-from vpmu_emu.machine.pmu import C_CYCLES, C_INST
+from vpmu_emu.machine.pmu import C_CYCLES, C_INST, pmi_arrives
 from vpmu_emu.machine.ring import emit
 from vpmu_emu.machine.smp import first_due, see_new_code
 from vpmu_emu.machine.u64 import ALL, ONE, U64, ZERO
@@ -142,7 +142,7 @@ def _due(S, cpu):
     k = pick_next_task(S, cpu)
     if k >= 0:
         return max(core.t, S.tasks[k].last_t)
-    return max(core.t, min(core.lapic.timer_at, core.nmi_at))
+    return max(core.t, min(core.lapic.timer_at, min(core.nmi_at, core.pmu.pmi_at)))
 
 
 @jit()
@@ -165,7 +165,9 @@ def _next_turn(S, E):
     S.this_cpu = turn
     core.turn = 1
     core.turn_end = end
-    core.t = max(core.t, first)  # an idle core jumps to its next timer
+    core.t = max(core.t, first)  # an idle core jumps to its next timer, or to a PMI on its way
+    if core.pmu.pmi_at <= core.t:
+        pmi_arrives(core, E)
     if host.vcpu >= 0:
         S.this_vcpu = host.vcpu
     return machine.CODE_NEXT

@@ -87,6 +87,8 @@ def nothing_can_happen(S):
             locked = cpu
         elif lapic_pending(core.lapic) >= 0 or core.nmi_pending != 0 or host.call != 0:
             return False
+        elif core.pmu.pmi_at != NEVER:
+            return False
     for k in range(N_TASKS):
         task = S.tasks[k]
         if task.used == 0 or S.percpu[task.cpu].lockup != 0:
@@ -118,7 +120,7 @@ def lockup_spin(S, E, until):
         host.lockup_at = core.t
     while core.t < until and core.stop == 0:
         turns = _turns_to_overflow(core, cycles, insns, branches)
-        left = (min(until, core.nmi_at) - core.t + turn - 1) // turn
+        left = (min(until, min(core.nmi_at, core.pmu.pmi_at)) - core.t + turn - 1) // turn
         turns = max(min(turns, U64(max(left, 1))), ONE)
         host.spent[PART_TASKS] += cycles * np.int64(turns)
         pmu_charge(core, E, cycles * np.int64(turns), insns * turns, branches * turns)

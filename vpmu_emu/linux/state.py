@@ -251,10 +251,12 @@ PERCPU = np.dtype(
         ("running_sample_length", "i8"),  # 128 times the average of what a sample takes, in 1/16 cycle
         ("pending_disable", "i8"),  # 1: an event of this CPU has reached its limit
         ("in_nmi", "i8"),  # an NMI handler runs: NMIs wait
+        ("swallow_nmi", "i8"),  # 1: the last NMI had several causes, one right behind it may have none
+        ("nmi_over", "i8"),  # time at which its handlers were done
         # numbers for reports
         ("part", "i8"),  # row of PARTS that the work at hand belongs to
         ("spent", "i8", (N_PARTS,)),  # cycles of host work by part
-        ("nmis", "u8"),  # calls of perf_event_nmi_handler()
+        ("nmis", "u8"),  # calls of default_do_nmi()
         ("timer_irqs", "u8"),  # local timer interrupts taken by the host
         # switches of guests' PMU context
         ("switching", "i8"),  # 1 + SWITCH_*: the part at hand, 0 none
@@ -265,6 +267,9 @@ PERCPU = np.dtype(
         ("pmu_away_since", "i8"),  # when a guest got the PMU to itself, NEVER: it is the host's
         ("pmu_away", "i8"),  # how long the host could not profile before that
         ("vpmi_irqs", "u8"),  # guest PMIs taken through vector 0xf5 (VPMI of /proc/interrupts)
+        ("pmis_misattributed", "u8"),  # PMIs taken for those of somebody else
+        ("pmis_lost", "u8"),  # PMIs of which their owner never heard
+        ("nmis_unclaimed", "u8"),  # NMIs for which no handler found a cause
         ("rotations", "u8"),  # turns of the multiplexing timer
         ("throttles", "u8"),  # times that a group was stopped until the next tick
         ("too_long", "u8"),  # times that perf_sample_event_took() lowered the sample rate
@@ -513,6 +518,7 @@ CONFIG = np.dtype(
         ("without", "u8"),  # bit N: patch N of the series is left out
         ("switch", "i8"),  # how much a switch does: EAGER, ELIDE and their kin
         ("owns_pmu", "i8"),  # 1: KVM gives the hardware counters to guests that have a PMU
+        ("pmi_vector", "i8"),  # PMI_VECTOR_*: how PMIs of a guest that owns the PMU come
         ("few_caps", "i8"),  # 1: its guests have neither branch records nor PEBS
         ("other_vpmu", "i8"),  # VPMU_* of VMs that programs beside the VMM make, -1: as KVM was loaded
         ("mixed", "i8"),  # 1: to perf's rule for such VMs KVM's own events are none that count in guests
@@ -679,6 +685,10 @@ SYSTEM = np.dtype(
         ("vcpus", VCPU, (N_VCPUS,)),  # their virtual CPUs
     ]
 )
+
+PMI_VECTOR_DEDICATED, PMI_VECTOR_NMI = range(2)
+PMI_VECTOR_NAMES = ("dedicated", "nmi")
+HOSTS = U64(1)  # of core.pmu.whose: the host's counters; bit 1 + n: those of vCPU n
 
 WATCHDOG_OFF, WATCHDOG_NMI, WATCHDOG_BUDDY, WATCHDOG_HPET = range(4)
 WATCHDOG_NAMES = ("off", "nmi", "buddy", "hpet")

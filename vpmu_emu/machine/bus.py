@@ -16,6 +16,7 @@ from vpmu_emu.machine.lapic import (
     lapic_mmio_write,
 )
 from vpmu_emu.machine.physical import ACCESS_FETCH, ACCESS_WRITE, NOWHERE, UNBACKED, physical
+from vpmu_emu.machine.pmu import pmi_arrives
 from vpmu_emu.machine.state import CODE_EDGE, CODE_EXIT, CODE_NEXT, N_MMIO, STOP_RESET
 from vpmu_emu.machine.u64 import ALL, ONE, PAGE_BASE, PAGE_MASK, U2, U3, U4, U12, U64, ZERO
 from vpmu_emu.tables.cpus import LATENCIES
@@ -192,6 +193,8 @@ def bus_write(core, E, size, value):
         return CODE_NEXT
     if is_apic_page(core, E.bus_address):
         core.t += core.latency[LAT_MSR]
+        if core.pmu.pmi_at <= core.t:
+            pmi_arrives(core, E)  # before what is written has an effect
         offset = E.bus_address & PAGE_MASK
         if core.vmx.nonroot != 0:
             E.apic_effect = lapic_mmio_write(core, core.vapic, offset, size, value)

@@ -106,7 +106,7 @@ def _horizon(core, E):
     limit = pmu_horizon(core)
     limit = min(limit, core.lapic.timer_at)
     limit = min(limit, core.vmx.preempt_at)
-    limit = min(limit, core.nmi_at)
+    limit = min(limit, min(core.nmi_at, core.pmu.pmi_at))
     limit = min(limit, min(E.t_slice, E.t_limit))
     limit = min(limit, core.turn_end)
     if E.insn_limit != ALL:
@@ -319,8 +319,9 @@ def _edge(core, M, E):
 
 @jit()
 def goes_on_at(core):
-    """When a halted core has something to look at: its next timer that may wake it, or NEVER."""
+    """When a halted core has something to look at: a PMI on its way, a timer that may wake it, or NEVER."""
     at = core.nmi_at if core.nmi_blocked == 0 else state.NEVER
+    at = min(at, core.pmu.pmi_at)
     if core.vmx.nonroot != 0:
         return min(at, min(core.lapic.timer_at, core.vmx.preempt_at))
     entry = core.lapic.lvt[LVT_TIMER]

@@ -178,8 +178,8 @@ def lapic_eoi(lapic):
 
 
 @jit()
-def lapic_deliver_lvt(lapic, which):
-    """Deliver local interrupt `which`: LVT_DROPPED, LVT_FIXED, or LVT_NMI, which the caller pends."""
+def lapic_lvt_message(lapic, which):
+    """What entry `which` makes of its interrupt: LVT_DROPPED, LVT_FIXED, LVT_NMI; the caller pends it."""
     entry = lapic.lvt[which]
     if (
         entry & msr_index.APIC_LVT_MASKED != ZERO
@@ -193,12 +193,18 @@ def lapic_deliver_lvt(lapic, which):
     if mode == msr_index.APIC_DM_NMI:
         return LVT_NMI
     if mode == msr_index.APIC_DM_FIXED:
-        vector = entry & BYTE
-        if vector < U16:
-            return LVT_DROPPED
-        lapic_set_irr(lapic, np.int64(vector))
-        return LVT_FIXED
+        return LVT_FIXED if entry & BYTE >= U16 else LVT_DROPPED
     return LVT_DROPPED
+
+
+@jit()
+def lapic_deliver_lvt(lapic, which):
+    """Deliver local interrupt `which` at once: the same, and only LVT_NMI is left to the caller to pend."""
+    vector = np.int64(lapic.lvt[which] & BYTE)
+    sent = lapic_lvt_message(lapic, which)
+    if sent == LVT_FIXED:
+        lapic_set_irr(lapic, vector)
+    return sent
 
 
 @jit()

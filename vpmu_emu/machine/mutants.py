@@ -47,6 +47,7 @@ I_PMI_BEFORE_PMU = mutant("pmi-before-pmu").bit
 I_KEEP_SELECTORS = mutant("keep-selectors").bit
 I_LOSE_REPROGRAM = mutant("lose-reprogram").bit
 I_FILTER_IGNORED = mutant("filter-ignored").bit
+I_SPIN = mutant("spin-in-the-switch").bit
 
 _FASTER = I_MORE_INSTRUCTIONS | I_FIXED0_DOUBLE
 _FAST = I_FAST_32 | I_FAST_FULL

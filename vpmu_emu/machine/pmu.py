@@ -14,12 +14,12 @@ import numpy as np
 from vpmu_emu._jit import jit
 from vpmu_emu.machine import msr_index, mutants
 from vpmu_emu.machine.clock import later, ticks, time_of_tick
-from vpmu_emu.machine.lapic import LVT_DROPPED, LVT_NMI, LVT_PMI, lapic_deliver_lvt
+from vpmu_emu.machine.lapic import LVT_DROPPED, LVT_NMI, LVT_PMI, lapic_lvt_message, lapic_set_irr
 from vpmu_emu.machine.metrics import metrics_start, metrics_stop
 from vpmu_emu.machine.pmu_rules import distance, raises_pmi, sets_status
 from vpmu_emu.machine.ring import TR_OVERFLOW, TR_PMI_RAISE, emit
-from vpmu_emu.machine.state import CLASS, N_CTR, N_FIXED, N_GP, NEVER
-from vpmu_emu.machine.u64 import ONE, U3, U4, U64, ZERO
+from vpmu_emu.machine.state import CLASS, N_CTR, N_FIXED, N_GP, N_PMI, NEVER, PMI_FIXED, PMI_NMI
+from vpmu_emu.machine.u64 import BYTE, ONE, U3, U4, U32, U64, ZERO
 from vpmu_emu.tables.cpus import LATENCIES
 from vpmu_emu.tables.events import EVENTS
 
@@ -233,9 +233,108 @@ def _step_cycles(core, i):
 
 
 # --- overflow -------------------------------------------------------------------------------------------
+# A PMI's way has two parts, each with a time of its own: from the overflow to its message to the LVT entry,
+# which decides then, by what it holds then; and from there to the core. On each part one is under way at a
+# time: what comes after it on the same part is the same interrupt, for GLOBAL_STATUS says of how many
+# overflows. NMIs and vectors have different latches in the core, so neither waits for the other.
+@jit()
+def _pmi_next(core):
+    pmu = core.pmu
+    pmu.pmi_at = min(pmu.message_at, min(pmu.flight_at[PMI_NMI], pmu.flight_at[PMI_FIXED]))
+
+
+@jit()
+def _pmi_latch(core, way):
+    # The core gets it: from now on it is taken as soon as it can be.
+    pmu = core.pmu
+    pmu.latched_whose[way] |= pmu.flight_whose[way]
+    pmu.flight_at[way] = NEVER
+    pmu.flight_whose[way] = ZERO
+    if way == PMI_NMI:
+        core.nmi_pending = 1
+    else:
+        lapic_set_irr(core.lapic, pmu.flight_vector)
+
+
+@jit()
+def _pmi_message(core, E, at, whose):
+    # The message is there at the time `at`: LVTPC says what becomes of it.
+    pmu = core.pmu
+    lvt = core.lapic.lvt[LVT_PMI]
+    sent = lapic_lvt_message(core.lapic, LVT_PMI)
+    emit(E, core.t, TR_PMI_RAISE, core.rip, lvt, pmu.global_status, U64(sent))
+    if sent == LVT_DROPPED:
+        if whose >> U32 != ZERO:
+            core.stats.pmis_lost += ONE
+        return
+    if core.inject & mutants.I_NO_LVTPC_MASK != ZERO or pmu.masks_lvtpc == 0:
+        core.lapic.lvt[LVT_PMI] &= ~msr_index.APIC_LVT_MASKED
+    core.stats.pmis_hw += ONE
+    if core.vmx.root == 0:
+        core.stats.pmis += ONE
+    way = PMI_NMI if sent == LVT_NMI else PMI_FIXED
+    vector = np.int64(lvt & BYTE)
+    if way == PMI_FIXED and pmu.flight_at[way] != NEVER and pmu.flight_vector != vector:
+        _pmi_latch(core, way)  # another vector is another interrupt
+    pmu.flight_whose[way] |= whose
+    if way == PMI_FIXED:
+        pmu.flight_vector = vector
+    if pmu.flight_at[way] == NEVER:
+        pmu.flight_at[way] = later(at, pmu.skid_recognition)
+    if pmu.flight_at[way] <= core.t:
+        _pmi_latch(core, way)
+
+
+@jit()
+def pmi_arrives(core, E):
+    """Let a PMI that is due by now go on: to the LVT entry, to the core. Modifies core."""
+    pmu = core.pmu
+    if pmu.message_at <= core.t:
+        at, whose = pmu.message_at, pmu.message_whose
+        pmu.message_at = NEVER
+        pmu.message_whose = ZERO
+        _pmi_message(core, E, at, whose)
+    for way in range(N_PMI):
+        if pmu.flight_at[way] <= core.t:
+            _pmi_latch(core, way)
+    _pmi_next(core)
+
+
+@jit()
+def pmi_reset(core):
+    """No PMI is under way, nor waits. Modifies core.pmu."""
+    pmu = core.pmu
+    pmu.pmi_at = NEVER
+    pmu.message_at = NEVER
+    pmu.message_whose = ZERO
+    for way in range(N_PMI):
+        pmu.flight_at[way] = NEVER
+        pmu.flight_whose[way] = ZERO
+        pmu.latched_whose[way] = ZERO
+
+
+@jit()
+def pmi_taken(core, way):
+    """The core takes what it has got on this way (PMI_*): whose it was. Modifies core.pmu."""
+    whose = core.pmu.latched_whose[way]
+    core.pmu.latched_whose[way] = ZERO
+    return whose
+
+
+@jit()
+def pmi_served(core, whose):
+    """These owners have looked after every overflow so far: what is under way is no news to them."""
+    pmu = core.pmu
+    keep = ~(whose | whose << U32)
+    pmu.message_whose &= keep
+    for way in range(N_PMI):
+        pmu.flight_whose[way] &= keep
+        pmu.latched_whose[way] &= keep
+
+
 @jit()
 def raise_pmi(core, E):
-    """Ask for a PMI: what DEBUGCTL freezes stops, and the local APIC raises what LVTPC says."""
+    """Ask for a PMI: what DEBUGCTL freezes stops, and the local APIC will raise what LVTPC says then."""
     pmu = core.pmu
     if pmu.debugctl & msr_index.DEBUGCTLMSR_FREEZE_LBRS_ON_PMI != ZERO and core.lbr.kind != 0:
         if pmu.version >= 4:
@@ -248,17 +347,16 @@ def raise_pmi(core, E):
             pmu.global_status |= msr_index.GLOBAL_STATUS_COUNTERS_FROZEN
         else:
             pmu.global_ctrl = ZERO
-    lvt = core.lapic.lvt[LVT_PMI]
-    sent = lapic_deliver_lvt(core.lapic, LVT_PMI)
-    emit(E, core.t, TR_PMI_RAISE, core.rip, lvt, pmu.global_status, U64(sent))
-    if sent != LVT_DROPPED:
-        if core.inject & mutants.I_NO_LVTPC_MASK != ZERO or pmu.masks_lvtpc == 0:
-            core.lapic.lvt[LVT_PMI] &= ~msr_index.APIC_LVT_MASKED
-        core.stats.pmis_hw += ONE
-        if core.vmx.root == 0:
-            core.stats.pmis += ONE
-        if sent == LVT_NMI:
-            core.nmi_pending = 1
+    whose = pmu.whose
+    if core.lapic.lvt[LVT_PMI] & msr_index.APIC_LVT_MASKED == ZERO:
+        whose |= whose << U32
+    if pmu.skid_message == 0:
+        _pmi_message(core, E, core.t, whose)
+    else:
+        pmu.message_whose |= whose
+        if pmu.message_at == NEVER:
+            pmu.message_at = later(core.t, pmu.skid_message)
+    _pmi_next(core)
 
 
 @jit(inline=True)
@@ -308,8 +406,10 @@ def _settle(core, i):
 
 @jit()
 def pmu_check(core, E):
-    """Report the overflow of every armed counter that has passed its width. Modifies core."""
+    """Report the overflow of every armed counter that has passed its width, and PMIs due. Modifies core."""
     pmu = core.pmu
+    if pmu.pmi_at <= core.t:
+        pmi_arrives(core, E)
     armed = pmu.armed
     if armed == ZERO:
         return
@@ -597,5 +697,7 @@ def pmu_reset(core):
         pmu.global_ctrl = ZERO
     pmu.armed = ZERO
     pmu.stepping = 0
+    pmu.whose = ONE
+    pmi_reset(core)
 
 

@@ -21,6 +21,7 @@ from vpmu_emu.machine.lapic import (
 )
 from vpmu_emu.machine.memory import TLB_NONE, drop_decoded, tlb_flush
 from vpmu_emu.machine.physical import PAGE_CODE
+from vpmu_emu.machine.pmu import pmi_reset
 from vpmu_emu.machine.processor_flags import X86_EFLAGS_FIXED, X86_EFLAGS_IF
 from vpmu_emu.machine.u64 import BYTE, U12, U64, ZERO
 
@@ -42,6 +43,7 @@ def wait_for_sipi(core):
     core.idt_limit = ZERO
     core.shadow = 0
     core.nmi_pending = 0
+    pmi_reset(core)
     core.nmi_blocked = 0
     base = core.lapic.apic_base
     lapic_reset(core.lapic, core.lapic.id)

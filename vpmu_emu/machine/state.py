@@ -33,6 +33,7 @@ N_SLOTS = 4  # pieces of physical memory
 N_LBR = 32  # last branch records
 N_DR = 4  # breakpoints
 N_METRICS = 8  # fields of PERF_METRICS
+N_PMI = 2  # ways of a PMI to the core: PMI_NMI, PMI_FIXED
 N_MMIO = 8  # accesses to devices that an emulated instruction can have (IRETQ reads five words)
 PEBS_WORDS = 4 + 4 + 18 + 32 + 3 * N_LBR  # the largest PEBS record
 N_EXITS = max(row.number for row in EXITS) + 1
@@ -47,6 +48,8 @@ REG_FS = 17  # FS base
 REG_GS = 18  # GS base
 REG_IMM = 19  # scratch of the interpreter; 0 at every stop
 N_REGS = 20
+
+PMI_NMI, PMI_FIXED = range(N_PMI)  # what the delivery mode of LVTPC says
 
 # --- running totals, kept apart for CPL 0 (row 0) and CPL > 0 (row 1) ------------------------------------
 CLASSES = (
@@ -162,6 +165,18 @@ PMU = np.dtype(
         ("event_mask", "u8"),  # bit k: this CPU has row k of the events table
         ("events_absent", "u8"),  # CPUID.0AH:EBX
         ("events_length", "i8"),  # CPUID.0AH:EAX[31:24]
+        # A PMI on its way: from the overflow to the LVT entry, from there to the core. Whose it is are bits
+        # of their owners, bit 32 up those of them who would have had it without a skid; only reports look.
+        ("skid_message", "i8"),  # time from the overflow to the message
+        ("skid_recognition", "i8"),  # and from the message to its recognition
+        ("whose", "u8"),  # who owns the counters: bit 0 the core's own program, the others as it says
+        ("pmi_at", "i8"),  # the earliest of the next three
+        ("message_at", "i8"),  # time at which the LVT entry decides, NEVER: none is on its way
+        ("message_whose", "u8"),  # whose overflows it stands for
+        ("flight_at", "i8", (N_PMI,)),  # time at which the core gets it, by PMI_*; NEVER
+        ("flight_whose", "u8", (N_PMI,)),
+        ("flight_vector", "i8"),  # of PMI_FIXED
+        ("latched_whose", "u8", (N_PMI,)),  # of what the core has got and not yet taken
     ]
 )
 
@@ -242,6 +257,7 @@ STATS = np.dtype(
         ("rdpmcs", "u8"),  # guest RDPMC that did not fault
         ("pmis_hw", "u8"),  # PMIs that the hardware PMU raised through an unmasked LVTPC
         ("pmis", "u8"),  # PMIs that reached the guest's own LVTPC
+        ("pmis_lost", "u8"),  # that found their LVT entry open at the overflow, and closed when they came
         ("overflows", "u8"),  # hardware counter overflows
         ("host_insns", "u8"),  # instructions that host work retired
         ("host_branches", "u8"),

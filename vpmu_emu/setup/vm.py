@@ -30,6 +30,7 @@ from vpmu_emu.linux.state import (
     OWNER_HOST,
     PERF_EVENT_STATE_INACTIVE,
     PERF_TYPE_RAW,
+    PMI_VECTOR_NAMES,
     QUIRKS,
     SYSTEM,
     VPMU_MEDIATED,
@@ -109,6 +110,7 @@ def init_config(S: Any, model: CpuModel, mode: Mode, options: Options | None = N
         config.other_vpmu = vpmu_of(MODES[options.other_vpmu], model.version, int(config.without))
     config.mixed = options.kvm.get("mixed", 0)
     config.all_passthrough = int(options.all_passthrough)
+    config.pmi_vector = PMI_VECTOR_NAMES.index(options.pmi_vector)
     config.apicv = int(options.apicv)
     config.load_global_ctrl = 1
     config.events = LISTS.index(model.events)

@@ -42,7 +42,10 @@ def report(S: Any, programs: Sequence[Any]) -> dict[str, Any]:
     """The host kernel's part of a result; `programs` are what its tasks run."""
     vcpu = S.vcpus[0]
     pmu = vcpu.pmu
-    numbers = ("nmis", "timer_irqs", "vpmi_irqs", "rotations", "throttles", "too_long")
+    numbers = (
+        "nmis", "timer_irqs", "vpmi_irqs", "pmis_misattributed", "nmis_unclaimed", "rotations", "throttles",
+        "too_long",
+    )  # fmt: skip
     kvm = ("created", "released", "resumed", "paused", "loads", "puts", "dirty_puts", "loaded_insns")
     after_put = {"hw": _after_put(S)} if int(pmu.puts) else {}
     return {
@@ -52,6 +55,8 @@ def report(S: Any, programs: Sequence[Any]) -> dict[str, Any]:
             "errors": error_report(S),
             "closed": closed_report(S),
             **{key: sum(int(host[key]) for host in S.percpu) for key in numbers},
+            "pmis_lost": sum(int(host.pmis_lost) for host in S.percpu)
+            + sum(int(core.stats.pmis_lost) for core in S.cores),
             "max_sample_rate": int(S.config.max_sample_rate),
         },
         "kvm": {

@@ -36,7 +36,7 @@ from vpmu_emu.linux.kvm.pmu_switch import (
 from vpmu_emu.linux.kvm.vmx.registers import vmx_get_global_ctrl, vmx_set_global_ctrl
 from vpmu_emu.linux.native import cost, rdmsrl, rdpmcl, retire_work, wrmsrl
 from vpmu_emu.linux.overflow_handler import kvm_make_request, pmc_bit
-from vpmu_emu.linux.percpu import this_core
+from vpmu_emu.linux.percpu import this_core, vcpu_bit
 from vpmu_emu.linux.perf.guest import (
     perf_load_guest_context,
     perf_load_guest_lvtpc,
@@ -91,6 +91,7 @@ def kvm_mediated_pmu_load(S, E, vcpu):
     load_status(S, E, pmu.global_status)
     load_fixed_ctr_ctrl(S, E, pmu.fixed_ctr_ctrl_hw, False)
     pmu.guest_ctx_loaded = 1
+    core.pmu.whose = vcpu_bit(vcpu.vcpu_idx)
     pmu.loads += ONE
     switch_ends(S)
     pmu.mark_insns = core.stats.host_insns
@@ -132,6 +133,7 @@ def kvm_mediated_pmu_put(S, E, vcpu):
             wrmsrl(S, E, msr_index.MSR_CORE_PERF_FIXED_CTR0 + U64(i), ZERO)
     retire_work(S, E, COST_PUT)
     pmu.guest_ctx_loaded = 0
+    core.pmu.whose = state.HOSTS
     pmu.puts += ONE
     note_put(S, vcpu, pmu.nr_arch_gp_counters, pmu.nr_arch_fixed_counters)
     perf_put_guest_lvtpc(S, E)

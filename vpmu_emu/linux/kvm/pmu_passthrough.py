@@ -32,7 +32,7 @@ from vpmu_emu.linux.kvm.vmx.registers import vmx_get_global_ctrl, vmx_set_global
 from vpmu_emu.linux.native import cost, rdmsrl, rdpmcl, retire_work, wrmsrl
 from vpmu_emu.linux.overflow_handler import kvm_make_request, pmc_bit
 from vpmu_emu.linux.patches import lacks
-from vpmu_emu.linux.percpu import this_core
+from vpmu_emu.linux.percpu import this_core, vcpu_bit
 from vpmu_emu.linux.perf.guest import (
     perf_guest_enter,
     perf_guest_exit,
@@ -220,6 +220,7 @@ def kvm_pmu_restore_pmu_context(S, E, vcpu):
         intel_restore_pmu_context(S, E, vcpu)
     pmu.loaded_lvtpc = core.lapic.lvt[LVT_PMI]
     pmu.guest_ctx_loaded = 1
+    core.pmu.whose = vcpu_bit(vcpu.vcpu_idx)
     pmu.loads += ONE
     if lacks(S, patches.LOAD_GLOBAL_CTRL):
         wrmsrl(S, E, msr_index.MSR_CORE_PERF_GLOBAL_CTRL, pmu.global_ctrl)
@@ -243,6 +244,7 @@ def kvm_pmu_save_pmu_context(S, E, vcpu):
         intel_save_pmu_context(S, E, vcpu)
     retire_work(S, E, COST_PUT)
     pmu.guest_ctx_loaded = 0
+    core.pmu.whose = state.HOSTS
     pmu.puts += ONE
     note_put(S, vcpu, core.pmu.gp, core.pmu.fixed)
     if not lacks(S, patches.KVM_LVTPC):

@@ -45,9 +45,9 @@ from vpmu_emu.linux.kvm.vmx.registers import (
 from vpmu_emu.linux.native import cost, retire_work, wrmsrl
 from vpmu_emu.linux.overflow_handler import kvm_make_request
 from vpmu_emu.linux.patches import lacks
-from vpmu_emu.linux.percpu import this_core, this_cpu
+from vpmu_emu.linux.percpu import this_core, this_cpu, vcpu_bit
 from vpmu_emu.linux.perf.event import perf_init
-from vpmu_emu.linux.perf.pmi import handle_nmis
+from vpmu_emu.linux.perf.pmi import account_pmi, handle_nmis
 from vpmu_emu.linux.printk import LOG_SPURIOUS_VECTOR, LOG_STRAY_PMI, printk, printk_once
 from vpmu_emu.linux.space import guest_space
 from vpmu_emu.linux.time import sysvec_apic_timer_interrupt
@@ -59,6 +59,7 @@ from vpmu_emu.machine.lapic import (
     lapic_pending,
     lapic_timer_expire,
 )
+from vpmu_emu.machine.pmu import pmi_served, pmi_taken
 from vpmu_emu.machine.processor_flags import X86_EFLAGS_IF
 from vpmu_emu.machine.ring import emit
 from vpmu_emu.machine.u64 import ONE, U64, ZERO
@@ -175,6 +176,7 @@ def host_irq(S, E, vector):
     elif vector == CALL_FUNCTION_SINGLE_VECTOR:
         this_cpu(S).need_resched = 1
     elif vector == KVM_VPMU_VECTOR and lacks(S, patches.VECTOR):
+        account_pmi(S, pmi_taken(core, machine.PMI_FIXED), ZERO)
         printk(S, LOG_SPURIOUS_VECTOR, U64(vector))
     elif vector == KVM_VPMU_VECTOR:
         # A PMI with this vector belongs to the guest, even if it comes late.
@@ -182,10 +184,13 @@ def host_irq(S, E, vector):
         if host.vcpu >= 0:  # the local APIC has masked it (SDM 3A 10.5.1)
             S.vcpus[host.vcpu].pmu.lvtpc_masked = msr_index.APIC_LVT_MASKED
         retire_work(S, E, COST_VPMI)
+        guests = ZERO if lacks(S, patches.HANDLER) else vcpu_bit(host.vcpu)
+        account_pmi(S, pmi_taken(core, machine.PMI_FIXED), guests)
         if host.vcpu < 0:
             printk_once(S, LOG_STRAY_PMI, ZERO)
         elif not lacks(S, patches.HANDLER):
             kvm_make_request(S, E, S.vcpus[host.vcpu], state.KVM_REQ_PMI)
+            pmi_served(core, guests)
     host.interrupted = state.FROM_KERNEL
     handle_nmis(S, E)
 

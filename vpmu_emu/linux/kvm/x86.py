@@ -54,7 +54,7 @@ from vpmu_emu.machine import msr_index
 from vpmu_emu.machine import state as machine
 from vpmu_emu.machine.engine import run_core
 from vpmu_emu.machine.msr import WRITE, WRITE_BLIND, note_msr_fault
-from vpmu_emu.machine.mutants import I_BOTH_WRMSRS, I_PMI_BEFORE_PMU
+from vpmu_emu.machine.mutants import I_BOTH_WRMSRS, I_PMI_BEFORE_PMU, I_SPIN
 from vpmu_emu.machine.ring import GP_FILTER, TR_RDPMC_FAULT, emit
 from vpmu_emu.machine.u64 import LOW32, U32, U64, ZERO
 from vpmu_emu.machine.vmcs import EXIT_MSR_READ, EXIT_MSR_WRITE, EXIT_RDPMC
@@ -208,6 +208,9 @@ def vcpu_enter_guest(S, M, E, vcpu, outside):
             vmx_cancel_injection(S, M, vcpu)
             return machine.CODE_NEXT
         pmu_ops.load(S, E, vcpu)
+        if core.inject & I_SPIN != ZERO and vcpu.pmu.guest_ctx_loaded != 0:
+            this_cpu(S).lockup = 1
+            return machine.RUN_RESCHED
         pmu_ops.entry(S, M, E, vcpu)
         load_debug_registers(S, vcpu)
         vmx_vcpu_enter(S, M, E, vcpu)

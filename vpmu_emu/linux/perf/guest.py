@@ -137,12 +137,18 @@ def perf_guest_exit(S, E):
 
 
 @jit()
+def guest_pmi_vector(S):
+    """What LVTPC has for a guest's PMIs: the vector of their own, or, as the series might have, NMI."""
+    if S.config.pmi_vector == state.PMI_VECTOR_NMI:
+        return msr_index.APIC_DM_NMI
+    return _VECTOR
+
+
+@jit()
 def perf_guest_switch_to_kvm_pmi_vector(S, E, masked):
     """Local PMIs get the vector of their own; `masked` is the guest's LVTPC mask bit (U64)."""
-    if lacks(S, patches.LVTPC):
-        wrmsrl(S, E, msr_index.IA32_X2APIC_LVT_PMI, msr_index.APIC_DM_NMI | masked)
-    else:
-        wrmsrl(S, E, msr_index.IA32_X2APIC_LVT_PMI, _VECTOR | (masked & msr_index.APIC_LVT_MASKED))
+    vector = msr_index.APIC_DM_NMI if lacks(S, patches.LVTPC) else guest_pmi_vector(S)
+    wrmsrl(S, E, msr_index.IA32_X2APIC_LVT_PMI, vector | (masked & msr_index.APIC_LVT_MASKED))
 
 
 @jit()
@@ -197,7 +203,8 @@ def perf_put_guest_context(S, E):
 @jit()
 def perf_load_guest_lvtpc(S, E, guest_lvtpc):
     """PMIs are a guest's from now on, with a vector of their own; masked if its LVTPC is."""
-    wrmsrl(S, E, msr_index.IA32_X2APIC_LVT_PMI, _VECTOR | (guest_lvtpc & msr_index.APIC_LVT_MASKED))
+    masked = guest_lvtpc & msr_index.APIC_LVT_MASKED
+    wrmsrl(S, E, msr_index.IA32_X2APIC_LVT_PMI, guest_pmi_vector(S) | masked)
     this_cpu(S).guest_lvtpc_loaded = 1
 
 

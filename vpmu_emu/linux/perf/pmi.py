@@ -1,16 +1,19 @@
 """The overflow interrupt of the host: an NMI, which alone may come while perf itself is at work.
 
-arch/x86/events/core.c, intel/core.c; throttling in kernel/events/core.c.
+arch/x86/kernel/nmi.c, arch/x86/events/core.c, intel/core.c; throttling in kernel/events/core.c.
 """
 
 from __future__ import annotations
+
+import numpy as np
 
 from vpmu_emu._jit import jit
 from vpmu_emu.linux import patches
 from vpmu_emu.linux.hrtimer import host_timer_program
 from vpmu_emu.linux.native import cost, rdmsrl, retire_work, wrmsrl
+from vpmu_emu.linux.overflow_handler import kvm_make_request
 from vpmu_emu.linux.patches import lacks
-from vpmu_emu.linux.percpu import this_core, this_cpu
+from vpmu_emu.linux.percpu import this_core, this_cpu, vcpu_bit
 from vpmu_emu.linux.perf.event import perf_event_disable
 from vpmu_emu.linux.perf.overflow import perf_event_overflow
 from vpmu_emu.linux.perf.throttle import (
@@ -29,13 +32,19 @@ from vpmu_emu.linux.printk import LOG_UNKNOWN_NMI, printk
 from vpmu_emu.linux.state import (
     FROM_GUEST,
     FROM_KERNEL,
+    HOSTS,
+    KVM_REQ_PMI,
+    OWNER_KVM,
+    PMI_VECTOR_NMI,
 )
 from vpmu_emu.linux.trace_kinds import TR_NMI_HANDLER
 from vpmu_emu.linux.watchdog import hardlockup_detector_nmi_handler
 from vpmu_emu.machine import msr_index
+from vpmu_emu.machine.bits import popcount
+from vpmu_emu.machine.pmu import pmi_served, pmi_taken
 from vpmu_emu.machine.ring import emit
-from vpmu_emu.machine.state import N_CTR, N_GP
-from vpmu_emu.machine.u64 import ONE, U64, ZERO
+from vpmu_emu.machine.state import N_CTR, N_GP, PMI_NMI
+from vpmu_emu.machine.u64 import LOW32, ONE, U32, U64, ZERO
 
 COST_NMI_ENTRY = cost("nmi_entry")
 COST_NMI_HANDLER = cost("perf_event_nmi_handler")
@@ -60,22 +69,66 @@ def x86_pmu_handle_guest_pebs(S, E):
 
 
 @jit()
-def perf_event_nmi_handler(S, E):
-    """intel_pmu_handle_irq(): acknowledge every overflow, restart its period, tell its owner."""
+def account_pmi(S, whose, side):
+    """An interrupt of the counters of `whose` (core.pmu.whose) goes to `side`, ZERO if to nobody."""
     host = this_cpu(S)
-    host.nmis += ONE
-    host.interrupted_row = host.row
-    retire_work(S, E, COST_NMI_ENTRY)
-    known = hardlockup_detector_nmi_handler(S, E)
-    if host.force_exclude_guest != 0 and not lacks(S, patches.NMI_HANDLER):
-        # Patch 09: what overflowed is the guest's.
+    if whose & side == ZERO and whose & LOW32 != ZERO and side != ZERO:
+        host.pmis_misattributed += ONE
+    if whose >> U32 & ~side != ZERO:
+        host.pmis_lost += ONE
+
+
+@jit()
+def _guest_has_the_pmu(S):
+    # As the handler can tell: by the flag of the series (patch 09), or as merged by that of LVTPC.
+    host = this_cpu(S)
+    return host.guest_lvtpc_loaded != 0 or (
+        host.force_exclude_guest != 0 and not lacks(S, patches.NMI_HANDLER)
+    )
+
+
+@jit()
+def _handle_guest_pmi(S, E, whose):
+    # Without a vector of its own (--pmi-vector nmi) GLOBAL_STATUS decides, the guest's while its context is
+    # in: bits that the guest leaves there claim any NMI, and what it has cleared already claims none.
+    host = this_cpu(S)
+    status = rdmsrl(S, E, msr_index.MSR_CORE_PERF_GLOBAL_STATUS)
+    emit(E, this_core(S).t, TR_NMI_HANDLER, ZERO, status, ONE, ZERO)
+    guests = vcpu_bit(host.vcpu)
+    if status == ZERO:
+        account_pmi(S, whose, ZERO)
+        return 0
+    account_pmi(S, whose, guests)
+    kvm_make_request(S, E, S.vcpus[host.vcpu], KVM_REQ_PMI)
+    pmi_served(this_core(S), guests)
+    return 1
+
+
+@jit()
+def _overflowed_and_gone(S, idx):
+    # Its event was stopped before the interrupt came. Of a guest's counter nobody makes up for it:
+    # pmc_pause_counter() takes the count in, and leaves overflows of perf's part to perf.
+    i = this_cpu(S).last_event[idx]
+    if i >= 0 and S.perf_events[i].owner == OWNER_KVM:
+        this_cpu(S).pmis_lost += ONE
+
+
+@jit()
+def perf_event_nmi_handler(S, E, whose):
+    """intel_pmu_handle_irq(): acknowledge every overflow, restart its period, tell its owner.
+
+    How many there were. `whose` (U64) the interrupt is no kernel knows; it is for numbers of reports.
+    """
+    host = this_cpu(S)
+    if _guest_has_the_pmu(S):
+        if S.config.pmi_vector == PMI_VECTOR_NMI:
+            return _handle_guest_pmi(S, E, whose)
+        # The guest's PMIs have a vector of their own: NMIs are not the PMU's.
         emit(E, this_core(S).t, TR_NMI_HANDLER, ZERO, ZERO, ONE, ZERO)
-        if not known:
-            printk(S, LOG_UNKNOWN_NMI, ZERO)
-        return
-    if host.guest_lvtpc_loaded != 0:  # as merged
-        emit(E, this_core(S).t, TR_NMI_HANDLER, ZERO, ZERO, ONE, ZERO)
-        return
+        account_pmi(S, whose, ZERO)
+        return 0
+    account_pmi(S, whose, HOSTS)
+    handled = 0
     start = this_core(S).t
     retire_work(S, E, COST_NMI_HANDLER)
     was_enabled = host.enabled
@@ -92,6 +145,7 @@ def perf_event_nmi_handler(S, E):
                 if host.events[idx] >= 0:
                     wrmsrl(S, E, msr_index.MSR_P6_EVNTSEL0 + U64(idx), ZERO)
             break
+        handled += np.int64(popcount(status))
         wrmsrl(S, E, msr_index.MSR_CORE_PERF_GLOBAL_OVF_CTRL, status)
         if status & msr_index.GLOBAL_STATUS_BUFFER_OVF != ZERO:
             x86_pmu_handle_guest_pebs(S, E)
@@ -99,7 +153,10 @@ def perf_event_nmi_handler(S, E):
             intel_update_topdown_event(S, E, -1)
         for idx in range(N_CTR):
             i = host.events[idx]
-            if status & counter_bit(idx) == ZERO or i < 0:
+            if status & counter_bit(idx) == ZERO:
+                continue
+            if i < 0:
+                _overflowed_and_gone(S, idx)
                 continue
             x86_perf_event_update(S, E, i)
             if x86_perf_event_set_period(S, E, i) != 0 and (
@@ -111,11 +168,37 @@ def perf_event_nmi_handler(S, E):
     # (late_ack), an event with a period of a few instructions would overflow in this handler's own: our
     # silicon sends a PMI at the overflow and never again, so that event would count on in silence.
     wrmsrl(S, E, msr_index.IA32_X2APIC_LVT_PMI, msr_index.APIC_DM_NMI)
+    pmi_served(this_core(S), HOSTS)
     host.enabled = was_enabled
     if was_enabled != 0:
         intel_pmu_enable_all(S, E)
     host_timer_program(S, E)  # a throttled event needs the next tick
     perf_sample_event_took(S, this_core(S).t - start)
+    return handled
+
+
+@jit()
+def default_do_nmi(S, E):
+    """Every handler is asked, and an NMI that nobody claims is told.
+
+    Where the one before had several causes, one right behind it may be of a cause that is served already.
+    """
+    host = this_cpu(S)
+    core = this_core(S)
+    whose = pmi_taken(core, PMI_NMI)
+    host.nmis += ONE
+    host.interrupted_row = host.row
+    if core.t != host.nmi_over:
+        host.swallow_nmi = 0
+    retire_work(S, E, COST_NMI_ENTRY)
+    handled = 1 if hardlockup_detector_nmi_handler(S, E) else 0
+    handled += perf_event_nmi_handler(S, E, whose)
+    if handled == 0 and host.swallow_nmi == 0:
+        host.nmis_unclaimed += ONE
+        printk(S, LOG_UNKNOWN_NMI, ZERO)
+    if handled > 1:
+        host.swallow_nmi = 1
+    host.nmi_over = core.t
 
 
 @jit()
@@ -146,7 +229,7 @@ def handle_nmis(S, E):
         host.in_nmi = 1
         switching = host.switching  # what the handler does is no part of it
         host.switching = 0
-        perf_event_nmi_handler(S, E)
+        default_do_nmi(S, E)
         host.switching = switching
         host.in_nmi = 0
         host.interrupted = FROM_KERNEL

@@ -24,7 +24,7 @@ from vpmu_emu.linux.kvm.vmx.registers import vmx_clear_nmi_mask, vmx_get_cpl
 from vpmu_emu.linux.native import cost, retire_work
 from vpmu_emu.linux.overflow_handler import kvm_make_request
 from vpmu_emu.linux.percpu import this_core, this_cpu
-from vpmu_emu.linux.perf.pmi import handle_nmis, perf_event_nmi_handler
+from vpmu_emu.linux.perf.pmi import default_do_nmi, handle_nmis
 from vpmu_emu.linux.trace_kinds import TR_FASTPATH
 from vpmu_emu.machine import msr_index, vmcs
 from vpmu_emu.machine import state as machine
@@ -145,7 +145,7 @@ def vmx_vcpu_exit(S, M, E, vcpu):
     if nmi:
         retire_work(S, E, COST_NMI_IRQOFF)
         this_cpu(S).interrupted = state.FROM_GUEST  # kvm_guest_state()
-        perf_event_nmi_handler(S, E)
+        default_do_nmi(S, E)
         this_cpu(S).interrupted = state.FROM_KERNEL
         this_cpu(S).in_nmi = 0
         handle_nmis(S, E)
