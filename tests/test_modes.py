@@ -698,6 +698,10 @@ ROWS: dict[str, Callable[..., None] | str] = {
     "host event without `exclude_guest`": host_event_that_includes_the_guest,
     "host event with `exclude_guest`": host_event_that_excludes_the_guest,
     "a pinned host event that does not fit": pinned_event_that_does_not_fit,
+    "a PMI comes late (`--pmi-skid`), and KVM has stopped the event of its counter before":
+        f"{LINUX}/perf/test_pmi.py::test_perf_owns_all_of_it",
+    "a PMI comes late, and the guest has been left before":
+        f"{LINUX}/perf/test_pmi.py::test_a_message_behind_the_put_is_an_nmi_with_either",
     "`v1-no-global-check`": no_global_check,
     "`v1-fixed-no-pmi`":
         f"{LINUX}/kvm/test_pmu_passthrough.py::test_emulated_instruction_overflows_a_fixed_counter",

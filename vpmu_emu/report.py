@@ -166,6 +166,7 @@ def comparison(results: Mapping[str, Mapping[str, Any]], head: str = "") -> list
                     ("pmis_hw", "PMIs raised by the hardware"),
                 )
             )
+            + _strayed(runs)
             + (("VM-exits", *(sum(run["exits"].values()) for run in runs)),),
         )
     ]
@@ -204,6 +205,17 @@ def comparison(results: Mapping[str, Mapping[str, Any]], head: str = "") -> list
             title = "Hard lockups of the host, detector " + run["watchdog"]["detector"]
             tables.append(_events(title, lockups))
     return tables
+
+
+def _strayed(runs: Sequence[Mapping[str, Any]]) -> tuple[tuple[Cell, ...], ...]:
+    """What went wrong with interrupts of counters, if anything did: a row each."""
+    labels = {
+        "pmis_misattributed": "PMIs taken for somebody else's",
+        "pmis_lost": "PMIs of which their owner never heard",
+        "nmis_unclaimed": "NMIs without a cause",
+    }
+    counts = {key: [run.get("perf", {}).get(key) for run in runs] for key in labels}
+    return tuple((labels[key], *cells) for key, cells in counts.items() if any(cells))
 
 
 def _counters(runs: Sequence[Mapping[str, Any]]) -> list[tuple[Cell, ...]]:

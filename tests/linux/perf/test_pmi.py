@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+import random
 
 import pytest
 
 from tests.conftest import ROOT
 from tests.linux.guests import run
+from tests.tools.profiles import cases
 from tests.tools.whole import assert_same, machine, state
 from vpmu_emu._jit import COMPILES
-from vpmu_emu.asm import assemble_file
+from vpmu_emu.asm import assemble, assemble_file
 from vpmu_emu.machine.state import RUN_SLICE
+from vpmu_emu.report import plain, run_tables
 
 pytestmark = pytest.mark.uncompiled
 
@@ -126,6 +129,32 @@ def test_without_a_skid_nobody_is_mistaken(mode, vector):
         assert (perf["pmis_misattributed"], perf["pmis_lost"], perf["nmis_unclaimed"]) == (0, 0, 0)
 
 
+@pytest.mark.skipif(not COMPILES, reason="a million instructions each")
+def test_without_a_skid_nobody_is_mistaken_whoever_counts_what():
+    """Random periods of guest and host, whose events count in its kernel too, exits at random times."""
+    chance = random.Random(11)
+    source = (ROOT / "guests/workloads/pmi_skid.s").read_text(encoding="utf-8")
+    for _ in range(cases(day=6, laws=120, night=3000)):
+        mode = chance.choice(("emulated", *OWNED))
+        period = chance.randint(900, 9000)
+        text = source.replace(".equ ROUNDS, 1000", ".equ ROUNDS, 200")
+        text = text.replace(".equ PERIOD, 5003", f".equ PERIOD, {period}")
+        text = text.replace("add ecx, 600", f"add ecx, {chance.randint(1, 900)}")
+        events = [f"{name}/period={chance.randint(600, 9000)}/:H" for name in ("cycles", "instructions")]
+        options = {"host_events": events[: chance.randint(1, 2)]}
+        if mode != "emulated":
+            options["pmi_vector"] = chance.choice(("dedicated", "nmi"))
+        guest = assemble(text, str(ROOT / "guests/workloads/pmi_skid.s"))
+        system = machine(guest, mode, max_insns=None, **options)
+        result = system.result(system.run()).to_json()
+        perf, where = result["perf"], f"{mode} {period} {options}"
+        assert result["exit_code"] == 0, where
+        found = (perf["pmis_misattributed"], perf["pmis_lost"], perf["nmis_unclaimed"], result["log"])
+        assert found == (0, 0, 0, []), where
+        assert result["registers"]["r14"] == 0, where
+        assert result["registers"]["r15"] == result["pmis"], where
+
+
 # --- NMIs with several causes -----------------------------------------------------------------------------
 
 
@@ -149,6 +178,16 @@ def test_what_another_nmi_has_served_already_is_unknown_when_it_comes(skid, uncl
     perf = run(SPIN, "none", pmi_skid=skid, **options)[1]["perf"]
     assert perf["events"][0]["samples"] == 1
     assert (perf["nmis_unclaimed"], perf["pmis_lost"], perf["pmis_misattributed"]) == (unclaimed, 0, 0)
+
+
+def test_the_report_tells_of_it_and_only_then():
+    body = GUEST.format(nops=40)
+    for skid, told in (("0:0", False), ("1500:0", True)):
+        result = run(body, "passthrough", pmi_skid=skid)[1]
+        words = " ".join("".join(plain(table) for table in run_tables(result)).split())
+        for line in ("PMIs taken for somebody else's", "PMIs of which their owner never heard"):
+            assert (f"{line} 1" in words) == told
+        assert ("NMIs without a cause 1" in words) == told
 
 
 # --- an edge in time like any other -----------------------------------------------------------------------
