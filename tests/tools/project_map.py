@@ -37,6 +37,7 @@ QUESTIONS = (
      "pmc_reprogram_counter"),
     ("Where does the guest's PMU context go in and out?", "vpmu_emu/linux/kvm/pmu_passthrough.py",
      "kvm_pmu_restore_pmu_context"),
+    ("How much does a switch of it write?", "vpmu_emu/linux/kvm/pmu_switch.py", "load_counter"),
     ("Where is the event filter looked up?", "vpmu_emu/linux/kvm/filter.py", "check_pmu_event_filter"),
     ("Where does KVM_SET_PMU_EVENT_FILTER check it?", "vpmu_emu/linux/kvm/eventfilter.py", "make_filter"),
     ("Where does an emulated instruction count?", "vpmu_emu/linux/kvm/trigger.py", "kvm_pmu_trigger_event"),

@@ -19,6 +19,7 @@ from tests.linux.guests import (
     window,
 )
 from tests.linux.syscalls.test_mediated_pmu import Bare
+from vpmu_emu.asm import assemble
 from vpmu_emu.errors import ConfigError
 from vpmu_emu.linux.kvm.vmx.first_touch import CONTROLS
 from vpmu_emu.linux.kvm.vmx.vmcs import vmcs_read
@@ -373,6 +374,42 @@ def test_run_loop_gives_it_back_to_whoever_takes_the_core(mode):
     pmu = machine.S.vcpus[0].pmu
     assert (int(pmu.loads), int(pmu.puts)) == (1, 1)  # asleep for ever: its context is out
     assert int(machine.S.percpu[0].guest_ctx_loaded) == int(machine.S.percpu[0].force_exclude_guest) == 0
+
+
+FROM_ANOTHER_CORE = """
+        .intel_syntax noprefix
+        .include "linux.inc"
+        .include "host.inc"
+        .globl _start
+_start: set_affinity 0, mask
+        sleep_ns 30000
+        perf_open cycles, ANY, 0
+        exit_if_error 1
+        mov ebx, eax
+        sleep_ns 30000
+        mov edi, ebx
+        linux close
+        sleep_ns 30000
+        exit_program 0
+        .data
+        .balign 8
+mask:   .quad 2
+cycles: perf_attr PERF_TYPE_HARDWARE, PERF_COUNT_HW_CPU_CYCLES, PERF_ATTR_EXCLUDE_GUEST
+        host_storage
+"""
+BUSY = "    mov r12d, {exits}\n1:  xor eax, eax\n    cpuid\n    dec r12d\n    jnz 1b\n    EXIT 0\n"
+
+
+@BOTH
+def test_run_loop_gives_it_back_while_another_core_has_an_event_here(mode):
+    """The new event counts at once, in the host alone; when it is closed the context stays again."""
+    host = [assemble(FROM_ANOTHER_CORE, "other.s")]
+    _, result = run(BUSY.format(exits=400), mode, switch="run-loop", cores=2, host=host)
+    (event,) = result["perf"]["closed"]
+    assert (event["state"], result["tasks"][1]["exit_code"]) == ("ACTIVE", 0)
+    # 30 us are 60 000 cycles, most of them KVM's: it has counted from the moment that it was there
+    assert 10_000 < event["count"] < 60_000
+    assert 5 < result["kvm"]["puts"] < 100 < sum(result["exits"].values())
 
 
 # --- the report -----------------------------------------------------------------------------------------
