@@ -210,10 +210,13 @@ PMI = """
 @BOTH
 @EVERY
 @pytest.mark.parametrize(("cpuids", "nops"), [(0, 60), (30, 0)])
-def test_pmis_come_in_every_policy_also_after_the_guest_has_unmasked_its_lvtpc(mode, policy, cpuids, nops):
+@pytest.mark.parametrize("vector", ["dedicated", "nmi"])
+def test_pmis_come_in_every_policy_also_after_the_guest_has_unmasked_its_lvtpc(
+    mode, policy, cpuids, nops, vector
+):
     body = PMI.format(cpuids=cpuids, nops=nops)
-    _, result = run(body, mode, switch=policy)
-    _, usual = run(body, mode)
+    _, result = run(body, mode, switch=policy, pmi_vector=vector)
+    _, usual = run(body, mode, pmi_vector=vector)
     assert seen_by(result) == seen_by(usual)
     assert result["pmis"] == 3
     assert result["pmis_hw"] == usual["pmis_hw"]

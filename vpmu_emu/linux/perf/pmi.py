@@ -92,6 +92,7 @@ def _handle_guest_pmi(S, E, whose):
     # Without a vector of its own (--pmi-vector nmi) GLOBAL_STATUS decides, the guest's while its context is
     # in: bits that the guest leaves there claim any NMI, and what it has cleared already claims none.
     host = this_cpu(S)
+    S.vcpus[host.vcpu].pmu.lvtpc_masked = msr_index.APIC_LVT_MASKED  # by the local APIC, whoever claims it
     status = rdmsrl(S, E, msr_index.MSR_CORE_PERF_GLOBAL_STATUS)
     emit(E, this_core(S).t, TR_NMI_HANDLER, ZERO, status, ONE, ZERO)
     guests = vcpu_bit(host.vcpu)
