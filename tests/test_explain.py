@@ -471,7 +471,7 @@ ELSEWHERE = {
     "call-not-a-branch", "untaken-jcc-not-a-branch", "instructions-2-percent-more", "fixed0-counts-double",
     "fep-not-counted", "cpuid-exit-not-counted", "cmask-ignored", "fixed-status-never-set",
     "overflow-flagged-early", "status-reset-drops-pmi", "pmi-never-raised", "pmi-always-raised",
-    "fixed-pmi-missing", "no-lvtpc-mask", "pmi-before-pmu",
+    "fixed-pmi-missing", "no-lvtpc-mask", "pmi-before-pmu", "spin-in-the-switch",
 }  # fmt: skip
 
 
