@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from vpmu_emu import run
 from vpmu_emu.asm import assemble
-from vpmu_emu.check import CheckError, check_program, judge, language, read_plan, run_as_asked
-from vpmu_emu.tables.modes import mode_names
+from vpmu_emu.check import CheckError, check_program, judge, language, read_plan
 
 pytestmark = pytest.mark.uncompiled
 
@@ -383,15 +382,3 @@ def test_expressions_beyond_measure(text, message):
 
 def test_arithmetic_stays_within_bounds():
     assert "more than 128 bits" in verdict("pmc0 << 64 << 64 << 64 == 1").message
-
-
-def test_also_names_modes_that_are_asked_for_apart():
-    program = assemble("_start: mov eax, 1\nout 0xf4, al\n", "g.s")
-    lines = [(1, "modes bare"), (2, "also mediated bare"), (3, "expect all: exit_code == 1")]
-    plan = read_plan("g.s", lines, program, mode_names())
-    assert (plan.modes, plan.also) == (("bare",), ("mediated",))
-    assert plan.kernels == ("silicon", "linux-7.0")
-    for also, modes in ((False, ["bare"]), (True, ["bare", "mediated"])):
-        report = check_program(program, plan, run_as_asked, also=also)
-        assert [verdict.mode for verdict in report.verdicts] == modes
-        assert report.ok

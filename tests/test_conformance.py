@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-import attrs
 import numpy as np
 import pytest
 
@@ -39,18 +38,6 @@ def test_the_guest_holds_and_is_not_blind(path):
     assert list(report.blind) == []
 
 
-@pytest.mark.laws
-@pytest.mark.parametrize("path", [p for p in GUESTS if guest(p)[1].also], ids=lambda path: path.stem)
-def test_the_guest_holds_in_its_other_modes(path):
-    """Those of its `also` line, which a day does not run."""
-    program, plan = guest(path)
-    only = attrs.evolve(plan, modes=plan.also, also=())
-    report = check_program(program, only, run_as_asked, perturb=True)
-    assert report.verdicts, report.error
-    assert [str(verdict) for verdict in report.verdicts if not verdict.ok] == []
-    assert list(report.stops) == list(report.blind) == []
-
-
 # Other hosts, and so other guests: without full-width writes, with an odd number of counters, with narrow
 # ones, older models; guests that have less than their host or more than KVM merged gives them; selectors
 # that do not exit. The kit's results hold on all of them; what the expectations count does not.
@@ -74,15 +61,9 @@ OF_ANY_SHAPE = [path for path in GUESTS if path.name.startswith("p")] + [
 @pytest.mark.parametrize("path", OF_ANY_SHAPE, ids=lambda path: path.stem)
 def test_the_guest_finds_nothing_wrong_with_other_shapes(path, shape):
     _, plan = guest(path)
-    finds_nothing(path, shape, ("passthrough",) if "--all-passthrough" in shape else plan.modes)
-
-
-@pytest.mark.laws
-@pytest.mark.parametrize("shape", [s for s in SHAPES[1:] if s != ("--all-passthrough",)], ids=" ".join)
-@pytest.mark.parametrize("path", [p for p in OF_ANY_SHAPE if guest(p)[1].also], ids=lambda path: path.stem)
-def test_nor_in_its_other_modes(path, shape):
-    """But for a host without full-width writes, which cannot have the vPMU that was merged."""
-    finds_nothing(path, shape, guest(path)[1].also)
+    # Nothing but the series lets selectors pass, and what was merged wants full-width writes.
+    only = {"--all-passthrough": ("passthrough",), "pmu.perf_caps=0": set(plan.modes) - {"mediated"}}
+    finds_nothing(path, shape, only.get(shape[-1], plan.modes))
 
 
 def finds_nothing(path, shape, modes):
@@ -103,7 +84,7 @@ def test_the_guest_says_what_it_stands_for(path):
     _, plan = guest(path)
     assert plan.rows, "say `#: row`"
     assert plan.upstream or all(row.startswith("X-") for row in plan.rows), "say `#: upstream`"
-    assert {mode for e in plan.expectations for mode in e.modes} == {*plan.modes, *plan.also}
+    assert {mode for e in plan.expectations for mode in e.modes} == set(plan.modes)
     assert [row for row in plan.rows if not row.startswith("X-") and row not in ROWS] == []
     # p06_arch_events.s, x_os_bit.s: the first of its rows.
     row = plan.rows[0]

@@ -11,7 +11,7 @@ from vpmu_emu.asm import assemble_file
 from vpmu_emu.check import check_program, read_plan
 
 LESSONS = sorted((ROOT / "guests" / "lessons").glob("*.s"))
-MODES = ("bare", "emulated", "passthrough")
+MODES = ("bare", "emulated", "passthrough", "mediated")
 
 lessons = pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
 

@@ -369,7 +369,6 @@ def demo(prog: str | None, modes: str, as_json: bool) -> None:
 @main.command()
 @click.argument("paths", nargs=-1, required=True)
 @click.option("--perturb", is_flag=True, help="Alter every expected constant: each must turn red.")
-@click.option("--also", is_flag=True, help="In the modes of their `#: also` lines, too.")
 @click_options("without", "inject")
 @click.option("--json", "as_json", is_flag=True)
 @click.option("-v", "--verbose", is_flag=True, help="Show the expectations that hold, too.")
@@ -378,7 +377,6 @@ def check(
     ctx: click.Context,
     paths: tuple[str, ...],
     perturb: bool,
-    also: bool,
     without: tuple[str, ...],
     inject: tuple[str, ...],
     as_json: bool,
@@ -395,8 +393,8 @@ def check(
     for path in find_guests(paths):
         try:
             program, plan = load_plan(path)
-            asked.check_some_mode(plan.modes + (plan.also if also else ()))
-            report = check_program(program, plan, runner, perturb=perturb, also=also)
+            asked.check_some_mode(plan.modes)
+            report = check_program(program, plan, runner, perturb=perturb)
         except (VpmuError, OSError, UnicodeError, RecursionError, MemoryError) as error:
             if isinstance(error, BrokenPipeError):
                 raise

@@ -3,8 +3,7 @@
 #: row A1
 #: row A5
 #: upstream x86/apic.c test_lapic_existence, __test_apic_id
-#: modes bare none emulated passthrough
-#: also mediated
+#: modes bare none emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect all: mem64(failures) == 0
 #: expect all: mem64(checks) == 6

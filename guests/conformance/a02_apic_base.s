@@ -3,8 +3,7 @@
 #: row A2
 #: row A3
 #: upstream x86/apic.c test_enable_x2apic, test_apicbase
-#: modes bare none emulated passthrough
-#: also mediated
+#: modes bare none emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect all: mem64(failures) == 0
 #: expect all: mem64(checks) == 30

@@ -2,8 +2,7 @@
 #
 #: row A4
 #: upstream x86/apic.c test_apic_disable
-#: modes bare none emulated passthrough
-#: also mediated
+#: modes bare none emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect all: mem64(failures) == 0
 #: expect all: mem64(checks) == 22

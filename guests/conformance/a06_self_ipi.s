@@ -3,8 +3,7 @@
 #: row A6
 #: row A7
 #: upstream x86/apic.c test_self_ipi, test_physical_broadcast
-#: modes bare none emulated passthrough
-#: also mediated
+#: modes bare none emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect all: mem64(failures) == 0
 #: expect all: mem64(checks) == 19

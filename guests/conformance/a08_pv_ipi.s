@@ -2,8 +2,7 @@
 #
 #: row A8
 #: upstream x86/apic.c test_pv_ipi
-#: modes none emulated passthrough
-#: also mediated
+#: modes none emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect all: mem64(failures) == 0
 #: expect all: mem64(checks) == 14

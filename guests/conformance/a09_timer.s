@@ -4,8 +4,7 @@
 #: row A10
 #: row A11
 #: upstream x86/apic.c test_apic_timer_one_shot, test_apic_change_mode, test_tsc_deadline_timer
-#: modes bare none emulated passthrough
-#: also mediated
+#: modes bare none emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect all: mem64(failures) == 0
 #: expect all: mem64(checks) == 17

@@ -11,8 +11,7 @@
 #: row C1 C3 C4
 #: upstream pmu_counters_test.c guest_test_arch_event
 #: args --guest pmu.gp=2 --set pmu.gp=2
-#: modes bare emulated passthrough
-#: also mediated
+#: modes bare emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect all: mem64(measured) == EVENTS * 2
 #: expect all: mem64(still) == EVENTS * 2

@@ -6,8 +6,7 @@
 #
 #: row C2 C3 C4
 #: upstream pmu_counters_test.c guest_test_arch_event
-#: modes bare emulated passthrough
-#: also mediated
+#: modes bare emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect bare: mem64(measured) == 4
 #: expect emulated passthrough: mem64(measured) == 3

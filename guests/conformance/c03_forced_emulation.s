@@ -7,8 +7,7 @@
 #
 #: row C3
 #: upstream pmu_counters_test.c guest_test_arch_event, KVM_FEP
-#: modes emulated passthrough
-#: also mediated
+#: modes emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect all: mem64(instructions_gp) == 65
 #: expect all: mem64(branches_gp) == 10

@@ -7,8 +7,7 @@
 #: row C5
 #: upstream pmu_counters_test.c test_arch_events
 #: args --guest pmu.events_length=0 --guest pmu.events_absent=0xff
-#: modes bare emulated passthrough
-#: also mediated
+#: modes bare emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect bare: mem32(leaf_eax) >> 24 == 8
 #: expect bare: mem32(leaf_ebx) == 0

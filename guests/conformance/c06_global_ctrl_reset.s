@@ -9,8 +9,7 @@
 #: row C6
 #: upstream pmu_counters_test.c guest_test_gp_counters
 #: args --guest pmu.gp=3
-#: modes bare none emulated passthrough
-#: also mediated
+#: modes bare none emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect bare: mem64(at_reset) == 0xff
 #: expect emulated passthrough: mem64(at_reset) == 0b111

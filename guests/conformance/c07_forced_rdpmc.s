@@ -6,8 +6,7 @@
 #: row C7 C8
 #: upstream pmu_counters_test.c test_rdpmc, KVM_FEP
 #: args --guest pmu.gp=3 --guest pmu.fixed=2
-#: modes emulated passthrough
-#: also mediated
+#: modes emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect all: mem64(gp_gave) == 0b111
 #: expect all: mem64(fixed_gave) == 0b11

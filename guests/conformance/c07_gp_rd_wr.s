@@ -10,8 +10,7 @@
 #: row C7
 #: upstream pmu_counters_test.c guest_rd_wr_counters
 #: args --guest pmu.gp=1
-#: modes bare none emulated passthrough
-#: also mediated
+#: modes bare none emulated passthrough mediated
 #: expect all: exit_code == 0
 # Of the eight accesses to each counter so many raised #GP.
 #: expect bare: mem64(faults) == 8 * 1

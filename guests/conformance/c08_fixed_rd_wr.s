@@ -9,8 +9,7 @@
 #: row C8
 #: upstream pmu_counters_test.c guest_test_fixed_counters
 #: args --guest pmu.fixed=2 --set pmu.fixed=3
-#: modes bare none emulated passthrough
-#: also mediated
+#: modes bare none emulated passthrough mediated
 #: expect all: exit_code == 0
 # Of the five accesses to each counter so many raised #GP.
 #: expect bare: mem64(faults) == 3 * 1 + 5

@@ -9,8 +9,7 @@
 #: row C9 C10
 #: upstream pmu_counters_test.c guest_test_fixed_counters
 #: args --guest pmu.fixed=2
-#: modes bare none emulated passthrough
-#: also mediated
+#: modes bare none emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect bare: mem64(local_set) == 0b1111
 #: expect emulated passthrough: mem64(local_set) == 0b11

@@ -7,8 +7,7 @@
 #: row E1
 #: upstream pmu_event_filter_test.c test_amd_deny_list
 #: args --filter e01_upper_bits.toml
-#: modes bare emulated passthrough
-#: also mediated
+#: modes bare emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect all: pmc0 == BRANCHES
 #: expect all: pmc1 == insns(opened, again) + BRANCHES * insns(again, done) + insns(done, closed)

@@ -2,8 +2,7 @@
 #
 #: row E2
 #: upstream pmu_event_filter_test.c test_without_filter
-#: modes bare emulated passthrough
-#: also mediated
+#: modes bare emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect all: pmc0 == BRANCHES
 #: expect all: pmc1 == insns(opened, again) + BRANCHES * insns(again, done) + insns(done, closed)

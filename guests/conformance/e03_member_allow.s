@@ -6,8 +6,7 @@
 #: row E3
 #: upstream pmu_event_filter_test.c test_member_allow_list
 #: args --filter e03_member_allow.toml
-#: modes bare emulated passthrough
-#: also mediated
+#: modes bare emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect all: pmc0 == BRANCHES
 #: expect all: pmc1 == insns(opened, again) + BRANCHES * insns(again, done) + insns(done, closed)

@@ -7,8 +7,7 @@
 #: row E3
 #: upstream pmu_event_filter_test.c test_member_deny_list
 #: args --filter e03_member_deny.toml
-#: modes bare emulated passthrough
-#: also mediated
+#: modes bare emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect bare: pmc0 == BRANCHES
 #: expect emulated passthrough: pmc0 == 0

@@ -5,8 +5,7 @@
 #: row E4
 #: upstream pmu_event_filter_test.c test_not_member_allow_list
 #: args --filter e04_not_member_allow.toml
-#: modes bare emulated passthrough
-#: also mediated
+#: modes bare emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect bare: pmc0 == BRANCHES
 #: expect emulated passthrough: pmc0 == 0

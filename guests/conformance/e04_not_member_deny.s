@@ -3,8 +3,7 @@
 #: row E4
 #: upstream pmu_event_filter_test.c test_not_member_deny_list
 #: args --filter e04_not_member_deny.toml
-#: modes bare emulated passthrough
-#: also mediated
+#: modes bare emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect all: pmc0 == BRANCHES
 #: expect all: pmc1 == insns(opened, again) + BRANCHES * insns(again, done) + insns(done, closed)

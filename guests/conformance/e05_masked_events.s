@@ -8,8 +8,7 @@
 #: row E5
 #: upstream pmu_event_filter_test.c test_masked_events
 #: args --filter e05_masked_events.toml
-#: modes bare emulated passthrough
-#: also mediated
+#: modes bare emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect all: pmc0 == LOADS
 #: expect bare: pmc1 == STORES

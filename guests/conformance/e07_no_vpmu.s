@@ -6,8 +6,7 @@
 #
 #: row E7
 #: upstream pmu_event_filter_test.c test_pmu_config_disable
-#: modes bare none emulated passthrough
-#: also mediated
+#: modes bare none emulated passthrough mediated
 #: expect all: exit_code == 0
 # Bit 0: the write did not fault; bit 1: nor the read; bit 2: it gave what was written.
 #: expect bare emulated passthrough: mem64(global_ctrl) == 0b111

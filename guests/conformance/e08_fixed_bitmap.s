@@ -6,8 +6,7 @@
 #: row E8
 #: upstream pmu_event_filter_test.c test_fixed_counter_bitmap
 #: args --filter e08_fixed_bitmap.toml
-#: modes bare emulated passthrough
-#: also mediated
+#: modes bare emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect bare: fixed0 == insns(opened, again) + ROUNDS * insns(again, done) + insns(done, closed)
 #: expect emulated passthrough: fixed0 == 0

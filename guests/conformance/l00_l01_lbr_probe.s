@@ -6,8 +6,7 @@
 #: row L0 L1
 #: upstream x86/pmu_lbr.c main
 #: cpu icx
-#: modes none bare emulated passthrough
-#: also mediated
+#: modes none bare emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect bare: mem64(format) == 5
 #: expect none emulated passthrough: mem64(format) == 0

@@ -7,8 +7,7 @@
 #: row M1
 #: upstream vmx_pmu_caps_test.c guest_wrmsr_perf_capabilities
 #: args --set pmu.perf_caps=0x203f
-#: modes bare emulated passthrough
-#: also mediated
+#: modes bare emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect all: mem64(faults) == 66
 #: expect bare: mem64(before) == PERF_CAP_FW_WRITES + LBR_FORMAT_ARCH

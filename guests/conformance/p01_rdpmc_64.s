@@ -2,8 +2,7 @@
 #
 #: row P1
 #: upstream x86/pmu.c check_invalid_rdpmc_gp
-#: modes bare emulated passthrough
-#: also mediated
+#: modes bare emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect all: mem64(vector) == 13
 #: expect all: mem64(answer) == UNTOUCHED_EDX << 32 | UNTOUCHED_EAX

@@ -9,8 +9,7 @@
 #: row P2
 #: cpu spr
 #: upstream x86/pmu.c set_ref_cycle_expectations
-#: modes bare emulated passthrough
-#: also mediated
+#: modes bare emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect all: mem64(checks) == 3 * 2 + 1
 #: expect all: mem64(first_bad) == 0

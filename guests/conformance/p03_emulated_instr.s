@@ -10,8 +10,7 @@
 #
 #: row P3 P4
 #: upstream x86/pmu.c check_emulated_instr
-#: modes bare emulated passthrough
-#: also mediated
+#: modes bare emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect bare: mem64(checks) == 2 * 3 * COUNTERS
 #: expect bare: mem64(prefix) == 6

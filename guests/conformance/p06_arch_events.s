@@ -7,8 +7,7 @@
 #: row P6 P5
 #: cpu spr
 #: upstream x86/pmu.c warm_up, check_gp_counters
-#: modes bare emulated passthrough
-#: also mediated
+#: modes bare emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect all: mem64(checks) == 2 * COUNTERS * EVENTS
 #: expect all: mem64(first_bad) == 0

@@ -3,8 +3,7 @@
 #
 #: row P7
 #: upstream x86/pmu.c check_fixed_counters
-#: modes bare emulated passthrough
-#: also mediated
+#: modes bare emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect bare: mem64(checks) == 4
 #: expect emulated passthrough: mem64(checks) == 3

@@ -3,8 +3,7 @@
 #
 #: row P8 P10
 #: upstream x86/pmu.c check_rdpmc
-#: modes bare emulated passthrough
-#: also mediated
+#: modes bare emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect bare: mem64(checks) == 2 * 2 * 8 + 2 * 4
 #: expect emulated passthrough: mem64(checks) == 2 * 2 * 8 + 2 * 3

@@ -3,8 +3,7 @@
 #
 #: row P9 P11 X-fast-rdpmc
 #: upstream x86/pmu.c check_rdpmc
-#: modes bare emulated passthrough
-#: also mediated
+#: modes bare emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect bare: mem64(checks) == 2 * (8 + 4)
 #: expect emulated passthrough: mem64(checks) == 2 * (8 + 3)

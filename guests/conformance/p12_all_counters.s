@@ -5,8 +5,7 @@
 #: row P12
 #: cpu spr
 #: upstream x86/pmu.c check_counters_many
-#: modes bare emulated passthrough
-#: also mediated
+#: modes bare emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect bare: mem64(checks) == 2 * (8 + 4)
 #: expect emulated passthrough: mem64(checks) == 2 * (8 + 3)

@@ -8,8 +8,7 @@
 #
 #: row P13 P14 P15 P16
 #: upstream x86/pmu.c check_counter_overflow
-#: modes bare emulated passthrough
-#: also mediated
+#: modes bare emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect all: mem64(checks) == 2 * (1 + (COUNTERS + 1) * 2 * 4)
 #: expect all: mem64(first_bad) == 0

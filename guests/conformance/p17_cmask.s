@@ -4,8 +4,7 @@
 #
 #: row P17
 #: upstream x86/pmu.c check_gp_counter_cmask
-#: modes bare emulated passthrough
-#: also mediated
+#: modes bare emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect all: mem64(checks) == 2 * COUNTERS
 #: expect all: mem64(first_bad) == 0

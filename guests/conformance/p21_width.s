@@ -7,8 +7,7 @@
 #
 #: row P21 P22
 #: upstream x86/pmu.c check_gp_counters_write_width
-#: modes bare emulated passthrough
-#: also mediated
+#: modes bare emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect all: mem64(checks) == COUNTERS * (4 * 2 + 3 * 2 + 3)
 #: expect all: mem64(first_bad) == 0

@@ -7,8 +7,7 @@
 #: row T2
 #: row T3
 #: upstream x86/access.c ac_test_exec
-#: modes bare none emulated passthrough
-#: also mediated
+#: modes bare none emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect all: mem64(failures) == 0
 #: expect all: mem64(checks) == 3 * 2 * 256

@@ -2,8 +2,7 @@
 #
 #: row U3
 #: upstream msrs_test.c test_msrs
-#: modes bare none emulated passthrough
-#: also mediated
+#: modes bare none emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect all: mem64(failures) == 0
 #: expect all: mem64(checks) == 12 * 4 + 10 + 7 * 2

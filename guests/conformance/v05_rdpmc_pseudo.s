@@ -4,8 +4,7 @@
 #
 #: row V5
 #: upstream x86/vmware_backdoors.c check_vmware_tests
-#: modes bare none emulated passthrough
-#: also mediated
+#: modes bare none emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect bare none passthrough: mem64(faults) == 4
 #: expect emulated: mem64(faults) == 1

@@ -7,8 +7,7 @@
 # hardware and puts them back.
 #
 #: row X-across-exits
-#: modes bare emulated passthrough
-#: also mediated
+#: modes bare emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect all: pmc0 == insns(opened, again) + ROUNDS * insns(again, done) + insns(done, closed)
 #: expect all: fixed0 == pmc0

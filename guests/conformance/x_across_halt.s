@@ -6,8 +6,7 @@
 # programmed and not enabled, whose event KVM may release meanwhile, keeps its value.
 #
 #: row X-across-halt
-#: modes bare emulated passthrough
-#: also mediated
+#: modes bare emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect all: mem64(ticks) == SLEEPS
 #: expect all: pmc0 == insns(opened, again) + SLEEPS * (insns(again, done) + insns(handler, handled)) + insns(done, closed)

@@ -1,8 +1,7 @@
 # CPUID.1:EDX[9] says whether the local APIC is enabled, so it follows bit 11 of IA32_APIC_BASE.
 #
 #: row X-apic-cpuid
-#: modes bare none emulated passthrough
-#: also mediated
+#: modes bare none emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect all: mem64(flags) == 0b101
 

@@ -8,8 +8,7 @@
 # An OUT leaves the guest before silicon looks at its port, and KVM does not: no #DB there.
 #
 #: row X-breakpoints
-#: modes bare none emulated passthrough
-#: also mediated
+#: modes bare none emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect all: r8 == DR6_ALL
 #: expect all: r9 == DR7_ALL

@@ -9,8 +9,7 @@
 # say. And it has no ANY for a guest.
 #
 #: row X-cmask-inv-edge
-#: modes bare emulated passthrough
-#: also mediated
+#: modes bare emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect all: fixed0 == insns(opened, closed)
 #: expect bare passthrough: pmc0 + pmc1 == pmc2

@@ -6,8 +6,7 @@
 #
 #: row X-control-reserved
 #: args --set pmu.perf_caps=0x2000
-#: modes bare emulated passthrough
-#: also mediated
+#: modes bare emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect bare passthrough: mem64(global_accepted) == 0xf000000ff
 #: expect emulated: mem64(global_accepted) == 0x7000000ff

@@ -6,8 +6,7 @@
 #
 #: row X-evtsel-reserved
 #: args --set pmu.perf_caps=0x2000
-#: modes bare emulated passthrough
-#: also mediated
+#: modes bare emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect bare: mem64(accepted) == 0xffffffff
 #: expect emulated passthrough: mem64(accepted) == 0xffdfffff

@@ -4,8 +4,7 @@
 # Cases, << 8 | counter: 1 status and 2 interrupts with the PMI bit, 3 and 4 without.
 #
 #: row X-fixed-pmi
-#: modes bare emulated passthrough
-#: also mediated
+#: modes bare emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect bare: mem64(checks) == 4 * 4
 #: expect emulated passthrough: mem64(checks) == 3 * 4

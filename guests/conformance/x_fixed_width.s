@@ -4,8 +4,7 @@
 # the emulated vPMU has no check there, and masks.
 #
 #: row X-fixed-width
-#: modes bare emulated passthrough
-#: also mediated
+#: modes bare emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect all: mem64(full) == 0xffffffffffff
 #: expect bare passthrough: mem64(faults) == 2

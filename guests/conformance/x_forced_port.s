@@ -5,8 +5,7 @@
 # in software as all that KVM emulates.
 #
 #: row X-forced-port
-#: modes emulated passthrough
-#: also mediated
+#: modes emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect all: serial == "abcd"
 # UD2 of the prefixes counts nowhere.

@@ -7,8 +7,7 @@
 # KVM does not offer the bit: writing it is #GP, and the counters run on into the handler.
 #
 #: row X-freeze-on-pmi
-#: modes bare emulated passthrough
-#: also mediated
+#: modes bare emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect bare: mem64(faults) == 0
 #: expect emulated passthrough: mem64(faults) == 1

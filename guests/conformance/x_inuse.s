@@ -7,8 +7,7 @@
 # KVM shows version 2: the register does not exist.
 #
 #: row X-inuse
-#: modes bare emulated passthrough
-#: also mediated
+#: modes bare emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect bare: mem64(seen) == 0
 #: expect bare: mem64(seen + 8) == GLOBAL_PMC1

@@ -6,8 +6,7 @@
 # 5 and brings none, 6 still masked, 7 unmasking brings none, 8 nor masks, 9 the third overflow interrupts.
 #
 #: row X-lvtpc-mask
-#: modes bare emulated passthrough
-#: also mediated
+#: modes bare emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect all: mem64(checks) == 9 * (COUNTERS + 1)
 #: expect all: mem64(first_bad) == 0

@@ -10,8 +10,7 @@
 #
 #: row X-metrics
 #: cpu spr
-#: modes bare emulated passthrough
-#: also mediated
+#: modes bare emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect bare: mem64(undivided) == 0
 #: expect bare: (mem64(fences) & 0xff) + (mem64(fences) >> 8 & 0xff) + (mem64(fences) >> 16 & 0xff) + (mem64(fences) >> 24 & 0xff) == 0xff

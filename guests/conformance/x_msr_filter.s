@@ -4,8 +4,7 @@
 #
 #: row X-msr-filter
 #: args --msr-filter x_msr_filter.toml
-#: modes emulated passthrough
-#: also mediated
+#: modes emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect all: mem64(failures) == 0
 #: expect all: mem64(checks) == 13

@@ -5,8 +5,7 @@
 # (process_nmi).
 #
 #: row X-nmi-ipi
-#: modes bare none emulated passthrough
-#: also mediated
+#: modes bare none emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect all: rbx == 2
 #: expect all: mem64(place) == mem64(place + 8)

@@ -5,8 +5,7 @@
 # a second time, right after IRET and before any other instruction, and there is no third.
 #
 #: row X-nmi-second
-#: modes bare emulated passthrough
-#: also mediated
+#: modes bare emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect all: rbx == 2
 #: expect all: mem64(nested) == 0

@@ -3,8 +3,7 @@
 # Under KVM each access is a KVM_EXIT_MMIO, and it is the VMM that has nothing there.
 #
 #: row X-open-bus
-#: modes bare none emulated passthrough
-#: also mediated
+#: modes bare none emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect all: mem64(failures) == 0
 #: expect all: mem64(checks) == 13

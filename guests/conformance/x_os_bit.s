@@ -5,8 +5,7 @@
 # instructions, INT back. A case is (1 none, 2 USR, 3 OS, 4 both) << 8 | counter; fixed counters: 5 to 8.
 #
 #: row X-os-bit
-#: modes bare emulated passthrough
-#: also mediated
+#: modes bare emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect all: mem64(first_bad) == 0
 #: expect all: mem64(failures) == 0

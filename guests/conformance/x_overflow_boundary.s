@@ -4,8 +4,7 @@
 # 3 ends at 0, 4 and has overflowed.
 #
 #: row X-overflow-boundary
-#: modes bare emulated passthrough
-#: also mediated
+#: modes bare emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect all: mem64(checks) == 2 * 4 * (COUNTERS + 1)
 #: expect all: mem64(first_bad) == 0

@@ -9,8 +9,7 @@
 # and counter 6 is one event behind it: a counter that ends at all ones has not overflowed.
 #
 #: row X-overflow-together
-#: modes bare emulated passthrough
-#: also mediated
+#: modes bare emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect all: pmis == 1
 #: expect all: rbx == 1

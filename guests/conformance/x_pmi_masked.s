@@ -5,8 +5,7 @@
 # For the fourth the guest has unmasked it again.
 #
 #: row X-pmi-masked
-#: modes bare emulated passthrough
-#: also mediated
+#: modes bare emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect all: mem64(taken) == 0
 #: expect all: mem64(taken + 8) == 1

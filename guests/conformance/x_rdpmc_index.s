@@ -5,8 +5,7 @@
 # EAX and EDX alone.
 #
 #: row X-rdpmc-index
-#: modes bare none emulated passthrough
-#: also mediated
+#: modes bare none emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect all: mem64(faults) == WRONG
 #: expect all: mem64(kept) == WRONG

@@ -6,8 +6,7 @@
 # User code asks for a general-purpose counter, a fixed one, and one that no processor has.
 #
 #: row X-rdpmc-rings
-#: modes bare none emulated passthrough
-#: also mediated
+#: modes bare none emulated passthrough mediated
 #: expect all: exit_code == 0
 # Bit 0 to 2: without PCE; bit 3 to 5: with it.
 #: expect bare emulated passthrough: mem64(gave) == 0b011000

@@ -5,8 +5,7 @@
 # changes nothing, nor does writing a bit that is clear (4).
 #
 #: row X-status-reset
-#: modes bare emulated passthrough
-#: also mediated
+#: modes bare emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect all: mem64(checks) == COUNTERS + 3
 #: expect all: mem64(first_bad) == 0

@@ -8,8 +8,7 @@
 #
 #: row X-status-reset-reserved
 #: args --set pmu.perf_caps=0x2000
-#: modes bare emulated passthrough
-#: also mediated
+#: modes bare emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect all: mem64(status) == GLOBAL_PMC0 + GLOBAL_PMC1 + GLOBAL_FIXED0
 #: expect all: mem64(status + 8) == GLOBAL_PMC0 + GLOBAL_FIXED0

@@ -5,8 +5,7 @@
 # says no.
 #
 #: row X-status-ro
-#: modes bare emulated passthrough
-#: also mediated
+#: modes bare emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect all: mem64(faults) == 3
 #: expect all: mem64(before) == GLOBAL_PMC0

@@ -9,8 +9,7 @@
 #
 #: row X-status-set
 #: args --set pmu.perf_caps=0x2000
-#: modes bare emulated passthrough
-#: also mediated
+#: modes bare emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect bare: mem64(accepted) == 0x7c00000f000000ff
 #: expect emulated passthrough: mem64(accepted) == 0

@@ -8,8 +8,7 @@
 # The emulated vPMU counts the WRMSR that opens the window, so there each overflow is one instruction earlier.
 #
 #: row X-sti-shadow
-#: modes bare emulated passthrough
-#: also mediated
+#: modes bare emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect all: pmis == RUNS
 #: expect bare passthrough: mem64(place) == first_after + 1

@@ -12,7 +12,7 @@
 # (TSS), whose descriptor is in the GDT; so this kernel brings a GDT of its own.
 #
 #: cpu spr
-#: modes bare emulated passthrough
+#: modes bare emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect all: pmc0 == insns(user, spin) + ROUNDS * insns(spin, spun) + insns(spun, user_end)
 #: expect all: pmc1 == insns(opened, leaving) + insns(back, closed)

@@ -16,7 +16,7 @@
 # that opens the window is not counted; under the emulated vPMU it is (lesson 1), so each period ends one
 # instruction earlier there, and the samples creep backwards through the loop.
 #
-#: modes bare emulated passthrough
+#: modes bare emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect all: pmis == SAMPLES
 #: expect all: global_status == 0
@@ -32,8 +32,8 @@
 # the PMI comes as the host's interrupt 0xf5, which KVM turns into the guest's.
 #: expect bare: exits.EXCEPTION_NMI == 0
 #: expect emulated: exits.EXCEPTION_NMI == SAMPLES
-#: expect passthrough: exits.EXCEPTION_NMI == 0
-#: expect passthrough: exits.EXTERNAL_INTERRUPT >= SAMPLES
+#: expect passthrough mediated: exits.EXCEPTION_NMI == 0
+#: expect passthrough mediated: exits.EXTERNAL_INTERRUPT >= SAMPLES
 
         .intel_syntax noprefix
         .include "msr.inc"

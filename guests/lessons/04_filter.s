@@ -12,24 +12,24 @@
 #
 #: args --filter 04_filter.toml
 #: cpu spr
-#: modes bare emulated passthrough
+#: modes bare emulated passthrough mediated
 #: expect all: exit_code == 0
 # Instructions: denied to pmc0 and, by the bitmap, to fixed0.
 #: expect bare: pmc0 == insns(opened, again) + ROUNDS * insns(again, done) + insns(done, closed)
-#: expect emulated passthrough: pmc0 == 0
+#: expect emulated passthrough mediated: pmc0 == 0
 #: expect bare: fixed0 == pmc0
-#: expect emulated passthrough: fixed0 == 0
+#: expect emulated passthrough mediated: fixed0 == 0
 # NOPs are instructions with a unit mask: denied as well.
 #: expect bare: pmc1 == ROUNDS
-#: expect emulated passthrough: pmc1 == 0
+#: expect emulated passthrough mediated: pmc1 == 0
 # All branches: allowed by the exclusion. Taken ones: denied.
 #: expect all: pmc2 == ROUNDS
 #: expect bare: pmc4 == ROUNDS - 1
-#: expect emulated passthrough: pmc4 == 0
+#: expect emulated passthrough mediated: pmc4 == 0
 # Stores are not on the list: allowed.
 #: expect all: pmc3 == ROUNDS
 #: expect all: mem64(selector) == mem64(written)
-#: expect emulated passthrough: msr.IA32_PERFEVTSEL0.exits == 2
+#: expect emulated passthrough mediated: msr.IA32_PERFEVTSEL0.exits == 2
 
         .intel_syntax noprefix
         .include "msr.inc"

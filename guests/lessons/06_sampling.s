@@ -19,7 +19,7 @@
 # Watch what sampling costs: r15 is the time from the first instruction of the work to the last, in cycles
 # (`vpmu run --json` shows it under `registers`). Compare the modes.
 #
-#: modes bare emulated passthrough
+#: modes bare emulated passthrough mediated
 #: expect all: exit_code == 0
 #: expect all: pmis == SAMPLES
 #: expect all: mem64(histogram) + mem64(histogram + 8) + mem64(histogram + 16) + mem64(histogram + 24) == SAMPLES
@@ -30,16 +30,16 @@
 #: expect all: global_status == 0
 # A sample costs a bare kernel its MSR writes, a guest some thousand cycles of VM exits on top.
 #: expect bare: r15 < CHEAP
-#: expect emulated passthrough: r15 > DEAR
+#: expect emulated passthrough mediated: r15 > DEAR
 #: expect all: msr.IA32_X2APIC_LVT_PMI.writes == SAMPLES + 1
 #: expect all: msr.IA32_TSC_DEADLINE.writes == mem64(ticks) + 2
 # The host's PMI is an NMI too. With the emulated vPMU it is the guest's counter that raised it; passed
 # through, the guest's PMI comes as the maskable vector 0xf5, so that the host can tell its own NMIs apart.
 #: expect emulated: exits.EXCEPTION_NMI == SAMPLES
-#: expect passthrough: exits.EXCEPTION_NMI == 0
+#: expect passthrough mediated: exits.EXCEPTION_NMI == 0
 #: expect emulated: exits.MSR_WRITE >= SAMPLES * 5
 # The tick's deadline is virtual in both, and LVTPC exits too: KVM owns the APIC.
-#: expect emulated passthrough: msr.IA32_X2APIC_LVT_PMI.exits == SAMPLES + 1
+#: expect emulated passthrough mediated: msr.IA32_X2APIC_LVT_PMI.exits == SAMPLES + 1
 
         .intel_syntax noprefix
         .include "msr.inc"

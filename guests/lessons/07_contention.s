@@ -18,7 +18,7 @@
 #
 # Try: vpmu run guests/lessons/07_contention.s --vpmu emulated --host guests/host/noisy_neighbour.s
 #
-#: modes bare emulated passthrough
+#: modes bare emulated passthrough mediated
 #: args --host ../host/noisy_neighbour.s
 #: expect all: exit_code == 0
 #: expect all: mem64(counts) == ROUNDS

@@ -6,8 +6,7 @@
 # some interrupts come when the other side has the PMU; `--pmi-vector` says who can still tell whose they are
 # (docs/pmi_skid.md). Without a skid nobody is ever mistaken.
 #
-#: modes emulated passthrough
-#: also mediated
+#: modes emulated passthrough mediated
 #: args --host-event cycles/period=3001/:H
 #: expect all: perf.pmis_misattributed == 0
 #: expect all: perf.nmis_unclaimed == 0

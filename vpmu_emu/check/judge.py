@@ -151,7 +151,7 @@ def run_as_asked(
 
 
 def check_program(
-    program: Any, plan: Plan, runner: Runner, *, perturb: bool = False, also: bool = False
+    program: Any, plan: Plan, runner: Runner, *, perturb: bool = False
 ) -> FileReport:
     """Run `program` in every mode of its plan and judge every expectation.
 
@@ -160,7 +160,6 @@ def check_program(
         plan: from `read_plan`.
         runner: called with (program, mode, cpu or None, args); gives an `Outcome`.
         perturb: also alter every expected constant; an expectation that stays green is `blind`.
-        also: in the modes of its `also` line too.
     """
     if not plan.expectations:
         return FileReport(plan.file, error=f"{plan.file}: no `#: expect` line, so nothing can fail")
@@ -173,7 +172,7 @@ def check_program(
     blind = []
     notes = []
     stops = []
-    for mode in plan.modes + (plan.also if also else ()):
+    for mode in plan.modes:
         asked = [e for e in plan.expectations if mode in e.modes]
         if not asked:
             continue

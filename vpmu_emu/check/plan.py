@@ -4,12 +4,9 @@ Lines `#: key value` of a guest (GNU as sees comments):
 
     #: cpu spr
     #: args --filter deny-c0.toml
-    #: modes bare emulated passthrough
-    #: also mediated
+    #: modes bare emulated passthrough mediated
     #: expect all: pmc0 == insns(first, last) + 1
     #: expect emulated passthrough: exits.CPUID >= 3
-
-Modes of an `also` line are asked for apart (`vpmu check --also`); `all` means them too.
 
 A guest of a conformance row also says which one, whose kernels it holds for (left out: what its modes
 stand for), and the test that it re-expresses:
@@ -43,7 +40,7 @@ from vpmu_emu.check.language import (
 from vpmu_emu.errors import ConfigError, VpmuError
 from vpmu_emu.tables.modes import KERNELS, MODES
 
-KEYS = ("cpu", "args", "modes", "also", "expect", "guest", "row", "kernels", "upstream")
+KEYS = ("cpu", "args", "modes", "expect", "guest", "row", "kernels", "upstream")
 ROW = re.compile(r"[A-Z]\d+|X-[a-z0-9-]+")
 
 
@@ -61,7 +58,6 @@ class Plan:
     upstream: str = ""
     guest: str = ""  # this is a program of the host; the guest beside it
     lines: tuple[tuple[int, str], ...] = ()  # where `cpu` and `args` come from
-    also: tuple[str, ...] = ()  # modes in which it holds too, when they are asked for
 
 
 def read_plan(
@@ -92,7 +88,7 @@ def read_plan(
             cpu = value.strip()
         elif key == "args":
             found["args"] = found.get("args", ()) + _args(value, where)
-        elif key in ("modes", "also"):
+        elif key == "modes":
             found[key] = named_modes(value, modes, where)
         elif key in ("row", "kernels"):
             found[key] = found.get(key, ()) + _words(key, value, where)
@@ -103,16 +99,15 @@ def read_plan(
             if not Path(guest).is_file():
                 raise CheckError(*where, f"no such guest: {guest}")
     named = found.get("modes", tuple(m for m in modes if MODES[m].default))
-    also = tuple(mode for mode in found.get("also", ()) if mode not in named)
     for number, text in lines:
         key, _, value = text.strip().partition(" ")
         if key == "expect":
-            expectations.append(expectation_of(file, number, value.strip(), program, named + also))
-    kernels = found.get("kernels", [MODES[mode].kernel.name for mode in named + also])
+            expectations.append(expectation_of(file, number, value.strip(), program, named))
+    kernels = found.get("kernels", [MODES[mode].kernel.name for mode in named])
     return Plan(
         file, named, cpu, found.get("args", ()), tuple(expectations), found.get("row", ()),
         tuple(kernel for kernel in KERNELS if kernel in kernels), upstream,
-        guest, tuple((n, text) for n, text in lines if text.split(" ", 1)[0] in ("cpu", "args")), also,
+        guest, tuple((n, text) for n, text in lines if text.split(" ", 1)[0] in ("cpu", "args")),
     )  # fmt: skip
 
 
