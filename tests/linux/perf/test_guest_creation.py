@@ -90,3 +90,46 @@ def test_busy_where_the_trace_says_that_the_guest_has_the_pmu(monkeypatch):
     seen = creations(cases(day=200, laws=10_000, night=10_000, uncompiled=60), 300, monkeypatch)
     assert {busy for busy, _ in seen} == {True, False}
     assert [(busy, last) for busy, last in seen if busy != (last == TR_PMU_LOAD)] == []
+
+
+REFUSED = """
+        .include "linux.inc"
+        .include "host.inc"
+        .globl _start
+_start: set_affinity 0, second_core
+        mov ebx, {times}
+1:      perf_open attr, ANY, 0
+        cmp rax, -EOPNOTSUPP
+        jne 3f
+        perf_open attr, ANY, 1
+        cmp rax, -EOPNOTSUPP
+        jne 3f
+        perf_open without_guests, ANY, 0
+        test rax, rax
+        js 3f
+        mov edi, eax
+        linux close
+        dec ebx
+        jnz 1b
+        exit_program 7
+3:      exit_program 1
+        .data
+        .balign 8
+second_core: .quad 2
+attr:   perf_attr PERF_TYPE_HARDWARE, PERF_COUNT_HW_BRANCH_INSTRUCTIONS, 0
+without_guests:
+        perf_attr PERF_TYPE_HARDWARE, PERF_COUNT_HW_BRANCH_INSTRUCTIONS, PERF_ATTR_EXCLUDE_GUEST
+        host_storage
+"""
+
+
+@pytest.mark.uncompiled
+def test_as_merged_it_is_refused_wherever_the_guest_is():
+    """EOPNOTSUPP for every CPU as long as the VM is there, in the guest or out of it."""
+    times = cases(day=60, laws=3000, night=3000, uncompiled=3)
+    maker = assemble(REFUSED.format(times=times), str(ROOT / "guests/host/refused.s"))
+    guest = assemble(GUEST.format(rounds=16 * times, spin=300), "guest.s")
+    machine = System(guest, vpmu="mediated", cores=2, ram=2, host=[maker])
+    result = machine.result(machine.run()).to_json()
+    assert result["exit_code"] == 0
+    assert [task["exit_code"] for task in result["tasks"][1:]] == [7]
