@@ -15,6 +15,7 @@ from vpmu_emu._jit import COMPILES
 from vpmu_emu.asm import assemble, assemble_file
 from vpmu_emu.machine.state import RUN_SLICE
 from vpmu_emu.report import plain, run_tables
+from vpmu_emu.tables.modes import SWITCH_POLICIES
 
 pytestmark = pytest.mark.uncompiled
 
@@ -144,6 +145,7 @@ def test_without_a_skid_nobody_is_mistaken_whoever_counts_what():
         options = {"host_events": events[: chance.randint(1, 2)]}
         if mode != "emulated":
             options["pmi_vector"] = chance.choice(("dedicated", "nmi"))
+            options["switch"] = chance.choice(SWITCH_POLICIES)
         guest = assemble(text, str(ROOT / "guests/workloads/pmi_skid.s"))
         system = machine(guest, mode, max_insns=None, **options)
         result = system.result(system.run()).to_json()
