@@ -40,7 +40,15 @@ def all_passthrough(name: str, ecx: int) -> bool:
     return passthrough(name, ecx)
 
 
+def mediated(name: str, ecx: int) -> bool:
+    """A guest of `spr` lacks its fourth fixed counter: RDPMC and the global registers exit."""
+    if name in ("rdmsr", "wrmsr"):
+        return _pmu_or_other(ecx) and not (_passes_in_passthrough(ecx) and ecx not in (0x38E, 0x38F, 0x390))
+    return name in ALWAYS or name == "rdpmc"
+
+
 EXITS: dict[str, Callable[[str, int], bool]] = {
     "emulated": emulated,
     "passthrough": passthrough,
+    "mediated": mediated,
 }
