@@ -352,6 +352,7 @@ class Option:
         many: it may be given again, and all of them hold.
         check: raises ConfigError for a value that nothing can have; called once the mode is known.
         need: what a mode must have for it to have an effect; None: it has one everywhere.
+        of_every_vm: a mode of `--other-vpmu` will do for that, too.
         need_of: of an option with `many` values: what a mode must have for one of them.
         not_of_a_guest: why no `#: args` line has it, "" if one may.
         not_of_a_user: why the command line does not have it, "" if it has.
@@ -367,6 +368,7 @@ class Option:
     many: bool = False
     check: Callable[[str, Any], None] | None = None
     need: Need | None = None
+    of_every_vm: bool = False
     need_of: Callable[[str], Need] | None = None
     not_of_a_guest: str = ""
     not_of_a_user: str = ""
@@ -491,7 +493,7 @@ class Options:
     switch: str | None = _field(
         "switch", None, "How much KVM does of a switch of the guest's PMU context: "
         f"{', '.join(SWITCH_POLICIES)}; as the mode's kernel does if not said.",
-        metavar="POLICY", takes=_word_or_none, check=_policy, need=OWNED,
+        metavar="POLICY", takes=_word_or_none, check=_policy, need=OWNED, of_every_vm=True,
     )
     settings: Mapping[str, int] = _field(
         "set", {}, f"Shape of the host CPU: {'= '.join(HOST_KEYS)}=; repeatable.",
@@ -526,7 +528,7 @@ class Options:
         "pmi-vector", "dedicated",
         "How PMIs of a guest that owns the PMU come: dedicated: by a vector of their own; nmi: as NMIs, "
         "and the host's handler decides whose they are.",
-        metavar="HOW", check=_vector, need=OWNED,
+        metavar="HOW", check=_vector, need=OWNED, of_every_vm=True,
     )
     pmi_skid: str = _field(
         "pmi-skid", "0:0",
@@ -598,13 +600,15 @@ class Options:
 
     def _unheeded(self, mode: Mode) -> Iterator[tuple[str, Need]]:
         """Fields of which something has no effect in this mode, each with what that needs."""
+        others = [MODES[self.other_vpmu]] if self.other_vpmu in MODES else []
         for key, option in OPTIONS.items():
             value = getattr(self, key)
             if option.need_of is not None:
                 needs = [option.need_of(each) for each in value]
             else:
                 needs = [option.need] if option.need is not None and value != option.usual else []
-            missing = next((need for need in needs if not need.fits(mode)), None)
+            modes = [mode, *others] if option.of_every_vm else [mode]
+            missing = next((need for need in needs if not any(map(need.fits, modes))), None)
             if missing is not None:
                 yield key, missing
 

@@ -28,9 +28,10 @@ def switch_report(S: Any) -> dict[str, Any]:
 
     All cores together; `host_blind` is the time in which a guest had the PMU, and its share of all time.
     """
-    if not any(vm.used and int(vm.vpmu) != VPMU_EMULATED for vm in S.vms):
-        return {}
     online = [(core, host) for core, host in zip(S.cores, S.percpu, strict=True) if int(host.online)]
+    owned = any(vm.used and int(vm.vpmu) != VPMU_EMULATED for vm in S.vms)
+    if not owned and not any(host.switch_n.any() for _, host in online):
+        return {}
     fields = ("switch_n", "switch_time", "switch_ops")
     n, time, accesses = (np.sum([host[field] for _, host in online], axis=0) for field in fields)
     prices = _prices(S)

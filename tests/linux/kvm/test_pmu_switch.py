@@ -488,6 +488,21 @@ def test_what_cannot_be_is_refused(asked, said):
     assert said in str(refused.value)
 
 
+def test_it_is_of_every_vm_of_the_host():
+    """The VMM's guest has perf's vPMU, a second VM owns its own: its switches are as asked."""
+    text = (ROOT / "guests" / "host" / "second_vm.s").read_text(encoding="utf-8")
+    text = text.replace(".equ TIMES, 20", ".equ TIMES, 2").replace(".equ PAUSE, 50000", ".equ PAUSE, 2000")
+    second = {"other_vpmu": "mediated", "host": [assemble(text, "second.s")]}
+    loads = {}
+    for asked in ("eager", None):
+        machine = system(BUSY.format(exits=2000), "emulated", switch=asked, **second)
+        machine.S.config.sched_slice = machine.S.config.tick_interval = 20_000 * 16
+        result = machine.result(machine.run()).to_json()
+        assert result["tasks"][1]["exit_code"] == 0
+        loads[result["kvm"]["switch"]["policy"]] = result["kvm"]["switch"]["load"]
+    assert loads["eager"]["rdpmc"]["count"] == 0 < loads["elide"]["rdpmc"]["count"]
+
+
 def test_eager_may_be_said_with_a_patch_left_out():
     _, result = run(IDLE, "passthrough", switch="eager", without=[24])
     assert result["kvm"]["switch"]["load"]["wrmsr"]["count"] == 4 * 24
