@@ -244,7 +244,7 @@ def test_nothing_leaks(setup):
 
 def test_a_vcpu_is_preempted_within_its_windows():
     """Else the law would say nothing: its thread leaves the core while its counters are on."""
-    switches = [Case(seed, "mediated, elide").run().S.tasks[0].switches for seed in range(4)]
+    switches = [Case(seed, "mediated, elide").run().S.tasks[0].switches for seed in range(2)]
     assert min(int(n) for n in switches) >= 3
 
 

@@ -170,8 +170,9 @@ FLOW = """
 
 @BOTH
 @EVERY
-@pytest.mark.parametrize("options", [{}, {"kvm": {"fixed_cap": 4}}, {"cpu": "skx"},
-                                     {"guest": {"gp": 6, "fixed": 2}}])  # fmt: skip
+@pytest.mark.parametrize(
+    "options", [{"kvm": {"fixed_cap": 4}}, {"cpu": "skx"}, {"guest": {"gp": 6, "fixed": 2}}]
+)
 def test_a_guest_sees_the_same_in_every_policy(mode, policy, options):
     _, result = run(FLOW, mode, switch=policy, **options)
     _, usual = run(FLOW, mode, **options)
@@ -209,8 +210,9 @@ PMI = """
 
 @BOTH
 @EVERY
-@pytest.mark.parametrize(("cpuids", "nops"), [(0, 60), (30, 0)])
-@pytest.mark.parametrize("vector", ["dedicated", "nmi"])
+@pytest.mark.parametrize(
+    ("cpuids", "nops", "vector"), [(0, 60, "dedicated"), (30, 0, "dedicated"), (0, 60, "nmi")]
+)
 def test_pmis_come_in_every_policy_also_after_the_guest_has_unmasked_its_lvtpc(
     mode, policy, cpuids, nops, vector
 ):
@@ -249,8 +251,7 @@ def proc_controls(machine) -> tuple[int, ...]:
 
 
 @BOTH
-@pytest.mark.parametrize("options", [{}, {"cpu": "skx"}, {"cpu": "icx"}, {"guest": {"gp": 3, "fixed": 1}},
-                                     {"guest": {"perf_caps": 0}}])  # fmt: skip
+@pytest.mark.parametrize("options", [{}, {"cpu": "skx"}, {"guest": {"gp": 3, "fixed": 1, "perf_caps": 0}}])
 @pytest.mark.parametrize(("touch", "exit_"), [
     ("mov ecx, 0\nrdpmc", "RDPMC"), ("WRMSR32 0xc1, 5", "MSR_WRITE"), ("RDMSR32 0x38e", "MSR_READ"),
     ("WRMSR32 0x186, 0", "MSR_WRITE"),
