@@ -43,7 +43,8 @@ overflows meanwhile sets its bit in GLOBAL_STATUS and asks for nothing more, and
 the entry masks itself (SDM 3A 11.5.1), so that it drops the next. (That overflows on the way are one
 request is the rule taken here, where the manual is silent; a handler has to look at every bit of
 GLOBAL_STATUS for the same reason, SDM 3B 20.2.) NMIs and vectors have latches of their own in the core,
-so that either can follow the other. What DEBUGCTL freezes stops at the overflow.
+so that either can follow the other. What DEBUGCTL freezes stops at the overflow. KVM's switch of the PMU is
+one piece here: an NMI that becomes due in the midst of it is taken at its end.
 
 `--pmi-vector dedicated` is what the series has and what was merged: the guest's PMIs have vector 0xf5 and
 only they; an NMI while a guest has the PMU is not the PMU's, for perf's handler. `nmi` is what the cover
