@@ -361,6 +361,12 @@ def test_a_guest_can_move_on_and_on():
     assert done(System(None, vpmu="emulated", restore=vm)) == want
 
 
+def test_it_ends_with_the_vmm_whoever_else_runs():
+    forever = assemble("        .text\n        .globl _start\n_start: jmp _start\n", "forever.s")
+    vm = saved("emulated", 700, host=[forever])
+    assert done(System(None, vpmu="emulated", restore=vm)) == whole("emulated")[0]
+
+
 def test_a_symbol_is_a_moment():
     vm = saved("mediated", "leaf")
     regs = STRUCTS["kvm_regs"].read(vm.sections["regs"])

@@ -442,7 +442,7 @@ class System:
     def _run_host(self, end: int) -> int:
         """Compiled code until `end`, and the system calls that host programs make on the way."""
         from vpmu_emu.linux import syscalls
-        from vpmu_emu.machine.state import RUN_SYSCALL
+        from vpmu_emu.machine.state import RUN_STOPPED, RUN_SYSCALL
 
         while True:
             self.E.t_slice = end
@@ -451,6 +451,8 @@ class System:
                 return code
             with _uninterrupted():
                 syscalls.handle(self._host)
+            if self._is_saved():  # whatever other programs of the host would still do
+                return RUN_STOPPED
 
     def run(self) -> Stop:
         """Run until the program ends, a breakpoint, a watchpoint, or the instruction limit.
@@ -552,15 +554,23 @@ class System:
         if int(E.generation) & (GENERATIONS - 1) == 0:  # keys hold that much of it
             E.map_key[:] = 0
 
-    def saved_vm(self) -> bytes | None:
-        """The file of --save, once the VMM has written it."""
+    def _is_saved(self) -> bool:
+        """Whether the VMM has written all of the guest, and has ended."""
         if not self.has_host or self.options.save is None:
+            return False
+        from vpmu_emu.linux.state import TASK_DEAD
+        from vpmu_emu.setup import saved
+
+        whole = self._host.images.get(saved.PATH, b"").endswith(saved.SECTION.pack(b"end", 0))
+        return whole and int(self.S.tasks[0].state) == TASK_DEAD
+
+    def saved_vm(self) -> bytes | None:
+        """The file of --save, once there is one."""
+        if not self._is_saved():
             return None
         from vpmu_emu.setup import saved
 
-        data = bytes(self._host.images.get(saved.PATH, b""))
-        if not data.endswith(saved.SECTION.pack(b"end", 0)):
-            return None
+        data = bytes(self._host.images[saved.PATH])
         pmu = self.S.vcpus[0].pmu
         facts = {
             "mode": self.mode, "kernel": self.options.mode.kernel.name, "cpu": self.model.name,
@@ -699,7 +709,7 @@ class System:
         names = {RUN_BREAK: "break", RUN_WATCH: "watch", RUN_SLICE: "step", RUN_LIMIT: "max-insns"}
         # No time of a guest's timer or a sleep is beyond what 63 bits of 1/16 cycle hold.
         names[RUN_TIME] = "end-of-time" if self.max_cycles is None else "max-cycles"
-        if not reason and self.saved_vm() is not None:
+        if not reason and self._is_saved():
             reason = "saved"
         if not reason:
             reason = STOP_NAMES[ended] if code == RUN_STOPPED else names[code]

@@ -17,8 +17,8 @@ _KINDS = (
 )
 
 
-def read_bytes(path: Path) -> bytes:
-    """The bytes of a regular file.
+def read_bytes(path: Path, most: int = MAX_FILE) -> bytes:
+    """The bytes of a regular file, `most` at the most.
 
     Raises:
         LoadError: there is none, or it is something else, unreadable or too large.
@@ -29,11 +29,11 @@ def read_bytes(path: Path) -> bytes:
             if is_kind(status.st_mode):
                 raise LoadError(f"{path}: {what}")
         with path.open("rb") as file:
-            data = file.read(MAX_FILE + 1)
+            data = file.read(most + 1)
     except (OSError, ValueError) as error:
         raise LoadError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
-    if len(data) > MAX_FILE:
-        raise LoadError(f"{path}: larger than {MAX_FILE >> 20} MiB")
+    if len(data) > most:
+        raise LoadError(f"{path}: larger than {most >> 20} MiB")
     return data
 
 

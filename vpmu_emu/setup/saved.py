@@ -19,7 +19,7 @@ from typing import Any
 
 import attrs
 
-from vpmu_emu.asm.files import read_bytes
+from vpmu_emu.asm.files import MAX_FILE, read_bytes
 from vpmu_emu.asm.program import Program
 from vpmu_emu.errors import ConfigError, LoadError
 from vpmu_emu.linux.kvm.cpuid import (
@@ -40,6 +40,7 @@ from vpmu_emu.tables.linux import STRUCTS
 from vpmu_emu.tables.modes import Mode
 from vpmu_emu.tables.msrs import msr_name
 from vpmu_emu.tables.patches import without_bits
+from vpmu_emu.tables.ram import MAX_RAM_MIB
 
 MAGIC = b"vpmu_vm\0"
 FORMAT = 1
@@ -57,6 +58,7 @@ STATES = {
     "events": STRUCTS["kvm_vcpu_events"].size,
 }  # fmt: skip
 MOST_MSRS = 250
+MOST = (MAX_RAM_MIB << 20) + MAX_FILE  # bytes of a file: memory, and a program
 PMU_FACTS = ("version", "gp", "fixed", "width", "perf_capabilities")
 # Where CPUID has features: (leaf, register of EAX to EDX, mask). OSXSAVE and APIC follow CR4 and
 # IA32_APIC_BASE.
@@ -104,7 +106,7 @@ def load_saved(path: str | Path) -> SavedVm:
         ConfigError: it is none, damaged, of another format, or says what cannot be.
         OSError, LoadError: it cannot be read.
     """
-    return unpack(read_bytes(Path(path)), str(path))
+    return unpack(read_bytes(Path(path), MOST), str(path))
 
 
 def unpack(data: bytes, name: str) -> SavedVm:
