@@ -420,6 +420,14 @@ def test_counts_are_exact_in_another_mode_and_kernel(mode, to):
         assert got == [want[0] + edge, want[1], want[2] + edge], (mode, to, at)
 
 
+def test_without_a_pmu():
+    program = assemble(CLOCK, "clock.s")
+    vm = saved("none", 700, program)
+    for mode in ("none", "emulated", "mediated"):  # its CPUID still says that there is none
+        stop = System(None, vpmu=mode, restore=vm).run()
+        assert (stop.reason, stop.info) == ("debug-exit", 0)
+
+
 def test_to_another_cpu_where_it_has_all_that_the_guest_has():
     vm = saved("emulated", 123, assemble(COUNTER, "counter.s"), cpu="icx")
     want = counted(System(vm.program, vpmu="emulated", ram=RAM, cpu="spr"))

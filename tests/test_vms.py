@@ -78,8 +78,16 @@ def test_both_are_exact(mode, other, kvm):
         assert vm["profiled"] == ("no" if owns else "yes")
         assert (vm["events"] > 0) == (not owns)
     # Neither has the other's time: what they ran together is what the report says of guests.
+    assert first["stolen_cycles"] > beside["guest_cycles"] > 0
     spent = first["guest_cycles"] + beside["guest_cycles"]
     assert abs(spent - result["cycles_by"]["guest"]) < result["cycles_by"]["guest"] // 10
+
+
+@compiled
+def test_alone_nothing_is_stolen():
+    system = System(assemble(FIRST, "first.s"), vpmu="emulated", ram=2)
+    (vm,) = system.result(system.run()).to_json()["vms"]
+    assert vm["stolen_cycles"] == 0
 
 
 @compiled

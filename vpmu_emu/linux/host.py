@@ -116,6 +116,7 @@ def schedule(S, M, E):
     host.min_vruntime = max(host.min_vruntime, task.vruntime)
     if task.vcpu >= 0:
         vcpu = S.vcpus[task.vcpu]
+        vcpu.stolen_t += core.t - task.last_t  # whoever slept is there since it was woken
         vcpu_load(S, M, E, vcpu)
         kvm_sched_in(S, E, vcpu)
     else:

@@ -463,6 +463,7 @@ VCPU = np.dtype(
         ("vapic", machine.LAPIC),  # its virtual-APIC page
         ("entered_t", "i8"),  # time of its last entry
         ("guest_t", "i8"),  # time that its guest ran
+        ("stolen_t", "i8"),  # time that its thread was in KVM_RUN and another one had the core (run_delay)
         ("fastpaths", "u8"),  # re-entries inside the inner loop
         ("pmu", KVM_PMU),  # its virtual PMU
     ]

@@ -31,6 +31,7 @@ def vms_report(S: Any) -> list[dict[str, Any]]:
                 "vcpus": len(vcpus),
                 "entries": sum(int(vcpu.entries) for vcpu in vcpus),
                 "guest_cycles": sum(int(vcpu.guest_t) for vcpu in vcpus) >> 4,
+                "stolen_cycles": sum(int(vcpu.stolen_t) for vcpu in vcpus) >> 4,
                 "profiled": "no" if owns else "yes",
                 "events": sum(int(vcpu.pmu.created) for vcpu in vcpus),
             }
