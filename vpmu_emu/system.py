@@ -353,7 +353,8 @@ class System:
         if not self.has_host:  # else the VMM does it
             self._load(program)
         E.n_uops = 1
-        E.insn_limit = (1 << 64) - 1 if options.max_insns is None else options.max_insns
+        E.task_limit = (1 << 64) - 1 if options.max_insns is None else options.max_insns
+        E.insn_limit = E.task_limit
         E.t_slice = NEVER
         E.t_limit = END_OF_TIME
         E.horizon = options.horizon
@@ -532,7 +533,8 @@ class System:
         count, address = self._moment
         if address is not None:
             return code == RUN_BREAK
-        return code == RUN_LIMIT and (self.max_insns is None or count < self.max_insns)
+        # A program of the host may have come to a limit, too; that one is the user's.
+        return code == RUN_LIMIT and max(map(_done, self.cores)) >= count != self.max_insns
 
     def _ask_to_save(self) -> None:
         """SIGUSR1 to the VMM, as from outside; decoded code forgets its breakpoint."""
@@ -541,7 +543,7 @@ class System:
 
         E = self.E
         self._moment = None
-        E.insn_limit = (1 << 64) - 1 if self.max_insns is None else self.max_insns
+        E.insn_limit = E.task_limit
         E.n_break = 0
         self._forget_decoded()
         send_signal(self._host, 0, constant("SIGUSR1"))

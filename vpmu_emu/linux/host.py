@@ -236,9 +236,10 @@ def run_user(S, M, E):
     breaks = E.n_break
     program = S.tasks[host.curr].program
     E.insn_limit = ALL
-    if program != VMM and limit != ALL:
+    if program != VMM and E.task_limit != ALL:
         done = guest_work(core)
-        E.insn_limit = done + min(limit - min(host.user_insns, limit), ALL - done)
+        left = E.task_limit - min(host.user_insns, E.task_limit)
+        E.insn_limit = done + min(left, ALL - done)
     E.n_break = 0
     insns = core.total[1, C_INST]
     cycles = core.total[1, C_CYCLES]

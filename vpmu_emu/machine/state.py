@@ -426,6 +426,7 @@ ENGINE = np.dtype(
         ("t_slice", "i8"),  # return to Python at the first edge at or after this time
         ("t_limit", "i8"),  # the run may not go beyond this time
         ("insn_limit", "u8"),  # return once the guest has done this many instructions, see guest_work()
+        ("task_limit", "u8"),  # the same of the programs of the host on a core, the VMM apart
         ("due", "i8", (N_CORES,)),  # when each core can go on, while the next turn is chosen
         ("fault_vector", "i8"),
         ("fault_error", "u8"),

@@ -71,7 +71,7 @@ class Kernel:
             self.E.memory, self.E.memory_size = self.M.ctypes.data, len(self.M)
         self.model = host_model(cpu)
         self.E.n_uops = 1
-        self.E.insn_limit = (1 << 64) - 1
+        self.E.insn_limit = self.E.task_limit = (1 << 64) - 1
         self.E.t_limit = END_OF_TIME
         for k, core in enumerate(self.S.cores):
             fill_core(core, self.model)
