@@ -421,6 +421,20 @@ def test_counts_are_exact_in_another_mode_and_kernel(mode, to):
         assert got == [want[0] + edge, want[1], want[2] + edge], (mode, to, at)
 
 
+@pytest.mark.parametrize(("mode", "other"), [
+    ("emulated", None), ("passthrough", None), ("mediated", None), ("passthrough", "emulated"),
+])  # fmt: skip
+def test_from_one_vmm_to_another_on_one_host(mode, other):
+    """save.s and restore.s, beside the VMM and its guest."""
+    host = [str(ROOT / "guests" / "host" / f"{name}.s") for name in ("save", "restore")]
+    result = vpmu_emu.run(
+        ROOT / "guests" / "lessons" / "07_contention.s", vpmu=mode, other_vpmu=other, host=host
+    ).to_json()
+    assert [task["exit_code"] for task in result["tasks"][1:3]] == [0, 0]
+    assert "saved: 1\n" in result["serial"]
+    assert "count of the guest that moved: 40004\n" in result["serial"]  # EXPECTED
+
+
 def test_without_a_pmu():
     program = assemble(CLOCK, "clock.s")
     vm = saved("none", 700, program)
