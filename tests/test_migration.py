@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 import vpmu_emu
 from tests.conftest import ROOT
+from tests.linux.syscalls.test_kvm import Vmm
 from tests.tools.profiles import cases
 from tests.tools.whole import lesson
 from vpmu_emu import system as system_module
@@ -23,7 +24,7 @@ from vpmu_emu.setup.saved import STATES, SavedVm, check_fit, pack, unpack
 from vpmu_emu.system import System
 from vpmu_emu.tables.cpus import cpu
 from vpmu_emu.tables.linux import STRUCTS
-from vpmu_emu.tables.modes import MODES, SWITCH_POLICIES
+from vpmu_emu.tables.modes import MODES, SWITCH_POLICIES, kernel_version
 from vpmu_emu.tables.msrs import by_name
 
 pytestmark = pytest.mark.skipif(not COMPILES, reason="the VMM looks at every page of memory")
@@ -269,6 +270,21 @@ def test_the_tsc_never_goes_back(mode):
         stop = system.run()
         assert (stop.reason, stop.info) == ("debug-exit", 0)
         assert system.registers()["r13"] > int.from_bytes(vm.sections["tsc"], "little")
+
+
+@pytest.mark.parametrize("mode", WITH_PMU)
+def test_kvm_set_msrs_would_set_it_aside(mode):
+    """Row of docs/divergences.md: why the VMM sets KVM_VCPU_TSC_OFFSET."""
+    vmm = Vmm(mode)
+    (own,) = vmm.read(0x10)
+    far = own + 20_000_000  # of a guest that has run for some milliseconds, less than a second
+    assert vmm.set((0x10, far)) == 1
+    (first,) = vmm.read(0x10)
+    assert vmm.set((0x10, far + 20_000_000)) == 1
+    (second,) = vmm.read(0x10)
+    since_6_8 = MODES[mode].kernel.version >= kernel_version(6, 8)
+    assert (first >= far) == since_6_8
+    assert second < far + 20_000_000
 
 
 @pytest.mark.parametrize("mode", WITH_PMU)

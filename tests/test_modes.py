@@ -780,7 +780,7 @@ ROWS |= {
         " than the last one": "test_counts_are_exact_in_another_mode_and_kernel",
         "IA32_DEBUGCTL, branch records": "test_what_is_in_no_list_does_not_come_along",
         "IA32_TIME_STAMP_COUNTER by KVM_SET_MSRS instead of KVM_VCPU_TSC_OFFSET":
-            "test_the_tsc_never_goes_back",
+            "test_kvm_set_msrs_would_set_it_aside",
     }.items()
 }  # fmt: skip
 DIFFER = "VMs that differ: "
