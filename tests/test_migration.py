@@ -626,7 +626,8 @@ def test_the_command_line(tmp_path):
     status, text = vpmu("--vpmu", "emulated", "--restore", file)
     assert (status, "checksum is wrong" in text) == (2, True)
     assert vpmu("--vpmu", "emulated", "--restore", tmp_path / "none.vm")[0] == 2
-    assert vpmu("--vpmu", "emulated")[0] == 2
+    status, text = vpmu("--vpmu", "emulated")
+    assert (status, "Missing argument 'PROG'" in text) == (2, True)
 
 
 def test_a_snapshot_keeps_the_files_that_programs_made():

@@ -189,7 +189,7 @@ def run(ctx: click.Context, /, prog: str | None, as_json: bool, **options: Any) 
     from vpmu_emu.system import write_saved
 
     if prog is None and options["restore"] is None:
-        raise click.MissingParameter(ctx=ctx, param=ctx.command.params[0], param_type="argument")
+        raise click.UsageError("Missing argument 'PROG' (or --restore FILE).", ctx)
 
     if as_json and options["trace"] == "-":
         raise VpmuError("--trace - and --json both write to standard output")
