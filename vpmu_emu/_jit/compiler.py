@@ -264,6 +264,15 @@ def _name_records_once() -> None:
     record_type.__repr__ = text
 
 
+def _count_from_the_front() -> None:
+    # Python's x[-1] is the last element, and four instructions of every access. No index here is negative: a
+    # build with bounds checks refuses one.
+    def fix_integer_index(context: Any, builder: Any, kind: Any, index: Any, size: Any) -> Any:
+        return context.cast(builder, index, kind, types.intp if kind.signed else types.uintp)
+
+    arrayobj.fix_integer_index = fix_integer_index
+
+
 def _resolve_scalars_once() -> None:
     # `a + b` of the same two types is looked for among the same templates each time it is met.
     function: Any = types.Function
@@ -286,6 +295,7 @@ _link_by_name()
 _keep_objects()
 _drop_annotations()
 _name_records_once()
+_count_from_the_front()
 _resolve_scalars_once()
 _type_memory()
 
