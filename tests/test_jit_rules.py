@@ -216,6 +216,7 @@ def test_cache_follows_every_file_and_setting(toy):
     # A warm cache must not drop the checks that were asked for.
     assert toy(7, NUMBA_BOUNDSCHECK="1") == ["bounds", False, True, graph]
     assert toy(7, NUMBA_BOUNDSCHECK="1") == ["bounds", True, False, graph]
+    assert toy(-1, NUMBA_BOUNDSCHECK="1")[0] == "bounds"  # not the last one
     assert toy(1, NUMBA_DISABLE_JIT="1") == [93, True, False, graph]
 
 
