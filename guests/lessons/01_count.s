@@ -25,12 +25,13 @@
 # Without a hypervisor there is nothing to exit to. The emulated vPMU sees every PMU access; passed
 # through, the counters and GLOBAL_CTRL are the guest's own, and only the selectors exit, for the filter.
 #: expect bare: exits.MSR_WRITE == 0
-# The vPMU that Linux merged passes GLOBAL_CTRL and RDPMC only to a guest that has every counter of the
-# host: this host has a fourth fixed counter, of which the guest knows nothing.
-#: expect emulated mediated: exits.MSR_WRITE == 3 + 3 + 1
+#: expect emulated: exits.MSR_WRITE == 3 + 3 + 1
 #: expect passthrough: exits.MSR_WRITE == 3 + 1
-#: expect emulated mediated: exits.RDPMC == 1
+#: expect emulated: exits.RDPMC == 1
 #: expect passthrough: exits.RDPMC == 0
+# The vPMU that Linux merged passes GLOBAL_CTRL and RDPMC together, and only to a guest that has every
+# counter of the host: some hosts have a fourth fixed counter, of which the guest knows nothing.
+#: expect mediated: exits.MSR_WRITE == 3 + 1 + 3 * exits.RDPMC
 
         .intel_syntax noprefix
         .include "msr.inc"
