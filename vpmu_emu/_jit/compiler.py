@@ -265,8 +265,8 @@ def _name_records_once() -> None:
 
 
 def _count_from_the_front() -> None:
-    # Python's x[-1] is the last element, and four instructions of every access. No index here is negative: a
-    # build with bounds checks refuses one.
+    # Python's x[-1] is the last element, and four instructions of every access. No index here is negative:
+    # a build with bounds checks refuses one.
     def fix_integer_index(context: Any, builder: Any, kind: Any, index: Any, size: Any) -> Any:
         return context.cast(builder, index, kind, types.intp if kind.signed else types.uintp)
 
