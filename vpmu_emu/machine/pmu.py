@@ -674,7 +674,9 @@ def pmu_charge(core, E, cycles, insns, branches):
     core.stats.host_time += time
     core.stats.host_insns += insns
     core.stats.host_branches += branches
-    pmu_check(core, E)
+    # A switch of the PMU context comes here a hundred times, mostly with every counter off.
+    if core.pmu.armed != ZERO or core.pmu.pmi_at <= core.t:
+        pmu_check(core, E)
 
 
 @jit()
