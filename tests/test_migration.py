@@ -614,6 +614,8 @@ def test_the_command_line(tmp_path):
     assert "stopped by saved" in text
     assert vpmu("--vpmu", "mediated", "--restore", file)[0] == 0
     assert vpmu(source, "--vpmu", "passthrough", "--restore", file, "--json")[0] == 0
+    status, text = vpmu("--restore", file)
+    assert (status, "counter.s: emulated on spr" in text) == (0, True), text
     before = file.read_bytes()
     status, text = vpmu(source, "--vpmu", "emulated", "--save", tmp_path / "late.vm", "--at", "99999")
     assert status == 1

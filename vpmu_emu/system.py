@@ -288,7 +288,7 @@ class System:
 
         engine: Any = compiled
 
-        self.options = options = Options.of(asked, options)
+        self.options = options = in_saved_mode(Options.of(asked, options))
         options.check()
         mode = options.mode
         cores = options.cores
@@ -959,6 +959,22 @@ def _counters(core: Any) -> list[int]:
     with np.errstate(over="ignore"):
         compiled.read_counters(core, found)
     return [int(v) for v in found]
+
+
+def in_saved_mode(options: Options) -> Options:
+    """A saved VM goes on in the mode that it had, if none with a hypervisor is asked for.
+
+    Raises:
+        ConfigError, OSError, LoadError: as `load_saved`.
+    """
+    from vpmu_emu.setup.saved import SavedVm, load_saved
+
+    if options.restore is None or options.mode.hypervisor:
+        return options
+    saved = options.restore
+    if not isinstance(saved, SavedVm):
+        saved = load_saved(saved)
+    return attrs.evolve(options, restore=saved, vpmu=saved.facts["mode"])
 
 
 def with_saved(options: Options, program: Program | None) -> Options:
