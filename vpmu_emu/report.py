@@ -251,9 +251,8 @@ def _switches(switch: Mapping[str, Any], of: str) -> Table:
         ]
         rows.append((_PARTS_OF_A_SWITCH[name], n, *each, round(part["cycles"] / n)))
     share = switch["host_blind"]["share"]
-    title = f"Switches of the PMU context, {switch['policy']}{of}: accesses each (their cycles)"
-    note = f"; the host cannot profile {share:.1%} of the time"
-    return Table(title + note, ("", "count", *(key.upper() for key in kinds), "cycles each"), tuple(rows))
+    title = f"Switches of the PMU context, {switch['policy']}{of}: each (cycles); host blind {share:.1%}"
+    return Table(title, ("", "count", *(key.upper() for key in kinds), "cycles each"), tuple(rows))
 
 
 def _programs(tasks: Sequence[Mapping[str, Any]]) -> tuple[tuple[Cell, ...], ...]:
