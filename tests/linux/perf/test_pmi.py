@@ -203,7 +203,7 @@ def test_no_horizon_and_no_slice_moves_it(mode, vector, skid):
     options = {"pmi_skid": skid, "host_events": ["cycles/period=3001/:H"]}
     if mode != "emulated":
         options["pmi_vector"] = vector
-    options["max_insns"] = 60_000 if COMPILES else 6_000
+    options["max_insns"] = 60_000 if COMPILES else 12_000
     guest = assemble_file(ROOT / "guests/workloads/pmi_skid.s")
     plain = machine(guest, mode, **options)
     plain.run()
