@@ -615,7 +615,7 @@ def test_the_command_line(tmp_path):
     assert vpmu("--vpmu", "mediated", "--restore", file)[0] == 0
     assert vpmu(source, "--vpmu", "passthrough", "--restore", file, "--json")[0] == 0
     status, text = vpmu("--restore", file)
-    assert (status, "counter.s: emulated on spr" in text) == (0, True), text
+    assert (status, "no hypervisor in mode bare (allowed: none emulated" in text) == (2, True), text
     before = file.read_bytes()
     status, text = vpmu(source, "--vpmu", "emulated", "--save", tmp_path / "late.vm", "--at", "99999")
     assert status == 1
@@ -630,6 +630,17 @@ def test_the_command_line(tmp_path):
     assert vpmu("--vpmu", "emulated", "--restore", tmp_path / "none.vm")[0] == 2
     status, text = vpmu("--vpmu", "emulated")
     assert (status, "Missing argument 'PROG'" in text) == (2, True)
+
+
+def test_every_door_takes_a_saved_vm_and_is_told_its_mode(tmp_path):
+    """`bare` has no VM to go on with, and no other mode is taken in silence."""
+    file = tmp_path / "sampler.vm"
+    file.write_bytes(saving("mediated", 300).saved_vm())
+    assert vpmu_emu.run(None, restore=file, vpmu="emulated").to_json()["vpmu"] == "emulated"
+    assert System(None, restore=str(file), vpmu="mediated").mode == "mediated"
+    assert vpmu_emu.Session(sampler(), restore=file, vpmu="passthrough").system.mode == "passthrough"
+    with pytest.raises(ConfigError, match=r"no hypervisor in mode bare.*emulated passthrough mediated"):
+        vpmu_emu.run(None, restore=file)
 
 
 def test_a_snapshot_keeps_the_files_that_programs_made():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from tests.conftest import ROOT
@@ -11,6 +12,7 @@ from vpmu_emu._jit import COMPILES
 from vpmu_emu.asm import assemble
 from vpmu_emu.errors import ConfigError
 from vpmu_emu.linux.state import VPMU_EMULATED, VPMU_MEDIATED, VPMU_PASSTHROUGH
+from vpmu_emu.linux.syscalls.kvm import VM_VPMU
 from vpmu_emu.system import System, host_model
 from vpmu_emu.tables.cpus import cpu
 from vpmu_emu.tables.modes import MODES
@@ -126,6 +128,13 @@ def test_mediated_beside_emulated_is_refused():
 
 
 @pytest.mark.uncompiled
+def test_programs_have_the_types_under_their_names():
+    text = "".join(f".quad VM_{name.upper()}\n" for name, mode in MODES.items() if mode.hypervisor)
+    program = assemble(f'.include "linux.inc"\n.include "host.inc"\n_start: nop\n.data\n{text}', "t.s")
+    values = np.frombuffer(next(bytes(s.data) for s in program.segments if len(s.data) > 8), dtype="<u8")
+    assert values.tolist() == [VM_VPMU + n for n, mode in enumerate(MODES.values()) if mode.hypervisor]
+
+
 @pytest.mark.parametrize(("mode", "types"), [
     ("emulated", {1: None, 2: VPMU_EMULATED, 4: VPMU_MEDIATED}),
     ("mediated", {1: None, 2: VPMU_EMULATED, 4: VPMU_MEDIATED}),
@@ -135,7 +144,7 @@ def test_mediated_beside_emulated_is_refused():
 def test_the_type_of_a_vm(mode, types):
     for kind in (0, 1, 2, 3, 4, 5):
         vmm = Bare(mode)
-        vm = vmm.ioctl(vmm.kvm, "KVM_CREATE_VM", 0x766D_0000 + kind)
+        vm = vmm.ioctl(vmm.kvm, "KVM_CREATE_VM", VM_VPMU + kind)
         if kind not in types:
             assert vm == errno("EINVAL")
             continue
@@ -150,7 +159,7 @@ def test_the_type_of_a_vm(mode, types):
 def test_a_cpu_that_cannot_be_mediated_has_no_such_vm():
     vmm = Bare("emulated")
     vmm.kernel.host.model = host_model("spr", {"pmu.version": 3})
-    assert vmm.ioctl(vmm.kvm, "KVM_CREATE_VM", 0x766D_0004) == errno("EINVAL")
+    assert vmm.ioctl(vmm.kvm, "KVM_CREATE_VM", VM_VPMU + 4) == errno("EINVAL")
     asked = {"vpmu": "emulated", "other_vpmu": "mediated", "settings": {"pmu.version": 3}}
     with pytest.raises(ConfigError, match="version 3: no GLOBAL_STATUS_SET"):
         System(assemble(FIRST, "first.s"), **asked)
@@ -163,7 +172,7 @@ def test_branch_records_are_for_guests_of_perf_alone():
     for mode, kind, has in (("emulated", 2, True), ("emulated", 4, False), ("mediated", 2, False)):
         vmm = Bare(mode, cpu="icx")
         vmm.kernel.S.config.fixed_cap = 3
-        vm = vmm.ioctl(vmm.kvm, "KVM_CREATE_VM", 0x766D_0000 + kind)
+        vm = vmm.ioctl(vmm.kvm, "KVM_CREATE_VM", VM_VPMU + kind)
         assert vmm.ioctl(vm, "KVM_CREATE_IRQCHIP") == 0
         vmm.vcpu = vmm.ioctl(vm, "KVM_CREATE_VCPU", 0)
         assert vmm.vcpu > 0

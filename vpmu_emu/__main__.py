@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 
 INTERRUPTED = 130
-LITTLE_TO_COLLECT = 100_000  # objects; Python's 700 is a fifth of what a start takes
 
 
 def start() -> None:
     """Run the command."""
-    # What modules and tables are made of stays until the end, and numpy's threads have nothing to do here.
-    gc.set_threshold(LITTLE_TO_COLLECT)
+    # numpy's threads have nothing to do here, and to start them is a sixth of a short run.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         from vpmu_emu.cli import main

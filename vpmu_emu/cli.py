@@ -217,9 +217,8 @@ def run(ctx: click.Context, /, prog: str | None, as_json: bool, **options: Any) 
 
 def machine(prog: str | None, options: Options) -> tuple[Program, System]:
     """The program PROG and a machine with it; compiled once nothing is wrong with what was asked."""
-    from vpmu_emu.system import System, in_saved_mode, with_saved
+    from vpmu_emu.system import System, with_saved
 
-    options = in_saved_mode(options)
     options.check()  # before a file is read
     program = load(prog) if prog is not None else None
     if options.restore is not None:
@@ -701,12 +700,12 @@ def debug(ctx: click.Context, /, prog: str, script: Any, **options: Any) -> None
     """Step through PROG; commands come from the terminal, standard input or a script."""
     from vpmu_emu.debug.repl import Repl
     from vpmu_emu.debug.session import Session
-    from vpmu_emu.system import in_saved_mode, with_saved
+    from vpmu_emu.system import with_saved
 
     source = script or sys.stdin
     if prog == "-" and source is sys.stdin:
         raise VpmuError("the program comes from standard input, so the commands have to come from --script")
-    asked = in_saved_mode(Options.of(options))
+    asked = Options.of(options)
     asked.check()  # before a file is read
     program = load(prog)
     if asked.restore is not None:

@@ -274,8 +274,6 @@ HOST_KEYS: dict[str, range] = {
     "pmu.perf_caps": range(1 << 18),
 }  # fmt: skip
 """Of `--set`: what a host CPU's PMU can be."""
-OF_THE_VECTOR = (4, 5, 6, 9)
-"""Patches that make a vector of its own for guests' PMIs, and have the NMI handler know that."""
 KVM_KEYS: dict[str, Sequence[int]] = {
     "fixed_cap": (3, 4), "force_emulation_prefix": (0, 1, 3), "mixed": (0, 1),
 }  # fmt: skip
@@ -652,7 +650,10 @@ class Options:
             )
 
     def _check_pmi(self) -> None:
-        if self.pmi_vector == "nmi" and (useless := sorted(set(self.without) & set(OF_THE_VECTOR))):
+        from vpmu_emu.tables.patches import PATCHES
+
+        useless = sorted(n for n in self.without if PATCHES[n].vector) if self.pmi_vector == "nmi" else []
+        if useless:
             what = "is of the vector that --pmi-vector nmi does without"
             raise ConfigError("without", f"patch {useless[0]} {what}", "--pmi-vector dedicated")
         version = self.settings.get("pmu.version", self.settings.get("version"))

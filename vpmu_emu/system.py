@@ -288,7 +288,7 @@ class System:
 
         engine: Any = compiled
 
-        self.options = options = in_saved_mode(Options.of(asked, options))
+        self.options = options = Options.of(asked, options)
         options.check()
         mode = options.mode
         cores = options.cores
@@ -315,10 +315,7 @@ class System:
         self._moment = None
         if options.save is not None:
             self._moment = self._when(program)
-            if not isinstance(options.restore, str | Path | None):
-                check_output(str(options.save), [options.restore.name])
-            else:
-                check_output(str(options.save))
+            check_output(str(options.save), [options.restore.name] if options.restore is not None else [])
         if ready is not None:
             ready()
         self.max_insns = options.max_insns
@@ -545,13 +542,14 @@ class System:
         self._moment = None
         E.insn_limit = E.task_limit
         E.n_break = 0
-        self._forget_decoded()
+        self.forget_decoded()
         send_signal(self._host, 0, constant("SIGUSR1"))
 
-    def _forget_decoded(self) -> None:
+    def forget_decoded(self) -> None:
+        """As drop_decoded() does: breakpoints are a part of decoded code, and so is memory."""
         from vpmu_emu.machine.state import GENERATIONS
 
-        E = self.E  # drop_decoded()
+        E = self.E
         E.n_uops, E.n_code, E.generation = 1, 0, int(E.generation) + 1
         if int(E.generation) & (GENERATIONS - 1) == 0:  # keys hold that much of it
             E.map_key[:] = 0
@@ -684,9 +682,8 @@ class System:
         for key, value in zip(_KEPT, np.frombuffer(parts["scratch"], dtype="<u8"), strict=True):
             E[key] = value
         E.stop_request = 0
-        # What is decoded is of another memory: drop_decoded().
-        E.n_uops, E.n_code, E.generation = 1, 0, int(E.generation) + 1
-        E.map_key[:] = 0
+        self.forget_decoded()
+        E.map_key[:] = 0  # keys of what was decoded here may be of that generation
 
     def stop(self, code: int, reason: str = "") -> Stop:
         """A RUN_* code as words."""
@@ -959,22 +956,6 @@ def _counters(core: Any) -> list[int]:
     with np.errstate(over="ignore"):
         compiled.read_counters(core, found)
     return [int(v) for v in found]
-
-
-def in_saved_mode(options: Options) -> Options:
-    """A saved VM goes on in the mode that it had, if none with a hypervisor is asked for.
-
-    Raises:
-        ConfigError, OSError, LoadError: as `load_saved`.
-    """
-    from vpmu_emu.setup.saved import SavedVm, load_saved
-
-    if options.restore is None or options.mode.hypervisor:
-        return options
-    saved = options.restore
-    if not isinstance(saved, SavedVm):
-        saved = load_saved(saved)
-    return attrs.evolve(options, restore=saved, vpmu=saved.facts["mode"])
 
 
 def with_saved(options: Options, program: Program | None) -> Options:

@@ -23,7 +23,7 @@ from vpmu_emu.machine.ring import (
     TR_GUEST_WRMSR_BLIND,
     TR_MSR_FAULT,
 )
-from vpmu_emu.machine.state import GENERATIONS, N_BREAK, N_WATCH
+from vpmu_emu.machine.state import N_BREAK, N_WATCH
 from vpmu_emu.numerals import shown, whole
 from vpmu_emu.options import Options, explained
 from vpmu_emu.system import System, ram_pieces
@@ -314,11 +314,7 @@ class Session:
             E.watch_msr[i] = point.msr
             E.watch_mode[i] = point.mode
         E.n_watch = len(watched)
-        # A breakpoint is part of decoded code: throw that away.
-        E.generation += 1
-        E.n_uops = 1
-        if E.generation & (GENERATIONS - 1) == 0:  # keys hold that much of it
-            E.map_key[:] = 0
+        self.system.forget_decoded()
 
     # --- looking --------------------------------------------------------------------------------
 

@@ -6,7 +6,6 @@ include/linux/percpu-defs.h, virt/kvm/kvm_main.c.
 from __future__ import annotations
 
 from vpmu_emu._jit import jit
-from vpmu_emu.machine.u64 import U2, U64, ZERO
 
 
 @jit()
@@ -19,12 +18,6 @@ def this_core(S):
 def this_cpu(S):
     """Its per-CPU variables (linux.state.PERCPU), as this_cpu_ptr() gives them."""
     return S.percpu[S.this_cpu]
-
-
-@jit()
-def vcpu_bit(vcpu):
-    """Of `core.pmu.whose`: the counters of vCPU number `vcpu` (int64, -1 none)."""
-    return U2 << U64(vcpu) if vcpu >= 0 else ZERO
 
 
 @jit()

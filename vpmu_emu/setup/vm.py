@@ -60,7 +60,7 @@ from vpmu_emu.setup.boot import boot_host, wishes
 from vpmu_emu.setup.filterfile import load_filter
 from vpmu_emu.setup.hostevents import HostEvent, parse_host_events
 from vpmu_emu.setup.msrfilter import MsrFilter, load_msr_filter
-from vpmu_emu.setup.saved import SavedVm, check_fit, load_saved
+from vpmu_emu.setup.saved import SavedVm, check_fit
 from vpmu_emu.tables.cpus import COST_NAMES, CpuModel
 from vpmu_emu.tables.events import LISTS, metric_names
 from vpmu_emu.tables.modes import MODES, SWITCH_POLICIES, VPMUS, Mode, mode_names, mode_of
@@ -291,14 +291,11 @@ def vm_settings(model: CpuModel, mode: Mode, options: Options) -> VmSettings:
         if not event.exclude_guest:
             what = "counts in guests, and there is a VM whose guests own the PMU: EOPNOTSUPP"
             raise HostError(EOPNOTSUPP, f"host-event {event.name}: {what}; modifier H leaves guests out")
-    from_file = options.restore
-    if from_file is not None:
-        if not isinstance(from_file, SavedVm):
-            from_file = load_saved(from_file)
-        check_fit(from_file, model, mode, options.kvm.get("fixed_cap", 3), options.without)
+    if options.restore is not None:
+        check_fit(options.restore, model, mode, options.kvm.get("fixed_cap", 3), options.without)
     return VmSettings(
         told=told, guest=guest, chosen=chosen, msr_filter=msr_filter, events=events, thresh=thresh,
-        saved=from_file,
+        saved=options.restore,
     )  # fmt: skip
 
 

@@ -25,6 +25,7 @@ class Patch:
         partner: the patch without which alone it shows, 0 for none.
         reddens: the other patches that cannot be shown without it.
         outside: why it is not emulated, "" if it is.
+        vector: it makes a vector of its own for guests' PMIs, or has a handler know of it.
     """
 
     number: int
@@ -37,6 +38,7 @@ class Patch:
     partner: int = 0
     reddens: tuple[int, ...] = attrs.field(default=(), converter=tuple)
     outside: str = ""
+    vector: bool = False
 
 
 PATCHES: dict[int, Patch] = {

@@ -36,14 +36,14 @@ from vpmu_emu.linux.kvm.pmu_switch import (
 from vpmu_emu.linux.kvm.vmx.registers import vmx_get_global_ctrl, vmx_set_global_ctrl
 from vpmu_emu.linux.native import cost, rdmsrl, rdpmcl, retire_work, wrmsrl
 from vpmu_emu.linux.overflow_handler import kvm_make_request, pmc_bit
-from vpmu_emu.linux.percpu import this_core, vcpu_bit
+from vpmu_emu.linux.percpu import this_core
 from vpmu_emu.linux.perf.guest import (
     perf_load_guest_context,
     perf_load_guest_lvtpc,
     perf_put_guest_context,
     perf_put_guest_lvtpc,
 )
-from vpmu_emu.linux.perf.pmi import handle_nmis
+from vpmu_emu.linux.perf.pmi import handle_nmis, vcpu_bit
 from vpmu_emu.linux.trace_kinds import TR_PMU_LOAD, TR_PMU_PUT, TR_SELECTOR_HW
 from vpmu_emu.machine import msr_index
 from vpmu_emu.machine.lapic import LVT_PMI
@@ -177,7 +177,7 @@ def vmx_refresh_guest_perf_global_control(S, M, E, vcpu):
 # --- counting -------------------------------------------------------------------------------------------
 @jit()
 def kvm_pmu_incr_counter(S, E, vcpu, i):
-    """One more in software, at once: the context is out."""
+    """One more in software, at once, wherever the context is."""
     pmu = vcpu.pmu
     counter = (counter_now(S, E, pmu, i) + ONE) & pmu.counter_bitmask
     set_counter_now(S, E, pmu, i, counter)

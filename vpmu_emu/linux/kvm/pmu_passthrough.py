@@ -32,14 +32,14 @@ from vpmu_emu.linux.kvm.vmx.registers import vmx_get_global_ctrl, vmx_set_global
 from vpmu_emu.linux.native import cost, rdmsrl, rdpmcl, retire_work, wrmsrl
 from vpmu_emu.linux.overflow_handler import kvm_make_request, pmc_bit
 from vpmu_emu.linux.patches import lacks
-from vpmu_emu.linux.percpu import this_core, vcpu_bit
+from vpmu_emu.linux.percpu import this_core
 from vpmu_emu.linux.perf.guest import (
     perf_guest_enter,
     perf_guest_exit,
     perf_guest_switch_to_host_pmi_vector,
     perf_guest_switch_to_kvm_pmi_vector,
 )
-from vpmu_emu.linux.perf.pmi import handle_nmis
+from vpmu_emu.linux.perf.pmi import handle_nmis, vcpu_bit
 from vpmu_emu.linux.printk import LOG_PERFCTR, LOG_VERSION, printk, printk_once
 from vpmu_emu.linux.trace_kinds import TR_PMU_LOAD, TR_PMU_PUT, TR_SELECTOR_HW
 from vpmu_emu.machine import msr_index

@@ -45,9 +45,9 @@ from vpmu_emu.linux.kvm.vmx.registers import (
 from vpmu_emu.linux.native import cost, retire_work, wrmsrl
 from vpmu_emu.linux.overflow_handler import kvm_make_request
 from vpmu_emu.linux.patches import lacks
-from vpmu_emu.linux.percpu import this_core, this_cpu, vcpu_bit
+from vpmu_emu.linux.percpu import this_core, this_cpu
 from vpmu_emu.linux.perf.event import perf_init
-from vpmu_emu.linux.perf.pmi import account_pmi, handle_nmis
+from vpmu_emu.linux.perf.pmi import account_pmi, handle_nmis, vcpu_bit
 from vpmu_emu.linux.printk import LOG_SPURIOUS_VECTOR, LOG_STRAY_PMI, printk, printk_once
 from vpmu_emu.linux.space import guest_space
 from vpmu_emu.linux.time import sysvec_apic_timer_interrupt
@@ -181,7 +181,7 @@ def host_irq(S, E, vector):
     elif vector == KVM_VPMU_VECTOR:
         # A PMI with this vector belongs to the guest, even if it comes late.
         host.vpmi_irqs += ONE
-        if host.vcpu >= 0:  # the local APIC has masked it (SDM 3A 10.5.1)
+        if host.vcpu >= 0:  # the local APIC has masked it (SDM 3A 11.5.1)
             S.vcpus[host.vcpu].pmu.lvtpc_masked = msr_index.APIC_LVT_MASKED
         retire_work(S, E, COST_VPMI)
         guests = ZERO if lacks(S, patches.HANDLER) else vcpu_bit(host.vcpu)

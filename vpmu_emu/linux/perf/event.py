@@ -73,10 +73,9 @@ from vpmu_emu.machine.pmu import counter_value
 from vpmu_emu.machine.ring import emit
 from vpmu_emu.machine.state import N_CTR, N_GP
 from vpmu_emu.machine.u64 import ONE, TOP, U8, U64, ZERO
+from vpmu_emu.tables.linux import ERRNO
 
-ENOMEM = -12
-ENOENT = -2
-EOPNOTSUPP = -95
+ENOMEM, ENOENT, EOPNOTSUPP = (-ERRNO[name] for name in ("ENOMEM", "ENOENT", "EOPNOTSUPP"))
 ORPHAN = -2  # event.parent of an inherited event whose origin is gone
 
 COST_RESERVE = cost("x86_reserve_hardware")

@@ -8,8 +8,9 @@ from __future__ import annotations
 from vpmu_emu._jit import jit
 from vpmu_emu.linux import state
 from vpmu_emu.linux.perf.clocks import pmu_of
+from vpmu_emu.tables.linux import ERRNO
 
-EBUSY = -16
+EBUSY = -ERRNO["EBUSY"]
 
 
 @jit()

@@ -13,7 +13,7 @@ from vpmu_emu.linux.hrtimer import host_timer_program
 from vpmu_emu.linux.native import cost, rdmsrl, retire_work, wrmsrl
 from vpmu_emu.linux.overflow_handler import kvm_make_request
 from vpmu_emu.linux.patches import lacks
-from vpmu_emu.linux.percpu import this_core, this_cpu, vcpu_bit
+from vpmu_emu.linux.percpu import this_core, this_cpu
 from vpmu_emu.linux.perf.event import perf_event_disable
 from vpmu_emu.linux.perf.overflow import perf_event_overflow
 from vpmu_emu.linux.perf.throttle import (
@@ -44,7 +44,7 @@ from vpmu_emu.machine.bits import popcount
 from vpmu_emu.machine.pmu import pmi_served, pmi_taken
 from vpmu_emu.machine.ring import emit
 from vpmu_emu.machine.state import N_CTR, N_GP, PMI_NMI
-from vpmu_emu.machine.u64 import LOW32, ONE, U32, U64, ZERO
+from vpmu_emu.machine.u64 import LOW32, ONE, U2, U32, U64, ZERO
 
 COST_NMI_ENTRY = cost("nmi_entry")
 COST_NMI_HANDLER = cost("perf_event_nmi_handler")
@@ -66,6 +66,12 @@ def x86_pmu_handle_guest_pebs(S, E):
             if perf_event_overflow(S, E, i, 1) != 0:
                 x86_pmu_stop(S, E, i, 0)
             return  # one is enough: KVM only passes the interrupt on
+
+
+@jit()
+def vcpu_bit(vcpu):
+    """Of `core.pmu.whose`: the counters of vCPU number `vcpu` (int64, -1 none)."""
+    return U2 << U64(vcpu) if vcpu >= 0 else ZERO
 
 
 @jit()

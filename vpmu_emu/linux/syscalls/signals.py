@@ -19,8 +19,8 @@ NSIG = 64
 SIGSET = 8  # sizeof(sigset_t)
 SIG_BLOCK, SIG_UNBLOCK, SIG_SETMASK = (constant(f"SIG_{name}") for name in ("BLOCK", "UNBLOCK", "SETMASK"))
 SIGKILL, SIGSTOP = constant("SIGKILL"), constant("SIGSTOP")
-# SIGCHLD, SIGCONT, SIGURG, SIGWINCH: their default is to do nothing
-IGNORED = frozenset((17, 18, 23, 28))
+# Their default is to do nothing (signal(7)).
+IGNORED = frozenset(constant(name) for name in ("SIGCHLD", "SIGCONT", "SIGURG", "SIGWINCH"))
 
 
 def bit(sig: int) -> int:
