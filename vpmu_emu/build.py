@@ -12,15 +12,14 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
-import os
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from queue import SimpleQueue
-from typing import IO, Any
+from typing import Any
 
+from vpmu_emu import process
 from vpmu_emu.errors import VpmuError
 
 SIGNATURES = Path(__file__).with_name("_signatures.json")
@@ -29,37 +28,11 @@ WORKERS = 2
 Progress = Callable[[int, int, str], None]
 
 
-# A worker finds this very package wherever it lies, and no module by the folder that it is started in.
-_START = """\
-import importlib.util, pathlib, sys
-root, *sys.path[:] = sys.argv[1:]
-init = pathlib.Path(root, "__init__.py")
-spec = importlib.util.spec_from_file_location("vpmu_emu", init, submodule_search_locations=[root])
-package = sys.modules["vpmu_emu"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(package)
-from vpmu_emu.build import work
-work()
-"""
-
-
 class Worker:
     """A process that compiles one function at a time; speaks JSON lines, and ends with its parent."""
 
     def __init__(self, inbox: SimpleQueue[tuple[Worker, list[Any]]]) -> None:
-        from vpmu_emu import _jit
-
-        base = _jit.cache_base()
-        env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-        root = str(Path(__file__).resolve().parent)
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _START, root, *_jit.safe_path()],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**env, "VPMU_CACHE_DIR": str(base)},
-            cwd=base,
-            process_group=0,  # Ctrl-C is the parent's
-        )
+        self.process = process.start("vpmu_emu.build:work", text=True)
         self._inbox = inbox
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -290,24 +263,18 @@ def _warm(mode: str) -> None:
     system.result(system.run())
 
 
-def _serve(inlet: IO[str], outlet: IO[str]) -> None:
-    """The loop of a worker process."""
+def work() -> None:
+    """What a worker process does until its parent ends it, or is gone."""
     from vpmu_emu import _jit
 
+    outlet = process.answers()
+
     def answer(*message: Any) -> None:
-        outlet.write(json.dumps(message) + "\n")
+        outlet.write(json.dumps(message).encode() + b"\n")
         outlet.flush()
 
-    jobs: SimpleQueue[str] = SimpleQueue()
-
-    def listen() -> None:
-        for line in inlet:
-            jobs.put(line)
-        os._exit(0)  # the parent is gone: nobody waits for what is being compiled
-
-    threading.Thread(target=listen, daemon=True).start()
-    while True:
-        what, name, spec = json.loads(jobs.get())
+    for line in process.orders(lambda: iter(sys.stdin)):
+        what, name, spec = json.loads(line)
         try:
             if what == "compile":
                 importlib.import_module(name.split(":")[0])
@@ -319,11 +286,3 @@ def _serve(inlet: IO[str], outlet: IO[str]) -> None:
                 answer("done", name, " ".join(_jit.called_entries()))
         except Exception as error:  # a wrong hint costs time, never the build
             answer("failed", name, f"{type(error).__name__}: {error}")
-
-
-def work() -> None:
-    """What a worker process does until its parent ends it, or is gone."""
-    # Whatever compiled code or a library prints must not mix with the answers.
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    _serve(sys.stdin, answers)
