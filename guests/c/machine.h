@@ -10,6 +10,13 @@ static inline void outb(uint16_t port, uint8_t value)
 	__asm__ volatile("out {%0, %1|%1, %0}" ::"a"(value), "Nd"(port) : "memory");
 }
 
+static inline uint8_t inb(uint16_t port)
+{
+	uint8_t value;
+	__asm__ volatile("in {%1, %0|%0, %1}" : "=a"(value) : "Nd"(port) : "memory");
+	return value;
+}
+
 static inline void wrmsr(uint32_t index, uint64_t value)
 {
 	__asm__ volatile("wrmsr" ::"c"(index), "a"((uint32_t)value), "d"((uint32_t)(value >> 32)) : "memory");
@@ -54,13 +61,13 @@ struct gate {
 
 static struct gate idt[256];
 
-static void set_gate(int vector, void *handler)
+static inline void set_gate(int vector, void *handler)
 {
 	uint64_t at = (uint64_t)handler;
 	idt[vector] = (struct gate){ at, 8, 0x8e00, at >> 16, at >> 32, 0 };
 }
 
-static void load_idt(void)
+static inline void load_idt(void)
 {
 	struct __attribute__((packed)) {
 		uint16_t limit;
