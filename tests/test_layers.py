@@ -28,14 +28,14 @@ BELOW: dict[str, set[str]] = {
     "_jit": {"data", "errors"},
     "process": {"_jit"},
     "tables": {"errors", "data"},
-    "asm": {"errors", "data", "tables"},
+    "asm": {"errors", "data", "numerals", "tables"},
     "load": {"errors", "data", "tables", "asm"},
     "machine": {"errors", "data", "tables", "_jit"},
     "linux": {"errors", "data", "numerals", "tables", "_jit", "machine"},
     "build": {"errors", "data", "tables", "_jit", "asm", "system", "process"},
     "system": {"errors", "data", "numerals", "tables", "_jit", "asm", "load", "machine", "linux", "build",
                "snapshot", "output", "options", "views", "setup"},
-    "options": {"errors", "data", "numerals", "tables", "linux"},
+    "options": {"errors", "data", "numerals", "tables", "asm", "linux"},
     "check": {"errors", "data", "numerals", "tables", "asm", "load", "system", "options"},
 }
 CLIENTS = {"debug", "trace", "lab", "report", "bench", "explain"}

@@ -29,7 +29,8 @@ NEIGHBOUR = str(ROOT / "guests/host/noisy_neighbour.s")
 VALUES: dict[str, tuple[str, object]] = {
     "vpmu": ("none", "none"), "other_vpmu": ("none", "none"),
     "cpu": ("icx", "icx"), "ram": ("0x8", 8), "cores": ("2", 2),
-    "entry": ("other", "other"), "max_insns": ("50", 50), "max_cycles": ("900", 900),
+    "entry": ("other", "other"), "defsym": ("HZ=0x64", {"HZ": 100}),
+    "max_insns": ("50", 50), "max_cycles": ("900", 900),
     "filter": (FILTER, FILTER), "msr_filter": (MSR_FILTER, MSR_FILTER),
     "host_events": ("instructions:D", ["instructions:D"]),
     "host": (NEIGHBOUR, [NEIGHBOUR]),
@@ -206,6 +207,7 @@ def wrmsr(index, value):
 EXIT = "xor eax, eax\nout 0xf4, al\n"
 PLAIN = f"_start: mov eax, 1\ncpuid\nmov ebx, 0x280000\nmov [rbx], rax\nmov rbp, [rbx]\nother: {EXIT}"
 LOOP = f"mov ebp, 200\n1: dec ebp\njnz 1b\ncpuid\n{EXIT}"
+DEFINED = f".ifndef HZ\n.equ HZ, 3\n.endif\n_start: mov ebx, HZ\n{EXIT}"
 COUNTS = f"_start: {wrmsr(0x38F, 0)}{wrmsr(0x186, 0x4300C0)}{wrmsr(0x38F, 1)}{LOOP}"
 FIXED = f"_start: {wrmsr(0x38F, 1 << 32)}{wrmsr(0x38D, 11)}{wrmsr(0x38D, 0xBB)}{LOOP}"
 STOPPED = f"_start: {wrmsr(0x38F, 0)}{wrmsr(0x186, 0x4300C0)}{LOOP}"
@@ -223,7 +225,8 @@ PMU = dict.fromkeys(("emulated", "passthrough", "mediated"), COUNTS)
 # Where an option has an effect, and the guest that shows it; in every other mode it is refused.
 SHOWS: dict[str, dict[str, str]] = {
     "cpu": ANY, "ram": ANY, "cores": ANY, "entry": ANY, "settings": ANY,
-    "trace": dict.fromkeys(MODES, READS), "max_insns": dict.fromkeys(MODES, f"_start: {LOOP}"),
+    "defsym": dict.fromkeys(MODES, DEFINED), "trace": dict.fromkeys(MODES, READS),
+    "max_insns": dict.fromkeys(MODES, f"_start: {LOOP}"),
     "max_cycles": dict.fromkeys(MODES, f"_start: {LOOP.replace('200', '2000')}"),
     "inject": {"bare": COUNTS, "none": READS, **PMU}, "filter": PMU, "guest": PMU,
     "msr_filter": dict.fromkeys(HOSTED, f"_start: {wrmsr(0xC1, 1)}{EXIT}"),

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -220,7 +220,7 @@ def machine(prog: str | None, options: Options) -> tuple[Program, System]:
     from vpmu_emu.system import System, with_saved
 
     options.check()  # before a file is read
-    program = load(prog) if prog is not None else None
+    program = load(prog, options.defsym) if prog is not None else None
     if options.restore is not None:
         options = with_saved(options, program)
         program = program or options.restore.program
@@ -267,19 +267,19 @@ def exit_status(values: dict[str, Any]) -> int:
     return FINE if values["stop"] in ("halted", "saved") else FAILED
 
 
-def load(prog: str) -> Program:
-    """The program called PROG on the command line."""
+def load(prog: str, defsym: Mapping[str, int] | None = None) -> Program:
+    """The program called PROG on the command line, with `defsym` defined."""
     from vpmu_emu.load import load as load_file
     from vpmu_emu.load import load_bytes
 
     if prog == "-":
-        return load_bytes(sys.stdin.buffer.read(), "<stdin>")
+        return load_bytes(sys.stdin.buffer.read(), "<stdin>", defsym)
     path = Path(prog)
     if not prog or not path.exists():
         near = _similar_guest(prog)
         name = prog or "''"
         raise VpmuError(f"{name}: no such file" + (f"; did you mean {near}?" if near else ""))
-    program = load_file(path)
+    program = load_file(path, defsym)
     for note in program.notes:
         say(f"vpmu: {prog}: {note}", err=True)
     return program
@@ -469,15 +469,18 @@ def _show_report(report: Any, verbose: bool) -> None:
 @click.argument("prog")
 @click.option("--listing", is_flag=True, help="Address, bytes and source of every line.")
 @click.option("-o", "--output", metavar="FILE", help="Write an ELF executable.")
+@click_options("defsym")
 @click.option("--json", "as_json", is_flag=True)
-def asm(prog: str, listing: bool, output: str | None, as_json: bool) -> None:
+def asm(prog: str, listing: bool, output: str | None, defsym: Sequence[str], as_json: bool) -> None:
     """Assemble PROG; without options, say what became of it."""
     from vpmu_emu.asm.elf import write_elf
     from vpmu_emu.asm.listing import instructions
     from vpmu_emu.asm.listing import listing as listing_of
     from vpmu_emu.output import check_output, write_output
 
-    program = load(prog)
+    asked = Options.of({"defsym": defsym})
+    asked.check_values()
+    program = load(prog, asked.defsym)
     if output is not None:
         check_output(output, sources(program, prog))
         write_output(output, write_elf(program))
@@ -707,7 +710,7 @@ def debug(ctx: click.Context, /, prog: str, script: Any, **options: Any) -> None
         raise VpmuError("the program comes from standard input, so the commands have to come from --script")
     asked = Options.of(options)
     asked.check()  # before a file is read
-    program = load(prog)
+    program = load(prog, asked.defsym)
     if asked.restore is not None:
         asked = with_saved(asked, program)
     ready = partial(prepare, [asked.vpmu])

@@ -157,6 +157,18 @@ def pairs(key: str, items: Any) -> dict[str, int]:
     return found
 
 
+def _definitions(option: Option, value: Any) -> Any:
+    found: dict[str, int] = {}
+    given = value.items() if isinstance(value, Mapping) else _things(option, value)
+    for item in given:
+        name, text = item if isinstance(item, tuple | list) and len(item) == 2 else _halves(item)
+        number = _whole(text) if isinstance(name, str) else None
+        if number is None:
+            raise ConfigError(option.name, f"{shown(item)} is not NAME=NUMBER", "such as HZ=250")
+        found[name] = number
+    return found
+
+
 def _halves(word: Any) -> tuple[str, str]:
     name, _, text = word.partition("=") if isinstance(word, str) else ("", "", "")
     return name, text
@@ -203,6 +215,12 @@ def _cpu(_: str, name: str) -> None:
 
 def _level(key: str, name: str) -> None:
     known(key, "level", name, COST_LEVELS)
+
+
+def _symbols(_: str, values: Mapping[str, int]) -> None:
+    from vpmu_emu.asm.core import check_defsym
+
+    check_defsym(values)
 
 
 def _policy(key: str, name: str | None) -> None:
@@ -431,6 +449,10 @@ class Options:
     entry: str | int | None = _field(
         "entry", None, "Begin there instead of at the program's own entry.",
         metavar="SYMBOL|ADDRESS", takes=_place,
+    )
+    defsym: Mapping[str, int] = _field(
+        "defsym", {}, "A symbol of PROG, defined before its first line, as by as --defsym; repeatable.",
+        metavar="NAME=VALUE", takes=_definitions, many=True, check=_symbols,
     )
     max_insns: int | None = _field(
         "max-insns", None, "Stop after so many instructions of a core's guest, those that KVM does for it "

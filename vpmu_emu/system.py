@@ -21,7 +21,7 @@ from typing import Any
 import attrs
 import numpy as np
 
-from vpmu_emu.asm import Program, assemble_file, write_elf
+from vpmu_emu.asm import Program, assemble_file, with_defsym, write_elf
 from vpmu_emu.data import guests_dir
 from vpmu_emu.errors import ConfigError, LoadError
 from vpmu_emu.load import load
@@ -293,6 +293,10 @@ class System:
         mode = options.mode
         cores = options.cores
         self.has_host = mode.hypervisor
+        if options.defsym:
+            if program is None:
+                raise ConfigError("defsym", "the program is the one that was saved", "with PROG")
+            program = with_defsym(program, options.defsym)
         if options.restore is not None:
             self.options = options = with_saved(options, program)
             program = program or options.restore.program
@@ -998,7 +1002,7 @@ def run(
     options = Options.of(asked, options)
     options.check()  # before a file is read
     if program is not None and not isinstance(program, Program):
-        program = load(program)
+        program = load(program, options.defsym)
     system = System(program, options, ready=ready)
     stop = system.run()
     write_saved(system)

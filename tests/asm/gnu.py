@@ -6,6 +6,7 @@ import os
 import shutil
 import struct
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -50,13 +51,15 @@ def sections(elf: bytes) -> dict[str, tuple[int, bytes]]:
     return found
 
 
-def gnu(source: str, folder: Path, include: Path | None = None) -> dict[str, tuple[int, bytes]]:
-    """Sections of the linked source, which must assemble."""
+def gnu(
+    source: str, folder: Path, include: Path | None = None, flags: Sequence[str] = ()
+) -> dict[str, tuple[int, bytes]]:
+    """Sections of the linked source, which must assemble; `flags` are more words for as."""
     require("as", "ld")
     (folder / "gnu.s").write_text(".intel_syntax noprefix\n" + source)
     (folder / "gnu.ld").write_text(_SCRIPT)
     paths = ["-I", str(include)] if include else []
-    _run("as", "--64", *paths, "-o", "gnu.o", "gnu.s", folder=folder)
+    _run("as", "--64", *paths, *flags, "-o", "gnu.o", "gnu.s", folder=folder)
     # Our assembler does not merge strings.
     _run("objcopy", "-w", "--set-section-flags", ".rodata*.str*=alloc,readonly,data", "gnu.o",
          folder=folder)  # fmt: skip
@@ -70,11 +73,11 @@ def _run(*command: str, folder: Path) -> None:
     assert done.returncode == 0, done.stderr[:4000]
 
 
-def accepts(source: str, folder: Path) -> bool:
-    """Whether GNU as takes the source."""
+def accepts(source: str, folder: Path, flags: Sequence[str] = ()) -> bool:
+    """Whether GNU as takes the source; `flags` are more words for it."""
     require("as", "ld")
     (folder / "gnu.s").write_text(".intel_syntax noprefix\n" + source)
-    command = ("as", "--64", "-o", "gnu.o", "gnu.s")
+    command = ("as", "--64", *flags, "-o", "gnu.o", "gnu.s")
     return subprocess.run(command, cwd=folder, capture_output=True, check=False).returncode == 0
 
 

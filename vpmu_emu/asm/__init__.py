@@ -1,6 +1,6 @@
 """Text to Program; never runs anything."""
 
-from vpmu_emu.asm.assembler import assemble, assemble_file
+from vpmu_emu.asm.assembler import assemble, assemble_file, with_defsym
 from vpmu_emu.asm.elf import write_elf
 from vpmu_emu.asm.errors import Diagnostic
 from vpmu_emu.asm.listing import listing
@@ -15,5 +15,6 @@ __all__ = [
     "assemble",
     "assemble_file",
     "listing",
+    "with_defsym",
     "write_elf",
 ]

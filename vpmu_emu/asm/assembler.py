@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import attrs
+
 from vpmu_emu.asm.blocks import Blocks
-from vpmu_emu.asm.core import MAX_FAULTS, Frame, TooBigError, moved
+from vpmu_emu.asm.core import MAX_FAULTS, Frame, TooBigError, check_defsym, moved
 from vpmu_emu.asm.directives import CFI, DATA_SIZES, IGNORED, Directives
 from vpmu_emu.asm.errors import DirectiveFault, Fault
 from vpmu_emu.asm.files import read_bytes, text_of
@@ -17,6 +19,7 @@ from vpmu_emu.asm.instructions import FIXED, Instructions
 from vpmu_emu.asm.program import Program
 from vpmu_emu.asm.reader import SYMBOL, Statement
 from vpmu_emu.asm.sections import UndefinedFault
+from vpmu_emu.errors import ConfigError
 
 _LABEL = re.compile(rf"\s*(?:({SYMBOL})|([0-9]+))(?:(?<!\")\s*)?:(?!:)")
 _ASSIGN = re.compile(r"([A-Za-z_.$][A-Za-z0-9_.$]*)\s*(==?)(?!=)\s*")
@@ -38,8 +41,8 @@ def _open_condition() -> Fault:
 class Assembler(Instructions, Directives, Blocks, Image):
     """One assembly; `run` once, then `finish`."""
 
-    def __init__(self, name: str, include: Sequence[Path]) -> None:
-        super().__init__(name, include)
+    def __init__(self, name: str, include: Sequence[Path], defsym: Mapping[str, int]) -> None:
+        super().__init__(name, include, defsym)
         self.directives = self._directives()
 
     def run(self, text: str) -> None:
@@ -222,31 +225,58 @@ class Assembler(Instructions, Directives, Blocks, Image):
         return table
 
 
-
-def assemble(text: str, name: str = "<stdin>", include: Sequence[str | Path] = ()) -> Program:
+def assemble(
+    text: str, name: str = "<stdin>", include: Sequence[str | Path] = (),
+    defsym: Mapping[str, int] | None = None,
+) -> Program:
     """Assemble source text.
 
     Args:
         text: the source.
         name: what errors call it; `.include` also looks in its folder.
         include: folders for `.include`; `guests/include` always follows.
+        defsym: symbols that are defined before the first line, as by `as --defsym`.
 
     Raises:
         AssemblyError: with every error of the source.
+        ConfigError: a symbol of `defsym` that cannot be one, or that the source never asks for.
     """
-    assembler = Assembler(name, [Path(folder) for folder in include])
+    defsym = defsym or {}
+    check_defsym(defsym)
+    folders = tuple(Path(folder) for folder in include)
+    assembler = Assembler(name, folders, defsym)
     # Everything that is made is kept until the end: looking for what could go takes a third of the time.
     collecting = gc.isenabled()
     gc.disable()
     try:
         assembler.run(text)
-        return assembler.finish()
+        return attrs.evolve(assembler.finish(), text=text, include=folders)
     finally:
         if collecting:
             gc.enable()
 
 
-def assemble_file(path: str | Path, include: Sequence[str | Path] = ()) -> Program:
+def with_defsym(program: Program, defsym: Mapping[str, int]) -> Program:
+    """The program with these symbols, too, defined before its first line; itself if it has them.
+
+    Raises:
+        AssemblyError, ConfigError: as `assemble`; ConfigError: it is no program that was assembled.
+    """
+    if not defsym:
+        return program
+    wanted = {**program.defsym, **defsym}
+    if wanted == program.defsym:
+        return program
+    if program.text is None:
+        what = f"{program.name} is an executable, whose symbols have their values"
+        raise ConfigError("defsym", what, "a program that is assembled")
+    again = assemble(program.text, program.name, program.include, wanted)
+    return again if program.entered is None else again.entered_at(program.entered)
+
+
+def assemble_file(
+    path: str | Path, include: Sequence[str | Path] = (), defsym: Mapping[str, int] | None = None
+) -> Program:
     """Assemble a file; see `assemble`.
 
     Raises:
@@ -254,4 +284,4 @@ def assemble_file(path: str | Path, include: Sequence[str | Path] = ()) -> Progr
         LoadError: the file cannot be read.
     """
     path = Path(path)
-    return assemble(text_of(read_bytes(path), str(path)), str(path), include)
+    return assemble(text_of(read_bytes(path), str(path)), str(path), include, defsym)

@@ -249,7 +249,11 @@ class Blocks(Core):
         if name in (".ifdef", ".ifndef", ".ifnotdef"):
             if not _NAME.match(text):
                 raise Fault("a symbol is expected", "", 0, max(1, len(text)))
-            symbol = self.symbols.get(text.strip('"'))
+            wanted = text.strip('"')
+            symbol = self.symbols.get(wanted)
+            self.conditional.add(wanted)
+            if symbol is not None:
+                symbol.asked = True
             return (symbol is not None and symbol.value is not None) == (name == ".ifdef")
         if name in (".ifb", ".ifnb"):
             if ";" in text:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -49,6 +49,8 @@ from vpmu_emu.asm.sections import (
     symbols_of,
 )
 from vpmu_emu.data import guests_dir
+from vpmu_emu.errors import ConfigError
+from vpmu_emu.numerals import shown
 
 MAX_STATEMENTS = 300_000  # some seconds, at the slowest of them
 MAX_DEPTH = 100
@@ -56,6 +58,25 @@ MAX_TEXT = 16 << 20  # characters of all sources, and of what macros make of the
 MAX_OPEN = 100_000  # operations that wait for the end of the source
 MAX_SHOWN = 100
 MAX_FAULTS = 2000
+
+
+_DEFSYM = "--defsym"  # the place of what it defines
+_DEFINED = re.compile(r"[A-Za-z_.$][A-Za-z0-9_.$]*")
+
+
+def check_defsym(defsym: Mapping[str, int]) -> None:
+    """Whether each is a name that a symbol can have, and a value of 64 bits, signed or not.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    for name, value in defsym.items():
+        if not _DEFINED.fullmatch(name):
+            raise ConfigError("defsym", f"{shown(name)} is no name of a symbol", "letters, digits, _ . $")
+        if what := RESERVED.get(name.lower()) or (name == "." and "the place of the next byte"):
+            raise ConfigError("defsym", f"'{name}' is {what}", "another name")
+        if not -(1 << 63) <= value < 1 << 64:
+            raise ConfigError("defsym", f"{name}: {shown(value)} does not fit 64 bits")
 
 
 class TooBigError(Exception):
@@ -102,6 +123,11 @@ def _is_symbol(value: Linear) -> bool:
     return len(value.terms) == 1 and value.terms[0][1] == 1 and not isinstance(value.terms[0][0], Deferred)
 
 
+def _first(symbol: Symbol) -> str:
+    file, line = symbol.place
+    return f"by {file}" if file == _DEFSYM else f"first at {file}:{line}"
+
+
 _FOREIGN = "its text is not shown where CI is set: the file is outside of the guest's folder"
 _DEFINES = re.compile(r"\s*\.(?:equ|set)\s+([A-Za-z_.$][\w.$]*)\s*,|([A-Za-z_.$][\w.$]*):")
 _MACRO = re.compile(r"\s*\.(?:macro\s+([A-Za-z_.$][\w.$]*)|endm)")
@@ -130,13 +156,19 @@ def _included(folders: tuple[Path, ...]) -> dict[str, str]:
 class Core:
     """What one assembly knows so far."""
 
-    def __init__(self, name: str, include: Sequence[Path]) -> None:
+    def __init__(self, name: str, include: Sequence[Path], defsym: Mapping[str, int]) -> None:
         self.name = name
         self.include = [*include, guests_dir() / "include"]
         self.source: dict[str, list[str]] = {}
         self.expectations: list[Expectation] = []
         self.diagnostics: dict[tuple[Any, ...], Diagnostic] = {}
-        self.symbols: dict[str, Symbol] = {}
+        # As GNU as keeps them: 64 bits with a sign.
+        self.given = {
+            name: Symbol(name, value - (value >> 63 << 64) if value > 0 else value, place=(_DEFSYM, 0))
+            for name, value in defsym.items()
+        }
+        self.symbols: dict[str, Symbol] = dict(self.given)
+        self.conditional: set[str] = set()  # names of .ifdef and .ifndef
         self.sections: dict[str, Section] = {}
         self.section = self._section(".text", "text")
         self.section_stack: list[tuple[Section, Section]] = []
@@ -272,8 +304,7 @@ class Core:
             symbol = self._symbol(name)
             if symbol.value is not None:
                 msg = f"'{name}' is already defined"
-                file, line = symbol.place
-                raise Fault(msg, f"first at {file}:{line}")
+                raise Fault(msg, _first(symbol))
         except Fault as fault:
             self.report(statement, Fault(fault.message, fault.hint, match.start(1), len(name)))
             return
@@ -292,9 +323,8 @@ class Core:
         self._may_define(name)
         symbol = self._symbol(name)
         if symbol.label or symbol.once or (once and symbol.value is not None):
-            file, line = symbol.place
             msg = f"'{name}' is already defined"
-            raise Fault(msg, f"first at {file}:{line}", 0, len(name))
+            raise Fault(msg, _first(symbol), 0, len(name))
         try:
             value = self.evaluate(parse_expression(text.strip()))
         except UndefinedFault:
@@ -332,6 +362,7 @@ class Core:
             symbol = self.symbols.get(node.name)
             if symbol is None:
                 symbol = self._symbol(node.name)
+            symbol.asked = True
             return symbol_amount(symbol)
         if isinstance(node, Local):
             return self._local(node)

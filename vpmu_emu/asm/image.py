@@ -8,7 +8,7 @@ from typing import Any
 
 from vpmu_emu.asm.core import MAX_FAULTS, MAX_SHOWN, Core, TooBigError
 from vpmu_emu.asm.encode import Fixup
-from vpmu_emu.asm.errors import Fault
+from vpmu_emu.asm.errors import Fault, did_you_mean
 from vpmu_emu.asm.nodes import SLOT
 from vpmu_emu.asm.program import Line, Program, Segment
 from vpmu_emu.asm.reader import Statement
@@ -31,7 +31,7 @@ from vpmu_emu.asm.sections import (
     settle,
     symbols_of,
 )
-from vpmu_emu.errors import AssemblyError
+from vpmu_emu.errors import AssemblyError, ConfigError
 
 
 def _code_gap(size: int) -> bytes:
@@ -71,7 +71,22 @@ class Image(Core):
             self._check_undefined()
         if self.diagnostics:
             raise AssemblyError(self.shown(), max(0, len(self.diagnostics) - MAX_SHOWN))
+        self._check_given()
         return self._program()
+
+    def _check_given(self) -> None:
+        """Whether the source asks for every symbol that it was given: a name that it has not is a slip."""
+        for name, symbol in self.given.items():
+            if symbol.asked:
+                continue
+            if self.symbols[name] is not symbol:
+                what = f"{self.name} sets {name} without asking whether it is set"
+                raise ConfigError("defsym", what, f".ifndef {name} around its .equ")
+            others = {s.name for s in self.symbols.values() if s.value is not None}
+            kinds = (sorted(names - {*self.given}) for names in (self.conditional, others))
+            near = next(filter(None, (did_you_mean(name, names) for names in kinds)), "")
+            hint = f"; {near.replace(chr(39), '')}" if near else ""
+            raise ConfigError("defsym", f"no symbol {name} is asked for in {self.name}{hint}")
 
     def _link(self) -> None:
         """What a linker adds: zero for weak symbols that nobody defines, and places of addresses."""
@@ -317,6 +332,7 @@ class Image(Core):
             lines=self._lines(),
             source=self.source,
             expectations=tuple(self.expectations),
+            defsym={name: int(symbol.value) for name, symbol in self.given.items()},  # type: ignore[arg-type]
         )
 
     def _lines(self) -> tuple[Line, ...]:

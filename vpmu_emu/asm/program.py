@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Mapping
+from pathlib import Path
 
 import attrs
 
@@ -73,6 +75,10 @@ class Program:
         source: lines of every file that was read.
         expectations: `#:` lines in order.
         notes: what a user should know of it, a sentence each.
+        defsym: symbols that were defined before its first line.
+        text: what was assembled, None of an executable.
+        include: folders of its `.include`.
+        entered: where `entered_at` has it begin, None where it begins by itself.
     """
 
     name: str
@@ -84,6 +90,10 @@ class Program:
     source: dict[str, list[str]] = attrs.field(repr=False)
     expectations: tuple[Expectation, ...] = ()
     notes: tuple[str, ...] = ()
+    defsym: Mapping[str, int] = attrs.field(factory=dict)
+    text: str | None = attrs.field(default=None, repr=False)
+    include: tuple[Path, ...] = ()
+    entered: int | str | None = None
     _starts: tuple[int, ...] = attrs.field(init=False, repr=False)
     _insns: tuple[int, ...] = attrs.field(init=False, repr=False)
 
@@ -137,7 +147,7 @@ class Program:
                 msg = f"{self.name}: --entry: no symbol {name!r}" + (f"; {hint}" if hint else "")
                 raise LoadError(msg) from None
             addr = self.symbols[name]
-        return attrs.evolve(self, entry=self.physical(addr))
+        return attrs.evolve(self, entry=self.physical(addr), entered=where)
 
     def insns(self, a: int | str, b: int | str) -> int:
         """Number of instructions in [a, b).

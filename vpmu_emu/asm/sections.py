@@ -29,6 +29,7 @@ class Symbol:
         label: defined by `name:`.
         once: defined by `.equiv`, so not to be defined again.
         absent: weak and defined nowhere, so 0.
+        asked: something of the source depends on it.
         place: (file, line) of the definition, or of the first use while undefined.
         settled: what it comes to at the end of the source, or what is undefined, once that was asked.
     """
@@ -38,6 +39,7 @@ class Symbol:
     label: bool = False
     once: bool = False
     absent: bool = False
+    asked: bool = False
     place: tuple[str, int] = ("", 0)
     settled: Amount | UndefinedFault | None = None
 

@@ -163,11 +163,16 @@ def check_program(
     """
     if not plan.expectations:
         return FileReport(plan.file, error=f"{plan.file}: no `#: expect` line, so nothing can fail")
+    from vpmu_emu.asm import with_defsym
+    from vpmu_emu.options import parse
+
     subject, args = program, plan.args
     if plan.guest:
         from vpmu_emu.load import load
 
         subject, args = load(plan.guest), (*args, "--host", plan.file)
+    else:
+        program = subject = with_defsym(program, parse(args).defsym)
     verdicts = []
     blind = []
     notes = []

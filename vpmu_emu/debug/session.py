@@ -140,9 +140,9 @@ class Session:
             raise ConfigError("save", "a debugger stops where it is told, and saves nothing", "vpmu run")
         options = attrs.evolve(options, trace=options.trace or True)
         if not isinstance(program, Program):
-            program = load(program)
-        self.program = program
+            program = load(program, options.defsym)
         self.system = System(program, options, ready=ready)
+        self.program = self.system.program
         self._points: list[Point] = []
         self._number = 0
         self._ended: Hold | None = None

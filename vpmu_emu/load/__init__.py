@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from vpmu_emu.asm import Program, assemble
+from vpmu_emu.asm import Program, assemble, with_defsym
 from vpmu_emu.asm.files import read_bytes, text_of
 from vpmu_emu.errors import LoadError
 from vpmu_emu.load.elf import MAGIC, load_elf
@@ -17,22 +18,23 @@ _LANGUAGES = {
 }  # fmt: skip
 
 
-def load(path: str | Path) -> Program:
-    """The program in a file: an ELF executable by its magic, else source text.
+def load(path: str | Path, defsym: Mapping[str, int] | None = None) -> Program:
+    """The program in a file: an ELF executable by its magic, else source text, with `defsym` defined.
 
     Raises:
         AssemblyError: text with errors, all of them listed.
         LoadError: a file that cannot be read, or an executable that cannot be run.
+        ConfigError: symbols for an executable, or such as the source never asks for.
     """
     path = Path(path)
-    return load_bytes(read_bytes(path), str(path))
+    return load_bytes(read_bytes(path), str(path), defsym)
 
 
-def load_bytes(data: bytes, name: str) -> Program:
+def load_bytes(data: bytes, name: str, defsym: Mapping[str, int] | None = None) -> Program:
     """As `load`, for bytes that errors call `name`."""
     if data.startswith(MAGIC):
-        return load_elf(data, name)
+        return with_defsym(load_elf(data, name), defsym or {})
     suffix = Path(name).suffix
     if suffix in _LANGUAGES:
         raise LoadError(f"{name}: {_LANGUAGES[suffix]}; docs/programs.md has the line of gcc for it")
-    return assemble(text_of(data, name), name)
+    return assemble(text_of(data, name), name, defsym=defsym)
