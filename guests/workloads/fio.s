@@ -4,6 +4,12 @@
 # the status port and sums up the block that it got. The disk takes 1 / IO_HZ of a second, by a timer of the
 # kernel's; so what the exits and the kernel around it take makes units slower, one for one.
 #
+#: args --defsym EVENTS=6 --defsym UNITS=40
+#: expect all: exit_code == 0
+#: expect all: mem64(checksum) == 0x0a1cf47c0b7de9aa
+#: expect all: pmis == mem64(perf_nmis)
+#: expect all: mem64(perf_samples) > 20
+#
 # Made from guests/c/workloads/fio.c by gcc 12.2.0: python -m tests.tools.compile_guests
 	.include "perf_kernel.inc"
 	.intel_syntax noprefix
@@ -58,26 +64,15 @@ workload_setup:
 	cmp	r12, r11
 	jne	.L2
 	movabs	rax, 8618649388945854464
-	xor	ecx, ecx
-	add	r13, rax
-	mov	eax, 21
-	mov	QWORD PTR random_state[rip], r13
-	cpuid
-	mov	ecx, ecx
-	mov	esi, eax
-	mov	ebx, ebx
 	xor	edx, edx
-	mov	rax, rcx
-	mov	ecx, esi
-	imul	rax, rbx
 	pop	rbx
 	pop	rbp
-	mov edi, IO_HZ
+	add	r13, rax
 	pop	r12
+	imul	rax, QWORD PTR tsc_khz[rip], 1000
+	mov	QWORD PTR random_state[rip], r13
+	mov ecx, IO_HZ
 	pop	r13
-	div	rcx
-	mov	ecx, edi
-	xor	edx, edx
 	div	rcx
 	mov	QWORD PTR latency[rip], rax
 	ret
@@ -125,7 +120,6 @@ workload_unit:
 	.p2align 3
 .L9:
 	call	idle
-	cli
 	mov	rax, QWORD PTR io_done[rip]
 	cmp	rax, rbp
 	je	.L9

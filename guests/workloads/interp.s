@@ -1,7 +1,13 @@
-# The loop of an interpreter: a program of byte codes on a stack machine, each a jump through a table.
+# An interpreter: a program of byte codes on a stack machine, each of which ends with a jump through a table.
 #
 # The program takes a random number, counts how many steps it is from 1 by Collatz' rule, counts that in a table,
 # and begins again. A unit is a thousand byte codes of it, wherever that leaves off.
+#
+#: args --defsym EVENTS=6 --defsym UNITS=300
+#: expect all: exit_code == 0
+#: expect all: mem64(checksum) == 0x6c6e939affde061a
+#: expect all: pmis == mem64(perf_nmis)
+#: expect all: mem64(perf_samples) > 20
 #
 # Made from guests/c/workloads/interp.c by gcc 12.2.0: python -m tests.tools.compile_guests
 	.include "perf_kernel.inc"
@@ -28,192 +34,291 @@ workload_setup:
 	.globl	workload_unit
 	.type	workload_unit, @function
 workload_unit:
-	mov	rcx, QWORD PTR top[rip]
+	mov	esi, DWORD PTR at[rip]
+	push	r13
+	xor	r8d, r8d
+	movabs	r11, -4658895280553007687
+	mov	rax, QWORD PTR top[rip]
+	push	r12
+	movabs	r10, -7723592293110705685
+	mov	rcx, rsi
+	mov	edx, DWORD PTR program[4+rsi*8]
 	push	rbp
-	mov	esi, 1000
 	xor	ebp, ebp
-	mov	eax, DWORD PTR at[rip]
+	mov	esi, DWORD PTR program[0+rsi*8]
 	mov	r9, QWORD PTR random_state[rip]
 	push	rbx
-	xor	r8d, r8d
+	add	ecx, 1
 	movabs	rbx, -7046029254386353131
-	movabs	r11, -4658895280553007687
-	movabs	r10, -7723592293110705685
-	.p2align 4,,10
-	.p2align 3
-.L24:
-	mov	edx, eax
-	add	eax, 1
-	cmp	BYTE PTR program[rdx+rdx], 14
-	movzx	edi, BYTE PTR program[rdx+1+rdx]
-	ja	.L23
-	movzx	edx, BYTE PTR program[rdx+rdx]
-	jmp	[QWORD PTR .L8[0+rdx*8]]
-	.section	.rodata
-	.align 8
-	.align 4
-.L8:
-	.quad	.L22
-	.quad	.L21
-	.quad	.L20
-	.quad	.L19
-	.quad	.L18
-	.quad	.L17
-	.quad	.L16
-	.quad	.L15
-	.quad	.L14
-	.quad	.L13
-	.quad	.L12
-	.quad	.L11
-	.quad	.L10
-	.quad	.L9
-	.quad	.L7
-	.text
-	.p2align 4,,10
-	.p2align 3
-.L9:
-	movzx	eax, dil
-	.p2align 4,,10
-	.p2align 3
-.L23:
-	sub	esi, 1
-	jne	.L24
-	test	bpl, bpl
-	je	.L25
-	mov	QWORD PTR random_state[rip], r9
-.L25:
-	mov	rdx, r8
-	mov	DWORD PTR at[rip], eax
-	pop	rbx
-	sal	rdx, 5
-	mov	QWORD PTR top[rip], rcx
-	pop	rbp
-	sub	rdx, r8
-	add	rax, rdx
-	add	rax, QWORD PTR [rcx]
-	ret
-	.p2align 4,,10
-	.p2align 3
-.L10:
-	mov	rdx, QWORD PTR [rcx]
-	mov	rdi, QWORD PTR [rcx-8]
-	lea	r8, [r8+r8*4]
-	sub	rcx, 16
-	and	edx, 511
-	mov	QWORD PTR cells[0+rdx*8], rdi
-	add	r8, QWORD PTR [rcx+16]
-	jmp	.L23
-	.p2align 4,,10
-	.p2align 3
-.L11:
-	mov	rdx, QWORD PTR [rcx]
-	and	edx, 511
-	mov	rdx, QWORD PTR cells[0+rdx*8]
-	mov	QWORD PTR [rcx], rdx
-	jmp	.L23
-	.p2align 4,,10
-	.p2align 3
-.L12:
-	sub	rcx, 8
-	jmp	.L23
-	.p2align 4,,10
-	.p2align 3
-.L13:
-	mov	rdx, QWORD PTR [rcx-8]
-	mov	rdi, QWORD PTR [rcx]
-	mov	QWORD PTR [rcx], rdx
-	mov	QWORD PTR [rcx-8], rdi
-	jmp	.L23
-	.p2align 4,,10
-	.p2align 3
-.L14:
-	mov	rdx, QWORD PTR [rcx-8]
-	add	rcx, 8
-	mov	QWORD PTR [rcx], rdx
-	jmp	.L23
-	.p2align 4,,10
-	.p2align 3
-.L15:
-	mov	rdx, QWORD PTR [rcx]
-	add	rcx, 8
-	mov	QWORD PTR [rcx], rdx
-	jmp	.L23
-	.p2align 4,,10
-	.p2align 3
-.L16:
-	shr	QWORD PTR [rcx]
-	jmp	.L23
-	.p2align 4,,10
-	.p2align 3
-.L17:
-	mov	rdx, QWORD PTR [rcx]
-	and	QWORD PTR [rcx-8], rdx
-	sub	rcx, 8
-	jmp	.L23
-	.p2align 4,,10
-	.p2align 3
-.L18:
-	mov	rdx, QWORD PTR [rcx-8]
-	imul	rdx, QWORD PTR [rcx]
-	sub	rcx, 8
-	mov	QWORD PTR [rcx], rdx
-	jmp	.L23
-	.p2align 4,,10
-	.p2align 3
-.L19:
-	mov	rdx, QWORD PTR [rcx]
-	sub	QWORD PTR [rcx-8], rdx
-	sub	rcx, 8
-	jmp	.L23
-	.p2align 4,,10
-	.p2align 3
-.L20:
-	mov	rdx, QWORD PTR [rcx]
-	add	QWORD PTR [rcx-8], rdx
-	sub	rcx, 8
-	jmp	.L23
-	.p2align 4,,10
-	.p2align 3
-.L21:
-	add	r9, rbx
-	add	rcx, 8
-	mov	ebp, 1
-	mov	rdx, r9
-	shr	rdx, 30
-	xor	rdx, r9
-	imul	rdx, r11
-	mov	rdi, rdx
-	shr	rdi, 27
-	xor	rdi, rdx
-	imul	rdi, r10
-	mov	rdx, rdi
-	shr	rdx, 31
-	xor	rdx, rdi
-	shr	rdx, 48
-	lea	edi, [rdx+1]
-	mov	QWORD PTR [rcx], rdi
-	jmp	.L23
+	mov	rdi, QWORD PTR labels.0[0+rsi*8]
+	mov	esi, 999
+	jmp	rdi
 	.p2align 4,,10
 	.p2align 3
 .L7:
-	cmp	QWORD PTR [rcx], 0
-	lea	rdx, [rcx-8]
-	jne	.L26
-	movzx	eax, dil
-	mov	rcx, rdx
-	jmp	.L23
+	mov	QWORD PTR [rax+8], rdx
+	lea	r12, [rax+8]
+	lea	r13d, [rsi-1]
+	test	esi, esi
+	je	.L110
 	.p2align 4,,10
 	.p2align 3
-.L22:
-	mov	QWORD PTR [rcx+8], rdi
-	add	rcx, 8
-	jmp	.L23
+.L97:
+	mov	eax, ecx
+	mov	esi, r13d
+	add	ecx, 1
+	mov	edx, DWORD PTR program[4+rax*8]
+	mov	eax, DWORD PTR program[0+rax*8]
+	mov	rdi, QWORD PTR labels.0[0+rax*8]
+	mov	rax, r12
+	jmp	rdi
+	.p2align 4,,10
+	.p2align 3
+.L50:
+	cmp	QWORD PTR [rax], 0
+	lea	r12, [rax-8]
+	lea	r13d, [rsi-1]
+	cmove	ecx, edx
+	test	esi, esi
+	jne	.L97
+.L52:
+	test	bpl, bpl
+	je	.L53
+	mov	QWORD PTR random_state[rip], r9
+.L53:
+	mov	rdx, QWORD PTR [rax-8]
+	jmp	.L98
+	.p2align 4,,10
+	.p2align 3
+.L41:
+	mov	rdx, QWORD PTR [rax]
+	lea	r12d, [rsi-1]
+	and	edx, 511
+	mov	rdx, QWORD PTR cells[0+rdx*8]
+	mov	QWORD PTR [rax], rdx
+	test	esi, esi
+	je	.L100
+.L42:
+	mov	esi, ecx
+	add	ecx, 1
+	mov	edx, DWORD PTR program[4+rsi*8]
+	mov	esi, DWORD PTR program[0+rsi*8]
+	mov	rdi, QWORD PTR labels.0[0+rsi*8]
+	mov	esi, r12d
+	jmp	rdi
+	.p2align 4,,10
+	.p2align 3
+.L38:
+	lea	r12, [rax-8]
+	lea	r13d, [rsi-1]
+	test	esi, esi
+	jne	.L97
+	jmp	.L52
+	.p2align 4,,10
+	.p2align 3
+.L35:
+	mov	rdi, QWORD PTR [rax]
+	mov	rdx, QWORD PTR [rax-8]
+	lea	r12d, [rsi-1]
+	mov	QWORD PTR [rax], rdx
+	mov	QWORD PTR [rax-8], rdi
+	test	esi, esi
+	jne	.L42
+.L100:
+	test	bpl, bpl
+	je	.L10
+	mov	QWORD PTR random_state[rip], r9
+	jmp	.L10
+	.p2align 4,,10
+	.p2align 3
+.L32:
+	mov	rdx, QWORD PTR [rax-8]
+	lea	r12, [rax+8]
+	lea	r13d, [rsi-1]
+	mov	QWORD PTR [rax+8], rdx
+	test	esi, esi
+	jne	.L97
+.L110:
+	test	bpl, bpl
+	je	.L98
+	mov	QWORD PTR random_state[rip], r9
+.L98:
+	mov	rax, r12
+.L10:
+	mov	QWORD PTR top[rip], rax
+	mov	rax, r8
+	pop	rbx
+	sal	rax, 5
+	mov	DWORD PTR at[rip], ecx
+	mov	ecx, ecx
+	pop	rbp
+	sub	rax, r8
+	pop	r12
+	pop	r13
+	add	rax, rcx
+	add	rax, rdx
+	ret
+	.p2align 4,,10
+	.p2align 3
+.L29:
+	mov	rdx, QWORD PTR [rax]
+	lea	r12, [rax+8]
+	lea	r13d, [rsi-1]
+	mov	QWORD PTR [rax+8], rdx
+	test	esi, esi
+	jne	.L97
+	jmp	.L110
+	.p2align 4,,10
+	.p2align 3
+.L23:
+	mov	rdx, QWORD PTR [rax-8]
+	and	rdx, QWORD PTR [rax]
+	lea	r12, [rax-8]
+	lea	r13d, [rsi-1]
+	mov	QWORD PTR [rax-8], rdx
+	test	esi, esi
+	jne	.L97
+	jmp	.L110
+	.p2align 4,,10
+	.p2align 3
+.L20:
+	mov	rdx, QWORD PTR [rax-8]
+	imul	rdx, QWORD PTR [rax]
+	lea	r12, [rax-8]
+	lea	r13d, [rsi-1]
+	mov	QWORD PTR [rax-8], rdx
+	test	esi, esi
+	jne	.L97
+	jmp	.L110
+	.p2align 4,,10
+	.p2align 3
+.L17:
+	mov	rdx, QWORD PTR [rax-8]
+	sub	rdx, QWORD PTR [rax]
+	lea	r12, [rax-8]
+	lea	r13d, [rsi-1]
+	mov	QWORD PTR [rax-8], rdx
+	test	esi, esi
+	jne	.L97
+	jmp	.L110
+	.p2align 4,,10
+	.p2align 3
+.L14:
+	mov	rdx, QWORD PTR [rax]
+	add	rdx, QWORD PTR [rax-8]
+	lea	r12, [rax-8]
+	lea	r13d, [rsi-1]
+	mov	QWORD PTR [rax-8], rdx
+	test	esi, esi
+	jne	.L97
+	jmp	.L110
+	.p2align 4,,10
+	.p2align 3
+.L12:
+	add	r9, rbx
+	lea	rbp, [rax+8]
+	lea	r12d, [rsi-1]
+	mov	rdi, r9
+	shr	rdi, 30
+	xor	rdi, r9
+	imul	rdi, r11
+	mov	rdx, rdi
+	shr	rdx, 27
+	xor	rdx, rdi
+	imul	rdx, r10
+	mov	rdi, rdx
+	shr	rdi, 31
+	xor	rdx, rdi
+	shr	rdx, 48
+	add	rdx, 1
+	mov	QWORD PTR [rax+8], rdx
+	test	esi, esi
+	je	.L119
+	mov	eax, ecx
+	mov	esi, r12d
+	add	ecx, 1
+	mov	edx, DWORD PTR program[4+rax*8]
+	mov	eax, DWORD PTR program[0+rax*8]
+	mov	rdi, QWORD PTR labels.0[0+rax*8]
+	mov	rax, rbp
+	mov	ebp, 1
+	jmp	rdi
 	.p2align 4,,10
 	.p2align 3
 .L26:
-	mov	rcx, rdx
-	jmp	.L23
+	mov	rdx, QWORD PTR [rax]
+	lea	r12d, [rsi-1]
+	shr	rdx
+	mov	QWORD PTR [rax], rdx
+	test	esi, esi
+	jne	.L42
+	jmp	.L100
+	.p2align 4,,10
+	.p2align 3
+.L44:
+	mov	rdx, QWORD PTR [rax]
+	mov	rdi, QWORD PTR [rax-8]
+	lea	r8, [r8+r8*4]
+	lea	r12, [rax-16]
+	lea	r13d, [rsi-1]
+	and	edx, 511
+	mov	QWORD PTR cells[0+rdx*8], rdi
+	add	r8, QWORD PTR [rax]
+	test	esi, esi
+	jne	.L97
+	test	bpl, bpl
+	je	.L46
+	mov	QWORD PTR random_state[rip], r9
+.L46:
+	mov	rdx, QWORD PTR [rax-16]
+	mov	rax, r12
+	jmp	.L10
+	.p2align 4,,10
+	.p2align 3
+.L47:
+	mov	ecx, edx
+	lea	r12d, [rsi-1]
+	test	esi, esi
+	je	.L120
+	mov	esi, edx
+	add	ecx, 1
+	mov	edx, DWORD PTR program[4+rsi*8]
+	mov	esi, DWORD PTR program[0+rsi*8]
+	mov	rdi, QWORD PTR labels.0[0+rsi*8]
+	mov	esi, r12d
+	jmp	rdi
+.L119:
+	mov	QWORD PTR random_state[rip], r9
+	mov	rax, rbp
+	jmp	.L10
+.L120:
+	test	bpl, bpl
+	je	.L49
+	mov	QWORD PTR random_state[rip], r9
+.L49:
+	mov	rdx, QWORD PTR [rax]
+	jmp	.L10
 	.size	workload_unit, .-workload_unit
+	.section	.rodata
+	.align 32
+	.type	labels.0, @object
+	.size	labels.0, 120
+labels.0:
+	.quad	.L7
+	.quad	.L12
+	.quad	.L14
+	.quad	.L17
+	.quad	.L20
+	.quad	.L23
+	.quad	.L26
+	.quad	.L29
+	.quad	.L32
+	.quad	.L35
+	.quad	.L38
+	.quad	.L41
+	.quad	.L44
+	.quad	.L47
+	.quad	.L50
 	.local	at
 	.comm	at,4,4
 	.local	cells
@@ -222,69 +327,68 @@ workload_unit:
 	.comm	top,8,8
 	.local	stack
 	.comm	stack,64,32
-	.section	.rodata
 	.align 32
 	.type	program, @object
-	.size	program, 58
+	.size	program, 232
 program:
-	.byte	1
-	.zero	1
-	.byte	0
-	.byte	0
-	.byte	8
-	.zero	1
-	.byte	0
-	.byte	1
-	.byte	3
-	.zero	1
-	.byte	14
-	.byte	21
-	.byte	0
-	.byte	1
-	.byte	2
-	.zero	1
-	.byte	9
-	.zero	1
-	.byte	7
-	.zero	1
-	.byte	0
-	.byte	1
-	.byte	5
-	.zero	1
-	.byte	14
-	.byte	18
-	.byte	0
-	.byte	3
-	.byte	4
-	.zero	1
-	.byte	0
-	.byte	1
-	.byte	2
-	.zero	1
-	.byte	13
-	.byte	19
-	.byte	6
-	.zero	1
-	.byte	9
-	.zero	1
-	.byte	13
-	.byte	2
-	.byte	7
-	.zero	1
-	.byte	11
-	.zero	1
-	.byte	0
-	.byte	1
-	.byte	2
-	.zero	1
-	.byte	9
-	.zero	1
-	.byte	12
-	.zero	1
-	.byte	10
-	.zero	1
-	.byte	13
-	.byte	0
+	.long	1
+	.zero	4
+	.long	0
+	.long	0
+	.long	8
+	.zero	4
+	.long	0
+	.long	1
+	.long	3
+	.zero	4
+	.long	14
+	.long	21
+	.long	0
+	.long	1
+	.long	2
+	.zero	4
+	.long	9
+	.zero	4
+	.long	7
+	.zero	4
+	.long	0
+	.long	1
+	.long	5
+	.zero	4
+	.long	14
+	.long	18
+	.long	0
+	.long	3
+	.long	4
+	.zero	4
+	.long	0
+	.long	1
+	.long	2
+	.zero	4
+	.long	13
+	.long	19
+	.long	6
+	.zero	4
+	.long	9
+	.zero	4
+	.long	13
+	.long	2
+	.long	7
+	.zero	4
+	.long	11
+	.zero	4
+	.long	0
+	.long	1
+	.long	2
+	.zero	4
+	.long	9
+	.zero	4
+	.long	12
+	.zero	4
+	.long	10
+	.zero	4
+	.long	13
+	.long	0
 	.globl	workload_name
 	.type	workload_name, @object
 	.size	workload_name, 7

@@ -3,6 +3,12 @@
 # A unit is one block of 256 bytes of a text in which phrases come back. A byte that is not what it was
 # makes the unit's value all ones.
 #
+#: args --defsym EVENTS=6 --defsym UNITS=300
+#: expect all: exit_code == 0
+#: expect all: mem64(checksum) == 0x40b1145576da3461
+#: expect all: pmis == mem64(perf_nmis)
+#: expect all: mem64(perf_samples) > 20
+#
 # Made from guests/c/workloads/lz.c by gcc 12.2.0: python -m tests.tools.compile_guests
 	.include "perf_kernel.inc"
 	.intel_syntax noprefix
@@ -124,9 +130,9 @@ workload_setup:
 .L6:
 	add	edx, 1
 	cmp	esi, r11d
-	mov	BYTE PTR text[rcx], al
+	mov	BYTE PTR lz[rcx], al
 	setb	cl
-	cmp	edx, 65535
+	cmp	edx, 24575
 	setbe	al
 	add	rsi, 1
 	test	cl, al
@@ -167,11 +173,11 @@ workload_setup:
 	add	eax, 65
 	jmp	.L6
 .L16:
-	cmp	edx, 65536
+	cmp	edx, 24576
 	jne	.L8
 	mov	QWORD PTR random_state[rip], rdi
-	mov	eax, OFFSET FLAT:last
-	mov	edx, OFFSET FLAT:last+2048
+	mov	eax, OFFSET FLAT:lz+25344
+	mov	edx, OFFSET FLAT:lz+27392
 	.p2align 4,,10
 	.p2align 3
 .L9:
@@ -179,7 +185,7 @@ workload_setup:
 	add	rax, 8
 	cmp	rdx, rax
 	jne	.L9
-	mov	DWORD PTR block[rip], 0
+	mov	DWORD PTR lz[rip+27392], 0
 	pop	rbx
 	pop	rbp
 	pop	r12
@@ -192,153 +198,148 @@ workload_setup:
 	.type	workload_unit, @function
 workload_unit:
 	push	r15
-	xor	r11d, r11d
+	mov	edi, DWORD PTR lz[rip+27392]
+	mov	r11d, OFFSET FLAT:lz+24576
 	xor	esi, esi
 	push	r14
-	mov	r14d, OFFSET FLAT:packed
+	mov	r8, r11
+	xor	r10d, r10d
 	push	r13
-	mov	r8, r14
+	add	rdi, OFFSET FLAT:lz
 	push	r12
 	push	rbp
 	push	rbx
-	sub	rsp, 8
-	mov	edi, DWORD PTR block[rip]
-	mov	rdx, rdi
-	add	rdi, OFFSET FLAT:text
-	mov	DWORD PTR [rsp+4], edx
 	.p2align 4,,10
 	.p2align 3
 .L38:
-	mov	ecx, r11d
-	mov	r9d, esi
-	lea	r10d, [rsi+4]
+	mov	ecx, r10d
+	mov	edx, esi
+	lea	r9d, [rsi+4]
 	and	ecx, 7
-	add	r9, rdi
-	cmp	r10d, 256
-	ja	.L58
-	mov	ebp, DWORD PTR [r9]
-	imul	eax, ebp, -1640531535
+	add	rdx, rdi
+	cmp	r9d, 256
+	ja	.L57
+	imul	eax, DWORD PTR [rdx], -1640531535
 	shr	eax, 22
-	movzx	edx, WORD PTR last[rax+rax]
-	mov	WORD PTR last[rax+rax], si
-	mov	r13d, edx
-	cmp	edx, esi
+	add	rax, 12672
+	movzx	r12d, WORD PTR lz[rax+rax]
+	mov	WORD PTR lz[rax+rax], si
+	mov	ebp, r12d
+	cmp	r12d, esi
 	jnb	.L25
-	movzx	ebx, dx
-	cmp	ebp, DWORD PTR [rdi+rbx]
+	movzx	r13d, r12w
+	mov	eax, DWORD PTR [rdx]
+	cmp	DWORD PTR [rdi+r13], eax
 	jne	.L25
-	mov	r15d, 256
-	mov	ebp, r10d
+	mov	ebx, 256
+	mov	r14d, r9d
 	mov	eax, 4
-	sub	r15d, esi
-	lea	r9, [rdi+rbp]
-	mov	r12d, r15d
-	cmp	r10d, 256
+	sub	ebx, esi
+	lea	rdx, [rdi+r14]
+	mov	r15d, ebx
+	cmp	r9d, 256
 	jne	.L31
-	jmp	.L59
+	jmp	.L58
 	.p2align 4,,10
 	.p2align 3
 .L32:
 	add	eax, 1
-	cmp	eax, r12d
-	je	.L60
-	add	r9, 1
+	cmp	eax, r15d
+	je	.L59
+	add	rdx, 1
 	cmp	eax, 66
-	je	.L61
+	je	.L60
 .L31:
-	mov	r10, r9
-	movzx	r15d, BYTE PTR [r9]
-	sub	r10, rbp
-	cmp	BYTE PTR [rbx+4+r10], r15b
+	mov	r9, rdx
+	movzx	ebx, BYTE PTR [rdx]
+	sub	r9, r14
+	cmp	BYTE PTR [r13+4+r9], bl
 	je	.L32
-	lea	r9d, [rax-4]
-	lea	r10d, [rsi+rax]
+	lea	r13d, [rax-4]
+	lea	r9d, [rsi+rax]
 .L27:
 	test	ecx, ecx
 	je	.L33
-	mov	eax, 1
-	sal	eax, cl
-	mov	ecx, eax
+	mov	edx, 1
 	mov	rax, r8
-	or	cl, BYTE PTR [r14]
+	sal	edx, cl
+	or	dl, BYTE PTR [r11]
 .L34:
-	mov	BYTE PTR [r14], cl
-	mov	ecx, esi
-	sub	esi, edx
+	mov	BYTE PTR [r11], dl
+	mov	edx, esi
+	sub	esi, r12d
 	lea	r8, [rax+3]
-	sub	ecx, r13d
-	mov	BYTE PTR [rax], r9b
-	mov	BYTE PTR [rax+1], cl
-	mov	ecx, esi
-	mov	esi, r10d
-	mov	BYTE PTR [rax+2], ch
+	sub	edx, ebp
+	mov	BYTE PTR [rax], r13b
+	mov	BYTE PTR [rax+1], dl
+	mov	edx, esi
+	mov	esi, r9d
+	mov	BYTE PTR [rax+2], dh
 .L36:
-	add	r11d, 1
+	add	r10d, 1
 	cmp	esi, 255
 	jbe	.L38
-	mov	edx, DWORD PTR [rsp+4]
-	xor	r11d, r11d
+	xor	r10d, r10d
 	xor	eax, eax
-	mov	esi, OFFSET FLAT:packed
-	xor	ebx, ebx
+	mov	ecx, OFFSET FLAT:lz+24576
+	xor	r11d, r11d
 	jmp	.L37
 	.p2align 4,,10
 	.p2align 3
 .L40:
-	mov	ecx, eax
+	mov	edx, eax
 	add	eax, 1
-	add	rsi, 1
-	add	ebx, 1
-	mov	BYTE PTR unpacked[rcx], r9b
-	shr	r11d
+	add	rcx, 1
+	add	r11d, 1
+	mov	BYTE PTR lz[rdx+25088], sil
+	shr	r10d
 	cmp	eax, 255
-	ja	.L62
+	ja	.L61
 .L37:
-	movzx	ecx, BYTE PTR [rsi]
-	test	bl, 7
+	movzx	edx, BYTE PTR [rcx]
+	test	r11b, 7
 	jne	.L39
-	add	rsi, 1
-	movzx	r11d, cl
+	add	rcx, 1
+	movzx	r10d, dl
 .L39:
-	movzx	r9d, BYTE PTR [rsi]
-	test	r11b, 1
+	movzx	esi, BYTE PTR [rcx]
+	test	r10b, 1
 	je	.L40
-	movzx	r10d, WORD PTR [rsi+1]
-	mov	ecx, eax
-	add	rsi, 3
-	lea	ebp, [rax+4+r9]
-	sub	ecx, r10d
+	movzx	r9d, WORD PTR [rcx+1]
+	mov	edx, eax
+	add	rcx, 3
+	lea	ebx, [rax+4+rsi]
+	sub	edx, r9d
 	.p2align 4,,10
 	.p2align 3
 .L41:
-	mov	r9d, ecx
-	add	ecx, 1
-	movzx	r10d, BYTE PTR unpacked[r9]
-	mov	r9d, eax
+	mov	esi, edx
+	add	edx, 1
+	movzx	r9d, BYTE PTR lz[rsi+25088]
+	mov	esi, eax
 	add	eax, 1
-	mov	BYTE PTR unpacked[r9], r10b
-	cmp	eax, ebp
+	mov	BYTE PTR lz[rsi+25088], r9b
+	cmp	eax, ebx
 	jne	.L41
-	add	ebx, 1
-	shr	r11d
+	add	r11d, 1
+	shr	r10d
 	cmp	eax, 255
 	jbe	.L37
-.L62:
+.L61:
 	xor	eax, eax
 	jmp	.L44
 	.p2align 4,,10
 	.p2align 3
-.L64:
+.L63:
 	add	rax, 1
 	cmp	rax, 256
-	je	.L63
+	je	.L62
 .L44:
 	movzx	ebx, BYTE PTR [rdi+rax]
-	cmp	BYTE PTR unpacked[rax], bl
-	je	.L64
-	add	rsp, 8
-	mov	rax, -1
+	cmp	BYTE PTR lz[rax+25088], bl
+	je	.L63
 	pop	rbx
+	mov	rax, -1
 	pop	rbp
 	pop	r12
 	pop	r13
@@ -350,22 +351,22 @@ workload_unit:
 .L25:
 	test	ecx, ecx
 	je	.L23
-	movzx	eax, BYTE PTR [r9]
+	movzx	eax, BYTE PTR [rdx]
 	add	esi, 1
-	add	r11d, 1
+	add	r10d, 1
 	add	r8, 1
 	mov	BYTE PTR [r8-1], al
 	jmp	.L38
 	.p2align 4,,10
 	.p2align 3
-.L58:
+.L57:
 	test	ecx, ecx
 	jne	.L21
 	mov	BYTE PTR [r8], 0
-	mov	r14, r8
+	mov	r11, r8
 	add	r8, 1
 .L21:
-	movzx	eax, BYTE PTR [r9]
+	movzx	eax, BYTE PTR [rdx]
 	add	esi, 1
 	add	r8, 1
 	mov	BYTE PTR [r8-1], al
@@ -373,11 +374,11 @@ workload_unit:
 	.p2align 4,,10
 	.p2align 3
 .L23:
-	movzx	eax, BYTE PTR [r9]
 	mov	BYTE PTR [r8], 0
-	mov	r14, r8
+	movzx	eax, BYTE PTR [rdx]
+	mov	r11, r8
 	add	esi, 1
-	add	r11d, 1
+	add	r10d, 1
 	add	r8, 2
 	mov	BYTE PTR [r8-1], al
 	jmp	.L38
@@ -386,69 +387,61 @@ workload_unit:
 .L33:
 	mov	BYTE PTR [r8], 0
 	lea	rax, [r8+1]
-	mov	r14, r8
-	mov	ecx, 1
+	mov	r11, r8
+	mov	edx, 1
 	jmp	.L34
 	.p2align 4,,10
 	.p2align 3
-.L60:
-	lea	r10d, [rax+rsi]
-	lea	r9d, [rax-4]
+.L59:
+	lea	r9d, [rax+rsi]
+	lea	r13d, [rax-4]
 	jmp	.L27
 	.p2align 4,,10
 	.p2align 3
-.L61:
-	lea	r10d, [rsi+66]
-	mov	r9d, 62
+.L60:
+	lea	r9d, [rsi+66]
+	mov	r13d, 62
 	jmp	.L27
-.L63:
+.L62:
 	mov	rax, r8
-	sub	rax, OFFSET FLAT:packed
-	cmp	r8, OFFSET FLAT:packed
+	sub	rax, OFFSET FLAT:lz+24576
+	cmp	r8, OFFSET FLAT:lz+24576
 	jbe	.L45
-	mov	ecx, OFFSET FLAT:packed
+	mov	edx, OFFSET FLAT:lz+24576
 	.p2align 4,,10
 	.p2align 3
 .L46:
-	lea	rsi, [rax+rax*2]
-	movzx	eax, BYTE PTR [rcx]
-	add	rcx, 1
-	add	rax, rsi
-	cmp	rcx, r8
+	lea	rcx, [rax+rax*2]
+	movzx	eax, BYTE PTR [rdx]
+	add	rdx, 1
+	add	rax, rcx
+	cmp	rdx, r8
 	jne	.L46
 .L45:
-	lea	ecx, [rdx+256]
-	mov	esi, 2155905153
-	mov	rdx, rcx
-	imul	rcx, rsi
-	shr	rcx, 47
-	imul	ecx, ecx, 65280
-	sub	edx, ecx
-	mov	DWORD PTR block[rip], edx
-	add	rsp, 8
+	mov	edi, DWORD PTR lz[rip+27392]
 	pop	rbx
 	pop	rbp
 	pop	r12
+	lea	ecx, [rdi+256]
 	pop	r13
 	pop	r14
+	mov	edx, ecx
 	pop	r15
+	shr	edx, 8
+	imul	rdx, rdx, 45210184
+	shr	rdx, 32
+	imul	edx, edx, 24320
+	sub	ecx, edx
+	mov	DWORD PTR lz[rip+27392], ecx
 	ret
-.L59:
-	xor	r9d, r9d
+.L58:
+	xor	r13d, r13d
 	jmp	.L27
 	.size	workload_unit, .-workload_unit
 	.local	phrases.0
 	.comm	phrases.0,768,32
-	.local	block
-	.comm	block,4,4
-	.local	last
-	.comm	last,2048,32
-	.local	unpacked
-	.comm	unpacked,256,32
-	.local	packed
-	.comm	packed,512,32
-	.local	text
-	.comm	text,65536,32
+	.local	lz
+	.comm	lz,27396,32768
 	.globl	workload_name
 	.section	.rodata
 	.type	workload_name, @object

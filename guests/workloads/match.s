@@ -2,6 +2,12 @@
 #
 # A unit takes four patterns from anywhere in the text, and sums up where they are in the next KiB each.
 #
+#: args --defsym EVENTS=6 --defsym UNITS=300
+#: expect all: exit_code == 0
+#: expect all: mem64(checksum) == 0x2001cfb01c1f750d
+#: expect all: pmis == mem64(perf_nmis)
+#: expect all: mem64(perf_samples) > 20
+#
 # Made from guests/c/workloads/match.c by gcc 12.2.0: python -m tests.tools.compile_guests
 	.include "perf_kernel.inc"
 	.intel_syntax noprefix

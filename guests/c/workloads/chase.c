@@ -3,6 +3,12 @@
  *
  * The nodes form one ring in random order, a cache line each, 1.5 MiB: L2 and LLC of a core hold a part of them.
  * A unit is a walk of thirty nodes; each gives what it holds, and a little work on it.
+ *
+ * #: args --defsym EVENTS=6 --defsym UNITS=300
+ * #: expect all: exit_code == 0
+ * #: expect all: mem64(checksum) == 0x27034bc07575904e
+ * #: expect all: pmis == mem64(perf_nmis)
+ * #: expect all: mem64(perf_samples) > 20
  */
 #include "workload.h"
 

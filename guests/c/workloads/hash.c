@@ -3,6 +3,12 @@
  *
  * A unit is forty-eight operations: a quarter insert, a quarter delete, the others look up. The table begins as it
  * stays: half full, with half of the keys that can be asked for.
+ *
+ * #: args --defsym EVENTS=6 --defsym UNITS=300
+ * #: expect all: exit_code == 0
+ * #: expect all: mem64(checksum) == 0xd395cc47a7c5e805
+ * #: expect all: pmis == mem64(perf_nmis)
+ * #: expect all: mem64(perf_samples) > 20
  */
 #include "workload.h"
 

@@ -3,6 +3,12 @@
  *
  * The program takes a random number, counts how many steps it is from 1 by Collatz' rule, counts that in a table,
  * and begins again. A unit is a thousand byte codes of it, wherever that leaves off.
+ *
+ * #: args --defsym EVENTS=6 --defsym UNITS=300
+ * #: expect all: exit_code == 0
+ * #: expect all: mem64(checksum) == 0x6c6e939affde061a
+ * #: expect all: pmis == mem64(perf_nmis)
+ * #: expect all: mem64(perf_samples) > 20
  */
 #include "workload.h"
 
