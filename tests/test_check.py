@@ -261,6 +261,7 @@ def test_events_of_the_host_by_name_and_the_hardware_by_register():
         assert f"no {name}" in verdict(f"hw.{name} == 0", run).message
     for text, said in (
         ("hw.global == 0", "did you mean global_ctrl"), ("counted(1) == 2", "one text"),
+        ("kvm.entry == 0", "did you mean entries"), ("cycles_by.gest == 0", "did you mean guest"),
         ("perf.nmi == 0", "did you mean nmis"), ("hw == 0", "nothing is called"),
     ):  # fmt: skip
         with pytest.raises(CheckError, match=said):
@@ -316,6 +317,23 @@ def test_perturbing_never_accepts_a_green_that_cannot_redden(actual, bound, op):
     report = check_program(Program(), found, lambda *a: run, perturb=True)
     assert report.verdicts[0].ok == language.COMPARE[op](actual, bound)
     assert not report.blind
+
+
+def test_numbers_of_kvm_and_parts_of_the_time_are_those_of_a_run():
+    result = run(assemble("hlt"), vpmu="none", ram=2).to_json()
+    assert {name for name, value in result["kvm"].items() if isinstance(value, int)} == {
+        *language.KVM, "fixed_ctr_ctrl_hw",
+    }  # fmt: skip
+    assert tuple(result["cycles_by"]) == language._parts_of_time()
+    values = {**RUN.values, "kvm": {"entries": 7}, "cycles_by": {"guest": 11, "idle": 2}}
+    has = attrs.evolve(RUN, values=values)
+    for text in ("kvm.entries == 7", "cycles_by.guest + cycles_by.idle == 13"):
+        (expectation,) = plan(f"expect all: {text}").expectations
+        assert judge(expectation, "bare", Program(), has).ok
+    (expectation,) = plan("expect all: kvm.entries == 0").expectations
+    verdict = judge(expectation, "bare", Program(), RUN)
+    assert not verdict.ok
+    assert verdict.message == "there is no host whose kvm could say anything"
 
 
 def test_numbers_of_perf_are_those_of_a_run():

@@ -26,7 +26,7 @@ BELOW: dict[str, set[str]] = {
     "snapshot": {"errors"},
     "output": {"errors", "numerals"},
     "_jit": {"data", "errors"},
-    "process": {"_jit"},
+    "process": {"data", "_jit"},
     "tables": {"errors", "data"},
     "asm": {"errors", "data", "numerals", "tables"},
     "load": {"errors", "data", "tables", "asm"},

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from vpmu_emu.asm import Program, assemble, assemble_file
     from vpmu_emu.debug.session import Session
+    from vpmu_emu.lab.sweep import sweep
     from vpmu_emu.system import Result, Stop, System
 
     __version__: str
@@ -35,6 +36,7 @@ __all__ = [
     "assemble",
     "assemble_file",
     "run",
+    "sweep",
 ]
 
 # Where the rest lives: imported when asked for, because the compiler below takes 0.3 s to import.
@@ -46,6 +48,7 @@ _LATER = {
     "Stop": "vpmu_emu.system",
     "System": "vpmu_emu.system",
     "Session": "vpmu_emu.debug.session",
+    "sweep": "vpmu_emu.lab.sweep",
 }
 
 

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -299,38 +300,47 @@ def prepare(modes: Sequence[str]) -> None:
 
     missing = [mode for mode in modes if not build.is_built(mode)]
     if missing:
-        with _progress("compiling " + ", ".join(missing)) as tell:
+        with _compiling(missing) as tell:
             build.build(missing, tell)
 
 
-class _progress:  # noqa: N801  (reads as a statement)
-    """`37 of 104 kvm_pmu_set_msr` on stderr: one moving line on a terminal, plain lines elsewhere."""
+def _compiling(modes: Sequence[str]) -> _progress:
+    return _progress("compiling " + ", ".join(modes), " (once per version and machine)")
 
-    def __init__(self, title: str) -> None:
-        self.title = title
+
+class _progress:  # noqa: N801  (reads as a statement)
+    """`37 of 104 kvm_pmu_set_msr` on stderr: one moving line on a terminal, plain lines elsewhere.
+
+    Plain ones come at most every `pause` seconds, but the first and the last always do.
+    """
+
+    def __init__(self, title: str, note: str = "", pause: float = 0.0) -> None:
+        self.title, self.note, self.pause = title, note, pause
         self.moving = sys.stderr.isatty()
+        self.told = float("-inf")
 
     def __enter__(self) -> Callable[[int, int, str], None]:
         if self.moving:
             from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
             self.bar = Progress(
                 TextColumn("{task.description}"), BarColumn(),
-                TextColumn("{task.completed} of {task.total} {task.fields[name]}"),
+                TextColumn("{task.completed} of {task.total} {task.fields[name]}"), TimeRemainingColumn(),
                 console=Console(stderr=True), transient=True,
             )  # fmt: skip
             self.bar.start()
             self.task = self.bar.add_task(self.title, total=1, name="")
         else:
-            click.echo(f"vpmu: {self.title} (once per version and machine)", err=True)
+            say(f"vpmu: {self.title}{self.note}", err=True)
         return self._tell
 
     def _tell(self, done: int, total: int, name: str) -> None:
         if self.moving:
             self.bar.update(self.task, completed=done, total=total, name=name)
-        else:
-            click.echo(f"{done} of {total} {name}", err=True)
+        elif done == total or time.monotonic() - self.told >= self.pause:
+            self.told = time.monotonic()
+            say(f"{done} of {total} {name}".rstrip(), err=True)
 
     def __exit__(self, *_: object) -> None:
         if self.moving:
@@ -696,6 +706,73 @@ def bench(times: int, as_json: bool) -> None:
 
 
 @main.command()
+@click.argument("spec", required=False)
+@click.option("--out", metavar="FILE|DIR", help="Results: a name that ends with .parquet, or a folder; as "
+              "SPEC in the current folder if not said. What is there already is not run again.")
+@click.option("--jobs", type=int, metavar="N", help="Processes; one for each processor if not said.")
+@click.option("--dask", metavar="ADDRESS", help="Run on the Dask cluster of this scheduler instead.")
+@click.option("--dry-run", is_flag=True, help="Say how many points there are, and the first of them.")
+@click.option("--retry-failed", is_flag=True, help="Run points again that failed before.")
+@click.option("--show", "shown", metavar="OUT", help="Run nothing: say what is in the results there.")
+@click.option("--csv", metavar="FILE", help="Write all rows as comma-separated values too, `-`: here.")
+@click.option("--json", "as_json", is_flag=True, help="How it stands as JSON.")
+@click.pass_context
+def sweep(
+    ctx: click.Context,
+    spec: str | None,
+    out: str | None,
+    jobs: int | None,
+    dask: str | None,
+    dry_run: bool,
+    retry_failed: bool,
+    shown: str | None,
+    csv: str | None,
+    as_json: bool,
+) -> None:
+    """Run a guest at every point of SPEC (TOML, docs/sweep.md) and collect a row of each.
+
+    Interrupted, the same command goes on with what is missing. A point that fails is a row too, and
+    the exit status is 1 then.
+    """
+    from vpmu_emu.lab import sweep as lab
+    from vpmu_emu.lab.spec import read_spec
+    from vpmu_emu.output import check_output, write_output
+    from vpmu_emu.report import show
+
+    if (spec is None) == (shown is None):
+        raise click.UsageError("either SPEC or --show OUT.", ctx)
+    if csv == "-" and as_json:
+        raise VpmuError("--csv and --json both write to standard output")
+    if csv is not None:
+        check_output(csv, [spec] if spec is not None else [])
+    if shown is not None:
+        found = lab.found(shown)
+    else:
+        assert spec is not None
+        asked = read_spec(spec)
+        if dry_run:
+            lab.Lab(asked).check()
+            show(lab.design(asked))
+            return
+        with _progress(f"{len(asked):,} points of {spec}", pause=5.0) as tell:
+
+            def progress(done: int, total: int, bad: int) -> None:
+                tell(done, total, f"points, {bad} failed" if bad else "points")
+
+            found = lab.sweep(
+                asked, out, jobs=jobs, dask=dask, retry_failed=retry_failed, ready=prepare,
+                progress=progress,
+            )  # fmt: skip
+    if csv is not None:
+        write_output(csv, lab.csv(found).encode("utf-8", "backslashreplace"))
+    if as_json:
+        _json(found.to_json())
+    elif csv != "-":
+        show(lab.summary(found))
+    ctx.exit(FAILED if found.failed else FINE)
+
+
+@main.command()
 @run_options
 @click.option("-x", "--script", type=click.File(), help="Read commands from this file.")
 @click.pass_context
@@ -765,7 +842,7 @@ def build_command(modes: str | None, workers: int, record: bool) -> None:
         found = build.record(wanted)
         click.echo(f"{len(found['functions'])} functions recorded", err=True)
         return
-    with _progress("compiling " + ", ".join(wanted)) as tell:
+    with _compiling(wanted) as tell:
         count = build.build(wanted, tell, workers)
     click.echo(f"{count} functions ready for {', '.join(wanted)}", err=True)
 

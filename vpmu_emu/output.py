@@ -79,6 +79,8 @@ def _replace(target: Path, data: bytes) -> None:
     try:
         with file:
             file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # before the name says that it is there
         if target.exists():
             part.chmod(target.stat().st_mode & 0o7777)
         part.replace(target)

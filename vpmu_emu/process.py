@@ -1,17 +1,23 @@
-"""A process of this very package: imported from where it lies, and gone when the one that began it is."""
+"""Processes of this very package: imported from where it lies, and gone when the one that began them is."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from queue import SimpleQueue
 from typing import IO, Any, TypeVar
 
+from vpmu_emu.data import guests_dir, isa_dir
+
 T = TypeVar("T")
+# What only shows, and changes no result.
+_SHOWS = ("__main__.py", "cli.py", "report.py", "bench.py", "explain.py", "debug", "trace")
 
 # No module is found by the folder that the process is started in.
 _START = """\
@@ -24,6 +30,21 @@ spec.loader.exec_module(package)
 module, name = call.split(":")
 getattr(importlib.import_module(module), name)()
 """
+
+
+@cache
+def sources() -> str:
+    """Hash of all that the result of a run depends on beside its program and its options, 16 hex digits."""
+    package = Path(__file__).resolve().parent
+    files = {path.relative_to(package).as_posix(): path for path in package.rglob("*.py")}
+    files = {name: path for name, path in files.items() if name.split("/")[0] not in _SHOWS}
+    for folder in (isa_dir(), guests_dir() / "host", guests_dir() / "include"):
+        files |= {f"{folder.name}/{p.relative_to(folder).as_posix()}": p for p in folder.rglob("*.*")}
+    digest = hashlib.blake2b(digest_size=8)
+    for name, path in sorted(files.items()):
+        if path.is_file():
+            digest.update(f"\0{name}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def start(call: str, *, text: bool = False) -> subprocess.Popen[Any]:

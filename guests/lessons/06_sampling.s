@@ -45,7 +45,9 @@
         .include "msr.inc"
         .include "macros.inc"
 
+        .ifndef PERIOD
         .equ PERIOD, 101                # a prime: no loop of the work divides it
+        .endif
         .equ SAMPLES, 24
         .equ RECORD, 16                 # bytes: RIP, TSC
         .equ TICK, 100000               # cycles

@@ -2,10 +2,10 @@
 
 An expectation compares with `== != < <= > >=`. Expressions are made of integers,
 `+ - * / % & | ^ << >> ~ ( )` and names: pmcN, fixedN, global_status, registers, exits.NAME,
-msr.NAME.reads|writes|exits, perf.NAME, hw.NAME, pmis, pmis_hw, exit_code, serial, stop, instructions,
-cycles, mem8(a) … mem64(a), insns(a, b), printed("text"), the number behind that text on the last line of
-the serial port that begins with it, counted("event"), the count of an event of the host, log("text"), the
-lines of the kernel's log with that text, and the symbols of the program.
+msr.NAME.reads|writes|exits, perf.NAME, kvm.NAME, hw.NAME, cycles_by.NAME, pmis, pmis_hw, exit_code,
+serial, stop, instructions, cycles, mem8(a) … mem64(a), insns(a, b), printed("text"), the number behind
+that text on the last line of the serial port that begins with it, counted("event"), the count of an event
+of the host, log("text"), the lines of the kernel's log with that text, and the symbols of the program.
 """
 
 from __future__ import annotations
@@ -139,6 +139,10 @@ MOST_BITS = 128  # of what comes out on the way
 PERF = (
     "nmis", "timer_irqs", "vpmi_irqs", "pmis_misattributed", "pmis_lost", "nmis_unclaimed", "rotations",
     "throttles", "too_long", "max_sample_rate",
+)  # fmt: skip
+KVM = (
+    "entries", "fastpaths", "emulated_instructions", "created", "released", "resumed", "paused", "loads",
+    "puts", "dirty_puts", "loaded_insns",
 )  # fmt: skip
 
 
@@ -340,6 +344,12 @@ def _validate_path(path: list[str], fail: Callable[..., CheckError], at: int) ->
     elif path[0] == "perf" and len(path) == 2:
         if path[1] not in PERF:
             raise fail(f"perf has no number {path[1]!r}", at, nearest(path[1], PERF))
+    elif path[0] == "kvm" and len(path) == 2:
+        if path[1] not in KVM:
+            raise fail(f"KVM has no number {path[1]!r}", at, nearest(path[1], KVM))
+    elif path[0] == "cycles_by" and len(path) == 2:
+        if path[1] not in (parts := _parts_of_time()):
+            raise fail(f"no part of the time is called {path[1]!r}", at, nearest(path[1], parts))
     elif path[0] == "hw" and len(path) == 2:
         if not HARDWARE.fullmatch(path[1]):
             there = ("pmc0", "fixed0", "eventsel0", *HARDWARE.pattern.split("|")[3:])
@@ -347,8 +357,14 @@ def _validate_path(path: list[str], fail: Callable[..., CheckError], at: int) ->
     else:
         raise fail(
             f"nothing is called {'.'.join(path)!r}", at,
-            "exits.NAME, msr.NAME.reads|writes|exits, perf.NAME or hw.NAME",
+            "exits.NAME, msr.NAME.reads|writes|exits, perf.NAME, kvm.NAME, hw.NAME or cycles_by.NAME",
         )  # fmt: skip
+
+
+def _parts_of_time() -> tuple[str, ...]:
+    from vpmu_emu.tables.cpus import PARTS
+
+    return ("guest", *PARTS, "idle")
 
 
 def exit_names() -> dict[str, str]:
@@ -382,15 +398,26 @@ def evaluate_text(
         CheckError: what cannot be read, with a caret; VpmuError: what this run does not have.
     """
 
+    tree = read_value(text, program, place=place)
+    try:
+        return evaluate(tree, program, outcome, place)
+    except UnknownValue as error:
+        raise VpmuError(str(error)) from None
+
+
+def read_value(text: str, program: ProgramLike, *, place: bool = False) -> ast.expr:
+    """One expression, for `evaluate`.
+
+    Raises:
+        CheckError: what cannot be read, or a name of nothing, with a caret.
+    """
+
     def fail(message: str, at: int, hint: str = "") -> CheckError:
         return CheckError("expression", 1, message, text, at, hint)
 
     tree = _parsed(text.strip(), fail)
     _validate(tree, program, fail, False, place)
-    try:
-        return evaluate(tree, program, outcome, place)
-    except UnknownValue as error:
-        raise VpmuError(str(error)) from None
+    return tree
 
 
 # --- valuing ------------------------------------------------------------------------------------
@@ -454,10 +481,12 @@ def evaluate(
             path = _path(node)
             if path[0] == "exits":
                 return int(values["exits"].get(exit_names()[path[1]], 0))
-            if path[0] == "perf":
-                if "perf" not in values:
-                    raise UnknownValue("there is no host whose perf could say anything")
-                return int(values["perf"][path[1]])
+            if path[0] in ("perf", "kvm"):
+                if path[0] not in values:
+                    raise UnknownValue(f"there is no host whose {path[0]} could say anything")
+                return int(values[path[0]][path[1]])
+            if path[0] == "cycles_by":
+                return int(values["cycles_by"][path[1]])
             if path[0] == "hw":
                 return _hardware(path[1], values["hw"])
             row = values["msr"].get(msr_names()[path[1]], {})

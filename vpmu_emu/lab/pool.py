@@ -206,17 +206,24 @@ def work() -> None:
     function: Any = None
     packed = next(orders)
     for order in orders:
-        index = -1
+        index, argument = pickle.loads(order)  # noqa: S301  (from the process that began this one)
         try:
-            index, argument = pickle.loads(order)  # noqa: S301  (from the process that began this one)
             function = function or pickle.loads(packed)  # noqa: S301
-            data = pickle.dumps((index, function(argument)))
-        except VpmuError as error:
-            data = pickle.dumps((index, None, str(error), True))
+            data = pickle.dumps((index, *answered(function, argument)))
         except Exception as error:
             data = pickle.dumps((index, None, told(error), False))
         outlet.write(struct.pack("<Q", len(data)) + data)
         outlet.flush()
+
+
+def answered(function: Callable[[Any], T], argument: Any) -> tuple[T | None, str, bool]:
+    """What a function returns, or why it does not: (value, error, refused) as of an `Answer`."""
+    try:
+        return function(argument), "", False
+    except VpmuError as error:
+        return None, str(error), True
+    except Exception as error:
+        return None, told(error), False
 
 
 def told(error: Exception) -> str:
