@@ -27,6 +27,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T", bound=type[Any])
 RUN_LOOP = SWITCH_POLICIES[-1]
 COST_LEVELS = ("low", "typical", "high")
+HERTZ = (100, 250, 300, 1000)  # what CONFIG_HZ of a kernel can be
 MOST = (1 << 63) - 1
 MOST_SKID = 1_000_000  # cycles: far more than any switch of a PMU takes
 DECIMAL = re.compile(r"[+-]?[1-9][0-9]*")  # as long as it likes
@@ -221,6 +222,11 @@ def _symbols(_: str, values: Mapping[str, int]) -> None:
     from vpmu_emu.asm.core import check_defsym
 
     check_defsym(values)
+
+
+def _hertz(key: str, hz: int) -> None:
+    if hz not in HERTZ:
+        raise ConfigError(key, f"no kernel has {hz} ticks a second", _listed(HERTZ))
 
 
 def _policy(key: str, name: str | None) -> None:
@@ -531,6 +537,10 @@ class Options:
     )
     apicv: bool = _field(
         "apicv", True, "Whether interrupts reach the guest without exits.", takes=_flag, need=HYPERVISOR,
+    )
+    hz: int = _field(
+        "hz", 250, "Ticks a second of the host kernel, CONFIG_HZ: 100, 250, 300 or 1000.",
+        metavar="N", takes=_number, check=_hertz, need=HYPERVISOR,
     )
     costs: str = _field(
         "costs", "typical", "What the host's work costs: low, typical or high of isa/cpus.",

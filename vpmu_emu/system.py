@@ -811,6 +811,11 @@ class System:
                     found[msr_name(row.index + n * row.stride)] = here
         return found
 
+    def rdpmc_statistics(self) -> dict[str, int]:
+        """RDPMCs of the program that did not fault, and those that exited."""
+        reads = sum(int(core.stats.rdpmcs) for core in self.cores)
+        return {"reads": reads, "exits": self.exits().get("RDPMC", 0)}
+
     def unsupported(self) -> dict[str, Any] | None:
         """The first instruction outside of `isa/instructions.toml` that was executed: it got #UD.
 
@@ -888,6 +893,7 @@ class System:
             "cycles_by": self.cycles_by(),
             "exits": self.exits(),
             "msr": self.msr_statistics(),
+            "rdpmc": self.rdpmc_statistics(),
             "pmis": int(core.stats.pmis),
             "pmis_hw": int(core.stats.pmis_hw),
             "counters": counters,

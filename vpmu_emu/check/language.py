@@ -138,7 +138,7 @@ DEEPEST = 100  # operators within operators
 MOST_BITS = 128  # of what comes out on the way
 PERF = (
     "nmis", "timer_irqs", "vpmi_irqs", "pmis_misattributed", "pmis_lost", "nmis_unclaimed", "rotations",
-    "throttles", "too_long", "max_sample_rate",
+    "throttles", "too_long", "max_sample_rate", "hz",
 )  # fmt: skip
 KVM = (
     "entries", "fastpaths", "emulated_instructions", "created", "released", "resumed", "paused", "loads",

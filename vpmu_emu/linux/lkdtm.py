@@ -122,6 +122,7 @@ def lockup_spin(S, E, until):
         turns = _turns_to_overflow(core, cycles, insns, branches)
         left = (min(until, min(core.nmi_at, core.pmu.pmi_at)) - core.t + turn - 1) // turn
         turns = max(min(turns, U64(max(left, 1))), ONE)
+        host.work[COST_TURN] += turns
         host.spent[PART_TASKS] += cycles * np.int64(turns)
         pmu_charge(core, E, cycles * np.int64(turns), insns * turns, branches * turns)
         handle_nmis(S, E)

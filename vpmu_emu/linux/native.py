@@ -27,7 +27,6 @@ COST_RDMSR = cost("rdmsr")
 COST_RDPMC = cost("rdpmc")
 
 
-
 COST_PART = np.array(
     [PARTS.index(c.part) if c.part else -1 for c in cpu(CPU_NAMES[0]).costs], dtype=np.int64
 )
@@ -41,6 +40,7 @@ def retire_work(S, E, row):
     if COST_PART[row] >= 0:
         host.part = COST_PART[row]
         host.row = row
+    host.work[row] += ONE
     host.spent[host.part] += costs[row, 0]
     pmu_charge(this_core(S), E, costs[row, 0], U64(costs[row, 1]), U64(costs[row, 2]))
 

@@ -18,7 +18,6 @@ from vpmu_emu.tables.modes import SWITCH_POLICIES, VPMUS
 
 # --- sizes ----------------------------------------------------------------------------------------------
 N_CORES = machine.N_CORES
-HZ = 250  # ticks a second, CONFIG_HZ
 N_EVENTS = 64  # perf events that may exist at one time
 N_TASKS = 8  # threads of host programs
 N_MMS = 6  # their address spaces
@@ -256,6 +255,7 @@ PERCPU = np.dtype(
         # numbers for reports
         ("part", "i8"),  # row of PARTS that the work at hand belongs to
         ("spent", "i8", (N_PARTS,)),  # cycles of host work by part
+        ("work", "u8", (N_COSTS,)),  # pieces of host work, by row of COST_NAMES
         ("nmis", "u8"),  # calls of default_do_nmi()
         ("timer_irqs", "u8"),  # local timer interrupts taken by the host
         # switches of guests' PMU context
@@ -531,6 +531,7 @@ CONFIG = np.dtype(
         ("pebs_pdist", "i8"),  # vmx_pebs_pdist_cpu: PEBS is most precise on counter 0
         ("pebs_pdir", "i8"),  # vmx_icl_pebs_cpu: and this one's PEBS on fixed counter 0
         ("save_global_ctrl", "i8"),  # VM exit can save it; else the MSR-store list does
+        ("hz", "i8"),  # CONFIG_HZ: ticks a second
         ("mux_interval", "i8"),  # PERF_CPU_HRTIMER in 1/16 cycle
         ("tick_interval", "i8"),  # 1/HZ in 1/16 cycle
         ("max_sample_rate", "i8"),  # sysctl_perf_event_sample_rate, samples a second

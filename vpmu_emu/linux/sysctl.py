@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from vpmu_emu.linux.state import HZ
-
 MAX_SAMPLE_RATE = 100_000  # DEFAULT_MAX_SAMPLE_RATE
 CPU_TIME_MAX_PERCENT = 25  # DEFAULT_CPU_TIME_MAX_PERCENT
 
@@ -17,7 +15,7 @@ CPU_TIME_MAX_PERCENT = 25  # DEFAULT_CPU_TIME_MAX_PERCENT
 def set_sample_rate(config: Any, rate: int) -> None:
     """perf_event_max_sample_rate_handler(): `rate` samples of one event in a second, 1 at least."""
     config.max_sample_rate = rate
-    config.max_samples_per_tick = -(-rate // HZ)
+    config.max_samples_per_tick = -(-rate // int(config.hz))
     _update_perf_cpu_limits(config)
 
 

@@ -141,7 +141,8 @@ def execute_rdpmc(core, E, u):
     v = rdpmc_result(core, ecx, rdpmc_value(core, which))
     put_edx_eax(core, v)
     retire(core, u)
-    core.stats.rdpmcs += ONE
+    if core.vmx.nonroot != 0 or core.vmx.root == 0:  # not a program of the host
+        core.stats.rdpmcs += ONE
     emit(E, core.t, ring.TR_GUEST_RDPMC, u.rip, ecx, v, ZERO)
     return state.CODE_NEXT
 

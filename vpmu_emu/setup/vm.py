@@ -24,7 +24,6 @@ from vpmu_emu.linux.kvm.module import as_loaded, load_module, vpmu_of
 from vpmu_emu.linux.perf.x86 import INTEL_TD_SLOTS, MAX_PERIOD
 from vpmu_emu.linux.state import (
     CTX_TASK,
-    HZ,
     N_EVENTS,
     N_PMC,
     OWNER_HOST,
@@ -120,8 +119,9 @@ def init_config(S: Any, model: CpuModel, mode: Mode, options: Options | None = N
     config.tsc_khz = model.tsc_khz
     config.core_khz = model.core_khz
     config.cyc2ns_mul = (1_000_000 << 31) // model.tsc_khz
-    config.tick_interval = model.core_khz * 1000 // HZ * 16
-    config.mux_interval = config.tick_interval  # PERF_CPU_HRTIMER: 1000 / HZ ms
+    config.hz = options.hz
+    config.tick_interval = model.core_khz * 1000 // options.hz * 16
+    config.mux_interval = 1000 // options.hz * model.core_khz * 16  # PERF_CPU_HRTIMER: 1000 / HZ ms
     set_sample_rate(config, MAX_SAMPLE_RATE)
     set_cpu_time_max_percent(config, CPU_TIME_MAX_PERCENT)
     config.n_cores = options.cores

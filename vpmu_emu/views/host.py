@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from vpmu_emu.linux.printk import log_report
 from vpmu_emu.linux.state import N_VMS, VPMU_EMULATED
 from vpmu_emu.linux.watchdog import lockup_report
+from vpmu_emu.tables.cpus import COST_NAMES
 from vpmu_emu.tables.modes import VPMUS
 from vpmu_emu.views.perf import closed_report, error_report, perf_report
 from vpmu_emu.views.pmu import _after_put
@@ -39,6 +42,16 @@ def vms_report(S: Any) -> list[dict[str, Any]]:
     return found
 
 
+def work_report(S: Any) -> dict[str, dict[str, int]]:
+    """By row of isa/costs.toml: how often that work was done, and what it took in cycles."""
+    counts = np.sum([host.work for host in S.percpu], axis=0)
+    return {
+        name: {"count": int(n), "cycles": int(n) * int(cost[0])}
+        for name, n, cost in zip(COST_NAMES, counts, S.config.costs, strict=True)
+        if n
+    }
+
+
 def report(S: Any, programs: Sequence[Any]) -> dict[str, Any]:
     """The host kernel's part of a result; `programs` are what its tasks run."""
     vcpu = S.vcpus[0]
@@ -51,6 +64,7 @@ def report(S: Any, programs: Sequence[Any]) -> dict[str, Any]:
     after_put = {"hw": _after_put(S)} if int(pmu.puts) else {}
     return {
         **after_put,
+        "work": work_report(S),
         "perf": {
             "events": perf_report(S),
             "errors": error_report(S),
@@ -59,6 +73,7 @@ def report(S: Any, programs: Sequence[Any]) -> dict[str, Any]:
             "pmis_lost": sum(int(host.pmis_lost) for host in S.percpu)
             + sum(int(core.stats.pmis_lost) for core in S.cores),
             "max_sample_rate": int(S.config.max_sample_rate),
+            "hz": int(S.config.hz),
         },
         "kvm": {
             "entries": int(vcpu.entries),

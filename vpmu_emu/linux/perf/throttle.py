@@ -18,7 +18,7 @@ from vpmu_emu.linux.perf.x86 import (
     x86_pmu_start,
     x86_pmu_stop,
 )
-from vpmu_emu.linux.state import HZ, PERF_EVENT_STATE_ACTIVE, PMU_CORE
+from vpmu_emu.linux.state import PERF_EVENT_STATE_ACTIVE, PMU_CORE
 from vpmu_emu.machine.u64 import ONE
 from vpmu_emu.tables.modes import kernel_version
 
@@ -118,5 +118,5 @@ def perf_sample_event_took(S, length):
     budget = config.tick_interval // 100 * config.cpu_time_max_percent
     config.max_samples_per_tick = budget // average if average < budget else 1
     config.sample_allowed = average
-    config.max_sample_rate = config.max_samples_per_tick * HZ
+    config.max_sample_rate = config.max_samples_per_tick * config.hz
     host.too_long += ONE

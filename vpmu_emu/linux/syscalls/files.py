@@ -100,7 +100,7 @@ TEXTS: dict[str, Callable[[Host], str]] = {
     _PMU + "cpu/caps/pmu_name": lambda host: {"spr": "sapphire_rapids", "icx": "icelake"}.get(
         host.model.name, "skylake"
     ),
-    _PMU + "cpu/perf_event_mux_interval_ms": lambda _: str(1000 // state.HZ),
+    _PMU + "cpu/perf_event_mux_interval_ms": lambda host: str(1000 // int(host.S.config.hz)),
     _PMU + "cpu/format/event": lambda _: "config:0-7",
     _PMU + "cpu/format/umask": lambda _: "config:8-15",
     _PMU + "cpu/format/edge": lambda _: "config:18",
