@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
+from functools import cache
+from itertools import pairwise
 
 import pytest
 
 from tests.asm.gnu import require
-from tests.tools import compile_guests
+from tests.tools import compile_guests, workloads
 from tests.tools.compile_guests import GUESTS, TABLE, WORKLOADS
+from tests.tools.workloads import KERNELS, measured
+from vpmu_emu import run
+from vpmu_emu.asm import assemble_file
+from vpmu_emu.tables.modes import MODES
 
 # What C leaves open ends the program.
 TRAPS = ("-fsanitize=undefined", "-fsanitize-undefined-trap-on-error")
+WARM, UNITS = 3, 25
 SEEDS = (0, 1, 2**63 + 5)
-MADE = [guest for guest in TABLE if (GUESTS / guest.output).exists()]
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +42,22 @@ def native(tmp_path_factory):
     return checksum
 
 
+@cache
+def program(name, seed, events=0):
+    defsym = {"SEED": seed, "WARM_UNITS": WARM, "UNITS": UNITS, "EVENTS": events}
+    return assemble_file(GUESTS / "workloads" / f"{name}.s", defsym=defsym)
+
+
+def checksum(name, seed, mode="bare", events=0):
+    """What the guest says that its units have computed."""
+    result = run(program(name, seed, events), vpmu=mode)
+    assert result.to_json()["exit_code"] == 0, result.serial
+    (line,) = [line for line in result.serial.splitlines() if line.startswith(f"{name}: ")]
+    return int(line.split()[-1], 16)
+
+
 @pytest.mark.oracle
-@pytest.mark.parametrize("guest", MADE, ids=lambda guest: guest.output)
+@pytest.mark.parametrize("guest", TABLE, ids=lambda guest: guest.output)
 def test_what_is_committed_is_what_gcc_makes(guest):
     require("gcc")
     committed = (GUESTS / guest.output).read_text(encoding="utf-8")
@@ -56,3 +77,67 @@ def test_the_checksum_is_the_seeds(name, native):
     assert native(name, SEEDS[0], 4, 40) != found[0]
     failed = (1 << 64) - 1  # what sort and lz say where a unit's own test fails
     assert failed not in [native(name, SEEDS[1], units, 1) for units in range(20)]
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_a_guest_computes_what_the_c_computes(name, native):
+    for seed in SEEDS:
+        assert checksum(name, seed) == native(name, seed, WARM, UNITS)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_a_guest_expects_of_itself_what_the_c_computes(name, native):
+    lines = (GUESTS / "workloads" / f"{name}.s").read_text(encoding="utf-8")
+    (units,) = re.findall(r"^#: args .*--defsym UNITS=(\d+)$", lines, re.MULTILINE)
+    (expected,) = re.findall(r"^#: expect all: mem64\(checksum\) == (\w+)$", lines, re.MULTILINE)
+    assert int(expected, 0) == native(name, 1, 10, units)  # SEED and WARM_UNITS of perf_kernel.inc
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_every_mode_computes_the_same(name, mode):
+    assert checksum(name, 1, mode, events=10 if mode != "none" else 0) == checksum(name, 1)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_units_are_short_and_alike(name):
+    mix = measured(name)
+    assert 3000 <= mix.unit <= 10_000
+    assert mix.spread <= 0.2
+    # Time does not change what a unit is: no caches are filled, no table grows. (Games have their phases.)
+    half = len(mix.cycles) // 2
+    first, last = sum(mix.cycles[:half]), sum(mix.cycles[half:])
+    assert abs(first - last) <= (0.03 + 0.3 * mix.spread) * first
+
+
+def test_a_request_takes_what_the_disk_takes():
+    cycles = measured("fio", 100).cycles
+    assert min(cycles) >= 150_000 * (1 - 1e-3)  # 50 microseconds at 3 GHz, a tick of the TSC less
+    assert max(cycles) <= 165_000
+
+
+def test_every_workload_is_another_one():
+    mixes = {name: measured(name) for name in KERNELS}
+
+    def by(key):
+        return sorted(mixes, key=lambda name: key(mixes[name]))
+
+    assert by(lambda mix: mix.ipc)[0] == "chase"
+    assert by(lambda mix: mix.per_1000("llcmiss"))[-1] == "chase"
+    assert by(lambda mix: mix.per_1000("llcref"))[-2:] == ["hash", "chase"]
+    assert by(lambda mix: mix.per_1000("brmiss"))[-2:] == ["hash", "sort"]
+    assert set(by(lambda mix: mix.per_1000("brmiss"))[:2]) == {"interp", "matrix"}
+    assert by(lambda mix: mix.per_1000("branch"))[:2] == ["matrix", "bitboard"]
+    ipc = [mixes[name].ipc for name in by(lambda mix: mix.ipc)]
+    assert all(b > 1.1 * a for a, b in pairwise(ipc))
+
+
+def test_the_page_has_what_is_measured():
+    """But for the last digits, which every change of the guest kernel moves a little."""
+    number = re.compile(r"\d[\d,]*(?:\.\d+)?")
+    here, there = workloads.PAGE.read_text(encoding="utf-8"), workloads.text()
+    assert number.sub("", here) == number.sub("", there)
+    values = [[float(n.replace(",", "")) for n in number.findall(text)] for text in (here, there)]
+    assert values[0] == pytest.approx(values[1], rel=0.03, abs=0.2)

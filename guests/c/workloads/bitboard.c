@@ -3,6 +3,12 @@
  *
  * A unit tries sixteen moves: each is made, and what the other side could answer is counted. A game that is
  * over begins anew.
+ *
+ * #: args --defsym EVENTS=6 --defsym UNITS=300
+ * #: expect all: exit_code == 0
+ * #: expect all: mem64(checksum) == 0x659f085b6445527e
+ * #: expect all: pmis == mem64(perf_nmis)
+ * #: expect all: mem64(perf_samples) > 20
  */
 #include "workload.h"
 

@@ -1,8 +1,14 @@
 /*
- * The loop of an interpreter: a program of byte codes on a stack machine, each a jump through a table.
+ * An interpreter: a program of byte codes on a stack machine, each of which ends with a jump through a table.
  *
  * The program takes a random number, counts how many steps it is from 1 by Collatz' rule, counts that in a table,
  * and begins again. A unit is a thousand byte codes of it, wherever that leaves off.
+ *
+ * #: args --defsym EVENTS=6 --defsym UNITS=300
+ * #: expect all: exit_code == 0
+ * #: expect all: mem64(checksum) == 0x6c6e939affde061a
+ * #: expect all: pmis == mem64(perf_nmis)
+ * #: expect all: mem64(perf_samples) > 20
  */
 #include "workload.h"
 
@@ -15,7 +21,7 @@ enum { PUSH, RANDOM, ADD, SUB, MUL, AND, HALF, DUP, OVER, SWAP, DROP, LOAD, STOR
 
 enum { START = 0, TEST = 2, EVEN = 18, BACK = 19, DONE = 21 };
 static const struct {
-	uint8_t code, operand;
+	uint32_t code, operand;
 } program[] = {
 	[START] = { RANDOM }, { PUSH, 0 },                        /* number, steps */
 	[TEST] = { OVER }, { PUSH, 1 }, { SUB }, { JUMP_ZERO, DONE },
@@ -40,32 +46,83 @@ void workload_setup(uint64_t seed)
 	at = START;
 }
 
+/* Threaded code: each byte code ends with the jump to the next one. */
+#define NEXT                                          \
+	do {                                          \
+		if (!left--)                          \
+			goto out;                     \
+		operand = program[pc].operand;        \
+		goto *labels[program[pc++].code];     \
+	} while (0)
+
 uint64_t workload_unit(void)
 {
-	uint64_t *sp = top, sum = 0;
-	uint32_t pc = at;
+	static const void *const labels[] = {
+		[PUSH] = &&push, [RANDOM] = &&random, [ADD] = &&add, [SUB] = &&sub, [MUL] = &&mul,
+		[AND] = &&and, [HALF] = &&half, [DUP] = &&dup, [OVER] = &&over, [SWAP] = &&swap,
+		[DROP] = &&drop, [LOAD] = &&load, [STORE] = &&store, [JUMP] = &&jump,
+		[JUMP_ZERO] = &&jump_zero,
+	};
+	uint64_t *sp = top, sum = 0, operand;
+	uint32_t pc = at, left = CODES;
 
-	for (int i = 0; i < CODES; i++) {
-		uint64_t operand = program[pc].operand;
-
-		switch (program[pc++].code) {
-		case PUSH: *++sp = operand; break;
-		case RANDOM: *++sp = 1 + random_below(65536); break;
-		case ADD: sp--; sp[0] += sp[1]; break;
-		case SUB: sp--; sp[0] -= sp[1]; break;
-		case MUL: sp--; sp[0] *= sp[1]; break;
-		case AND: sp--; sp[0] &= sp[1]; break;
-		case HALF: sp[0] >>= 1; break;
-		case DUP: sp++; sp[0] = sp[-1]; break;
-		case OVER: sp++; sp[0] = sp[-2]; break;
-		case SWAP: operand = sp[0]; sp[0] = sp[-1]; sp[-1] = operand; break;
-		case DROP: sp--; break;
-		case LOAD: sp[0] = cells[sp[0] % CELLS]; break;
-		case STORE: sp -= 2; cells[sp[2] % CELLS] = sp[1]; sum = sum * 5 + sp[2]; break;
-		case JUMP: pc = operand; break;
-		case JUMP_ZERO: pc = *sp-- ? pc : operand; break;
-		}
-	}
+	NEXT;
+push:
+	*++sp = operand;
+	NEXT;
+random:
+	*++sp = 1 + random_below(65536);
+	NEXT;
+add:
+	sp--;
+	sp[0] += sp[1];
+	NEXT;
+sub:
+	sp--;
+	sp[0] -= sp[1];
+	NEXT;
+mul:
+	sp--;
+	sp[0] *= sp[1];
+	NEXT;
+and:
+	sp--;
+	sp[0] &= sp[1];
+	NEXT;
+half:
+	sp[0] >>= 1;
+	NEXT;
+dup:
+	sp++;
+	sp[0] = sp[-1];
+	NEXT;
+over:
+	sp++;
+	sp[0] = sp[-2];
+	NEXT;
+swap:
+	operand = sp[0];
+	sp[0] = sp[-1];
+	sp[-1] = operand;
+	NEXT;
+drop:
+	sp--;
+	NEXT;
+load:
+	sp[0] = cells[sp[0] % CELLS];
+	NEXT;
+store:
+	sp -= 2;
+	cells[sp[2] % CELLS] = sp[1];
+	sum = sum * 5 + sp[2];
+	NEXT;
+jump:
+	pc = operand;
+	NEXT;
+jump_zero:
+	pc = *sp-- ? pc : operand;
+	NEXT;
+out:
 	top = sp;
 	at = pc;
 	return sum * 31 + pc + *sp;

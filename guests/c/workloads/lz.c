@@ -3,10 +3,16 @@
  *
  * A unit is one block of 256 bytes of a text in which phrases come back. A byte that is not what it was
  * makes the unit's value all ones.
+ *
+ * #: args --defsym EVENTS=6 --defsym UNITS=300
+ * #: expect all: exit_code == 0
+ * #: expect all: mem64(checksum) == 0x40b1145576da3461
+ * #: expect all: pmis == mem64(perf_nmis)
+ * #: expect all: mem64(perf_samples) > 20
  */
 #include "workload.h"
 
-#define TEXT 65536u
+#define TEXT 24576u
 #define BLOCK 256u
 #define HASHES 1024u
 #define SHORTEST 4u
@@ -14,11 +20,13 @@
 
 const char workload_name[] = "lz";
 
-static uint8_t text[TEXT];
-static uint8_t packed[2 * BLOCK];
-static uint8_t unpacked[BLOCK];
-static uint16_t last[HASHES]; /* where a hash was last: of another block, that is found out */
-static uint32_t block;
+static IN_L1 struct {
+	uint8_t text[TEXT];
+	uint8_t packed[2 * BLOCK];
+	uint8_t unpacked[BLOCK];
+	uint16_t last[HASHES]; /* where a hash was last: of another block, that is found out */
+	uint32_t block;
+} lz;
 
 /* Phrases of a small vocabulary, with a letter that is other now and then. */
 void workload_setup(uint64_t seed)
@@ -36,11 +44,11 @@ void workload_setup(uint64_t seed)
 		const uint8_t *phrase = phrases[random_below(1 + low)]; /* the first are frequent */
 
 		for (uint32_t k = 0; k < length && at < TEXT; k++)
-			text[at++] = random_below(24) ? phrase[k] : 'A' + random_below(24);
+			lz.text[at++] = random_below(24) ? phrase[k] : 'A' + random_below(24);
 	}
 	for (uint32_t i = 0; i < HASHES; i++)
-		last[i] = 0;
-	block = 0;
+		lz.last[i] = 0;
+	lz.block = 0;
 }
 
 static uint32_t four(const uint8_t *at)
@@ -56,7 +64,7 @@ static uint32_t match_at(const uint8_t *from, uint32_t at, uint32_t *before)
 
 	if (at + SHORTEST > BLOCK)
 		return 0;
-	entry = &last[four(from + at) * 2654435761u >> 22];
+	entry = &lz.last[four(from + at) * 2654435761u >> 22];
 	*before = *entry;
 	*entry = at;
 	if (*before >= at || four(from + *before) != four(from + at))
@@ -109,16 +117,16 @@ static void unpack(const uint8_t *from, uint8_t *to)
 
 uint64_t workload_unit(void)
 {
-	const uint8_t *from = text + block;
-	const uint8_t *end = pack(from, packed);
-	uint64_t sum = end - packed;
+	const uint8_t *from = lz.text + lz.block;
+	const uint8_t *end = pack(from, lz.packed);
+	uint64_t sum = end - lz.packed;
 
-	unpack(packed, unpacked);
+	unpack(lz.packed, lz.unpacked);
 	for (uint32_t i = 0; i < BLOCK; i++)
-		if (unpacked[i] != from[i])
+		if (lz.unpacked[i] != from[i])
 			return ~0ull;
-	for (const uint8_t *at = packed; at < end; at++)
+	for (const uint8_t *at = lz.packed; at < end; at++)
 		sum = sum * 3 + *at;
-	block = (block + BLOCK) % (TEXT - BLOCK);
+	lz.block = (lz.block + BLOCK) % (TEXT - BLOCK);
 	return sum;
 }

@@ -2,6 +2,12 @@
  * String search: Boyer, Moore and Horspool's skips through a text of words, and a comparison where they land.
  *
  * A unit takes four patterns from anywhere in the text, and sums up where they are in the next KiB each.
+ *
+ * #: args --defsym EVENTS=6 --defsym UNITS=300
+ * #: expect all: exit_code == 0
+ * #: expect all: mem64(checksum) == 0x2001cfb01c1f750d
+ * #: expect all: pmis == mem64(perf_nmis)
+ * #: expect all: mem64(perf_samples) > 20
  */
 #include "workload.h"
 

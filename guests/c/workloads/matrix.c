@@ -3,6 +3,12 @@
  *
  * The matrices have 40 rows and columns. A unit is one row of the product; when all rows are there the product is
  * the next left factor.
+ *
+ * #: args --defsym EVENTS=6 --defsym UNITS=300
+ * #: expect all: exit_code == 0
+ * #: expect all: mem64(checksum) == 0x6fd97a9053ebde40
+ * #: expect all: pmis == mem64(perf_nmis)
+ * #: expect all: mem64(perf_samples) > 20
  */
 #include "workload.h"
 
@@ -10,19 +16,21 @@
 
 const char workload_name[] = "matrix";
 
-static uint32_t left[SIZE][SIZE], right[SIZE][SIZE], product[SIZE][SIZE];
-static uint32_t row;
+static IN_L1 struct {
+	uint32_t left[SIZE][SIZE], right[SIZE][SIZE], product[SIZE][SIZE];
+	uint32_t row;
+} matrix;
 
 void workload_setup(uint64_t seed)
 {
 	random_seed(seed);
 	for (uint32_t i = 0; i < SIZE; i++) {
 		for (uint32_t k = 0; k < SIZE; k++) {
-			left[i][k] = random64();
-			right[i][k] = random64() | 1;
+			matrix.left[i][k] = random64();
+			matrix.right[i][k] = random64() | 1;
 		}
 	}
-	row = 0;
+	matrix.row = 0;
 }
 
 uint64_t workload_unit(void)
@@ -34,15 +42,15 @@ uint64_t workload_unit(void)
 
 #pragma GCC unroll 40
 		for (uint32_t i = 0; i < SIZE; i++)
-			cell += left[row][i] * right[i][k];
-		product[row][k] = cell;
+			cell += matrix.left[matrix.row][i] * matrix.right[i][k];
+		matrix.product[matrix.row][k] = cell;
 		sum = sum * 3 + cell;
 	}
-	if (++row == SIZE) {
-		row = 0;
+	if (++matrix.row == SIZE) {
+		matrix.row = 0;
 		for (uint32_t i = 0; i < SIZE; i++)
 			for (uint32_t k = 0; k < SIZE; k++)
-				left[i][k] = product[i][k];
+				matrix.left[i][k] = matrix.product[i][k];
 	}
 	return sum;
 }

@@ -2,6 +2,12 @@
  * Quicksort of fresh random numbers, insertion sort of the short pieces: branches that cannot be predicted.
  *
  * A unit fills an array of 80 numbers and sorts it.
+ *
+ * #: args --defsym EVENTS=6 --defsym UNITS=300
+ * #: expect all: exit_code == 0
+ * #: expect all: mem64(checksum) == 0xfa673ace0d3d3225
+ * #: expect all: pmis == mem64(perf_nmis)
+ * #: expect all: mem64(perf_samples) > 20
  */
 #include "workload.h"
 

@@ -1,12 +1,19 @@
-/* What a workload has: a setup, a unit of work, a name; and random numbers that a seed decides. */
+/* What every workload includes: what it has to define, and random numbers that a seed decides. */
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
 
-/* A workload defines these three; the guest kernel calls them. No libc, no floats, memory in .bss. */
-void workload_setup(uint64_t seed);
-uint64_t workload_unit(void); /* work of a few thousand cycles; what comes back goes into the checksum */
-extern const char workload_name[];
+/*
+ * workload_setup(), workload_unit() and workload_name are the workload's: a unit is work of a few thousand cycles,
+ * and what it returns goes into the checksum. No libc, no floats, memory in .bss.
+ */
+#include "../perf_kernel.h"
+
+/*
+ * For what shall stay in L1: in one piece, and away from the stack, which is at the end of memory. (The model's L1
+ * has 32 KiB and one way, so a neighbour elsewhere could have the same lines.)
+ */
+#define IN_L1 __attribute__((aligned(32768)))
 
 #define COUNT(array) (sizeof(array) / sizeof(*(array)))
 
