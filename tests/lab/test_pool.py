@@ -32,6 +32,10 @@ def stumble(number):
     return 1 // number
 
 
+def stumble_long(_number):
+    raise KeyError("a\n" * 10_000)
+
+
 def die(folder, number):
     """Process `number` 1 dies once, 2 always."""
     with (folder / str(number)).open("a") as file:
@@ -87,6 +91,12 @@ def test_what_the_user_has_to_mend_is_raised_as_it_was():
 def test_an_error_of_ours_says_where():
     with pytest.raises(VpmuError, match=r"run 1: ZeroDivisionError: .*\(test_pool.py:\d+\)"):
         run_all(stumble, [1, 0], 1)
+
+
+def test_an_error_of_ours_is_a_line_and_no_page():
+    (answer,) = run_each(stumble_long, [0], 1)
+    assert len(answer.error) < 300
+    assert len(answer.error.splitlines()) == 1
 
 
 def test_a_result_that_cannot_be_sent_is_an_answer():

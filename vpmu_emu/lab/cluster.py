@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -15,6 +16,7 @@ from vpmu_emu.numerals import shown
 from vpmu_emu.snapshot import dtype_hash
 
 SECONDS = 5  # until somebody must have answered
+_ONE = threading.Lock()  # a worker may have threads, and code is compiled, or loaded, once for a process
 _ADDRESS = re.compile(r"((tcp|tls|ws|wss|ucx)://)?[^\s/]+:\d{1,5}")
 _SUCH = "such as tcp://127.0.0.1:8786"
 AHEAD = 3  # arguments that wait on the cluster, for each that runs
@@ -31,7 +33,8 @@ def _answered(own: Sequence[str], function: Callable[[Any], Any], argument: Any)
     # A worker that came later has not been asked who it is.
     if tuple(own) != package():
         return None, _other(package(), own), None
-    return answered(function, argument)
+    with _ONE:
+        return answered(function, argument)
 
 
 def _other(found: Sequence[str], own: Sequence[str]) -> str:

@@ -24,6 +24,7 @@ from vpmu_emu.errors import ConfigError, VpmuError
 
 T = TypeVar("T")
 MOST_JOBS = 1024
+LONGEST = 200  # characters of an error that is ours
 LIVES = 2  # processes that an argument may end
 KILLED = "the process that ran it was killed, more than once"
 
@@ -230,4 +231,5 @@ def told(error: Exception) -> str:
     """An error that is no user's in a line, with the place in the source where it arose."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""  # noqa: PTH119
-    return f"{type(error).__name__}: {error}{place}"
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text if len(text) < LONGEST else text[:LONGEST] + '…'}{place}"
