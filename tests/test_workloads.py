@@ -9,12 +9,12 @@ from itertools import pairwise
 
 import pytest
 
-from tests.asm.gnu import require
+from tests.asm.gnu import gnu, require
 from tests.tools import compile_guests, workloads
 from tests.tools.compile_guests import GUESTS, TABLE, WORKLOADS
 from tests.tools.workloads import KERNELS, measured
 from vpmu_emu import run
-from vpmu_emu.asm import assemble_file
+from vpmu_emu.asm import assemble, assemble_file
 from vpmu_emu.tables.modes import MODES
 
 # What C leaves open ends the program.
@@ -141,3 +141,21 @@ def test_the_page_has_what_is_measured():
     assert number.sub("", here) == number.sub("", there)
     values = [[float(n.replace(",", "")) for n in number.findall(text)] for text in (here, there)]
     assert values[0] == pytest.approx(values[1], rel=0.03, abs=0.2)
+
+
+def in_one(path):
+    """The whole text of a guest; commons, which each linker places as it likes, as what they are."""
+    text = re.sub(r'^\s*\.include "(.*)"$', lambda m: in_one(GUESTS / "include" / m[1]),
+                  path.read_text(encoding="utf-8"), flags=re.MULTILINE)  # fmt: skip
+    common = r"^\t\.local\t([\w.]+)\n\t\.comm\t\1,(\d+),(\d+)$"
+    placed = r"\t.pushsection .bss\n\t.balign \3\n\1:\t.zero \2\n\t.popsection"
+    return re.sub(common, placed, text, flags=re.MULTILINE)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_gnu_as_makes_the_same_of_it(name, tmp_path):
+    text = in_one(GUESTS / "workloads" / f"{name}.s")
+    assert "\t.comm\t" not in text
+    ours = {segment.name: (segment.addr, segment.data) for segment in assemble(text).segments}
+    assert ours == gnu(text, tmp_path)

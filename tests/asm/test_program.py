@@ -177,6 +177,16 @@ def test_branches_take_the_lengths_of_gnu_as(seed, tmp_path):
     assert assemble(source).segments[0].data.hex() == gnu(source, tmp_path)[".text"][1].hex()
 
 
+@pytest.mark.parametrize("straight", [0, 5, 12, 13, 25, 60])
+@pytest.mark.parametrize("between", ["nop", ".p2align 4", ".p2align 3\n.p2align 5,,7"])
+def test_a_short_branch_behind_long_straight_code_stays_short(straight, between, tmp_path):
+    """What has grown above must not make a target ahead look like one far behind."""
+    grown = ["jne behind"] * 70
+    ahead = ["movabs rax, 0x123456789"] * straight + ["jmp ahead", between, "nop", "ahead: ret"]
+    source = "\n".join([*grown, *ahead, ".skip 300", "behind: ret"]) + "\n"
+    assert assemble(source).segments[0].data.hex() == gnu(source, tmp_path)[".text"][1].hex()
+
+
 _PADDING = [*range(1, 34), 77, 78, 87, 88, 89, 127, 128, 129, 130, 255, 256, 1000, 4095]
 
 

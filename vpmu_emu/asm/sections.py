@@ -554,7 +554,7 @@ def _jump_growth(
     if stretch and goal.marker != fragment.marker:
         if stretch < 0 or goal.region == fragment.region:
             aim += stretch
-        elif aim < fragment.address:
+        elif aim < fragment.address + len(fragment.data):
             aim = section.fragments[position + 1].address + stretch
     distance = aim - (fragment.address + len(fragment.data) + len(tail.short))
     if -127 <= distance <= 128:
