@@ -18,7 +18,7 @@ from vpmu_emu.linux.kvm.eventfilter import make_filter
 from vpmu_emu.linux.state import KVM_PMU_EVENT_DENY, QUIRKS, WATCHDOG_NAMES
 from vpmu_emu.options import COST_LEVELS, HOST_KEYS, KVM_KEYS, OPTIONS, Options, parse
 from vpmu_emu.system import System, run
-from vpmu_emu.tables.cpus import CPU_NAMES
+from vpmu_emu.tables.cpus import COST_NAMES, CPU_NAMES, LATENCIES
 from vpmu_emu.tables.modes import MODES
 from vpmu_emu.tables.patches import PATCHES
 
@@ -134,6 +134,30 @@ def test_the_page_and_the_class_say_the_same():
     ({"all_passthrough": "yes"}, "all-passthrough: 'yes' is neither true nor false"),
     ({"inject": "filter-ignore"}, "inject: no bug is named 'filter-ignore'; did you mean filter-ignored?"),
     ({"settings": {"pmu.gpp": 4}}, "set pmu.gpp: unknown key; did you mean pmu.gp?"),
+    ({"settings": {"cost.vm_exitt": 4}, "vpmu": "none"},
+     "set cost.vm_exitt: unknown key; did you mean cost.vm_exit?"),
+    ({"settings": {"vm_exit": 4}, "vpmu": "none"}, "set vm_exit: unknown key; did you mean cost.vm_exit?"),
+    ({"settings": {"llc_mis": 4}}, "did you mean model.llc_miss?"),
+    ({"settings": {"modl.wrmsr": 4}}, "did you mean model.wrmsr?"),
+    ({"settings": {"zzz": 4}}, "set zzz: unknown key (allowed: pmu.version"),
+    ({"settings": {"cost.vm_exit": 4}}, "set: there is no hypervisor in mode bare (allowed: none emulated"),
+    ({"settings": {"cost.vm_exit": 10**9 + 1}, "vpmu": "none"},
+     "is out of range (allowed: 0 to 1000000000)"),
+    ({"settings": {"cost.vm_exit": -1}, "vpmu": "none"}, "set cost.vm_exit: -1 is out of range"),
+    ({"settings": {"cost.lkdtm_HARDLOCKUP": 0}, "vpmu": "none"}, "(allowed: 1 to 1000000000)"),
+    ({"settings": {"cost.vm_exit": 1.5}, "vpmu": "none"}, "is not NAME=NUMBER"),
+    ({"settings": {"model.l2_lines": 3000}},
+     "set model.l2_lines: 3000 is out of range (allowed: 2048 4096)"),
+    ({"settings": {"model.llc_lines": 1 << 20}}, "is out of range (allowed: 8192 16384)"),
+    ({"settings": {"model.predictor": 2048}}, "set model.predictor: 2048 is out of range (allowed: 1024)"),
+    ({"settings": {"model.slot": 3}}, "set model.slot: 3 is out of range (allowed: 1 2 4 8 16)"),
+    ({"settings": {"model.alu": 3}}, "3 is less than an issue slot, model.slot=4 (allowed: 4 to 1600000)"),
+    ({"settings": {"model.slot": 8}}, "set model.nop: 4 is less than an issue slot, model.slot=8"),
+    ({"settings": {"model.wrmsr": 900}}, "WRMSR takes 900, less than RDMSR with model.msr=960"),
+    ({"settings": {"model.llc_miss": 1000}},
+     "set model.llc_miss: 1000 is not more than nearer memory takes"),
+    ({"settings": {"model.prefetch_l2": 30}},
+     "30 lines in L2, and 20 in the LLC behind it (allowed: 0 to 20)"),
     ({"settings": "pmu.gp=-1"}, "set: 'pmu.gp=-1' is not NAME=NUMBER"),
     ({"settings": {"gp": -1}}, "set gp: -1 is out of range (allowed: 0 to 8)"),
     ({"settings": {"pmu.width": 31}}, "set pmu.width: 31 is out of range (allowed: 32 to 48)"),
@@ -292,3 +316,46 @@ def test_every_option_has_an_effect_or_is_refused(key, mode):
     with pytest.raises(ConfigError, match=f"in mode {mode}") as refused:
         System(assemble("hlt"), **{**base, key: value})
     assert refused.value.key == OPTIONS[key].name
+
+
+# --- costs and latencies ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_latency_and_a_cost_are_numbers_of_the_record(mode, tmp_path):
+    values = {"model.msr": 1600, "model.l2_lines": 2048}
+    if MODES[mode].hypervisor:
+        values |= {"cost.vm_exit": 5000}
+    machine = System(assemble(READS), vpmu=mode, settings=values, costs="high" if "cost.vm_exit" in values
+                     else "typical")  # fmt: skip
+    for core in machine.cores:
+        assert int(core.latency[LATENCIES.index("msr")]) == 1600
+        assert int(core.l2_bits) == 11
+    if MODES[mode].hypervisor:
+        costs = {name: int(machine.S.config.costs[k][0]) for k, name in enumerate(COST_NAMES)}
+        assert costs["vm_exit"] == 5000  # whatever the level says
+        assert costs["vm_entry"] == machine.model.cost("vm_entry").cycles[2]
+
+
+def test_costs_are_set_at_every_door(tmp_path):
+    usual, values = (
+        run(assemble(PLAIN), vpmu="none", settings=s).to_json()["work"]["vm_exit"]
+        for s in ({}, {"cost.vm_exit": 5000})
+    )
+    assert values == {"count": usual["count"], "cycles": 5000 * usual["count"]}
+    path = tmp_path / "g.s"
+    path.write_text(PLAIN + "\n#: modes none emulated\n#: args --set cost.vm_exit=5000\n"
+                    "#: expect all: exit_code == 0\n")  # fmt: skip
+    asked = ["--vpmu", "none", "--set", "cost.vm_exit=5000"]
+    runner = CliRunner()
+    done = runner.invoke(main, ["run", str(path), *asked, "--json"])
+    assert json.loads(done.stdout)["work"]["vm_exit"] == values
+    assert runner.invoke(main, ["check", str(path)]).exit_code == 0
+    assert runner.invoke(main, ["debug", str(path), *asked], input="cont\n").exit_code == 0
+    done = runner.invoke(main, ["explain", "switch", "--set", "cost.wrmsr=7777", "--vpmu", "passthrough"])
+    assert (done.exit_code, "7,777" in done.output or "7777" in done.output) == (0, True), done.output
+    path.write_text(PLAIN + "\n#: modes none\n#: args --set cost.vm_exitt=5000\n#: expect all: rax == 0\n")
+    done = runner.invoke(main, ["check", str(path)])
+    assert (done.exit_code, "did you mean cost.vm_exit?" in done.output) == (2, True)
+    session = vpmu_emu.Session(assemble(PLAIN), vpmu="none", settings={"cost.vm_exit": 5000})
+    assert int(session.system.S.config.costs[COST_NAMES.index("vm_exit")][0]) == 5000

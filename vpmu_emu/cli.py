@@ -620,7 +620,14 @@ def _info_cpu(name: str, as_json: bool) -> None:
         facts[key] = f"{facts[key]:#x}"
     facts["leaf_0a"] = " ".join(f"{register:#x}" for register in facts["leaf_0a"])
     facts["features"] = " ".join(facts["features"])
+    costs, latencies = facts.pop("costs"), facts.pop("latencies")
+    facts["model"] = " ".join(f"{key}={value}" for key, value in facts["model"].items())
     show([Table("", ("", ""), tuple(facts.items()))])
+    each = tuple((key, value / 16) for key, value in latencies.items())
+    show([Table("Latencies, in cycles (--set model.NAME= takes sixteenths)", ("", "cycles"), each)])
+    words = ("low", "typical", "high", "instructions", "source")
+    work = tuple((key, *(row[word] for word in words)) for key, row in costs.items())
+    show([Table("Costs of the host's work, in cycles (--set cost.ROW=)", ("", *words), work)])
     rows = []
     for event in events:
         where = [str(n) for n in event["counters"]]

@@ -279,8 +279,33 @@ def _bugs(key: str, names: Sequence[str]) -> None:
         known(key, "bug", name.strip().lower(), [m.name for m in MUTANTS], "`vpmu info --json` lists them")
 
 
-def _host_keys(key: str, values: Mapping[str, int]) -> None:
-    check_keys(key, values, HOST_KEYS)
+def check_host_keys(key: str, values: Mapping[str, int]) -> None:
+    """Whether every key is one of `--set`, and its value by itself allowed.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    from vpmu_emu.tables.cpus import settable
+
+    pmu = {name: value for name, value in values.items() if not name.startswith(("cost.", "model."))}
+    others = {name: value for name, value in values.items() if name not in pmu}
+    if others or not {f"pmu.{name.removeprefix('pmu.')}" for name in pmu} <= set(HOST_KEYS):
+        may = f"{_listed(HOST_KEYS)}, cost.ROW, model.NAME as `vpmu info --cpu` lists them"
+        for name in values:
+            if name not in settable() and f"pmu.{name.removeprefix('pmu.')}" not in HOST_KEYS:
+                hint = _near_key(name, [*HOST_KEYS, *settable()])
+                raise ConfigError(f"{key} {shown(name)[1:-1]}", f"unknown key{hint}", may)
+        check_keys(key, others, settable())
+    check_keys(key, pmu, HOST_KEYS)
+
+
+def _near_key(name: str, keys: Sequence[str]) -> str:
+    # What is behind the dot counts: `llc_mis` and `modl.llc_miss` mean the same.
+    short = {key.partition(".")[2]: key for key in keys}
+    found = difflib.get_close_matches(name, keys, 1) or [
+        short[near] for near in difflib.get_close_matches(name.rpartition(".")[2], list(short), 1)
+    ]
+    return f"; did you mean {found[0]}?" if found else ""
 
 
 def _guest_keys(key: str, values: Mapping[str, int]) -> None:
@@ -354,6 +379,13 @@ OWNED = Need("no guest owns the PMU", lambda mode: mode.owns_pmu)
 MERGED = Need(
     "the vPMU is not the one that was merged", lambda mode: mode.owns_pmu and not mode.kernel.series
 )
+
+
+ALWAYS = Need("", lambda _: True)
+
+
+def _whose_key(name: str) -> Need:
+    return HYPERVISOR if name.startswith("cost.") else ALWAYS
 
 
 def _whose_bug(name: str) -> Need:
@@ -522,8 +554,10 @@ class Options:
         metavar="POLICY", takes=_word_or_none, check=_policy, need=OWNED, of_every_vm=True,
     )
     settings: Mapping[str, int] = _field(
-        "set", {}, f"Shape of the host CPU: {'= '.join(HOST_KEYS)}=; repeatable.",
-        metavar="KEY=VALUE", takes=_pairs, many=True, check=_host_keys,
+        "set", {}, f"Shape of the host CPU: {'= '.join(HOST_KEYS)}=; cost.ROW=, cycles of a row of "
+        "isa/costs.toml, whatever --costs says; model.NAME=, a row of [latency] or [model] of isa/cpus, in "
+        "its unit; repeatable.",
+        metavar="KEY=VALUE", takes=_pairs, many=True, check=check_host_keys, need_of=_whose_key,
     )
     guest: Mapping[str, int] = _field(
         "guest", {}, "What the VMM exposes: pmu.version= gp= fixed= width= perf_caps= events_length= "
@@ -646,7 +680,9 @@ class Options:
         option = OPTIONS[key]
         if option.need_of is None:
             return option.usual
-        return tuple(each for each in getattr(self, key) if option.need_of(each).fits(mode))
+        value = getattr(self, key)
+        kept = (each for each in value if option.need_of(each).fits(mode))
+        return {each: value[each] for each in kept} if isinstance(value, Mapping) else tuple(kept)
 
     def check(self) -> None:
         """Whether all of it makes sense, as far as that can be told without a file.
@@ -676,6 +712,10 @@ class Options:
                 may = " ".join(row.name for row in MODES.values() if not carries(mode, row))
                 raise ConfigError("other-vpmu", why, may)
         self._check_pmi()
+        if self.settings:
+            from vpmu_emu.tables.cpus import changed, cpu
+
+            changed(cpu(self.cpu), self.settings)
         if self.watchdog_thresh is not None and self.watchdog == OPTIONS["watchdog"].usual:
             raise ConfigError(
                 "watchdog-thresh", "there is no watchdog without --watchdog", "nmi buddy hpet"

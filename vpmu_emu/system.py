@@ -26,10 +26,10 @@ from vpmu_emu.data import guests_dir
 from vpmu_emu.errors import ConfigError, LoadError
 from vpmu_emu.load import load
 from vpmu_emu.numerals import shown, whole
-from vpmu_emu.options import HOST_KEYS, OPTIONS, Options, check_keys, did_you_mean, explained, pairs
+from vpmu_emu.options import OPTIONS, Options, check_host_keys, did_you_mean, explained, pairs
 from vpmu_emu.output import check_output, write_output
 from vpmu_emu.snapshot import pack, unpack
-from vpmu_emu.tables.cpus import INDEXED, PARTS, CpuModel, cpu, cpuid_leaves
+from vpmu_emu.tables.cpus import INDEXED, PARTS, CpuModel, changed, cpu, cpuid_leaves
 from vpmu_emu.tables.events import event_mask, event_text, why_uncounted
 from vpmu_emu.tables.exits import exit_name
 from vpmu_emu.tables.instructions import FEATURES
@@ -175,7 +175,7 @@ class Result:
 
 
 def host_model(name: str, settings: Iterable[str] | Mapping[str, int] = ()) -> CpuModel:
-    """A CPU model with some numbers of its PMU replaced.
+    """A CPU model with some numbers of its PMU, its costs and its latencies replaced.
 
     Raises:
         ConfigError: unknown model or key, or a number that the record has no room for.
@@ -183,8 +183,11 @@ def host_model(name: str, settings: Iterable[str] | Mapping[str, int] = ()) -> C
     model = cpu(name)
     changes: dict[str, int] = {}
     asked = pairs("set", settings)
-    check_keys("set", asked, HOST_KEYS)
+    check_host_keys("set", asked)
+    model = changed(model, asked)
     for key, value in asked.items():
+        if key.startswith(("cost.", "model.")):
+            continue
         short = key.removeprefix("pmu.")
         if short == "width":
             changes["gp_width"] = changes["fixed_width"] = value

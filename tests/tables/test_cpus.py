@@ -16,9 +16,13 @@ from vpmu_emu.tables.cpus import (
     CPU_NAMES,
     LATENCIES,
     PARTS,
+    SIZES,
+    changed,
     cpu,
     cpuid_leaves,
     cpuid_pmu,
+    describe,
+    settable,
 )
 from vpmu_emu.tables.instructions import COSTS
 from vpmu_emu.tables.msrs import Shape
@@ -215,3 +219,44 @@ def test_wrong_names_are_answered_with_the_nearest():
         cpu("sprr")
     with pytest.raises(ConfigError, match="did you mean vm_exit"):
         cpu("spr").cost("vmexit")
+
+
+# --- what a run may set -----------------------------------------------------------------------------------
+
+
+def test_every_cost_latency_and_size_can_be_set(model):
+    assert set(settable()) == {
+        *(f"cost.{name}" for name in COST_NAMES), *(f"model.{name}" for name in (*LATENCIES, *SIZES)),
+    }  # fmt: skip
+    for key, allowed in settable().items():
+        kind, name = key.split(".")
+        if kind == "cost":
+            found = changed(model, {key: 77})
+            assert found.cost(name).cycles == (77, 77, 77)
+            assert [c for c in found.costs if c.name != name] == [c for c in model.costs if c.name != name]
+            assert attrs.evolve(found, costs=model.costs) == model
+        elif name in LATENCIES:
+            now = model.latency_of(name)
+            value = now if name == "slot" else now + 1
+            if name in ("l2_hit", "llc_ref", "msr"):
+                assert changed(model, {key: value, "model.wrmsr": 99_999}).latency_of(name) == value
+            else:
+                found = changed(model, {key: value})
+                assert found.latency_of(name) == value
+                assert sum(a != b for a, b in zip(found.latency, model.latency, strict=True)) <= 1
+        else:
+            assert getattr(model, name) in allowed
+            for value in allowed if name[:3] in ("l2_", "llc") else ():
+                assert getattr(changed(model, {key: value}), name) == value
+    assert changed(model, {"pmu.gp": 1}) == model == changed(model, {})
+
+
+def test_what_is_told_of_a_model_is_what_can_be_set(model):
+    told = describe(model)
+    assert {f"cost.{k}" for k in told["costs"]} | {
+        f"model.{k}" for part in ("latencies", "model") for k in told[part]
+    } == set(settable())
+    for cost in model.costs:
+        row = told["costs"][cost.name]
+        assert (row["low"], row["typical"], row["high"]) == cost.cycles
+        assert row["source"]

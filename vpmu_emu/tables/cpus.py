@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import math
 import tomllib
+from collections.abc import Mapping, Sequence
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +165,9 @@ LATENCIES: tuple[str, ...] = tuple(_FIRST["latency"])
 
 _COSTS: dict[str, dict[str, Any]] = tomllib.loads((isa_dir() / "costs.toml").read_text())
 
+SIZES: tuple[str, ...] = tuple(_FIRST["model"])
+"""Names of what else of the model is a number: sizes of the predictor and the caches, the prefetcher."""
+
 COST_NAMES: tuple[str, ...] = tuple(sorted(_COSTS))
 """Names of the cost rows, the same in every model; `CpuModel.costs` is in this order."""
 
@@ -195,6 +200,75 @@ def cpu(name: str) -> CpuModel:
     )
 
 
+MOST_CYCLES = 1_000_000_000  # of one piece of work: a third of a second
+MOST_LATENCY = 1_600_000  # 100 000 cycles
+_ADDED = ("load", "store", "l2_hit", "llc_ref", "llc_miss", "tlb_walk", "mispredict", "pebs", "interrupt")
+_NEARER = ("load", "l2_hit", "llc_ref", "llc_miss")
+
+
+@cache
+def settable() -> dict[str, Sequence[int]]:
+    """What `changed` takes, with what each may be: `cost.ROW` in cycles, `model.NAME` as in the table."""
+    first = cpu(CPU_NAMES[0])
+    found: dict[str, Sequence[int]] = {f"cost.{name}": range(MOST_CYCLES + 1) for name in COST_NAMES}
+    found["cost.lkdtm_HARDLOCKUP"] = range(1, MOST_CYCLES + 1)  # a turn of a loop
+    found |= {f"model.{name}": range(MOST_LATENCY + 1) for name in LATENCIES}
+    found["model.slot"] = (1, 2, 4, 8, 16)  # a cycle has a whole number of them
+    found |= {
+        # One record for all: these are the sizes of its arrays, whole or, of L2 and LLC, in part.
+        "model.predictor": (first.predictor,),
+        "model.l1_lines": (first.l1_lines,),
+        "model.l2_lines": (2048, 4096),
+        "model.llc_lines": (8192, 16384),
+        "model.prefetch_l2": range(65),
+        "model.prefetch_llc": range(65),
+    }
+    return found
+
+
+def changed(model: CpuModel, values: Mapping[str, int]) -> CpuModel:
+    """The model with some costs, whatever the level, latencies and sizes replaced; keys of `settable`.
+
+    Raises:
+        ConfigError: values that contradict each other.
+    """
+    latency = dict(zip(LATENCIES, model.latency, strict=True))
+    costs = {cost.name: cost for cost in model.costs}
+    sizes: dict[str, Any] = {}
+    for key, value in values.items():
+        kind, _, name = key.partition(".")
+        if kind == "cost":
+            costs[name] = attrs.evolve(costs[name], cycles=(value, value, value))
+        elif kind == "model" and name in latency:
+            latency[name] = value
+        elif kind == "model":
+            sizes[name] = value
+    found = attrs.evolve(
+        model, latency=tuple(latency.values()), costs=tuple(costs[name] for name in COST_NAMES), **sizes
+    )
+    if found != model:
+        _check_latencies(latency)
+        if found.prefetch_l2 > found.prefetch_llc:
+            what = f"{found.prefetch_l2} lines in L2, and {found.prefetch_llc} in the LLC behind it"
+            raise ConfigError("set model.prefetch_l2", what, f"0 to {found.prefetch_llc}")
+    return found
+
+
+def _check_latencies(latency: Mapping[str, int]) -> None:
+    slot = latency["slot"]
+    for name, value in latency.items():
+        if value < slot and name not in _ADDED:
+            what = f"{value} is less than an issue slot, model.slot={slot}"
+            raise ConfigError(f"set model.{name}", what, f"{slot} to {MOST_LATENCY}")
+    if latency["wrmsr"] < latency["msr"]:
+        what = f"WRMSR takes {latency['wrmsr']}, less than RDMSR with model.msr={latency['msr']}"
+        raise ConfigError("set model.wrmsr", what, f"{latency['msr']} to {MOST_LATENCY}")
+    for near, far in pairwise(_NEARER):
+        if latency[near] > latency[far] or (latency[near] == latency[far] and near != "load"):
+            what = f"{latency[far]} is not more than nearer memory takes, model.{near}={latency[near]}"
+            raise ConfigError(f"set model.{far}", what, f"{latency[near] + 1} to {MOST_LATENCY}")
+
+
 def cpuid_pmu(
     shape: Shape, *, events_length: int = 8, events_absent: int = 0
 ) -> tuple[int, int, int, int]:
@@ -212,7 +286,7 @@ def cpuid_pmu(
 
 
 def describe(model: CpuModel) -> dict[str, Any]:
-    """A model as plain data: what CPUID says of it, its PMU, and the events that it counts."""
+    """A model as plain data: what CPUID says, its PMU, what takes how long, the events that it counts."""
     leaves = {leaf: registers for leaf, *registers in cpuid_leaves(model)}
     pmu = ("version", "gp", "gp_width", "fixed", "fixed_width", "perf_capabilities")
     return {
@@ -225,6 +299,18 @@ def describe(model: CpuModel) -> dict[str, Any]:
         "tsc_khz": model.tsc_khz,
         "features": sorted(model.features),
         **{key: getattr(model, key) for key in pmu},
+        "model": {key: getattr(model, key) for key in SIZES},
+        "latencies": dict(zip(LATENCIES, model.latency, strict=True)),
+        "costs": {
+            cost.name: {
+                **dict(zip(("low", "typical", "high"), cost.cycles, strict=True)),
+                "instructions": cost.instructions,
+                "branches": cost.branches,
+                "part": cost.part or None,
+                "source": cost.source,
+            }
+            for cost in model.costs
+        },
         "events": [
             {
                 "name": event.name,
