@@ -317,33 +317,38 @@ class _progress:  # noqa: N801  (reads as a statement)
     def __init__(self, title: str, note: str = "", pause: float = 0.0) -> None:
         self.title, self.note, self.pause = title, note, pause
         self.moving = sys.stderr.isatty()
+        self.bar: Any = None
         self.told = float("-inf")
 
     def __enter__(self) -> Callable[[int, int, str], None]:
-        if self.moving:
-            from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-            self.bar = Progress(
-                TextColumn("{task.description}"), BarColumn(),
-                TextColumn("{task.completed} of {task.total} {task.fields[name]}"), TimeRemainingColumn(),
-                console=Console(stderr=True), transient=True,
-            )  # fmt: skip
-            self.bar.start()
-            self.task = self.bar.add_task(self.title, total=1, name="")
-        else:
+        if not self.moving:
             say(f"vpmu: {self.title}{self.note}", err=True)
         return self._tell
 
+    def _begin(self) -> Any:
+        # With the first number: there is room for one bar, and what goes before may have one of its own.
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        words = "{task.completed} of {task.total} {task.fields[name]}"
+        bar = Progress(
+            TextColumn("{task.description}", markup=False), BarColumn(), TextColumn(words, markup=False),
+            TimeRemainingColumn(), console=Console(stderr=True), transient=True,
+        )  # fmt: skip
+        bar.start()
+        bar.add_task(self.title, total=1, name="")
+        return bar
+
     def _tell(self, done: int, total: int, name: str) -> None:
         if self.moving:
-            self.bar.update(self.task, completed=done, total=total, name=name)
+            self.bar = self.bar or self._begin()
+            self.bar.update(self.bar.task_ids[0], completed=done, total=total, name=name)
         elif done == total or time.monotonic() - self.told >= self.pause:
             self.told = time.monotonic()
             say(f"{done} of {total} {name}".rstrip(), err=True)
 
     def __exit__(self, *_: object) -> None:
-        if self.moving:
+        if self.bar is not None:
             self.bar.stop()
 
 

@@ -170,6 +170,29 @@ def test_what_cannot_be_written_at_the_end_is_in_the_journal(tmp_path):
     assert read_results(path)[2] == [row(1), row(2)]
 
 
+def test_ctrl_c_between_journal_and_memory_loses_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "x.parquet"
+    real = os.fsync
+
+    def interrupted(file):
+        real(file)
+        raise KeyboardInterrupt
+
+    def two():
+        with Results(path, HEAD) as found:
+            found.add(row(1))
+            monkeypatch.setattr(os, "fsync", interrupted)
+            try:
+                found.add(row(2))
+            finally:
+                monkeypatch.undo()
+
+    with pytest.raises(KeyboardInterrupt):
+        two()
+    assert read_results(path)[2] == [row(1), row(2)]
+    assert not journal(path).exists()
+
+
 FULL = """
 import resource, signal, sys
 from pathlib import Path

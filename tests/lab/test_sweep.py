@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from click.testing import CliRunner
 
 import vpmu_emu
 from tests.conftest import ROOT
+from vpmu_emu import cli
 from vpmu_emu.cli import main
 from vpmu_emu.errors import VpmuError
 from vpmu_emu.lab import pool
@@ -176,6 +178,27 @@ def test_a_point_that_kills_its_process_is_a_row(folder, monkeypatch):
 
 
 # --- the command -----------------------------------------------------------------------------------
+
+
+def test_what_is_missing_is_compiled_before_progress_is_told(folder):
+    told = []
+    sweep(spec_of(folder, SMALL), folder / "x.parquet", jobs=1, ready=lambda modes: told.append(modes),
+          progress=lambda *numbers: told.append(numbers))  # fmt: skip
+    assert told == [("bare",), (0, 3, 0), (1, 3, 0), (2, 3, 0), (3, 3, 0)]
+
+
+def test_a_bar_is_drawn_with_its_first_number(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with cli._progress("3 points of [a].toml") as outer:
+        with cli._progress("compiling bare") as inner:
+            inner(1, 2, "highest_bit")
+        outer(1, 3, "points")
+    assert "compiling bare" in sys.stderr.getvalue()
+    assert "3 points of [a].toml" in sys.stderr.getvalue()
 
 
 def test_a_dry_run_shows_the_design_and_runs_nothing(folder):

@@ -172,8 +172,15 @@ class Results:
         Raises:
             VpmuError: it cannot be written; those before it are kept.
         """
-        self._append(json.dumps(row))
+        before = self.rows.get(row["point"])
+        # Before it is written: Ctrl-C may come at any time, and what is in the journal is in the file then.
         self.rows[row["point"]] = row
+        try:
+            self._append(json.dumps(row))
+        except VpmuError as error:
+            if before is None:
+                del self.rows[row["point"]]
+            raise VpmuError(f"{error}{self._kept()}") from None
 
     def _append(self, text: str) -> None:
         line = f"{zlib.crc32(text.encode()):08x} {text}\n".encode()
@@ -184,7 +191,7 @@ class Results:
         except OSError as error:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._file, self._end)
-            raise VpmuError(f"cannot write {self.journal}: {error.strerror}{self._kept()}") from None
+            raise VpmuError(f"cannot write {self.journal}: {error.strerror}") from None
         self._end += len(line)
 
     def _leave(self) -> None:

@@ -297,13 +297,13 @@ def _run(
     there = {k for k, row in results.rows.items() if not (retry_failed and row["status"] == FAILED)}
     todo = len(spec) - len(there)
     failed = sum(results.rows[key]["status"] == FAILED for key in there)
+    if todo and cluster is not None:
+        cluster.prepare(spec.modes)
+    elif todo:
+        ready(spec.modes)
     progress(len(there), len(spec), failed)
     if not todo:
         return 0
-    if cluster is not None:
-        cluster.prepare(spec.modes)
-    else:
-        ready(spec.modes)
     asked: dict[int, Point] = {}
     numbers = count()
     refused: list[Row] = []
