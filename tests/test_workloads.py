@@ -15,6 +15,7 @@ from tests.tools.compile_guests import GUESTS, TABLE, WORKLOADS
 from tests.tools.workloads import KERNELS, measured
 from vpmu_emu import run
 from vpmu_emu.asm import assemble, assemble_file
+from vpmu_emu.errors import AssemblyError
 from vpmu_emu.tables.modes import MODES
 
 # What C leaves open ends the program.
@@ -135,7 +136,10 @@ def test_every_workload_is_another_one():
 
 
 def test_the_page_has_what_is_measured():
-    """But for the last digits, which every change of the guest kernel moves a little."""
+    """But for the last digits, which every change of the guest kernel moves a little.
+
+    `python -m tests.tools.workloads` writes it anew.
+    """
     number = re.compile(r"\d[\d,]*(?:\.\d+)?")
     here, there = workloads.PAGE.read_text(encoding="utf-8"), workloads.text()
     assert number.sub("", here) == number.sub("", there)
@@ -159,3 +163,9 @@ def test_gnu_as_makes_the_same_of_it(name, tmp_path):
     assert "\t.comm\t" not in text
     ours = {segment.name: (segment.addr, segment.data) for segment in assemble(text).segments}
     assert ours == gnu(text, tmp_path)
+
+
+@pytest.mark.parametrize("hz", [0, -5, 10**11])
+def test_a_disk_of_no_rate_is_refused(hz):
+    with pytest.raises(AssemblyError, match="IO_HZ must be 1 to 10000000"):
+        assemble_file(GUESTS / "workloads" / "fio.s", defsym={"IO_HZ": hz})

@@ -14,8 +14,11 @@
 	.include "perf_kernel.inc"
 	.intel_syntax noprefix
 	.text
-	.ifndef IO_HZ
+	.ifndef IO_HZ # fio: requests a second, if nothing but the disk took time
 	.equ IO_HZ, 20000
+	.endif
+	.if IO_HZ < 1 || IO_HZ > 10000000
+	.error "IO_HZ must be 1 to 10000000"
 	.endif
 	.p2align 4
 	.globl	workload_setup

@@ -5,6 +5,7 @@ A run is a pure function of its program and its parameters, so the page is exact
 
 from __future__ import annotations
 
+import re
 from functools import cache
 
 import attrs
@@ -42,6 +43,22 @@ It says how many it did in a second of its own time, and a checksum of what they
 `WARM_UNITS` and `UNITS` alone decide that: not the mode, the processor, the events or the rate of the tick.
 The same C computes it natively (`cc -DHOSTED`); a test compares the two. [programs.md](programs.md) has how
 to write another.
+
+"""
+
+PARAMETERS = """\
+## Parameters
+
+Each is a symbol that `--defsym NAME=VALUE` sets.
+
+| | default | |
+|---|---|---|
+"""
+
+PRINTED = """
+A run prints the workload's line and, with EVENTS, perf's. It ends with exit code 0; 1 if a parameter or the
+PMU will not do, which is said; 2 if an NMI came that perf does not know. What was counted besides is in
+memory, under the names in `guests/c/perf_kernel.c`: `vpmu check` and `vpmu debug` read `mem64(perf_ticks)`.
 
 """
 
@@ -120,6 +137,14 @@ def measured(name: str, units: int = UNITS, seed: int = 1) -> Mix:
     return Mix(name, setup, tuple(map(int, np.diff(times))), {n: int(retired[CLASS[n]]) for n in names})
 
 
+def parameters() -> str:
+    """The symbols that the kernel and the workloads ask for, with their defaults."""
+    asked = re.compile(r"^\s*\.ifndef (\w+)\s*# (.*)\n\s*\.equ \1, (\w+)$", re.MULTILINE)
+    files = [GUESTS / "include" / "perf_kernel.inc", *(GUESTS / "workloads" / f"{n}.s" for n in WORKLOADS)]
+    found = [row for path in files for row in asked.findall(path.read_text(encoding="utf-8"))]
+    return "".join(f"| `{name}` | {default} | {says} |\n" for name, says, default in found)
+
+
 def row(mix: Mix) -> str:
     """A line of the table."""
     khz = cpu_model(CPU).core_khz
@@ -138,7 +163,7 @@ def text() -> str:
     fio = measured("fio", 100).unit / cpu_model(CPU).core_khz * 1000
     lines = "---|" * len(COLUMNS)
     table = TABLE.format(cpu=CPU, units=UNITS, columns=" | ".join(COLUMNS), lines=lines)
-    return HEAD + table + rows + TAIL.format(fio=fio)
+    return HEAD + PARAMETERS + parameters() + PRINTED + table + rows + TAIL.format(fio=fio)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,8 @@ void idle(void)
 #else
 #include "../machine.h"
 
-__asm__(".ifndef IO_HZ\n\t.equ IO_HZ, 20000\n\t.endif");
+__asm__(".ifndef IO_HZ # fio: requests a second, if nothing but the disk took time\n\t.equ IO_HZ, 20000\n\t.endif\n\t"
+	".if IO_HZ < 1 || IO_HZ > 10000000\n\t.error \"IO_HZ must be 1 to 10000000\"\n\t.endif");
 
 static uint64_t io_hz(void)
 {
