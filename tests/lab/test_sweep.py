@@ -24,7 +24,7 @@ from vpmu_emu.cli import main
 from vpmu_emu.errors import VpmuError
 from vpmu_emu.lab import pool
 from vpmu_emu.lab.spec import read_spec
-from vpmu_emu.lab.sweep import found, summary, sweep
+from vpmu_emu.lab.sweep import Lab, found, summary, sweep
 
 # Its rounds are a parameter, and so is what it ends with.
 GUEST = """
@@ -163,6 +163,19 @@ def test_errors_of_points_name_no_folder(folder):
     (error,) = [row["error"] for row in done.rows if row["status"] == "failed"]
     assert error.startswith("guest.s:")
     assert str(folder) not in error
+
+
+def test_a_program_that_needs_files_of_its_own_goes_to_workers_as_bytes(folder):
+    """One that needs none is assembled where it runs."""
+    path = spec_of(folder, '[grid]\ndefsym.ROUNDS = [2, 3]')
+    alone = Lab(read_spec(path))
+    assert len({id(alone.task(point).program) for point in alone.spec.points()}) == 1
+    (folder / "own.inc").write_text(GUEST)
+    (folder / "guest.s").write_text('.include "own.inc"\n')
+    lab = Lab(read_spec(path))
+    tasks = [lab.task(point) for point in lab.spec.points()]
+    assert [task.program.defsym for task in tasks] == [{"ROUNDS": 2}, {"ROUNDS": 3}]
+    assert [row["registers.rip"] for row in sweep(path, folder / "x.parquet", jobs=1).rows]
 
 
 def die(measures, task):

@@ -164,12 +164,19 @@ class Lab:
         if options.max_cycles is None:
             options = attrs.evolve(options, max_cycles=MOST_CYCLES)
         options = attrs.evolve(options, **self._loaded(options))
-        program = None
-        if self.spec.program is not None:
-            symbols = options.defsym
-            key = (self.spec.program, *sorted(symbols.items()))
-            program = self._kept(key, partial(load, self.spec.program, symbols))
-        return Task(program, options, limits)
+        return Task(self._program(options.defsym), options, limits)
+
+    def _program(self, symbols: Mapping[str, int]) -> Program | None:
+        """The program; with these symbols, unless a worker can define them by itself."""
+        path = self.spec.program
+        if path is None:
+            return None
+        program: Program = self._kept((path,), partial(load, path, symbols))
+        others = [Path(name) for name in program.source if Path(name) != path]
+        if all(each.is_relative_to(guests_dir() / "include") for each in others):
+            return program
+        found: Program = self._kept((path, *sorted(symbols.items())), partial(load, path, symbols))
+        return found
 
     def _loaded(self, options: Options) -> dict[str, Any]:
         """Files of options as what is in them: a worker may be on another machine."""
