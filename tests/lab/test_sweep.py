@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
@@ -21,6 +22,7 @@ import vpmu_emu
 from tests.conftest import ROOT
 from vpmu_emu import cli
 from vpmu_emu.cli import main
+from vpmu_emu.data import guests_dir
 from vpmu_emu.errors import VpmuError
 from vpmu_emu.lab import pool
 from vpmu_emu.lab.spec import read_spec
@@ -188,6 +190,22 @@ def test_a_point_that_kills_its_process_is_a_row(folder, monkeypatch):
     monkeypatch.setattr(module, "measured", die)
     done = sweep(spec_of(folder, "[grid]\ndefsym.ROUNDS = [2]"), folder / "x.parquet", jobs=1)
     assert (done.rows[0]["status"], done.rows[0]["error"]) == ("failed", pool.KILLED)
+
+
+@pytest.mark.laws
+@pytest.mark.parametrize("path", sorted((guests_dir() / "sweeps").glob("*.toml")), ids=lambda p: p.stem)
+def test_sweeps_that_are_shipped_hold_what_their_page_shows(path, tmp_path):
+    done = sweep(path, tmp_path / "x.parquet")
+    assert {row["error"] for row in done.rows} == {None}
+    if path.stem != "exit_cost":
+        return
+    page = (ROOT / "docs" / "sweep.md").read_text()
+    for mode in ("emulated", "mediated", "passthrough"):
+        rows = [row for row in done.rows if row["vpmu"] == mode]
+        costs, work = ([row[key] for row in rows] for key in ("set.cost.vm_exit", "work"))
+        slope, rest = np.polyfit(costs, work, 1)
+        line = f"{mode}: {slope / 24:.1f} exits a sample, {rest / 24:,.0f} cycles a sample without them"
+        assert line in page, line
 
 
 # --- the command -----------------------------------------------------------------------------------
