@@ -262,6 +262,7 @@ def test_events_of_the_host_by_name_and_the_hardware_by_register():
     for text, said in (
         ("hw.global == 0", "did you mean global_ctrl"), ("counted(1) == 2", "one text"),
         ("kvm.entry == 0", "did you mean entries"), ("cycles_by.gest == 0", "did you mean guest"),
+        ("work.vm_exti.count == 0", "did you mean vm_exit"), ("work.vm_exit.n == 0", "a count and cycles"),
         ("perf.nmi == 0", "did you mean nmis"), ("hw == 0", "nothing is called"),
     ):  # fmt: skip
         with pytest.raises(CheckError, match=said):
@@ -325,15 +326,19 @@ def test_numbers_of_kvm_and_parts_of_the_time_are_those_of_a_run():
         *language.KVM, "fixed_ctr_ctrl_hw",
     }  # fmt: skip
     assert tuple(result["cycles_by"]) == language._parts_of_time()
+    assert set(result["work"]) <= set(language._rows_of_work())
     values = {**RUN.values, "kvm": {"entries": 7}, "cycles_by": {"guest": 11, "idle": 2}}
-    has = attrs.evolve(RUN, values=values)
-    for text in ("kvm.entries == 7", "cycles_by.guest + cycles_by.idle == 13"):
+    has = attrs.evolve(RUN, values={**values, "work": {"vm_exit": {"count": 3, "cycles": 900}}})
+    for text in ("kvm.entries == 7", "cycles_by.guest + cycles_by.idle == 13", "work.vm_exit.cycles == 900",
+                 "work.vm_entry.count == 0 * pmis"):
         (expectation,) = plan(f"expect all: {text}").expectations
         assert judge(expectation, "bare", Program(), has).ok
     (expectation,) = plan("expect all: kvm.entries == 0").expectations
     verdict = judge(expectation, "bare", Program(), RUN)
     assert not verdict.ok
     assert verdict.message == "there is no host whose kvm could say anything"
+    (expectation,) = plan("expect all: work.vm_exit.count == 0").expectations
+    assert "there is no host" in judge(expectation, "bare", Program(), RUN).message
 
 
 def test_numbers_of_perf_are_those_of_a_run():

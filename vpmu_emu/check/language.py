@@ -2,10 +2,11 @@
 
 An expectation compares with `== != < <= > >=`. Expressions are made of integers,
 `+ - * / % & | ^ << >> ~ ( )` and names: pmcN, fixedN, global_status, registers, exits.NAME,
-msr.NAME.reads|writes|exits, perf.NAME, kvm.NAME, hw.NAME, cycles_by.NAME, pmis, pmis_hw, exit_code,
-serial, stop, instructions, cycles, mem8(a) … mem64(a), insns(a, b), printed("text"), the number behind
-that text on the last line of the serial port that begins with it, counted("event"), the count of an event
-of the host, log("text"), the lines of the kernel's log with that text, and the symbols of the program.
+msr.NAME.reads|writes|exits, perf.NAME, kvm.NAME, work.ROW.count|cycles, hw.NAME, cycles_by.NAME, pmis,
+pmis_hw, exit_code, serial, stop, instructions, cycles, mem8(a) … mem64(a), insns(a, b), printed("text"),
+the number behind that text on the last line of the serial port that begins with it, counted("event"), the
+count of an event of the host, log("text"), the lines of the kernel's log with that text, and the symbols
+of the program.
 """
 
 from __future__ import annotations
@@ -347,6 +348,11 @@ def _validate_path(path: list[str], fail: Callable[..., CheckError], at: int) ->
     elif path[0] == "kvm" and len(path) == 2:
         if path[1] not in KVM:
             raise fail(f"KVM has no number {path[1]!r}", at, nearest(path[1], KVM))
+    elif path[0] == "work" and len(path) == 3:
+        if path[2] not in ("count", "cycles"):
+            raise fail(f"work of the host has a count and cycles, not {path[2]!r}", at)
+        if path[1] not in (rows := _rows_of_work()):
+            raise fail(f"no row of isa/costs.toml is called {path[1]!r}", at, nearest(path[1], rows))
     elif path[0] == "cycles_by" and len(path) == 2:
         if path[1] not in (parts := _parts_of_time()):
             raise fail(f"no part of the time is called {path[1]!r}", at, nearest(path[1], parts))
@@ -357,8 +363,15 @@ def _validate_path(path: list[str], fail: Callable[..., CheckError], at: int) ->
     else:
         raise fail(
             f"nothing is called {'.'.join(path)!r}", at,
-            "exits.NAME, msr.NAME.reads|writes|exits, perf.NAME, kvm.NAME, hw.NAME or cycles_by.NAME",
+            "exits.NAME, msr.NAME.reads|writes|exits, perf.NAME, kvm.NAME, work.ROW.count|cycles, hw.NAME "
+            "or cycles_by.NAME",
         )  # fmt: skip
+
+
+def _rows_of_work() -> tuple[str, ...]:
+    from vpmu_emu.tables.cpus import COST_NAMES
+
+    return COST_NAMES
 
 
 def _parts_of_time() -> tuple[str, ...]:
@@ -485,6 +498,10 @@ def evaluate(
                 if path[0] not in values:
                     raise UnknownValue(f"there is no host whose {path[0]} could say anything")
                 return int(values[path[0]][path[1]])
+            if path[0] == "work":
+                if "work" not in values:
+                    raise UnknownValue("there is no host that could do any work")
+                return int(values["work"].get(path[1], {}).get(path[2], 0))
             if path[0] == "cycles_by":
                 return int(values["cycles_by"][path[1]])
             if path[0] == "hw":

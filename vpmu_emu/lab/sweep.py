@@ -103,25 +103,9 @@ def measured(measures: Sequence[Measure], task: Task) -> tuple[dict[str, Any], s
 
 def _measured(measure: Measure, result: Result) -> Any:
     try:
-        return evaluate(read_value(measure.text, result.program), result.program, _Outcome(result))
+        return evaluate(read_value(measure.text, result.program), result.program, result)
     except UnknownValue:
         return None  # this machine has no such thing
-
-
-@attrs.frozen
-class _Outcome:
-    """A result as the language of expectations takes it."""
-
-    result: Result
-
-    @property
-    def values(self) -> dict[str, Any]:
-        """As in docs/schema.json."""
-        return self.result.values
-
-    def read(self, address: int, size: int) -> bytes:
-        """Memory at the end."""
-        return self.result.read(address, size)
 
 
 def _leaves(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
