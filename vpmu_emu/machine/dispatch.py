@@ -15,11 +15,12 @@ from vpmu_emu.machine.cache import L1_INDEX, cache_miss
 from vpmu_emu.machine.decode import find, lookup, rep_goes_on
 from vpmu_emu.machine.memory import TLB_INDEX, mem_read, mem_write
 from vpmu_emu.machine.ops import K_HIGH
-from vpmu_emu.machine.physical import ld8, ld16, ld32, ld64, st32, st64
+from vpmu_emu.machine.physical import ld8, ld16, ld32, ld64, st8, st32, st64
 from vpmu_emu.machine.pmu import LAT_SLOT
 from vpmu_emu.machine.privileged import execute_system
 from vpmu_emu.machine.retire import FIRST_LANE2, LANE_MASK, N_LANES1, N_LANES2
 from vpmu_emu.machine.semantics import (
+    SH8,
     SH32,
     SH64,
     adc,
@@ -76,62 +77,79 @@ OP_ADC_RR64 = 10
 OP_ADC_RR32 = 11
 OP_SUB_RR64 = 12
 OP_SUB_RR32 = 13
-OP_SBB_RR64 = 14
-OP_SBB_RR32 = 15
-OP_AND_RR64 = 16
-OP_AND_RR32 = 17
-OP_OR_RR64 = 18
-OP_OR_RR32 = 19
-OP_XOR_RR64 = 20
-OP_XOR_RR32 = 21
-OP_CMP_RR64 = 22
-OP_CMP_RR32 = 23
-OP_CMP_RM64 = 24
-OP_CMP_RM32 = 25
-OP_TEST_RR64 = 26
-OP_TEST_RR32 = 27
-OP_INC_RR64 = 28
-OP_INC_RR32 = 29
-OP_DEC_RR64 = 30
-OP_DEC_RR32 = 31
-OP_SHL_RR64 = 32
-OP_SHL_RR32 = 33
-OP_SHR_RR64 = 34
-OP_SHR_RR32 = 35
-OP_SAR_RR64 = 36
-OP_SAR_RR32 = 37
-OP_ROL_RR64 = 38
-OP_ROL_RR32 = 39
-OP_ROR_RR64 = 40
-OP_ROR_RR32 = 41
-OP_IMUL_RR64 = 42
-OP_IMUL_RR32 = 43
-OP_LEA_RM64 = 44
-OP_LEA_RM32 = 45
-OP_IMUL3_RR64 = 46
-OP_IMUL3_RR32 = 47
-OP_MOVZX_RR8 = 48
-OP_MOVZX_RR16 = 49
-OP_MOVZX_RM8 = 50
-OP_MOVZX_RM16 = 51
-OP_MOVSXD_RR = 52
-OP_MOVSXD_RM = 53
-OP_CMOV_RR64 = 54
-OP_CMOV_RR32 = 55
-OP_NOP = 56
-OP_PUSH = 57
-OP_POP = 58
-OP_JMP = 59
-OP_JZ = 60
-OP_JNZ = 61
-OP_JCC = 62
-OP_CALL = 63
-OP_RET = 64
-OP_LOOP = 65
-OP_LINK = 66
-OP_BREAK = 67
-OP_FETCH = 68
-OP_SYSTEM = 160
+OP_SUB_RM64 = 14
+OP_SUB_RM32 = 15
+OP_SBB_RR64 = 16
+OP_SBB_RR32 = 17
+OP_AND_RR64 = 18
+OP_AND_RR32 = 19
+OP_AND_RM64 = 20
+OP_AND_RM32 = 21
+OP_OR_RR64 = 22
+OP_OR_RR32 = 23
+OP_OR_RM64 = 24
+OP_OR_RM32 = 25
+OP_XOR_RR64 = 26
+OP_XOR_RR32 = 27
+OP_XOR_RM64 = 28
+OP_XOR_RM32 = 29
+OP_CMP_RR64 = 30
+OP_CMP_RR32 = 31
+OP_CMP_RM64 = 32
+OP_CMP_RM32 = 33
+OP_CMP_MR64 = 34
+OP_CMP_MR32 = 35
+OP_TEST_RR64 = 36
+OP_TEST_RR32 = 37
+OP_INC_RR64 = 38
+OP_INC_RR32 = 39
+OP_DEC_RR64 = 40
+OP_DEC_RR32 = 41
+OP_SHL_RR64 = 42
+OP_SHL_RR32 = 43
+OP_SHR_RR64 = 44
+OP_SHR_RR32 = 45
+OP_SAR_RR64 = 46
+OP_SAR_RR32 = 47
+OP_ROL_RR64 = 48
+OP_ROL_RR32 = 49
+OP_ROR_RR64 = 50
+OP_ROR_RR32 = 51
+OP_IMUL_RR64 = 52
+OP_IMUL_RR32 = 53
+OP_IMUL_RM64 = 54
+OP_IMUL_RM32 = 55
+OP_LEA_RM64 = 56
+OP_LEA_RM32 = 57
+OP_IMUL3_RR64 = 58
+OP_IMUL3_RR32 = 59
+OP_IMUL3_RM64 = 60
+OP_IMUL3_RM32 = 61
+OP_MOV_MR8 = 62
+OP_CMP_MR8 = 63
+OP_MOVZX_RR8 = 64
+OP_MOVZX_RR16 = 65
+OP_MOVZX_RM8 = 66
+OP_MOVZX_RM16 = 67
+OP_MOVSXD_RR = 68
+OP_MOVSXD_RM = 69
+OP_CMOV_RR64 = 70
+OP_CMOV_RR32 = 71
+OP_NOP = 72
+OP_PUSH = 73
+OP_POP = 74
+OP_JMP = 75
+OP_JMP_RR = 76
+OP_JZ = 77
+OP_JNZ = 78
+OP_JCC = 79
+OP_CALL = 80
+OP_RET = 81
+OP_LOOP = 82
+OP_LINK = 83
+OP_BREAK = 84
+OP_FETCH = 85
+OP_SYSTEM = 177
 
 @jit()
 def fold_lanes(core, row, lanes1, lanes2):
@@ -350,6 +368,48 @@ def run_slice(core, M, E, tlim):
                 fz = norm(z, SH32)
                 fs = fz
                 pc += 1
+            elif op == OP_SUB_RM64:
+                va = regs[u.b] + (regs[u.c] << U64(u.scale)) + u.disp + regs[u.seg]
+                slot = (va >> U12) & TLB_INDEX
+                if (va + U7) & PAGE_BASE == tlb_read[slot]:
+                    p = va + add_read[slot]
+                    line = p >> _U6
+                    if l1[line & L1_INDEX] != np.uint32(line + ONE):
+                        t += cache_miss(core, line)
+                    y = ld64(M, p)
+                else:
+                    core.t = t
+                    code, y = mem_read(core, M, E, va, U8)
+                    t = core.t
+                    if code != CODE_NEXT:
+                        break
+                x = regs[u.a]
+                z, cv = sub(x, y, cv, SH64)
+                regs[u.a] = z
+                fz = norm(z, SH64)
+                fs = fz
+                pc += 1
+            elif op == OP_SUB_RM32:
+                va = regs[u.b] + (regs[u.c] << U64(u.scale)) + u.disp + regs[u.seg]
+                slot = (va >> U12) & TLB_INDEX
+                if (va + U3) & PAGE_BASE == tlb_read[slot]:
+                    p = va + add_read[slot]
+                    line = p >> _U6
+                    if l1[line & L1_INDEX] != np.uint32(line + ONE):
+                        t += cache_miss(core, line)
+                    y = ld32(M, p)
+                else:
+                    core.t = t
+                    code, y = mem_read(core, M, E, va, U4)
+                    t = core.t
+                    if code != CODE_NEXT:
+                        break
+                x = regs[u.a] & LOW32
+                z, cv = sub(x, y, cv, SH32)
+                regs[u.a] = z
+                fz = norm(z, SH32)
+                fs = fz
+                pc += 1
             elif op == OP_SBB_RR64:
                 x = regs[u.a]
                 y = regs[u.r] + u.imm
@@ -382,6 +442,48 @@ def run_slice(core, M, E, tlim):
                 fz = norm(z, SH32)
                 fs = fz
                 pc += 1
+            elif op == OP_AND_RM64:
+                va = regs[u.b] + (regs[u.c] << U64(u.scale)) + u.disp + regs[u.seg]
+                slot = (va >> U12) & TLB_INDEX
+                if (va + U7) & PAGE_BASE == tlb_read[slot]:
+                    p = va + add_read[slot]
+                    line = p >> _U6
+                    if l1[line & L1_INDEX] != np.uint32(line + ONE):
+                        t += cache_miss(core, line)
+                    y = ld64(M, p)
+                else:
+                    core.t = t
+                    code, y = mem_read(core, M, E, va, U8)
+                    t = core.t
+                    if code != CODE_NEXT:
+                        break
+                x = regs[u.a]
+                z, cv = and_(x, y, cv, SH64)
+                regs[u.a] = z
+                fz = norm(z, SH64)
+                fs = fz
+                pc += 1
+            elif op == OP_AND_RM32:
+                va = regs[u.b] + (regs[u.c] << U64(u.scale)) + u.disp + regs[u.seg]
+                slot = (va >> U12) & TLB_INDEX
+                if (va + U3) & PAGE_BASE == tlb_read[slot]:
+                    p = va + add_read[slot]
+                    line = p >> _U6
+                    if l1[line & L1_INDEX] != np.uint32(line + ONE):
+                        t += cache_miss(core, line)
+                    y = ld32(M, p)
+                else:
+                    core.t = t
+                    code, y = mem_read(core, M, E, va, U4)
+                    t = core.t
+                    if code != CODE_NEXT:
+                        break
+                x = regs[u.a] & LOW32
+                z, cv = and_(x, y, cv, SH32)
+                regs[u.a] = z
+                fz = norm(z, SH32)
+                fs = fz
+                pc += 1
             elif op == OP_OR_RR64:
                 x = regs[u.a]
                 y = regs[u.r] + u.imm
@@ -398,6 +500,48 @@ def run_slice(core, M, E, tlim):
                 fz = norm(z, SH32)
                 fs = fz
                 pc += 1
+            elif op == OP_OR_RM64:
+                va = regs[u.b] + (regs[u.c] << U64(u.scale)) + u.disp + regs[u.seg]
+                slot = (va >> U12) & TLB_INDEX
+                if (va + U7) & PAGE_BASE == tlb_read[slot]:
+                    p = va + add_read[slot]
+                    line = p >> _U6
+                    if l1[line & L1_INDEX] != np.uint32(line + ONE):
+                        t += cache_miss(core, line)
+                    y = ld64(M, p)
+                else:
+                    core.t = t
+                    code, y = mem_read(core, M, E, va, U8)
+                    t = core.t
+                    if code != CODE_NEXT:
+                        break
+                x = regs[u.a]
+                z, cv = or_(x, y, cv, SH64)
+                regs[u.a] = z
+                fz = norm(z, SH64)
+                fs = fz
+                pc += 1
+            elif op == OP_OR_RM32:
+                va = regs[u.b] + (regs[u.c] << U64(u.scale)) + u.disp + regs[u.seg]
+                slot = (va >> U12) & TLB_INDEX
+                if (va + U3) & PAGE_BASE == tlb_read[slot]:
+                    p = va + add_read[slot]
+                    line = p >> _U6
+                    if l1[line & L1_INDEX] != np.uint32(line + ONE):
+                        t += cache_miss(core, line)
+                    y = ld32(M, p)
+                else:
+                    core.t = t
+                    code, y = mem_read(core, M, E, va, U4)
+                    t = core.t
+                    if code != CODE_NEXT:
+                        break
+                x = regs[u.a] & LOW32
+                z, cv = or_(x, y, cv, SH32)
+                regs[u.a] = z
+                fz = norm(z, SH32)
+                fs = fz
+                pc += 1
             elif op == OP_XOR_RR64:
                 x = regs[u.a]
                 y = regs[u.r] + u.imm
@@ -409,6 +553,48 @@ def run_slice(core, M, E, tlim):
             elif op == OP_XOR_RR32:
                 x = regs[u.a] & LOW32
                 y = (regs[u.r] + u.imm) & LOW32
+                z, cv = xor(x, y, cv, SH32)
+                regs[u.a] = z
+                fz = norm(z, SH32)
+                fs = fz
+                pc += 1
+            elif op == OP_XOR_RM64:
+                va = regs[u.b] + (regs[u.c] << U64(u.scale)) + u.disp + regs[u.seg]
+                slot = (va >> U12) & TLB_INDEX
+                if (va + U7) & PAGE_BASE == tlb_read[slot]:
+                    p = va + add_read[slot]
+                    line = p >> _U6
+                    if l1[line & L1_INDEX] != np.uint32(line + ONE):
+                        t += cache_miss(core, line)
+                    y = ld64(M, p)
+                else:
+                    core.t = t
+                    code, y = mem_read(core, M, E, va, U8)
+                    t = core.t
+                    if code != CODE_NEXT:
+                        break
+                x = regs[u.a]
+                z, cv = xor(x, y, cv, SH64)
+                regs[u.a] = z
+                fz = norm(z, SH64)
+                fs = fz
+                pc += 1
+            elif op == OP_XOR_RM32:
+                va = regs[u.b] + (regs[u.c] << U64(u.scale)) + u.disp + regs[u.seg]
+                slot = (va >> U12) & TLB_INDEX
+                if (va + U3) & PAGE_BASE == tlb_read[slot]:
+                    p = va + add_read[slot]
+                    line = p >> _U6
+                    if l1[line & L1_INDEX] != np.uint32(line + ONE):
+                        t += cache_miss(core, line)
+                    y = ld32(M, p)
+                else:
+                    core.t = t
+                    code, y = mem_read(core, M, E, va, U4)
+                    t = core.t
+                    if code != CODE_NEXT:
+                        break
+                x = regs[u.a] & LOW32
                 z, cv = xor(x, y, cv, SH32)
                 regs[u.a] = z
                 fz = norm(z, SH32)
@@ -464,6 +650,46 @@ def run_slice(core, M, E, tlim):
                     if code != CODE_NEXT:
                         break
                 x = regs[u.a] & LOW32
+                z, cv = sub(x, y, cv, SH32)
+                fz = norm(z, SH32)
+                fs = fz
+                pc += 1
+            elif op == OP_CMP_MR64:
+                va = regs[u.b] + (regs[u.c] << U64(u.scale)) + u.disp + regs[u.seg]
+                slot = (va >> U12) & TLB_INDEX
+                if (va + U7) & PAGE_BASE == tlb_read[slot]:
+                    p = va + add_read[slot]
+                    line = p >> _U6
+                    if l1[line & L1_INDEX] != np.uint32(line + ONE):
+                        t += cache_miss(core, line)
+                    x = ld64(M, p)
+                else:
+                    core.t = t
+                    code, x = mem_read(core, M, E, va, U8)
+                    t = core.t
+                    if code != CODE_NEXT:
+                        break
+                y = regs[u.r] + u.imm
+                z, cv = sub(x, y, cv, SH64)
+                fz = norm(z, SH64)
+                fs = fz
+                pc += 1
+            elif op == OP_CMP_MR32:
+                va = regs[u.b] + (regs[u.c] << U64(u.scale)) + u.disp + regs[u.seg]
+                slot = (va >> U12) & TLB_INDEX
+                if (va + U3) & PAGE_BASE == tlb_read[slot]:
+                    p = va + add_read[slot]
+                    line = p >> _U6
+                    if l1[line & L1_INDEX] != np.uint32(line + ONE):
+                        t += cache_miss(core, line)
+                    x = ld32(M, p)
+                else:
+                    core.t = t
+                    code, x = mem_read(core, M, E, va, U4)
+                    t = core.t
+                    if code != CODE_NEXT:
+                        break
+                y = (regs[u.r] + u.imm) & LOW32
                 z, cv = sub(x, y, cv, SH32)
                 fz = norm(z, SH32)
                 fs = fz
@@ -598,6 +824,46 @@ def run_slice(core, M, E, tlim):
                 fz = norm(z, SH32)
                 fs = fz
                 pc += 1
+            elif op == OP_IMUL_RM64:
+                va = regs[u.b] + (regs[u.c] << U64(u.scale)) + u.disp + regs[u.seg]
+                slot = (va >> U12) & TLB_INDEX
+                if (va + U7) & PAGE_BASE == tlb_read[slot]:
+                    p = va + add_read[slot]
+                    line = p >> _U6
+                    if l1[line & L1_INDEX] != np.uint32(line + ONE):
+                        t += cache_miss(core, line)
+                    y = ld64(M, p)
+                else:
+                    core.t = t
+                    code, y = mem_read(core, M, E, va, U8)
+                    t = core.t
+                    if code != CODE_NEXT:
+                        break
+                z, _hi, cv = imul(regs[u.a], y, SH64)
+                regs[u.a] = z
+                fz = norm(z, SH64)
+                fs = fz
+                pc += 1
+            elif op == OP_IMUL_RM32:
+                va = regs[u.b] + (regs[u.c] << U64(u.scale)) + u.disp + regs[u.seg]
+                slot = (va >> U12) & TLB_INDEX
+                if (va + U3) & PAGE_BASE == tlb_read[slot]:
+                    p = va + add_read[slot]
+                    line = p >> _U6
+                    if l1[line & L1_INDEX] != np.uint32(line + ONE):
+                        t += cache_miss(core, line)
+                    y = ld32(M, p)
+                else:
+                    core.t = t
+                    code, y = mem_read(core, M, E, va, U4)
+                    t = core.t
+                    if code != CODE_NEXT:
+                        break
+                z, _hi, cv = imul(regs[u.a] & LOW32, y, SH32)
+                regs[u.a] = z
+                fz = norm(z, SH32)
+                fs = fz
+                pc += 1
             elif op == OP_LEA_RM64:
                 regs[u.a] = regs[u.b] + (regs[u.c] << U64(u.scale)) + u.disp
                 pc += 1
@@ -614,6 +880,90 @@ def run_slice(core, M, E, tlim):
                 z, _hi, cv = imul(regs[u.r] & LOW32, u.imm & LOW32, SH32)
                 regs[u.a] = z
                 fz = norm(z, SH32)
+                fs = fz
+                pc += 1
+            elif op == OP_IMUL3_RM64:
+                va = regs[u.b] + (regs[u.c] << U64(u.scale)) + u.disp + regs[u.seg]
+                slot = (va >> U12) & TLB_INDEX
+                if (va + U7) & PAGE_BASE == tlb_read[slot]:
+                    p = va + add_read[slot]
+                    line = p >> _U6
+                    if l1[line & L1_INDEX] != np.uint32(line + ONE):
+                        t += cache_miss(core, line)
+                    y = ld64(M, p)
+                else:
+                    core.t = t
+                    code, y = mem_read(core, M, E, va, U8)
+                    t = core.t
+                    if code != CODE_NEXT:
+                        break
+                z, _hi, cv = imul(y, u.imm, SH64)
+                regs[u.a] = z
+                fz = norm(z, SH64)
+                fs = fz
+                pc += 1
+            elif op == OP_IMUL3_RM32:
+                va = regs[u.b] + (regs[u.c] << U64(u.scale)) + u.disp + regs[u.seg]
+                slot = (va >> U12) & TLB_INDEX
+                if (va + U3) & PAGE_BASE == tlb_read[slot]:
+                    p = va + add_read[slot]
+                    line = p >> _U6
+                    if l1[line & L1_INDEX] != np.uint32(line + ONE):
+                        t += cache_miss(core, line)
+                    y = ld32(M, p)
+                else:
+                    core.t = t
+                    code, y = mem_read(core, M, E, va, U4)
+                    t = core.t
+                    if code != CODE_NEXT:
+                        break
+                z, _hi, cv = imul(y, u.imm & LOW32, SH32)
+                regs[u.a] = z
+                fz = norm(z, SH32)
+                fs = fz
+                pc += 1
+            elif op == OP_MOV_MR8:
+                va = regs[u.b] + (regs[u.c] << U64(u.scale)) + u.disp + regs[u.seg]
+                y = regs[u.r] + u.imm
+                if u.src == K_HIGH:
+                    y = y >> U8
+                slot = (va >> U12) & TLB_INDEX
+                if va & PAGE_BASE == tlb_write[slot]:
+                    p = va + add_write[slot]
+                    line = p >> _U6
+                    if l1[line & L1_INDEX] != np.uint32(line + ONE):
+                        t += cache_miss(core, line)
+                    st8(M, p, y & BYTE)
+                else:
+                    core.t = t
+                    code = mem_write(core, M, E, va, ONE, y & BYTE)
+                    t = core.t
+                    if code >= CODE_NOT_RETIRED:
+                        break
+                if code != CODE_NEXT:
+                    core.rip = u.rip + U64(u.len)
+                    break
+                pc += 1
+            elif op == OP_CMP_MR8:
+                va = regs[u.b] + (regs[u.c] << U64(u.scale)) + u.disp + regs[u.seg]
+                slot = (va >> U12) & TLB_INDEX
+                if va & PAGE_BASE == tlb_read[slot]:
+                    p = va + add_read[slot]
+                    line = p >> _U6
+                    if l1[line & L1_INDEX] != np.uint32(line + ONE):
+                        t += cache_miss(core, line)
+                    x = ld8(M, p)
+                else:
+                    core.t = t
+                    code, x = mem_read(core, M, E, va, ONE)
+                    t = core.t
+                    if code != CODE_NEXT:
+                        break
+                y = regs[u.r] + u.imm
+                if u.src == K_HIGH:
+                    y = y >> U8
+                z, cv = sub(x, y & BYTE, cv, SH8)
+                fz = norm(z, SH8)
                 fs = fz
                 pc += 1
             elif op == OP_MOVZX_RR8:
@@ -738,6 +1088,14 @@ def run_slice(core, M, E, tlim):
                     if E.generation == gen and nxt > 0:
                         u.target = nxt
                 pc = nxt
+            elif op == OP_JMP_RR:
+                y = regs[u.a]
+                pc = find(E, y)
+                if pc < 0:
+                    if not reaches(E, y):
+                        code = CODE_FAULT
+                        break
+                    pc = lookup(core, M, E, y)
             elif op == OP_JZ:
                 state = np.int64(predictor[u.bp])
                 if fz == ZERO:

@@ -30,11 +30,12 @@ from vpmu_emu.machine.cache import L1_INDEX, cache_miss
 from vpmu_emu.machine.decode import find, lookup, rep_goes_on
 from vpmu_emu.machine.memory import TLB_INDEX, mem_read, mem_write
 from vpmu_emu.machine.ops import K_HIGH
-from vpmu_emu.machine.physical import ld8, ld16, ld32, ld64, st32, st64
+from vpmu_emu.machine.physical import ld8, ld16, ld32, ld64, st8, st32, st64
 from vpmu_emu.machine.pmu import LAT_SLOT
 from vpmu_emu.machine.privileged import execute_system
 from vpmu_emu.machine.retire import FIRST_LANE2, LANE_MASK, N_LANES1, N_LANES2
 from vpmu_emu.machine.semantics import (
+    SH8,
     SH32,
     SH64,
     adc,
@@ -180,6 +181,15 @@ else:
         break{commit}"""
 
 
+_BYTE = """y = regs[u.r] + u.imm
+if u.src == K_HIGH:
+    y = y >> U8"""
+_INDIRECT = """pc = find(E, y)
+if pc < 0:
+    if not reaches(E, y):
+        code = CODE_FAULT
+        break
+    pc = lookup(core, M, E, y)"""
 AFTER_STORE = """
 if code != CODE_NEXT:
     core.rip = u.rip + U64(u.len)
@@ -225,6 +235,8 @@ def _binary(name: str, shape: str, width: int) -> str:
     lines: list[str] = []
     if shape == "rm":
         lines += [ADDRESS, _load(width, "y")]
+    elif shape == "mr" and name != "mov":
+        lines += [ADDRESS, _load(width, "x")]
     if name == "mov":
         if shape == "rr":
             return f"regs[u.a] = {_Y[width]}\npc += 1"
@@ -236,17 +248,21 @@ def _binary(name: str, shape: str, width: int) -> str:
         body = "regs[u.b] + (regs[u.c] << U64(u.scale)) + u.disp"
         return f"regs[u.a] = {body if width == 64 else f'({body}) & LOW32'}\npc += 1"
     if name in ("imul", "imul3"):
-        x = _X[width] if name == "imul" else _X[width].replace("u.a", "u.r")
-        y = _Y[width] if name == "imul" else "u.imm" if width == 64 else "u.imm & LOW32"
-        return f"""z, _hi, cv = imul({x}, {y}, {sh})
+        x = _X[width]
+        y = "y" if shape == "rm" else _Y[width]
+        if name == "imul3":
+            x = "y" if shape == "rm" else _X[width].replace("u.a", "u.r")
+            y = "u.imm" if width == 64 else "u.imm & LOW32"
+        return "\n".join([*lines, f"""z, _hi, cv = imul({x}, {y}, {sh})
 regs[u.a] = z
 fz = norm(z, {sh})
 fs = fz
-pc += 1"""
-    lines.append(f"x = {_X[width]}")
+pc += 1"""])
+    if shape != "mr":
+        lines.append(f"x = {_X[width]}")
     if name in _SHIFTS:
         lines.append("y = u.imm")
-    elif shape == "rr" and name not in ("inc", "dec"):
+    elif shape in ("rr", "mr") and name not in ("inc", "dec"):
         lines.append(f"y = {_Y[width]}")
     elif shape == "rr":
         lines.append("y = ONE")
@@ -277,15 +293,19 @@ def _arm(name: str) -> str:
         + AFTER_STORE
         + "\npc += 1",
         "pop": "va = regs[RSP]\n" + _load(64, "y") + "\nregs[RSP] = va + U8\nregs[u.a] = y\npc += 1",
+        # the byte, or AH to DH, or an immediate
+        "mov_mr8": f"{ADDRESS}\n{_BYTE}\n" + _store(8, "y & BYTE") + AFTER_STORE + "\npc += 1",
+        "cmp_mr8": f"{ADDRESS}\n{_load(8, 'x')}\n{_BYTE}\nz, cv = sub(x, y & BYTE, cv, SH8)\n"
+        "fz = norm(z, SH8)\nfs = fz\npc += 1",
         "jmp": _direct(),
+        "jmp_rr": f"y = regs[u.a]\n{_INDIRECT}",
         "call": "va = regs[RSP] - U8\ny = u.rip + U64(u.len)\n"
         + _store(64, "y", "regs[RSP] = va")
         + "\nif code != CODE_NEXT:\n    core.rip = u.imm\n    break\n"
         + _direct(),
         "ret": "va = regs[RSP]\n"
         + _load(64, "y")
-        + "\npc = find(E, y)\nif pc < 0:\n    if not reaches(E, y):\n        code = CODE_FAULT"
-        + "\n        break\n    pc = lookup(core, M, E, y)\nregs[RSP] = va + U8",
+        + f"\n{_INDIRECT}\nregs[RSP] = va + U8",
         "jz": _branch("fz == ZERO"),
         "jnz": _branch("fz != ZERO"),
         "jcc": _branch("condition(np.int64(u.cc), fz, fs, cv) != 0"),

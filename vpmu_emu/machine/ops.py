@@ -31,17 +31,18 @@ K_NONE, K_REG, K_HIGH, K_MEM, K_IMM, K_CL = range(6)
 F_NONE, F_REG, F_RM, F_FIXED, F_IMM, F_REL, F_CL, F_ONE, F_MOFFS, F_PLUS, F_IMM2, F_VVVV = range(12)
 
 # --- hot arms: semantics and the operand shapes that get an arm of their own ------------------
-# rr: register <- register or immediate; rm: register <- memory; mr: memory <- register or immediate
+# rr: register <- register or immediate; rm: register <- memory; mr: memory <- register or immediate.
+# Which they are: what gcc's code for guests/workloads executes more than now and then.
 HOT_SHAPES = {
     "mov": ("rr", "rm", "mr"),
     "add": ("rr", "rm"),
     "adc": ("rr",),
-    "sub": ("rr",),
+    "sub": ("rr", "rm"),
     "sbb": ("rr",),
-    "and": ("rr",),
-    "or": ("rr",),
-    "xor": ("rr",),
-    "cmp": ("rr", "rm"),
+    "and": ("rr", "rm"),
+    "or": ("rr", "rm"),
+    "xor": ("rr", "rm"),
+    "cmp": ("rr", "rm", "mr"),
     "test": ("rr",),
     "inc": ("rr",),
     "dec": ("rr",),
@@ -50,7 +51,7 @@ HOT_SHAPES = {
     "sar": ("rr",),
     "rol": ("rr",),
     "ror": ("rr",),
-    "imul": ("rr",),
+    "imul": ("rr", "rm"),
     "lea": ("rm",),
 }
 WIDTHS = (64, 32)
@@ -58,10 +59,10 @@ HOT: list[str] = [
     f"{sem}_{shape}{w}" for sem, shapes in HOT_SHAPES.items() for shape in shapes for w in WIDTHS
 ]
 HOT += [
-    "imul3_rr64", "imul3_rr32",
+    "imul3_rr64", "imul3_rr32", "imul3_rm64", "imul3_rm32", "mov_mr8", "cmp_mr8",
     "movzx_rr8", "movzx_rr16", "movzx_rm8", "movzx_rm16", "movsxd_rr", "movsxd_rm",
     "cmov_rr64", "cmov_rr32",
-    "nop", "push", "pop", "jmp", "jz", "jnz", "jcc", "call", "ret", "loop",
+    "nop", "push", "pop", "jmp", "jmp_rr", "jz", "jnz", "jcc", "call", "ret", "loop",
 ]  # fmt: skip
 # Semantics that touch nothing but registers, flags and memory: the callee for the general case.
 COLD = [
@@ -132,13 +133,15 @@ def _hot(form: Form, memory: bool) -> int:
     in_memory = where is not None and (memory or not ops[where].startswith("r/m"))
     if row.sem in HOT_SHAPES and form.width in WIDTHS and "cl" not in ops and "sreg" not in ops:
         if len(ops) == 3:
-            return general if in_memory else HOT_OP[f"imul3_rr{form.width}"]
+            return HOT_OP[f"imul3_r{'m' if in_memory else 'r'}{form.width}"]
         if any(o.startswith("moffs") for o in ops):
             return general
         shape = "rr" if not in_memory else "mr" if where == 0 else "rm"
         if shape in HOT_SHAPES[row.sem]:
             return HOT_OP[f"{row.sem}_{shape}{form.width}"]
         return general
+    if row.sem in ("mov", "cmp") and form.width == 8 and in_memory and where == 0 and "moffs8" not in ops:
+        return HOT_OP[f"{row.sem}_mr8"]
     if row.sem == "movzx" and form.width in WIDTHS:
         return HOT_OP[f"movzx_r{'m' if in_memory else 'r'}{operand_width(ops[1])}"]
     if row.sem == "movsx" and operand_width(ops[1]) == 32:
@@ -151,6 +154,8 @@ def _hot(form: Form, memory: bool) -> int:
         return HOT_OP["pop"]
     if row.sem in ("jmp", "call") and ops[0].startswith("rel"):
         return HOT_OP[row.sem]
+    if row.sem == "jmp" and ops == ("r/m64",) and not in_memory:
+        return HOT_OP["jmp_rr"]
     if row.sem == "jcc":
         return HOT_OP["jz" if row.cc == 4 else "jnz" if row.cc == 5 else "jcc"]
     if row.sem == "ret" and not ops:
