@@ -62,9 +62,11 @@ def dask(tmp_path):
     cluster.close()
 
 
-def survives(folder, dask, points, rounds):
-    """The same rows as here, although one of two workers is killed in the middle."""
-    path = spec_of(folder, LONG.format(points=points, low=rounds // 2, high=rounds))
+@pytest.mark.laws
+def test_a_sweep_of_200_points_is_the_same_on_dask_although_a_worker_is_killed(folder, dask):
+    """One of two workers, in the middle; byte by byte the same as here."""
+    points = 200
+    path = spec_of(folder, LONG.format(points=points, low=1_500_000, high=3_000_000))
     out = folder / "x.parquet"
     first, _ = dask.worker(), dask.worker()
     driver = started(path, out, "--dask", dask.address)
@@ -74,15 +76,6 @@ def survives(folder, dask, points, rounds):
     assert driver.returncode == 0, text
     assert sweep(path, folder / "local.parquet").ran == points
     assert (folder / "local.parquet").read_bytes() == out.read_bytes()
-
-
-def test_a_sweep_is_the_same_on_dask_although_a_worker_is_killed(folder, dask):
-    survives(folder, dask, 12, 3_000_000)
-
-
-@pytest.mark.laws
-def test_a_sweep_of_200_points_is_the_same_on_dask_although_a_worker_is_killed(folder, dask):
-    survives(folder, dask, 200, 3_000_000)
 
 
 @pytest.mark.laws
@@ -116,21 +109,25 @@ def test_ctrl_c_keeps_what_was_made(folder, dask):
     assert 0 < sweep(path, out).ran < 30
 
 
-def test_nobody_at_the_address_and_no_worker_are_told_in_seconds(folder, dask):
+def test_nobody_at_the_address_is_told_in_seconds(folder):
     path, out = spec_of(folder, LONG.format(points=2, low=2, high=9)), folder / "x.parquet"
     begin = time.monotonic()
+    driver = started(path, out, "--dask", "127.0.0.1:1")
+    text = driver.communicate(timeout=60)[0]
+    assert driver.returncode == 2
+    assert "vpmu: dask: no scheduler answers at 127.0.0.1:1 within 5 seconds" in text
+    assert len(text.splitlines()) == 2
+    assert time.monotonic() - begin < 30
+    assert not out.exists()
+
+
+@pytest.mark.laws
+def test_a_cluster_without_a_worker_is_told(folder, dask):
+    path, out = spec_of(folder, LONG.format(points=2, low=2, high=9)), folder / "x.parquet"
     driver = started(path, out, "--dask", dask.address)
     text = driver.communicate(timeout=60)[0]
     assert driver.returncode == 2
     assert text.endswith(f"vpmu: dask: the scheduler at {dask.address} has no worker\n")
-    dask.scheduler.kill()
-    dask.scheduler.wait()
-    driver = started(path, out, "--dask", dask.address)
-    text = driver.communicate(timeout=60)[0]
-    assert driver.returncode == 2
-    assert f"vpmu: dask: no scheduler answers at {dask.address} within 5 seconds" in text
-    assert "Traceback" not in text
-    assert time.monotonic() - begin < 45
     assert not out.exists()
 
 

@@ -188,6 +188,7 @@ def test_a_sweep_that_is_shipped_can_be_begun(path):
 GRID = '[grid]\nvpmu = ["bare"]\n'
 ROUNDS = "[grid]\ndefsym.ROUNDS = "
 DRAWN = "[random]\npoints = 3\n"
+LARGE = {"ram": 61, "max_insns": 401, "max_cycles": 51}
 WRONG = [
     ("", "has no axis, and so nothing to sweep"),
     ("[grid]", "has no axis"),
@@ -260,7 +261,8 @@ WRONG = [
     ("[measure]\nstatus = 'cycles'\n" + GRID, "is a column of every sweep"),
     ("[measure]\nvpmu = 'cycles'\n" + GRID, "is there already"),
     ("[grid\n", "not TOML"),
-    ("[grid]\nram = [2, 3]\nmax_insns = { from = 1, to = 600000, step = 1 }", "has 1,200,000 points"),
+    ("[grid]" + "".join(f"\n{key} = {{ from = 2, to = {to}, step = 1 }}" for key, to in LARGE.items()),
+     "has 1,200,000 points"),
 ]  # fmt: skip
 
 

@@ -388,7 +388,7 @@ def test_a_sweep_of_200_points_survives_kills_and_is_the_same_as_without(folder)
 
 
 def test_two_drivers_on_one_output_are_refused(folder):
-    path = spec_of(folder, LONG.format(points=4, low=20_000_000, high=30_000_000))
+    path = spec_of(folder, LONG.format(points=4, low=9_000_000, high=9_999_999))
     out = folder / "x.parquet"
     first = started(path, out, "--jobs", 1)
     wait_for(out, 1, first)
