@@ -13,16 +13,15 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
 import vpmu_emu
 from tests.conftest import ROOT
+from tests.tools import sweep_page
 from vpmu_emu import cli
 from vpmu_emu.cli import main
-from vpmu_emu.data import guests_dir
 from vpmu_emu.errors import VpmuError
 from vpmu_emu.lab import pool
 from vpmu_emu.lab.spec import read_spec
@@ -193,19 +192,12 @@ def test_a_point_that_kills_its_process_is_a_row(folder, monkeypatch):
 
 
 @pytest.mark.laws
-@pytest.mark.parametrize("path", sorted((guests_dir() / "sweeps").glob("*.toml")), ids=lambda p: p.stem)
-def test_sweeps_that_are_shipped_hold_what_their_page_shows(path, tmp_path):
-    done = sweep(path, tmp_path / "x.parquet")
-    assert {row["error"] for row in done.rows} == {None}
-    if path.stem != "exit_cost":
-        return
-    page = (ROOT / "docs" / "sweep.md").read_text()
-    for mode in ("emulated", "mediated", "passthrough"):
-        rows = [row for row in done.rows if row["vpmu"] == mode]
-        costs, work = ([row[key] for row in rows] for key in ("set.cost.vm_exit", "work"))
-        slope, rest = np.polyfit(costs, work, 1)
-        line = f"{mode}: {slope / 24:.1f} exits a sample, {rest / 24:,.0f} cycles a sample without them"
-        assert line in page, line
+@pytest.mark.parametrize("name", sweep_page.SHIPPED)
+def test_sweeps_that_are_shipped_hold_what_their_page_shows(name):
+    rows = sweep_page.rows_of(name)
+    assert {row["error"] for row in rows} == {None}
+    if name in sweep_page.SHOWN:
+        assert sweep_page.SHOWN[name](rows) == sweep_page.shown(name), "python -m tests.tools.sweep_page"
 
 
 # --- the command -----------------------------------------------------------------------------------

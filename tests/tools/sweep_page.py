@@ -1,0 +1,77 @@
+"""Keeps what docs/sweep.md shows true: `python -m tests.tools.sweep_page` runs recipes and writes it."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.conftest import ROOT
+from vpmu_emu.data import guests_dir
+from vpmu_emu.lab.sweep import sweep
+from vpmu_emu.report import Table, plain
+
+PAGE = ROOT / "docs" / "sweep.md"
+SHIPPED = sorted(path.stem for path in (guests_dir() / "sweeps").glob("*.toml"))
+Rows = list[dict[str, Any]]
+
+
+def modes(rows: Rows) -> list[str]:
+    """In the order of the spec."""
+    order = ("bare", "emulated", "passthrough", "mediated")
+    return [mode for mode in order if any(row["vpmu"] == mode for row in rows)]
+
+
+def exit_cost(rows: Rows) -> str:
+    """Of the time of 24 samples over the cost of an exit: slope and rest."""
+    lines = []
+    for mode in modes(rows):
+        own = [row for row in rows if row["vpmu"] == mode]
+        slope, rest = np.polyfit([r["set.cost.vm_exit"] for r in own], [r["work"] for r in own], 1)
+        told = f"{slope / 24:.1f} exits a sample, {rest / 24:,.0f} cycles a sample without them"
+        lines.append(f"{mode}: {told}\n")
+    return "".join(lines)
+
+
+def frequency(rows: Rows) -> str:
+    """Percent of its work that a guest loses, by frequency and mode."""
+    rate = {(r["vpmu"], r["defsym.EVENTS"], r["defsym.FREQ"]): r["rate"] for r in rows}
+    asked = sorted({f for _, events, f in rate if events})
+    table = [
+        (str(f), *(f"{100 - 100 * rate[mode, 6, f] / rate[mode, 0, 1000]:.1f}%" for mode in modes(rows)))
+        for f in asked
+    ]  # fmt: skip
+    return plain(Table("", ("samples a second", *modes(rows)), tuple(table)))
+
+
+SHOWN: dict[str, Callable[[Rows], str]] = {"exit_cost": exit_cost, "frequency": frequency}
+
+
+def rows_of(name: str) -> Rows:
+    """The rows of a sweep that is shipped."""
+    with tempfile.TemporaryDirectory() as folder:
+        return list(sweep(name, Path(folder) / "x.parquet").rows)
+
+
+def block(name: str) -> re.Pattern[str]:
+    """The first block of text behind the recipe's name."""
+    return re.compile(rf"(\(`{name}`\).*?\n```text\n)(.*?)(```\n)", re.DOTALL)
+
+
+def shown(name: str) -> str:
+    """What the page shows for a recipe."""
+    found = block(name).search(PAGE.read_text(encoding="utf-8"))
+    assert found is not None
+    return found[2]
+
+
+if __name__ == "__main__":
+    text = PAGE.read_text(encoding="utf-8")
+    for name, told in SHOWN.items():
+        new = told(rows_of(name))
+        text = block(name).sub(lambda found, new=new: found[1] + new + found[3], text)
+    PAGE.write_text(text, encoding="utf-8")
