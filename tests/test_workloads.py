@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import subprocess
 from functools import cache
@@ -12,10 +13,14 @@ import pytest
 from tests.asm.gnu import gnu, require
 from tests.tools import compile_guests, workloads
 from tests.tools.compile_guests import GUESTS, TABLE, WORKLOADS
+from tests.tools.profiles import cases
 from tests.tools.workloads import KERNELS, measured
 from vpmu_emu import run
+from vpmu_emu._jit import COMPILES
 from vpmu_emu.asm import assemble, assemble_file
 from vpmu_emu.errors import AssemblyError
+from vpmu_emu.setup.saved import unpack
+from vpmu_emu.system import System
 from vpmu_emu.tables.modes import MODES
 
 # What C leaves open ends the program.
@@ -49,6 +54,7 @@ def program(name, seed, events=0):
     return assemble_file(GUESTS / "workloads" / f"{name}.s", defsym=defsym)
 
 
+@cache
 def checksum(name, seed, mode="bare", events=0):
     """What the guest says that its units have computed."""
     result = run(program(name, seed, events), vpmu=mode)
@@ -169,3 +175,45 @@ def test_gnu_as_makes_the_same_of_it(name, tmp_path):
 def test_a_disk_of_no_rate_is_refused(hz):
     with pytest.raises(AssemblyError, match="IO_HZ must be 1 to 10000000"):
         assemble_file(GUESTS / "workloads" / "fio.s", defsym={"IO_HZ": hz})
+
+
+OWNERS = tuple(mode for mode, row in MODES.items() if row.hypervisor and row.enable_pmu)
+
+
+def profiled(pick, name, seed):
+    """A run with parameters and options at random, some moved to another mode: what it said, and which."""
+    mode = pick.choice(("bare", *OWNERS))
+    to = pick.choice(OWNERS) if mode != "bare" and pick.randrange(2) else mode
+    defsym = {
+        "SEED": seed, "WARM_UNITS": WARM, "UNITS": UNITS, "EVENTS": pick.choice((0, 1, 6, 10, 15)),
+        "EVENT": pick.choice((0xC0, 0xC0, 0x3C, 0xC4)), "FREQ": pick.choice((1, 1000, 1000, 3000)),
+        "HZ": pick.choice((100, 250, 1000)), "KERNEL": pick.choice((607, 700)),
+        "WATCHDOG": pick.randrange(2),
+    }  # fmt: skip
+    if "emulated" in (mode, to):  # it leaves a guest no time to work if that samples much
+        defsym |= {"EVENTS": min(defsym["EVENTS"], 6), "HZ": min(defsym["HZ"], 250), "FREQ": 1000}
+    options = {"cpu": pick.choice(("spr", "emr", "icx"))}
+    if mode != "bare":
+        options["host_events"] = pick.choice(([], [], ["cycles/period=3001/:H"]))
+    how = f"{name} {mode} {to} {defsym} {options}"
+    guest = assemble_file(GUESTS / "workloads" / f"{name}.s", defsym=defsym)
+    if to == mode:
+        system = System(guest, vpmu=mode, **options)
+    else:
+        system = System(guest, vpmu=mode, save="unused", at=pick.randrange(1, 400_000), **options)
+    if system.run().reason == "saved":
+        how += f" moved after {system.instructions}"
+        system = System(None, vpmu=to, restore=unpack(system.saved_vm(), "x.vm"), **options)
+        system.run()
+    return system.serial, how
+
+
+@pytest.mark.skipif(not COMPILES, reason="some million instructions a run")
+@pytest.mark.parametrize("part", range(2))
+def test_nobody_who_samples_or_moves_a_guest_changes_what_it_computes(part):
+    pick = random.Random(f"workloads {part}")
+    for _ in range(cases(day=8, laws=150, night=2000)):
+        name, seed = pick.choice(WORKLOADS), pick.choice(SEEDS)
+        said, how = profiled(pick, name, seed)
+        assert f"checksum {checksum(name, seed):016x}\n" in said, f"{how}: {said}"
+        assert ", 0 unknown" in said or "'EVENTS': 0" in how, f"{how}: {said}"
