@@ -649,3 +649,43 @@ def test_a_snapshot_keeps_the_files_that_programs_made():
     other = System(sampler(), vpmu="emulated", ram=RAM, save="unused", at=300)
     other.restore(kept)
     assert other.saved_vm() == system.saved_vm()
+
+
+# Each round an exception whose handler begins with another: a delivery behind which no instruction is done.
+FRUITLESS = """
+        .intel_syntax noprefix
+        .include "msr.inc"
+        .include "macros.inc"
+        .text
+        .globl _start
+_start: load_idt
+        set_gate 0, divided
+        set_gate 6, invalid
+        xor ecx, ecx
+        mov ebx, 40
+again:  ud2
+        dec ebx
+        jnz again
+        debug_exit 0
+invalid:
+        div ecx
+divided:
+        inc r15
+        mov rsp, [rsp + 24]             # the other frame
+        add qword ptr [rsp], 2
+        iretq
+        idt_storage
+"""
+
+
+@pytest.mark.parametrize("mode", WITH_PMU)
+def test_a_moment_may_lie_behind_deliveries_without_an_instruction(mode):
+    program = assemble(FRUITLESS)
+    system = System(program, vpmu=mode, ram=RAM)
+    system.run()
+    last = system.instructions
+    assert system.registers()["r15"] == 40
+    for at in (last // 4, last // 2, last - 1):
+        system = System(None, vpmu=mode, restore=saved(mode, at, program))
+        assert system.run().reason == "debug-exit"
+        assert system.registers()["r15"] == 40

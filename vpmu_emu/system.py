@@ -537,8 +537,10 @@ class System:
         count, address = self._moment
         if address is not None:
             return code == RUN_BREAK
-        # A program of the host may have come to a limit, too; that one is the user's.
-        return code == RUN_LIMIT and max(map(_done, self.cores)) >= count != self.max_insns
+        # A program of the host may have come to a limit, too; that one is the user's. The guest's own goes
+        # by what guest_work() of the engine counts.
+        work = max(_done(core) + int(core.stats.fruitless) for core in self.cores)
+        return code == RUN_LIMIT and work >= count != self.max_insns
 
     def _ask_to_save(self) -> None:
         """SIGUSR1 to the VMM, as from outside; decoded code forgets its breakpoint."""
