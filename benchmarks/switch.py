@@ -2,9 +2,9 @@
 
     python benchmarks/switch.py        the table of docs/switch.md
 
-The guest has 8 + 3 counters and does nothing but CPUID. Emerald Rapids took 4000 cycles an exit before
-WRMSRs of counters were left out, and 3000 after (commit b0b6a8d3be16). Cycles are virtual: the table is the
-same on every machine.
+The guest has 8 + 3 counters and does nothing but CPUID. Emerald Rapids took 4000 cycles of the TSC an exit
+before WRMSRs of counters were left out, and 3000 after (commit b0b6a8d3be16). Cycles are virtual: the table
+is the same on every machine.
 """
 
 from __future__ import annotations

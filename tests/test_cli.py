@@ -223,7 +223,7 @@ def test_serial_output_is_shown():
         (["--ram", "0"], "0 is not in the range"),
         (["--filter", "no-such.toml", "--vpmu", "emulated"], "no-such.toml"),
         (["--filter", "f.toml"], "there is no hypervisor"),
-        (["--costs", "high"], "there is no hypervisor"),
+        (["--hz", "100"], "there is no hypervisor"),
         (["--vpmu", "none", "--costs", "hi"], "allowed: low typical high"),
         (["--host-event", "instrucions:D", "--vpmu", "emulated"], "instructions"),
         (["--host", "noisy_neighbor.s", "--vpmu", "emulated"], "did you mean"),

@@ -153,7 +153,7 @@ def test_the_page_and_the_class_say_the_same():
     ({"settings": {"model.slot": 3}}, "set model.slot: 3 is out of range (allowed: 1 2 4 8 16)"),
     ({"settings": {"model.alu": 3}}, "3 is less than an issue slot, model.slot=4 (allowed: 4 to 1600000)"),
     ({"settings": {"model.slot": 8}}, "set model.nop: 4 is less than an issue slot, model.slot=8"),
-    ({"settings": {"model.wrmsr": 900}}, "WRMSR takes 900, less than RDMSR with model.msr=960"),
+    ({"settings": {"model.wrmsr": 900}}, "WRMSR takes 900, less than RDMSR with model.msr=1136"),
     ({"settings": {"model.llc_miss": 1000}},
      "set model.llc_miss: 1000 is not more than nearer memory takes"),
     ({"settings": {"model.prefetch_l2": 30}},
@@ -258,8 +258,8 @@ SHOWS: dict[str, dict[str, str]] = {
     "max_cycles": dict.fromkeys(MODES, f"_start: {LOOP.replace('200', '2000')}"),
     "inject": {"bare": COUNTS, "none": READS, **PMU}, "filter": PMU, "guest": PMU,
     "msr_filter": dict.fromkeys(HOSTED, f"_start: {wrmsr(0xC1, 1)}{EXIT}"),
-    "host_events": HOSTED, "host": HOSTED, "other_vpmu": PMU, "watchdog": HOSTED, "costs": HOSTED,
-    "hz": HOSTED,
+    "host_events": HOSTED, "host": HOSTED, "other_vpmu": PMU, "watchdog": HOSTED,
+    "hz": HOSTED, "costs": {"bare": READS, **HOSTED},
     "watchdog_thresh": dict.fromkeys(HOSTED, WAITS), "kvm": dict.fromkeys(HOSTED, PREFIXED),
     "apicv": dict.fromkeys(HOSTED, EOI), "all_passthrough": {"passthrough": COUNTS},
     "switch": {"passthrough": COUNTS, "mediated": COUNTS},
@@ -323,13 +323,14 @@ def test_every_option_has_an_effect_or_is_refused(key, mode):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_latency_and_a_cost_are_numbers_of_the_record(mode, tmp_path):
-    values = {"model.msr": 1600, "model.l2_lines": 2048}
+    values = {"model.msr": 2000, "model.l2_lines": 2048}
     if MODES[mode].hypervisor:
         values |= {"cost.vm_exit": 5000}
-    machine = System(assemble(READS), vpmu=mode, settings=values, costs="high" if "cost.vm_exit" in values
-                     else "typical")  # fmt: skip
+    machine = System(assemble(READS), vpmu=mode, settings=values, costs="high")
     for core in machine.cores:
-        assert int(core.latency[LATENCIES.index("msr")]) == 1600
+        assert int(core.latency[LATENCIES.index("msr")]) == 2000
+        pmc = LATENCIES.index("pmc")
+        assert int(core.latency[pmc]) == machine.model.latencies[pmc][2]
         assert int(core.l2_bits) == 11
     if MODES[mode].hypervisor:
         costs = {name: int(machine.S.config.costs[k][0]) for k, name in enumerate(COST_NAMES)}

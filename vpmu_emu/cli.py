@@ -628,9 +628,11 @@ def _info_cpu(name: str, as_json: bool) -> None:
     costs, latencies = facts.pop("costs"), facts.pop("latencies")
     facts["model"] = " ".join(f"{key}={value}" for key, value in facts["model"].items())
     show([Table("", ("", ""), tuple(facts.items()))])
-    each = tuple((key, value / 16) for key, value in latencies.items())
-    show([Table("Latencies, in cycles (--set model.NAME= takes sixteenths)", ("", "cycles"), each)])
-    words = ("low", "typical", "high", "instructions", "source")
+    words: tuple[str, ...] = ("low", "typical", "high")
+    each = tuple((key, *(row[word] / 16 for word in words), row["doc"]) for key, row in latencies.items())
+    title = "Latencies, in cycles (--set model.NAME= takes sixteenths)"
+    show([Table(title, ("", *words, "of"), each)])
+    words = (*words, "instructions", "source")
     work = tuple((key, *(row[word] for word in words)) for key, row in costs.items())
     show([Table("Costs of the host's work, in cycles (--set cost.ROW=)", ("", *words), work)])
     rows = []

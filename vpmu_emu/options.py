@@ -577,8 +577,9 @@ class Options:
         metavar="N", takes=_number, check=_hertz, need=HYPERVISOR,
     )
     costs: str = _field(
-        "costs", "typical", "What the host's work costs: low, typical or high of isa/cpus.",
-        metavar="LEVEL", check=_level, need=HYPERVISOR,
+        "costs", "typical", "What the host's work costs, and the guest's own accesses to the PMU take: "
+        "low, typical or high of isa/cpus.",
+        metavar="LEVEL", check=_level,
     )
     quirks: tuple[str, ...] = _field(
         "quirk", (), "Bring back a known bug of the RFC (v1: all) or of what was merged; repeatable.",
@@ -713,9 +714,9 @@ class Options:
                 raise ConfigError("other-vpmu", why, may)
         self._check_pmi()
         if self.settings:
-            from vpmu_emu.tables.cpus import changed, cpu
+            from vpmu_emu.tables.cpus import at_level, changed, cpu
 
-            changed(cpu(self.cpu), self.settings)
+            changed(at_level(cpu(self.cpu), COST_LEVELS.index(self.costs)), self.settings)
         if self.watchdog_thresh is not None and self.watchdog == OPTIONS["watchdog"].usual:
             raise ConfigError(
                 "watchdog-thresh", "there is no watchdog without --watchdog", "nmi buddy hpet"

@@ -26,10 +26,18 @@ from vpmu_emu.data import guests_dir
 from vpmu_emu.errors import ConfigError, LoadError
 from vpmu_emu.load import load
 from vpmu_emu.numerals import shown, whole
-from vpmu_emu.options import OPTIONS, Options, check_host_keys, did_you_mean, explained, pairs
+from vpmu_emu.options import (
+    COST_LEVELS,
+    OPTIONS,
+    Options,
+    check_host_keys,
+    did_you_mean,
+    explained,
+    pairs,
+)
 from vpmu_emu.output import check_output, write_output
 from vpmu_emu.snapshot import pack, unpack
-from vpmu_emu.tables.cpus import INDEXED, PARTS, CpuModel, changed, cpu, cpuid_leaves
+from vpmu_emu.tables.cpus import INDEXED, PARTS, CpuModel, at_level, changed, cpu, cpuid_leaves
 from vpmu_emu.tables.events import event_mask, event_text, why_uncounted
 from vpmu_emu.tables.exits import exit_name
 from vpmu_emu.tables.instructions import FEATURES
@@ -174,13 +182,15 @@ class Result:
         return found
 
 
-def host_model(name: str, settings: Iterable[str] | Mapping[str, int] = ()) -> CpuModel:
-    """A CPU model with some numbers of its PMU, its costs and its latencies replaced.
+def host_model(
+    name: str, settings: Iterable[str] | Mapping[str, int] = (), level: str = COST_LEVELS[1]
+) -> CpuModel:
+    """A CPU model with the latencies of a level, and some numbers of its PMU and its time replaced.
 
     Raises:
         ConfigError: unknown model or key, or a number that the record has no room for.
     """
-    model = cpu(name)
+    model = at_level(cpu(name), COST_LEVELS.index(level))
     changes: dict[str, int] = {}
     asked = pairs("set", settings)
     check_host_keys("set", asked)
@@ -309,7 +319,7 @@ class System:
             program = program.entered_at(options.entry)
         self.program = program
         self.mode = mode.name
-        self.model = host_model(options.cpu, options.settings)
+        self.model = host_model(options.cpu, options.settings, options.costs)
         injected = inject_bits(options.inject)
         if self.has_host:
             from vpmu_emu.setup.vm import vm_settings

@@ -1,13 +1,13 @@
 # The first half of a live migration: a VMM that saves its guest to /tmp/vm while that is counting.
 #
-#     vpmu run guests/lessons/07_contention.s --vpmu emulated --host guests/host/save.s --host guests/host/restore.s
+#     vpmu run guests/lessons/06_sampling.s --vpmu emulated --host guests/host/save.s --host guests/host/restore.s
 #
 # Its guest counts a loop on counter 0 and would send the count out through a port. Before it gets there a
 # second thread sends the first one SIGUSR1, which is blocked but in KVM_RUN: it comes back with EINTR, and the
 # VM is saved by the ioctls that QEMU uses, too. /tmp/saved says that the file is whole. With --host restore.s
 # behind it the guest goes on there, and its count is exact.
 #
-#: guest ../lessons/07_contention.s
+#: guest ../lessons/06_sampling.s
 #: modes emulated passthrough mediated
 #: expect all: printed("saved: ") == 1
 #: expect all: exit_code == 0

@@ -28,6 +28,7 @@ from vpmu_emu.linux.perf.event import (
     perf_event_read_value,
     perf_event_release_kernel,
     perf_install_in_context,
+    x86_reserve_hardware,
 )
 from vpmu_emu.linux.perf.mediated import perf_create_mediated_pmu
 from vpmu_emu.linux.perf.userpage import perf_event_update_userpage
@@ -65,6 +66,7 @@ CALL_SET_MSR = 23  # a: register, b: its new value; answers 1 if it is refused
 CALL_APIC_SET_IRQ = 24  # a: vCPU, b: a message as in an ICR; answers 1 if it takes it
 CALL_GUEST_DEBUG = 25  # a: vCPU that no core has loaded, whose debug registers have been set
 CALL_CREATE_MEDIATED_PMU = 26  # a: VM whose first vCPU is about to be made
+CALL_PERF_RESERVE = 27  # a: row of an event of the core PMU that is about to be made
 
 
 @jit(entry=True)
@@ -85,6 +87,8 @@ def kernel_call(S, M, E, op, a, b):
         perf_event_release_kernel(S, E, a)
     elif op == CALL_PERF_INSTALL:
         answer = perf_install_in_context(S, E, a)
+    elif op == CALL_PERF_RESERVE:
+        x86_reserve_hardware(S, E, a)
     elif op == CALL_PERF_USERPAGE:
         perf_event_update_userpage(S, E, a)
         x86_pmu_event_mapped(S, b)

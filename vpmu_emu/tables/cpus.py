@@ -21,10 +21,19 @@ from vpmu_emu.tables.msrs import Shape
 
 @attrs.frozen
 class Cost:
-    """What one piece of host work costs: cycles (low, typical, high), and what retires with it.
+    """What one piece of host work costs, and what retires with it.
 
-    `part` is one of `PARTS`: what the report books it under. An MSR access has none: it belongs to the
-    work that it is part of.
+    Attributes:
+        name: its row, a function of the kernel.
+        cycles: (low, typical, high).
+        instructions, branches: what retires.
+        source: what the work is.
+        figures: rows of isa/figures.toml that the cycles come from.
+        estimate: the reasoning that leads to low and high.
+        part: one of `PARTS`, what the report books it under. An MSR access has none: it belongs to the
+            work that it is part of.
+        typical: the figure whose value is typical; "": the geometric mean of low and high is.
+        guest: guest kernels spend it, too.
     """
 
     name: str
@@ -32,7 +41,20 @@ class Cost:
     instructions: int
     branches: int
     source: str
+    figures: tuple[str, ...] = attrs.field(converter=tuple)
+    estimate: str
     part: str = ""
+    typical: str = ""
+    guest: bool = False
+
+
+@attrs.frozen
+class Latency:
+    """What one latency is: a sentence, where its value comes from, rows of isa/figures.toml."""
+
+    doc: str
+    source: str
+    figures: tuple[str, ...] = attrs.field(default=(), converter=tuple)
 
 
 @attrs.frozen(kw_only=True)
@@ -53,7 +75,8 @@ class CpuModel:
         crystal_khz: rate of the crystal, from which the TSC is multiplied.
         predictor, l1_lines, l2_lines, llc_lines: sizes of the predictor and cache model.
         prefetch_l2, prefetch_llc: lines that the stream prefetcher runs ahead, 0 without one.
-        latency: one element per name in `LATENCIES`.
+        latency: one element per name in `LATENCIES`: typical, or what `at_level` and `changed` give.
+        latencies: (low, typical, high) of each.
         costs: one element per name in `COST_NAMES`.
     """
 
@@ -88,6 +111,7 @@ class CpuModel:
     prefetch_l2: int
     prefetch_llc: int
     latency: tuple[int, ...]
+    latencies: tuple[tuple[int, int, int], ...]
     costs: tuple[Cost, ...]
 
     def shape(self) -> Shape:
@@ -163,6 +187,12 @@ CPU_NAMES: tuple[str, ...] = tuple(_TABLES)
 LATENCIES: tuple[str, ...] = tuple(_FIRST["latency"])
 """Names of the latency classes, the same in every model; `CpuModel.latency` is in this order."""
 
+LATENCY_ROWS: dict[str, Latency] = {
+    name: Latency(**row)
+    for name, row in tomllib.loads((isa_dir() / "latencies.toml").read_text()).items()
+}
+"""What each of `LATENCIES` is."""
+
 _COSTS: dict[str, dict[str, Any]] = tomllib.loads((isa_dir() / "costs.toml").read_text())
 
 SIZES: tuple[str, ...] = tuple(_FIRST["model"])
@@ -186,6 +216,7 @@ def cpu(name: str) -> CpuModel:
     if name not in _TABLES:
         raise _unknown("cpu", name, CPU_NAMES)
     table = _TABLES[name]
+    latencies = tuple(_three(table["latency"][key]) for key in LATENCIES)
     return CpuModel(
         name=name,
         **table["identity"],
@@ -193,17 +224,29 @@ def cpu(name: str) -> CpuModel:
         **table["time"],
         **table["model"],
         features=frozenset(key for key, on in table["features"].items() if on),
-        latency=tuple(table["latency"][key] for key in LATENCIES),
+        latency=tuple(typical for _, typical, _ in latencies),
+        latencies=latencies,
         costs=tuple(
             Cost(name=key, cycles=tuple(table["cycles"][key]), **_COSTS[key]) for key in COST_NAMES
         ),
     )
 
 
+_LEVELS = ("low", "typical", "high")
 MOST_CYCLES = 1_000_000_000  # of one piece of work: a third of a second
 MOST_LATENCY = 1_600_000  # 100 000 cycles
 _ADDED = ("load", "store", "l2_hit", "llc_ref", "llc_miss", "tlb_walk", "mispredict", "pebs", "interrupt")
 _NEARER = ("load", "l2_hit", "llc_ref", "llc_miss")
+
+
+def _three(value: int | list[int]) -> tuple[int, int, int]:
+    low, typical, high = value if isinstance(value, list) else (value, value, value)
+    return low, typical, high
+
+
+def at_level(model: CpuModel, level: int) -> CpuModel:
+    """The model with its low (0), typical (1) or high (2) latencies."""
+    return attrs.evolve(model, latency=tuple(three[level] for three in model.latencies))
 
 
 @cache
@@ -300,14 +343,19 @@ def describe(model: CpuModel) -> dict[str, Any]:
         "features": sorted(model.features),
         **{key: getattr(model, key) for key in pmu},
         "model": {key: getattr(model, key) for key in SIZES},
-        "latencies": dict(zip(LATENCIES, model.latency, strict=True)),
+        "latencies": {
+            name: {**dict(zip(_LEVELS, three, strict=True)), **attrs.asdict(LATENCY_ROWS[name])}
+            for name, three in zip(LATENCIES, model.latencies, strict=True)
+        },
         "costs": {
             cost.name: {
-                **dict(zip(("low", "typical", "high"), cost.cycles, strict=True)),
+                **dict(zip(_LEVELS, cost.cycles, strict=True)),
                 "instructions": cost.instructions,
                 "branches": cost.branches,
                 "part": cost.part or None,
                 "source": cost.source,
+                "figures": cost.figures,
+                "estimate": cost.estimate,
             }
             for cost in model.costs
         },

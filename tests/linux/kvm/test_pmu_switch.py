@@ -26,6 +26,9 @@ from vpmu_emu.linux.kvm.vmx.vmcs import vmcs_read
 from vpmu_emu.linux.state import ACCESS_NAMES, LAZY
 from vpmu_emu.linux.trace_kinds import TR_PMU_LOAD, TR_PMU_PUT, TR_VMCS_ACCESS
 from vpmu_emu.machine.ring import TR_VM_ENTRY
+from vpmu_emu.options import COST_LEVELS
+from vpmu_emu.tables.cpus import cpu
+from vpmu_emu.tables.figures import FIGURES
 from vpmu_emu.tables.modes import MODES, SWITCH_POLICIES
 
 OWNERS = ("passthrough", "mediated")
@@ -462,13 +465,17 @@ def test_the_prices_stand_in_the_docs():
 
 
 def test_linuxs_own_figures_lie_in_their_intervals():
-    """Emerald Rapids, a CPUID exit: 4000 cycles, and 3000 since writes that change nothing are left out."""
+    """Emerald Rapids, a CPUID exit, in cycles of the TSC; `elide` leaves writes out that change nothing."""
     measured = runpy.run_path(str(ROOT / "benchmarks" / "switch.py"))["measured"]
-    for policy, figure in (("eager", 4000), ("elide", 3000)):
-        low, high = (measured("mediated", policy, False, level)[0] for level in ("low", "high"))
-        assert low < figure < high
-    saved = measured("mediated", "eager", False)[0] - measured("mediated", "elide", False)[0]
-    assert 900 < saved < 1100
+    emr = cpu("emr")
+    for policy, name in (("eager", "cpuid_exit_emr"), ("elide", "cpuid_exit_emr_elided")):
+        low, typical, high = (
+            measured("mediated", policy, False, level)[0] * emr.tsc_khz / emr.core_khz
+            for level in COST_LEVELS
+        )
+        assert FIGURES[name].unit == "tsc"
+        assert low < FIGURES[name].value[0] < high
+        assert typical == pytest.approx(FIGURES[name].value[0], rel=0.1)
 
 
 # --- refused --------------------------------------------------------------------------------------------

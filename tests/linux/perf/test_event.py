@@ -7,6 +7,7 @@ import struct
 import numpy as np
 import pytest
 
+from tests.conftest import ROOT
 from tests.linux.guests import system, window
 from tests.linux.perf.test_laws import (
     BRANCHES,
@@ -17,6 +18,7 @@ from tests.linux.perf.test_laws import (
     USER,
     Machine,
 )
+from vpmu_emu.asm import assemble
 from vpmu_emu.linux.calls import CALL_PERF_PERIOD, CALL_PERF_RESET, kernel_call
 from vpmu_emu.linux.charge import charge
 from vpmu_emu.linux.perf.event import (
@@ -55,6 +57,8 @@ from vpmu_emu.linux.state import (
     PERF_TYPE_SOFTWARE,
     PERF_TYPE_UNCORE,
     PMU_CORE,
+    PMU_SOFTWARE,
+    PMU_UNCORE,
 )
 from vpmu_emu.linux.syscalls.perf import remember
 from vpmu_emu.machine.clock import tsc_value
@@ -63,6 +67,7 @@ from vpmu_emu.machine.processor_flags import X86_CR4_PCE
 from vpmu_emu.machine.state import CLASS, NEVER
 from vpmu_emu.machine.u64 import U64
 from vpmu_emu.setup.hostevents import HostEvent
+from vpmu_emu.tables.cpus import COST_NAMES
 from vpmu_emu.tables.modes import MODES
 from vpmu_emu.views.perf import closed_report, error_report, perf_report
 
@@ -826,3 +831,97 @@ def test_what_was_inherited_goes_with_its_origin(machine):
     S.percpu[1].task_ctx = -1
     perf_event_exit_task(S, E, 1)
     assert machine.events() == []
+
+
+# --- the hardware is reserved by the first event, and again after the last has gone -----------------------
+
+RESERVE = COST_NAMES.index("x86_reserve_hardware")
+
+
+def reserved(machine):
+    return int(machine.host.work[RESERVE])
+
+
+def test_the_first_event_of_the_host_reserves_the_hardware(machine):
+    S, E = machine.S, machine.E
+    cpus = int(S.config.n_cores)
+    machine.open(config=0, pmu_type=PERF_TYPE_SOFTWARE, pmu_ctx=PMU_SOFTWARE)
+    machine.open(config=0, pmu_type=PERF_TYPE_UNCORE, pmu_ctx=PMU_UNCORE)
+    assert reserved(machine) == 0
+    first = machine.open(config=INSTRUCTIONS, state=PERF_EVENT_STATE_INACTIVE)
+    assert reserved(machine) == cpus
+    second = machine.open(config=BRANCHES, state=PERF_EVENT_STATE_OFF)  # whether it is on or not
+    perf_event_release_kernel(S, E, first)
+    third = machine.open(config=BRANCHES, ctx=CTX_TASK, cpu=-1)
+    assert reserved(machine) == cpus
+    perf_event_release_kernel(S, E, second)
+    perf_event_release_kernel(S, E, third)
+    machine.open(config=CYCLES)
+    assert reserved(machine) == 2 * cpus
+
+
+def test_so_does_the_first_event_of_kvm(machine):
+    S, E = machine.S, machine.E
+    asked = (0, ATTR_EXCLUDE_HOST | ATTR_PINNED, U64(INSTRUCTIONS), U64(1 << 20), OWNER_KVM, 0, 0)
+    first = perf_event_create_kernel_counter(S, E, *asked)
+    assert reserved(machine) == int(S.config.n_cores)
+    perf_event_create_kernel_counter(S, E, *asked[:-1], 1)
+    machine.open(config=CYCLES)
+    perf_event_release_kernel(S, E, first)
+    assert reserved(machine) == int(S.config.n_cores)
+
+
+OPENS_ELSEWHERE = """
+        .include "linux.inc"
+        .include "host.inc"
+        .globl _start
+_start: set_affinity 0, second_core
+        perf_open attr, ANY, 0
+        exit_if_error 1
+        exit_program 0
+        .data
+        .balign 8
+second_core: .quad 2
+attr:   perf_attr PERF_TYPE_HARDWARE, PERF_COUNT_HW_CPU_CYCLES, PERF_ATTR_EXCLUDE_GUEST
+        host_storage
+"""
+
+
+def test_it_is_the_work_of_the_cpu_that_opens_the_event():
+    host = [assemble(OPENS_ELSEWHERE, str(ROOT / "guests/host/elsewhere.s"))]
+    body = "    mov ecx, 20000\n1:  dec ecx\n    jnz 1b\n    cpuid\n    EXIT 0\n"
+    found = system(body, "none", cores=2, host=host)
+    found.run()
+    assert [int(found.S.percpu[cpu].work[RESERVE]) for cpu in (0, 1)] == [0, 2]
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+@pytest.mark.parametrize(("asked", "paid"), [
+    ({}, True), ({"watchdog": "buddy"}, True), ({"watchdog": "nmi"}, False),
+    ({"host_events": ["cycles:H"]}, False),
+])  # fmt: skip
+def test_nobody_pays_while_somebody_else_has_an_event(asked, paid, cores):
+    """Every CPU has its buffers, and the watchdog's events are events of the core PMU, too."""
+    found = system(window("    nop\n" * 5), "emulated", cores=cores, **asked)
+    found.run()
+    assert int(found.S.percpu[0].work[COST_NAMES.index("perf_event_create_kernel_counter")]) >= 1
+    assert sum(int(host.work[RESERVE]) for host in found.S.percpu) == (cores if paid else 0)
+
+
+def test_a_sample_costs_once_a_sample_and_a_pmi_once_a_pmi(machine):
+    """Two events whose counters overflow together: one interrupt, two samples."""
+    for config in (INSTRUCTIONS, BRANCHES):
+        machine.open(config=config, sample_period=100, exclude_kernel=1)
+    work = machine.host.work
+    for _ in range(5):
+        machine.work(USER, 100, 100, 100)
+    assert int(work[COST_NAMES.index("perf_event_nmi_handler")]) == 5
+    assert int(work[COST_NAMES.index("perf_event_overflow")]) == 10
+
+
+def test_an_event_with_a_frequency_is_looked_at_in_each_tick(machine):
+    machine.open(config=INSTRUCTIONS, sample_freq=1000, exclude_kernel=1)
+    machine.open(config=BRANCHES, sample_period=1 << 30, exclude_kernel=1)
+    for _ in range(3):
+        perf_event_task_tick(machine.S, machine.E)
+    assert int(machine.host.work[COST_NAMES.index("perf_adjust_freq_unthr_context")]) == 3

@@ -87,7 +87,7 @@ def creations(times: int, spin: int, monkeypatch) -> list[tuple[bool, int]]:
 
 @pytest.mark.uncompiled
 def test_busy_where_the_trace_says_that_the_guest_has_the_pmu(monkeypatch):
-    seen = creations(cases(day=200, laws=10_000, night=10_000, uncompiled=60), 300, monkeypatch)
+    seen = creations(cases(day=200, laws=10_000, night=10_000, uncompiled=60), 3000, monkeypatch)
     assert {busy for busy, _ in seen} == {True, False}
     assert [(busy, last) for busy, last in seen if busy != (last == TR_PMU_LOAD)] == []
 
@@ -128,7 +128,7 @@ def test_as_merged_it_is_refused_wherever_the_guest_is():
     """EOPNOTSUPP for every CPU as long as the VM is there, in the guest or out of it."""
     times = cases(day=60, laws=3000, night=3000, uncompiled=3)
     maker = assemble(REFUSED.format(times=times), str(ROOT / "guests/host/refused.s"))
-    guest = assemble(GUEST.format(rounds=16 * times, spin=300), "guest.s")
+    guest = assemble(GUEST.format(rounds=48 * times, spin=300), "guest.s")
     machine = System(guest, vpmu="mediated", cores=2, ram=2, host=[maker])
     result = machine.result(machine.run()).to_json()
     assert result["exit_code"] == 0

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.linux.guests import system
 from tests.tools.profiles import cases
 from vpmu_emu.linux import native
-from vpmu_emu.linux.calls import CALL_PERF_INSTALL, kernel_call
+from vpmu_emu.linux.calls import CALL_PERF_INSTALL, CALL_PERF_RESERVE, kernel_call
 from vpmu_emu.linux.charge import charge
 from vpmu_emu.linux.perf.event import (
     perf_event_disable,
@@ -134,6 +134,10 @@ class Machine:
         for name, value in attributes.items():
             event[name] = value
         self.counted[i] = self.enabled[i] = self.running[i] = 0
+        if event.pmu_type == PERF_TYPE_RAW:  # as sys_perf_event_open() does
+            event.used = 0
+            kernel_call(self.S, self.M, self.E, CALL_PERF_RESERVE, i, 0)
+            event.used = 1
         errno = int(kernel_call(self.S, self.M, self.E, CALL_PERF_INSTALL, i, 0))
         return i if errno == 0 else errno
 

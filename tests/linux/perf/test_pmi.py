@@ -87,7 +87,7 @@ def test_an_nmi_behind_the_put_is_taken_for_the_hosts(mode, skid):
 @vectors
 @owned
 def test_a_message_behind_the_put_is_an_nmi_with_either(mode, vector):
-    assert one_overflow(mode, vector, "1500:0") == GONE
+    assert one_overflow(mode, vector, "1700:0") == GONE
 
 
 def test_perf_owns_all_of_it():
@@ -176,7 +176,7 @@ SPIN = """
 @pytest.mark.parametrize(("skid", "unclaimed"), [("0:0", 0), ("40000:0", 1)])
 def test_what_another_nmi_has_served_already_is_unknown_when_it_comes(skid, unclaimed):
     """The HPET's NMI finds the overflow, whose own message is still on its way: nothing is lost by that."""
-    options = {"watchdog": "hpet", "watchdog_thresh": 0.0001, "host_events": ["cycles/period=270000/"]}
+    options = {"watchdog": "hpet", "watchdog_thresh": 0.0001, "host_events": ["cycles/period=255000/"]}
     perf = run(SPIN, "none", pmi_skid=skid, **options)[1]["perf"]
     assert perf["events"][0]["samples"] == 1
     assert (perf["nmis_unclaimed"], perf["pmis_lost"], perf["pmis_misattributed"]) == (unclaimed, 0, 0)
@@ -184,7 +184,7 @@ def test_what_another_nmi_has_served_already_is_unknown_when_it_comes(skid, uncl
 
 def test_the_report_tells_of_it_and_only_then():
     body = GUEST.format(nops=40)
-    for skid, told in (("0:0", False), ("1500:0", True)):
+    for skid, told in (("0:0", False), ("1700:0", True)):
         result = run(body, "passthrough", pmi_skid=skid)[1]
         words = " ".join("".join(plain(table) for table in run_tables(result)).split())
         for line in ("PMIs taken for somebody else's", "PMIs of which their owner never heard"):

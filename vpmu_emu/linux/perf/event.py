@@ -272,12 +272,16 @@ def _move_group(S, E, i):
 
 @jit()
 def x86_reserve_hardware(S, E, i):
-    """The first event of the core PMU after there was none: buffers for all CPUs (reserve_ds_buffers)."""
+    """The first event of the core PMU after there was none: buffers for all CPUs (reserve_ds_buffers).
+
+    Works on the CPU that makes event i, wherever that will count.
+    """
     for k in range(S.perf_rows):
         other = S.perf_events[k]
         if k != i and other.used != 0 and pmu_of(other.pmu_type) == state.PMU_CORE:
             return
-    retire_work(S, E, COST_RESERVE)
+    for _ in range(S.config.n_cores):
+        retire_work(S, E, COST_RESERVE)
 
 
 @jit()
@@ -304,8 +308,6 @@ def perf_install_in_context(S, E, i):
     if errno != 0:
         event.used = 0
         return errno
-    if event.pmu_ctx == state.PMU_CORE and pmu_of(event.pmu_type) == state.PMU_CORE:
-        x86_reserve_hardware(S, E, i)
     perf_event_alloc(S, i)
     if event.leader != i:
         S.perf_events[event.leader].group_generation += 1
@@ -365,6 +367,7 @@ def perf_event_create_kernel_counter(S, E, ctx, flags, config, period, owner, vc
     event.read_format = ZERO
     event.watchdog = 0
     event.sample_period = period
+    x86_reserve_hardware(S, E, i)
     errno = perf_install_in_context(S, E, i)
     return errno if errno != 0 else i
 

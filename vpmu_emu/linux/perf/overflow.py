@@ -20,6 +20,7 @@ from vpmu_emu.linux.state import OWNER_KVM, PMU_CORE
 from vpmu_emu.linux.watchdog import watchdog_overflow_callback
 from vpmu_emu.machine.u64 import ONE, U64, ZERO
 
+COST_OVERFLOW = cost("perf_event_overflow")
 COST_KVM_OVERFLOW = cost("kvm_perf_overflow")
 
 NSEC_PER_SEC = U64(1_000_000_000)
@@ -103,6 +104,7 @@ def perf_event_overflow(S, E, i, throttle):
         retire_work(S, E, COST_KVM_OVERFLOW)
         kvm_perf_overflow(S, E, S.vcpus[event.vcpu], event.pmc)
     else:
+        retire_work(S, E, COST_OVERFLOW)
         perf_event_output(S, E, i)
         if event.event_limit > 0:
             event.event_limit -= 1

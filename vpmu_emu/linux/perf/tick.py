@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
+from vpmu_emu.linux.native import cost, retire_work
 from vpmu_emu.linux.percpu import this_core, this_cpu
 from vpmu_emu.linux.perf.clocks import pmu_of
 from vpmu_emu.linux.perf.overflow import perf_adjust_period
@@ -25,6 +26,8 @@ from vpmu_emu.linux.state import PERF_EVENT_STATE_ACTIVE, PMU_CORE
 from vpmu_emu.machine.state import NEVER
 from vpmu_emu.machine.u64 import U64
 
+COST_ADJUST = cost("perf_adjust_freq_unthr_context")
+
 
 @jit()
 def perf_mux_hrtimer_handler(S, E):
@@ -39,6 +42,7 @@ def perf_mux_hrtimer_handler(S, E):
 def perf_adjust_freq_unthr_context(S, E, i):
     """At a tick: a throttled event runs again, one with a frequency gets the period that it needs."""
     event = S.perf_events[i]
+    retire_work(S, E, COST_ADJUST)
     core = pmu_of(event.pmu_type) == PMU_CORE
     if event.interrupts == THROTTLED:
         perf_event_unthrottle_group(S, E, i, 1 if event.sample_freq == 0 else 0)

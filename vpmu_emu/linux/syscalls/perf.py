@@ -328,7 +328,12 @@ def sys_perf_event_open(
     i = _free_row(host)
     if output >= 0:
         output = check_output(S, i, output, cpu, ctx, _clock(attr))
+    here = host.cpu
     with host.on_cpu(active_cpu(host, ctx)):
+        if pmu_type == state.PERF_TYPE_RAW:
+            there, S.this_cpu = S.this_cpu, here  # perf_init_event() is the caller's work
+            host.kernel_call(calls.CALL_PERF_RESERVE, i)
+            S.this_cpu = there
         fill_row(
             S.perf_events[i],
             used=1,
