@@ -84,7 +84,7 @@ def test_read_while_it_counts_by_rdmsr_and_rdpmc():
     system = run(OPEN + body + READ_SLOTS + CLOSE)
     # four instructions of READ counted before RDMSR read; nothing has stalled yet
     assert fields(system)[:4] == [255, 0, 0, 0]
-    assert near(int(system.core.regs[13]) & 0xFF, 1010, 1010 + 60 * 16 / SLOT)
+    assert near(int(system.core.regs[13]) & 0xFF, 1010, 1010 + LATENCY["msr"] / SLOT)
 
 
 def test_two_windows_are_one():

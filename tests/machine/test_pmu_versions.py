@@ -306,7 +306,7 @@ def test_every_counter_wraps_at_its_width(counter, width):
 def test_fixed_counters_raise_pmis(fixed):
     text = armed(-1000, selector=0).replace(write(0x38F, 0xFF), "")
     text += write(0x309 + fixed, -2 % WIDTH) + write(0x38D, 9 << 4 * fixed) + "work:\n"
-    text = text.replace("work:\n", "", 1) + write(0x38F, 1 << 32 + fixed) + "nop\n" * 8
+    text = text.replace("work:\n", "", 1) + write(0x38F, 1 << 32 + fixed) + "nop\n" * 24
     system = run(text, HANDLERS)
     assert len(taken(system)) == 1
     assert system.guest_pmu()["global_status"] == 1 << 32 + fixed
