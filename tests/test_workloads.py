@@ -187,7 +187,7 @@ def profiled(pick, name, seed):
     defsym = {
         "SEED": seed, "WARM_UNITS": WARM, "UNITS": UNITS, "EVENTS": pick.choice((0, 1, 6, 10, 15)),
         "EVENT": pick.choice((0xC0, 0xC0, 0x3C, 0xC4)), "FREQ": pick.choice((1, 1000, 1000, 3000)),
-        "HZ": pick.choice((100, 250, 1000)), "KERNEL": pick.choice((607, 700)),
+        "HZ": pick.choice((100, 250, 1000)), "KERNEL": pick.choice((515, 607, 700)),
         "WATCHDOG": pick.randrange(2),
     }  # fmt: skip
     if "emulated" in (mode, to):  # it leaves a guest no time to work if that samples much
