@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import tomllib
 
 import pytest
 
+from vpmu_emu.data import guests_dir
 from vpmu_emu.tables.cpus import CPU_NAMES, LATENCIES, LATENCY_ROWS, cpu
 from vpmu_emu.tables.figures import COST, FIGURES, TARGET, VALIDATION
 
@@ -86,3 +88,13 @@ def test_what_guest_kernels_spend_is_written_for_them():
     for name, cost in rows.items():
         assert f".ifndef COST_{name}\n        .equ COST_{name}, {cost.cycles[1]}\n" in text
     assert text.count(".ifndef") == len(rows)
+
+
+def test_the_recipe_that_draws_costs_draws_them_from_their_intervals():
+    """guests/sweeps/uncertain.toml says so."""
+    spec = tomllib.loads((guests_dir() / "sweeps" / "uncertain.toml").read_text())
+    drawn = spec["random"]["set"]["cost"]
+    assert drawn
+    for name, ends in drawn.items():
+        low, _, high = cpu("spr").cost(name).cycles
+        assert (ends["low"], ends["high"]) == (low, high), name
