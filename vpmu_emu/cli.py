@@ -787,6 +787,50 @@ def sweep(
 
 
 @main.command()
+@click.option("--all", "every", is_flag=True, help="Mediated with each policy of the switch, too.")
+@click.option("--workloads", metavar="NAMES", help="Of guests/workloads, with commas; else all eight.")
+@click.option("--cpu", default="spr", show_default=True, metavar="MODEL", help="The host.")
+@click.option("--guest-hz", default=250, show_default=True, metavar="N", help="HZ of the guest's kernel.")
+@click.option("--hz", default=250, show_default=True, metavar="N", help="HZ of the host's kernel.")
+@click.option("--warm", "warm_ms", type=float, metavar="MS", help="Virtual time for frequencies to settle.")
+@click.option("--ms", type=float, metavar="MS", help="Virtual time that is measured after that.")
+@click.option("--seeds", default="1", show_default=True, metavar="N,N", help="Of the workloads' data.")
+@click.option("--draws", default=4000, show_default=True, type=click.IntRange(100, 1_000_000),
+              help="Random sets of costs that make an interval.")
+@click.option("--assumptions", is_flag=True, help="What else could be assumed, and what that changes.")
+@click.option("--validation", is_flag=True, help="Other published figures, predicted.")
+@click_options("settings", "defsym")
+@click.option("--jobs", type=click.IntRange(1), metavar="N", help="Processes; one for each processor.")
+@click.option("--plot", is_flag=False, flag_value="-", metavar="[FILE]",
+              help="A picture: here, or a .png or .svg.")
+@click.option("--json", "as_json", is_flag=True, help="As in docs/overhead.md.")
+def overhead(**asked: Any) -> None:
+    """Predict what perf costs in a guest, beside what was published for the passthrough series."""
+    from vpmu_emu.lab import overhead_report
+    from vpmu_emu.lab.overhead import question_of
+    from vpmu_emu.report import show
+
+    question = question_of(asked)
+    picture = asked["plot"]
+    if picture not in (None, "-"):
+        overhead_report.check_picture(Path(picture))
+    prepare([design.vpmu for design in question.designs])
+    with _progress("running workloads", pause=5.0) as tell:
+        found = overhead_report.table(
+            question, asked["jobs"], lambda done, of: tell(done, of, "runs"),
+            assumptions=asked["assumptions"], validation=asked["validation"],
+        )  # fmt: skip
+    if picture not in (None, "-"):
+        overhead_report.plot(found, Path(picture))
+    if asked["as_json"]:
+        _json(found)
+        return
+    show(overhead_report.tables(found))
+    if picture == "-":
+        say(overhead_report.bars(found), nl=False)
+
+
+@main.command()
 @run_options
 @click.option("-x", "--script", type=click.File(), help="Read commands from this file.")
 @click.pass_context

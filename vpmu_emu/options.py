@@ -324,10 +324,12 @@ HOST_KEYS: dict[str, range] = {
 }  # fmt: skip
 """Of `--set`: what a host CPU's PMU can be."""
 KVM_KEYS: dict[str, Sequence[int]] = {
-    "fixed_cap": (3, 4), "force_emulation_prefix": (0, 1, 3), "mixed": (0, 1),
+    "fixed_cap": (3, 4), "force_emulation_prefix": (0, 1, 3), "mixed": (0, 1), "event_reuse": (1, 0),
+    "count_emulated": (1, 0),
 }  # fmt: skip
-"""Of `--kvm`: what KVM has had as KVM_MAX_NR_INTEL_FIXED_COUNTERS, and takes as a parameter; and a what-if:
-KVM's own events do not keep another VM's guest from owning the PMU, nor the reverse."""
+"""Of `--kvm`: what KVM has had as KVM_MAX_NR_INTEL_FIXED_COUNTERS, and takes as a parameter; and what-ifs:
+KVM's own events do not keep another VM's guest from owning the PMU, nor the reverse; and what older KVMs
+did not do: use the perf event of a paused counter again (5.6), count what they emulate (5.17)."""
 
 
 def check_keys(key: str, values: Mapping[str, int], keys: Mapping[str, Sequence[int]]) -> None:
@@ -566,7 +568,8 @@ class Options:
     )
     kvm: Mapping[str, int] = _field(
         "kvm", {}, "KVM itself: fixed_cap=3 (4), force_emulation_prefix=1 (0, 3), mixed=0 (1: emulated VMs "
-        "may stand beside mediated ones); repeatable.",
+        "may stand beside mediated ones), event_reuse=1 (0: as before 5.6), count_emulated=1 (0: as before "
+        "5.17); repeatable.",
         metavar="KEY=VALUE", takes=_pairs, many=True, check=_kvm_keys, need=HYPERVISOR,
     )
     apicv: bool = _field(

@@ -393,7 +393,13 @@ class System:
         if self._moment is not None:
             self._arm(self._moment)
         if options.max_cycles is not None:
-            E.t_limit = min(16 * options.max_cycles, int(END_OF_TIME))
+            self._limit(options.max_cycles)
+
+    def _limit(self, cycles: int) -> None:
+        from vpmu_emu.machine.state import END_OF_TIME
+
+        self.max_cycles = cycles
+        self.E.t_limit = min(16 * cycles, int(END_OF_TIME))
 
     def _check(self, program: Program) -> None:
         """Whether the image fits."""
@@ -469,14 +475,20 @@ class System:
             if self._is_saved():  # whatever other programs of the host would still do
                 return RUN_STOPPED
 
-    def run(self) -> Stop:
-        """Run until the program ends, a breakpoint, a watchpoint, or the instruction limit.
+    def run(self, until: int | None = None) -> Stop:
+        """Run until the program ends, a breakpoint, a watchpoint, or the limit of instructions or cycles.
+
+        Args:
+            until: stop when so many cycles of a core are over, whatever `max_cycles` was; a stop
+                `max-cycles`, and another run goes on from there.
 
         Raises:
             KeyboardInterrupt: after the slice in which Ctrl-C came; the state is whole.
         """
         from vpmu_emu.machine.state import RUN_SLICE
 
+        if until is not None:
+            self._limit(until)
         while True:
             code = self._turn(self._slice)
             if self._moment is not None and self._is_moment(code):

@@ -1,7 +1,7 @@
 /*
  * A guest kernel that runs one workload, alone or under `perf record -F FREQ -e N×instructions -a --overwrite`.
  *
- * What it does to the PMU, and in which order, is what Linux does (6.7, or 7.0 with KERNEL=700): each function
+ * What it does to the PMU, and in which order, is what Linux does (5.15; KERNEL=607 is 6.7, 700 is 7.0): each function
  * bears the name that it has there, and does its MSR accesses. What Linux does besides, in memory and registers,
  * is time: work() spends what the row of isa/costs.toml of that name says, and counts it.
  *
@@ -37,10 +37,15 @@ enum work {
 uint64_t work_count[WORKS];
 uint64_t elapsed_tsc, checksum, tsc_khz;
 uint64_t perf_nmis, perf_unknown_nmis, perf_samples, perf_rotations, perf_throttles, perf_ticks, perf_lowered;
-uint64_t perf_nmi_ns; /* spent in perf's NMI handler, as perf_sample_event_took() hears of it */
+/* Spent in perf's NMI handler, as perf_sample_event_took() hears of it: in all, and the shortest. */
+uint64_t perf_nmi_ns, perf_nmi_min_ns = ~0ull;
 uint64_t max_samples_per_tick;
 uint64_t timer_interrupts;
 volatile uint64_t io_done;
+
+/* When each unit ended, by the TSC, those that warm up included; as far as there is room. */
+#define STAMPS (1 << 17)
+uint64_t units_done, stamps[STAMPS];
 
 #define X2APIC_EOI 0x80b
 #define X2APIC_SVR 0x80f
@@ -240,23 +245,31 @@ static int x86_perf_event_set_period(struct perf_event *event)
 	return ret;
 }
 
+/* Since 6.1 __intel_pmu_enable_all() writes the control of the fixed counters, if it is not what it was. */
+static void intel_pmu_set_fixed(struct perf_event *event, uint64_t bits)
+{
+	unsigned shift = 4 * (event->idx - INTEL_PMC_IDX_FIXED);
+	uint64_t was = KERNEL_ < 601 ? rdmsr(event->config_base) : cpuc.fixed_ctrl_val;
+
+	cpuc.fixed_ctrl_val = (was & ~(0xfull << shift)) | bits << shift;
+	if (KERNEL_ < 601) {
+		wrmsr(event->config_base, cpuc.fixed_ctrl_val);
+		cpuc.active_fixed_ctrl_val = cpuc.fixed_ctrl_val;
+	}
+}
+
 static void intel_pmu_enable_event(struct perf_event *event)
 {
-	if (event->idx >= INTEL_PMC_IDX_FIXED) {
-		unsigned shift = 4 * (event->idx - INTEL_PMC_IDX_FIXED);
-
-		/* Written by __intel_pmu_enable_all(), if it is not what it was. */
-		cpuc.fixed_ctrl_val &= ~(0xfull << shift);
-		cpuc.fixed_ctrl_val |= 0xbull << shift;
-	} else {
+	if (event->idx >= INTEL_PMC_IDX_FIXED)
+		intel_pmu_set_fixed(event, 0xb);
+	else
 		wrmsr(event->config_base, event->config | EVENTSEL_ENABLE);
-	}
 }
 
 static void intel_pmu_disable_event(struct perf_event *event)
 {
 	if (event->idx >= INTEL_PMC_IDX_FIXED)
-		cpuc.fixed_ctrl_val &= ~(0xfull << 4 * (event->idx - INTEL_PMC_IDX_FIXED));
+		intel_pmu_set_fixed(event, 0);
 	else
 		wrmsr(event->config_base, event->config & ~EVENTSEL_ENABLE);
 }
@@ -555,14 +568,14 @@ struct sample { /* PERF_RECORD_SAMPLE: header, IP, TID, TIME, ID, CPU, PERIOD */
 };
 
 #define RING_SAMPLES 1024
-static struct sample ring[RING_SAMPLES];
+struct sample perf_ring[RING_SAMPLES]; /* mapped by the tool, which reads it when it stops */
 static uint64_t ring_head;
 
 static int perf_event_overflow(struct perf_event *event, const struct frame *regs)
 {
 	int ret = __perf_event_account_interrupt(event);
 	/* --overwrite: written backward, never full */
-	struct sample *to = &ring[--ring_head % RING_SAMPLES];
+	struct sample *to = &perf_ring[--ring_head % RING_SAMPLES];
 
 	work(WORK_perf_event_overflow);
 	*to = (struct sample){ 9ull | (uint64_t)sizeof(*to) << 48, regs->rip, 1, sched_clock(),
@@ -639,6 +652,8 @@ __attribute__((interrupt)) static void asm_exc_nmi(struct frame *regs)
 	uint64_t took = sched_clock() - start;
 
 	perf_nmi_ns += took;
+	if (took < perf_nmi_min_ns)
+		perf_nmi_min_ns = took;
 	perf_sample_event_took(took);
 	perf_nmis++;
 	/* An NMI that finds nothing, after one that found two overflows, was the second one's (default_do_nmi()). */
@@ -674,19 +689,21 @@ static void perf_event_task_tick(void)
 	perf_throttled_count = 0;
 	if (!nr_events)
 		return;
-	/* Up to 6.8 the PMU is stopped for each event, since 6.9 once. */
-	if (KERNEL_ >= 609)
+	/* From 6.2 to 6.9 the PMU is stopped for each event, before and after once. */
+	int each = KERNEL_ >= 602 && KERNEL_ < 610;
+
+	if (!each)
 		perf_pmu_disable();
 	for (int i = 0; i < MAX_EVENTS; i++) {
 		if (!events[i].active)
 			continue;
-		if (KERNEL_ < 609)
+		if (each)
 			perf_pmu_disable();
 		perf_adjust_freq_unthr_event(&events[i]);
-		if (KERNEL_ < 609)
+		if (each)
 			perf_pmu_enable();
 	}
-	if (KERNEL_ >= 609)
+	if (!each)
 		perf_pmu_enable();
 }
 
@@ -856,6 +873,16 @@ static void perf_record(void)
 	}
 }
 
+static uint64_t unit(void)
+{
+	uint64_t value = workload_unit();
+
+	if (units_done < STAMPS)
+		stamps[units_done] = clock_tsc();
+	units_done++;
+	return value;
+}
+
 void kernel_main(void)
 {
 	uint64_t start;
@@ -870,10 +897,10 @@ void kernel_main(void)
 	if (EVENTS_ || WATCHDOG_)
 		perf_record();
 	for (uint64_t i = 0; i < WARM_UNITS_; i++)
-		workload_unit();
+		unit();
 	start = measured();
 	for (uint64_t i = 0; i < UNITS_; i++)
-		checksum = checksum * 31 + workload_unit();
+		checksum = checksum * 31 + unit();
 	elapsed_tsc = measured_end() - start;
 	cli();
 	if (EVENTS_ || WATCHDOG_)

@@ -1,4 +1,4 @@
-"""Keeps the tables of README.md true: `python -m tests.tools.readme` puts today's demo into it."""
+"""Keeps README.md true: `python -m tests.tools.readme` puts the demo and the predicted table into it."""
 
 from __future__ import annotations
 
@@ -26,5 +26,24 @@ def with_demo(text: str) -> str:
     return f"{before}```\n{demo()}\n```\n{after}"
 
 
+def overhead(words: tuple[str, ...] = ()) -> str:
+    """The first table of `vpmu overhead --plot`, and its picture of characters."""
+    result = CliRunner().invoke(main, ["overhead", "--plot", *words])
+    assert result.exit_code == 0, result.output
+    first, _, _ = result.stdout.partition("\n\n")
+    return first + "\n\n" + result.stdout[result.stdout.rindex("\n\n") + 2 :].rstrip("\n")
+
+
+def with_overhead(text: str) -> str:
+    """The README with the block behind the command of that name replaced."""
+    before, mark, rest = text.partition("`vpmu overhead --plot`")
+    head, _, behind = rest.partition("```\n")
+    _, _, after = behind.partition("\n```\n")
+    return f"{before}{mark}{head}```\n{overhead()}\n```\n{after}"
+
+
 if __name__ == "__main__":
-    README.write_text(with_demo(README.read_text(encoding="utf-8")), encoding="utf-8")
+    text = README.read_text(encoding="utf-8")
+    README.write_text(with_overhead(with_demo(text)), encoding="utf-8")
+    picture = CliRunner().invoke(main, ["overhead", "--plot", str(ROOT / "docs" / "overhead.svg")])
+    assert picture.exit_code == 0, picture.output

@@ -522,6 +522,8 @@ CONFIG = np.dtype(
         ("pmi_vector", "i8"),  # PMI_VECTOR_*: how PMIs of a guest that owns the PMU come
         ("few_caps", "i8"),  # 1: its guests have neither branch records nor PEBS
         ("other_vpmu", "i8"),  # VPMU_* of VMs that programs beside the VMM make, -1: as KVM was loaded
+        ("event_reuse", "i8"),  # 1: a paused event of the emulated vPMU is used again (since 5.6)
+        ("count_emulated", "i8"),  # 1: instructions that KVM emulates count (since 5.17)
         ("mixed", "i8"),  # 1: to perf's rule for such VMs KVM's own events are none that count in guests
         ("all_passthrough", "i8"),  # selectors are not intercepted (no filter possible)
         ("apicv", "i8"),  # 1: APICv, interrupts reach the guest without exits

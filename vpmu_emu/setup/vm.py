@@ -108,6 +108,8 @@ def init_config(S: Any, model: CpuModel, mode: Mode, options: Options | None = N
     if options.other_vpmu is not None:
         config.other_vpmu = vpmu_of(MODES[options.other_vpmu], model.version, int(config.without))
     config.mixed = options.kvm.get("mixed", 0)
+    config.event_reuse = options.kvm.get("event_reuse", 1)
+    config.count_emulated = options.kvm.get("count_emulated", 1)
     config.all_passthrough = int(options.all_passthrough)
     config.pmi_vector = PMI_VECTOR_NAMES.index(options.pmi_vector)
     config.apicv = int(options.apicv)

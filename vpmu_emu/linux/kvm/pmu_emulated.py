@@ -212,6 +212,8 @@ def reprogram_counter(S, E, vcpu, i):
     pmc = pmu.pmcs[i]
     charge(S, E, COST_REPROGRAM)
     emulate_overflow = pmc_pause_counter(S, E, vcpu, i)
+    if S.config.event_reuse == 0:
+        pmc_release_perf_event(S, E, vcpu, i)  # pmc_stop_counter() before 5.6
     off = -1
     if not pmc_is_globally_enabled(S, vcpu, i):
         off = trace_kinds.REPROGRAM_GLOBALLY_OFF

@@ -26,7 +26,7 @@ COST_TRIGGER = cost("kvm_pmu_trigger_event")
 @jit()
 def kvm_pmu_trigger_event(S, E, vcpu, counting):
     """Count one instruction that KVM emulated in all pmcs of the set `counting` that are on."""
-    if counting == ZERO or lacks(S, patches.EMULATED):
+    if counting == ZERO or lacks(S, patches.EMULATED) or S.config.count_emulated == 0:
         return
     retire_work(S, E, COST_TRIGGER)
     pmu = vcpu.pmu
