@@ -176,6 +176,7 @@ def test_every_figure_is_predicted_or_said_not_to_be():
         ({"guest_hz": 0.5}, "guest-hz"),
         ({"defsym": ["FREQQ=4"]}, "did you mean FREQ"),
         ({"defsym": ["EVENTS=4"]}, "EVENTS is what this command sets itself"),
+        ({"defsym": ["FREQ=0"]}, "FREQ=0 is not in the range"),
         ({"cpu": "sqr"}, "did you mean spr"),
         ({"settings": ["cost.vm_exitt=4"]}, "did you mean"),
         ({"hz": 333}, "no kernel has 333 ticks"),

@@ -48,7 +48,62 @@ def frequency(rows: Rows) -> str:
     return plain(Table("", ("samples a second", *modes(rows)), tuple(table)))
 
 
-SHOWN: dict[str, Callable[[Rows], str]] = {"exit_cost": exit_cost, "frequency": frequency}
+def lost(rows: Rows, by: Callable[[dict[str, Any]], Any], first: str) -> str:
+    """Percent of its rate that a guest loses with six events, by something and mode."""
+    rate = {(r["vpmu"], r["defsym.EVENTS"], by(r)): r["rate"] for r in rows}
+    table = [
+        (str(x), *(f"{100 - 100 * rate[mode, 6, x] / rate[mode, 0, x]:.1f}%" for mode in modes(rows)))
+        for x in sorted({by(r) for r in rows})
+    ]  # fmt: skip
+    return plain(Table("", (first, *modes(rows)), tuple(table)))
+
+
+def events(rows: Rows) -> str:
+    """Percent of its work that a guest loses, by number of events and mode."""
+    rate = {(r["vpmu"], r["defsym.EVENTS"]): r["rate"] for r in rows}
+    table = [
+        (str(n), *(f"{100 - 100 * rate[mode, n] / rate[mode, 0]:.1f}%" for mode in modes(rows)))
+        for n in sorted({n for _, n in rate if n})
+    ]  # fmt: skip
+    return plain(Table("", ("events", *modes(rows)), tuple(table)))
+
+
+def exit_rate(rows: Rows) -> str:
+    """Microseconds that a request takes beyond the disk's own time, by the disk's rate, events and mode."""
+    rate = {(r["vpmu"], r["defsym.EVENTS"], r["defsym.IO_HZ"]): r["rate"] for r in rows}
+    table = [
+        (f"{hz:,}", *(f"{1e6 / rate[mode, n, hz] - 1e6 / hz:.1f}" for n in (0, 6) for mode in modes(rows)))
+        for hz in sorted({hz for _, _, hz in rate})
+    ]  # fmt: skip
+    heads = [f"{mode}{', sampling' if n else ''}" for n in (0, 6) for mode in modes(rows)]
+    return plain(Table("", ("requests a second", *heads), tuple(table)))
+
+
+def counters(rows: Rows) -> str:
+    """Percent lost by the number of general-purpose counters."""
+    return lost(rows, lambda r: r["guest.gp"], "counters")
+
+
+def hz(rows: Rows) -> str:
+    """Percent lost by the ticks of the guest's kernel."""
+    return lost(rows, lambda r: r["defsym.HZ"], "HZ of the guest")
+
+
+def skid(rows: Rows) -> str:
+    """PMIs that were taken for somebody else's, lost, and NMIs that were nobody's."""
+    keys = ("vpmu", "pmi_vector", "pmi_skid", "taken", "misattributed", "lost", "unclaimed")
+    ordered = sorted(rows, key=lambda r: [modes(rows).index(r["vpmu"]), r["pmi_vector"], _cycles(r)])
+    return plain(Table("", keys, tuple(tuple(r[key] for key in keys) for r in ordered)))
+
+
+def _cycles(row: dict[str, Any]) -> list[int]:
+    return [int(part) for part in row["pmi_skid"].split(":")]
+
+
+SHOWN: dict[str, Callable[[Rows], str]] = {
+    "exit_cost": exit_cost, "frequency": frequency, "events": events, "exit_rate": exit_rate,
+    "counters": counters, "hz": hz, "skid": skid,
+}  # fmt: skip
 
 
 def rows_of(name: str) -> Rows:

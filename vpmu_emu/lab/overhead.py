@@ -43,6 +43,7 @@ STARVED = 0.002
 #: The 5 and 95 % points of a normal distribution lie so many deviations from its middle.
 Z95 = 1.6448536269514722
 MOST_MS = 10_000
+MOST_RATE = 100_000  # samples a second that perf allows: sysctl perf_event_max_sample_rate
 #: Parameters of guests/include/perf_kernel.inc that make sense here; the others follow from the question.
 GUEST_PARAMETERS = ("FREQ", "EVENT", "KERNEL", "WATCHDOG", "TSC_KHZ", "IO_HZ")
 OURS = ("HZ", "SEED", "EVENTS", "UNITS", "WARM_UNITS")
@@ -229,6 +230,7 @@ class Cell:
         design, case: which.
         alone, under: shares of each workload and seed, without perf and with it.
         windows: what happened under perf, one window each.
+        computes: whether all workloads compute, as those of the published table, and wait for nothing.
     """
 
     design: Design
@@ -236,6 +238,7 @@ class Cell:
     alone: Sequence[Share]
     under: Sequence[Share]
     windows: Sequence[Window]
+    computes: bool = True
 
     def overhead(self, factors: Mapping[str, Any] | None = None) -> Any:
         """Percent of the score that perf costs; the score is the geometric mean over the workloads."""
@@ -248,7 +251,7 @@ class Cell:
     def published(self) -> float | None:
         """What was measured, in percent; None where nothing was."""
         row = FIGURES.get(f"rfc_{self.case.split('-')[0]}_{self.design.published}")
-        return None if row is None else row.value[0]
+        return None if row is None or not self.computes else row.value[0]
 
     def rate(self, *names: str) -> float:
         """Of a number of the windows: so many a second of virtual time."""
@@ -271,7 +274,8 @@ class Cell:
             for name, cycles in window.cycles_by.items():
                 parts[name] = parts.get(name, 0.0) + cycles / whole
             parts["workload"] = parts.get("workload", 0.0) + share.pure * window.cycles / whole
-        guest = parts.pop("guest")
+        # What a workload waits for is part of its work.
+        guest = parts.pop("guest") + parts.pop("idle")
         work = parts.pop("workload")
         return {"workload": work, "guest kernel": guest - work, **parts}
 
@@ -353,7 +357,12 @@ def ask(
                     single.append(one)
                     under.append(other)
                     mine.append(window)
-            cells.append(Cell(design=design, case=case, alone=single, under=under, windows=mine))
+            computes = set(question.workloads) <= set(WORKLOADS)
+            cells.append(
+                Cell(
+                    design=design, case=case, alone=single, under=under, windows=mine, computes=computes
+                )
+            )  # fmt: skip
     return cells
 
 
@@ -410,6 +419,9 @@ def question_of(asked: Mapping[str, Any]) -> Question:
             message = f"{name} is what this command sets itself"
             raise ConfigError("defsym", message, " ".join(GUEST_PARAMETERS))
         known("defsym", "parameter of the guest kernel", name, GUEST_PARAMETERS)
+    rate = question.defsym.get("FREQ", 1000)
+    if not 1 <= rate <= MOST_RATE:
+        raise ConfigError("defsym", f"FREQ={rate} is not in the range", f"1 to {MOST_RATE}")
     return question
 
 

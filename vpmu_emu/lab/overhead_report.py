@@ -219,7 +219,7 @@ def tables(found: Mapping[str, Any]) -> list[Table]:
 
 def _short(name: str) -> str:
     return {"exits": "exits", "perf": "host perf", "pmu_switch": "switches", "interrupts": "NMIs, IRQs",
-            "tasks": "tasks", "idle": "halted"}.get(name, name)  # fmt: skip
+            "tasks": "tasks"}.get(name, name)  # fmt: skip
 
 
 def _two(value: float | None) -> str:
