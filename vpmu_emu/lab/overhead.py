@@ -412,8 +412,6 @@ def question_of(asked: Mapping[str, Any]) -> Question:
         ms=asked.get("ms"),
         draws=asked.get("draws") or DRAWS,
     )
-    for design in question.designs:  # refused before anything is compiled
-        check(question, design)
     for name in question.defsym:
         if name in OURS:
             message = f"{name} is what this command sets itself"
@@ -422,6 +420,8 @@ def question_of(asked: Mapping[str, Any]) -> Question:
     rate = question.defsym.get("FREQ", 1000)
     if not 1 <= rate <= MOST_RATE:
         raise ConfigError("defsym", f"FREQ={rate} is not in the range", f"1 to {MOST_RATE}")
+    for design in question.designs:  # refused before anything is compiled
+        check(question, design)
     return question
 
 
