@@ -109,6 +109,7 @@ def test_ctrl_c_keeps_what_was_made(folder, dask):
     assert 0 < sweep(path, out).ran < 30
 
 
+@pytest.mark.laws
 def test_nobody_at_the_address_is_told_in_seconds(folder):
     path, out = spec_of(folder, LONG.format(points=2, low=2, high=9)), folder / "x.parquet"
     begin = time.monotonic()
