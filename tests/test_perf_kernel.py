@@ -203,4 +203,5 @@ def test_the_order_of_work_is_that_of_the_c_file():
     assert tuple(re.findall(r"\bWORK_(\w+),", source)) == GUEST_WORK
     include = (guests_dir() / "include" / "perf_kernel.inc").read_text(encoding="utf-8")
     assert tuple(re.findall(r"\.quad COST_(\w+)", include)) == GUEST_WORK
+    assert {cost.name for cost in cpu("spr").costs if cost.guest} == set(GUEST_WORK)
     assert msr_index.MSR_CORE_PERF_GLOBAL_CTRL == GLOBAL_CTRL

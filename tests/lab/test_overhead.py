@@ -147,6 +147,7 @@ def test_windows_are_long_enough():
         assert ms >= 30
         assert warm > 0
     assert plan.times(10)[1] >= 3 * 10 * 4  # three turns of ten events, 4 ms each
+    assert question(cpu="skx").times(6)[1] >= 3 * 6 * 4  # which has half as many counters
 
 
 def test_the_same_question_has_the_same_answer():
@@ -194,6 +195,7 @@ def test_every_figure_is_predicted_or_said_not_to_be():
         ({"defsym": ["FREQQ=4"]}, "did you mean FREQ"),
         ({"defsym": ["EVENTS=4"]}, "EVENTS is what this command sets itself"),
         ({"defsym": ["FREQ=0"]}, "FREQ=0 is not in the range"),
+        ({"defsym": ["FREQ=100"]}, "300 to 100000"),
         ({"cpu": "sqr"}, "did you mean spr"),
         ({"settings": ["cost.vm_exitt=4"]}, "did you mean"),
         ({"hz": 333}, "no kernel has 333 ticks"),

@@ -43,6 +43,8 @@ STARVED = 0.002
 #: The 5 and 95 % points of a normal distribution lie so many deviations from its middle.
 Z95 = 1.6448536269514722
 MOST_MS = 150  # as many units as the guest kernel has room to stamp
+LEAST_RATE = 300  # below it frequencies settle later than units can be stamped
+LEAST_HZ, MOST_HZ = 100, 10_000  # CONFIG_HZ, and more for who wants to see it
 MOST_RATE = 100_000  # samples a second that perf allows: sysctl perf_event_max_sample_rate
 #: Parameters of guests/include/perf_kernel.inc that make sense here; the others follow from the question.
 GUEST_PARAMETERS = ("FREQ", "EVENT", "KERNEL", "WATCHDOG", "TSC_KHZ", "IO_HZ")
@@ -118,7 +120,8 @@ class Question:
 
     def times(self, events: int) -> tuple[float, float]:
         """Warm-up and window of a case, in ms of virtual time."""
-        counters = 9  # of the guest: eight, and the fixed one that counts instructions
+        model = host_model(self.cpu, self.settings)
+        counters = model.gp + min(model.fixed, 1)  # one of the fixed ones counts instructions
         period = 1000 / self.defsym.get("FREQ", 1000)
         turns = 3 * events * 1000 / self.hz[0] if events > counters else 0.0
         ms = self.ms if self.ms is not None else max(40 * period, turns)
@@ -398,8 +401,8 @@ def question_of(asked: Mapping[str, Any]) -> Question:
             message = f"{value:g} ms is not in the range"
             raise ConfigError(key.removesuffix("_ms"), message, f"1 to {MOST_MS}")
     hz = (asked.get("guest_hz") or 250, asked.get("hz") or 250)
-    if not 1 <= hz[0] <= 10_000:
-        raise ConfigError("guest-hz", f"{hz[0]} is not in the range", "1 to 10000")
+    if not LEAST_HZ <= hz[0] <= MOST_HZ:
+        raise ConfigError("guest-hz", f"{hz[0]} is not in the range", f"{LEAST_HZ} to {MOST_HZ}")
     question = Question(
         designs=designs(SWITCH_POLICIES if asked.get("every") else ()),
         workloads=names,
@@ -418,8 +421,8 @@ def question_of(asked: Mapping[str, Any]) -> Question:
             raise ConfigError("defsym", message, " ".join(GUEST_PARAMETERS))
         known("defsym", "parameter of the guest kernel", name, GUEST_PARAMETERS)
     rate = question.defsym.get("FREQ", 1000)
-    if not 1 <= rate <= MOST_RATE:
-        raise ConfigError("defsym", f"FREQ={rate} is not in the range", f"1 to {MOST_RATE}")
+    if not LEAST_RATE <= rate <= MOST_RATE:
+        raise ConfigError("defsym", f"FREQ={rate} is not in the range", f"{LEAST_RATE} to {MOST_RATE}")
     for design in question.designs:  # refused before anything is compiled
         check(question, design)
     return question
