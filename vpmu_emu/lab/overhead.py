@@ -318,9 +318,10 @@ def ask(
     Raises:
         ConfigError: what no run can be asked, or a guest that did not get through.
     """
+    # The longest first, so that no processor waits long for the last.
     runs = [
         (design, case, workload, seed)
-        for case in question.cases
+        for case in sorted(question.cases, key=lambda case: -question.cases[case])
         for workload in question.workloads
         for design in question.designs
         for seed in question.seeds
