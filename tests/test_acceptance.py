@@ -22,7 +22,7 @@ from tests.tools.whole import LESSONS, MODES, lesson, lesson_options, machine, s
 from vpmu_emu.linux.trace_kinds import TR_PMU_LOAD, TR_PMU_PUT
 from vpmu_emu.machine.ring import TR_HOST_RDMSR, TR_HOST_RDPMC, TR_HOST_WRMSR
 from vpmu_emu.tables.cpus import COST_NAMES
-from vpmu_emu.trace.text import lines
+from vpmu_emu.traces.text import lines
 
 GUESTS = ("emulated", "passthrough")
 CPUID = "    xor eax, eax\n    cpuid\n"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from vpmu_emu import run
 from vpmu_emu.asm import assemble
-from vpmu_emu.check import CheckError, check_program, judge, language, read_plan
+from vpmu_emu.checks import CheckError, check_program, judge, language, read_plan
 
 pytestmark = pytest.mark.uncompiled
 

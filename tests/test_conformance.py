@@ -10,7 +10,7 @@ import pytest
 from tests.asm.gnu import assert_gnu_makes
 from tests.conftest import ROOT
 from tests.tools.conformance import FOLDER, GUESTS, ROWS, guest, guests_of, text
-from vpmu_emu.check import check_program, run_as_asked
+from vpmu_emu.checks import check_program, run_as_asked
 
 # Too long for an engine that is not compiled.
 LONG = {

@@ -20,7 +20,7 @@ from vpmu_emu.asm import assemble
 from vpmu_emu.cli import main
 from vpmu_emu.report import visible
 from vpmu_emu.system import System
-from vpmu_emu.trace.text import lines
+from vpmu_emu.traces.text import lines
 
 pytestmark = pytest.mark.uncompiled
 
@@ -129,7 +129,7 @@ def test_a_trace_says_what_it_lost(monkeypatch, tmp_path):
     values = system.result(stop).to_json()
     assert values["lost"]["trace"] == 40
     from vpmu_emu.report import summary
-    from vpmu_emu.trace.files import write_trace
+    from vpmu_emu.traces.files import write_trace
 
     assert "40 events are lost" in summary(values, "x")
     write_trace(system, tmp_path / "t.txt")

@@ -32,7 +32,7 @@ from vpmu_emu.setup.filterfile import parse_filter
 from vpmu_emu.setup.hostevents import parse_host_event
 from vpmu_emu.setup.msrfilter import parse_msr_filter
 from vpmu_emu.system import System
-from vpmu_emu.trace.files import check_trace
+from vpmu_emu.traces.files import check_trace
 
 FIRST = int(os.environ.get("VPMU_SEED", "1"))
 MOST_SECONDS = 5

@@ -16,7 +16,7 @@ from tests.tools.profiles import cases
 from vpmu_emu._jit import COMPILES
 from vpmu_emu.cli import main
 from vpmu_emu.errors import ConfigError
-from vpmu_emu.explain import Explanation, explain, explain_switch, parse_number, parse_settings
+from vpmu_emu.explanation import Explanation, explain, explain_switch, parse_number, parse_settings
 from vpmu_emu.linux.kvm.eventfilter import make_filter
 from vpmu_emu.setup.msrfilter import REASONS, MsrFilter, MsrRange, parse_msr_filter
 from vpmu_emu.tables.modes import SWITCH_POLICIES, VPMUS, mode_names

@@ -36,20 +36,20 @@ BELOW: dict[str, set[str]] = {
     "system": {"errors", "data", "numerals", "tables", "_jit", "asm", "load", "machine", "linux", "build",
                "snapshot", "output", "options", "views", "setup"},
     "options": {"errors", "data", "numerals", "tables", "asm", "linux"},
-    "check": {"errors", "data", "numerals", "tables", "asm", "load", "system", "options"},
+    "checks": {"errors", "data", "numerals", "tables", "asm", "load", "system", "options"},
 }
-CLIENTS = {"debug", "trace", "lab", "report", "bench", "explain"}
+CLIENTS = {"debug", "traces", "lab", "report", "bench", "explanation"}
 for part in CLIENTS:
     BELOW[part] = set(BELOW) - CLIENTS
 BELOW["cli"] = set(BELOW)
 BELOW["__init__"] = set(BELOW)
 BELOW["__main__"] = {"cli"}
 # The debugger shows recent events in the words of the trace.
-BELOW["debug"] = BELOW["debug"] | {"trace"}
+BELOW["debug"] = BELOW["debug"] | {"traces"}
 # An explanation is a run that stops before and behind its access.
-BELOW["explain"] = BELOW["explain"] | {"debug"}
+BELOW["explanation"] = BELOW["explanation"] | {"debug"}
 # Drawn tables are words on a screen too: any client may ask for one.
-for part in ("bench", "debug", "lab", "trace"):
+for part in ("bench", "debug", "lab", "traces"):
     BELOW[part] = BELOW[part] | {"report"}
 
 FILES = sorted((ROOT / "vpmu_emu").rglob("*.py"))

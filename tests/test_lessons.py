@@ -8,7 +8,7 @@ import pytest
 from tests.asm.gnu import assert_gnu_makes
 from tests.conftest import ROOT
 from vpmu_emu.asm import assemble_file
-from vpmu_emu.check import check_program, read_plan
+from vpmu_emu.checks import check_program, read_plan
 
 LESSONS = sorted((ROOT / "guests" / "lessons").glob("*.s"))
 MODES = ("bare", "emulated", "passthrough", "mediated")

@@ -7,7 +7,7 @@ import pytest
 
 from tests.tools import patches
 from vpmu_emu._jit import COMPILES
-from vpmu_emu.check.perturb import perturbed
+from vpmu_emu.checks.perturb import perturbed
 from vpmu_emu.tables.patches import PATCHES
 
 LONG = {2, 3}  # seconds without the compiler

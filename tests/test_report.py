@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.linux.guests import run
-from vpmu_emu.explain import explain
+from vpmu_emu.explanation import explain
 from vpmu_emu.report import plain, run_tables
-from vpmu_emu.trace.text import lines
+from vpmu_emu.traces.text import lines
 
 pytestmark = pytest.mark.uncompiled
 

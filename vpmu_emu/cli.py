@@ -23,7 +23,7 @@ from vpmu_emu.errors import VpmuError
 
 if TYPE_CHECKING:
     from vpmu_emu.asm.program import Program
-    from vpmu_emu.check import Plan
+    from vpmu_emu.checks import Plan
     from vpmu_emu.system import System
 
 FINE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -238,7 +238,7 @@ def sources(program: Program, prog: str) -> list[Path]:
 def with_files(program: Program, prog: str, options: Options) -> Options:
     """The options with their programs loaded; a trace can be written, and over none of what was read."""
     from vpmu_emu.output import check_output
-    from vpmu_emu.trace.files import check_trace
+    from vpmu_emu.traces.files import check_trace
 
     host = [load(path) for path in options.host]
     read = [*sources(program, prog), *options.host, *filter(None, [options.filter, options.msr_filter])]
@@ -254,7 +254,7 @@ def with_files(program: Program, prog: str, options: Options) -> Options:
 def save_trace(run: Any, path: str | None) -> None:
     """Write the trace of a run, if that was asked for."""
     if path is not None:
-        from vpmu_emu.trace.files import write_trace
+        from vpmu_emu.traces.files import write_trace
 
         write_trace(run, path)
 
@@ -398,7 +398,7 @@ def check(
     verbose: bool,
 ) -> None:
     """Run guests against the `#: expect` lines in them, in every mode they name."""
-    from vpmu_emu.check import FileReport, check_program, find_guests, run_as_asked
+    from vpmu_emu.checks import FileReport, check_program, find_guests, run_as_asked
 
     asked = Options.of({"inject": inject, "without": without})
     asked.check_values()  # a wrong name is told before anything compiles
@@ -449,7 +449,7 @@ def _one_sentence(path: Path, error: Exception) -> str:
 
 def load_plan(path: Path) -> tuple[Program, Plan]:
     """A guest and what its comments ask for."""
-    from vpmu_emu.check import read_plan
+    from vpmu_emu.checks import read_plan
     from vpmu_emu.tables.modes import MODES
 
     if path.exists() and not path.is_file():
@@ -675,8 +675,8 @@ def explain(
     `explain switch` has neither: a guest exits, and what its PMU context costs until it goes on is said
     access by access.
     """
-    from vpmu_emu.explain import SWITCH, explain_switch, parse_number, parse_settings
-    from vpmu_emu.explain import explain as explain_access
+    from vpmu_emu.explanation import SWITCH, explain_switch, parse_number, parse_settings
+    from vpmu_emu.explanation import explain as explain_access
     from vpmu_emu.report import Table, show
 
     ready = partial(prepare, [options["vpmu"]])

@@ -12,8 +12,8 @@ from vpmu_emu.errors import ConfigError
 from vpmu_emu.linux.kvm.eventfilter import make_filter
 from vpmu_emu.setup.msrfilter import parse_msr_filter
 from vpmu_emu.system import System
-from vpmu_emu.trace.files import write_trace
-from vpmu_emu.trace.text import lines
+from vpmu_emu.traces.files import write_trace
+from vpmu_emu.traces.text import lines
 
 pytestmark = [pytest.mark.uncompiled, pytest.mark.inner]
 

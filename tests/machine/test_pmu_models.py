@@ -8,7 +8,7 @@ from tests.machine.test_pmu import CYCLES, INST, OS, counting, per_instruction, 
 from tests.machine.test_pmu_versions import run
 from tests.test_lessons import plan_of
 from tests.tools.whole import lesson, reg
-from vpmu_emu.check import check_program
+from vpmu_emu.checks import check_program
 from vpmu_emu.errors import ConfigError
 from vpmu_emu.linux.state import VPMU_PASSTHROUGH
 from vpmu_emu.setup.filterfile import parse_filter

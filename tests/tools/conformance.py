@@ -7,7 +7,7 @@ from functools import cache
 
 from tests.conftest import ROOT
 from vpmu_emu.asm import assemble_file
-from vpmu_emu.check import read_plan
+from vpmu_emu.checks import read_plan
 from vpmu_emu.tables.modes import MODES
 
 FOLDER = ROOT / "guests" / "conformance"

@@ -20,7 +20,7 @@ from typing import Any
 import attrs
 
 from tests.conftest import ROOT
-from vpmu_emu.check import Plan, check_program, run_as_asked, show
+from vpmu_emu.checks import Plan, check_program, run_as_asked, show
 from vpmu_emu.cli import load_plan, prepare
 from vpmu_emu.tables.patches import PATCHES, Patch
 

@@ -76,9 +76,9 @@ PARTS = (
     ("vpmu_emu/linux/syscalls/", ""),
     ("vpmu_emu/views/", ""),
     ("vpmu_emu/setup/", ""),
-    ("vpmu_emu/check/", ""),
+    ("vpmu_emu/checks/", ""),
     ("vpmu_emu/debug/", ""),
-    ("vpmu_emu/trace/", ""),
+    ("vpmu_emu/traces/", ""),
     ("vpmu_emu/lab/", ""),
 )
 

@@ -27,7 +27,7 @@ import numpy as np
 from tests.conftest import ROOT
 from vpmu_emu._jit import BOUNDS_CHECKED
 from vpmu_emu.asm import Program, assemble_file
-from vpmu_emu.check import Plan, read_plan, run_as_asked
+from vpmu_emu.checks import Plan, read_plan, run_as_asked
 from vpmu_emu.errors import VpmuError
 from vpmu_emu.linux.state import SYSTEM
 from vpmu_emu.tables.modes import MODES

@@ -13,7 +13,7 @@ import attrs
 
 from vpmu_emu.asm.disassemble import disassemble_one
 from vpmu_emu.asm.program import Line, Program
-from vpmu_emu.check import CheckError, evaluate_text
+from vpmu_emu.checks import CheckError, evaluate_text
 from vpmu_emu.errors import ConfigError
 from vpmu_emu.load import load
 from vpmu_emu.machine.ring import (
@@ -356,7 +356,7 @@ class Session:
 
     def recent_events(self, count: int = 20) -> list[str]:
         """The last lines of the event trace."""
-        from vpmu_emu.trace.text import lines
+        from vpmu_emu.traces.text import lines
 
         return list(lines(self.system.events()[-count:], place=self.program.place))
 

@@ -34,7 +34,7 @@ from typing import Any
 
 import attrs
 
-from vpmu_emu.check.language import CheckError, has_observed, read_value
+from vpmu_emu.checks.language import CheckError, has_observed, read_value
 from vpmu_emu.data import guests_dir
 from vpmu_emu.errors import ConfigError, VpmuError
 from vpmu_emu.load import load

@@ -12,8 +12,8 @@ from typing import Any
 import attrs
 
 from vpmu_emu.asm import Program
-from vpmu_emu.check import MOST_CYCLES, evaluate
-from vpmu_emu.check.language import UnknownValue, read_value
+from vpmu_emu.checks import MOST_CYCLES, evaluate
+from vpmu_emu.checks.language import UnknownValue, read_value
 from vpmu_emu.data import guests_dir
 from vpmu_emu.errors import VpmuError
 from vpmu_emu.lab.cluster import Cluster, package

@@ -12,7 +12,7 @@ from vpmu_emu.asm import assemble
 from vpmu_emu.errors import ConfigError
 from vpmu_emu.linux.trace_kinds import TR_EMULATE_INSN
 from vpmu_emu.system import System
-from vpmu_emu.trace.text import lines
+from vpmu_emu.traces.text import lines
 
 pytestmark = [pytest.mark.uncompiled, pytest.mark.inner]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import attrs
 
-from vpmu_emu.check.language import Expectation, Value, has_observed, is_text, observed
+from vpmu_emu.checks.language import Expectation, Value, has_observed, is_text, observed
 
 
 def perturbed(

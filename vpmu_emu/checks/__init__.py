@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vpmu_emu.check.judge import (
+from vpmu_emu.checks.judge import (
     MOST_CYCLES,
     NORMAL_STOP,
     FileReport,
@@ -12,7 +12,7 @@ from vpmu_emu.check.judge import (
     judge,
     run_as_asked,
 )
-from vpmu_emu.check.language import (
+from vpmu_emu.checks.language import (
     CheckError,
     Expectation,
     Outcome,
@@ -24,8 +24,8 @@ from vpmu_emu.check.language import (
     msr_names,
     show,
 )
-from vpmu_emu.check.perturb import perturbed
-from vpmu_emu.check.plan import Plan, find_guests, read_plan
+from vpmu_emu.checks.perturb import perturbed
+from vpmu_emu.checks.plan import Plan, find_guests, read_plan
 
 __all__ = [
     "MOST_CYCLES",

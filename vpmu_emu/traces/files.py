@@ -10,7 +10,7 @@ from vpmu_emu.errors import ConfigError
 from vpmu_emu.numerals import shown
 from vpmu_emu.output import check_output, write_output
 from vpmu_emu.report import visible
-from vpmu_emu.trace.text import lines
+from vpmu_emu.traces.text import lines
 
 
 def _text(run: Any) -> str:

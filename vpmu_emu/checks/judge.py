@@ -12,7 +12,7 @@ from typing import Any
 
 import attrs
 
-from vpmu_emu.check.language import (
+from vpmu_emu.checks.language import (
     COMPARE,
     CheckError,
     Expectation,
@@ -23,8 +23,8 @@ from vpmu_emu.check.language import (
     evaluate,
     show,
 )
-from vpmu_emu.check.perturb import perturbed
-from vpmu_emu.check.plan import Plan
+from vpmu_emu.checks.perturb import perturbed
+from vpmu_emu.checks.plan import Plan
 from vpmu_emu.errors import AssemblyError, ConfigError, VpmuError
 
 MOST_CYCLES = 10_000_000_000  # of a guest that has no `--max-cycles` in its `args`

@@ -29,7 +29,7 @@ from pathlib import Path
 
 import attrs
 
-from vpmu_emu.check.language import (
+from vpmu_emu.checks.language import (
     CheckError,
     Expectation,
     ProgramLike,
