@@ -561,8 +561,7 @@ class System:
             return code == RUN_BREAK
         # A program of the host may have come to a limit, too; that one is the user's. The guest's own goes
         # by what guest_work() of the engine counts.
-        work = max(_done(core) + int(core.stats.fruitless) for core in self.cores)
-        return code == RUN_LIMIT and work >= count != self.max_insns
+        return code == RUN_LIMIT and self.work() >= count != self.max_insns
 
     def _ask_to_save(self) -> None:
         """SIGUSR1 to the VMM, as from outside; decoded code forgets its breakpoint."""
@@ -756,6 +755,18 @@ class System:
     def instructions(self) -> int:
         """Instructions that the program retired, and those that KVM did for it."""
         return sum(map(_done, self.cores))
+
+    def work_done(self, core: Any) -> int:
+        """Instructions that the program did on a core by whatever hand: guest_done() of the engine."""
+        return _done(core)
+
+    def work(self) -> int:
+        """What limits of instructions count, of the core that has done most: guest_work() of the engine."""
+        return max(_done(core) + int(core.stats.fruitless) for core in self.cores)
+
+    def host_programs(self) -> Sequence[Program]:
+        """The programs of the host, by their number; none without a hypervisor."""
+        return self._host.programs if self.has_host else ()
 
     @property
     def serial(self) -> str:

@@ -22,6 +22,7 @@ from vpmu_emu.checks.language import (
     evaluate_text,
     exit_names,
     msr_names,
+    read_condition,
     show,
 )
 from vpmu_emu.checks.perturb import perturbed
@@ -47,6 +48,7 @@ __all__ = [
     "judge",
     "msr_names",
     "perturbed",
+    "read_condition",
     "read_plan",
     "run_as_asked",
     "show",

@@ -433,6 +433,37 @@ def read_value(text: str, program: ProgramLike, *, place: bool = False) -> ast.e
     return tree
 
 
+def read_condition(text: str, program: ProgramLike) -> ast.expr:
+    """Comparisons and values joined by `and`, `or` and `not`, as a debugger's user writes them.
+
+    Raises:
+        CheckError: what cannot be read, or a name of nothing, with a caret.
+    """
+
+    def fail(message: str, at: int, hint: str = "") -> CheckError:
+        return CheckError("condition", 1, message, text, at, hint)
+
+    def check(node: ast.expr) -> None:
+        match node:
+            case ast.BoolOp(values=parts):
+                for part in parts:
+                    check(part)
+            case ast.UnaryOp(op=ast.Not(), operand=operand):
+                check(operand)
+            case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in OPERATORS:
+                _validate(left, program, fail, False)
+                _validate(right, program, fail, False)
+            case ast.Compare():
+                raise fail("one of == != < <= > >= at a time", node.col_offset, "A < B and B < C")
+            case _:
+                _validate(node, program, fail, False)
+
+    text = text.strip()
+    tree = _parsed(text, fail)
+    check(tree)
+    return tree
+
+
 # --- valuing ------------------------------------------------------------------------------------
 
 

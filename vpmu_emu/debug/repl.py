@@ -13,7 +13,8 @@ from vpmu_emu.errors import VpmuError
 from vpmu_emu.numerals import shown
 
 if TYPE_CHECKING:
-    from vpmu_emu.debug.session import Hold, Session
+    from vpmu_emu.debug.points import Hold
+    from vpmu_emu.debug.session import Session
 
 HELP = """\
 s, si [N]            step N instructions (default 1)
