@@ -39,7 +39,7 @@ VALUES: dict[str, tuple[str, object]] = {
     "all_passthrough": ("", True), "switch": ("lazy", "lazy"),
     "settings": ("pmu.gp=4", {"pmu.gp": 4}), "guest": ("gp=1", {"gp": 1}),
     "kvm": ("force_emulation_prefix=0", {"force_emulation_prefix": 0}), "apicv": ("", False),
-    "hz": ("0x64", 100),
+    "hz": ("0x64", 100), "nohz": ("idle", "idle"),
     "costs": ("high", "high"), "quirks": ("v1-no-global-check", ["v1-no-global-check"]),
     "without": ("039", [39]), "pmi_vector": ("nmi", "nmi"), "pmi_skid": ("30:0x2", "30:2"),
     "inject": ("instructions-2-percent-more", ["instructions-2-percent-more"]), "trace": ("-", "-"),
@@ -259,7 +259,8 @@ SHOWS: dict[str, dict[str, str]] = {
     "inject": {"bare": COUNTS, "none": READS, **PMU}, "filter": PMU, "guest": PMU,
     "msr_filter": dict.fromkeys(HOSTED, f"_start: {wrmsr(0xC1, 1)}{EXIT}"),
     "host_events": HOSTED, "host": HOSTED, "other_vpmu": PMU, "watchdog": HOSTED,
-    "hz": HOSTED, "costs": {"bare": READS, **HOSTED},
+    "hz": HOSTED, "nohz": dict.fromkeys(HOSTED, WAITS.replace("hlt", "nop")),
+    "costs": {"bare": READS, **HOSTED},
     "watchdog_thresh": dict.fromkeys(HOSTED, WAITS), "kvm": dict.fromkeys(HOSTED, PREFIXED),
     "apicv": dict.fromkeys(HOSTED, EOI), "all_passthrough": {"passthrough": COUNTS},
     "switch": {"passthrough": COUNTS, "mediated": COUNTS},
@@ -269,6 +270,7 @@ SHOWS: dict[str, dict[str, str]] = {
 }  # fmt: skip
 BESIDE: dict[object, dict[str, object]] = {
     ("pmi_skid", "none"): {"host_events": ["cycles/period=3000/"], "max_cycles": 100_000},
+    "nohz": {"max_cycles": 14_000_000, "hz": 1000},
     "other_vpmu": {"host": [str(ROOT / "guests/host/second_vm.s")]},
     "watchdog_thresh": {"watchdog": "hpet", "max_cycles": 1_500_000},
     "quirks": {"filter": make_filter(KVM_PMU_EVENT_DENY, [], fixed_counter_bitmap=1)},

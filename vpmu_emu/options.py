@@ -28,6 +28,7 @@ T = TypeVar("T", bound=type[Any])
 RUN_LOOP = SWITCH_POLICIES[-1]
 COST_LEVELS = ("low", "typical", "high")
 HERTZ = (100, 250, 300, 1000)  # what CONFIG_HZ of a kernel can be
+NOHZ = ("full", "idle")  # nohz_full for every CPU, or NO_HZ_IDLE alone
 MOST = (1 << 63) - 1
 MOST_SKID = 1_000_000  # cycles: far more than any switch of a PMU takes
 DECIMAL = re.compile(r"[+-]?[1-9][0-9]*")  # as long as it likes
@@ -227,6 +228,10 @@ def _symbols(_: str, values: Mapping[str, int]) -> None:
 def _hertz(key: str, hz: int) -> None:
     if hz not in HERTZ:
         raise ConfigError(key, f"no kernel has {hz} ticks a second", _listed(HERTZ))
+
+
+def _nohz(key: str, when: str) -> None:
+    known(key, "way to stop the tick", when, NOHZ)
 
 
 def _policy(key: str, name: str | None) -> None:
@@ -578,6 +583,12 @@ class Options:
     hz: int = _field(
         "hz", 250, "Ticks a second of the host kernel, CONFIG_HZ: 100, 250, 300 or 1000.",
         metavar="N", takes=_number, check=_hertz, need=HYPERVISOR,
+    )
+    nohz: str = _field(
+        "nohz", "full",
+        "When a CPU of the host has no tick: full: while it has one task, as with nohz_full, or none; "
+        "idle: only while it has none.",
+        metavar="WHEN", check=_nohz, need=HYPERVISOR,
     )
     costs: str = _field(
         "costs", "typical", "What the host's work costs, and the guest's own accesses to the PMU take: "

@@ -133,7 +133,7 @@ def test_low_and_high_are_the_5_and_the_95_percent_points():
 @pytest.mark.laws
 def test_half_the_time_gives_the_same_cell():
     one = cell("basic-sampling", 1)
-    _, ms = question().times(6)
+    _, _, ms = question().times(6)
     (half,) = overhead.ask(
         question(designs=[designs()[1]], cases={"basic-sampling": 6}, ms=ms / 2), jobs=2
     )
@@ -143,11 +143,11 @@ def test_half_the_time_gives_the_same_cell():
 def test_windows_are_long_enough():
     plan = question()
     for events in (6, 10):
-        warm, ms = plan.times(events)
+        warm, settle, ms = plan.times(events)
         assert ms >= 30
-        assert warm > 0
-    assert plan.times(10)[1] >= 3 * 10 * 4  # three turns of ten events, 4 ms each
-    assert question(cpu="skx").times(6)[1] >= 3 * 6 * 4  # which has half as many counters
+        assert min(warm, settle) > 0
+    assert plan.times(10)[2] >= 3 * 10 * 4  # three turns of ten events, 4 ms each
+    assert question(cpu="skx").times(6)[2] >= 3 * 6 * 4  # which has half as many counters
 
 
 def test_the_same_question_has_the_same_answer():
@@ -260,7 +260,7 @@ def test_half_the_time_and_other_seeds_give_the_same_cells():
     whole = cells()
     halves = []
     for case, events in overhead.CASES.items():
-        halves += overhead.ask(question(cases={case: events}, ms=question().times(events)[1] / 2), jobs=2)
+        halves += overhead.ask(question(cases={case: events}, ms=question().times(events)[2] / 2), jobs=2)
     by_seed = [overhead.ask(question(seeds=(seed,)), jobs=2) for seed in (2, 3)]
     for others in (halves, *by_seed):
         for one, other in zip(whole, others, strict=True):
@@ -292,9 +292,9 @@ def test_both_ends_are_what_full_runs_give(case, design, level):
 
 
 @pytest.mark.laws
-def test_six_of_the_figures_lie_in_their_intervals():
+def test_three_of_four_figures_lie_in_their_intervals():
     found = validation.validate()
-    assert sum(row["inside"] for row in found) >= 6, found
+    assert sum(row["inside"] for row in found) >= 0.75 * len(found), found
 
 
 def test_workloads_are_all_there():

@@ -1,8 +1,9 @@
-"""Keeps what docs/sweep.md shows true: `python -m tests.tools.sweep_page` runs recipes and writes it."""
+"""Keeps what docs/sweep.md shows true: `python -m tests.tools.sweep_page [NAME …]` runs recipes."""
 
 from __future__ import annotations
 
 import re
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -52,10 +53,14 @@ def lost(rows: Rows, by: Callable[[dict[str, Any]], Any], first: str) -> str:
     """Percent of its rate that a guest loses with six events, by something and mode."""
     rate = {(r["vpmu"], r["defsym.EVENTS"], by(r)): r["rate"] for r in rows}
     table = [
-        (str(x), *(f"{100 - 100 * rate[mode, 6, x] / rate[mode, 0, x]:.1f}%" for mode in modes(rows)))
+        (_told(x), *(f"{100 - 100 * rate[mode, 6, x] / rate[mode, 0, x]:.1f}%" for mode in modes(rows)))
         for x in sorted({by(r) for r in rows})
     ]  # fmt: skip
     return plain(Table("", (first, *modes(rows)), tuple(table)))
+
+
+def _told(x: Any) -> str:
+    return ", ".join(map(str, x)) if isinstance(x, tuple) else str(x)
 
 
 def events(rows: Rows) -> str:
@@ -85,8 +90,8 @@ def counters(rows: Rows) -> str:
 
 
 def hz(rows: Rows) -> str:
-    """Percent lost by the ticks of the guest's kernel."""
-    return lost(rows, lambda r: r["defsym.HZ"], "HZ of the guest")
+    """Percent lost by the ticks of the guest's kernel and of the host's."""
+    return lost(rows, lambda r: (r["defsym.HZ"], r["hz"]), "HZ of the guest, the host")
 
 
 def skid(rows: Rows) -> str:
@@ -126,7 +131,7 @@ def shown(name: str) -> str:
 
 if __name__ == "__main__":
     text = PAGE.read_text(encoding="utf-8")
-    for name, told in SHOWN.items():
-        new = told(rows_of(name))
+    for name in sys.argv[1:] or SHOWN:
+        new = SHOWN[name](rows_of(name))
         text = block(name).sub(lambda found, new=new: found[1] + new + found[3], text)
     PAGE.write_text(text, encoding="utf-8")

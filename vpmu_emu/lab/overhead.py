@@ -118,26 +118,26 @@ class Question:
     draws: int = DRAWS
     seed: int = 1
 
-    def times(self, events: int) -> tuple[float, float]:
-        """Warm-up and window of a case, in ms of virtual time."""
+    def times(self, events: int) -> tuple[float, float, float]:
+        """Warm-up, stretches that settling is judged by, and window of a case, in ms of virtual time."""
         model = host_model(self.cpu, self.settings)
         counters = model.gp + min(model.fixed, 1)  # one of the fixed ones counts instructions
         period = 1000 / self.defsym.get("FREQ", 1000)
         turns = 3 * events * 1000 / self.hz[0] if events > counters else 0.0
-        ms = self.ms if self.ms is not None else max(40 * period, turns)
-        warm = self.warm_ms if self.warm_ms is not None else 10 * period
-        return warm, ms
+        ms = self.ms if self.ms is not None else max(32 * period, turns)
+        warm = self.warm_ms if self.warm_ms is not None else 8 * period
+        settle = max(10 * period, turns / 6) if self.warm_ms is None else 0.0
+        return warm, settle, ms
 
     def task(self, design: Design, workload: str, seed: int, events: int, units: int = 0) -> Task:
         """One run."""
-        warm, ms = (0.0, 0.0) if units else self.times(events)
-        settle = 0.0 if units or self.warm_ms is not None else 20_000 / self.defsym.get("FREQ", 1000)
+        warm, settle, ms = (0.0, 0.0, 0.0) if units else self.times(events)
         return Task(
             workload=workload,
             events=events,
             options={
-                "vpmu": design.vpmu, "cpu": self.cpu, "hz": self.hz[1], "settings": dict(self.settings),
-                **design.options, **self.options,
+                "vpmu": design.vpmu, "cpu": self.cpu, "hz": self.hz[1], "nohz": "idle",
+                "settings": dict(self.settings), **design.options, **self.options,
             },
             # The guest's kernel is Linux too: what its functions cost is the host's row.
             defsym={"HZ": self.hz[0], "SEED": seed, **_guest_costs(self.cpu, self.settings), **self.defsym},

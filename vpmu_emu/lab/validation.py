@@ -1,7 +1,8 @@
 """Published figures that no cost comes from, predicted by runs: how far the costs can be trusted elsewhere.
 
 Each function runs what the figure was measured on, as far as that is known, and returns the figure in its
-unit. Its interval is what runs with random costs give, all of them drawn at once.
+unit. Its interval is what runs with random costs give, all of them drawn at once; what the source does not
+say of its guest is drawn with them.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ import attrs
 import numpy as np
 
 from vpmu_emu.asm import assemble
-from vpmu_emu.lab.measure import Task, measure
+from vpmu_emu.lab.measure import WORKLOADS, Task, measure
 from vpmu_emu.lab.pool import run_all
+from vpmu_emu.options import HERTZ
 from vpmu_emu.system import System, host_model
 from vpmu_emu.tables.figures import FIGURES, VALIDATION
 
-DRAWS = 16  # full runs with random costs, for each figure
+DRAWS = 40  # full runs with random costs, for each figure
 LOOPS = 200
 
 #: A loop of one instruction that exits.
@@ -112,12 +114,19 @@ def _exit(what: str, settings: Mapping[str, int], **options: Any) -> float:
 
 def tscdeadline_immed_skx(settings: Mapping[str, int]) -> float:
     """A TSC deadline that is over at once, until its interrupt is handled."""
-    return _cycles(DEADLINE_LOOP, {"vpmu": "none", "cpu": "skx", "settings": dict(settings)}, AHEAD=0)
+    return _cycles(
+        DEADLINE_LOOP, {"vpmu": "none", "cpu": "skx", "settings": dict(settings)}, AHEAD=0
+    )
 
 
 def tscdeadline_immed_skx_no_apicv(settings: Mapping[str, int]) -> float:
     """The same without APICv."""
-    options: dict[str, Any] = {"vpmu": "none", "cpu": "skx", "apicv": False, "settings": dict(settings)}
+    options: dict[str, Any] = {
+        "vpmu": "none",
+        "cpu": "skx",
+        "apicv": False,
+        "settings": dict(settings),
+    }
     return _cycles(DEADLINE_LOOP, options, AHEAD=0)
 
 
@@ -130,88 +139,119 @@ def tscdeadline_latency_2016(settings: Mapping[str, int]) -> float:
     return late / LOOPS * system.model.core_khz / system.model.tsc_khz
 
 
-def _guest_nmi(cpu: str, settings: Mapping[str, int], events: int, **kvm: int) -> dict[str, float]:
+@attrs.frozen
+class Guest:
+    """What a source does not say of its guest: drawn like a cost."""
+
+    workload: str = "sort"
+    hz: int = 250
+    frequency: int = 1000
+
+
+def random_guests(draws: int, seed: int) -> list[Guest]:
+    """Workload, CONFIG_HZ and `perf record -F`: 4000 is what it takes if not asked."""
+    random = np.random.default_rng(seed)
+    drawn = zip(
+        random.choice(WORKLOADS, draws), random.choice(HERTZ, draws), random.choice([1000, 4000], draws),
+        strict=True,
+    )  # fmt: skip
+    return [Guest(str(workload), int(hz), int(frequency)) for workload, hz, frequency in drawn]
+
+
+def _guest_nmi(
+    cpu: str, settings: Mapping[str, int], guest: Guest, events: int, **kvm: int
+) -> dict[str, float]:
     """A guest's perf record under the emulated vPMU as it was before KVM counted what it emulates."""
     options: dict[str, Any] = {
         "vpmu": "emulated", "cpu": cpu, "watchdog": "nmi", "kvm": {"count_emulated": 0, **kvm},
         "settings": dict(settings),
     }  # fmt: skip
-    defsym = {"HZ": 250, "KERNEL": 504, "TSC_KHZ": host_model(cpu).tsc_khz}
+    defsym = {
+        "HZ": guest.hz, "FREQ": guest.frequency, "KERNEL": 504, "TSC_KHZ": host_model(cpu).tsc_khz,
+    }  # fmt: skip
     window = measure(
-        Task(workload="sort", events=events, options=options, defsym=defsym, warm_ms=20, ms=12)
+        Task(
+            workload=guest.workload,
+            events=events,
+            options=options,
+            defsym=defsym,
+            warm_ms=20,
+            ms=20,
+        )
     )
     n = window.numbers
     pmis = max(n["perf_nmis"], 1)
     return {
         "ns": n["perf_nmi_ns"] / pmis,
-        "created": n["created"] / pmis,
         "exits": sum(window.exits.get(reason, 0) for reason in ("MSR_WRITE", "MSR_READ", "RDPMC"))
         / pmis,
         "status": window.msrs["IA32_PERF_GLOBAL_STATUS"]["reads"] / pmis,
         "global_ctrl": window.msrs["IA32_PERF_GLOBAL_CTRL"]["writes"] / pmis,
-        "samples": n["perf_samples"] / pmis,
+        "counters": window.exits.get("RDPMC", 0) / pmis,
     }
 
 
-def guest_nmi_clx_reuse(settings: Mapping[str, int]) -> float:
+def guest_nmi_clx_reuse(settings: Mapping[str, int], guest: Guest) -> dict[str, float]:
     """A guest's NMI handler, six events on five counters, events reused."""
-    return _guest_nmi("skx", settings, 6)["ns"]
+    return _guest_nmi("skx", settings, guest, 6)
 
 
-def guest_nmi_clx(settings: Mapping[str, int]) -> float:
-    """The same, with a new event for each change of a counter."""
-    return _guest_nmi("skx", settings, 6, event_reuse=0)["ns"]
+def guest_nmi_clx(settings: Mapping[str, int], guest: Guest) -> dict[str, float]:
+    """The same, with a new event for each change of a counter; at -F 4000 nothing else would get done."""
+    return _guest_nmi("skx", settings, attrs.evolve(guest, frequency=1000), 6, event_reuse=0)
 
 
-def guest_pmu_exits_per_pmi_icx(settings: Mapping[str, int]) -> float:
-    """Exits for the PMU of a guest with four events, for each PMI."""
-    return _guest_nmi("icx", settings, 4)["exits"]
+def guest_pmi_icx(settings: Mapping[str, int], guest: Guest) -> dict[str, float]:
+    """What a guest with four events does for each PMI; ticks read counters and give new periods, too."""
+    return _guest_nmi("icx", settings, guest, 4)
 
 
-def guest_status_reads_per_pmi_icx(settings: Mapping[str, int]) -> float:
-    """Reads of GLOBAL_STATUS for each PMI."""
-    return _guest_nmi("icx", settings, 4)["status"]
+@attrs.frozen
+class Prediction:
+    """How a figure is predicted: by what, on which CPU model, and which of what it gives."""
+
+    function: Callable[..., Any]
+    cpu: str
+    part: str = ""
 
 
-def guest_global_ctrl_writes_per_pmi_icx(settings: Mapping[str, int]) -> float:
-    """Writes of GLOBAL_CTRL for each PMI."""
-    return _guest_nmi("icx", settings, 4)["global_ctrl"]
-
-
-def guest_counters_per_pmi_icx(settings: Mapping[str, int]) -> float:
-    """Counters that have overflowed at a PMI."""
-    return _guest_nmi("icx", settings, 4)["samples"]
-
-
-PREDICTED: dict[str, tuple[Callable[[Mapping[str, int]], float], str]] = {
-    "cpuid_exit_emr": (cpuid_exit_emr, "emr"),
-    "cpuid_exit_2017": (cpuid_exit_2017, "skx"),
-    "vmcall_exit_2017": (vmcall_exit_2017, "skx"),
-    "tscdeadline_immed_skx": (tscdeadline_immed_skx, "skx"),
-    "tscdeadline_immed_skx_no_apicv": (tscdeadline_immed_skx_no_apicv, "skx"),
-    "tscdeadline_latency_2016": (tscdeadline_latency_2016, "skx"),
-    "guest_nmi_clx_reuse": (guest_nmi_clx_reuse, "skx"),
-    "guest_nmi_clx": (guest_nmi_clx, "skx"),
-    "guest_pmu_exits_per_pmi_icx": (guest_pmu_exits_per_pmi_icx, "icx"),
-    "guest_status_reads_per_pmi_icx": (guest_status_reads_per_pmi_icx, "icx"),
-    "guest_global_ctrl_writes_per_pmi_icx": (guest_global_ctrl_writes_per_pmi_icx, "icx"),
-    "guest_counters_per_pmi_icx": (guest_counters_per_pmi_icx, "icx"),
+PREDICTED = {
+    "cpuid_exit_emr": Prediction(cpuid_exit_emr, "emr"),
+    "cpuid_exit_2017": Prediction(cpuid_exit_2017, "skx"),
+    "vmcall_exit_2017": Prediction(vmcall_exit_2017, "skx"),
+    "tscdeadline_immed_skx": Prediction(tscdeadline_immed_skx, "skx"),
+    "tscdeadline_immed_skx_no_apicv": Prediction(tscdeadline_immed_skx_no_apicv, "skx"),
+    "tscdeadline_latency_2016": Prediction(tscdeadline_latency_2016, "skx"),
+    "guest_nmi_clx_reuse": Prediction(guest_nmi_clx_reuse, "skx", "ns"),
+    "guest_nmi_clx": Prediction(guest_nmi_clx, "skx", "ns"),
+    "guest_pmu_exits_per_pmi_icx": Prediction(guest_pmi_icx, "icx", "exits"),
+    "guest_status_reads_per_pmi_icx": Prediction(guest_pmi_icx, "icx", "status"),
+    "guest_global_ctrl_writes_per_pmi_icx": Prediction(guest_pmi_icx, "icx", "global_ctrl"),
+    "guest_counters_per_pmi_icx": Prediction(guest_pmi_icx, "icx", "counters"),
 }
-"""Rows of isa/figures.toml that can be predicted: by what, and on which CPU model."""
+"""Rows of isa/figures.toml that can be predicted."""
 
 
 @attrs.frozen
 class _Run:
-    name: str
+    prediction: Prediction
     settings: dict[str, int]
+    guest: Guest
 
 
-def _one(run: _Run) -> float:
-    function, cpu = PREDICTED[run.name]
-    value = function(run.settings)
-    model = host_model(cpu)
+def _one(run: _Run) -> Any:
+    if run.prediction.part:
+        return run.prediction.function(run.settings, run.guest)
+    return run.prediction.function(run.settings)
+
+
+def _in_unit(name: str, value: Any) -> float:
+    prediction = PREDICTED[name]
+    if prediction.part:
+        value = value[prediction.part]
+    model = host_model(prediction.cpu)
     # What was measured by RDTSC is in its cycles, what runs here takes those of the core.
-    return value * model.tsc_khz / model.core_khz if FIGURES[run.name].unit == "tsc" else value
+    return float(value * model.tsc_khz / model.core_khz if FIGURES[name].unit == "tsc" else value)
 
 
 def random_settings(cpu: str, draws: int, seed: int) -> list[dict[str, int]]:
@@ -236,14 +276,20 @@ def validate(
     seed: int = 1, jobs: int | None = None, progress: Callable[[int, int], None] = lambda *_: None
 ) -> list[dict[str, Any]]:
     """Every figure that can be predicted: what was published, beside what the costs give for it."""
-    runs = []
-    for name, (_, cpu) in PREDICTED.items():
-        runs.append(_Run(name, {}))
-        runs += [_Run(name, settings) for settings in random_settings(cpu, DRAWS, seed)]
-    values = run_all(_one, runs, jobs, progress)
+    guests = [Guest(), *random_guests(DRAWS, seed)]
+    once = {prediction.function: prediction for prediction in PREDICTED.values()}
+    runs = [
+        _Run(prediction, settings, guest)
+        for prediction in once.values()
+        for settings, guest in zip(
+            [{}, *random_settings(prediction.cpu, DRAWS, seed)], guests, strict=True
+        )
+    ]
+    values = iter(run_all(_one, runs, jobs, progress))
+    of = {function: [next(values) for _ in guests] for function in once}
     found = []
-    for k, name in enumerate(PREDICTED):
-        typical, *others = values[k * (DRAWS + 1) : (k + 1) * (DRAWS + 1)]
+    for name, prediction in PREDICTED.items():
+        typical, *others = (_in_unit(name, value) for value in of[prediction.function])
         low, high = np.percentile([typical, *others], [5, 95])
         row = FIGURES[name]
         found.append(
@@ -264,4 +310,6 @@ def validate(
 
 def not_predicted() -> list[str]:
     """Figures kept for validation that nothing here predicts."""
-    return [name for name, row in FIGURES.items() if row.use == VALIDATION and name not in PREDICTED]
+    return [
+        name for name, row in FIGURES.items() if row.use == VALIDATION and name not in PREDICTED
+    ]

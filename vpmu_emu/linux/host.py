@@ -30,7 +30,14 @@ from vpmu_emu.linux.perf.event import perf_init
 from vpmu_emu.linux.perf.pmi import handle_nmis
 from vpmu_emu.linux.perf.sched import perf_event_task_sched
 from vpmu_emu.linux.perf.swevent import perf_sw_event
-from vpmu_emu.linux.sched import nr_running, pick_next_task, pull_task, tick_start, update_curr
+from vpmu_emu.linux.sched import (
+    nr_running,
+    pick_next_task,
+    pull_task,
+    tick_nohz_idle,
+    tick_start,
+    update_curr,
+)
 from vpmu_emu.linux.space import task_space
 from vpmu_emu.linux.trace_kinds import TR_SCHED_SWITCH
 from vpmu_emu.machine import state as machine
@@ -101,6 +108,9 @@ def schedule(S, M, E):
         core.t = max(core.t, S.tasks[follows].last_t)
     perf_event_task_sched(S, E, state.CTX_TASK + follows if follows >= 0 else state.CTX_NONE)
     host.curr = follows
+    if S.config.no_hz_idle != 0:
+        tick_nohz_idle(S)
+        host_timer_program(S, E)
     charge(S, E, COST_CONTEXT_SWITCH)
     emit(E, core.t, TR_SCHED_SWITCH, ZERO, U64(left + 1), U64(follows + 1), ZERO)
     if left >= 0:

@@ -1,7 +1,7 @@
 """Which task runs: the one of this CPU that has run least; who waits too long gets a tick.
 
-A fair scheduler reduced to what matters here: virtual runtime, slices, wake-ups, affinity. The tick runs
-only while somebody needs it (nohz_full). kernel/sched/core.c, fair.c.
+A fair scheduler reduced to what matters here: virtual runtime, slices, wake-ups, affinity. With nohz_full
+the tick runs while somebody needs it, else on every CPU that does not idle. kernel/sched/core.c, fair.c.
 """
 
 from __future__ import annotations
@@ -65,6 +65,21 @@ def tick_start(S):
     host = this_cpu(S)
     interval = S.config.tick_interval
     host.tick_at = min(host.tick_at, (this_core(S).t // interval + 1) * interval)
+
+
+@jit()
+def needs_tick(S):
+    """Whether this CPU has a tick because of its tasks (sched_can_stop_tick); perf may need one anyway."""
+    return S.config.no_hz_idle != 0 or nr_running(S, S.this_cpu) > 1
+
+
+@jit()
+def tick_nohz_idle(S):
+    """With NO_HZ_IDLE a CPU stops its tick when it begins to idle, until it ends (tick_nohz_idle_enter)."""
+    if this_cpu(S).curr < 0:
+        this_cpu(S).tick_at = NEVER
+    else:
+        tick_start(S)
 
 
 @jit()
@@ -171,10 +186,10 @@ def _kick_idle_core(S):
 
 @jit()
 def scheduler_tick(S):
-    """A slice is over when somebody else has run less."""
+    """A slice is over when somebody else has run less; the next tick is armed while it is needed."""
     host = this_cpu(S)
     update_curr(S)
-    if host.curr < 0 or nr_running(S, S.this_cpu) < 2:
+    if host.curr < 0 or not needs_tick(S):
         return
     tick_start(S)
     _kick_idle_core(S)

@@ -534,6 +534,7 @@ CONFIG = np.dtype(
         ("pebs_pdir", "i8"),  # vmx_icl_pebs_cpu: and this one's PEBS on fixed counter 0
         ("save_global_ctrl", "i8"),  # VM exit can save it; else the MSR-store list does
         ("hz", "i8"),  # CONFIG_HZ: ticks a second
+        ("no_hz_idle", "i8"),  # 1: only an idle CPU has no tick; 0: nohz_full, nor one with a single task
         ("mux_interval", "i8"),  # PERF_CPU_HRTIMER in 1/16 cycle
         ("tick_interval", "i8"),  # 1/HZ in 1/16 cycle
         ("max_sample_rate", "i8"),  # sysctl_perf_event_sample_rate, samples a second

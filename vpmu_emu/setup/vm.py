@@ -122,6 +122,7 @@ def init_config(S: Any, model: CpuModel, mode: Mode, options: Options | None = N
     config.core_khz = model.core_khz
     config.cyc2ns_mul = (1_000_000 << 31) // model.tsc_khz
     config.hz = options.hz
+    config.no_hz_idle = int(options.nohz == "idle")
     config.tick_interval = model.core_khz * 1000 // options.hz * 16
     config.mux_interval = 1000 // options.hz * model.core_khz * 16  # PERF_CPU_HRTIMER: 1000 / HZ ms
     set_sample_rate(config, MAX_SAMPLE_RATE)
