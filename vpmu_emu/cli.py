@@ -67,8 +67,8 @@ class _Group(click.Group):
                 error.message = visible(error.message)  # type: ignore[misc]
                 error.show()
                 status = error.exit_code
-            except (click.Abort, KeyboardInterrupt):
-                say("vpmu: interrupted", err=True)
+            except (click.Abort, KeyboardInterrupt) as interrupt:
+                say("\n".join(["vpmu: interrupted", *getattr(interrupt, "__notes__", ())]), err=True)
                 status = INTERRUPTED
             except BrokenPipeError:
                 status = FAILED

@@ -19,8 +19,9 @@ from vpmu_emu.options import OWNED, Options
 from vpmu_emu.tables.modes import MODES
 from vpmu_emu.tables.msrs import by_name, decode_value, msr_name, row_of, value_words
 from vpmu_emu.tables.passed import Met
-from vpmu_emu.views.access import Asked, Step, intercept_state, rdpmc_name, told
+from vpmu_emu.views.access import Asked, Step, intercept_state, told
 from vpmu_emu.views.switch import sequence, switch_report
+from vpmu_emu.views.words import rdpmc_name
 
 ACTIONS = ("rdmsr", "wrmsr", "rdpmc")
 SWITCH = "switch"  # no access: an exit that has nothing to do with the PMU

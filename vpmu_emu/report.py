@@ -121,8 +121,8 @@ def _show_rich(tables: Iterable[Table], stream: IO[str]) -> None:
 def summary(result: Mapping[str, Any], program: str) -> str:
     """The first line about a run."""
     mode, cpu, stop = result["vpmu"], result["cpu"], result["stop"]
-    missing = result["unsupported"]
-    note = f"\nnote: {missing['text']}" if missing else ""
+    note = "".join(f"\nwhy: {sentence}" for sentence in result["why"])
+    note += "".join(f"\nnote: {sentence}" for sentence in result["notes"])
     perf = result.get("perf", {})
     for what, count in result.get("lost", {}).items():
         if count:

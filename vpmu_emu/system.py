@@ -60,7 +60,7 @@ GDT = (
 MIB = 1 << 20
 PAGE, PAGE_DIRTY = 4096, 2  # a page of memory, and its flag in E.page_flags
 # What of the engine's scratch a saved state has: counts of the trace and of what was not executed.
-_KEPT = ("ring_head", "cpu", "outside_n", "outside_rip", "outside_size")
+_KEPT = ("ring_head", "cpu", "outside_n", "outside_rip", "outside_size", "faults_n")
 SLICE_SECONDS = 0.03
 PATIENCE = 1_000  # timers that a step waits for one that wakes the processor up
 
@@ -115,7 +115,8 @@ class Stop:
             outside the program.
         file: its source file.
         info: exit value of debug-exit, vector that began a triple fault, CPU of a hard lockup.
-        note: what the machine could not do for the program so far, in a sentence; else "".
+        note: what the machine could not do for the program so far, a sentence a line; else "".
+        why: how it came to that, in sentences; none where there is nothing to say.
     """
 
     reason: str
@@ -124,6 +125,7 @@ class Stop:
     line: int | None = None
     info: int = 0
     note: str = ""
+    why: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         place = f" ({self.file}:{self.line})" if self.line is not None else ""
@@ -132,7 +134,9 @@ class Stop:
             "debug-exit": f"exit with code {self.info}",
             "hard-lockup": f"hard lockup of CPU {self.info}",
         }.get(self.reason, self.reason)
-        return f"{words} at rip {self.rip:#x}{place}" + (f"\nnote: {self.note}" if self.note else "")
+        more = [f"why: {sentence}" for sentence in self.why]
+        more += [f"note: {sentence}" for sentence in self.note.splitlines()]
+        return "\n".join([f"{words} at rip {self.rip:#x}{place}", *more])
 
 
 @attrs.frozen
@@ -680,6 +684,7 @@ class System:
             "serial": bytes(E.serial[:serial]),
             "files": self._made_files(),
             "outside": bytes(E.outside),
+            "faults": E.faults.tobytes(),
             "scratch": np.array(scratch, dtype="<u8").tobytes(),
         }
         return pack("snapshot", SYSTEM, self._facts(), parts)
@@ -708,6 +713,7 @@ class System:
         E.page_flags[: len(pages)] = np.frombuffer(zlib.decompress(parts["flags"]), dtype=np.uint8)
         E.serial[: len(parts["serial"])] = np.frombuffer(parts["serial"], dtype=np.uint8)
         E.outside[:] = np.frombuffer(parts["outside"], dtype=np.uint8)
+        E.faults[:] = np.frombuffer(parts["faults"], dtype=E.faults.dtype)
         self._remake_files(parts["files"])
         for key, value in zip(_KEPT, np.frombuffer(parts["scratch"], dtype="<u8"), strict=True):
             E[key] = value
@@ -747,8 +753,10 @@ class System:
         done = ended in (STOP_DEBUG_EXIT, STOP_HALTED, STOP_RESET)
         line = self.program.line_at(rip - 1 if done else rip)
         file, number = (line.file, line.line) if line else (None, None)
-        missing = self.unsupported()
-        return Stop(reason, rip, file, number, info, missing["text"] if missing else "")
+        from vpmu_emu.views.why_stopped import why_stopped
+
+        why = why_stopped(self, reason, info)
+        return Stop(reason, rip, file, number, info, "\n".join(self.notes()), why)
 
     # --- looking ----------------------------------------------------------------------------------------
     @property
@@ -888,6 +896,12 @@ class System:
             if v
         }
 
+    def notes(self) -> list[str]:
+        """What the machine could not do for the program so far, in sentences."""
+        missing = self.unsupported()
+        found = [missing["text"]] if missing else []
+        return found + [f"{name} counts nothing for {why}" for name, why in self.uncounted().items()]
+
     def _host_killed(self) -> list[dict[str, Any]]:
         """The tasks of the host that a signal has killed."""
         from vpmu_emu.views.tasks import tasks_report
@@ -945,6 +959,8 @@ class System:
             "stop_info": stop.info,
             "stop_rip": stop.rip,
             "stop_line": f"{stop.file}:{stop.line}" if stop.line is not None else None,
+            "why": list(stop.why),
+            "notes": self.notes(),
             "unsupported": self.unsupported(),
             "lost": self.lost(),
             "engine": "interpreter",
@@ -1048,7 +1064,11 @@ def run(
     if program is not None and not isinstance(program, Program):
         program = load(program, options.defsym)
     system = System(program, options, ready=ready)
-    stop = system.run()
+    try:
+        stop = system.run()
+    except KeyboardInterrupt as interrupt:
+        interrupt.add_note(f"{system.program.name}: {system.stop(0, 'interrupted')}")
+        raise
     write_saved(system)
     return system.result(stop)
 

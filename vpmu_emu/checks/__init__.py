@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vpmu_emu.checks.judge import (
     MOST_CYCLES,
+    MOST_INSNS,
     NORMAL_STOP,
     FileReport,
     Runner,
@@ -30,6 +31,7 @@ from vpmu_emu.checks.plan import Plan, find_guests, read_plan
 
 __all__ = [
     "MOST_CYCLES",
+    "MOST_INSNS",
     "NORMAL_STOP",
     "CheckError",
     "Expectation",

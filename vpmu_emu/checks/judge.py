@@ -28,6 +28,7 @@ from vpmu_emu.checks.plan import Plan
 from vpmu_emu.errors import AssemblyError, ConfigError, VpmuError
 
 MOST_CYCLES = 10_000_000_000  # of a guest that has no `--max-cycles` in its `args`
+MOST_INSNS = 2_000_000_000  # of one that has no `--max-insns` there: some ten seconds
 NORMAL_STOP = "debug-exit"
 
 Runner = Callable[[Any, str, str | None, Sequence[str]], Outcome]
@@ -133,7 +134,7 @@ def run_as_asked(
         found = Path(program.name).parent / path
         return str(found) if found.exists() else path
 
-    asked = parse(args, max_cycles=MOST_CYCLES, vpmu=mode)
+    asked = parse(args, max_cycles=MOST_CYCLES, max_insns=MOST_INSNS, vpmu=mode)
     options = attrs.evolve(
         asked,
         cpu=asked.cpu if cpu is None else cpu,
@@ -187,8 +188,10 @@ def check_program(
             raise
         except VpmuError as error:
             raise _placed(error, plan) from None
-        if missing := outcome.values.get("unsupported"):
-            notes.append(f"[{mode}] {missing['text']}")
+        except KeyboardInterrupt as interrupt:
+            interrupt.add_note(f"{plan.file}: [{mode}] was running")
+            raise
+        notes += [f"[{mode}] {note}" for note in outcome.values.get("notes", ())]
         if lost := outcome.values.get("lost", {}).get("serial"):
             notes.append(f"[{mode}] {lost:,} characters more than are kept were written to the serial port")
         stop_expected = outcome.values["stop"] == NORMAL_STOP
@@ -220,10 +223,16 @@ def _stop_text(file: str, mode: str, values: Mapping[str, Any]) -> str:
     stop = values["stop"]
     at = f" at rip {values['stop_rip']:#x}" if "stop_rip" in values else ""
     line = f" ({values['stop_line']})" if values.get("stop_line") else ""
+    why = "".join(f"\n    why: {sentence}" for sentence in values.get("why", ()))
     return (
-        f"{file}: [{mode}] ended by {stop}{at}{line}, not by {NORMAL_STOP}\n"
-        f'  hint: if that is meant, write `#: expect {mode}: stop == "{stop}"`'
+        f"{file}: [{mode}] ended by {stop}{at}{line}, not by {NORMAL_STOP}{why}\n"
+        f'  hint: if that is meant, write `#: expect {mode}: stop == "{stop}"`{_limit_text(stop)}'
     )
+
+
+def _limit_text(stop: str) -> str:
+    limit = {"max-insns": MOST_INSNS, "max-cycles": MOST_CYCLES}.get(stop)
+    return f"; with no `#: args --{stop} N` a guest has {limit:,}" if limit else ""
 
 
 def _placed(error: VpmuError, plan: Plan) -> VpmuError:

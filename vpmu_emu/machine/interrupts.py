@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
-from vpmu_emu.machine import state
+from vpmu_emu.machine import ring, state
 from vpmu_emu.machine.alu import spread_flags
 from vpmu_emu.machine.bus import FAULT_EPT, note_ept_violation
 from vpmu_emu.machine.decode import rep_over
@@ -26,8 +26,8 @@ from vpmu_emu.machine.processor_flags import (
     X86_EFLAGS_STATUS,
     X86_EFLAGS_TF,
 )
-from vpmu_emu.machine.ring import TR_EXCEPTION, TR_IRQ, TR_NMI, emit
-from vpmu_emu.machine.u64 import ONE, U2, U3, U4, U7, U8, U15, U16, U32, U48, U64, WORD, ZERO
+from vpmu_emu.machine.ring import TR_EXCEPTION, TR_IRQ, TR_NMI, TR_UNDELIVERED, emit, emit_fault
+from vpmu_emu.machine.u64 import ONE, U2, U3, U4, U7, U8, U15, U16, U24, U32, U48, U64, WORD, ZERO
 from vpmu_emu.machine.vectors import (
     VECTOR_DF,
     VECTOR_GP,
@@ -125,10 +125,12 @@ def _tss_stack(core, M, E, offset):
 @jit()
 def through_gate(core, M, E, vector, kind, has_error, error, return_rip):
     """One attempt at delivery. CODE_NEXT, or CODE_FAULT with the next exception noted in E."""
+    E.gate = ZERO
     ext = ZERO if kind == KIND_SOFTWARE else _EXT
     number = U64(vector)
     bad = (number << U3) | _IDT | ext
     if (number << U4) + U15 > core.idt_limit:
+        E.undelivered = ring.GATE_LIMIT
         fault(E, VECTOR_GP, 1, bad)
         return state.CODE_FAULT
     old_cpl = core.cpl
@@ -139,20 +141,26 @@ def through_gate(core, M, E, vector, kind, has_error, error, return_rip):
         code, high = read(core, M, E, core.idt_base + (number << U4) + U8, U8)
     core.cpl = old_cpl
     if code != state.CODE_NEXT:
+        E.undelivered = ring.GATE_READ
         return code
+    E.gate = low
     gate_type = (low >> U64(40)) & _GATE_TYPE
     if gate_type != _INTERRUPT_GATE and gate_type != _TRAP_GATE:
+        E.undelivered = ring.GATE_TYPE
         fault(E, VECTOR_GP, 1, bad)
         return state.CODE_FAULT
     if kind == KIND_SOFTWARE and np.int64((low >> U64(45)) & U3) < core.cpl:
+        E.undelivered = ring.GATE_DPL
         fault(E, VECTOR_GP, 1, bad)
         return state.CODE_FAULT
     if low & _DESC_P == ZERO:
+        E.undelivered = ring.GATE_ABSENT
         fault(E, VECTOR_NP, 1, bad)
         return state.CODE_FAULT
     selector = (low >> U16) & WORD
     code, dpl = load_cs(core, M, E, selector, 0)
     if code != state.CODE_NEXT:
+        E.undelivered = ring.GATE_CODE
         return code
     target = (low & WORD) | (((low >> U48) & WORD) << U16) | ((high & _LOW32) << U32)
     ist = (low >> U32) & U7
@@ -164,6 +172,7 @@ def through_gate(core, M, E, vector, kind, has_error, error, return_rip):
     elif dpl < old_cpl:
         code, sp = _tss_stack(core, M, E, U4 + (U64(dpl) << U3))
     if code != state.CODE_NEXT:
+        E.undelivered = ring.GATE_STACK
         core.cpl = old_cpl
         return code
     sp = sp & _ALIGN16
@@ -177,6 +186,7 @@ def through_gate(core, M, E, vector, kind, has_error, error, return_rip):
     if code < state.CODE_NOT_RETIRED:
         code = write(core, M, E, base, U8, error if has_error != 0 else return_rip)
     if code >= state.CODE_NOT_RETIRED:
+        E.undelivered = ring.GATE_FRAME
         core.cpl = old_cpl
         return code
     write(core, M, E, sp - U16, U8, core.regs[state.RSP])
@@ -195,6 +205,19 @@ def through_gate(core, M, E, vector, kind, has_error, error, return_rip):
         core.rflags &= ~X86_EFLAGS_IF
     core.shadow = 0
     return state.CODE_NEXT
+
+
+@jit()
+def note_undelivered(core, E, vector, kind):
+    """An event was not delivered: E.undelivered says why, E.fault_* what comes of it."""
+    second = U64(E.fault_vector)
+    why = U64(vector) | U64(kind) << U8 | U64(E.undelivered) << U16 | second << U24
+    at = E.fault_error
+    if E.undelivered == ring.GATE_LIMIT:
+        at = core.idt_limit
+    elif E.fault_vector == VECTOR_PF:
+        at = E.fault_address
+    emit_fault(E, core.t, TR_UNDELIVERED, core.rip, why, E.gate, at)
 
 
 @jit()
@@ -239,13 +262,14 @@ def _deliver(core, M, E, vector, kind, has_error, error, return_rip):
                 core.cr2 = E.fault_address
             if vector < 32:
                 core.stats.exceptions[vector] += ONE
-            emit(E, core.t, TR_EXCEPTION, core.rip, U64(vector), error, core.cr2)
+            emit_fault(E, core.t, TR_EXCEPTION, core.rip, U64(vector), error, core.cr2)
         code = through_gate(core, M, E, vector, kind, has_error, error, return_rip)
         if code == state.CODE_NEXT or code == state.CODE_EXIT:
             return code
         if E.fault_vector == FAULT_EPT:
             note_ept_violation(core, E)
             return state.CODE_EXIT
+        note_undelivered(core, E, vector, kind)
         if kind == KIND_FAULT and vector == VECTOR_DF:
             break
         second = E.fault_vector

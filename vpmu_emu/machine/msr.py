@@ -43,7 +43,7 @@ from vpmu_emu.machine.pmu import (
     pmu_write_fixed_ctr_ctrl,
 )
 from vpmu_emu.machine.pmu_rules import perfctr_value, rdpmc_ecx, status_after_reset
-from vpmu_emu.machine.ring import emit
+from vpmu_emu.machine.ring import emit, emit_fault
 from vpmu_emu.machine.state import N_FIXED, N_GP
 from vpmu_emu.machine.u64 import ONE, TOP, U64, ZERO
 from vpmu_emu.tables.msrs import ACCESS_DROP, ACCESS_RO, ACCESS_WO, MSRS, ROW
@@ -161,7 +161,7 @@ def note_msr(core, E, index, value, old, kind, exits):
 @jit()
 def note_msr_fault(core, E, index, value, writes, why):
     """A guest's MSR access raised #GP for the reason `why`, one of GP_*."""
-    emit(E, core.t, ring.TR_MSR_FAULT, core.rip, index, value, U64(writes | why << 1))
+    emit_fault(E, core.t, ring.TR_MSR_FAULT, core.rip, index, value, U64(writes | why << 1))
     if E.n_watch > 0 and is_watched(E, index, 1 + writes):
         E.stop_request = 1
 

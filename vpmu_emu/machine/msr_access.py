@@ -35,7 +35,7 @@ from vpmu_emu.machine.retire import (
     retire,
     spend,
 )
-from vpmu_emu.machine.ring import emit
+from vpmu_emu.machine.ring import emit, emit_fault
 from vpmu_emu.machine.u64 import ALL, LOW32, ONE, U32, U64, ZERO
 from vpmu_emu.machine.vmx import msr_intercepted
 from vpmu_emu.tables.cpus import LATENCIES
@@ -52,7 +52,7 @@ CPUID_OSXSAVE = U64(1 << 27)
 @jit()
 def _refuse(core, E, u, access):
     # Before anything else is looked at: no exit, and no #GP of another reason.
-    emit(E, core.t, ring.TR_PRIVILEGE, u.rip, U64(access), U64(core.cpl), core.cr4)
+    emit_fault(E, core.t, ring.TR_PRIVILEGE, u.rip, U64(access), U64(core.cpl), core.cr4)
     return raise_gp(E)
 
 
@@ -136,7 +136,7 @@ def execute_rdpmc(core, E, u):
             return leave_guest(core, u, vmcs.EXIT_RDPMC, ZERO)
     which = rdpmc_counter(core, ecx)
     if which == PMC_INVALID:
-        emit(E, core.t, ring.TR_RDPMC_FAULT, u.rip, ecx, U64(core.pmu.gp), U64(core.pmu.fixed))
+        emit_fault(E, core.t, ring.TR_RDPMC_FAULT, u.rip, ecx, U64(core.pmu.gp), U64(core.pmu.fixed))
         return raise_gp(E)
     v = rdpmc_result(core, ecx, rdpmc_value(core, which))
     put_edx_eax(core, v)

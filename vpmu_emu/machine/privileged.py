@@ -29,7 +29,13 @@ from vpmu_emu.machine.control_registers import (
     execute_smsw,
 )
 from vpmu_emu.machine.decode import note_outside
-from vpmu_emu.machine.interrupts import KIND_SOFTWARE, interrupt_return, set_rflags, through_gate
+from vpmu_emu.machine.interrupts import (
+    KIND_SOFTWARE,
+    interrupt_return,
+    note_undelivered,
+    set_rflags,
+    through_gate,
+)
 from vpmu_emu.machine.memory import drop_decoded, fault, read, tlb_flush
 from vpmu_emu.machine.msr import is_canonical
 from vpmu_emu.machine.msr_access import (
@@ -120,6 +126,8 @@ def _software_interrupt(core, M, E, u, op, vector):
     fold_flags(core)
     code = through_gate(core, M, E, vector, KIND_SOFTWARE, 0, ZERO, u.rip + U64(u.len))
     if code != state.CODE_NEXT:
+        if code == state.CODE_FAULT:
+            note_undelivered(core, E, vector, KIND_SOFTWARE)
         return code
     emit(E, core.t, TR_EXCEPTION, u.rip, U64(vector), ZERO, ZERO)
     if vector < 32:

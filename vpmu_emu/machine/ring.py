@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vpmu_emu._jit import jit
-from vpmu_emu.machine.state import N_RING
+from vpmu_emu.machine.state import N_FAULTS, N_RING
 
 TR_GUEST_RDMSR = 1  # a index, b value, c 1 if it left the guest
 TR_GUEST_WRMSR = 2  # a index, b new value, c old value
@@ -24,6 +24,9 @@ TR_PRIVILEGE = 16  # the instruction is #GP where it stands: a ACCESS_*, b CPL, 
 TR_INTERCEPT = 17  # a index or ECX, b bit of the MSR bitmap or BY_*, c ACCESS_*, and 4 if it exits
 TR_MSR_DROPPED = 18  # does nothing, and no #GP: a index, b value, c 1 for a write
 TR_RDPMC_FAULT = 19  # no such counter: a ECX, b general-purpose and c fixed counters that there are
+# An event is not delivered: a its vector, KIND_* << 8, GATE_* << 16, vector of what comes of it << 24;
+# b low half of its gate; c limit of the IDT with GATE_LIMIT, else address of a page fault, else error code.
+TR_UNDELIVERED = 20
 
 ACCESS_RDMSR, ACCESS_WRMSR, ACCESS_RDPMC = range(3)
 ACCESS_NAMES = ("rdmsr", "wrmsr", "rdpmc")
@@ -68,9 +71,21 @@ MACHINE_KINDS = {
     TR_INTERCEPT: "intercept",
     TR_MSR_DROPPED: "msr_dropped",
     TR_RDPMC_FAULT: "rdpmc_fault",
+    TR_UNDELIVERED: "undelivered",
 }
 
+# Why an event does not get through its gate (SDM 3A 6.12.1).
+GATE_LIMIT = 1  # beyond the limit of the IDT
+GATE_READ = 2  # the gate cannot be read
+GATE_TYPE = 3  # neither an interrupt gate nor a trap gate
+GATE_DPL = 4  # INT n of a ring for which it is not
+GATE_ABSENT = 5  # not present
+GATE_CODE = 6  # its code segment
+GATE_STACK = 7  # the stack that the TSS names
+GATE_FRAME = 8  # the stack cannot be written
+
 _MASK = N_RING - 1
+_FAULTS_MASK = N_FAULTS - 1
 
 
 @jit()
@@ -86,3 +101,18 @@ def emit(E, t, kind, rip, a, b, c):
         slot.b = b
         slot.c = c
         E.ring_head += 1
+
+
+@jit()
+def emit_fault(E, t, kind, rip, a, b, c):
+    """The same for an event that a run may end with: it is kept in E.faults if tracing is off, too."""
+    note = E.faults[E.faults_n & _FAULTS_MASK]
+    note.t = t
+    note.kind = kind
+    note.cpu = E.cpu
+    note.rip = rip
+    note.a = a
+    note.b = b
+    note.c = c
+    E.faults_n += 1
+    emit(E, t, kind, rip, a, b, c)

@@ -401,6 +401,7 @@ N_CODE = 1 << 10  # pages that may hold decoded code at one time
 N_STORED = 1 << 10
 CODE_WORDS = 64  # a bit per byte of a page
 N_RING = 1 << 16
+N_FAULTS = 16  # more than one triple fault is made of
 N_SERIAL = 1 << 20
 N_BREAK = 64
 N_WATCH = 16
@@ -454,6 +455,10 @@ ENGINE = np.dtype(
         ("stop_request", "i8"),  # a watchpoint matched: stop at the next edge
         ("n_break", "i8"),
         ("n_watch", "i8"),
+        ("undelivered", "i8"),  # why the last event that did not get through its gate did not: GATE_*
+        ("gate", "u8"),  # the low half of that gate, 0 if it was not read
+        ("faults_n", "i8"),  # events of `faults` so far
+        ("faults", EVENT, (N_FAULTS,)),  # the last of those that end runs, whether anybody traces or not
         ("outside_n", "i8"),  # how often an instruction outside of the table raised #UD
         ("outside_rip", "u8"),  # where the first one stands
         ("outside_size", "i8"),  # bytes of it that were seen

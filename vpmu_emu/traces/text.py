@@ -20,6 +20,7 @@ from vpmu_emu.machine import ring as mk
 from vpmu_emu.tables.events import LISTS
 from vpmu_emu.tables.exits import exit_name
 from vpmu_emu.tables.msrs import msr_name, value_words
+from vpmu_emu.views.fault_chain import Fault, undelivered_words
 from vpmu_emu.views.perf import counter_name
 from vpmu_emu.views.words import (
     FASTPATHS,
@@ -101,6 +102,8 @@ def _machine(kind: int, rip: int, a: int, b: int, c: int) -> str:
         return f"msr_dropped: {'write' if c else 'read'} {a:x} = {b:#x}"
     if kind == mk.TR_RDPMC_FAULT:
         return f"rdpmc_fault: {a:x} of {b} general-purpose and {c} fixed counters (#GP)"
+    if kind == mk.TR_UNDELIVERED:
+        return f"undelivered: {undelivered_words(Fault(0, kind, 0, rip, a, b, c))}"
     return f"event_{kind}: {a:x} {b:x} {c:x}"
 
 
@@ -169,7 +172,7 @@ _GUEST_KINDS = (
 # Events that an instruction of the program caused or interrupted, so that rip has a line of its source.
 _OF_PROGRAM = {
     *_GUEST_KINDS, mk.TR_PRIVILEGE, mk.TR_INTERCEPT, mk.TR_RDPMC_FAULT,
-    mk.TR_VM_EXIT, mk.TR_EXCEPTION, mk.TR_IRQ, mk.TR_NMI,
+    mk.TR_VM_EXIT, mk.TR_EXCEPTION, mk.TR_UNDELIVERED, mk.TR_IRQ, mk.TR_NMI,
 }  # fmt: skip
 
 

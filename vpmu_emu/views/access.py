@@ -30,7 +30,14 @@ from vpmu_emu.tables.modes import VPMUS
 from vpmu_emu.tables.msrs import RDPMC_PASSED, msr_name, row_of, value_words
 from vpmu_emu.tables.passed import Met, rule_for, rule_of, rule_words
 from vpmu_emu.views.perf import counter_name
-from vpmu_emu.views.words import FASTPATHS, MSR_REASONS, counter_of_bit, reprogram_words
+from vpmu_emu.views.words import (
+    FASTPATHS,
+    MSR_REASONS,
+    counter_of_bit,
+    msr_fault_words,
+    rdpmc_fault_words,
+    reprogram_words,
+)
 
 _REQUESTS = {KVM_REQ_PMU: "KVM_REQ_PMU", KVM_REQ_PMI: "KVM_REQ_PMI", KVM_REQ_EVENT: "KVM_REQ_EVENT"}
 _HANDLERS = {
@@ -54,12 +61,6 @@ _PMU_ROWS = {
     "IA32_PERF_GLOBAL_STATUS_SET", "MSR_PERF_METRICS", "IA32_PEBS_ENABLE", "MSR_PEBS_DATA_CFG",
     "IA32_DS_AREA", "IA32_X2APIC_LVT_PMI",
 }  # fmt: skip
-RDPMC_FIXED = int(msr_index.INTEL_PMC_FIXED_RDPMC_BASE) >> 16
-_RDPMC_TYPES = {
-    0: "general-purpose counter",
-    RDPMC_FIXED: "fixed counter",
-    int(msr_index.INTEL_PMC_FIXED_RDPMC_METRICS) >> 16: "PERF_METRICS",
-}
 _VALID = 1 << 31
 
 
@@ -104,12 +105,6 @@ def _family(index: int) -> str:
 def _number(index: int) -> int:
     found = row_of(index)
     return found[1] if found else index
-
-
-def rdpmc_name(ecx: int) -> str:
-    """The counter that ECX of RDPMC names."""
-    what = _RDPMC_TYPES.get(ecx >> 16, f"no counter type {ecx >> 16:#x},")
-    return f"{what} {ecx & 0xFFFF}"
 
 
 class Event(NamedTuple):
@@ -237,13 +232,8 @@ class _Teller:
         index, value, c = e.a, e.b, e.c
         yield from self._handled()
         why = c >> 1
-        words = mk.GP_NAMES[why]
-        if why == mk.GP_ABSENT:
-            words = "no such register with this CPUID" if row_of(index) else "does not know this MSR"
-        elif why == mk.GP_RESERVED:
-            bits = value & self._reserved(index)
-            words = f"reserved bits {bits:#x} are set" if bits else "reserved bits are set"
-        elif why == mk.GP_FILTER:
+        words = msr_fault_words(why, index, value & self._reserved(index))
+        if why == mk.GP_FILTER:
             yield Step("MSR filter", "the VMM denies this access: #GP", True)
             return
         elif why == mk.GP_USER_SPACE:
@@ -277,13 +267,7 @@ class _Teller:
     def rdpmc_fault(self, e: Event) -> Iterator[Step]:
         ecx, gp, fixed = e.a, e.b, e.c
         yield from self._handled()
-        kind = ecx >> 16
-        if gp + fixed == 0:
-            words = "there is no PMU"
-        elif kind in (0, RDPMC_FIXED):
-            words = f"{rdpmc_name(ecx)} does not exist, there are {gp if kind == 0 else fixed}"
-        else:
-            words = f"{rdpmc_name(ecx)} cannot be read"
+        words = rdpmc_fault_words(ecx, gp, fixed)
         yield Step(self.who, f"{words}: #GP", True)
 
     def event_filter(self, e: Event) -> Iterator[Step]:

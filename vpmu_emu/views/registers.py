@@ -33,3 +33,8 @@ def registers(S: Any, M: np.ndarray[Any, Any], k: int = FIRST) -> list[int]:
         return [*found, int(S.cores[cpu].rip), int(S.cores[cpu].rflags)]
     found[4] = _vmread(S, M, k, "GUEST_RSP")
     return [*found, _vmread(S, M, k, "GUEST_RIP"), _vmread(S, M, k, "GUEST_RFLAGS")]
+
+
+def interruptibility(S: Any, M: np.ndarray[Any, Any], k: int = FIRST) -> int:
+    """What blocked interrupts of vCPU k at its last exit: GUEST_INTR_STATE_* (SDM 3C 25.4.2)."""
+    return _vmread(S, M, k, "GUEST_INTERRUPTIBILITY_INFO") & 0xFFFF_FFFF

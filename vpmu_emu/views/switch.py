@@ -15,8 +15,8 @@ from vpmu_emu.tables.cpus import COST_NAMES
 from vpmu_emu.tables.exits import exit_name
 from vpmu_emu.tables.modes import SWITCH_POLICIES
 from vpmu_emu.tables.msrs import msr_name
-from vpmu_emu.views.access import Step, rdpmc_name
-from vpmu_emu.views.words import counter_of_bit
+from vpmu_emu.views.access import Step
+from vpmu_emu.views.words import counter_of_bit, rdpmc_name
 
 _HOST = {mk.TR_HOST_RDMSR: "rdmsr", mk.TR_HOST_WRMSR: "wrmsr", mk.TR_HOST_RDPMC: "rdpmc"}
 _GLOBAL_CTRL = "IA32_PERF_GLOBAL_CTRL"

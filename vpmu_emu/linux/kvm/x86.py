@@ -55,7 +55,7 @@ from vpmu_emu.machine import state as machine
 from vpmu_emu.machine.engine import run_core
 from vpmu_emu.machine.msr import WRITE, WRITE_BLIND, note_msr_fault
 from vpmu_emu.machine.mutants import I_BOTH_WRMSRS, I_PMI_BEFORE_PMU, I_SPIN
-from vpmu_emu.machine.ring import GP_FILTER, TR_RDPMC_FAULT, emit
+from vpmu_emu.machine.ring import GP_FILTER, TR_RDPMC_FAULT, emit, emit_fault
 from vpmu_emu.machine.u64 import LOW32, U32, U64, ZERO
 from vpmu_emu.machine.vmcs import EXIT_MSR_READ, EXIT_MSR_WRITE, EXIT_RDPMC
 
@@ -81,7 +81,7 @@ def kvm_emulate_rdpmc(S, M, E, vcpu):
     if i < 0:
         pmu = vcpu.pmu
         gp, fixed = U64(pmu.nr_arch_gp_counters), U64(pmu.nr_arch_fixed_counters)
-        emit(E, this_core(S).t, TR_RDPMC_FAULT, this_core(S).rip, index, gp, fixed)
+        emit_fault(E, this_core(S).t, TR_RDPMC_FAULT, this_core(S).rip, index, gp, fixed)
         kvm_inject_gp(vcpu)
     else:
         finish_rdpmc(S, M, E, vcpu, index, pmu_ops.rdpmc(S, E, vcpu, i))

@@ -1,0 +1,25 @@
+# A page that is not present.
+#~ modes bare emulated
+        .intel_syntax noprefix
+        .include "msr.inc"
+        .include "macros.inc"
+_start: load_idt
+        mov rax, cr0
+        bts rax, 16                     # CR0.WP
+        mov cr0, rax
+        lea rax, [rip + pml4]
+        mov cr3, rax
+        mov rax, 0x123456789000
+        mov rbx, [rax]
+        idt_storage
+        .data
+        .balign 4096
+pml4:   .quad pdpt + 3
+        .zero 4088
+pdpt:   .quad 0x80 + 3                # the first GiB
+        .quad 0x80 + 0x40000000 + 3   # the second
+        .zero 4080
+#= triple fault, first exception vector 14 at rip 0x100026 (page_absent.s:13)
+#= why: `mov rbx, [rax]` reads 0x123456789000 at CPL 0, where no page is present: #PF(0)
+#= why: #PF is not delivered: its gate in the IDT is empty: #DF(0)
+#= why: #DF is not delivered: its gate in the IDT is empty: a triple fault

@@ -1,0 +1,25 @@
+# A paging entry with a reserved bit.
+#~ modes bare emulated
+        .intel_syntax noprefix
+        .include "msr.inc"
+        .include "macros.inc"
+_start: load_idt
+        mov rax, cr0
+        bts rax, 16                     # CR0.WP
+        mov cr0, rax
+        lea rax, [rip + pml4]
+        mov cr3, rax
+        mov eax, 0x40000000
+        mov rbx, [rax]
+        idt_storage
+        .data
+        .balign 4096
+pml4:   .quad pdpt + 3
+        .zero 4088
+pdpt:   .quad 0x80 + 3                # the first GiB
+        .quad 0x80 + 0x40000000 + 3 + (1 << 51)   # the second
+        .zero 4080
+#= triple fault, first exception vector 14 at rip 0x100021 (page_reserved.s:13)
+#= why: `mov rbx, [rax]` reads 0x40000000 at CPL 0, where a paging entry has reserved bits set: #PF(0x9)
+#= why: #PF is not delivered: its gate in the IDT is empty: #DF(0)
+#= why: #DF is not delivered: its gate in the IDT is empty: a triple fault

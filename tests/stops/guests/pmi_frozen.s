@@ -1,0 +1,32 @@
+# Freeze on PMI, and a handler that leaves CTR_FRZ.
+#~ modes bare
+#~ args --max-insns 20000
+        .intel_syntax noprefix
+        .include "msr.inc"
+        .include "macros.inc"
+        .equ VEC, 0x50
+        .equ COUNTS, EVT_INST_RETIRED_ANY_P | EVTSEL_OS | EVTSEL_INT | EVTSEL_EN
+_start: wrmsr_const IA32_DEBUGCTL, 1 << 12
+        lapic_enable_x2apic
+        load_idt
+        set_gate VEC, pmi
+        wrmsr_const IA32_PERFEVTSEL0, COUNTS
+        wrmsr_const IA32_PMC0, -100 & 0xffffffff
+        sti
+        wrmsr_const IA32_PERF_GLOBAL_CTRL, GLOBAL_PMC0
+        1:      jmp 1b
+pmi:    push rax
+        push rcx
+        push rdx
+        inc ebx
+        wrmsr_const IA32_PERF_GLOBAL_STATUS_RESET, GLOBAL_PMC0
+        wrmsr_const IA32_PMC0, -100 & 0xffffffff
+        lapic_eoi
+        pop rdx
+        pop rcx
+        pop rax
+        iretq
+        idt_storage
+#= max-insns at rip 0x1000a5 (pmi_frozen.s:17)
+#= why: pmc0 has overflowed (GLOBAL_STATUS 0x800000000000001), but LVTPC 0x10000 is masked, as after a reset: nothing has set it up
+#= why: GLOBAL_STATUS.CTR_FRZ is set: nothing counts until a write to STATUS_RESET clears it

@@ -1,0 +1,39 @@
+# HLT in an NMI handler: the next PMI waits for IRET.
+#~ modes bare emulated passthrough mediated
+#~ args --max-insns 20000
+        .intel_syntax noprefix
+        .include "msr.inc"
+        .include "macros.inc"
+        .equ VEC, 0x50
+        .equ COUNTS, EVT_INST_RETIRED_ANY_P | EVTSEL_OS | EVTSEL_INT | EVTSEL_EN
+_start: lapic_enable_x2apic
+        wrmsr_const IA32_X2APIC_LVT_PMI, 0x400
+        nop
+        load_idt
+        set_gate 2, pmi
+        wrmsr_const IA32_PERFEVTSEL0, COUNTS
+        wrmsr_const IA32_PMC0, -100 & 0xffffffff
+        sti
+        wrmsr_const IA32_PERF_GLOBAL_CTRL, GLOBAL_PMC0
+        1:      jmp 1b
+pmi:    push rax
+        push rcx
+        push rdx
+        inc ebx
+        wrmsr_const IA32_X2APIC_LVT_PMI, 0x400
+        wrmsr_const IA32_PERF_GLOBAL_STATUS_RESET, GLOBAL_PMC0
+        wrmsr_const IA32_PMC0, -100 & 0xffffffff
+        lapic_eoi
+        mov ecx, 300
+2:      dec ecx
+        jnz 2b
+        wrmsr_const IA32_X2APIC_LVT_PMI, 0x400
+        hlt
+        pop rdx
+        pop rcx
+        pop rax
+        iretq
+        idt_storage
+#= halted at rip 0x100103 (pmi_nmi_blocked.s:31)
+#= why: HLT with interrupts off (IF = 0): only an NMI would go on from here
+#= why: pmc0 has overflowed (GLOBAL_STATUS 0x1), but NMIs are blocked until an IRET

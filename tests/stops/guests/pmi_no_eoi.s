@@ -1,0 +1,35 @@
+# The handler writes no EOI, and HLT waits for the second PMI.
+#~ modes bare emulated passthrough mediated
+#~ args --max-insns 20000
+        .intel_syntax noprefix
+        .include "msr.inc"
+        .include "macros.inc"
+        .equ VEC, 0x50
+        .equ COUNTS, EVT_INST_RETIRED_ANY_P | EVTSEL_OS | EVTSEL_INT | EVTSEL_EN
+_start: lapic_enable_x2apic
+        wrmsr_const IA32_X2APIC_LVT_PMI, VEC
+        load_idt
+        set_gate VEC, pmi
+        wrmsr_const IA32_PERFEVTSEL0, COUNTS
+        wrmsr_const IA32_PMC0, -100 & 0xffffffff
+        sti
+        wrmsr_const IA32_PERF_GLOBAL_CTRL, GLOBAL_PMC0
+                mov ecx, 300
+2:      dec ecx
+        jnz 2b
+1:      hlt
+        jmp 1b
+pmi:    push rax
+        push rcx
+        push rdx
+        inc ebx
+        wrmsr_const IA32_PERF_GLOBAL_STATUS_RESET, GLOBAL_PMC0
+        wrmsr_const IA32_PMC0, -100 & 0xffffffff
+        wrmsr_const IA32_X2APIC_LVT_PMI, VEC
+        pop rdx
+        pop rcx
+        pop rax
+        iretq
+        idt_storage
+#= halted at rip 0x1000af (pmi_no_eoi.s:20)
+#= why: pmc0 has overflowed (GLOBAL_STATUS 0x1), but its vector 0x50 waits: 0x50 is in service until its handler writes EOI
