@@ -7,6 +7,7 @@ import difflib
 import errno
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -837,7 +838,9 @@ def overhead(**asked: Any) -> None:
 def debug(ctx: click.Context, /, prog: str, script: Any, **options: Any) -> None:
     """Step through PROG; commands come from the terminal, standard input or a script."""
     from vpmu_emu.debug.repl import Repl
+    from vpmu_emu.debug.screen import NARROWEST, WIDTH, Screen, wants_colour
     from vpmu_emu.debug.session import Session
+    from vpmu_emu.debug.terminal import piped_lines, typed_lines
     from vpmu_emu.system import with_saved
 
     source = script or sys.stdin
@@ -850,24 +853,16 @@ def debug(ctx: click.Context, /, prog: str, script: Any, **options: Any) -> None
         asked = with_saved(asked, program)
     ready = partial(prepare, [asked.vpmu])
     session = Session(program, with_files(program, prog, asked), ready=ready)
-    repl = Repl(session, partial(say, nl=False))
+    terminal = sys.stdout.isatty()
+    wide = shutil.get_terminal_size().columns if terminal or os.environ.get("COLUMNS") else WIDTH
+    write = partial(click.echo, nl=False, color=True)
+    screen = Screen(write, max(NARROWEST, wide), wants_colour(terminal))
+    repl = Repl(session, screen)
     repl.start()
-    failures = repl.run(_typed_lines() if source is sys.stdin and source.isatty() else source)
+    typed = source is sys.stdin and source.isatty()
+    failures = repl.run(typed_lines(repl) if typed else piped_lines(source))
     save_trace(session.system, options["trace"])
     ctx.exit(BAD_INPUT if failures and not source.isatty() else FINE)
-
-
-def _typed_lines() -> Iterator[str]:
-    import readline  # noqa: F401  (line editing and history for input())
-
-    while True:
-        try:
-            yield input("(vpmu) ") + "\n"
-        except EOFError:
-            click.echo()
-            return
-        except KeyboardInterrupt:
-            click.echo()
 
 
 def named_modes(text: str) -> list[str]:

@@ -343,6 +343,7 @@ class System:
         self.max_cycles = options.max_cycles
         self.wall_s = 0.0
         self.jit_s = 0.0
+        self.between_slices: Callable[[], None] | None = None  # may look, and change nothing
         self._loaded = False
         self._slice = 1 << 24
         self._array = np.zeros(1, dtype=SYSTEM).view(np.recarray)
@@ -495,6 +496,8 @@ class System:
             self._limit(until)
         while True:
             code = self._turn(self._slice)
+            if self.between_slices is not None:
+                self.between_slices()
             if self._moment is not None and self._is_moment(code):
                 self._ask_to_save()
             elif code != RUN_SLICE:

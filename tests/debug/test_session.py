@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import io
-
 import pytest
-from click.testing import CliRunner
 
 from tests.conftest import ROOT
 from vpmu_emu.asm import assemble, assemble_file
-from vpmu_emu.cli import main
-from vpmu_emu.debug.repl import Repl
 from vpmu_emu.debug.session import Session
 from vpmu_emu.errors import VpmuError
 from vpmu_emu.system import System
@@ -43,13 +38,6 @@ text:   .asciz "hello"
 @pytest.fixture
 def session():
     return Session(assemble(TEXT, "t.s"), vpmu="bare")
-
-
-def talk(session, *lines):
-    out = io.StringIO()
-    repl = Repl(session, out.write)
-    failures = repl.run(lines)
-    return out.getvalue(), failures
 
 
 def test_step_goes_one_instruction(session):
@@ -153,72 +141,6 @@ def test_looking_changes_nothing(mode):
     assert bytes(session.system.M) == bytes(plain.M)
 
 
-def test_repl_speaks_gdb(session):
-    text, failures = talk(
-        session, "b loop", "c", "p rbx", "p/x rbx + COUNT", "x/2xg value",
-        "x/s text", "x/4xb value", "x/2i rip", "info regs", "info pmu", "info msr", "info break", "l", "",
-        "d 1", "tb 11", "c", "q", "p 1",
-    )  # fmt: skip
-    assert failures == 0, text
-    assert "breakpoint 1 at 0x" in text
-    assert "stopped: breakpoint 1" in text
-    assert "3 (0x3)" in text
-    assert "0x0000000000000006" in text
-    assert ": 0x1122334455667788" in text
-    assert "'hello'" in text
-    assert ": 0x88 0x77 0x66 0x55" in text
-    assert "90" in text
-    assert "INST_RETIRED.ANY_P usr os en" in text
-    assert "=>    8  loop:   nop" in text
-    assert not text.endswith("1 (0x1)\n")
-
-
-def test_empty_line_repeats_a_step(session):
-    talk(session, "s", "", "")
-    assert session.program.line_at(session.rip).line == 6
-    talk(session, "p 1", "")
-    assert session.program.line_at(session.rip).line == 6  # looking does not repeat
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("stpe", "did you mean step?"),
-        ("watch msr IA32_PERF_GLOBAL_CTR", "IA32_PERF_GLOBAL_CTRL"),
-        ("watch IA32_PMC0", "write `watch msr NAME"),
-        ("watch msr IA32_PMC0 x", "'x' is not r, w or rw"),
-        ("b lop", "did you mean loop?"),
-        ("info rgs", "did you mean regs?"),
-        ("delete 7", "there is no point 7"),
-        ("s 0", "not a number of instructions"),
-        ("s -1", "not a number of instructions"),
-        ("x/zz 0", "a count, a format"),
-        ("x 0xffffffffff", "outside memory"),
-        ("p rxx", "did you mean"),
-        ("p 1 +", "cannot read this"),
-        ("p/q 1", "unknown format"),
-        ("p", "what?"),
-        ("l 0x10", "no source"),
-        ("123", "cannot read"),
-    ],
-)
-def test_mistakes_are_answered_and_the_session_goes_on(session, line, message):
-    text, failures = talk(session, line, "s")
-    assert failures == 1
-    assert message in text
-    assert "stopped: step" in text
-
-
-def test_scripted_from_standard_input():
-    script = "watch msr IA32_PERF_GLOBAL_CTRL\nc\nc\nq\n"
-    result = CliRunner().invoke(main, ["debug", str(LESSON), "--vpmu", "passthrough"], input=script)
-    assert result.exit_code == 0, result.output
-    assert "wrmsr IA32_PERF_GLOBAL_CTRL (0x38f): old 0x0 new 0x100000007" in result.output
-    assert "01_count.s:" in result.output
-    wrong = CliRunner().invoke(main, ["debug", str(LESSON)], input="frob\nq\n")
-    assert wrong.exit_code == 2
-
-
 @pytest.mark.parametrize("go", ["step", "cont"])
 def test_ctrl_c_in_a_step_is_a_stop_and_keeps_breakpoints(session, monkeypatch, go):
     second = session.step().rip
@@ -300,37 +222,6 @@ def test_a_stop_at_a_write_does_not_name_a_watch_for_reads(session):
     writes = session.watch_msr("0x186")
     assert session.cont().text == f"watchpoint {writes.number}"
     assert session.cont().text == f"watchpoint {reads.number}"
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("b 1<<70", "not an address"),
-        ("b -1", "not an address"),
-        ("b ²", "nothing is called"),
-        ("b " + "9" * 5000, "no code at or after such a line"),
-        ("b t.s:" + "9" * 5000, "no code at or after such a line"),
-        ("p " + "~" * 1000 + "1", "nested too deeply"),
-        ("p " + "~" * 5000 + "1", "longer than"),
-        ("p " + "9" * 1900, "more than 64 bits"),
-        ("p 1<<64<<64<<64", "more than 128 bits"),
-        ("x/99999999999xb 0", "at most 4096"),
-        ("x/²xb 0", "a count, a format"),
-        ("watch msr 0x1000000c1", "not what ECX can hold"),
-        ("delete " + "9" * 40, "not a number|more than 64 bits"),
-    ],
-)
-def test_numbers_that_cannot_be(session, line, message):
-    text, failures = talk(session, line, "p 1")
-    assert failures == 1
-    assert any(part in text for part in message.split("|")), text[:300]
-    assert "1 (0x1)" in text
-
-
-def test_numbers_of_any_size_are_shown_in_the_size_of_a_register(session):
-    text, failures = talk(session, "p/c 0x110041", "p/x -1", "p/d 0xffffffffffffffff", "p 1 << 64")
-    assert failures == 0, text
-    assert text.split("\n")[:4] == ["'A'", "0xffffffffffffffff", "-1", f"{1 << 64} ({1 << 64:#x})"]
 
 
 def test_a_label_is_a_place_whatever_else_has_its_name():

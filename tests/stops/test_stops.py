@@ -21,7 +21,7 @@ from vpmu_emu.views.why_stopped import REASONS
 
 CASES = list(cases())
 # Stops of a debugger, and Ctrl-C: with their own tests in tests/debug/ and below.
-OTHERS = {"break", "watch", "step", "running", "interrupted"}
+OTHERS = {"break", "watch", "step", "until", "running", "interrupted"}
 LONG = 12  # characters of a constant that can be looked for
 # What no guest can come to as things are: a processor that refuses the VMCS that this KVM makes.
 UNSAID = {
@@ -83,7 +83,7 @@ def test_every_kind_of_gate_and_refusal_is_shown():
 def test_the_page_has_every_reason():
     page = (ROOT / "docs" / "stops.md").read_text(encoding="utf-8")
     table = page[page.index("| stop |") :].split("\n\n")[0]
-    debugger = {"break", "watch", "step", "running"}
+    debugger = {"break", "watch", "step", "until", "running"}
     assert {reason for reason in REASONS if f"`{reason}`" in table} == set(REASONS) - debugger
     (no_idt,) = (case for case in CASES if case.path.stem == "no_idt")
     for line in no_idt.text("bare").splitlines()[1:]:

@@ -169,6 +169,7 @@ REASONS: dict[str, tuple[str, Tell | None]] = {
     "interrupted": ("Ctrl-C", _endless),
     "break": ("a breakpoint", None),
     "watch": ("an access that somebody watches", None),
+    "until": ("the debugger is where it was told to go", None),
     "step": ("so many instructions were asked for", None),
     "running": ("it goes on", None),
 }
