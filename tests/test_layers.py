@@ -34,13 +34,15 @@ BELOW: dict[str, set[str]] = {
     "linux": {"errors", "data", "numerals", "tables", "_jit", "machine"},
     "build": {"errors", "data", "tables", "_jit", "asm", "system", "process"},
     "system": {"errors", "data", "numerals", "tables", "_jit", "asm", "load", "machine", "linux", "build",
-               "snapshot", "output", "options", "views", "setup"},
+               "snapshot", "output", "options", "views", "setup", "report"},
     "options": {"errors", "data", "numerals", "tables", "asm", "linux"},
-    "checks": {"errors", "data", "numerals", "tables", "asm", "load", "system", "options"},
+    "report": {"errors", "data", "tables"},  # a drawn table: for whoever shows something
+    "checks": {"errors", "data", "numerals", "tables", "asm", "load", "system", "options", "report"},
 }
-CLIENTS = {"debug", "traces", "lab", "report", "bench", "explanation"}
+CLIENTS = {"debug", "traces", "lab", "bench", "explanation"}
 for part in CLIENTS:
     BELOW[part] = set(BELOW) - CLIENTS
+BELOW["api"] = set(BELOW)
 BELOW["cli"] = set(BELOW)
 BELOW["__init__"] = set(BELOW)
 BELOW["__main__"] = {"cli"}
@@ -48,9 +50,6 @@ BELOW["__main__"] = {"cli"}
 BELOW["debug"] = BELOW["debug"] | {"traces"}
 # An explanation is a run that stops before and behind its access.
 BELOW["explanation"] = BELOW["explanation"] | {"debug"}
-# Drawn tables are words on a screen too: any client may ask for one.
-for part in ("bench", "debug", "lab", "traces"):
-    BELOW[part] = BELOW[part] | {"report"}
 
 FILES = sorted((ROOT / "vpmu_emu").rglob("*.py"))
 

@@ -3,6 +3,8 @@
     import vpmu_emu as vpmu
     result = vpmu.run("guests/lessons/01_count.s", vpmu="emulated")
     result.counters["pmc0"], result.exits, result.serial
+
+docs/python.md has the rest.
 """
 
 from __future__ import annotations
@@ -12,18 +14,22 @@ from typing import TYPE_CHECKING, Any
 from vpmu_emu.errors import AssemblyError, ConfigError, HostError, LoadError, VpmuError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from vpmu_emu.api import check, explain, run, trace
     from vpmu_emu.asm import Program, assemble, assemble_file
+    from vpmu_emu.checks import CheckReport
     from vpmu_emu.debug.session import Session
+    from vpmu_emu.explanation import Explanation
     from vpmu_emu.lab.sweep import sweep
     from vpmu_emu.system import Result, Stop, System
+    from vpmu_emu.traces.events import Trace
 
     __version__: str
 
 __all__ = [
     "AssemblyError",
+    "CheckReport",
     "ConfigError",
+    "Explanation",
     "HostError",
     "LoadError",
     "Program",
@@ -31,16 +37,22 @@ __all__ = [
     "Session",
     "Stop",
     "System",
+    "Trace",
     "VpmuError",
     "__version__",
     "assemble",
     "assemble_file",
+    "check",
+    "explain",
     "run",
     "sweep",
+    "trace",
 ]
 
 # Where the rest lives: imported when asked for, because the compiler below takes 0.3 s to import.
 _LATER = {
+    "CheckReport": "vpmu_emu.checks",
+    "Explanation": "vpmu_emu.explanation",
     "Program": "vpmu_emu.asm",
     "assemble": "vpmu_emu.asm",
     "assemble_file": "vpmu_emu.asm",
@@ -48,7 +60,12 @@ _LATER = {
     "Stop": "vpmu_emu.system",
     "System": "vpmu_emu.system",
     "Session": "vpmu_emu.debug.session",
+    "Trace": "vpmu_emu.traces.events",
+    "check": "vpmu_emu.api",
+    "explain": "vpmu_emu.api",
+    "run": "vpmu_emu.api",
     "sweep": "vpmu_emu.lab.sweep",
+    "trace": "vpmu_emu.api",
 }
 
 
@@ -76,27 +93,3 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     return sorted(__all__)
 
-
-def run(program: Program | str | Path | None, *, vpmu: str = "bare", **options: Any) -> Result:
-    """Run a guest to its end and say what it did.
-
-    The first run in a mode compiles it, in two processes, for up to a minute; later ones load it.
-
-    Args:
-        program: a program, or the path of a source file or an ELF executable.
-        vpmu: bare, none, emulated, passthrough or mediated.
-        options: as for `System`, told in docs/options.md: cpu, ram (MiB), max_insns, filter, guest, …
-
-    Raises:
-        AssemblyError: the source has errors, all of them listed.
-        ConfigError: an option with a wrong value; says what would do.
-        LoadError: a file that cannot be read, or a program that does not fit.
-        KeyboardInterrupt: Ctrl-C; a `Session` stops there instead and can say how far the guest came.
-    """
-    from vpmu_emu import build, system
-
-    def ready() -> None:
-        if not build.is_built(vpmu):
-            build.build([vpmu])
-
-    return system.run(program, vpmu=vpmu, ready=ready, **options)

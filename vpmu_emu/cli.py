@@ -24,7 +24,6 @@ from vpmu_emu.errors import VpmuError
 
 if TYPE_CHECKING:
     from vpmu_emu.asm.program import Program
-    from vpmu_emu.checks import Plan
     from vpmu_emu.system import System
 
 FINE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -69,7 +68,8 @@ class _Group(click.Group):
                 error.show()
                 status = error.exit_code
             except (click.Abort, KeyboardInterrupt) as interrupt:
-                say("\n".join(["vpmu: interrupted", *getattr(interrupt, "__notes__", ())]), err=True)
+                began = interrupt.__cause__ or interrupt  # click makes an Abort of it
+                say("\n".join(["vpmu: interrupted", *getattr(began, "__notes__", ())]), err=True)
                 status = INTERRUPTED
             except BrokenPipeError:
                 status = FAILED
@@ -399,65 +399,24 @@ def check(
     verbose: bool,
 ) -> None:
     """Run guests against the `#: expect` lines in them, in every mode they name."""
-    from vpmu_emu.checks import FileReport, check_program, find_guests, run_as_asked
+    from vpmu_emu.checks import CheckReport, check_files
 
-    asked = Options.of({"inject": inject, "without": without})
-    asked.check_values()  # a wrong name is told before anything compiles
-    runner = partial(run_as_asked, inject=inject, without=asked.without, ready=prepare)
-    reports = []
-    broken = False
-    for path in find_guests(paths):
-        try:
-            program, plan = load_plan(path)
-            asked.check_some_mode(plan.modes)
-            report = check_program(program, plan, runner, perturb=perturb)
-        except (VpmuError, OSError, UnicodeError, RecursionError, MemoryError) as error:
-            if isinstance(error, BrokenPipeError):
-                raise
-            report = FileReport(str(path), error=_one_sentence(path, error))
-            broken = True
+    reports, broken = [], False
+    asked: dict[str, Any] = {"perturb": perturb, "inject": inject, "without": without}
+    for report, is_broken in check_files(paths, **asked, ready=prepare, loader=load):
         reports.append(report)
+        broken |= is_broken
         if not as_json:
             _show_report(report, verbose)
-    failed = sum(not report.ok for report in reports)
-    verdicts = [v for report in reports for v in report.verdicts]
+    found = CheckReport(tuple(reports), broken)
     if as_json:
-        _json({
-            "schema": 1,
-            "ok": failed == 0,
-            "files": [report.to_json() for report in reports],
-            "expectations": len(verdicts),
-            "failed": sum(report.failed for report in reports),
-        })  # fmt: skip
+        _json(found.to_json())
     else:
         say(
-            f"{len(reports)} guests, {len(verdicts)} expectations, "
-            f"{sum(report.failed for report in reports)} failed"
+            f"{len(reports)} guests, {found.expectations} expectations, {found.failed} failed"
             + (f", {sum(len(r.blind) for r in reports)} blind" if perturb else "")
         )
-    ctx.exit(BAD_INPUT if broken else FAILED if failed else FINE)
-
-
-def _one_sentence(path: Path, error: Exception) -> str:
-    if isinstance(error, VpmuError):
-        return str(error)
-    if isinstance(error, OSError):
-        return f"{error.filename or path}: {error.strerror or error}"
-    if isinstance(error, UnicodeError):
-        return f"{path}: not a text file"
-    return f"{path}: " + ("nested too deeply" if isinstance(error, RecursionError) else "not enough memory")
-
-
-def load_plan(path: Path) -> tuple[Program, Plan]:
-    """A guest and what its comments ask for."""
-    from vpmu_emu.checks import read_plan
-    from vpmu_emu.tables.modes import MODES
-
-    if path.exists() and not path.is_file():
-        raise VpmuError(f"{path}: not a file")  # nobody waits for a FIFO
-    program = load(str(path))
-    lines = [(e.line, e.text) for e in program.expectations if e.file == program.name]
-    return program, read_plan(program.name, lines, program, tuple(MODES))
+    ctx.exit(BAD_INPUT if broken else FINE if found.ok else FAILED)
 
 
 def _show_report(report: Any, verbose: bool) -> None:

@@ -16,6 +16,7 @@ from vpmu_emu.errors import ConfigError
 from vpmu_emu.machine.processor_flags import X86_CR4_PCE
 from vpmu_emu.numerals import shown, whole
 from vpmu_emu.options import OWNED, Options
+from vpmu_emu.report import Table, html, plain
 from vpmu_emu.tables.modes import MODES
 from vpmu_emu.tables.msrs import by_name, decode_value, msr_name, row_of, value_words
 from vpmu_emu.tables.passed import Met
@@ -62,7 +63,7 @@ _TO_RING_3 = """
 """
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Explanation:
     """An access that was done.
 
@@ -75,6 +76,20 @@ class Explanation:
     steps: tuple[Step, ...]
     fault: bool
     value: int | None
+
+    def __repr__(self) -> str:
+        decided = [f"decided by {step.what}" for step in self.steps if step.decides][-1:]
+        end = ["#GP"] if self.fault else [] if self.value is None else [f"value {self.value:#x}"]
+        return f"<Explanation: {', '.join([f'{len(self.steps)} steps', *decided, *end])}>"
+
+    def __str__(self) -> str:
+        return plain(self._table())
+
+    def _repr_html_(self) -> str:
+        return html([self._table()])
+
+    def _table(self) -> Table:
+        return Table("", ("", ""), tuple((step.what, step.verdict) for step in self.steps))
 
     @property
     def decides(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from html import escape
 from typing import IO, Any
 
 import attrs
@@ -90,6 +91,27 @@ def plain(table: Table) -> str:
     if any(table.columns):
         lines.append(line(table.columns))
     return "\n".join([*lines, *map(line, texts)]) + "\n"
+
+
+def html(tables: Iterable[Table]) -> str:
+    """Tables as HTML, for notebooks; nothing in them is taken for markup."""
+    parts = []
+    for table in tables:
+        right = [_numeric(table, i) for i in range(len(table.columns))]
+        head = "".join(f"<th>{escape(visible(name))}</th>" for name in table.columns)
+        parts.append("<table>")
+        if table.title:
+            parts.append(f"<caption style='text-align:left'>{escape(visible(table.title))}</caption>")
+        if any(table.columns):
+            parts.append(f"<thead><tr>{head}</tr></thead>")
+        for row in table.rows:
+            cells = (
+                f"<td style='text-align:{'right' if r else 'left'}'>{escape(cell(value))}</td>"
+                for value, r in zip(row, right, strict=True)
+            )
+            parts.append(f"<tr>{''.join(cells)}</tr>")
+        parts.append("</table>")
+    return "\n".join(parts)
 
 
 def _numeric(table: Table, column: int) -> bool:

@@ -36,6 +36,7 @@ from vpmu_emu.options import (
     pairs,
 )
 from vpmu_emu.output import check_output, write_output
+from vpmu_emu.report import Table, html, plain, run_tables, summary
 from vpmu_emu.snapshot import pack, unpack
 from vpmu_emu.tables.cpus import INDEXED, PARTS, CpuModel, at_level, changed, cpu, cpuid_leaves
 from vpmu_emu.tables.events import event_mask, event_text, why_uncounted
@@ -139,9 +140,16 @@ class Stop:
         return "\n".join([f"{words} at rip {self.rip:#x}{place}", *more])
 
 
-@attrs.frozen
+NOT_OF_THE_RUN = ("jit_s", "wall_s")  # of the machine that it ran on
+
+
+@attrs.frozen(eq=False, repr=False)
 class Result:
-    """What a run did; `to_json()` is the documented schema."""
+    """What a run did; `to_json()` is the documented schema, and properties are its keys.
+
+    Two are equal if the runs were: record, memory, program, and all that is said of them but times of the
+    machine on which they ran. Tracing changes nothing of that.
+    """
 
     values: dict[str, Any]
     memory: Any = attrs.field(repr=False)
@@ -149,6 +157,37 @@ class Result:
     ring: Any = attrs.field(repr=False)
     model: CpuModel = attrs.field(repr=False)
     program: Program = attrs.field(repr=False)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Result):
+            return NotImplemented
+        return (
+            self.record == other.record
+            and self._said() == other._said()
+            and self.model == other.model
+            and _image(self.program) == _image(other.program)
+            and bool(np.array_equal(self.memory, other.memory))
+        )
+
+    def __hash__(self) -> int:
+        return hash(self.record)
+
+    def _said(self) -> dict[str, Any]:
+        return {key: value for key, value in self.values.items() if key not in NOT_OF_THE_RUN + ("lost",)}
+
+    def __repr__(self) -> str:
+        end = f"exit code {self.exit_code}" if self.exit_code is not None else self.stop
+        counts = f"{self.instructions:,} instructions, {self.cycles:,} cycles, {self.pmis:,} PMIs"
+        name = Path(self.program.name).name
+        return f"<Result {name}: {self.values['vpmu']} on {self.model.name}, {end}, {counts}>"
+
+    def __str__(self) -> str:
+        return "\n".join([summary(self.values, self.program.name), *map(plain, run_tables(self.values))])
+
+    def _repr_html_(self) -> str:
+        said = summary(self.values, self.program.name).splitlines()
+        first = html([Table("", ("",), tuple((line,) for line in said))])
+        return "\n".join([first, html(run_tables(self.values))])
 
     def to_json(self) -> dict[str, Any]:
         """The result as plain data (docs/schema.json)."""
@@ -166,6 +205,54 @@ class Result:
     def read(self, address: int, size: int) -> bytes:
         """Guest memory at the end of the run; bytes outside it read as zero."""
         return read_ram(self.memory, address, size)
+
+    @property
+    def stop(self) -> str:
+        """Why it ended, as in `#: expect`: debug-exit, halted, triple-fault, …; `why` says more."""
+        return str(self.values["stop"])
+
+    @property
+    def why(self) -> tuple[str, ...]:
+        """How it came to that stop, in sentences (docs/stops.md); none where there is nothing to say."""
+        return tuple(self.values["why"])
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the machine could not do for the program, in sentences."""
+        return tuple(self.values["notes"])
+
+    @property
+    def exit_code(self) -> int | None:
+        """What the program wrote to the debug-exit port; None if it ended otherwise."""
+        code: int | None = self.values["exit_code"]
+        return code
+
+    @property
+    def instructions(self) -> int:
+        """What the program retired, and what KVM did for it."""
+        return int(self.values["instructions"])
+
+    @property
+    def cycles(self) -> int:
+        """Of the first core, the host's work and idle ones included."""
+        return int(self.values["cycles"])
+
+    @property
+    def pmis(self) -> int:
+        """Interrupts of counters that the program was given."""
+        return int(self.values["pmis"])
+
+    @property
+    def registers(self) -> dict[str, int]:
+        """rax … r15, rip, rflags at the end."""
+        found: dict[str, int] = self.values["registers"]
+        return found
+
+    @property
+    def msr(self) -> dict[str, dict[str, int]]:
+        """Reads, writes and exits of each MSR that the program touched."""
+        found: dict[str, dict[str, int]] = self.values["msr"]
+        return found
 
     @property
     def counters(self) -> dict[str, int]:

@@ -18,8 +18,8 @@ import numpy as np
 
 from tests.conftest import ROOT
 from vpmu_emu._jit import COMPILES
-from vpmu_emu.checks import Plan, Verdict, check_program, find_guests, run_as_asked, show
-from vpmu_emu.cli import load_plan, prepare
+from vpmu_emu.checks import Plan, Verdict, check_program, find_guests, load_plan, run_as_asked, show
+from vpmu_emu.cli import prepare
 from vpmu_emu.errors import VpmuError
 from vpmu_emu.tables.mutants import MUTANTS, Mutant, mutant
 

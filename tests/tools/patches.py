@@ -20,8 +20,8 @@ from typing import Any
 import attrs
 
 from tests.conftest import ROOT
-from vpmu_emu.checks import Plan, check_program, run_as_asked, show
-from vpmu_emu.cli import load_plan, prepare
+from vpmu_emu.checks import Plan, check_program, load_plan, run_as_asked, show
+from vpmu_emu.cli import prepare
 from vpmu_emu.tables.patches import PATCHES, Patch
 
 FOLDER = ROOT / "guests" / "patches"

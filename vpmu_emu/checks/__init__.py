@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vpmu_emu.checks.files import CheckReport, check_files, load_plan
 from vpmu_emu.checks.judge import (
     MOST_CYCLES,
     MOST_INSNS,
@@ -34,6 +35,7 @@ __all__ = [
     "MOST_INSNS",
     "NORMAL_STOP",
     "CheckError",
+    "CheckReport",
     "Expectation",
     "FileReport",
     "Outcome",
@@ -42,12 +44,14 @@ __all__ = [
     "Runner",
     "Value",
     "Verdict",
+    "check_files",
     "check_program",
     "evaluate",
     "evaluate_text",
     "exit_names",
     "find_guests",
     "judge",
+    "load_plan",
     "msr_names",
     "perturbed",
     "read_condition",
