@@ -39,7 +39,7 @@ BELOW: dict[str, set[str]] = {
     "report": {"errors", "data", "tables"},  # a drawn table: for whoever shows something
     "checks": {"errors", "data", "numerals", "tables", "asm", "load", "system", "options", "report"},
 }
-CLIENTS = {"debug", "traces", "lab", "bench", "explanation"}
+CLIENTS = {"debug", "traces", "lab", "bench", "explanation", "compare"}
 for part in CLIENTS:
     BELOW[part] = set(BELOW) - CLIENTS
 BELOW["api"] = set(BELOW)

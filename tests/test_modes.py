@@ -19,6 +19,7 @@ from tests.reference import generator
 from tests.tools.whole import machine
 from vpmu_emu._jit import COMPILES
 from vpmu_emu.asm import Program, assemble
+from vpmu_emu.tables.divergences import PARTS
 from vpmu_emu.tables.modes import SWITCH_POLICIES
 
 SHAPE = {"pmu.version": 2, "pmu.fixed": 3}
@@ -285,6 +286,12 @@ def opened(by: int, selector: int, preset: int = 0, before: str = "") -> str:
 CLOSE = write_text(CTRL, 0)
 CPUID = "xor eax, eax\ncpuid\n"
 INT = 1 << 20
+
+
+def cpuid_of_kvm():
+    found = [end("mov eax, 0xa\ncpuid\nmov esi, eax\n", mode)[1]["registers"]["rsi"] & 0xFF
+             for mode in ("bare", *GUESTS, "mediated")]  # fmt: skip
+    assert found == [5, 2, 2, 2]
 
 
 def intercepted_to_passed():
@@ -595,6 +602,7 @@ def merged_narrower_counters():
 
 
 ROWS: dict[str, Callable[..., None] | str] = {
+    "CPUID": cpuid_of_kvm,
     "window opened by an intercepted WRMSR, closed by a passed-through one": intercepted_to_passed,
     "window opened by a passed-through WRMSR, closed by an intercepted one": passed_to_intercepted,
     "a PMI is taken within the count": period_ends_earlier,
@@ -797,14 +805,11 @@ ROWS["`7.0-fixed-filter`"] = f"{MEDIATED}::test_a_denied_fixed_counter_stays_off
 
 def document_rows() -> list[str]:
     """Conditions, those below a headline behind its name."""
-    _, *parts = re.split(r"^#+ (.+)$", (ROOT / "docs" / "divergences.md").read_text(), flags=re.MULTILINE)
     names = {"As merged": MERGED, **{part.removesuffix(": "): part for part in (POLICIES, MOVED, DIFFER)}}
-    rows = []
-    for headline, text in zip(parts[::2], parts[1::2], strict=True):
-        part = names.get(headline, "")
-        cells = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")]
-        rows += [part + cell for cell in cells if cell not in ("condition", "quirk", "---")]
-    return rows
+    return [
+        names.get(part.title, "") + (f"`{row.name}`" if part.heads[0] == "quirk" else row.condition)
+        for part in PARTS for row in part.rows
+    ]  # fmt: skip
 
 
 def test_every_row_of_the_document_is_shown_and_no_other():

@@ -437,6 +437,46 @@ def _show_report(report: Any, verbose: bool) -> None:
         say(report.error)
 
 
+# --- runs beside each other -------------------------------------------------------------------------
+
+from vpmu_emu.compare.asked import FIELDS  # noqa: E402  (a table of options, as above)
+
+
+@main.command("diff")
+@click.argument("prog")
+@click.option("--vpmu", default="bare,emulated", show_default=True, metavar="A,B", help="The two modes.")
+@click_options(*FIELDS)
+@click.option("--with-a", default="", metavar="OPTIONS", help="Further options of the first run, quoted.")
+@click.option("--with-b", default="", metavar="OPTIONS", help="Of the second: --with-b '--quirk v1'.")
+@click.option("--json", "as_json", is_flag=True, help="As in docs/diff.md.")
+@click.pass_context
+def diff_command(
+    ctx: click.Context, /, prog: str, vpmu: str, with_a: str, with_b: str, as_json: bool, **options: Any
+) -> None:
+    """Run PROG twice, and name the first instruction after which the two runs differ.
+
+    Anything that the guest could know is compared, instruction by instruction: registers, memory, counters
+    that stand still, PMIs. The row of docs/divergences.md that explains it is named, and the kernel's
+    function that decided it. Exit status 1 if they differ.
+    """
+    from vpmu_emu.compare import told
+    from vpmu_emu.compare.asked import two
+    from vpmu_emu.compare.diff import Comparison
+
+    a, b = two(options, vpmu, with_a, with_b)  # before a file is read
+    program = load(prog, a[1].defsym)
+    a, b = ((name, with_files(program, prog, asked)) for name, asked in (a, b))
+    modes = list(dict.fromkeys((a[1].vpmu, b[1].vpmu)))
+    comparison = Comparison(program, a, b, ready=partial(prepare, modes))
+    found = comparison.first()
+    if as_json:
+        _json(told.to_json(found, comparison.lanes))
+    else:
+        for line in told.lines(found) if found is not None else [told.end(comparison.lanes)]:
+            say(line)
+    ctx.exit(FINE if found is None else FAILED)
+
+
 # --- asm, guests, info, build -----------------------------------------------------------------------
 
 

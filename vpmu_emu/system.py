@@ -590,6 +590,20 @@ class System:
             elif code != RUN_SLICE:
                 return self.stop(code)
 
+    def go_to(self, instructions: int) -> Stop | None:
+        """Run until so many instructions are done, or KVM has done more at once: None; else why it ended.
+
+        Raises:
+            KeyboardInterrupt: as `run`.
+        """
+        from vpmu_emu.machine.state import RUN_LIMIT, RUN_SLICE
+
+        self.E.insn_limit = instructions
+        code = RUN_SLICE
+        while code == RUN_SLICE:
+            code = self._turn(self._slice)
+        return None if code == RUN_LIMIT else self.stop(code)
+
     def step(self, count: int = 1) -> Stop:
         """Run `count` instructions (one iteration of REP, or one delivered exception, is one).
 

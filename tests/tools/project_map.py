@@ -79,6 +79,7 @@ PARTS = (
     ("vpmu_emu/checks/", ""),
     ("vpmu_emu/debug/", ""),
     ("vpmu_emu/traces/", ""),
+    ("vpmu_emu/compare/", ""),
     ("vpmu_emu/lab/", ""),
 )
 

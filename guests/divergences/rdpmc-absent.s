@@ -1,0 +1,15 @@
+# RDPMC of the fourth fixed counter, which CPUID does not show.
+#
+#: modes bare emulated
+#: expect bare: exit_code == 0
+#: expect emulated: stop == "triple-fault"
+
+        .intel_syntax noprefix
+        .include "msr.inc"
+        .include "macros.inc"
+
+        .text
+        .globl _start
+_start:
+        rdpmc_rax RDPMC_FIXED + 3
+        debug_exit 0
