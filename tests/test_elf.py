@@ -376,6 +376,53 @@ def test_addresses_have_the_lines_of_objdump(compiled, flag):
         assert low.addr + low.size <= high.addr
 
 
+WRAPPERS = """\
+static inline void raw(unsigned index, unsigned value)
+{
+	__asm__ volatile("wrmsr" ::"c"(index), "a"(value), "d"(0) : "memory");
+}
+static inline void wrmsr(unsigned index, unsigned value)
+{
+	raw(index, value);
+}
+"""
+CALLER = """\
+#include "w.h"
+static inline void both(unsigned value)
+{
+	wrmsr(0xc1, value);
+	wrmsr(0xc2, value);
+}
+void _start(void)
+{
+	wrmsr(0x38f, 0);
+	both(1);
+	both(2);
+	__asm__ volatile("out %%al, $0xf4" ::"a"(0));
+}
+"""
+
+
+@pytest.mark.parametrize("level", ["-O1", "-O2"])
+@pytest.mark.parametrize("flag", ["-gdwarf-3", "-gdwarf-4", "-gdwarf-5"])
+def test_code_of_a_wrapper_has_the_line_that_calls_it(tmp_path, level, flag):
+    require("gcc", "as", "ld")
+    (tmp_path / "w.h").write_text(WRAPPERS)
+    (tmp_path / "a.c").write_text(CALLER)
+    command = ["gcc", *FLAGS, level, flag, "-o", "a.elf", "a.c"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    program = load(tmp_path / "a.elf")
+    (code,) = (s for s in program.segments if s.exec and program.entry >= s.addr)
+    wrmsrs = [at for at in range(len(code.data)) if code.data[at : at + 2] == b"\x0f\x30"]
+    places = [program.place(code.addr + at) for at in wrmsrs]
+    # An inline function of the same file is its own author.
+    assert places == ["a.c:9", "a.c:4", "a.c:5", "a.c:4", "a.c:5"]
+    assert {line.file for line in program.lines} == {"a.c"}
+    for low, high in zip(program.lines, program.lines[1:]):
+        assert low.addr + low.size <= high.addr
+        assert (low.file, low.line, low.addr + low.size) != (high.file, high.line, high.addr)
+
+
 def test_a_debugger_breaks_at_lines_and_functions(compiled):
     session = Session(load(compiled("-g")), ram=4)
     session.break_at("a.c:10")

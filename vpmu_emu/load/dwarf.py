@@ -1,5 +1,8 @@
 """Which source line made the bytes at an address: DWARF line tables, by pyelftools (extra `elf`).
 
+Code of an inline function from another file, such as a wrapper of WRMSR in a header, has the line that
+calls it: there is who wrote what.
+
 Nothing here can keep a program from running for want of a source file or of the extra; then a note says
 what is missing. Damaged tables are a LoadError.
 """
@@ -11,16 +14,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import attrs
+
 from vpmu_emu.asm.program import Line, Segment
 from vpmu_emu.errors import LoadError
 
 MAX_SOURCE = 1 << 23  # bytes of one source file that are read
 LINE_SECTIONS = (
     ".debug_info", ".debug_abbrev", ".debug_line", ".debug_str", ".debug_line_str", ".debug_addr",
-    ".debug_str_offsets",
+    ".debug_str_offsets", ".debug_ranges", ".debug_rnglists",
 )  # fmt: skip
 _NEEDED = (".debug_info", ".debug_abbrev", ".debug_line")
 _MAX_FILES = 4096
+_PIECE = 256  # bytes of code that share a list of calls
+_LONGEST_INLINE = 1 << 20
+_MAX_INFO = 1 << 21  # bytes of .debug_info that are read for inline functions
 # DWARF 5 file tables: forms whose values have no size would let a count run away (7.5.6).
 _FORMS = {"DW_FORM_string", "DW_FORM_line_strp", "DW_FORM_strp", "DW_FORM_udata", "DW_FORM_data1",
           "DW_FORM_data2", "DW_FORM_data4", "DW_FORM_data8", "DW_FORM_data16", "DW_FORM_block"}  # fmt: skip
@@ -89,7 +97,11 @@ def read_lines(
             continue
         text = source.get(file, [])
         shown = text[number - 1].strip() if 0 < number <= len(text) else ""
-        lines.append(Line(addr, end - addr, file, number, shown, "code"))
+        before = lines[-1] if lines else None
+        if before and (before.file, before.line, before.addr + before.size) == (file, number, addr):
+            lines[-1] = attrs.evolve(before, size=end - before.addr)
+        else:
+            lines.append(Line(addr, end - addr, file, number, shown, "code"))
     return lines, source, notes
 
 
@@ -120,6 +132,7 @@ def _rows(sections: Mapping[str, bytes]) -> Iterator[_Row]:
         **{f"debug_{n}_sec": section(f".debug_{n}") for n in names},
     )
     known = _check_headers(sections[".debug_line"])
+    small = len(sections[".debug_info"]) <= _MAX_INFO
     for unit in info.iter_CUs():
         top = unit.get_top_DIE()
         where = top.attributes.get("DW_AT_stmt_list")
@@ -129,18 +142,92 @@ def _rows(sections: Mapping[str, bytes]) -> Iterator[_Row]:
             raise _Damaged(f"no line table begins at {where.value:#x}")
         folder = top.attributes.get("DW_AT_comp_dir")
         program = info.line_program_for_CU(unit)
-        yield from _unit(program, _text(folder.value) if folder else "")
+        where = _text(folder.value) if folder else ""
+        rows = list(_unit(program, where))
+        calls = _inline_calls(info, unit, _files(program, where)) if small else []
+        yield from _without_wrappers(rows, calls, _own(top))
 
 
 def _text(value: Any) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else ""
 
 
-def _unit(program: Any, folder: str) -> Iterator[_Row]:
-    first = 0 if program["version"] >= 5 else 1
+_Call = tuple[int, int, tuple[str, str], int]  # code from, to; where the function is called: file, line
+
+
+def _own(top: Any) -> str:
+    name = top.attributes.get("DW_AT_name")
+    return Path(_text(name.value)).name if name else ""
+
+
+def _inline_calls(info: Any, unit: Any, files: Sequence[tuple[str, str]]) -> list[_Call]:
+    """Where code of inline functions is called from, outer functions first."""
+    found: list[_Call] = []
+    try:
+        lists = info.range_lists()
+        base = unit.get_top_DIE().attributes.get("DW_AT_low_pc")
+        for die in unit.iter_DIEs():
+            if die.tag != "DW_TAG_inlined_subroutine":
+                continue
+            call, line = (die.attributes.get(f"DW_AT_call_{key}") for key in ("file", "line"))
+            index = call.value - (0 if unit["version"] >= 5 else 1) if call else -1
+            if line is None or not 0 <= index < len(files):
+                continue
+            for low, high in _ranges(die, lists, base.value if base else 0, unit):
+                found.append((low, high, files[index], line.value))
+    # What is damaged here costs a nicety: every line is still the right one.
+    except Exception:
+        return []
+    return found
+
+
+def _ranges(die: Any, lists: Any, base: int, unit: Any) -> Iterator[tuple[int, int]]:
+    low, high = die.attributes.get("DW_AT_low_pc"), die.attributes.get("DW_AT_high_pc")
+    if low is not None and high is not None:
+        end = high.value if high.form == "DW_FORM_addr" else low.value + high.value
+        yield low.value, end
+        return
+    where = die.attributes.get("DW_AT_ranges")
+    if where is None or lists is None:
+        return
+    for entry in lists.get_range_list_at_offset(where.value, cu=unit):
+        if hasattr(entry, "base_address"):
+            base = entry.base_address
+        else:
+            at = 0 if entry.is_absolute else base
+            yield at + entry.begin_offset, at + entry.end_offset
+
+
+def _without_wrappers(rows: list[_Row], calls: list[_Call], own: str) -> Iterator[_Row]:
+    """Rows; inline functions of other files have the line of the unit's own file that calls them."""
+    near: dict[int, list[_Call]] = {}
+    for call in calls:
+        for piece in range(call[0] // _PIECE, min(call[1], call[0] + _LONGEST_INLINE) // _PIECE + 1):
+            near.setdefault(piece, []).append(call)
+    for low, high, file, line in rows:
+        if Path(file[0]).name == own or not calls:
+            yield low, high, file, line
+            continue
+        edges = {edge for call in near.get(low // _PIECE, ()) for edge in call[:2] if low < edge < high}
+        at = low
+        for end in sorted(edges | {high}):
+            outward = [call for call in reversed(near.get(at // _PIECE, [])) if call[0] <= at < call[1]]
+            mine = next((call for call in outward if Path(call[2][0]).name == own), None)
+            chosen = mine or (outward[-1] if outward else None)
+            yield (at, end, chosen[2], chosen[3]) if chosen else (at, end, file, line)
+            at = end
+
+
+def _files(program: Any, folder: str) -> list[tuple[str, str]]:
     files = [_file(program, entry, folder) for entry in program["file_entry"]]
     if len(files) > _MAX_FILES:
         raise _Damaged(f"{len(files)} files in one unit")
+    return files
+
+
+def _unit(program: Any, folder: str) -> Iterator[_Row]:
+    first = 0 if program["version"] >= 5 else 1
+    files = _files(program, folder)
     begin: tuple[int, tuple[str, str], int] | None = None
     for entry in program.get_entries():
         state = entry.state
