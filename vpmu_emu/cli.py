@@ -519,12 +519,21 @@ def asm(prog: str, listing: bool, output: str | None, defsym: Sequence[str], as_
 
 
 @main.command()
+@click.argument("names", nargs=-1, metavar="[BUG]...")
+@click.option("--bugs", is_flag=True, help="The gallery of real bugs (docs/bugs.md); those named are run, "
+              "without their switch and with it.")
 @click.option("--json", "as_json", is_flag=True)
-def guests(as_json: bool) -> None:
+@click.pass_context
+def guests(ctx: click.Context, names: tuple[str, ...], bugs: bool, as_json: bool) -> None:
     """List the guest programs that come with the package."""
     from vpmu_emu.data import guests_dir
     from vpmu_emu.report import Table, show
 
+    if bugs:
+        _guests_bugs(ctx, names, as_json)
+        return
+    if names:
+        raise click.UsageError(f"Got unexpected argument ({names[0]}): bugs are named after --bugs.", ctx)
     folder = guests_dir()
     rows = []
     for path in sorted(folder.rglob("*.s")):
@@ -537,6 +546,32 @@ def guests(as_json: bool) -> None:
         _json([{"path": p, "title": t, "expectations": n} for p, t, n in rows])
     else:
         show([Table("", ("guest", "what it shows", "expectations"), tuple(rows))])
+
+
+def _guests_bugs(ctx: click.Context, names: Sequence[str], as_json: bool) -> None:
+    from vpmu_emu.compare.gallery import look
+    from vpmu_emu.report import Table, show
+    from vpmu_emu.tables.bugs import BUGS, bug
+
+    if not names:
+        if as_json:
+            _json({"schema": 1, "bugs": [attrs.asdict(row) for row in BUGS]})
+            return
+        rows = tuple(
+            (row.name, row.title, " ".join(row.switch), f"{row.guest}, {row.mode}") for row in BUGS
+        )
+        show([Table("", ("bug", "what is wrong", "switch", "guest that finds it"), rows)])
+        return
+    found = [look(row, prepare) for row in [bug(name) for name in dict.fromkeys(names)]]
+    if as_json:
+        _json({"schema": 1, "bugs": [one.to_json() for one in found]})
+    for one in [] if as_json else found:
+        say(f"{one.bug.name}: {one.bug.title}\n\n{one.bug.text}\n")
+        say(f"without {' '.join(one.bug.switch)}:")
+        _show_report(one.without, verbose=True)
+        say(f"with {' '.join(one.bug.switch)}:")
+        _show_report(one.with_it, verbose=True)
+    ctx.exit(FINE if all(one.ok for one in found) else FAILED)
 
 
 @main.command()

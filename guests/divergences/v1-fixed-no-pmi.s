@@ -1,7 +1,7 @@
 # CPUID overflows fixed counter 0.
 #
 #: modes passthrough
-#: expect passthrough: fixed0 == 6
+#: expect passthrough: pmis == 1
 
         .intel_syntax noprefix
         .include "msr.inc"

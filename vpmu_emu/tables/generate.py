@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vpmu_emu.data import guests_dir, isa_dir
 from vpmu_emu.tables import linux
+from vpmu_emu.tables.bugs import bugs_md
 from vpmu_emu.tables.cpus import LATENCIES, LATENCY_ROWS, cpu
 from vpmu_emu.tables.divergences import divergences_md
 from vpmu_emu.tables.events import EVENTS
@@ -364,6 +365,7 @@ def main(arguments: list[str]) -> int:
     made[docs / "modes.md"] = with_block(text, "isa/msrs.toml", passed_md())
     made[docs / "patches.md"] = patches_md()
     made[docs / "divergences.md"] = divergences_md()
+    made[docs / "bugs.md"] = bugs_md()
     made |= {include / "costs.inc": costs_inc(), docs / "costs.md": costs_md()}
     for path, text in made.items():
         if not arguments:
