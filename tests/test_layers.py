@@ -39,7 +39,7 @@ BELOW: dict[str, set[str]] = {
     "report": {"errors", "data", "tables"},  # a drawn table: for whoever shows something
     "checks": {"errors", "data", "numerals", "tables", "asm", "load", "system", "options", "report"},
 }
-CLIENTS = {"debug", "traces", "lab", "bench", "explanation", "compare"}
+CLIENTS = {"debug", "traces", "lab", "bench", "bench_guest", "explanation", "compare"}
 for part in CLIENTS:
     BELOW[part] = set(BELOW) - CLIENTS
 BELOW["api"] = set(BELOW)
@@ -48,6 +48,7 @@ BELOW["__init__"] = set(BELOW)
 BELOW["__main__"] = {"cli"}
 # The debugger shows recent events in the words of the trace.
 BELOW["debug"] = BELOW["debug"] | {"traces"}
+BELOW["bench_guest"] = BELOW["bench_guest"] | {"bench"}
 # An explanation is a run that stops before and behind its access.
 BELOW["explanation"] = BELOW["explanation"] | {"debug"}
 

@@ -174,7 +174,9 @@ def _json(value: Any) -> None:
 
 # --- run ------------------------------------------------------------------------------------------
 
-from vpmu_emu.options import Options, click_options, did_you_mean, run_options  # noqa: E402  (need `click` and a table)
+from click.core import ParameterSource  # noqa: E402
+
+from vpmu_emu.options import OPTIONS, Options, click_options, did_you_mean, run_options  # noqa: E402
 from vpmu_emu.tables.modes import default_modes  # noqa: E402
 
 
@@ -187,7 +189,7 @@ def run(ctx: click.Context, /, prog: str | None, as_json: bool, **options: Any) 
 
     With --restore PROG may be left out: it is in the file.
     """
-    from vpmu_emu.report import run_tables, show, summary
+    from vpmu_emu.report import run_tables, show, speed, summary
     from vpmu_emu.system import write_saved
 
     if prog is None and options["restore"] is None:
@@ -211,6 +213,8 @@ def run(ctx: click.Context, /, prog: str | None, as_json: bool, **options: Any) 
             say(values["serial"], nl=not values["serial"].endswith("\n"))
         say(summary(values, program.name))
         show(run_tables(values))
+        # Not with what a run did, which is the same every time and everywhere.
+        say(f"vpmu: {speed(values)}", err=True)
     if options["save"] is not None and stop.reason != "saved" and stop.reason != "interrupted":
         say(f"vpmu: nothing was saved: the guest ended before {options['at']}", err=True)
         ctx.exit(FAILED)
@@ -732,13 +736,28 @@ def explain(
 
 
 @main.command()
-@click.option("--times", default=5, show_default=True, type=click.IntRange(1), help="Best of N.")
+@click.argument("prog", required=False)
+@click.option("--times", default=5, show_default=True, type=click.IntRange(1), help="Best of N; rounds.")
+@click.option("--modes", help=f"Of PROG: comma-separated; {','.join(default_modes())} if not said.")
+@click_options(*(key for key in OPTIONS if key not in ("vpmu", "trace", "save", "at", "restore")))
 @click.option("--json", "as_json", is_flag=True)
-def bench(times: int, as_json: bool) -> None:
-    """Time the hot path beside Unicorn and the processor itself."""
+@click.pass_context
+def bench(
+    ctx: click.Context, /, prog: str | None, times: int, modes: str | None, as_json: bool, **options: Any
+) -> None:
+    """Time PROG in every mode, by access, beside what else can run it; without PROG, the hot path.
+
+    Rounds are interleaved, and what is told is the median with the least and the greatest of them.
+    """
     from vpmu_emu import bench as bench_module
     from vpmu_emu.report import Table, show
 
+    if prog is not None:
+        _bench_guest(prog, named_modes(modes or ",".join(default_modes())), times, as_json, options)
+        return
+    for key in (*options, "modes"):
+        if ctx.get_parameter_source(key) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--{key.replace('_', '-')} is of PROG, and there is none.", ctx)
     prepare(["bare"])
     found = bench_module.report(times)
     if as_json:
@@ -752,6 +771,24 @@ def bench(times: int, as_json: bool) -> None:
         show([Table(f"{name}, best of {times}", ("runner", "M instr/s", "seconds"), tuple(rows))])
         ratios = tuple((other, ratio) for other, ratio in workload["against"].items())
         show([Table("", ("vpmu with all counters is x times", ""), ratios)])
+
+
+def _bench_guest(
+    prog: str, modes: list[str], times: int, as_json: bool, options: dict[str, Any]
+) -> None:
+    from vpmu_emu.bench_guest import bench_guest, tables
+    from vpmu_emu.checks import MOST_INSNS
+    from vpmu_emu.report import show
+
+    asked = Options.of({"max_insns": MOST_INSNS, **{k: v for k, v in options.items() if v is not None}})
+    asked.check_some_mode(modes)
+    program = load(prog, asked.defsym)
+    host = tuple(load(path) for path in asked.host)
+    found = bench_guest(program, attrs.evolve(asked, host=host), modes, times, ready=prepare)
+    if as_json:
+        _json(found)
+    else:
+        show(tables(found))
 
 
 @main.command()

@@ -17,7 +17,10 @@ from vpmu_emu.data import guests_dir, isa_dir
 
 T = TypeVar("T")
 # What only shows, and changes no result.
-_SHOWS = ("__main__.py", "cli.py", "report.py", "bench.py", "explanation.py", "debug", "traces")
+_SHOWS = (
+    "__main__.py", "cli.py", "report.py", "bench.py", "bench_guest.py", "api.py", "explanation.py", "debug",
+    "traces",
+)  # fmt: skip
 
 # No module is found by the folder that the process is started in.
 _START = """\

@@ -160,6 +160,12 @@ def summary(result: Mapping[str, Any], program: str) -> str:
     return f"{program}: {mode} on {cpu}, stopped by {stop}{first} {at}{note}"
 
 
+def speed(result: Mapping[str, Any]) -> str:
+    """How fast this machine was at it: instructions a second of its time in compiled code."""
+    count, seconds = result["instructions"], max(result["wall_s"], 1e-6)
+    return f"{count:,} instructions in {seconds:,.3g} s: {count / seconds / 1e6:,.3g} million a second"
+
+
 def run_tables(result: Mapping[str, Any]) -> list[Table]:
     """Everything that a reader wants of one run; empty parts are left out."""
     return comparison({str(result["vpmu"]): result}, head="")
