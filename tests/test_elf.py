@@ -723,3 +723,18 @@ def test_lines_are_where_segments_lie_before_paging_too(compiled):
     assert again.physical(high) == 0x300000
     assert again.line_at(high).line == again.line_at(0x300000).line in (2, 3, 5)
     assert len(lines) == 2 * len(program.lines)
+
+
+def test_damaged_frame_information_costs_a_backtrace_no_more_than_itself(compiled):
+    from vpmu_emu.load.frames import read_rules
+
+    whole = load(compiled("-O2")).frames
+    assert read_rules(whole).rules
+    name, (addr, data) = next(iter(whole.items()))
+    for at in range(0, len(data), 3):
+        broken = bytearray(data)
+        broken[at] ^= 0xFF
+        for rule in read_rules({name: (addr, bytes(broken))}).rules:
+            assert rule.low <= rule.high or rule.low > 0
+    assert read_rules({".eh_frame": (0, b"\x01" * 100)}).rules == ()
+    assert read_rules({}).at(0) is None

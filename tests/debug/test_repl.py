@@ -5,13 +5,16 @@ from __future__ import annotations
 import io
 import itertools
 import re
+import subprocess
 import sys
 
 import pytest
 from click.testing import CliRunner
 
+from tests.asm.gnu import require
 from tests.conftest import ROOT
 from tests.debug.test_session import LESSON, TEXT
+from tests.test_elf import FLAGS
 from tests.tools import debugger_page
 from vpmu_emu.asm import assemble, assemble_file
 from vpmu_emu.cli import main
@@ -526,6 +529,49 @@ g:      push rbp
     said, _ = conversation(session, "b 13", "c", "set sections none", "bt")
     assert re.findall(r"\((by .*)\)", said) == ["by frame pointer", "by frame pointer"]
     assert "<_start+" in said.splitlines()[-1]
+
+
+DECOY = """\
+void leaf(void) { __asm__ volatile("nop"); }
+__attribute__((noinline)) void inner(unsigned long *kept)
+{
+	volatile unsigned long decoy[9];
+	for (int i = 0; i < 9; i++)
+		decoy[i] = *kept;       /* words that look as if they were return addresses */
+	__asm__ volatile("mark_inner: nop" ::: "memory");
+	decoy[0] = decoy[8];
+}
+__attribute__((noinline)) void outer(void)
+{
+	unsigned long kept = (unsigned long)__builtin_return_address(0);
+	inner(&kept);
+	__asm__ volatile("" ::: "memory");
+}
+void _start(void)
+{
+	leaf();
+	outer();
+	__asm__ volatile("out %%al, $0xf4" ::"a"(0));
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("flags", "how"),
+    [
+        (["-O2", "-g", "-fomit-frame-pointer"], "by DWARF"),
+        (["-O2", "-g", "-fno-asynchronous-unwind-tables", "-fomit-frame-pointer"], "by DWARF"),
+        (["-O1", "-fno-asynchronous-unwind-tables", "-fno-omit-frame-pointer"], "by frame pointer"),
+    ],
+)
+def test_a_backtrace_of_compiled_code_is_not_fooled_by_what_lies_on_the_stack(tmp_path, flags, how):
+    require("gcc", "as", "ld")
+    (tmp_path / "a.c").write_text(DECOY)
+    command = ["gcc", *FLAGS, "-mno-red-zone", "-fno-stack-protector", *flags, "-o", "a", "a.c"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    said, _ = conversation(Session(tmp_path / "a", ram=4), "b mark_inner", "c", "set sections none", "bt")
+    frames = re.findall(r"^#(\d)  0x\w+ <(\w+).*?(?:\((.*)\))?$", said, re.MULTILINE)
+    assert [(name, found) for _, name, found in frames[1:]] == [("outer", how), ("_start", how)], said
 
 
 # --- completion -----------------------------------------------------------------------------------------

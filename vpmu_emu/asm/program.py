@@ -74,6 +74,7 @@ class Program:
         lines: in address order; one per emitted instruction or datum if assembled.
         source: lines of every file that was read.
         expectations: `#:` lines in order.
+        frames: call frame information of an executable: section to address and contents.
         notes: what a user should know of it, a sentence each.
         defsym: symbols that were defined before its first line.
         text: what was assembled, None of an executable.
@@ -90,6 +91,7 @@ class Program:
     source: dict[str, list[str]] = attrs.field(repr=False)
     expectations: tuple[Expectation, ...] = ()
     notes: tuple[str, ...] = ()
+    frames: Mapping[str, tuple[int, bytes]] = attrs.field(factory=dict, repr=False)
     defsym: Mapping[str, int] = attrs.field(factory=dict)
     text: str | None = attrs.field(default=None, repr=False)
     include: tuple[Path, ...] = ()

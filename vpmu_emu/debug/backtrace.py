@@ -13,12 +13,15 @@ import attrs
 
 from vpmu_emu.asm.disassemble import disassemble_one
 from vpmu_emu.debug.sections import Look
+from vpmu_emu.load.frames import RSP, FrameRule, read_rules
 
 MOST = 64  # frames
-_WORDS = 1024  # of the stack that are looked at for one frame
+_DEPTH = 1024  # of the stack that are looked at for one frame
 _LONGEST_CALL = 7  # bytes
 
-EXACT, BY_POINTER, BY_STACK, INTERRUPTED = "", "by frame pointer", "by the stack", "interrupted"
+EXACT, INTERRUPTED = "", "interrupted"
+BY_DWARF, BY_POINTER, BY_STACK = "by DWARF", "by frame pointer", "by the stack"
+CALLED = (BY_DWARF, BY_POINTER, BY_STACK)
 
 
 @attrs.frozen
@@ -38,7 +41,7 @@ class Frame:
     @property
     def call(self) -> int:
         """An address within the instruction that it is at: of a caller, its CALL."""
-        return self.rip - 1 if self.how in (BY_POINTER, BY_STACK) else self.rip
+        return self.rip - 1 if self.how in CALLED else self.rip
 
 
 def frames(look: Look) -> Iterator[Frame]:
@@ -46,13 +49,36 @@ def frames(look: Look) -> Iterator[Frame]:
     registers = look.session.registers()
     rip, rsp, rbp = registers["rip"], registers["rsp"], registers["rbp"]
     yield Frame(rip, rsp)
+    rules = read_rules(look.session.program.frames)
+    at = rip
     for _ in range(MOST):
-        found = _caller(look, rsp, rbp)
+        found = _by_rule(look, rules.at(at), rsp, rbp) or _caller(look, rsp, rbp)
         if found is None:
             return
         frame, rbp = found
         yield frame
-        rsp = frame.rsp
+        rsp, at = frame.rsp, frame.call
+
+
+def _by_rule(look: Look, rule: FrameRule | None, rsp: int, rbp: int) -> tuple[Frame, int] | None:
+    if rule is None:
+        return None
+    frame = (rsp if rule.register == RSP else rbp) + rule.offset
+    words = _words(look, frame + rule.rip, 5)
+    if not words or not look.session.program.holds(words[0]):
+        return None
+    if rule.rbp is not None:
+        saved = _words(look, frame + rule.rbp, 1)
+        rbp = saved[0] if saved else rbp
+    # A handler is not called: what it returns to was interrupted.
+    if len(words) == 5 and _is_interrupt_frame(words[1:]):
+        return Frame(words[0], words[3], INTERRUPTED), rbp
+    return Frame(words[0], frame, BY_DWARF), rbp
+
+
+def _words(look: Look, address: int, count: int) -> list[int]:
+    data = look.memory(address & (1 << 64) - 1, 8 * count)
+    return [int.from_bytes(data[n : n + 8], "little") for n in range(0, len(data) - 7, 8)]
 
 
 def _caller(look: Look, rsp: int, rbp: int) -> tuple[Frame, int] | None:
@@ -89,8 +115,7 @@ def _by_pointer(look: Look, rsp: int, rbp: int) -> tuple[Frame, int] | None:
 
 
 def _scan(look: Look, rsp: int) -> Iterator[Frame]:
-    data = look.memory(rsp, 8 * _WORDS)
-    words = [int.from_bytes(data[n : n + 8], "little") for n in range(0, len(data) - 7, 8)]
+    words = _words(look, rsp, _DEPTH)
     for n, word in enumerate(words):
         if not look.session.program.holds(word):
             continue

@@ -16,6 +16,7 @@ import attrs
 from vpmu_emu.asm.program import Expectation, Line, Program, Segment
 from vpmu_emu.errors import LoadError
 from vpmu_emu.load.dwarf import LINE_SECTIONS, read_lines
+from vpmu_emu.load.frames import FRAME_SECTIONS
 from vpmu_emu.tables.ram import LOW_RAM_MIB
 
 MAGIC = b"\x7fELF"
@@ -104,6 +105,7 @@ def load_elf(data: bytes, name: str) -> Program:
         source=source,
         expectations=tuple(_expectations(sections, name)),
         notes=notes,
+        frames={s.name: (s.addr, _unpacked(s)) for s in sections if s.name in FRAME_SECTIONS and s.data},
     )
     return attrs.evolve(program, entry=program.physical(header[0]))
 
