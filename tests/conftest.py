@@ -64,11 +64,9 @@ def root() -> Path:
 
 
 def pytest_collection_modifyitems(config, items):
-    """VPMU_THIN and VPMU_SHARE leave some of the tests out, and so does the compiler of `inner` ones."""
+    """VPMU_THIN, VPMU_SHARE and days leave some tests out, and so does the compiler of `inner` ones."""
     keep = {id(item) for item in items if not COMPILES or item.get_closest_marker("inner") is None}
-    most = int(os.environ.get("VPMU_THIN", "0"))
-    if most:
-        keep &= thin(items, most)
+    keep &= thin(items, int(os.environ.get("VPMU_THIN", "0")))
     share = os.environ.get("VPMU_SHARE")
     if share:
         part, _, parts = share.partition("/")
@@ -79,17 +77,23 @@ def pytest_collection_modifyitems(config, items):
 
 
 def thin(items, most):
-    """With VPMU_THIN=N at most N parametrisations of each test stay, spread evenly over all of them.
+    """At most N parametrisations of each test, spread evenly over all of them.
 
-    Of tests that no compiled run has (they call inner functions) twice as many do.
+    N is VPMU_THIN, 0 for all; twice as many of tests that no compiled run has (they call inner functions).
+    By day it is what the test's mark `few` says.
     """
     families: dict[str, list[pytest.Item]] = {}
     for item in items:
         families.setdefault(item.nodeid.partition("[")[0], []).append(item)
     kept = set()
     for family in families.values():
-        alone = family[0].get_closest_marker("inner") is not None
-        stay = min(2 * most if alone else most, len(family))
+        stay = len(family)
+        few = family[0].get_closest_marker("few")
+        if few is not None and PROFILE == "dev":
+            stay = min(stay, few.args[0])
+        if most:
+            alone = family[0].get_closest_marker("inner") is not None
+            stay = min(stay, 2 * most if alone else most)
         kept |= {id(family[k * len(family) // stay]) for k in range(stay)}
     return kept
 

@@ -57,6 +57,7 @@ OF_ANY_SHAPE = [path for path in GUESTS if path.name.startswith("p")] + [
 ]
 
 
+@pytest.mark.few(36)
 @pytest.mark.parametrize("shape", SHAPES, ids=" ".join)
 @pytest.mark.parametrize("path", OF_ANY_SHAPE, ids=lambda path: path.stem)
 def test_the_guest_finds_nothing_wrong_with_other_shapes(path, shape):

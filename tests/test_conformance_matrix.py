@@ -16,6 +16,7 @@ import pytest
 from hypothesis import settings
 
 from tests.tools.conformance import FOLDER, guest
+from tests.tools.profiles import cases
 from vpmu_emu.asm import Program
 from vpmu_emu.errors import ConfigError
 from vpmu_emu.linux.kvm.cpuid import guest_shape
@@ -60,7 +61,7 @@ class Run:
 def sample(*axes) -> list:
     """All combinations under the nightly profile; else the corners and a few from in between."""
     every = list(itertools.product(*axes))
-    budget = settings.default.max_examples
+    budget = cases(day=12, laws=100, night=10_000, uncompiled=4)
     corners = list(itertools.product(*((axis[0], axis[-1]) for axis in axes)))
     if budget >= len(every):
         return every

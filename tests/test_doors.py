@@ -361,6 +361,7 @@ def shell(command, **settings):
 LESSON = "guests/lessons/01_count.s"
 
 
+@pytest.mark.few(5)
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 @pytest.mark.parametrize(
     ("command", "status", "said"),
@@ -407,6 +408,7 @@ def test_ctrl_c_while_modules_are_imported(guest):
         assert (done.returncode, "Traceback" in done.stderr) == (130, False), (module, done.stderr)
 
 
+@pytest.mark.few(6)
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("command", ["run", "check", "debug", "demo", "build", "cold", "bench"])

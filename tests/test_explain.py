@@ -480,6 +480,7 @@ def test_every_bug_is_here():
     assert not set(CHANGES) & ELSEWHERE
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize("bug", CHANGES)
 def test_a_bug_changes_the_text(bug):
     words, state = CHANGES[bug]

@@ -134,6 +134,7 @@ def test_random_programs(kind, data, mode, horizon, seed):
         assert_same(plain, finish(program, mode, **policy), f"{mode} {policy}\n{text}")
 
 
+@pytest.mark.few(6)
 @pytest.mark.uncompiled
 @kinds
 @modes
@@ -143,6 +144,7 @@ def test_fixed_seeds(kind, mode):
         all_policies(seeded(kind, seed), mode)
 
 
+@pytest.mark.few(6)
 @pytest.mark.uncompiled
 @kinds
 @modes
@@ -161,6 +163,7 @@ def test_one_instruction_at_a_time(kind, mode):
         assert_same(plain, state(system), f"{mode} {kind} {seed}: {count} steps")
 
 
+@pytest.mark.few(6)
 @pytest.mark.uncompiled
 @kinds
 @modes

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT
-from tests.tools.typed import HINTS, faults, reachable, to_walk
+from tests.tools.typed import HINTS, faults, to_walk
 from vpmu_emu import _jit, build
 from vpmu_emu._jit import native
 
@@ -104,9 +104,9 @@ def test_a_warm_run_does_without_the_compiler(mode, built):
 
 @compiled
 def test_one_signature_and_it_is_remembered(built):
-    """One test: to read what is on the disk takes ten seconds."""
+    """By day of modules that have changed, as the walk over types: to read all of them takes a while."""
     missing, several, wrong = [], [], []
-    for name in reachable():
+    for name in to_walk():
         kinds = [[_jit.encode_type(kind) for kind in one] for one in _jit.cached_signatures(name)]
         if not kinds:
             missing.append(name)

@@ -230,6 +230,7 @@ def alone(programs: tuple[str, ...]) -> list[int]:
     return own_counts(case, case.run())
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("setup", SETUPS)
 def test_nothing_leaks(setup):
     for seed in range(cases(day=2, laws=25, night=10_000)):

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import ROOT
 from tests.reference import generator
+from tests.tools.profiles import cases
 from tests.tools.whole import machine
 from vpmu_emu._jit import COMPILES
 from vpmu_emu.asm import Program, assemble
@@ -84,7 +85,7 @@ def test_programs_of_the_agreement_class(text):
 
 @pytest.mark.uncompiled
 def test_fixed_seeds_of_the_agreement_class():
-    for seed in range(100, 160 if COMPILES else 108):
+    for seed in range(100, 100 + cases(day=20, laws=60, night=60, uncompiled=8)):
         assert_agreement(generator.from_seed("agreement", seed))
 
 

@@ -12,7 +12,7 @@ from vpmu_emu._jit import COMPILES
 pytestmark = pytest.mark.uncompiled
 
 NAMES = records.names()
-DAY = [name for k, name in enumerate(NAMES) if name.startswith("lessons/") or k % 16 == 0]
+DAY = [name for k, name in enumerate(NAMES) if name.startswith("lessons/") or k % 32 == 0]
 PARTS = 8
 HINT = "if that is meant: `python -m tests.tools.records renew` (docs/contributing.md)"
 

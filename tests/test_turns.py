@@ -330,6 +330,7 @@ HOSTS = {
 }
 
 
+@pytest.mark.few(4)
 @pytest.mark.skipif(not COMPILES, reason="minutes without the compiler")
 @pytest.mark.parametrize("mode", ["emulated", "passthrough", "mediated"])
 @pytest.mark.parametrize("name", HOSTS)

@@ -108,6 +108,7 @@ def test_every_mode_computes_the_same(name, mode):
     assert checksum(name, 1, mode, events=10 if mode != "none" else 0) == checksum(name, 1)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("name", KERNELS)
 def test_units_are_short_and_alike(name):
     mix = measured(name)

@@ -456,6 +456,7 @@ LONGEST = {
 }  # fmt: skip
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.laws) if name in LONGEST else name for name in LONG]
 )

@@ -68,6 +68,7 @@ STYLES = {
 }
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("level", ["-O0", "-O2"])
 def test_every_style_of_compiler_output_assembles_to_the_same(style, level, tmp_path):

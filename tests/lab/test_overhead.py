@@ -150,6 +150,7 @@ def test_windows_are_long_enough():
     assert question(cpu="skx").times(6)[2] >= 3 * 6 * 4  # which has half as many counters
 
 
+@pytest.mark.laws
 def test_the_same_question_has_the_same_answer():
     few = question(cases={"basic-sampling": 6}, designs=[designs()[2]], ms=3, warm_ms=3)
     one, other = (overhead_report.table(few, jobs=2) for _ in range(2))

@@ -368,7 +368,7 @@ def survives(folder, points, rounds):
 
 
 def test_a_sweep_survives_kills(folder):
-    survives(folder, 18, 3_000_000)
+    survives(folder, 18, 2_000_000)
 
 
 @pytest.mark.laws

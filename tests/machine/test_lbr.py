@@ -307,6 +307,7 @@ def random_program(kind: str, seed: int, cpu: str, ctl: int) -> None:
         assert all(b.cpl == 0 for b in branches)
 
 
+@pytest.mark.few(24)
 @pytest.mark.parametrize("kind", ["integer", "agreement"])
 @pytest.mark.parametrize("seed", range(40 if COMPILES else 6))
 def test_fixed_seeds(kind, seed):

@@ -32,7 +32,7 @@ from tests.reference.test_reference_unicorn import (
 pytestmark = pytest.mark.oracle
 FLAGS = alu.STATUS | alu.DF
 ORACLE = "engine against Unicorn"
-EXAMPLES = number_of_cases(day=8, laws=25, night=100, uncompiled=4)
+EXAMPLES = number_of_cases(day=5, laws=25, night=100, uncompiled=4)
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,7 @@ def host():
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda f: f"{f.index}-{f.text}")
 def test_form_against_the_host(form, host) -> None:
-    @settings(deadline=None, max_examples=number_of_cases(day=8, laws=25, night=100, uncompiled=4))
+    @settings(deadline=None, max_examples=number_of_cases(day=5, laws=25, night=100, uncompiled=4))
     @given(cases(form))
     def check(case: Case) -> None:
         ref = Reference([(CODE, case.code), (DATA, case.data)], CODE, TOP)

@@ -66,7 +66,7 @@ def reference_of(case: Case) -> Reference:
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda f: f"{f.index}-{f.text}")
 def test_form_against_unicorn(form, shared) -> None:
-    @settings(deadline=None, max_examples=number_of_cases(day=8, laws=25, night=100, uncompiled=4))
+    @settings(deadline=None, max_examples=number_of_cases(day=4, laws=25, night=100, uncompiled=4))
     @given(cases(form))
     def check(case: Case) -> None:
         count_case(ORACLE, form.text, form.width)
