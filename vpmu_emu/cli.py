@@ -481,6 +481,47 @@ def diff_command(
     ctx.exit(FINE if found is None else FAILED)
 
 
+@main.command("sweep-overflow")
+@click.argument("prog")
+@click.option("--vpmu", default="bare,emulated,passthrough,mediated", show_default=True, metavar="MODES",
+              help="With commas.")
+@click_options(*(key for key in FIELDS if key != "pmi_skid"))
+@click.option("--pmi-skid", "skids", multiple=True, default=("0:0",), show_default=True,
+              metavar="OVERFLOW:RECOGNITION", help="As for `vpmu run`; again for another one.")
+@click.option("--counter", default="", metavar="NAME", help="pmc0 …, fixed0 …; the first that is on, else.")
+@click.option("--most", default=100, show_default=True, type=click.IntRange(1, 10_000), metavar="N",
+              help="Of the window's events, the first N.")
+@click.option("--json", "as_json", is_flag=True, help="As in docs/sweep_overflow.md.")
+def sweep_overflow(
+    prog: str, vpmu: str, skids: tuple[str, ...], counter: str, most: int, as_json: bool, **options: Any
+) -> None:
+    """Force an overflow at every event of PROG's first counted window.
+
+    The counter is set right in front of the instruction that opens it, once for each place. What the
+    guest hears of it is told: GLOBAL_STATUS, how many PMIs, where the first one found it.
+    """
+    from vpmu_emu.compare import overflow
+    from vpmu_emu.compare.asked import several
+    from vpmu_emu.report import show
+
+    skids = tuple(dict.fromkeys(Options.of({"pmi_skid": skid}).pmi_skid for skid in skids))
+    each = several(options, vpmu)  # before a file is read
+    program = load(prog, each[0].defsym)
+    each = [with_files(program, prog, asked) for asked in each]
+    ready = partial(prepare, [asked.vpmu for asked in each])
+    with _progress("forcing overflows", pause=5.0) as tell:
+        found = overflow.sweep(
+            program, each, skids, counter, most, ready=ready,
+            progress=lambda done, of: tell(done, of, "overflows"),
+        )  # fmt: skip
+    if as_json:
+        _json(found.to_json())
+        return
+    show(overflow.tables(found))
+    for note in overflow.notes(found):
+        say(note)
+
+
 # --- asm, guests, info, build -----------------------------------------------------------------------
 
 

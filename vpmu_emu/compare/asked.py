@@ -93,6 +93,10 @@ def several(asked: Mapping[str, Any], vpmu: str) -> list[Options]:
         ConfigError: as `two`.
     """
     names: Sequence[str] = list(dict.fromkeys(modes(vpmu)))
+    for name in names:
+        if MODES[name].hypervisor and not MODES[name].enable_pmu:
+            raise ConfigError("vpmu", f"guests have no PMU in mode {name}", " ".join(
+                mode for mode, row in MODES.items() if row.enable_pmu or not row.hypervisor))
     common = Options.of({k: v for k, v in asked.items() if v is not None})
     common.check_values()
     common.check_some_mode(names)
