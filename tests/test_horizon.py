@@ -196,7 +196,9 @@ def test_watchpoints_leave_no_mark(mode):
         program = seeded("anything", seed)
         plain = finish(program, mode)
         system = machine(program, mode)
-        system.E.watch_msr[0], system.E.watch_mode[0], system.E.n_watch = 0x38F, 3, 1
+        E = system.E
+        E.watch_msr[0] = E.watch_last[0] = 0x38F
+        E.watch_mode[0], E.n_watch = 3, 1
         while (stop := system.run()).reason == "watch":
             watched += 1
             system.E.stop_request = 0

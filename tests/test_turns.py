@@ -298,7 +298,8 @@ def test_random_programs_of_two_cores(seed):
 def watched(system: System) -> int:
     """Stop at each message that a core sends, and go on; stop at some breakpoints, step past them."""
     E = system.E
-    E.watch_msr[0], E.watch_mode[0], E.n_watch = 0x830, 2, 1
+    E.watch_msr[0] = E.watch_last[0] = 0x830
+    E.watch_mode[0], E.n_watch = 2, 1
     E.breaks[0] = system.program.symbols["handler"]
     came = {"watch": 0, "break": 0}
 

@@ -105,6 +105,28 @@ def read_ram(memory: np.ndarray[Any, Any], address: int, size: int) -> bytes:
 
 
 @attrs.frozen
+class Moment:
+    """A state of a run in this process: all that `snapshot` has, cheaply, and of memory only what changed.
+
+    Attributes:
+        record: the bytes of SYSTEM.
+        pages: page of the host array -> its bytes, of those that are not as they were at the start.
+        flags, files, outside, faults: as in a snapshot.
+        scratch: the counts of E that belong to it.
+        size: bytes of pages that no moment before it has.
+    """
+
+    record: bytes = attrs.field(repr=False)
+    pages: dict[int, bytes] = attrs.field(repr=False)
+    flags: bytes = attrs.field(repr=False)
+    files: bytes = attrs.field(repr=False)
+    outside: bytes = attrs.field(repr=False)
+    faults: bytes = attrs.field(repr=False)
+    scratch: tuple[int, ...]
+    size: int
+
+
+@attrs.frozen
 class Stop:
     """Why a run came back.
 
@@ -433,6 +455,7 @@ class System:
         self.between_slices: Callable[[], None] | None = None  # may look, and change nothing
         self._loaded = False
         self._slice = 1 << 24
+        self.between: Callable[[], None] | None = None  # called between two slices of a run
         self._array = np.zeros(1, dtype=SYSTEM).view(np.recarray)
         self._engine = untouched(ENGINE.itemsize).view(ENGINE).view(np.recarray)
         self.S: Any = self._array[0]
@@ -463,6 +486,8 @@ class System:
         E.insn_limit = E.task_limit
         E.t_slice = NEVER
         E.t_limit = END_OF_TIME
+        E.stop_t = NEVER
+        E.program_memory = ram_pieces(self.ram_size)[0][2]
         E.horizon = options.horizon
         E.horizon_seed = options.horizon_seed
         E.trace_on = int(bool(options.trace))
@@ -545,6 +570,8 @@ class System:
             code = self._run_host(self.E.t_slice) if self.has_host else int(self._run())
         took = time.perf_counter() - start
         self.wall_s += took
+        if self.E.n_data:
+            self._unwatch_pages()
         # Slices follow the speed of the machine, so that Ctrl-C is heard; results do not depend on them.
         if took < SLICE_SECONDS / 2:
             self._slice = min(self._slice * 2, 1 << 40)
@@ -589,6 +616,49 @@ class System:
                 self._ask_to_save()
             elif code != RUN_SLICE:
                 return self.stop(code)
+            elif self.between is not None:
+                self.between()
+
+    def _unwatch_pages(self) -> None:
+        # watch_pages() of the machine marks the TLB for a debugger; the record has no part of it.
+        for core in self.cores:
+            pages = [int(v) & ~(PAGE - 1) for v in core.dr] if int(core.dr7) & 0xFF else []
+            for tags in (core.tlb_read, core.tlb_write):
+                marked = (tags & np.uint64(3)) == np.uint64(2)
+                own = np.isin(tags & ~np.uint64(PAGE - 1), np.array(pages, dtype=np.uint64))
+                tags[marked & ~own] &= ~np.uint64(2)
+
+    def go_on(self, ticks: int | None = None) -> int:
+        """Run for so many 1/16 cycles at the most, by itself as long as a slice; a RUN_* code."""
+        return self._turn(self._slice if ticks is None else min(ticks, self._slice))
+
+    def run_to(self, t: int) -> int:
+        """Run until the core that is furthest is at time `t`, in 1/16 cycle; a RUN_* code."""
+        from vpmu_emu.machine.state import RUN_SLICE
+
+        code = RUN_SLICE
+        while code == RUN_SLICE and (left := t - self.furthest) > 0:
+            code = self._turn(min(left, self._slice))
+        return code
+
+    def settle_at(self, cpu: int, t: int) -> int:
+        """Run until core `cpu` looks around at time `t` or later, as before a breakpoint; a RUN_* code."""
+        from vpmu_emu.machine.state import NEVER, RUN_SLICE
+
+        E = self.E
+        code = RUN_SLICE
+        E.stop_cpu, E.stop_t = cpu, t
+        try:
+            while code == RUN_SLICE:
+                code = self._turn(self._slice)
+        finally:
+            E.stop_t = NEVER
+        return code
+
+    @property
+    def furthest(self) -> int:
+        """The time of the core that is furthest, in 1/16 cycle."""
+        return max(int(core.t) for core in self.cores)
 
     def go_to(self, instructions: int) -> Stop | None:
         """Run until so many instructions are done, or KVM has done more at once: None; else why it ended.
@@ -824,6 +894,57 @@ class System:
         E.stop_request = 0
         self.forget_decoded()
         E.map_key[:] = 0  # keys of what was decoded here may be of that generation
+
+    def base(self) -> np.ndarray[Any, Any]:
+        """A copy of memory as it is, for the moments that come after it."""
+        found = untouched(self.M.size)
+        own, copy = (m[: m.size // PAGE * PAGE].reshape(-1, PAGE) for m in (self.M, found))
+        used = np.flatnonzero(self._written())
+        copy[used] = own[used]
+        return found
+
+    def _changed(self, base: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        # Pages that are not as they were; eight bytes at a time.
+        words = self.M.size // PAGE * (PAGE // 8)
+        now, then = (m.view(np.uint64)[:words].reshape(-1, PAGE // 8) for m in (self.M, base))
+        used = np.flatnonzero(self._written())
+        return np.asarray(used[(now[used] != then[used]).any(axis=1)])
+
+    def moment(self, base: np.ndarray[Any, Any], before: Moment | None = None) -> Moment:
+        """This state; pages that are as in the moment `before` are shared with it."""
+        E, known = self.E, before.pages if before is not None else {}
+        pages, size = {}, 0
+        for page in self._changed(base).tolist():
+            data = self.M[page * PAGE : (page + 1) * PAGE].tobytes()
+            if (own := known.get(page)) == data:
+                data = own
+            else:
+                size += PAGE
+            pages[page] = data
+        flags = E.page_flags[: self.M.size // PAGE].tobytes()
+        if before is not None and before.flags == flags:
+            flags = before.flags
+        scratch = tuple(int(E[name]) for name in _KEPT)
+        seen = bytes(E.outside), E.faults.tobytes()
+        return Moment(self.record(), pages, flags, self._made_files(), *seen, scratch, size)
+
+    def put_back(self, moment: Moment, base: np.ndarray[Any, Any]) -> None:
+        """Be in that state again. Breakpoints and what else is asked for stay, with no stop under way."""
+        E = self.E
+        own, copy = (m[: m.size // PAGE * PAGE].reshape(-1, PAGE) for m in (self.M, base))
+        stale = [page for page in self._changed(base).tolist() if page not in moment.pages]
+        own[stale] = copy[stale]
+        for page, data in moment.pages.items():
+            own[page] = np.frombuffer(data, dtype=np.uint8)
+        self._array.view(np.uint8).reshape(-1)[:] = np.frombuffer(moment.record, dtype=np.uint8)
+        E.page_flags[: len(own)] = np.frombuffer(moment.flags, dtype=np.uint8)
+        E.outside[:] = np.frombuffer(moment.outside, dtype=np.uint8)
+        E.faults[:] = np.frombuffer(moment.faults, dtype=E.faults.dtype)
+        self._remake_files(moment.files)
+        for key, value in zip(_KEPT, moment.scratch, strict=True):
+            E[key] = value
+        E.stop_request = 0
+        self.forget_decoded()
 
     def stop(self, code: int, reason: str = "") -> Stop:
         """A RUN_* code as words."""

@@ -147,10 +147,10 @@ def test_ctrl_c_in_a_step_is_a_stop_and_keeps_breakpoints(session, monkeypatch, 
     session.break_at(second)
     with monkeypatch.context() as patched:
 
-        def interrupted(count=1):
+        def interrupted(ticks):
             raise KeyboardInterrupt
 
-        patched.setattr(session.system, "step", interrupted)
+        patched.setattr(session.system, "_turn", interrupted)
         assert getattr(session, go)().reason == "interrupted"
     assert session.rip == second
     assert int(session.system.E.n_break) == 1

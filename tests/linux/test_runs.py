@@ -95,7 +95,9 @@ def test_hlt_is_one_step(mode):
 @pytest.mark.parametrize("mode", ["emulated", "passthrough", "mediated"])
 def test_watching_an_access_that_exits(mode):
     machine = system(window("nop"), mode, trace=True)
-    machine.E.watch_msr[0], machine.E.watch_mode[0], machine.E.n_watch = 0x186, 2, 1
+    E = machine.E
+    E.watch_msr[0] = E.watch_last[0] = 0x186
+    E.watch_mode[0], E.n_watch = 2, 1
     stop = machine.run()
     assert stop.reason == "watch"
     event = machine.events()[[int(k) for k in machine.events()["kind"]].index(2)]

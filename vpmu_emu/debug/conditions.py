@@ -15,13 +15,16 @@ from typing import Any
 import attrs
 
 from vpmu_emu.checks import ProgramLike, read_condition
-from vpmu_emu.debug import operations as m
+from vpmu_emu.machine import conditions as m
+from vpmu_emu.machine.state import CONDITION_WORDS
+from vpmu_emu.tables.msrs import NAMES
 
-VALUE, FIELD = 64, 65  # asked of the session: an expression's tree, a named value of the stop
+VALUE, MSR = 64, 65  # asked of the session: an expression's tree, the number of an MSR
 REGISTERS = (
     "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
     "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
 )  # fmt: skip
+Field = tuple[int, int, int]  # which word of an event, its mask, and what is taken away from it
 _ALL = (1 << 64) - 1
 _BINARY: dict[type[ast.AST], int] = {
     ast.Add: m.ADD, ast.Sub: m.SUB, ast.Mult: m.MUL, ast.Div: m.DIV, ast.FloorDiv: m.DIV, ast.Mod: m.MOD,
@@ -29,6 +32,16 @@ _BINARY: dict[type[ast.AST], int] = {
     ast.Eq: m.EQ, ast.NotEq: m.NE, ast.Lt: m.LT, ast.LtE: m.LE, ast.Gt: m.GT, ast.GtE: m.GE,
 }  # fmt: skip
 _UNARY: dict[type[ast.AST], int] = {ast.USub: m.NEG, ast.Invert: m.INV, ast.Not: m.NOT}
+_PLAIN: dict[int, Callable[[int, int], int]] = {  # as machine/conditions.py has them
+    m.ADD: lambda x, y: x + y, m.SUB: lambda x, y: x - y, m.MUL: lambda x, y: x * y,
+    m.DIV: lambda x, y: x // y if y else 0, m.MOD: lambda x, y: x % y if y else 0,
+    m.AND: lambda x, y: x & y, m.OR: lambda x, y: x | y, m.XOR: lambda x, y: x ^ y,
+    m.SHL: lambda x, y: x << y if y < 64 else 0, m.SHR: lambda x, y: x >> y if y < 64 else 0,
+    m.EQ: lambda x, y: x == y, m.NE: lambda x, y: x != y, m.LT: lambda x, y: x < y,
+    m.LE: lambda x, y: x <= y, m.GT: lambda x, y: x > y, m.GE: lambda x, y: x >= y,
+    m.BOTH: lambda x, y: bool(x and y), m.EITHER: lambda x, y: bool(x or y),
+    m.NEG: lambda x, _: -x, m.INV: lambda x, _: ~x, m.NOT: lambda x, _: not x,
+}  # fmt: skip
 _MEMORY = {"mem8": 1, "mem16": 2, "mem32": 4, "mem64": 8}
 
 
@@ -51,7 +64,13 @@ class Test:
         return self._plain() and all(op >= m.FIRST_BINARY or op in own for op, _ in self.steps)
 
     def _plain(self) -> bool:
-        return len(self.steps) < m.MOST_STEPS and all(op < VALUE for op, _ in self.steps)
+        return len(self.steps) < CONDITION_WORDS and all(op < VALUE for op, _ in self.steps)
+
+    def write(self, E: Any, k: int) -> None:
+        """Make it condition k of the engine."""
+        for i, (op, word) in enumerate(self.steps):
+            E.condition_op[k, i], E.condition_word[k, i] = op, word
+        E.condition_op[k, len(self.steps)] = m.END
 
     def value(self, ask: Callable[[int, Any], int]) -> int:
         """What it comes to, all that is no operation being asked for."""
@@ -65,9 +84,9 @@ class Test:
                 stack.append(ask(op, word) & _ALL)
             elif op < m.FIRST_UNARY:
                 y = stack.pop()
-                stack.append(m.binary_value(op, stack.pop(), y))
+                stack.append(int(_PLAIN[op](stack.pop(), y)) & _ALL)
             else:
-                stack.append(m.unary_value(op, stack.pop()))
+                stack.append(int(_PLAIN[op](stack.pop(), 0)) & _ALL)
         return stack[0]
 
 
@@ -83,7 +102,7 @@ class _Names:
 def test_of(
     text: str,
     program: ProgramLike,
-    fields: Mapping[str, Any],
+    fields: Mapping[str, Field],
     constants: Mapping[str, int],
     silicon: bool,
     alone: bool,
@@ -93,8 +112,8 @@ def test_of(
     Args:
         text: with `and or not`, or C's `&& || !`; `$` before a register may stand.
         program: whose symbols it may name.
-        fields: names of what only this kind of point has: a number is that word of the event with nothing
-            done to it, else the session is asked.
+        fields: names of what only this kind of point has: which word of its event, under which mask, and
+            what is taken away from it.
         constants: more names of numbers.
         silicon: whether the counters of the guest are the processor's own.
         alone: whether there is one core.
@@ -104,16 +123,13 @@ def test_of(
     """
     plain = re.sub(r"!(?!=)", " not ", text.replace("$", "").replace("&&", " and ").replace("||", " or "))
     more = dict.fromkeys(("cpl", *fields), 0) | dict(constants)
-    tree = read_condition(plain, _Names(ChainMap(more, dict(program.symbols)), program))
+    msrs = {name: NAMES[name] for name in re.findall(r"\w+", plain) if name in NAMES}
+    tree = read_condition(plain, _Names(ChainMap(more, dict(program.symbols), msrs), program))
     steps: list[tuple[int, Any]] = []
 
     def name_of(name: str, place: bool) -> tuple[int, Any]:
-        if not place:
-            if name in fields:
-                found = fields[name]
-                return (m.EVENT, found) if isinstance(found, int) else (FIELD, name)
-            if name == "cpl":
-                return m.CPL, 0
+        if not place and name == "cpl":
+            return m.CPL, 0
         if name in program.symbols:
             return m.CONST, program.symbols[name] & _ALL
         if name in constants:
@@ -126,6 +142,8 @@ def test_of(
         counter = re.fullmatch(r"(pmc|fixed)(\d)", name)
         if counter and silicon:
             return m.COUNTER, int(counter[2]) + (8 if counter[1] == "fixed" else 0)
+        if name in msrs and not counter:
+            return MSR, msrs[name]
         return VALUE, ast.parse(name, mode="eval").body
 
     def walk(node: ast.expr, place: bool = False) -> None:
@@ -153,6 +171,9 @@ def test_of(
             case ast.Call(func=ast.Name(id=name), args=[address]) if name in _MEMORY:
                 walk(address, True)
                 steps.append((m.MEM, _MEMORY[name]))
+            case ast.Name(id=name) if name in fields and not place:
+                word, mask, less = fields[name]
+                steps.extend([(m.EVENT, word), (m.CONST, mask), (m.AND, 0), (m.CONST, less), (m.SUB, 0)])
             case ast.Name(id=name):
                 steps.append(name_of(name, place))
             case _:

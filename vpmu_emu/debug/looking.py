@@ -21,6 +21,7 @@ from vpmu_emu.linux.trace_kinds import LINUX_KINDS
 from vpmu_emu.machine.clock import tsc_value
 from vpmu_emu.machine.ring import (
     ACCESS_EXITS,
+    ACCESS_NAMES,
     MACHINE_KINDS,
     TR_GUEST_RDMSR,
     TR_GUEST_RDPMC,
@@ -28,6 +29,7 @@ from vpmu_emu.machine.ring import (
     TR_GUEST_WRMSR_BLIND,
     TR_INTERCEPT,
     TR_MSR_FAULT,
+    TR_PRIVILEGE,
     TR_RDPMC_FAULT,
 )
 from vpmu_emu.numerals import shown, whole
@@ -242,6 +244,9 @@ class Looking:
             elif kind == TR_MSR_FAULT:
                 word = "wrmsr" if c & 1 else "rdmsr"
                 found.append(Access(word, a, b, None, rip, self.describe_place(rip), True, exits))
+            elif kind == TR_PRIVILEGE:
+                place = self.describe_place(rip)
+                found.append(Access(ACCESS_NAMES[a], b >> 32, 0, None, rip, place, True))
             elif kind == TR_RDPMC_FAULT:
                 found.append(Access("rdpmc", a, 0, None, rip, self.describe_place(rip), True, exits))
         return found

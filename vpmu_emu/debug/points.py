@@ -16,6 +16,7 @@ AFTER, BEFORE = "after", "before"
 # Vectors whose exception has an error code (SDM 3A 6.13).
 WITH_ERROR = (8, 10, 11, 12, 13, 14, 17, 21)
 VECTOR_PF = 14
+MSR_PMC0, MSR_FIXED_CTR0, MSR_PERF_METRICS = 0xC1, 0x309, 0x329
 ENDED = (
     "debug-exit", "halted", "triple-fault", "shutdown", "reset", "hard-lockup", "max-insns", "max-cycles",
     "end-of-time", "saved",
@@ -38,6 +39,17 @@ class Access:
     place: str
     fault: bool = False
     exited: bool = False
+    pending: bool = False  # it is about to be made
+
+    @property
+    def msr(self) -> int:
+        """The MSR that it is of: of RDPMC, that of its counter."""
+        if self.kind != "rdpmc":
+            return self.index
+        if self.index >> 29 & 1:
+            return MSR_PERF_METRICS
+        base = MSR_FIXED_CTR0 if self.index >> 30 & 1 else MSR_PMC0
+        return base + (self.index & 0xFFFF)
 
     @property
     def name(self) -> str:
@@ -52,6 +64,8 @@ class Access:
         if self.fault:
             value = "" if self.kind == "rdpmc" else f", value {self.value:#x}"
             return f"{head}: #GP{value}  at {self.place}"
+        if self.pending:
+            return head + (f": new {self.value:#x}" if self.kind == "wrmsr" else "") + f"  at {self.place}"
         if self.kind == "wrmsr" and self.old is not None:
             return f"{head}: old {self.old:#x} new {self.value:#x}  at {self.place}"
         return f"{head}: {self.value:#x}  at {self.place}"

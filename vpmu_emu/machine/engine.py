@@ -34,6 +34,8 @@ from vpmu_emu.machine.lapic import (
 from vpmu_emu.machine.lbr import BR_OTHER, lbr_on, lbr_record, lbr_reset, lbr_retired, step_begins
 from vpmu_emu.machine.memory import fault, tlb_flush
 from vpmu_emu.machine.metrics import metrics_value
+from vpmu_emu.machine.msr import is_program
+from vpmu_emu.machine.msr_access import execute_rdmsr, execute_wrmsr
 from vpmu_emu.machine.ops import K_MEM, OPS
 from vpmu_emu.machine.pebs import pebs_begins, pebs_counting, pebs_retired
 from vpmu_emu.machine.pmu import (
@@ -66,6 +68,14 @@ from vpmu_emu.machine.vmx import (
     note_interrupt_exit,
     vm_exit,
     vm_exit_undelivered,
+)
+from vpmu_emu.machine.watching import (
+    PASSED,
+    break_holds,
+    pass_begins,
+    pass_ends,
+    until_holds,
+    watch_pages,
 )
 from vpmu_emu.tables.msrs import reset_of
 
@@ -107,13 +117,14 @@ def _horizon(core, E):
     limit = min(limit, core.lapic.timer_at)
     limit = min(limit, core.vmx.preempt_at)
     limit = min(limit, min(core.nmi_at, core.pmu.pmi_at))
-    limit = min(limit, min(E.t_slice, E.t_limit))
+    limit = min(limit, min(E.t_slice, min(E.t_limit, E.stop_t)))
     limit = min(limit, core.turn_end)
     if E.insn_limit != ALL:
         left = min(E.insn_limit - guest_work(core), MOST_ITERATIONS - core.iterations)
         limit = min(limit, t + np.int64(left) * slot)
     single = core.shadow != 0 or core.rflags & (X86_EFLAGS_TF | X86_EFLAGS_RF) != ZERO
     single = single or debug_on(core) or lbr_on(core) or pebs_counting(core) != ZERO
+    single = single or E.until != 0 or E.n_data != 0
     if single or E.stop_request != 0:
         limit = t + 1
     if E.horizon > 0:
@@ -297,7 +308,7 @@ def _edge(core, M, E):
     _timers(core)
     if core.stop != 0:
         return state.RUN_STOPPED
-    if E.stop_request != 0:
+    if E.stop_request != 0 or until_holds(core, M, E):
         return state.RUN_WATCH
     if guest_work(core) >= E.insn_limit:
         return state.RUN_LIMIT
@@ -399,6 +410,33 @@ def _steps(core, op, taken):
     return core.rflags & X86_EFLAGS_TF != ZERO or (op != S_INT and op != S_INT3 and op != S_SYSCALL)
 
 
+@jit()
+def _probe(core, M, E):
+    """The guest does RDMSR or WRMSR with the registers that it has, at any privilege level: a RUN_* code.
+
+    It is no instruction of the program: none retires, and rip stays. An exit is handled before the stop.
+    """
+    u = E.uops[PASSED]
+    u.rip = core.rip
+    u.len = 0
+    u.cost = 0
+    u.lanes1 = ZERO
+    u.lanes2 = ZERO
+    reads = E.probe == state.PROBE_RDMSR
+    E.probe = 0
+    E.stop_request = 1
+    cpl = core.cpl
+    core.cpl = 0
+    code = execute_rdmsr(core, M, E, u) if reads else execute_wrmsr(core, M, E, u)
+    core.cpl = cpl
+    E.probe_done = state.PROBE_FAULT if code == state.CODE_FAULT else state.PROBE_DONE
+    if code == state.CODE_EXIT:
+        pmu_check(core, E)
+        vm_exit(core, M, E, NO_VECTOR)
+        return code
+    return state.RUN_WATCH
+
+
 @jit(entry=True)
 def run_core(core, M, E):
     """Run the core until a VM exit (CODE_EXIT), its turn's end (RUN_TURN), or another RUN_* for Python.
@@ -407,6 +445,8 @@ def run_core(core, M, E):
     return core.rflags is exact and the scratch words are zero. Modifies everything.
     """
     while True:
+        if E.probe != 0 and is_program(core):
+            return _probe(core, M, E)
         if _slice_is_over(core, E):
             return state.RUN_SLICE  # before anything of the edge: the next slice begins with it
         code = _edge(core, M, E)
@@ -451,9 +491,20 @@ def run_core(core, M, E):
         if stepping:
             taken = class_total(core, C_TAKEN, 3)
             op = np.int64(E.uops[lookup(core, M, E, rip)].op)
+        passed = -1
+        generation = E.generation
+        if E.pass_cpu == E.cpu + 1 and is_program(core):
+            passed = pass_begins(core, M, E)
+            generation = E.generation
+            if passed >= 0:
+                tlim = core.t + 1
+        if E.n_data != 0:
+            watch_pages(core, E)
         spread_flags(core)
         code = run_slice(core, M, E, tlim)
         fold_flags(core)
+        if passed >= 0:
+            pass_ends(E, passed, generation)
         core.fz = ZERO
         core.fs = ZERO
         core.cv = ZERO
@@ -474,7 +525,8 @@ def run_core(core, M, E):
                 return state.CODE_EXIT
             elif code == state.CODE_BREAK:
                 core.rflags |= resume
-                return state.RUN_BREAK
+                if break_holds(core, M, E):
+                    return state.RUN_BREAK
         elif watching or stepping:
             if watching:
                 core.pending_debug |= E.debug_hits

@@ -225,6 +225,28 @@ def _write_parts(core, M, E, p, gpa, q, first, size, value):
 
 
 @jit()
+def data_tag(E, page):
+    """WATCHED if a debugger waits somewhere in a page (its linear address), else 0: part of a TLB tag."""
+    for k in range(E.n_data):
+        first = E.data_first[k]
+        if first & PAGE_BASE == page or (first + E.data_size[k] - ONE) & PAGE_BASE == page:
+            return WATCHED
+    return ZERO
+
+
+@jit()
+def _note_data(core, E, va, size, mode):
+    # A debugger sees the program's accesses, and those that a hypervisor does for it.
+    if core.vmx.nonroot == 0 and core.kernel != 0 and E.emulating == 0:
+        return
+    for k in range(E.n_data):
+        first = E.data_first[k]
+        if E.data_mode[k] & mode != 0 and (first - va < size or va - first < E.data_size[k]):
+            E.data_hit |= 1 << k
+            E.stop_request = 1
+
+
+@jit()
 def _is_watched(va, size, tag):
     """Whether a TLB entry with this tag would be hit, if it were not for breakpoints."""
     return tag == (va & PAGE_BASE) | WATCHED and ((va + size - ONE) ^ va) & PAGE_BASE == ZERO
@@ -233,8 +255,9 @@ def _is_watched(va, size, tag):
 @jit()
 def mem_read(core, M, E, va, size):
     """(0, value) of `size` bytes (uint64 1 2 4 8) at va, or (CODE_FAULT, 0). Fills the TLB."""
-    if debug_on(core):
+    if debug_on(core) or E.n_data != 0:
         note_access(core, E, va, size, 0)
+        _note_data(core, E, va, size, 1)
         ring = 0 if core.cpl == 0 else 1
         slot = (va >> U12) & TLB_INDEX
         if _is_watched(va, size, core.tlb_read[ring, slot]):
@@ -253,7 +276,7 @@ def mem_read(core, M, E, va, size):
             return bus_read(core, E, size)
         slot = (va >> U12) & TLB_INDEX
         ring = 0 if core.cpl == 0 else 1
-        core.tlb_read[ring, slot] = page_tag(core, va & PAGE_BASE)
+        core.tlb_read[ring, slot] = page_tag(core, va & PAGE_BASE) | data_tag(E, va & PAGE_BASE)
         core.add_read[ring, slot] = p - va
         core.global_read[ring, slot] = np.uint8(E.page_global)
         core.t += core.latency[LAT_TLB_WALK]
@@ -324,8 +347,9 @@ def _store(M, p, size, value):
 @jit()
 def mem_write(core, M, E, va, size, value):
     """Store `size` bytes: 0, CODE_EDGE if decoded code was dropped, CODE_FAULT if nothing was stored."""
-    if debug_on(core):
+    if debug_on(core) or E.n_data != 0:
         note_access(core, E, va, size, 1)
+        _note_data(core, E, va, size, 2)
         ring = 0 if core.cpl == 0 else 1
         slot = (va >> U12) & TLB_INDEX
         if _is_watched(va, size, core.tlb_write[ring, slot]):
@@ -361,7 +385,7 @@ def mem_write(core, M, E, va, size, value):
     elif U64(E.page_flags[p >> U12]) & physical.PAGE_CODE == ZERO:
         slot = (va >> U12) & TLB_INDEX
         ring = 0 if core.cpl == 0 else 1
-        core.tlb_write[ring, slot] = page_tag(core, va & PAGE_BASE)
+        core.tlb_write[ring, slot] = page_tag(core, va & PAGE_BASE) | data_tag(E, va & PAGE_BASE)
         core.add_write[ring, slot] = p - va
         core.global_write[ring, slot] = np.uint8(shared)
         core.t += core.latency[LAT_TLB_WALK]

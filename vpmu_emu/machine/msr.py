@@ -12,6 +12,7 @@ from vpmu_emu._jit import jit
 from vpmu_emu.machine import msr_index, ring
 from vpmu_emu.machine.bus import note_ipi
 from vpmu_emu.machine.clock import tsc_at
+from vpmu_emu.machine.conditions import event_holds
 from vpmu_emu.machine.lapic import (
     is_x2apic_msr,
     lapic_read,
@@ -133,12 +134,76 @@ def statistics_slot(index):
 
 
 @jit()
-def is_watched(E, index, mode):
-    """Whether a watchpoint asks to stop at this kind of access (1 read, 2 write)."""
+def is_program(core):
+    """Whether this core runs the program that is debugged, and not the host or a program of it."""
+    return core.vmx.nonroot != 0 or core.kernel == 0
+
+
+@jit()
+def _asks(E, k, index, mode):
+    return index >= E.watch_msr[k] and index <= E.watch_last[k] and E.watch_mode[k] & mode != 0
+
+
+@jit()
+def _wants(E, k, index, value, old):
+    if (value ^ E.watch_value[k]) & E.watch_mask[k] != ZERO:
+        return False
+    return E.watch_condition[k] == 0 or event_holds(E, E.watch_condition[k] - 1, index, value, old)
+
+
+@jit()
+def note_watch(E, index, value, old, kind):
+    """A guest's access (`kind`) was done, or was #GP: a watchpoint may ask for a stop. Modifies E."""
+    mode = 1 if kind == READ else 2
     for k in range(E.n_watch):
-        if E.watch_msr[k] == index and E.watch_mode[k] & mode != 0:
+        if E.watch_stage[k] == 0 and _asks(E, k, index, mode):
+            same = value == old and kind == WRITE
+            if kind == READ:
+                same = E.watch_known[k] != 0 and E.watch_seen[k] == value
+            E.watch_known[k] = 1
+            E.watch_seen[k] = value
+            if _wants(E, k, index, value, old) and not (same and E.watch_changes[k] != 0):
+                E.stop_request = 1
+
+
+@jit()
+def stops_before(core, E, index, value, mode):
+    """Whether a watchpoint asks to stop before this access (`mode` 1 read, 2 write). Modifies E."""
+    if E.passing != 0 or E.emulating != 0 or not is_program(core):
+        return False
+    for k in range(E.n_watch):
+        if E.watch_stage[k] != 0 and _asks(E, k, index, mode) and _wants(E, k, index, value, ZERO):
+            E.stopped_before = k + 1
             return True
     return False
+
+
+@jit()
+def msr_of_rdpmc(ecx):
+    """The MSR that RDPMC reads: as a watchpoint sees it."""
+    number = ecx & _INDEX16
+    kind = ecx & ~_INDEX16 & _LOW32
+    if kind == msr_index.INTEL_PMC_FIXED_RDPMC_BASE:
+        return msr_index.MSR_CORE_PERF_FIXED_CTR0 + number
+    if kind == msr_index.INTEL_PMC_FIXED_RDPMC_METRICS:
+        return msr_index.MSR_PERF_METRICS
+    return msr_index.MSR_IA32_PERFCTR0 + number
+
+
+@jit()
+def note_rdpmc(core, E, rip, ecx, value, exits):
+    """A guest's RDPMC was done, in hardware or by a hypervisor (exits 1)."""
+    emit(E, core.t, ring.TR_GUEST_RDPMC, rip, ecx, value, U64(exits))
+    if E.n_watch > 0 and (exits != 0 or is_program(core)):
+        note_watch(E, msr_of_rdpmc(ecx), value, value, READ)
+
+
+@jit()
+def note_rdpmc_fault(core, E, rip, ecx, gp, fixed, exits):
+    """A guest's RDPMC raised #GP, by hardware or a hypervisor (exits 1): it has so many counters."""
+    emit_fault(E, core.t, ring.TR_RDPMC_FAULT, rip, ecx, gp, fixed)
+    if E.n_watch > 0 and (exits != 0 or is_program(core)):
+        note_watch(E, msr_of_rdpmc(ecx), ZERO, ZERO, READ)
 
 
 @jit()
@@ -154,16 +219,16 @@ def note_msr(core, E, index, value, old, kind, exits):
         if slot >= 0:
             core.stats.msr_reads[slot] += ONE
         emit(E, core.t, ring.TR_GUEST_RDMSR, core.rip, index, value, U64(exits))
-    if E.n_watch > 0 and is_watched(E, index, 1 if kind == READ else 2):
-        E.stop_request = 1
+    if E.n_watch > 0:
+        note_watch(E, index, value, old, kind)
 
 
 @jit()
 def note_msr_fault(core, E, index, value, writes, why):
     """A guest's MSR access raised #GP for the reason `why`, one of GP_*."""
     emit_fault(E, core.t, ring.TR_MSR_FAULT, core.rip, index, value, U64(writes | why << 1))
-    if E.n_watch > 0 and is_watched(E, index, 1 + writes):
-        E.stop_request = 1
+    if E.n_watch > 0:
+        note_watch(E, index, value, ZERO, WRITE_BLIND if writes != 0 else READ)
 
 
 @jit()

@@ -12,14 +12,20 @@ from vpmu_emu.machine.msr import (
     WRITE_BLIND,
     check_read,
     check_write,
+    is_program,
     msr_apply,
+    msr_of_rdpmc,
     msr_value,
     note_msr,
     note_msr_fault,
+    note_rdpmc,
+    note_rdpmc_fault,
+    note_watch,
     rdpmc_counter,
     rdpmc_value,
     read_tsc,
     statistics_slot,
+    stops_before,
 )
 from vpmu_emu.machine.mutants import I_BOTH_WRMSRS, I_NO_WRMSR
 from vpmu_emu.machine.ops import SYSTEM_OP
@@ -52,13 +58,19 @@ CPUID_OSXSAVE = U64(1 << 27)
 @jit()
 def _refuse(core, E, u, access):
     # Before anything else is looked at: no exit, and no #GP of another reason.
-    emit_fault(E, core.t, ring.TR_PRIVILEGE, u.rip, U64(access), U64(core.cpl), core.cr4)
+    told = core.regs[state.RCX] & LOW32
+    emit_fault(E, core.t, ring.TR_PRIVILEGE, u.rip, U64(access), U64(core.cpl) | told << U32, core.cr4)
+    if E.n_watch > 0 and is_program(core):
+        index = msr_of_rdpmc(told) if access == ring.ACCESS_RDPMC else told
+        note_watch(E, index, ZERO, ZERO, WRITE_BLIND if access == ring.ACCESS_WRMSR else READ)
     return raise_gp(E)
 
 
 @jit()
 def execute_rdmsr(core, M, E, u):
     """RDMSR of micro-op u: a CODE_*."""
+    if E.n_watch > 0 and stops_before(core, E, core.regs[state.RCX] & LOW32, ZERO, 1):
+        return state.CODE_BREAK
     if core.cpl > 0:
         return _refuse(core, E, u, ring.ACCESS_RDMSR)
     index = core.regs[state.RCX] & LOW32
@@ -85,10 +97,12 @@ def execute_rdmsr(core, M, E, u):
 @jit()
 def execute_wrmsr(core, M, E, u):
     """WRMSR of micro-op u: a CODE_*."""
-    if core.cpl > 0:
-        return _refuse(core, E, u, ring.ACCESS_WRMSR)
     index = core.regs[state.RCX] & LOW32
     value = (core.regs[state.RAX] & LOW32) | (core.regs[state.RDX] << U32)
+    if E.n_watch > 0 and stops_before(core, E, index, value, 2):
+        return state.CODE_BREAK
+    if core.cpl > 0:
+        return _refuse(core, E, u, ring.ACCESS_WRMSR)
     if core.vmx.nonroot != 0 and msr_intercepted(core, M, E, index, 1):
         slot = statistics_slot(index)
         if slot >= 0:
@@ -124,6 +138,8 @@ def execute_wrmsr(core, M, E, u):
 @jit()
 def execute_rdpmc(core, E, u):
     """RDPMC of micro-op u: a CODE_*."""
+    if E.n_watch > 0 and stops_before(core, E, msr_of_rdpmc(core.regs[state.RCX] & LOW32), ZERO, 1):
+        return state.CODE_BREAK
     # VMX checks CR4.PCE before the intercept and the index after it (SDM 3C 26.1.1).
     if core.cpl > 0 and core.cr4 & X86_CR4_PCE == ZERO:
         return _refuse(core, E, u, ring.ACCESS_RDPMC)
@@ -136,14 +152,16 @@ def execute_rdpmc(core, E, u):
             return leave_guest(core, u, vmcs.EXIT_RDPMC, ZERO)
     which = rdpmc_counter(core, ecx)
     if which == PMC_INVALID:
-        emit_fault(E, core.t, ring.TR_RDPMC_FAULT, u.rip, ecx, U64(core.pmu.gp), U64(core.pmu.fixed))
+        note_rdpmc_fault(core, E, u.rip, ecx, U64(core.pmu.gp), U64(core.pmu.fixed), 0)
         return raise_gp(E)
     v = rdpmc_result(core, ecx, rdpmc_value(core, which))
     put_edx_eax(core, v)
     retire(core, u)
     if core.vmx.nonroot != 0 or core.vmx.root == 0:  # not a program of the host
         core.stats.rdpmcs += ONE
-    emit(E, core.t, ring.TR_GUEST_RDPMC, u.rip, ecx, v, ZERO)
+    note_rdpmc(core, E, u.rip, ecx, v, 0)
+    if E.stop_request != 0:
+        return at_edge(core, u)
     return state.CODE_NEXT
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vpmu_emu._jit import jit
+from vpmu_emu.machine.conditions import event_holds
 from vpmu_emu.machine.state import N_FAULTS, N_RING
 
 TR_GUEST_RDMSR = 1  # a index, b value, c 1 if it left the guest
@@ -20,7 +21,7 @@ TR_IRQ = 12  # a vector
 TR_NMI = 13
 TR_MSR_FAULT = 14  # a index, b value, c bit 0 a write, the bits above it why (GP_*)
 TR_GUEST_WRMSR_BLIND = 15  # a index, b new value; the guest could not have read what was there
-TR_PRIVILEGE = 16  # the instruction is #GP where it stands: a ACCESS_*, b CPL, c CR4
+TR_PRIVILEGE = 16  # the instruction is #GP where it stands: a ACCESS_*, b CPL, ECX from bit 32 on, c CR4
 TR_INTERCEPT = 17  # a index or ECX, b bit of the MSR bitmap or BY_*, c ACCESS_*, and 4 if it exits
 TR_MSR_DROPPED = 18  # does nothing, and no #GP: a index, b value, c 1 for a write
 TR_RDPMC_FAULT = 19  # no such counter: a ECX, b general-purpose and c fixed counters that there are
@@ -89,6 +90,14 @@ _FAULTS_MASK = N_FAULTS - 1
 
 
 @jit()
+def _note_catch(E, kind, a, b, c):
+    for k in range(E.n_catch):
+        if E.catch_kind[k] == kind:
+            if E.catch_condition[k] == 0 or event_holds(E, E.catch_condition[k] - 1, a, b, c):
+                E.stop_request = 1
+
+
+@jit()
 def emit(E, t, kind, rip, a, b, c):
     """Append one event if tracing is on. Modifies E.ring."""
     if E.trace_on != 0:
@@ -101,6 +110,8 @@ def emit(E, t, kind, rip, a, b, c):
         slot.b = b
         slot.c = c
         E.ring_head += 1
+        if E.n_catch != 0:
+            _note_catch(E, kind, a, b, c)
 
 
 @jit()

@@ -405,6 +405,10 @@ N_FAULTS = 16  # more than one triple fault is made of
 N_SERIAL = 1 << 20
 N_BREAK = 64
 N_WATCH = 16
+N_CATCH = 16
+N_DATA = 8
+N_CONDITIONS = 128  # one for each of these, and one more
+CONDITION_WORDS = 32
 
 EVENT = np.dtype(
     [
@@ -453,6 +457,30 @@ ENGINE = np.dtype(
         ("step_events", "u8", (N_CTR,)),  # and its total
         ("pebs", "u8", (PEBS_WORDS,)),  # the record in the making
         ("stop_request", "i8"),  # a watchpoint matched: stop at the next edge
+        # what else a debugger asks for
+        ("stop_t", "i8"),  # stop at the first edge at or after this time, NEVER
+        ("stop_cpu", "i8"),  # of this core
+        ("until", "i8"),  # stop at the first edge where this condition holds: its number + 1, 0 none
+        ("until_met", "i8"),  # 1: that is why it stopped
+        ("returns", "u8"),  # RET and IRETQ that had retired when RETURNED was asked last
+        ("pass_rip", "u8"),  # the instruction here runs, whatever waits before it,
+        ("pass_cpu", "i8"),  # when it is the next one of this core + 1; 0 none
+        ("passing", "i8"),  # 1: it is at hand
+        ("stopped_before", "i8"),  # watchpoint + 1 that stopped before its access
+        ("probe", "i8"),  # PROBE_*: the guest does this access before anything else
+        ("probe_done", "i8"),  # PROBE_DONE or PROBE_FAULT once it did
+        ("program_memory", "u8"),  # bytes of the program's RAM below the hole
+        ("condition_op", "i8", (N_CONDITIONS, CONDITION_WORDS)),  # of machine/conditions.py
+        ("condition_word", "u8", (N_CONDITIONS, CONDITION_WORDS)),
+        ("condition_stack", "u8", (CONDITION_WORDS,)),
+        ("n_catch", "i8"),
+        ("catch_kind", "i8", (N_CATCH,)),  # TR_*: an event of it stops
+        ("catch_condition", "i8", (N_CATCH,)),  # number + 1 of a condition of its words, 0 none
+        ("n_data", "i8"),  # watchpoints on memory
+        ("data_first", "u8", (N_DATA,)),  # linear addresses
+        ("data_size", "u8", (N_DATA,)),  # bytes
+        ("data_mode", "i8", (N_DATA,)),  # 1 read, 2 write, 3 both
+        ("data_hit", "i8"),  # watchpoints that the instruction at hand has met (bits)
         ("n_break", "i8"),
         ("n_watch", "i8"),
         ("undelivered", "i8"),  # why the last event that did not get through its gate did not: GATE_*
@@ -466,8 +494,17 @@ ENGINE = np.dtype(
         ("cpu", "i8"),  # core that runs: for the trace
         ("ring_head", "i8"),  # events written so far; the ring keeps the last N_RING
         ("breaks", "u8", (N_BREAK,)),
-        ("watch_msr", "u8", (N_WATCH,)),
+        ("break_condition", "i8", (N_BREAK,)),  # number + 1, 0 none
+        ("watch_msr", "u8", (N_WATCH,)),  # from this index
+        ("watch_last", "u8", (N_WATCH,)),  # to this one
         ("watch_mode", "i8", (N_WATCH,)),  # 1 read, 2 write, 3 both
+        ("watch_stage", "i8", (N_WATCH,)),  # 0 after the access, 1 before it
+        ("watch_value", "u8", (N_WATCH,)),  # only with these bits
+        ("watch_mask", "u8", (N_WATCH,)),  # under this mask
+        ("watch_changes", "i8", (N_WATCH,)),  # 1: only writes that change something, reads that find it
+        ("watch_known", "i8", (N_WATCH,)),  # 1: it has seen an access,
+        ("watch_seen", "u8", (N_WATCH,)),  # and this value
+        ("watch_condition", "i8", (N_WATCH,)),  # number + 1 of a condition of index, value, old; 0 none
         ("map_key", "u8", (N_MAP,)),  # rip + 1, with the generation and the bank above
         ("map_uop", "i4", (N_MAP,)),
         ("n_code", "i8"),  # rows of code_bytes in use
@@ -506,6 +543,9 @@ ENGINE = np.dtype(
 NEVER = np.int64((1 << 63) - 1)
 END_OF_TIME = np.int64((1 << 63) - (1 << 48))  # no run goes on beyond, so that sums of times stay times
 BEYOND = np.int64((1 << 63) - 16)  # when something happens that is to happen after the end of time
+
+PROBE_RDMSR, PROBE_WRMSR = 1, 2  # E.probe
+PROBE_DONE, PROBE_FAULT = 1, 2  # E.probe_done
 
 # --- why a slice of execution came back -----------------------------------------------------------------
 # Below CODE_NOT_RETIRED the instruction at hand retired.

@@ -94,7 +94,7 @@ def _machine(kind: int, rip: int, a: int, b: int, c: int) -> str:
     if kind == mk.TR_NMI:
         return f"nmi_handler: rip {rip:#x}"
     if kind == mk.TR_PRIVILEGE:
-        return f"privilege: {mk.ACCESS_NAMES[a]} at CPL {b} cr4 {c:x} (#GP)"
+        return f"privilege: {mk.ACCESS_NAMES[a]} at CPL {b & 3} cr4 {c:x} (#GP)"
     if kind == mk.TR_INTERCEPT:
         word = "exits" if c & mk.ACCESS_EXITS else "passes"
         return f"intercept: {mk.ACCESS_NAMES[c & 3]} {a:x} {word}, {bitmap_words(b)}"

@@ -179,7 +179,7 @@ class _Teller:
         why = f", and {mk.ACCESS_NAMES[a].upper()} is for CPL 0"
         if a == mk.ACCESS_RDPMC:
             why = f" with CR4.PCE = {int(c & int(X86_CR4_PCE) != 0)}"
-        yield Step("privilege", f"CPL {b}{why}: #GP before anything else, no exit", True)
+        yield Step("privilege", f"CPL {b & 3}{why}: #GP before anything else, no exit", True)
 
     def intercept(self, e: Event) -> Iterator[Step]:
         index, place, c = e.a, e.b, e.c

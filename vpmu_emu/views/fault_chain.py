@@ -94,7 +94,7 @@ def access_words(fault: Fault, reserved: int = 0) -> str:
     """Which access of one of `ACCESSES` was refused, and why."""
     if fault.kind == ring.TR_PRIVILEGE:
         pce = " with CR4.PCE 0" if fault.a == ring.ACCESS_RDPMC else ""
-        return f"{ring.ACCESS_NAMES[fault.a]} at CPL {fault.b}{pce}"
+        return f"{ring.ACCESS_NAMES[fault.a]} at CPL {fault.b & 3}{pce}"
     if fault.kind == ring.TR_RDPMC_FAULT:
         return f"rdpmc with ECX {fault.a:#x}: {rdpmc_fault_words(fault.a, fault.b, fault.c)}"
     index, value, why = fault.a, fault.b, fault.c >> 1

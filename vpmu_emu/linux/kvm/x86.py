@@ -53,9 +53,9 @@ from vpmu_emu.linux.trace_kinds import MSR_OF_COMMON, MSR_OF_LBR, MSR_OF_PMU, TR
 from vpmu_emu.machine import msr_index
 from vpmu_emu.machine import state as machine
 from vpmu_emu.machine.engine import run_core
-from vpmu_emu.machine.msr import WRITE, WRITE_BLIND, note_msr_fault
+from vpmu_emu.machine.msr import WRITE, WRITE_BLIND, note_msr_fault, note_rdpmc_fault
 from vpmu_emu.machine.mutants import I_BOTH_WRMSRS, I_PMI_BEFORE_PMU, I_SPIN
-from vpmu_emu.machine.ring import GP_FILTER, TR_RDPMC_FAULT, emit, emit_fault
+from vpmu_emu.machine.ring import GP_FILTER, emit
 from vpmu_emu.machine.u64 import LOW32, U32, U64, ZERO
 from vpmu_emu.machine.vmcs import EXIT_MSR_READ, EXIT_MSR_WRITE, EXIT_RDPMC
 
@@ -81,7 +81,7 @@ def kvm_emulate_rdpmc(S, M, E, vcpu):
     if i < 0:
         pmu = vcpu.pmu
         gp, fixed = U64(pmu.nr_arch_gp_counters), U64(pmu.nr_arch_fixed_counters)
-        emit_fault(E, this_core(S).t, TR_RDPMC_FAULT, this_core(S).rip, index, gp, fixed)
+        note_rdpmc_fault(this_core(S), E, this_core(S).rip, index, gp, fixed, 1)
         kvm_inject_gp(vcpu)
     else:
         finish_rdpmc(S, M, E, vcpu, index, pmu_ops.rdpmc(S, E, vcpu, i))
@@ -268,7 +268,8 @@ def vcpu_run(S, M, E, vcpu):
                     return blocked
             if this_cpu(S).need_resched != 0:  # xfer_to_guest_mode_handle_work()
                 return machine.RUN_RESCHED
-            if E.stop_request != 0:  # a watchpoint on an access that KVM has just emulated
+            # a watchpoint on an access that KVM has just emulated, or a debugger that comes back to it
+            if E.stop_request != 0 or (core.t >= E.stop_t and S.this_cpu == E.stop_cpu):
                 return machine.RUN_WATCH
         code = vcpu_enter_guest(S, M, E, vcpu, outside)
         if code != machine.CODE_NEXT:

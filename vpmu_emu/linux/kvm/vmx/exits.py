@@ -60,6 +60,7 @@ from vpmu_emu.machine.msr import (
     msr_value,
     note_msr,
     note_msr_fault,
+    note_rdpmc,
 )
 from vpmu_emu.machine.msr_access import cpuid_answer, cpuid_entry
 from vpmu_emu.machine.mutants import I_CPUID, I_NO_WRMSR
@@ -287,7 +288,7 @@ def finish_rdpmc(S, M, E, vcpu, ecx, value):
     core.regs[machine.RAX] = value & LOW32
     core.regs[machine.RDX] = value >> U32
     core.stats.rdpmcs += ONE
-    emit(E, core.t, ring.TR_GUEST_RDPMC, core.rip, ecx, value, ONE)
+    note_rdpmc(core, E, core.rip, ecx, value, 1)
     kvm_skip_emulated_instruction(S, M, E, vcpu)
 
 
