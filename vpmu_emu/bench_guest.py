@@ -26,6 +26,7 @@ from vpmu_emu.system import REGISTERS, check_left_out, run
 PATIENCE = 60.0  # seconds: no round begins after that, but the second one
 LOOPS = 20_000  # accesses of one kind in a run
 UNICORN_SECONDS = 20
+UNICORN_SLICE = 250_000  # microseconds: Ctrl-C is heard in between
 PORT_DEBUG_EXIT = 0xF4
 # What is timed by itself; with a hypervisor CPUID is an exit and little else.
 ACCESSES = {
@@ -204,8 +205,12 @@ class _Unicorn:
 
         machine.hook_add(unicorn.UC_HOOK_INSN, out, None, 1, 0, reg.UC_X86_INS_OUT)
         began = time.perf_counter()
+        at, late = self.program.entry, True
         try:
-            machine.emu_start(self.program.entry, 0, timeout=UNICORN_SECONDS * 1_000_000)
+            while late and not ended and time.perf_counter() - began < UNICORN_SECONDS:
+                machine.emu_start(at, 0, timeout=UNICORN_SLICE)
+                late = bool(machine.query(unicorn.UC_QUERY_TIMEOUT))
+                at = machine.reg_read(reg.UC_X86_REG_RIP)
         except unicorn.UcError as error:
             rip = machine.reg_read(reg.UC_X86_REG_RIP)
             line = self.program.line_at(rip)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import random
 import sys
 from pathlib import Path
 
@@ -13,8 +14,11 @@ from click.testing import CliRunner
 import vpmu_emu
 from tests.conftest import ROOT
 from tests.stops.golden import GUESTS, cases, shown, stopped
+from tests.tools.profiles import cases as cases_of
 from vpmu_emu import system
 from vpmu_emu.cli import main
+from vpmu_emu.debug.repl import Repl
+from vpmu_emu.load import load
 from vpmu_emu.machine import ring
 from vpmu_emu.views import fault_chain, pmi_links, why_stopped
 from vpmu_emu.views.why_stopped import REASONS
@@ -129,3 +133,69 @@ def test_a_limit_of_check_is_red_with_its_reason(monkeypatch, tmp_path):
     found = CliRunner().invoke(main, ["check", str(path)])
     assert "ended by max-insns" in found.output
     assert found.exit_code == 1
+
+
+@pytest.mark.parametrize("mode", ["bare", "emulated", "mediated"])
+def test_whatever_state_it_is_there_are_words_for_it(mode):
+    """Registers of counters and APIC at random: sentences, and no record changes."""
+    rng = random.Random(8)
+    (case,) = (case for case in CASES if case.path.stem == "pmi_masked")
+    machine = system.System(load(case.path), vpmu=mode, ram=2, max_insns=5000)
+    machine.run()
+    apics = [machine.core.lapic, machine.core.vapic, machine.S.vcpus[0].vapic]
+    pmus = [(machine.core.pmu.eventsel, machine.core.pmu)]
+    for _ in range(cases_of(day=60, laws=2000, night=20_000)):
+        for apic in apics:
+            apic.lvt[4] = 0 if rng.random() < 0.3 else rng.getrandbits(17)
+            apic.lvt[3] = rng.getrandbits(17)
+            apic.spiv, apic.tpr = rng.getrandbits(9), rng.getrandbits(8)
+            apic.apic_base = 0xFEE00000 | rng.choice((0, 0x800, 0xC00))
+            for k in range(4):
+                apic.irr[k], apic.isr[k] = (rng.getrandbits(64) & rng.getrandbits(64) for _ in range(2))
+        for selectors, pmu in pmus:
+            for k in range(8):
+                selectors[k] = rng.getrandbits(24)
+            pmu.global_ctrl, pmu.global_status = rng.getrandbits(64), rng.getrandbits(64)
+            pmu.fixed_ctr_ctrl = rng.getrandbits(16)
+        if mode != "bare":
+            vpmu = machine.S.vcpus[0].pmu
+            for k in range(8):
+                vpmu.pmcs[k].eventsel = rng.getrandbits(24)
+            vpmu.global_ctrl, vpmu.global_status = rng.getrandbits(63), rng.getrandbits(63)
+            machine.S.vcpus[0].mp_state = rng.randrange(3)
+        machine.core.rflags = rng.getrandbits(22) | 2
+        before = machine.record()
+        for reason in REASONS:
+            if reason != "shutdown" or mode != "bare":
+                said = why_stopped.why_stopped(machine, reason, rng.getrandbits(8))
+                assert all(sentence and "\n" not in sentence for sentence in said)
+        assert machine.record() == before
+
+
+def test_an_event_that_is_not_counted_is_named_when_its_counter_is_turned_on():
+    """In the debugger at the next stop, once."""
+    text = "wrmsr_const IA32_PERFEVTSEL0, 0x4301b7\n nop\n debug_exit 0\n"
+    head = '.include "msr.inc"\n .include "macros.inc"\n_start: '
+    for mode in ("bare", "emulated"):
+        session = vpmu_emu.Session(vpmu_emu.assemble(head + text, "u.s"), vpmu=mode, ram=2)
+        said = [session.step().text for _ in range(6)]
+        assert sum("pmc0 counts nothing for r01b7: not counted by this model" in each for each in said) == 1
+        assert "pmc0 counts nothing" in said[3]
+
+
+LINKS = [case for case in CASES if case.path.stem.startswith("pmi_") and case.modes[0] == "bare"]
+
+
+@pytest.mark.parametrize("mode", ["bare", pytest.param("emulated", marks=pytest.mark.laws)])
+@pytest.mark.parametrize("case", LINKS, ids=lambda case: case.path.stem)
+def test_the_debugger_agrees_on_whether_a_link_is_broken(case, mode):
+    """`why pmi` looks at every link by itself; a stop that names one has to find it named there, too."""
+    if mode not in case.modes:
+        pytest.skip("a guest of bare alone")
+    session = vpmu_emu.Session(case.path, vpmu=mode, ram=2, max_insns=20_000)
+    stop = session.cont()
+    said: list[str] = []
+    repl = Repl(session, said.append)
+    repl.run(["why pmi\n"])
+    only_far = all("events are left" in line or "why" not in line for line in stop.text.splitlines())
+    assert ("Nothing is in the way" in "".join(said)) == only_far, "".join(said)

@@ -63,7 +63,10 @@ def exception_words(vector: int, error: int = 0) -> str:
 
 
 def told(
-    faults: Sequence[Fault], statement: Callable[[int], str], reserved: Callable[[Fault], int]
+    faults: Sequence[Fault],
+    statement: Callable[[int], str],
+    reserved: Callable[[Fault], int],
+    cpl: int = 0,
 ) -> Iterator[str]:
     """The last chain in sentences, each with what comes of it behind a colon.
 
@@ -71,6 +74,7 @@ def told(
         faults: from `noted`.
         statement: the source statement at an address, or "".
         reserved: bits that are reserved in the MSR of a refused WRMSR.
+        cpl: where the program was.
     """
     chain, cause = last_chain(faults), ""
     for k, fault in enumerate(chain):
@@ -78,7 +82,7 @@ def told(
         if fault.kind in ACCESSES:
             cause = access_words(fault, reserved(fault))
         elif fault.kind == ring.TR_EXCEPTION and first:
-            cause = cause or _cause(fault, statement(fault.rip))
+            cause = cause or _cause(fault, statement(fault.rip), cpl)
             yield f"{cause}: {exception_words(fault.a, fault.b)}"
             before = [each for each in faults[: -len(chain)] if each.kind == ring.TR_EXCEPTION]
             if len(before) > 2 and all((each.a, each.rip) == (fault.a, fault.rip) for each in before[-3:]):
@@ -123,7 +127,7 @@ def page_fault_words(address: int, error: int) -> str:
     return f"{does} {address:#x} at CPL {3 if error & _PF_USER else 0}, {why}"
 
 
-def _cause(fault: Fault, statement: str) -> str:
+def _cause(fault: Fault, statement: str, cpl: int) -> str:
     vector = fault.a
     subject = f"`{statement}`" if statement else f"the instruction at {fault.rip:#x}"
     if vector == VECTOR_PF:
@@ -141,7 +145,7 @@ def _cause(fault: Fault, statement: str) -> str:
         return f"a trap at {subject}"
     if fault.b:
         return f"{subject} needs selector {fault.b & 0xFFF8:#x}"
-    return f"{subject} is refused"
+    return f"{subject} is refused at CPL {cpl}"
 
 
 def undelivered_words(fault: Fault) -> str:

@@ -168,10 +168,13 @@ def broken_links(cpu: Seen, halted: bool) -> Iterator[str]:
         if frozen:
             yield "GLOBAL_STATUS.CTR_FRZ is set: nothing counts until a write to STATUS_RESET clears it"
         return
-    if not halted and cpu.pmis:
-        return
     for counter in wanting:
-        yield f"{counter.name} is set to interrupt and has not overflowed: {_stands(cpu, counter, halted)}"
+        stands = _stands(cpu, counter)
+        if not stands and (halted or not cpu.pmis):  # else it is on its way to the next one
+            stands = f"{counter.left:,} event{'s' * (counter.left != 1)} are left"
+            stands += ", and nothing counts while the processor is halted" if halted else ""
+        if stands:
+            yield f"{counter.name} is set to interrupt and has not overflowed: {stands}"
     if cut := _cut(cpu, lvt):
         yield f"a PMI would not come through: {cut}"
 
@@ -213,7 +216,8 @@ def _not_taken(cpu: Seen, vector: int) -> str:
     return ""
 
 
-def _stands(cpu: Seen, counter: Counter, halted: bool) -> str:
+def _stands(cpu: Seen, counter: Counter) -> str:
+    """Why a counter cannot count here, "" if it can."""
     if cpu.global_ctrl is not None and not cpu.global_ctrl >> counter.bit & 1:
         return f"GLOBAL_CTRL {cpu.global_ctrl:#x} has it off"
     if counter.denied:
@@ -221,8 +225,7 @@ def _stands(cpu: Seen, counter: Counter, halted: bool) -> str:
     if not counter.rings & (2 if cpu.cpl else 1):
         rings = ("no CPL", "CPL 0 only", "CPL 3 only")[counter.rings]
         return f"it counts at {rings}, and this is CPL {cpu.cpl}"
-    left = f"{counter.left:,} event{'s' * (counter.left != 1)} are left"
-    return f"{left}, and nothing counts while the processor is halted" if halted else left
+    return ""
 
 
 def _has(words: Any, vector: int) -> int:

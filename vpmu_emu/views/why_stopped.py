@@ -39,7 +39,9 @@ def why_stopped(system: Any, reason: str, info: int = 0) -> tuple[str, ...]:
 
 def _triple_fault(system: Any, _: int) -> Iterator[str]:
     faults = noted(system.E)
-    yield from told(faults, lambda at: _statement(system, at), lambda fault: _reserved(system, fault))
+    cpl = seen(system, faults[-1].cpu).cpl if faults else 0  # as before the events that were not delivered
+    what = (lambda at: _statement(system, at)), (lambda fault: _reserved(system, fault))
+    yield from told(faults, *what, cpl)
 
 
 def _statement(system: Any, address: int) -> str:
@@ -128,12 +130,15 @@ def _shutdown(system: Any, info: int) -> Iterator[str]:
     at = page + STRUCTS["kvm_run"].offset("internal.suberror")
     suberror = int.from_bytes(system.M[at : at + 4].tobytes(), "little")
     exits = exit_name(info & 0xFFFF)
-    yield {
+    sentences = {
         kvm_run.EMULATION_FAILED: "KVM has to emulate this instruction, and its emulator cannot",
         kvm_run.DELIVERY_EV: "an exception or interrupt was being delivered to where only the VMM may have "
         "something, and KVM cannot emulate that",
         kvm_run.UNEXPECTED_EXIT_REASON: "KVM does not know what to do about this exit",
-    }[suberror] + f" (exit reason {exits}, KVM_EXIT_INTERNAL_ERROR {suberror})"
+    }
+    # Its VMM may have written into that page since.
+    what = sentences.get(suberror, sentences[kvm_run.UNEXPECTED_EXIT_REASON])
+    yield f"{what} (exit reason {exits}, KVM_EXIT_INTERNAL_ERROR {suberror})"
 
 
 def _reset(_: Any, __: int) -> Iterator[str]:
