@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
+
+import attrs
 
 from vpmu_emu.machine import interrupts, ring
 from vpmu_emu.machine.state import N_FAULTS
@@ -36,6 +39,26 @@ class Fault(NamedTuple):
     c: int
 
 
+@attrs.frozen
+class Where:
+    """The program and its processor, as far as a chain wants to know.
+
+    Attributes:
+        statement: gives the source statement at an address, or "".
+        reserved: gives the bits that are reserved in the MSR of a refused WRMSR.
+        cpl, registers: where the program was, and what it had.
+    """
+
+    statement: Callable[[int], str]
+    reserved: Callable[[Fault], int]
+    cpl: int
+    registers: Mapping[str, int]
+
+    def wild(self, name: str) -> bool:
+        """Whether a register has no canonical address."""
+        return self.registers.get(name, 0) >> 47 not in (0, (1 << 17) - 1)
+
+
 def noted(E: Any) -> list[Fault]:
     """What there still is of `E.faults`, oldest first."""
     n = int(E.faults_n)
@@ -62,27 +85,20 @@ def exception_words(vector: int, error: int = 0) -> str:
     return f"{name}({error and hex(error)})" if name in _WITH_ERROR else name
 
 
-def told(
-    faults: Sequence[Fault],
-    statement: Callable[[int], str],
-    reserved: Callable[[Fault], int],
-    cpl: int = 0,
-) -> Iterator[str]:
+def told(faults: Sequence[Fault], where: Where) -> Iterator[str]:
     """The last chain in sentences, each with what comes of it behind a colon.
 
     Args:
         faults: from `noted`.
-        statement: the source statement at an address, or "".
-        reserved: bits that are reserved in the MSR of a refused WRMSR.
-        cpl: where the program was.
+        where: what there is to know of the program and its processor.
     """
     chain, cause = last_chain(faults), ""
     for k, fault in enumerate(chain):
         first = k == 0 or chain[k - 1].kind in ACCESSES
         if fault.kind in ACCESSES:
-            cause = access_words(fault, reserved(fault))
+            cause = access_words(fault, where.reserved(fault))
         elif fault.kind == ring.TR_EXCEPTION and first:
-            cause = cause or _cause(fault, statement(fault.rip), cpl)
+            cause = cause or _cause(fault, where)
             yield f"{cause}: {exception_words(fault.a, fault.b)}"
             before = [each for each in faults[: -len(chain)] if each.kind == ring.TR_EXCEPTION]
             if len(before) > 2 and all((each.a, each.rip) == (fault.a, fault.rip) for each in before[-3:]):
@@ -127,8 +143,8 @@ def page_fault_words(address: int, error: int) -> str:
     return f"{does} {address:#x} at CPL {3 if error & _PF_USER else 0}, {why}"
 
 
-def _cause(fault: Fault, statement: str, cpl: int) -> str:
-    vector = fault.a
+def _cause(fault: Fault, where: Where) -> str:
+    vector, statement = fault.a, where.statement(fault.rip)
     subject = f"`{statement}`" if statement else f"the instruction at {fault.rip:#x}"
     if vector == VECTOR_PF:
         # Without EFER.NXE the error code does not tell a fetch.
@@ -145,7 +161,17 @@ def _cause(fault: Fault, statement: str, cpl: int) -> str:
         return f"a trap at {subject}"
     if fault.b:
         return f"{subject} needs selector {fault.b & 0xFFF8:#x}"
-    return f"{subject} is refused at CPL {cpl}"
+    wild = [f"{name} {where.registers[name]:#x}" for name in _addressed(statement) if where.wild(name)]
+    if wild:
+        return f"{subject}: {' and '.join(wild)} is no canonical address"
+    return f"{subject} is refused at CPL {where.cpl}"
+
+
+def _addressed(statement: str) -> list[str]:
+    """Registers that an address of a statement is made of; rsp of one that uses the stack."""
+    inside = "".join(re.findall(r"\[[^]]*\]", statement)).lower()
+    stack = re.match(r"(push|pop|call|ret|leave|enter|iret)", statement)
+    return re.findall(r"\br[a-z0-9]+\b", inside) + ["rsp"] * bool(stack)
 
 
 def undelivered_words(fault: Fault) -> str:

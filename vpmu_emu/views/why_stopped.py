@@ -17,7 +17,7 @@ from vpmu_emu.machine.msr_index import APIC_LVT_MASKED
 from vpmu_emu.tables.exits import exit_name
 from vpmu_emu.tables.linux import STRUCTS
 from vpmu_emu.tables.msrs import row_of
-from vpmu_emu.views.fault_chain import Fault, noted, told
+from vpmu_emu.views.fault_chain import Fault, Where, noted, told
 from vpmu_emu.views.pmi_links import broken_links, seen
 from vpmu_emu.views.tasks import tasks_report
 
@@ -39,9 +39,14 @@ def why_stopped(system: Any, reason: str, info: int = 0) -> tuple[str, ...]:
 
 def _triple_fault(system: Any, _: int) -> Iterator[str]:
     faults = noted(system.E)
-    cpl = seen(system, faults[-1].cpu).cpl if faults else 0  # as before the events that were not delivered
-    what = (lambda at: _statement(system, at)), (lambda fault: _reserved(system, fault))
-    yield from told(faults, *what, cpl)
+    # What is not delivered leaves the processor as it was.
+    cpl = seen(system, faults[-1].cpu).cpl if faults else 0
+    words = (lambda at: _statement(system, at)), (lambda fault: _reserved(system, fault))
+    registers = system.registers()
+    if faults and not system.has_host:
+        own = map(int, system.cores[faults[-1].cpu].regs[:16])
+        registers |= dict(zip(registers, own, strict=False))
+    yield from told(faults, Where(*words, cpl, registers))
 
 
 def _statement(system: Any, address: int) -> str:
