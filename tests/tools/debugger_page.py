@@ -29,7 +29,7 @@ _HOST = ["guests/host/noisy_neighbour.s"]
 # Every section and page, in the modes that differ in them.
 _LOOKS = (
     "context regs code msr pmu lvt exits perf trace watch", "info lapic", "info idt", "info gdt",
-    "info control",
+    "info control", "msr IA32_PERFEVTSEL0", "msr 0x38f",
     "why pmi", "why pmc0", "why wrmsr", "bt", "info break", "info display",
     "events count", "events msr 3", "x/4xg samples", "disas pmi,pmi+20", "l pmi", "info threads", "when",
 )  # fmt: skip

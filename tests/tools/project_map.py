@@ -56,6 +56,7 @@ QUESTIONS = (
     ("What does the kernel's work cost?", "isa/costs.toml", "perf_event_create_kernel_counter"),
     ("Where does an MSR filter deny an access?", "vpmu_emu/linux/kvm/msrfilter.py", "kvm_msr_allowed"),
     ("Where do exits to the VMM end?", "vpmu_emu/linux/kvm/vmx/exits.py", "complete_userspace_io"),
+    ("Who says why no PMI comes?", "vpmu_emu/debug/why.py", "pmi_links"),
     ("Where is an explanation put into words?", "vpmu_emu/views/access.py", "told"),
     ("Where does a run stop and go on from what was saved?", "vpmu_emu/system.py", "restore"),
 )

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from vpmu_emu.debug.repl import OPTIONS, Repl
 from vpmu_emu.debug.sections import KIND_NAMES, SECTIONS
-from vpmu_emu.debug.verbs import BY_NAME, CAUGHT, TOPICS, VERBS, verb_of
+from vpmu_emu.debug.session import CAUGHT
+from vpmu_emu.debug.verbs import BY_NAME, TOPICS, VERBS, verb_of
 from vpmu_emu.errors import VpmuError
 from vpmu_emu.tables.exits import EXITS
 from vpmu_emu.tables.msrs import NAMES

@@ -31,14 +31,16 @@ class Position:
 
     Attributes:
         order: the times of all cores, added: no two points have the same, a later one has more.
-        cpu, t: the core that ran last, and its time.
+        t: of the core that is furthest.
+        cpu, at: the core at hand, and its time.
         settled: whether it has looked at what happens before its next instruction, which is yet to come.
         instructions: done by the program.
     """
 
     order: int
-    cpu: int
     t: int
+    cpu: int
+    at: int
     settled: bool
     instructions: int
 
@@ -82,11 +84,8 @@ class History:
         system = self.system
         cpu = int(system.E.cpu)
         order = sum(int(core.t) for core in system.cores)
-        return Position(order, cpu, system.time, settled, system.instructions)
-
-    def __len__(self) -> int:
-        """How many states are kept."""
-        return len(self._marks)
+        at = int(system.cores[cpu].t)
+        return Position(order, system.furthest, cpu, at, settled, system.instructions)
 
     @property
     def start(self) -> Position:
@@ -201,7 +200,7 @@ class History:
 
     def _to(self, where: Position) -> None:
         if where.settled:
-            self.system.settle_at(where.cpu, where.t)
+            self.system.settle_at(where.cpu, where.at)
         else:
             self.system.run_to(where.t)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vpmu_emu.debug.screen import Screen, Text, join, text
-from vpmu_emu.debug.sections import LVT_NAMES, Look, lvt_words, place, vectors
+from vpmu_emu.debug.sections import LVT_NAMES, Look, decoded_words, lvt_words, place, vectors
 from vpmu_emu.errors import ConfigError, VpmuError
 from vpmu_emu.linux.state import KVM_PMU_EVENT_ALLOW, VPMU_EMULATED
 from vpmu_emu.machine.clock import tsc_value
@@ -13,7 +13,7 @@ from vpmu_emu.machine.state import BEYOND
 from vpmu_emu.numerals import shown, whole
 from vpmu_emu.tables.events import event_by_code
 from vpmu_emu.tables.modes import VPMUS
-from vpmu_emu.tables.msrs import Field, MsrRow, by_name, decode_value, msr_name, row_of, value_words
+from vpmu_emu.tables.msrs import Field, MsrRow, by_name, decode_value, msr_name, row_of
 from vpmu_emu.tables.passed import rule_of, rule_words
 from vpmu_emu.tables.vmcs import GROUPS
 from vpmu_emu.views.access import intercept_state
@@ -76,10 +76,7 @@ def msr_page(look: Look, screen: Screen, index: int, value: int | None) -> None:
     if value is None:
         screen.line("  ", text("RDMSR would be #GP", "bad"))
     else:
-        words = value_words(index, value, events)
-        screen.line(
-            "  value ", text(f"{value:#x}", "title"), f" = {words}" if words != f"{value:#x}" else ""
-        )
+        screen.line("  value ", text(f"{value:#x}", "title"), decoded_words(index, value, events))
         if found is not None:
             _fields(screen, found[0], index, value, events)
     for writes, verb in ((False, "RDMSR"), (True, "WRMSR")):

@@ -18,7 +18,8 @@ from vpmu_emu.debug import pages, sections, why
 from vpmu_emu.debug.backtrace import EXACT, INTERRUPTED, frames
 from vpmu_emu.debug.screen import NARROWEST, Screen, Text, text
 from vpmu_emu.debug.sections import Look, access_text, formatted, mark, place, value_text
-from vpmu_emu.debug.verbs import BY_NAME, CAUGHT, GROUPS, TOPICS, VERBS, topic_of, verb_of
+from vpmu_emu.debug.session import CAUGHT
+from vpmu_emu.debug.verbs import BY_NAME, GROUPS, TOPICS, VERBS, topic_of, verb_of
 from vpmu_emu.errors import VpmuError
 from vpmu_emu.numerals import shown, whole
 from vpmu_emu.tables.exits import exit_number
@@ -26,6 +27,7 @@ from vpmu_emu.tables.msrs import NAMES
 
 if TYPE_CHECKING:
     from vpmu_emu.debug.points import Hold, Point
+    from vpmu_emu.debug.session import Session
 
 UNITS = {"b": 1, "h": 2, "w": 4, "g": 8}
 MOST_UNITS = 4096
@@ -34,7 +36,7 @@ DEEPEST = 10  # scripts that read scripts
 SHOWN_AT_ONCE = 25  # stops that follow each other without a command before they are only counted
 SECONDS = 1.0  # between two lines that say how many
 PROMPT, PROMPT_OF_LIST = "(vpmu) ", ">"
-_COMMENT = re.compile(r"(?:^|\s)#(?![0-9]).*$")
+_COMMENT = re.compile(r"^\s*#.*$|\s#\s.*$")  # `until #5` is no comment
 _VERB = re.compile(r"([A-Za-z][A-Za-z-]*)(/\S*)?(?=\s|$|[^\w\s-])\s*(.*)", re.DOTALL)
 
 
@@ -59,7 +61,7 @@ class Repl:
         clock: seconds, for `rate` (a test has its own).
     """
 
-    session: Any
+    session: Session
     screen: Screen = attrs.field(converter=_screen)
     failures: int = 0
     shown: list[str] = attrs.field(factory=lambda: list(sections.USUAL))
@@ -126,8 +128,7 @@ class Repl:
 
     def _error(self, error: VpmuError) -> None:
         self._line_break()
-        for row in str(error).splitlines():
-            self.screen.line(text(row, "bad"))
+        self.screen.line(text(_one_line(str(error)), "bad"))
 
     def _dispatch(self, words: str) -> None:
         match = _VERB.match(words)
@@ -251,21 +252,27 @@ class Repl:
 
     def _moved(self, move: Callable[[], Hold], back: bool) -> Hold:
         system = self.session.system
+        self.look.remember()
+        keep = system.between
         if not back:
-            system.between_slices = self._serial
+            system.between = lambda: self._between(keep)
         try:
-            self.look.remember()
             stop = move()
         finally:
-            system.between_slices = None
+            system.between = keep
         self.look.stop = stop
-        head = int(self.session.system.E.ring_head)
+        head = int(system.E.ring_head)
         if back or head < self.look.head:
             self.look.head = head
-            self._said = len(self.session.system.serial)
+            self._said = len(system.serial)
         self._serial()
         self._line_break()
         return stop
+
+    def _between(self, keep: Callable[[], None] | None) -> None:
+        if keep is not None:
+            keep()
+        self._serial()
 
     def _serial(self) -> None:
         """What the program has written since, as it writes it."""
@@ -294,12 +301,20 @@ class Repl:
         self.screen.line(text(f"stopped: {first}", style), text(f"  {when}", "dim"))
         for access in stop.accesses:
             self.screen.line("  ", access_text(self.look, access))
+        self._caught(stop)
         self.screen.lines(("  " + row for row in self._why(stop)), hang=6)
         self.screen.lines(text(note, "bad") for note in notes)
         for name in self.shown:
             sections.SECTIONS[name](self.look, self.screen)
         if "code" not in self.shown:
             self._here()
+
+    def _caught(self, stop: Hold) -> None:
+        """The event at which each catchpoint holds."""
+        for point in self.session.points():
+            if point.number in stop.why.points and point.kind == "catch":
+                events = self.look.fresh(set(CAUGHT[point.caught][0]))
+                sections.show_events(self.look, self.screen, events[-1:])
 
     def _why(self, stop: Hold) -> list[Text]:
         """How the program came here, in sentences."""
@@ -367,7 +382,7 @@ class Repl:
 
     def _watch_msr(self, words: list[str], condition: str, mode: str) -> None:
         if not words:
-            raise VpmuError("watch msr: which one? A name, a number, FIRST-LAST or all")
+            raise VpmuError("watch msr: which one? A name, a number, FIRST..LAST or all")
         name, more = words[0], words[1:]
         asked: dict[str, Any] = {"condition": condition}
         for word in more:
@@ -406,25 +421,18 @@ class Repl:
             raise VpmuError(f"catch: what? One of {' '.join(CAUGHT)}")
         kind, _, which = head.partition(" ")
         kind = _begun(kind, CAUGHT)
-        if which and kind == "exit":
-            reason = f"reason == {exit_number(which.strip())}"
-            condition = f"{reason} and ({condition})" if condition else reason
-        elif which and kind in ("exception", "interrupt"):
-            vector = f"vector == {which.strip()}"
-            condition = f"{vector} and ({condition})" if condition else vector
-        elif which:
-            raise VpmuError(
-                f"catch {kind}: {shown(which)} is more than it takes; `if CONDITION` may follow"
-            )
+        if which:
+            asked = _which(kind, which.strip())
+            condition = f"{asked} and ({condition})" if condition else asked
         self._new_point(self.session.catch(kind, condition=condition))
 
     def _numbers(self, rest: str) -> list[int]:
         return [self._number(word, "the number of a point") for word in rest.replace(",", " ").split()]
 
     def _number(self, word: str, what: str) -> int:
-        value = whole(word)
-        if value is None:
-            value = self.session.evaluate(word) if word else None
+        value: int | str | None = whole(word)
+        if value is None and word:
+            value = self.session.evaluate(word)
         if not isinstance(value, int) or not 0 <= value < 1 << 64:
             raise VpmuError(f"{shown(word)} is not {what}")
         return value
@@ -509,15 +517,19 @@ class Repl:
 
     def _info_control(self, more: str) -> None:
         who = self.look.processor()
-        self.screen.columns([
-            ["cr0", f"{who.cr0:#x}", ""], ["cr2", f"{who.cr2:#x}", "address of the last page fault"],
-            ["cr3", f"{who.cr3:#x}", "" if who.cr3 else "no page tables: the firmware's identity map"],
-            ["cr4", f"{who.cr4:#x}", "PCE: RDPMC at CPL 3" if who.cr4 >> 8 & 1 else ""],
+        tables = "" if who.cr3 else "no page tables: the firmware's identity map"
+        rdpmc = "PCE: RDPMC at every CPL" if who.cr4 >> 8 & 1 else "no PCE: RDPMC at CPL 0 only"
+        rows: list[list[Text | str]] = [
+            ["cr0", f"{who.cr0:#x}", ""],
+            ["cr2", f"{who.cr2:#x}", "address of the last page fault"],
+            ["cr3", f"{who.cr3:#x}", tables],
+            ["cr4", f"{who.cr4:#x}", rdpmc],
             ["efer", f"{who.efer:#x}", ""],
             ["cpl", f"{who.cpl}", ""],
-            ["selectors", " ".join(f"{n}={v:#x}" for n, v in zip(("es", "cs", "ss", "ds", "fs", "gs"),
-                                                                   who.selectors)), ""],
-        ])  # fmt: skip
+        ]
+        self.screen.columns(rows)
+        names = zip(("es", "cs", "ss", "ds", "fs", "gs", "tr"), (*who.selectors, who.tr))
+        self.screen.line("selectors ", " ".join(f"{name}={value:#x}" for name, value in names))
 
     def _info_pmu(self, more: str) -> None:
         sections.pmu(self.look, self.screen, everything=True)
@@ -1007,6 +1019,34 @@ def _begun(word: str, names: Iterable[str]) -> str:
     if len(begun) == 1:
         return begun[0]
     raise VpmuError(f"{shown(word)} is none of {' '.join(names)}")
+
+
+def _one_line(message: str) -> str:
+    """An error of several lines, as those of expressions with a caret, in one."""
+    first, *rest = message.splitlines() or [""]
+    first = re.sub(r"^(expression|condition):1: ", "", first)
+    if "cannot read this" in first and rest:
+        first += f": {rest[0].strip()}"
+    hints = [row.partition("hint: ")[2] for row in rest if row.startswith("  hint: ")]
+    return "; ".join([first, *hints])
+
+
+def _which(kind: str, which: str) -> str:
+    """The condition for one of the things of a kind that can be caught.
+
+    Raises:
+        VpmuError: the kind has none.
+    """
+    if kind == "exit":
+        return f"reason == {exit_number(which)}"
+    if kind in ("exception", "interrupt"):
+        return f"vector == {which}"
+    if kind == "perf-state":
+        return f"after == {which.upper()}"
+    counter = re.fullmatch(r"(pmc|fixed)([0-9])", which)
+    if kind == "overflow" and counter:
+        return f"counter == {int(counter[2]) + (32 if counter[1] == 'fixed' else 0)}"
+    raise VpmuError(f"catch {kind}: {shown(which)} is more than it takes; `if CONDITION` may follow")
 
 
 def _near(word: str, names: Iterable[str]) -> str:

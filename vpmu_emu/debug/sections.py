@@ -15,6 +15,7 @@ from vpmu_emu.debug.counters import Counter, counters, pmu_version
 from vpmu_emu.debug.screen import Screen, Text, join, text
 from vpmu_emu.errors import ConfigError, VpmuError
 from vpmu_emu.linux.trace_kinds import LINUX_KINDS
+from vpmu_emu.machine.clock import tsc_value
 from vpmu_emu.machine.ring import (
     MACHINE_KINDS,
     TR_GUEST_RDMSR,
@@ -27,7 +28,7 @@ from vpmu_emu.machine.ring import (
 from vpmu_emu.numerals import shown
 from vpmu_emu.tables.exits import exit_name
 from vpmu_emu.tables.msrs import by_name, msr_name, value_words
-from vpmu_emu.traces.text import lines as trace_lines
+from vpmu_emu.traces.text import decode
 from vpmu_emu.views.guest import Processor, processor
 
 if TYPE_CHECKING:
@@ -271,6 +272,9 @@ def access_text(look: Look, access: Access) -> Text:
     """One access, decoded by field."""
     events = look.system.model.events
     head = text(f"{access.kind} ", "key") + text(access.name, "name")
+    if access.pending:
+        coming = f" = {access.value:#x}{decoded_words(access.index, access.value, events)}"
+        return head + (coming if access.kind == "wrmsr" else "") + text(" is next", "dim")
     if access.kind == "rdpmc":
         return head + (text(" #GP", "bad") if access.fault else f" gives {access.value:#x}")
     decoded = decoded_words(access.index, access.value, events)
@@ -462,16 +466,16 @@ def trace(look: Look, screen: Screen, count: int = SHOWN) -> None:
 
 
 def show_events(look: Look, screen: Screen, events: Any) -> None:
-    """Events in the words of the trace."""
-    program = look.session.program
+    """Events in the words of the trace, each behind the TSC at which it happened."""
+    program, core = look.session.program, look.system.core
 
     def short(address: int) -> str:
         return program.place(address).rpartition("/")[2]
 
-    for row in trace_lines(events, place=short, names=look.system.model.events):
-        words, hash_, where = row.partition("  # ")
-        when, _, what = words.partition(": ")
-        screen.line(" ", text(f"{when}: ", "dim"), what, text(f"  # {where}" if hash_ else "", "dim"))
+    for t, words in decode(events, short, look.system.model.events):
+        what, hash_, where = words.partition("  # ")
+        tail = text(f"  # {where}" if hash_ else "", "dim")
+        screen.line(" ", text(f"{tsc_value(core, t):,} ", "dim"), what, tail)
 
 
 # --- watch ----------------------------------------------------------------------------------------------

@@ -251,7 +251,7 @@ class Session(Looking):
             return self._go(lambda: self._run_to_instruction(number))
         if text == "tsc" or text.startswith("tsc "):
             t = self._time_of_tsc(text)
-            if t < self.system.time:
+            if t < self.system.furthest:
                 raise ConfigError("until", f"the TSC is at {self.tsc()} already", f"reverse-to {text}")
             return self._go(lambda: self._run_to_time(t))
         place = self._place(text)
@@ -302,12 +302,12 @@ class Session(Looking):
         return stop
 
     def _run_to_time(self, t: int) -> Any:
-        if self.system.time >= t:
+        if self.system.furthest >= t:
             return attrs.evolve(self.system.stop(RUN_SLICE), reason="until-time")
         self._pass()
         code = RUN_SLICE
-        while code == RUN_SLICE and self.system.time < t:
-            code = self.system.go_on(t)
+        while code == RUN_SLICE and (left := t - self.system.furthest) > 0:
+            code = self.system.go_on(left)
             if code == RUN_SLICE:
                 self.history.keep()
         stop = self.system.stop(code)
@@ -604,7 +604,7 @@ class Session(Looking):
             return self._back(lambda: self._at_instruction(number), "reverse", f"instruction {number}")
         if text == "tsc" or text.startswith("tsc "):
             t = self._time_of_tsc(text)
-            if t > self.system.time:
+            if t > self.system.furthest:
                 raise ConfigError("reverse-to", f"the TSC is at {self.tsc()} only", f"until {text}")
             return self._back(lambda: self.history.at_time(t), "reverse", text)
         place = self._place(text)
@@ -733,12 +733,13 @@ class Session(Looking):
         if test is not None:
             E.until = UNTIL + 1
         if target.settled:
-            E.stop_cpu, E.stop_t = target.cpu, target.t
+            E.stop_cpu, E.stop_t = target.cpu, target.at
         try:
             while True:
-                if not target.settled and system.time >= target.t:
+                left = None if target.settled else target.t - system.furthest
+                if left is not None and left <= 0:
                     return None
-                code = system.go_on(None if target.settled else target.t)
+                code = system.go_on(left)
                 here = self.history.here(True)
                 if code == RUN_SLICE and (here.order < target.order or target.settled):
                     continue
@@ -1066,6 +1067,21 @@ class Session(Looking):
         if not isinstance(found, int):
             raise VpmuError(f"{shown(found)} is not a number")
         return found
+
+    def rehearse(self) -> Any:
+        """The events of the program's next instruction, as `System.events` has them; it is undone then."""
+        system, E = self.system, self.system.E
+        kept, ring, head = system.moment(self.history.base), np.array(E.ring), int(E.ring_head)
+        keep, system.between = system.between, None
+        self._disarm()
+        try:
+            system.step()
+            return self._events(head)
+        finally:
+            system.put_back(kept, self.history.base)
+            E.ring[:] = ring
+            system.between = keep
+            self._arm()
 
     # --- MSRs -----------------------------------------------------------------------------------
 

@@ -42,8 +42,14 @@ def typed_lines(repl: Repl) -> Iterator[str]:
 
 
 def piped_lines(source: IO[str]) -> Iterator[str]:
-    """Lines of a pipe or a file."""
-    while line := source.readline():
+    """Lines of a pipe or a file, to its end, whatever Ctrl-C there is meanwhile."""
+    while True:
+        try:
+            line = source.readline()
+        except KeyboardInterrupt:
+            continue
+        if not line:
+            return
         yield line
 
 

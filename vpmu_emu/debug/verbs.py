@@ -100,6 +100,45 @@ VERBS: tuple[Verb, ...] = (
         True,
     ),
     Verb(
+        "reverse-step",
+        ("rs", "rsi", "reverse-stepi"),
+        "running",
+        "[N]",
+        "undo N instructions",
+        _COUNT,
+        "expression",
+        True,
+    ),
+    Verb(
+        "reverse-continue",
+        ("rc",),
+        "running",
+        "",
+        "go back to the last moment at which a point held",
+        "",
+        "",
+        True,
+    ),
+    Verb(
+        "reverse-to",
+        ("rt",),
+        "running",
+        "WHERE",
+        "go back to a place or a moment (see until)",
+        "",
+        "place",
+    ),
+    Verb(
+        "restart",
+        ("r", "run", "start"),
+        "running",
+        "[N]",
+        "begin anew, or go to checkpoint N; points stay",
+        "",
+        "checkpoint",
+    ),
+    Verb("checkpoint", (), "running", "", "remember this moment; `restart N` comes back to it"),
+    Verb(
         "break",
         ("b", "br"),
         "points",
@@ -115,12 +154,22 @@ VERBS: tuple[Verb, ...] = (
         "points",
         "msr NAME [r|w|rw] [VALUE[/MASK]] [changes] [before] [if CONDITION]",
         "hold at accesses to an MSR, or to memory: watch PLACE [SIZE] [r|w|rw]",
-        "NAME is an MSR, a number, FIRST-LAST or all; w without a letter. `changes`: only if the value "
+        "NAME is an MSR, a number, FIRST..LAST or all; w without a letter. `changes`: only if the value "
         f"becomes another one. `before`: at the instruction, not behind it. {_IF}",
         "watch",
     ),
     Verb("rwatch", (), "points", "msr NAME | PLACE [SIZE]", "as watch, reads only", "", "watch"),
     Verb("awatch", (), "points", "msr NAME | PLACE [SIZE]", "as watch, reads and writes", "", "watch"),
+    Verb(
+        "catch",
+        (),
+        "points",
+        "KIND [WHICH] [if CONDITION]",
+        "hold when something happens",
+        "KIND is exit [REASON], entry, pmi, overflow [COUNTER], exception [VECTOR], interrupt [VECTOR], "
+        "nmi, perf-state [STATE] or switch. Conditions may ask for reason, vector, error, counter.",
+        "catch",
+    ),
     Verb("delete", ("d",), "points", "[N…]", "forget points, or all", "", "point"),
     Verb("enable", ("en",), "points", "N…", "let points hold again", "", "point"),
     Verb("disable", ("dis",), "points", "N…", "let points rest", "", "point"),
@@ -146,6 +195,9 @@ VERBS: tuple[Verb, ...] = (
     ),
     Verb(
         "info", ("i",), "looking", "TOPIC", "show a part of the machine or of the session", "", "topic"
+    ),
+    Verb(
+        "msr", (), "looking", "NAME", "an MSR by its fields, and whether its accesses exit", "", "msr"
     ),
     Verb(
         "why",
@@ -263,10 +315,6 @@ _TOPIC_SHORT = {
     "r": "registers", "regs": "registers", "b": "break", "breakpoints": "break", "points": "break",
     "watchpoints": "break", "apic": "lapic", "cr": "control", "functions": "symbols", "counters": "pmu",
 }  # fmt: skip
-
-CAUGHT = (
-    "exit", "pmi", "overflow", "exception", "interrupt", "nmi", "perf-state", "entry", "switch",
-)  # fmt: skip
 
 BY_NAME: dict[str, Verb] = {name: verb for verb in VERBS for name in (verb.name, *verb.short)}
 

@@ -6,12 +6,19 @@ from collections.abc import Iterator
 from typing import Any
 
 import attrs
-import numpy as np
 
 from vpmu_emu.debug.counters import Counter, counters, pmu_version
 from vpmu_emu.debug.pages import access_path, gate, vector_name
 from vpmu_emu.debug.screen import Screen, Text, text
-from vpmu_emu.debug.sections import Look, decoded_words, events_since, named, source_place, vectors
+from vpmu_emu.debug.sections import (
+    Look,
+    decoded_words,
+    events_since,
+    named,
+    place,
+    source_place,
+    vectors,
+)
 from vpmu_emu.errors import VpmuError
 from vpmu_emu.linux import trace_kinds as lk
 from vpmu_emu.linux.state import (
@@ -337,9 +344,8 @@ def _lvt_links(look: Look) -> Iterator[Link]:
         words = f"RFLAGS.IF is {int(on)}{shadow}"
         yield Link("interrupts", OK if on else BROKEN, words, "STI, or IRETQ to code with IF set")
     found = gate(look, vector)
-    words = f"{vector_name(vector)}: " + (
-        found if isinstance(found, str) else f"leads to {found[1]:#x}"
-    )
+    leads = found if isinstance(found, str) else f"leads to {place(look, found[1])}"
+    words = f"{vector_name(vector)}: {leads}"
     yield Link("IDT", BROKEN if isinstance(found, str) else OK, words, "load an IDT with a gate for it")
     if look.system.has_host and int(look.system.S.vcpus[0].requests) & int(KVM_REQ_PMI):
         yield Link("KVM_REQ_PMI", NOTE, "a PMI waits for the next VM entry")
@@ -364,6 +370,8 @@ def why_pmi(look: Look, screen: Screen, name: str = "") -> None:
                     f" ({so_far}): {it.name} overflows in {it.left:,} events")  # fmt: skip
     else:
         which = "second PMI" if taken == 1 else "further PMI" if taken else "PMI"
+        handling = any(link.what == "in service" and link.state == BROKEN for link in links)
+        so_far += ", its handler is running" if handling or look.processor().nmi_blocked else ""
         screen.line(text(f"No {which} comes from {it.name} ({so_far}): {broken.what}: ", "title"),
                     text(broken.words, "bad"))  # fmt: skip
     show_links(screen, links)
@@ -380,27 +388,6 @@ def next_access(look: Look) -> tuple[str, int, int] | None:
     registers = look.session.registers()
     low, high = registers["rax"] & 0xFFFF_FFFF, registers["rdx"] & 0xFFFF_FFFF
     return action, registers["rcx"] & 0xFFFF_FFFF, high << 32 | low
-
-
-def rehearsed(look: Look) -> Any:
-    """The events of the next instruction, which is done and undone: the run is as it was."""
-    system = look.system
-    E = system.E
-    saved, ring, breaks = system.snapshot(), np.array(E.ring), int(E.n_break)
-    head, watches, request = int(E.ring_head), int(E.n_watch), int(E.stop_request)
-    times = system.wall_s, system.jit_s
-    E.n_break = E.n_watch = 0
-    system.forget_decoded()
-    try:
-        system.step()
-        found = events_since(system, head)
-    finally:
-        system.restore(saved)
-        E.ring[:] = ring
-        E.n_break, E.n_watch, E.stop_request = breaks, watches, request
-        system.wall_s, system.jit_s = times
-        system.forget_decoded()
-    return found
 
 
 def last_access(look: Look, action: str) -> tuple[Any, int]:
@@ -461,7 +448,7 @@ def why_access(look: Look, screen: Screen, action: str, last: bool) -> None:
     if coming is not None and coming[0] == action and look.stop is not None and look.stop.ended:
         coming = None
     if coming is not None and coming[0] == action:
-        events = rehearsed(look)
+        events = look.session.rehearse()
         _, index, value = coming
         rip, tense, cpl = look.session.rip, "next", who.cpl
         value = value if action == "wrmsr" else 0
