@@ -156,7 +156,7 @@ def _cause(fault: Fault, where: Where) -> str:
     if vector == VECTOR_UD and statement == "ud2":
         return "`ud2` is there to raise it"
     if vector == VECTOR_UD:
-        return f"{subject} is no instruction here"
+        return f"{subject} is no instruction of this processor as it is set up"
     if vector in (VECTOR_DB, VECTOR_BP):
         return f"a trap at {subject}"
     if fault.b:

@@ -22,6 +22,7 @@ from vpmu_emu.views.pmi_links import broken_links, seen
 from vpmu_emu.views.tasks import tasks_report
 
 _WAIT_FOR_SIPI = 2
+_FAR = 1 << 20  # bytes: nobody runs so far over what is not his
 _LABELS = re.compile(r"^([\w.$]+: *)+")
 _MASKED = int(APIC_LVT_MASKED)
 
@@ -34,7 +35,21 @@ def why_stopped(system: Any, reason: str, info: int = 0) -> tuple[str, ...]:
         reason, info: of its Stop.
     """
     tell = REASONS[reason][1]
-    return tuple(tell(system, info)) if tell else ()
+    found = tuple(tell(system, info)) if tell else ()
+    return (*found, *_outside(system)) if tell in (_triple_fault, _endless) else found
+
+
+def _outside(system: Any) -> Iterator[str]:
+    """Of a program that ran on behind its last instruction, or jumped to where nothing of it is."""
+    rip = system.rip if system.has_host else int(system.cores[int(system.E.cpu)].rip)
+    sections = [(s.addr, s.addr + len(s.data)) for s in system.program.segments if s.data]
+    if not sections or any(low <= rip < high for low, high in sections):
+        return
+    behind = min((rip - high for _, high in sections if high <= rip), default=_FAR)
+    if behind < _FAR:
+        yield f"{rip:#x} is {behind:,} bytes behind the end of a section: nothing ended the program there"
+    else:
+        yield f"{rip:#x} is in no section of the program: it has jumped there"
 
 
 def _triple_fault(system: Any, _: int) -> Iterator[str]:

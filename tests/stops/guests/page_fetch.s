@@ -23,3 +23,4 @@ pdpt:   .quad 0x80 + 3                # the first GiB
 #= why: the program executes 0x123456789000 at CPL 0, where no page is present: #PF(0)
 #= why: #PF is not delivered: its gate in the IDT is empty: #DF(0)
 #= why: #DF is not delivered: its gate in the IDT is empty: a triple fault
+#= why: 0x123456789000 is in no section of the program: it has jumped there
