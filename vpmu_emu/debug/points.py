@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 
 from vpmu_emu.errors import ConfigError
+from vpmu_emu.machine import msr_index
 from vpmu_emu.numerals import shown
 from vpmu_emu.tables.msrs import msr_name
 
@@ -15,8 +16,6 @@ READS, WRITES = 1, 2
 AFTER, BEFORE = "after", "before"
 # Vectors whose exception has an error code (SDM 3A 6.13).
 WITH_ERROR = (8, 10, 11, 12, 13, 14, 17, 21)
-VECTOR_PF = 14
-MSR_PMC0, MSR_FIXED_CTR0, MSR_PERF_METRICS = 0xC1, 0x309, 0x329
 ENDED = (
     "debug-exit", "halted", "triple-fault", "shutdown", "reset", "hard-lockup", "max-insns", "max-cycles",
     "end-of-time", "saved",
@@ -47,8 +46,9 @@ class Access:
         if self.kind != "rdpmc":
             return self.index
         if self.index >> 29 & 1:
-            return MSR_PERF_METRICS
-        base = MSR_FIXED_CTR0 if self.index >> 30 & 1 else MSR_PMC0
+            return int(msr_index.MSR_PERF_METRICS)
+        fixed = self.index >> 30 & 1
+        base = int(msr_index.MSR_CORE_PERF_FIXED_CTR0 if fixed else msr_index.MSR_IA32_PERFCTR0)
         return base + (self.index & 0xFFFF)
 
     @property

@@ -24,7 +24,6 @@ from vpmu_emu.debug.points import (
     AFTER,
     BEFORE,
     READS,
-    VECTOR_PF,
     WITH_ERROR,
     WRITES,
     Access,
@@ -68,6 +67,7 @@ from vpmu_emu.machine.state import (
     PROBE_WRMSR,
     RUN_SLICE,
 )
+from vpmu_emu.machine.vectors import VECTOR_PF
 from vpmu_emu.numerals import shown, whole
 from vpmu_emu.options import Options, did_you_mean, explained
 from vpmu_emu.system import PAGE, PAGE_DIRTY, System, ram_pieces
