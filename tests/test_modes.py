@@ -604,6 +604,10 @@ def merged_narrower_counters():
 
 ROWS: dict[str, Callable[..., None] | str] = {
     "CPUID": cpuid_of_kvm,
+    "a register, a field or a bit of a counter or a feature that the VMM's CPUID and PERF_CAPABILITIES do"
+    " not show": f"{LINUX}/kvm/test_divergences.py::test_faults",
+    "an access that the VMM's MSR filter denies":
+        "tests/test_conformance.py::test_the_guest_holds_and_is_not_blind",
     "window opened by an intercepted WRMSR, closed by a passed-through one": intercepted_to_passed,
     "window opened by a passed-through WRMSR, closed by an intercepted one": passed_to_intercepted,
     "a PMI is taken within the count": period_ends_earlier,
@@ -618,7 +622,8 @@ ROWS: dict[str, Callable[..., None] | str] = {
     "any other event on an instruction that exits (loads, cycles, slots, other branch events)":
         other_events_retire_nowhere,
     "far branches, calls, interrupts": far_branches_agree,
-    "cycles, reference cycles, slots over a window with exits": cycles_of_the_guest_alone,
+    "cycles, reference cycles, slots over a window with exits, its own WRMSRs among them":
+        cycles_of_the_guest_alone,
     "time read by RDTSC, deadlines, number of ticks": time_goes_on_in_the_host,
     "an event on a counter that cannot count it (loads on 4 to 7, see `vpmu info --cpu`)": not_there,
     "host events of the same constraint hold the few counters that there are for it (`r0180:D` four times,"

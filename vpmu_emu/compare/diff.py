@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 
 from vpmu_emu.asm import Program
-from vpmu_emu.compare.lane import Lane, Look, memory_differs
+from vpmu_emu.compare.lane import Lane, Look, bit_of, memory_differs
 from vpmu_emu.machine import ring as mk
 from vpmu_emu.options import Options
 
@@ -21,6 +21,9 @@ FIRST = 2048  # instructions that are stepped whatever comes of it
 SINGLE, SHORT, LONG = 256, 4096, 1 << 20  # a piece that is stepped, the first other one, the longest
 CUT = 16  # pieces that a longer one becomes
 MOST = 100_000_000  # instructions that are compared unless --max-insns says otherwise
+
+ALL_BITS = (1 << 64) - 1
+GLOBALS = ("IA32_PERF_GLOBAL_CTRL", "IA32_PERF_GLOBAL_STATUS")
 
 # What a guest is told, and when it is interrupted: kind, index, value, and where.
 _TOLD = {
@@ -62,6 +65,14 @@ class Difference:
     start: tuple[Look, Look]
 
 
+def _bits_of_both(a: Look, b: Look) -> int:
+    """GLOBAL_* without bits of counters that only one of the guests has: RESET sets them in GLOBAL_CTRL."""
+    alone = 0
+    for name in a.counters.keys() ^ b.counters.keys():
+        alone |= 1 << bit_of(name)
+    return ALL_BITS & ~alone
+
+
 def things_that_differ(a: Look, b: Look, memory: int | None = None) -> list[Differs]:
     """What of two guests is not the same: a counter that runs is nothing that a guest knows."""
     found = []
@@ -73,10 +84,12 @@ def things_that_differ(a: Look, b: Look, memory: int | None = None) -> list[Diff
         Differs("counter", name, a.counters[name], b.counters[name])
         for name in stopped if a.counters[name] != b.counters[name]
     ]  # fmt: skip
+    both = _bits_of_both(a, b)
     for name in (name for name in a.controls if name in b.controls):
-        if a.controls[name] != b.controls[name]:
+        one, other = a.controls[name], b.controls[name]
+        if (one ^ other) & (both if name in GLOBALS else ALL_BITS):
             kind = "status" if name == "IA32_PERF_GLOBAL_STATUS" else "control"
-            found.append(Differs(kind, name, a.controls[name], b.controls[name]))
+            found.append(Differs(kind, name, one, other))
     found += [
         Differs("register", name, value, b.registers[name])
         for name, value in a.registers.items() if value != b.registers[name]
@@ -160,6 +173,7 @@ class Comparison:
         heads = a.head, b.head
         for lane in (a, b):
             lane.to(at + size)
+            lane.settle()
         lost = any(lane.lost(head) for lane, head in zip(self.lanes, heads, strict=True))
         if not lost and _told(a, heads[0]) == _told(b, heads[1]):
             looks = a.look(at + size), b.look(at + size)
@@ -183,6 +197,7 @@ class Comparison:
             k += 1
             for lane in (a, b):
                 lane.to(k)
+                lane.settle()
             glance = a.glance()
             if glance and glance == b.glance() and heads == (a.head, b.head):
                 continue  # nothing else can have changed
@@ -199,9 +214,11 @@ class Comparison:
         for lane, state in zip(self.lanes, saved, strict=True):
             lane.restore(state)
             lane.to(k - 1)
+            lane.settle()
         before, heads = (a.look(k - 1), b.look(k - 1)), (a.head, b.head)
         for lane in (a, b):
             lane.to(k)
+            lane.settle()
         after = a.look(k), b.look(k)
         things = things_that_differ(*after, memory_differs(a, b))
         return Difference(k, before, after, tuple(things), heads, (a, b), self.start)
@@ -215,6 +232,7 @@ class Comparison:
         saved = a.save(), b.save()
         for lane in (a, b):
             lane.to(at + 1)
+            lane.settle()
         same = not things_that_differ(a.look(at + 1), b.look(at + 1), memory_differs(a, b))
         for lane, state in zip(self.lanes, saved, strict=True):
             lane.restore(state)

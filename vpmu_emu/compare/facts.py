@@ -30,6 +30,9 @@ FORCED = b"\x0f\x0bkvm"  # the forced emulation prefix
 _STOPS = ("halted", "triple-fault", "shutdown", "debug-exit")
 _MADE = (lk.REPROGRAM_CREATE, lk.REPROGRAM_RESUME, lk.REPROGRAM_FAILED)
 _M64 = (1 << 64) - 1
+_PER_CYCLE = sum(
+    map(int, (mi.ARCH_PERFMON_EVENTSEL_CMASK, mi.ARCH_PERFMON_EVENTSEL_INV, mi.ARCH_PERFMON_EVENTSEL_EDGE))
+)
 _COUNTERS = (1 << 48) - 1  # of GLOBAL_STATUS
 _HANDLERS = {
     "MSR_READ": "kvm_emulate_rdmsr", "MSR_WRITE": "kvm_emulate_wrmsr", "RDPMC": "kvm_emulate_rdpmc",
@@ -80,6 +83,13 @@ class Window:
     software: int = 0  # instructions that KVM counted in it, the opener among them
     writes: int = 0  # to the counter, in the window
     preset: int = -1  # events from overflow, as it was written last
+    per_cycle: int = 0  # CMASK, INV and EDGE of the selectors that it had on since it was written last
+    timed: int = 0  # one of them counted cycles or the like
+    shift: int = 0  # instructions that it has more than silicon, because of who counts its own WRMSRs
+
+
+def _is_time(event: int) -> bool:
+    return event & 0xFF in (0x3C, 0xA4) or event == 0x300
 
 
 def registers_of(name: str) -> tuple[tuple[int, ...], tuple[int, ...], int]:
@@ -108,8 +118,25 @@ def window_of(lane: Lane, first: Look, name: str) -> Window:
         enabled = chosen >> 4 * (bit - 32) & 3 if bit >= 32 else chosen >> 22 & 1
         return bool(enabled and value[switches[1]] >> bit & 1)
 
+    def instructions() -> int:
+        # Whether it counts a WRMSR now, which is an instruction of CPL 0.
+        chosen = value[switches[0]]
+        if not on() or bit > 32:
+            return 0
+        if bit == 32:
+            return chosen & 1
+        return int(chosen & 0xFFFF == 0xC0 and chosen >> 17 & 1 and not chosen & _PER_CYCLE)
+
+    def note() -> None:
+        # What kinds of events are in the counter's value.
+        if on():
+            event = value[switches[0]] & 0xFFFF if bit < 32 else _EVENTS[bit - 32 & 3]
+            found.timed |= int(_is_time(event))
+            found.per_cycle |= value[switches[0]] & _PER_CYCLE if bit < 32 else 0
+
     found = Window()
     outside = False
+    kept = own = 0  # of the shift: what is in the counter, and the last write that counted itself
     for event in lane.events():
         kind, a, b = int(event["kind"]), int(event["a"]), int(event["b"])
         if kind == mk.TR_VM_EXIT:
@@ -125,13 +152,24 @@ def window_of(lane: Lane, first: Look, name: str) -> Window:
                 whole = b if wide else b | (0xFFFF_FFFF_0000_0000 if b >> 31 & 1 else 0)
                 found.preset = -whole & (1 << 48) - 1
                 found.writes += on()
+                kept, own = 0, int(outside) * instructions()
+                found.timed = found.per_cycle = 0
+                note()
             if a in switches:
-                was = on()
+                was, counted, before = on(), instructions(), value[a]
                 value[a] = b
+                # One that exits counts with the enables that it leaves, one that passes with those before.
+                if before != b and (was or on()):
+                    kept += own - counted * int(outside)
+                    own = instructions() * int(outside)
                 if on() and not was:
+                    kinds = found.timed, found.per_cycle
                     found = Window(opened=a, opened_exits=int(outside), preset=found.preset)
+                    found.timed, found.per_cycle = kinds
                 elif was and not on():
                     found.closed, found.closed_exits = a, int(outside)
+                note()
+    found.shift = kept + own
     return found
 
 
@@ -157,6 +195,31 @@ def _vector(side: Side) -> int:
 
 def _interrupted(side: Side) -> bool:
     return any(int(e["kind"]) in (mk.TR_IRQ, mk.TR_NMI) for e in side.lane.events(side.since))
+
+
+def _gp_why(side: Side) -> int:
+    """GP_* of the access that raised #GP, 0 without one."""
+    for event in side.lane.events(side.since):
+        if int(event["kind"]) == mk.TR_MSR_FAULT:
+            return int(event["c"]) >> 1
+    return 0
+
+
+def _beyond(registers: Mapping[str, int], gp: int, fixed: int, caps: int) -> int:
+    """Whether ECX, or what would be written there, is of something that the guest is not shown."""
+    found = row_of(registers["rcx"] & 0xFFFF_FFFF)
+    if found is None:
+        return 0
+    row, n = found[0].name, found[1]
+    if row in ("IA32_PMC", "IA32_PERFEVTSEL"):
+        return int(n >= gp)
+    if row == "IA32_A_PMC":
+        return int(n >= gp or not caps >> 13 & 1)
+    if row == "IA32_FIXED_CTR":
+        return int(n >= fixed)
+    if row == "IA32_FIXED_CTR_CTRL":
+        return int((registers["rax"] & 0xFFFF_FFFF) >> 4 * fixed != 0)
+    return int(row == "MSR_PERF_METRICS")
 
 
 def _irq_vector(side: Side) -> int:
@@ -231,7 +294,7 @@ def _event(look: Look, name: str) -> tuple[int, int]:
     if name.startswith(FIXED):
         return _EVENTS[int(name.removeprefix(FIXED)) & 3], 0
     selector = look.controls.get(f"IA32_PERFEVTSEL{name.removeprefix(GP)}", 0)
-    return selector & 0xFFFF, selector & 0xFF84_0000
+    return selector & 0xFFFF, selector & _PER_CYCLE
 
 
 def _perf(lane: Lane, name: str) -> tuple[int, int]:
@@ -360,12 +423,13 @@ class Facts(Mapping[str, int]):
             "gp": gp, "fixed": fixed,
             "absent_index": int(index >= {0: gp, RDPMC_FIXED: fixed}.get(kind, 1 << 16)),
             "leaf_version": int(options.guest.get("pmu.version", options.guest.get("version", 2))),
-            "time_event": int(event & 0xFF in (0x3C, 0xA4) or event == 0x300),
+            "time_event": int(_is_time(event) or window.timed),
             "constrained": int(can != 0xFF), "cannot": int(bool(name) and bit < 32 and not can >> bit & 1),
             "lbr_msr": int(_is_lbr(registers["rcx"] & 0xFFFF_FFFF)),
             "btf": int(system.core.pmu.debugctl) >> 1 & 1,
             "port_breakpoint": int(any(dr7 >> 2 * n & 3 and dr7 >> 16 + 4 * n & 3 == 2 for n in range(4))),
             "timer": int(_interrupted(side) and vector >= 0 and vector == _timer_vector(side)),
+            "gp_why": _gp_why(side), "shape_msr": _beyond(registers, gp, fixed, caps),
             "mmio": int(any(exit_name(r) in ("APIC_ACCESS", "EPT_MISCONFIG") for r in exits_of(side))),
             "lazy": int(options.switch == "lazy"),
             "skid": sum(options.skid),
@@ -375,6 +439,7 @@ class Facts(Mapping[str, int]):
             "all_passthrough": int(options.all_passthrough),
         }
         found |= {key: int(value) for key, value in attrs.asdict(window).items()}
+        found["per_cycle"] |= per_cycle
         for reason in _STOPS:
             found[reason.replace("-", "_")] = int(stop is not None and stop.reason == reason)
         return found

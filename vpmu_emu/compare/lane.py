@@ -10,13 +10,14 @@ import numpy as np
 
 from vpmu_emu.asm import Program
 from vpmu_emu.errors import ConfigError
+from vpmu_emu.machine.msr_index import ARCH_PERFMON_EVENTSEL_ENABLE
 from vpmu_emu.machine.state import N_RING, RUN_LIMIT
 from vpmu_emu.options import Options
 from vpmu_emu.system import PAGE, PAGE_DIRTY, Stop, System
 
 GP, FIXED = "pmc", "fixed"
 CONTROLS = ("IA32_PERF_GLOBAL_CTRL", "IA32_FIXED_CTR_CTRL", "IA32_PERF_GLOBAL_STATUS")
-_ENABLE = 1 << 22
+_ENABLE = int(ARCH_PERFMON_EVENTSEL_ENABLE)
 _NO_LIMIT = (1 << 64) - 1
 
 
@@ -55,14 +56,19 @@ class Look:
         return self.controls.get("IA32_PERF_GLOBAL_STATUS", 0)
 
 
+def bit_of(counter: str) -> int:
+    """A counter's bit in GLOBAL_CTRL and GLOBAL_STATUS."""
+    is_fixed = counter.startswith(FIXED)
+    return int(counter.removeprefix(FIXED if is_fixed else GP)) + 32 * is_fixed
+
+
 def counts(controls: dict[str, int], name: str) -> bool:
     """Whether the control registers have counter `name` on."""
-    is_fixed = name.startswith(FIXED)
-    i = int(name.removeprefix(FIXED if is_fixed else GP))
-    on = controls["IA32_PERF_GLOBAL_CTRL"] >> (32 + i if is_fixed else i) & 1
-    if is_fixed:
-        return bool(on and controls["IA32_FIXED_CTR_CTRL"] >> 4 * i & 3)
-    return bool(on and controls[f"IA32_PERFEVTSEL{i}"] & _ENABLE)
+    bit = bit_of(name)
+    on = controls["IA32_PERF_GLOBAL_CTRL"] >> bit & 1
+    if name.startswith(FIXED):
+        return bool(on and controls["IA32_FIXED_CTR_CTRL"] >> 4 * (bit - 32) & 3)
+    return bool(on and controls[f"IA32_PERFEVTSEL{bit}"] & _ENABLE)
 
 
 class Lane:
@@ -85,6 +91,7 @@ class Lane:
         self._stop: Stop | None = None
         cores = np.asarray(self.system.S["cores"])
         self._nonroot = cores["vmx"]["nonroot"][:1]
+        self._nmi = cores["nmi_pending"][:1]
         self._glance = [cores["regs"][0, :16], cores["rip"][:1], cores["rflags"][:1]]
 
     # --- going on -----------------------------------------------------------------------------------
@@ -95,6 +102,20 @@ class Lane:
         self._stop = self.system.go_to(min(at, self.most))
         if self._stop is None and self.most <= at:
             self._stop = self.system.stop(RUN_LIMIT)
+
+    def settle(self) -> None:
+        """Have the host take an NMI that waits: its handler may change what the guest reads next.
+
+        Silicon sets GLOBAL_STATUS with the overflow; where perf owns the PMU its NMI does, between the same
+        two instructions of the guest.
+        """
+        if self._stop is None and self._nmi[0] and self._nonroot[0]:
+            done = self.system.instructions
+            self.system.E.insn_limit = _NO_LIMIT
+            stop = self.system.step()
+            if stop.reason != "step":
+                self._stop = stop
+            assert self.system.instructions == done or self._stop is not None
 
     @property
     def stop(self) -> Stop | None:
