@@ -552,8 +552,8 @@ class System:
         self.core.regs[4] = ram_pieces(self.ram_size)[0][2] - 8
 
     # --- running ----------------------------------------------------------------------------------------
-    def _turn(self, ticks: int) -> int:
-        """Call compiled code once, for so many 1/16 cycles; a RUN_* code."""
+    def _turn(self, ticks: int, until: int | None = None) -> int:
+        """Call compiled code once, for so many 1/16 cycles, or up to a time before that; a RUN_* code."""
         if not self._loaded:
             # An empty slice first: loading the code, or compiling it, is no part of the run's time.
             self._loaded = True
@@ -563,7 +563,8 @@ class System:
             self.jit_s, self.wall_s = self.wall_s, 0.0
             if self.instructions or code != RUN_SLICE:
                 return code
-        self.E.t_slice = max(int(core.t) for core in self.cores) + ticks
+        end = self.furthest + ticks
+        self.E.t_slice = end if until is None else min(end, until)
         start = time.perf_counter()
         with np.errstate(over="ignore"):
             code = self._run_host(self.E.t_slice) if self.has_host else int(self._run())
@@ -625,17 +626,17 @@ class System:
                 own = np.isin(tags & ~np.uint64(PAGE - 1), np.array(pages, dtype=np.uint64))
                 tags[marked & ~own] &= ~np.uint64(2)
 
-    def go_on(self, ticks: int | None = None) -> int:
-        """Run for so many 1/16 cycles at the most, by itself as long as a slice; a RUN_* code."""
-        return self._turn(self._slice if ticks is None else min(ticks, self._slice))
+    def go_on(self, until: int | None = None) -> int:
+        """Run a slice, or until a core looks around at time `until` or later; a RUN_* code."""
+        return self._turn(self._slice, until)
 
     def run_to(self, t: int) -> int:
-        """Run until the core that is furthest is at time `t`, in 1/16 cycle; a RUN_* code."""
+        """Run until a core looks around at time `t` or later, in 1/16 cycle; a RUN_* code."""
         from vpmu_emu.machine.state import RUN_SLICE
 
         code = RUN_SLICE
-        while code == RUN_SLICE and (left := t - self.furthest) > 0:
-            code = self._turn(min(left, self._slice))
+        while code == RUN_SLICE and self.time < t:
+            code = self._turn(self._slice, t)
         return code
 
     def settle_at(self, cpu: int, t: int) -> int:
@@ -651,6 +652,11 @@ class System:
         finally:
             E.stop_t = NEVER
         return code
+
+    @property
+    def time(self) -> int:
+        """The time of the core that ran last, in 1/16 cycle."""
+        return int(self.cores[int(self.E.cpu)].t)
 
     @property
     def furthest(self) -> int:

@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from benchmarks import reverse
 from tests.conftest import ROOT
 from tests.tools.profiles import cases
 from vpmu_emu.asm import assemble, assemble_file
@@ -59,7 +60,7 @@ def _dense(monkeypatch):
 def test_a_step_back_undoes_a_step(mode):
     session = made(mode)
     seen = []
-    for _ in range(cases(day=60, laws=300, night=600)):
+    for _ in range(cases(day=16, laws=300, night=600, uncompiled=30)):
         seen.append((state(session), session.rip))
         if session.step().ended:
             break
@@ -78,7 +79,7 @@ def test_many_steps_back_and_forth(mode):
     session = made(mode)
     rng = random.Random(mode)
     seen = {}
-    for _ in range(cases(day=6, laws=40, night=100)):
+    for _ in range(cases(day=3, laws=40, night=100)):
         number = rng.randrange(session.system.instructions, 440)
         session.until(f"#{number}")
         session.step()
@@ -197,7 +198,7 @@ def test_cores(cores):
     program = assemble_file(ROOT / "guests" / "lessons" / "01_count.s")
     session = Session(program, cores=cores, ram=2)
     seen = []
-    for _ in range(30):
+    for _ in range(cases(day=10, laws=60, night=60)):
         seen.append(state(session))
         session.step()
     for record in reversed(seen):
@@ -213,3 +214,35 @@ def test_states_are_thinned_out():
     assert isinstance(history, History)
     assert len(history._marks) <= 6
     assert history._marks[0].position == history.start
+
+
+@pytest.mark.parametrize("mode", ["bare", "emulated"])
+def test_anywhere_in_a_long_run(mode, monkeypatch):
+    monkeypatch.setattr("vpmu_emu.debug.history.SPACING", 0.001)
+    monkeypatch.setattr("vpmu_emu.debug.history.MOST_MARKS", 128)
+    length = cases(day=3_000_000, laws=5_000_000, night=100_000_000, uncompiled=2_000)
+    found = reverse.measure(length, cases(day=3, laws=100, night=1000), mode)
+    assert found["states"] > 1 or length < 1_000_000
+
+
+@pytest.mark.laws
+def test_until_is_as_fast_as_the_interpreter():
+    found = reverse.measure(20_000_000, 2)
+    assert found["until_mips"] > found["plain_mips"] / 2
+    assert found["median"] < 0.5  # 50 ms where nothing else runs
+
+
+@pytest.mark.laws
+@pytest.mark.parametrize("mode", ["emulated", "passthrough", "mediated"])
+@pytest.mark.parametrize("cores", [1, 2])
+def test_beside_a_program_of_the_host(mode, cores):
+    program = assemble_file(ROOT / "guests" / "lessons" / "03_overflow_pmi.s")
+    host = ROOT / "guests" / "host" / "noisy_neighbour.s"
+    session = Session(program, vpmu=mode, cores=cores, ram=2, host=[host])
+    seen = []
+    for _ in range(cases(day=20, laws=60, night=300)):
+        seen.append(state(session))
+        session.step()
+    for record in reversed(seen):
+        session.reverse_step()
+        assert state(session) == record

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
+from tests.tools.profiles import cases
 from vpmu_emu.asm import assemble
 from vpmu_emu.debug.session import Session
 from vpmu_emu.errors import VpmuError
@@ -218,3 +221,43 @@ def test_arithmetic_of_conditions_is_that_of_registers(session):
     truths = {"0 - 1 > 5": 1, "7 / 0": 0, "1 << 64": 0, "!(rbx == 0) || 0": 0, "~0 == -1": 1}
     for text, found in truths.items():
         assert session._test(text, {}, {}).value(session._ask) == found, text
+
+
+def expression(rng, depth=0):
+    if depth == 3 or rng.random() < 0.3:
+        names = ["rbx", "rsi", "rsp", "rip", "cpl", "rflags & 64", "mem64(five)", str(rng.randrange(60))]
+        return rng.choice(names)
+    if rng.random() < 0.15:
+        return f"{rng.choice('-~')}({expression(rng, depth + 1)})"
+    operator = rng.choice(["+", "-", "*", "/", "%", "&", "|", "^", "<<", ">>"])
+    return f"({expression(rng, depth + 1)} {operator} {expression(rng, depth + 1)})"
+
+
+def condition(rng):
+    one = (
+        f"{'not ' if rng.random() < 0.2 else ''}"
+        f"{expression(rng)} {rng.choice(['==', '!=', '<', '<=', '>', '>='])} {expression(rng)}"
+    )
+    return one if rng.random() < 0.6 else f"{one} {rng.choice(['and', 'or'])} {condition(rng)}"
+
+
+def test_the_machine_and_the_session_agree_on_conditions():
+    rng = random.Random(3)
+    program = assemble(TEXT, "t.s")
+    for _ in range(cases(day=8, laws=100, night=1000)):
+        text = condition(rng)
+        session = Session(program, ram=2)
+        test = session._test(text, {}, {})
+        if not test.compiled:
+            continue
+        session.break_at("twice")
+        holds = []
+        while not session.cont().ended:
+            if test.value(session._ask):
+                holds.append(session.registers()["rbx"])
+        session = Session(program, ram=2)
+        session.break_at("twice", condition=text)
+        found = []
+        while not session.cont().ended:
+            found.append(session.registers()["rbx"])
+        assert found == holds, text

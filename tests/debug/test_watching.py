@@ -169,7 +169,7 @@ def test_old_values_are_what_rdmsr_gives_right_before(name):
     from vpmu_emu.tables.msrs import by_name
 
     rng = random.Random(name)
-    count = cases(day=12, laws=200, night=1000)
+    count = cases(day=10, laws=200, night=1000)
     text = "_start: nop\n"
     for _ in range(count):
         msr, bits = rng.choice(registers)

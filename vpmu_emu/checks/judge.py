@@ -28,7 +28,7 @@ from vpmu_emu.checks.plan import Plan
 from vpmu_emu.errors import AssemblyError, ConfigError, VpmuError
 
 MOST_CYCLES = 10_000_000_000  # of a guest that has no `--max-cycles` in its `args`
-MOST_INSNS = 2_000_000_000  # of one that has no `--max-insns` there: some ten seconds
+MOST_INSNS = 1_000_000_000  # of one that has no `--max-insns` there: some five seconds
 NORMAL_STOP = "debug-exit"
 
 Runner = Callable[[Any, str, str | None, Sequence[str]], Outcome]

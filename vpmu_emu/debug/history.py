@@ -31,16 +31,14 @@ class Position:
 
     Attributes:
         order: the times of all cores, added: no two points have the same, a later one has more.
-        t: of the core that is furthest.
-        cpu, at: the core at hand, and its time.
+        cpu, t: the core that ran last, and its time.
         settled: whether it has looked at what happens before its next instruction, which is yet to come.
         instructions: done by the program.
     """
 
     order: int
-    t: int
     cpu: int
-    at: int
+    t: int
     settled: bool
     instructions: int
 
@@ -84,8 +82,11 @@ class History:
         system = self.system
         cpu = int(system.E.cpu)
         order = sum(int(core.t) for core in system.cores)
-        at = int(system.cores[cpu].t)
-        return Position(order, system.furthest, cpu, at, settled, system.instructions)
+        return Position(order, cpu, system.time, settled, system.instructions)
+
+    def __len__(self) -> int:
+        """How many states are kept."""
+        return len(self._marks)
 
     @property
     def start(self) -> Position:
@@ -200,7 +201,7 @@ class History:
 
     def _to(self, where: Position) -> None:
         if where.settled:
-            self.system.settle_at(where.cpu, where.at)
+            self.system.settle_at(where.cpu, where.t)
         else:
             self.system.run_to(where.t)
 

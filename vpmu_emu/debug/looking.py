@@ -6,7 +6,7 @@ import difflib
 import re
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,46 @@ ACCESS_KINDS = {
 _LONGEST = 15  # bytes of an instruction
 _ALL = (1 << 64) - 1
 _FRAME = (1 << 52) - (1 << 12)
+
+
+class _Values(dict[str, Any]):
+    """A result of which only that is made which is asked for: a condition may be asked very often."""
+
+    def __init__(self, system: System) -> None:
+        super().__init__()
+        self._system = system
+        self._light: dict[str, Callable[[], Any]] = {
+            "instructions": lambda: system.instructions,
+            "cycles": lambda: int(system.core.t) >> 4,
+            "cycles_by": system.cycles_by,
+            "exits": system.exits,
+            "msr": system.msr_statistics,
+            "pmis": lambda: int(system.core.stats.pmis),
+            "pmis_hw": lambda: int(system.core.stats.pmis_hw),
+            "registers": system.registers,
+            "serial": lambda: system.serial,
+            "counters": self._counters,
+            "global_status": lambda: int(system.guest_pmu()["global_status"]),
+            "hw": system.hardware_pmu,
+        }
+
+    def _counters(self) -> dict[str, int]:
+        view = self._system.guest_pmu()
+        return {f"{k}{i}": int(v) for k in ("pmc", "fixed") for i, v in enumerate(view[k])}
+
+    def __contains__(self, key: object) -> bool:
+        if key not in self._light and not len(self):
+            self._all()
+        return key in self._light or super().__contains__(key)
+
+    def __missing__(self, key: str) -> Any:
+        if key in self._light:
+            return self._light[key]()
+        self._all()
+        return self[key]
+
+    def _all(self) -> None:
+        self.update(self._system.result(self._system.stop(0, "running")).to_json())
 
 
 class Looking:
@@ -275,8 +315,8 @@ class Looking:
 
     @property
     def values(self) -> dict[str, Any]:
-        """The result so far, as `evaluate` needs it."""
-        return self.system.result(self.system.stop(0, "running")).to_json()
+        """The result so far, as `evaluate` needs it; what is asked for is made."""
+        return _Values(self.system)
 
     def tsc(self) -> int:
         """What RDTSC would give the guest now."""

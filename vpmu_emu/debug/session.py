@@ -251,7 +251,7 @@ class Session(Looking):
             return self._go(lambda: self._run_to_instruction(number))
         if text == "tsc" or text.startswith("tsc "):
             t = self._time_of_tsc(text)
-            if t < self.system.furthest:
+            if t < self.system.time:
                 raise ConfigError("until", f"the TSC is at {self.tsc()} already", f"reverse-to {text}")
             return self._go(lambda: self._run_to_time(t))
         place = self._place(text)
@@ -302,12 +302,12 @@ class Session(Looking):
         return stop
 
     def _run_to_time(self, t: int) -> Any:
-        if self.system.furthest >= t:
+        if self.system.time >= t:
             return attrs.evolve(self.system.stop(RUN_SLICE), reason="until-time")
         self._pass()
         code = RUN_SLICE
-        while code == RUN_SLICE and (left := t - self.system.furthest) > 0:
-            code = self.system.go_on(left)
+        while code == RUN_SLICE and self.system.time < t:
+            code = self.system.go_on(t)
             if code == RUN_SLICE:
                 self.history.keep()
         stop = self.system.stop(code)
@@ -604,7 +604,7 @@ class Session(Looking):
             return self._back(lambda: self._at_instruction(number), "reverse", f"instruction {number}")
         if text == "tsc" or text.startswith("tsc "):
             t = self._time_of_tsc(text)
-            if t > self.system.furthest:
+            if t > self.system.time:
                 raise ConfigError("reverse-to", f"the TSC is at {self.tsc()} only", f"until {text}")
             return self._back(lambda: self.history.at_time(t), "reverse", text)
         place = self._place(text)
@@ -733,13 +733,12 @@ class Session(Looking):
         if test is not None:
             E.until = UNTIL + 1
         if target.settled:
-            E.stop_cpu, E.stop_t = target.cpu, target.at
+            E.stop_cpu, E.stop_t = target.cpu, target.t
         try:
             while True:
-                left = None if target.settled else target.t - system.furthest
-                if left is not None and left <= 0:
+                if not target.settled and system.time >= target.t:
                     return None
-                code = system.go_on(left)
+                code = system.go_on(None if target.settled else target.t)
                 here = self.history.here(True)
                 if code == RUN_SLICE and (here.order < target.order or target.settled):
                     continue

@@ -5,7 +5,7 @@
         .include "macros.inc"
 _start: load_idt
         set_gate 13, gp
-        mov rsp, 0x1000
+        mov rsp, 0x700
 gp:     mov ecx, 0x999
         rdmsr
         idt_storage
