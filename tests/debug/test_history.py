@@ -246,3 +246,105 @@ def test_beside_a_program_of_the_host(mode, cores):
     for record in reversed(seen):
         session.reverse_step()
         assert state(session) == record
+
+
+TWO = """\
+        .intel_syntax noprefix
+        .include "msr.inc"
+        .include "macros.inc"
+        .text
+_start: lapic_enable_x2apic
+        mov ecx, IA32_X2APIC_ICR
+        mov eax, 3 << 18 | 0x4500
+        xor edx, edx
+        wrmsr
+        lea rax, [rip + second]
+        mov word ptr [0x8000], 0xb848  # mov rax, imm64
+        mov [0x8002], rax
+        mov word ptr [0x800a], 0xe0ff  # jmp rax
+        mov eax, 3 << 18 | 0x4608
+        wrmsr
+        mov ebx, 4000
+first:  lock inc dword ptr [rip + both]
+        dec ebx
+        jnz first
+        debug_exit 0
+        .balign 4096
+second: mov ebx, 20
+again:  lock inc dword ptr [rip + both]
+        mov ecx, 0x186
+        lea eax, [rbx + 0x430000]
+        xor edx, edx
+        wrmsr
+        dec ebx
+        jnz again
+halt:   hlt
+        jmp halt
+        .bss
+both:   .zero 8
+"""
+
+
+def test_a_breakpoint_of_the_second_core():
+    session = Session(assemble(TWO, "two.s"), cores=2, ram=2)
+    session.break_at("again", condition="rbx <= 10 and rbx > 7")
+    session.watch_msr("0x186", condition="value == 0x43000c")
+    seen = []
+    while not (hold := session.cont()).ended:
+        assert session.threads()[1].current
+        seen.append((hold.rip, session.registers()["rbx"], state(session)))
+    assert [rbx for _, rbx, _ in seen] == [12, 10, 9, 8]
+    for rip, rbx, record in reversed(seen):
+        hold = session.reverse_cont()
+        assert (hold.rip, session.registers()["rbx"]) == (rip, rbx)
+        assert state(session) == record
+    session.write_register("rbx", 3)
+    session.until("halt")
+    assert session.threads()[1].current
+    assert session.registers()["rbx"] == 0
+    session.select(0)
+    assert session.registers()["rbx"] > 0
+
+
+@pytest.mark.laws
+def test_beside_threads_of_another_vmm():
+    program = assemble_file(ROOT / "guests" / "lessons" / "07_contention.s")
+    host = ROOT / "guests" / "host" / "vcpu_threads.s"
+    session = Session(program, vpmu="emulated", cores=2, host=[host])
+    session.until("#200")
+    seen = []
+    for _ in range(cases(day=20, laws=60, night=200)):
+        seen.append(state(session))
+        session.step()
+    for record in reversed(seen):
+        session.reverse_step()
+        assert state(session) == record
+    assert [t.kind for t in session.threads()].count("vcpu") == 2
+
+
+def test_ctrl_c_on_the_way_back_is_where_it_was(monkeypatch):
+    session = made()
+    session.until("#200")
+    here, rip = state(session), session.rip
+    session.break_at("loop")
+
+    def interrupted(self, *_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(History, "before", interrupted)
+        patched.setattr(History, "beginnings", interrupted)
+        for back in (session.reverse_step, session.reverse_cont):
+            hold = back()
+            assert (hold.reason, hold.rip) == ("interrupted", rip)
+            assert state(session) == here
+    assert session.reverse_cont().reason == "break"
+
+
+def test_a_breakpoint_behind_a_watch_that_does_not_hold_is_met():
+    session = made()
+    session.watch_msr("0x186", condition="exits.HLT == 1")  # asked at the stop
+    session.break_at("t.s:9")  # behind the WRMSR
+    assert session.cont().rip == session.locate("t.s:9")
+    session.until("#100")
+    assert session.reverse_cont().rip == session.locate("t.s:9")

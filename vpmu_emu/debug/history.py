@@ -6,7 +6,7 @@ written again where it was. `debug/session.py` says where to.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,6 +18,7 @@ from vpmu_emu.numerals import shown
 from vpmu_emu.system import PAGE, Moment, System
 
 MOST_MARKS = 128
+MOST_VISITED = 1 << 14
 MOST_BYTES = 512 << 20  # of memory that the states keep
 SPACING = 0.025  # seconds of the engine from one to the next, at first
 NEAR = 256  # 1/16 cycles: how far before its end a step back looks first
@@ -69,6 +70,7 @@ class History:
         self._done = 0  # of them, before this point
         self._checkpoints: dict[int, tuple[Position, int]] = {}
         self._next = 0
+        self._visited: list[Position] = []  # where somebody looked around
         self._marks: list[_Mark] = []
         self._near: _Mark | None = None
         self._kept_at = 0.0
@@ -115,6 +117,24 @@ class History:
 
     # --- writing ----------------------------------------------------------------------------------
 
+    def visit(self, here: Position) -> None:
+        """Somebody looks around here: a step back from behind comes back to this very point."""
+        at = bisect_right(self._visited, here.order, key=lambda position: position.order)
+        if at and self._visited[at - 1].order == here.order:
+            self._visited[at - 1] = here
+        else:
+            self._visited.insert(at, here)
+        if len(self._visited) > MOST_VISITED:
+            del self._visited[0]
+
+    def visited_before(self, end: Position) -> Position | None:
+        """The last such point before `end`."""
+        at = bisect_left(self._visited, end.order, key=lambda position: position.order)
+        return self._visited[at - 1] if at else None
+
+    def _unvisit(self, order: int) -> None:
+        del self._visited[bisect_right(self._visited, order, key=lambda position: position.order) :]
+
     def write(self, where: Position, again: Callable[[], object]) -> None:
         """What `again` does has been done at `where`: what was known of later is no longer so."""
         self.forget_later()
@@ -124,6 +144,7 @@ class History:
         self._checkpoints = {
             n: (at, writes) for n, (at, writes) in self._checkpoints.items() if at.order <= where.order
         }
+        self._unvisit(where.order)
         self._writes.append(_Write(where, again))
         self._done = len(self._writes)
 
@@ -131,6 +152,7 @@ class History:
         """The run goes on from here: writes that came later in it do not come again."""
         if self._done == len(self._writes):
             return
+        self._unvisit(self._writes[self._done].position.order)
         del self._writes[self._done :]
         self._marks = [mark for mark in self._marks if mark.writes <= self._done]
         self._checkpoints = {n: c for n, c in self._checkpoints.items() if c[1] <= self._done}

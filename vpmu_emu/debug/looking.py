@@ -51,7 +51,7 @@ _FRAME = (1 << 52) - (1 << 12)
 class _Values(dict[str, Any]):
     """A result of which only that is made which is asked for: a condition may be asked very often."""
 
-    def __init__(self, system: System) -> None:
+    def __init__(self, system: System, registers: Callable[[], dict[str, int]]) -> None:
         super().__init__()
         self._system = system
         self._light: dict[str, Callable[[], Any]] = {
@@ -62,7 +62,7 @@ class _Values(dict[str, Any]):
             "msr": system.msr_statistics,
             "pmis": lambda: int(system.core.stats.pmis),
             "pmis_hw": lambda: int(system.core.stats.pmis_hw),
-            "registers": system.registers,
+            "registers": registers,
             "serial": lambda: system.serial,
             "counters": self._counters,
             "global_status": lambda: int(system.guest_pmu()["global_status"]),
@@ -93,7 +93,7 @@ class Looking:
 
     system: System
     program: Program
-    _selected: int = 0
+    _thread: tuple[str, int] = ("core", 0)  # whose registers are meant: a core, vCPU or task, and its row
     _seen: int = 0  # events of the trace before the session went on
     _ring_from: int = 0  # what came before has been overwritten by a future that was left
 
@@ -106,10 +106,9 @@ class Looking:
 
     def registers(self) -> dict[str, int]:
         """rax … r15, rip, rflags of the selected thread."""
-        return self._registers_of(self._selected)
+        return self._registers_of(*self._thread)
 
-    def _registers_of(self, number: int) -> dict[str, int]:
-        kind, row = self._thread_rows()[number]
+    def _registers_of(self, kind: str, row: int) -> dict[str, int]:
         system = self.system
         if kind == "vcpu":
             from vpmu_emu.views.registers import registers
@@ -128,22 +127,27 @@ class Looking:
 
     @property
     def cpl(self) -> int:
-        """The privilege level of the first core or vCPU: 0 or 3."""
+        """The privilege level of the selected core or vCPU: 0 or 3."""
         core = self._guest_core()
         return self._vmread("GUEST_CS_SELECTOR") & 3 if core is None else int(core.cpl)
 
     def _guest_core(self) -> Any:
         # The core that holds all of the guest's state, None while it lies in its VMCS.
         if not self.system.has_host:
-            return self.system.core
+            return self.system.cores[self._thread[1]]
         from vpmu_emu.views.registers import core_of
 
-        cpu = core_of(self.system.S)
+        cpu = core_of(self.system.S, self._vcpu)
         core = self.system.cores[cpu]
         return core if cpu >= 0 and int(core.vmx.nonroot) else None
 
+    @property
+    def _vcpu(self) -> int:
+        kind, row = self._thread
+        return row if kind == "vcpu" else 0
+
     def _vmread(self, name: str) -> int:
-        at = int(self.system.S.vcpus[0].vmcs) + vmcs_field(name).offset
+        at = int(self.system.S.vcpus[self._vcpu].vmcs) + vmcs_field(name).offset
         return int.from_bytes(self.system.M[at : at + 8].tobytes(), "little")
 
     # --- cores, vCPUs, programs of the host -----------------------------------------------------------
@@ -158,12 +162,12 @@ class Looking:
     def threads(self) -> list[Thread]:
         """Cores, or vCPUs and programs of the host: number, what it is, where and how it is."""
         return [
-            Thread(n, kind, *self._thread_words(n, kind, row), n == self._selected)
+            Thread(n, kind, *self._thread_words(kind, row), (kind, row) == self._thread)
             for n, (kind, row) in enumerate(self._thread_rows())
         ]
 
-    def _thread_words(self, n: int, kind: str, row: int) -> tuple[str, int, str]:
-        rip = self._registers_of(n)["rip"]
+    def _thread_words(self, kind: str, row: int) -> tuple[str, int, str]:
+        rip = self._registers_of(kind, row)["rip"]
         system = self.system
         if kind == "core":
             state = ("running", "halted", "waits for a startup message")[int(system.cores[row].activity)]
@@ -194,8 +198,18 @@ class Looking:
         threads = self.threads()
         if not 0 <= number < len(threads):
             raise ConfigError("thread", f"there is no thread {shown(number)}", f"0 to {len(threads) - 1}")
-        self._selected = number
+        self._thread = self._thread_rows()[number]
         return self.threads()[number]
+
+    def _select_stopped(self) -> None:
+        # The core that ran last, or the vCPU that is loaded on it.
+        cpu = int(self.system.E.cpu)
+        if not self.system.has_host:
+            self._thread = ("core", cpu)
+        elif (row := int(self.system.S.percpu[cpu].vcpu)) >= 0:
+            self._thread = ("vcpu", row)
+        elif self._thread[0] != "vcpu":
+            self._thread = ("vcpu", 0)
 
     def pmu(self) -> dict[str, int]:
         """The guest's view of its PMU: controls by MSR name, counters as pmcN and fixedN."""
@@ -316,7 +330,7 @@ class Looking:
     @property
     def values(self) -> dict[str, Any]:
         """The result so far, as `evaluate` needs it; what is asked for is made."""
-        return _Values(self.system)
+        return _Values(self.system, self.registers)
 
     def tsc(self) -> int:
         """What RDTSC would give the guest now."""

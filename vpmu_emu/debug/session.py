@@ -154,13 +154,16 @@ class Session(Looking):
         self._armed: list[int] = []
         self._number = 0
         self._ended: Hold | None = None
-        self._before = self.system.registers()
+        self._select_stopped()
+        self._before = self.registers()
         self._cpl_before = self.cpl
+        self._skip = False  # what waits before the next instruction has been told
         self._judged = 0  # events of the trace that points have been asked about
         self._words = (0, 0, 0)  # of the event that a condition is asked about
         self._found: list[Point] = []  # that a part of a command has asked already
         self._pending: Access | None = None  # before which it holds
         self._here = self.history.here(False)
+        self.history.visit(self._here)
         self._note = ""
 
     # --- going on -------------------------------------------------------------------------------
@@ -352,21 +355,16 @@ class Session(Looking):
 
     def _pass(self) -> None:
         # What holds before its instruction has been told: the one at rip runs.
-        E, system = self.system.E, self.system
+        E = self.system.E
         E.stop_request = E.until_met = E.stopped_before = E.data_hit = 0
-        cpu = int(E.cpu)
-        if system.has_host:
-            from vpmu_emu.views.registers import core_of
-
-            cpu = max(0, core_of(system.S))
-        E.pass_rip, E.pass_cpu = system.rip if system.has_host else int(system.cores[cpu].rip), cpu + 1
+        E.pass_rip, E.pass_cpu = self.rip, int(E.cpu) + 1 if self._skip else 0
 
     def _over(self) -> Any:
-        here = self.instruction(self.system.rip)
+        here = self.instruction(self.rip)
         if here is None or not here.text.startswith(STEPPED_OVER):
             return self._one()
         m = conditions
-        rsp = 0 if here.text.startswith("rep") else self.system.registers()["rsp"]
+        rsp = 0 if here.text.startswith("rep") else self.registers()["rsp"]
         test = Test("", ((m.REG, GENERAL.index("rsp")), (m.CONST, rsp), (m.GE, 0)))
         there = _Temporary(here.addr + here.size, test)
         self._temporary.append(there)
@@ -375,9 +373,10 @@ class Session(Looking):
             while True:
                 stop = self._along()
                 self._found = self._asked(stop)
+                self._skip = stop.reason == "break"
                 if self._found or stop.reason not in ("break", "watch"):
                     return stop
-                if stop.reason == "break" and stop.rip == there.address:
+                if stop.reason == "break" and self.rip == there.address:
                     return attrs.evolve(stop, reason="over")
         finally:
             self._temporary.remove(there)
@@ -389,10 +388,12 @@ class Session(Looking):
             self._temporary.clear()
             return self._ended
         self.history.forget_later()
-        self._before = self.system.registers()
+        self._select_stopped()
+        self._before = self.registers()
         self._cpl_before = self.cpl
         self._seen = self._judged = int(self.system.E.ring_head)
         points: list[Point] = []
+        self._skip = True
         if self._temporary:
             self._arm()
         try:
@@ -400,9 +401,10 @@ class Session(Looking):
                 self._found = []
                 stop = go()
                 points = self._found or self._asked(stop)
+                self._skip = stop.reason == "break"
                 passed_over = stop.reason in ("break", "watch") and not points
                 if passed_over and stop.reason == "break":
-                    passed_over = not any(t.address == stop.rip for t in self._temporary)
+                    passed_over = not any(t.address == self.rip for t in self._temporary)
                 if not passed_over or not more():
                     break
         except KeyboardInterrupt:
@@ -417,13 +419,14 @@ class Session(Looking):
         found: list[tuple[Point, tuple[int, int, int]]] = []
         nothing = (0, 0, 0)
         self._pending = None
+        self._select_stopped()
         if stop.reason == "break" and int(E.stopped_before):
             self._pending = self._next_access()
             words = (self._pending.index, self._pending.value, 0)
             found = [(p, words) for p in self._asked_by(self._pending, BEFORE)]
         elif stop.reason == "break":
             here = [p for p in self._points if p.kind == "break" and p.enabled]
-            found = [(p, nothing) for p in here if p.address == stop.rip]
+            found = [(p, nothing) for p in here if p.address == self.rip]
         elif stop.reason == "watch":
             hit = int(E.data_hit)
             found = [(p, nothing) for k, p in enumerate(self._rows["memory"]) if hit >> k & 1]
@@ -475,7 +478,8 @@ class Session(Looking):
 
     def _next_access(self) -> Access:
         # The one that the instruction at rip is about to make.
-        registers, rip = self.system.registers(), self.system.rip
+        registers = self.registers()
+        rip = registers["rip"]
         here = self.instruction(rip)
         word = here.text.split()[0] if here is not None else "rdmsr"
         value = registers["rax"] & LOW32 | (registers["rdx"] & LOW32) << 32 if word == "wrmsr" else 0
@@ -483,9 +487,11 @@ class Session(Looking):
         return Access(word, registers["rcx"] & LOW32, value, None, rip, place, pending=True)
 
     def _stopped(self, stop: Any, points: Sequence[Point]) -> Hold:
+        self._select_stopped()
         here = self.history.here(stop.reason not in ("step", "interrupted", "until-time"))
         if here.order != self._here.order:  # else it has not moved
             self._here = here
+        self.history.visit(self._here)
         if not self._here.settled:
             self.history.keep()
         new = self._accesses(self._seen)
@@ -497,7 +503,7 @@ class Session(Looking):
             stage = BEFORE if self._pending is not None else AFTER
             hits = tuple(a for a in asked if any(p in points for p in self._asked_by(a, stage)))[-1:]
         elif reason == "break":
-            reason, text = "until", f"until {self.describe_place(stop.rip)}"
+            reason, text = "until", f"until {self.describe_place(self.rip)}"
         elif reason in ("until", "until-time"):
             reason = text = "until"
         elif reason in ("step", "over", "exit"):
@@ -531,7 +537,7 @@ class Session(Looking):
         recent: tuple[Access, ...] = (),
         points: Sequence[Point] = (),
     ) -> Hold:
-        registers = self.system.registers()
+        registers = self.registers()
         changed = {
             name: value
             for name, value in registers.items()
@@ -558,7 +564,7 @@ class Session(Looking):
         raised = what == "exception"
         # Behind an error code, if there is one, the frame has rip, then CS (SDM 3A 6.14.2).
         has_error = raised and vector in WITH_ERROR
-        frame = self.linear(self.system.registers()["rsp"] + (16 if has_error else 8))
+        frame = self.linear(self.registers()["rsp"] + (16 if has_error else 8))
         before = self._cpl_before if frame is None else self.system.read(frame, 1)[0] & 3
         return Why(
             vector,
@@ -576,8 +582,13 @@ class Session(Looking):
     def reverse_step(self, count: int = 1) -> Hold:
         """Be where the program was `count` instructions ago, or at the start of the run."""
 
+        here, last = self._here, self.history.visited_before(self._here)
+
         def find() -> Position | None:
-            return self.history.before(self._here, counted(count, "reverse-step"), self.system.step)
+            found = self.history.before(here, counted(count, "reverse-step"), self.system.step)
+            if count == 1 and last is not None and (found is None or last.order >= found.order):
+                return last  # from there the last step was made
+            return found
 
         return self._back(find, "step", "step back")
 
@@ -638,7 +649,7 @@ class Session(Looking):
         return self._back(lambda: where, "checkpoint", f"checkpoint {number}")
 
     def _leave(self) -> None:
-        self._before = self.system.registers()
+        self._before = self.registers()
         self._cpl_before = self.cpl
         self._disarm()
 
@@ -666,6 +677,8 @@ class Session(Looking):
         self, reason: str, text: str, where: Position | None = None, points: Sequence[Point] = ()
     ) -> Hold:
         self._here = where or self.history.here(False)
+        self.history.visit(self._here)
+        self._select_stopped()
         if reason != "interrupted":
             self._ended = None
         self._ring_from = self.history.ring_from
@@ -699,7 +712,7 @@ class Session(Looking):
             if test is not None:
                 test.write(self.system.E, UNTIL)
             last: tuple[Position, list[Point]] | None = None
-            told = False
+            told = self._skip = False
             while True:
                 write = self.history.next_write()
                 target = limit if write is None or write.order >= limit.order else write
@@ -748,7 +761,8 @@ class Session(Looking):
                 if int(E.until_met):
                     return here, []
                 points = self._asked(stop, count=False)
-                arrived = any(t.address == stop.rip for t in self._temporary)
+                arrived = any(t.address == self.rip for t in self._temporary)
+                self._skip = stop.reason == "break"
                 if points or (stop.reason == "break" and arrived):
                     return here, points
                 self._pass()
@@ -1036,11 +1050,11 @@ class Session(Looking):
     def _ask(self, op: int, word: Any) -> int:
         m = conditions
         if op == m.REG:
-            return self.system.registers()[GENERAL[word]]
+            return self.registers()[GENERAL[word]]
         if op == m.RIP:
-            return self.system.rip
+            return self.rip
         if op == m.RFLAGS:
-            return self.system.registers()["rflags"]
+            return self.registers()["rflags"]
         if op == m.CPL:
             return self.cpl
         if op == m.TIME:
@@ -1093,7 +1107,8 @@ class Session(Looking):
             UnknownNameError: no such MSR.
         """
         index = self._msrs(name)[0]
-        system, E = self.system, self.system.E
+        system, E, thread = self.system, self.system.E, self._thread
+        self._select_stopped()
         kept = system.moment(self.history.base)
         head, size = int(E.ring_head), len(E.ring)
         rows = (np.arange(PROBED) + head) % size
@@ -1106,6 +1121,7 @@ class Session(Looking):
                 found = int(event["b"]) if int(event["kind"]) == TR_GUEST_RDMSR else None
         system.put_back(kept, self.history.base)
         E.ring[rows] = ring
+        self._thread = thread
         self._arm()
         return found
 
@@ -1120,15 +1136,16 @@ class Session(Looking):
         if not 0 <= value < 1 << 64:
             raise ConfigError("write", f"{shown(value)} has more than 64 bits")
         where, kept = self._here, self.system.moment(self.history.base)
+        self._select_stopped()
         if not self._write_msr(index, value):
             self.system.put_back(kept, self.history.base)
             self._arm()
             raise ConfigError("write", f"WRMSR of {value:#x} to {index:#x} raises #GP")
-        self.history.write(where, lambda: self._write_msr(index, value))
+        self.history.write(where, self._on_thread(self._write_msr, index, value))
         self._here = self.history.here(True)
 
     def _write_msr(self, index: int, value: int) -> bool:
-        registers = self.system.registers()
+        registers = self.registers()
         for name, word in (("rcx", index), ("rax", value & LOW32), ("rdx", value >> 32)):
             self.write_register(name, word, _again=True)
         events = self._probe(PROBE_WRMSR)
@@ -1161,13 +1178,15 @@ class Session(Looking):
         """
         names = (*GENERAL, "rip", "rflags")
         name = name.lstrip("$").lower()
+        if self._thread[0] == "task":
+            raise ConfigError(name, "registers of a program of the host are looked at only", "a vCPU")
         if name not in names:
             raise ConfigError("register", f"nothing is called {shown(name)}", " ".join(names))
         if not isinstance(value, int) or not -(1 << 63) <= value < 1 << 64:
             raise ConfigError(name, f"{shown(value)} has more than 64 bits")
         value &= ALL
         if not _again:
-            self.history.write(self._here, lambda: self.write_register(name, value, _again=True))
+            self.history.write(self._here, self._on_thread(self.write_register, name, value, _again=True))
         if name == "rflags":
             value |= FIXED_FLAGS
         core, system = self._guest_core(), self.system
@@ -1178,14 +1197,24 @@ class Session(Looking):
         elif core is not None:
             core.regs[GENERAL.index(name)] = value
         elif name in ("rip", "rflags", "rsp"):
-            at = int(system.S.vcpus[0].vmcs) + vmcs_field(f"GUEST_{name.upper()}").offset
+            at = int(system.S.vcpus[self._vcpu].vmcs) + vmcs_field(f"GUEST_{name.upper()}").offset
             system.M[at : at + 8] = np.frombuffer(value.to_bytes(8, "little"), dtype=np.uint8)
         else:
             from vpmu_emu.views.registers import core_of
 
-            cpu = core_of(system.S)
-            holder = system.S.cores[cpu] if cpu >= 0 else system.S.vcpus[0]
+            cpu = core_of(system.S, self._vcpu)
+            holder = system.S.cores[cpu] if cpu >= 0 else system.S.vcpus[self._vcpu]
             holder.regs[GENERAL.index(name)] = value
+
+    def _on_thread(self, do: Callable[..., object], *what: Any, **how: Any) -> Callable[[], object]:
+        # To be done once more for the thread that is selected now.
+        thread = self._thread
+
+        def again() -> object:
+            self._thread = thread
+            return do(*what, **how)
+
+        return again
 
     def write_memory(self, address: int, data: bytes) -> None:
         """Overwrite physical memory of the guest.
