@@ -51,7 +51,7 @@ def test_each_mode_has_its_run_and_its_accesses():
     assert costs.rows[1][2] is None
 
 
-def test_unicorn_is_beside_it_if_it_does_the_same_work(require_oracle):
+def test_unicorn_is_beside_it_if_it_does_the_same_work(require_oracle, monkeypatch):
     require_oracle("import:unicorn")
     assert other(timed(LOOP), "unicorn")["mips"]["median"] > 0
     stops = other(timed(RDPMC), "unicorn")
@@ -63,6 +63,9 @@ def test_unicorn_is_beside_it_if_it_does_the_same_work(require_oracle):
     other_end = "_start: mov ecx, 0x38f\n rdmsr\n out 0xf4, al\n"
     assert other(timed(other_end), "unicorn")["note"].startswith("does other work: ends with exit code")
     assert other(timed("_start: cli\n hlt\n"), "unicorn")["note"] == "ends otherwise than by port 0xf4"
+    monkeypatch.setattr(bench_guest, "UNICORN_SECONDS", 0.3)
+    hangs = timed("_start: jmp _start\n", max_insns=1000)
+    assert other(hangs, "unicorn")["note"].startswith("not done after ")
 
 
 def test_what_is_not_installed_says_so(monkeypatch):
