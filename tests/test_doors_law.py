@@ -227,8 +227,11 @@ def session():
 
 
 VERBS = (
-    "b", "tb", "p", "p/x", "p/c", "p/d", "p/t", "x/4xb", "x/i", "x/s", "x", "watch msr", "delete", "info",
-    "l", "s", "c", "",
+    "b", "tb", "p", "p/x", "p/c", "p/d", "p/t", "x/4xb", "x/i", "x/s", "x", "watch msr", "watch",
+    "rwatch", "delete", "info", "info vmcs", "info symbols", "l", "s", "n", "c", "", "until",
+    "advance", "reverse-to", "reverse-step", "restart", "catch", "condition", "ignore", "enable",
+    "commands", "msr", "why", "why pmi", "disas", "bt", "display", "undisplay", "context", "events",
+    "thread", "set", "set msr", "set rax", "set mem", "source", "echo", "help",
 )  # fmt: skip
 
 

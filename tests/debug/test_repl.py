@@ -91,6 +91,8 @@ MISTAKES = [
     ("b loop if rxx == 1", "did you mean"),
     ("continue 5", "takes nothing"),
     ("advance", "which place?"),
+    ("advance -1", "not an address"),
+    ("disassemble 1<<70", "not an address"),
     ("why nothing", "I know wrmsr"),
     ("why wrmsr twice", "more than it takes"),
     ("why rdpmc", "has done none yet"),

@@ -358,7 +358,7 @@ class Looking:
             near = difflib.get_close_matches(text, self._labels(), 1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ConfigError("place", f"nothing is called {shown(text)}{hint}") from None
-        if not isinstance(value, int):
+        if not isinstance(value, int) or not 0 <= value < 1 << 64:
             raise ConfigError("place", f"{shown(text)} is not an address")
         return value
 

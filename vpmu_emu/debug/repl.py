@@ -166,7 +166,8 @@ class Repl:
     def _do_advance(self, rest: str, form: str) -> None:
         if not rest:
             raise VpmuError("advance: to which place?")
-        self._go(lambda: self.session.until(rest))
+        address = self.session.locate(rest)
+        self._go(lambda: self.session.until(f"{address:#x}"))
 
     def _do_continue(self, rest: str, form: str) -> None:
         if rest:
@@ -215,12 +216,14 @@ class Repl:
         burst = 0
         unseen: Counter[tuple[int, ...]] = Counter()
         said_at = self.clock()
+        seen = True  # the stop before: what has changed has changed since it
         try:
             while True:
-                stop = self._moved(move, back)
+                stop = self._moved(move, back, seen)
                 commands, goes_on = self._commands_of(stop)
                 quiet = commands[:1] == ["silent"]
-                if goes_on and burst >= self.rate:
+                seen = not (goes_on and burst >= self.rate)
+                if not seen:
                     unseen[stop.why.points] += 1
                     if self.clock() - said_at >= SECONDS:
                         said_at = self.clock()
@@ -250,9 +253,10 @@ class Repl:
         moves = [n for n, line in enumerate(found) if _word(line) in _GOES_ON]
         return (found[: moves[0]], not stop.ended) if moves else (found, False)
 
-    def _moved(self, move: Callable[[], Hold], back: bool) -> Hold:
+    def _moved(self, move: Callable[[], Hold], back: bool, remember: bool) -> Hold:
         system = self.session.system
-        self.look.remember()
+        if remember:
+            self.look.remember()
         keep = system.between
         if not back:
             system.between = lambda: self._between(keep)
@@ -953,7 +957,7 @@ class Repl:
             for group, title in GROUPS.items():
                 self.screen.line(text(title, "title"))
                 self._pairs(
-                    (", ".join((it.name, *it.short[:3])), it.does) for it in VERBS if it.group == group
+                    (", ".join((it.name, *it.short[:1])), it.does) for it in VERBS if it.group == group
                 )
             repeats = ", ".join(verb.name for verb in VERBS if verb.repeats)
             self.screen.line(f"`help COMMAND` says more; an empty line repeats {repeats}")

@@ -62,7 +62,7 @@ VERBS: tuple[Verb, ...] = (
         ("n", "ni", "nexti"),
         "running",
         "[N]",
-        "as step, but over what a CALL or an interrupt does",
+        "as step, over what a CALL, INT or REP runs",
         "",
         "expression",
         True,

@@ -319,9 +319,9 @@ def _lvt_links(look: Look) -> Iterator[Link]:
         )
         return
     if mode == 0 and vector < 16:
-        yield Link(
-            "vector", BROKEN, f"{vector} is below 16: the APIC drops it", "a vector from 32 on in LVTPC"
-        )
+        remedy = "a vector from 32 on in LVTPC"
+        yield Link("vector", BROKEN, f"{vector} is below 16: the APIC drops it", remedy)
+        return
     if mode == 4:
         vector = 2
         words = "blocked until IRET: an NMI handler runs" if who.nmi_blocked else "not blocked"
