@@ -24,7 +24,7 @@ PAGE = ROOT / "docs" / "debug.md"
 SCREENS = ROOT / "tests" / "debug" / "screens"
 WIDTHS = (80, 200)
 _BLOCK = re.compile(r"^```\n\$ vpmu debug (.*?)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_HOST = ["guests/host/noisy_neighbour.s"]
+_FILTERED = "guests/conformance/x_msr_filter"
 
 # Every section and page, in the modes that differ in them.
 _LOOKS = (
@@ -33,19 +33,31 @@ _LOOKS = (
     "why pmi", "why pmc0", "why wrmsr", "bt", "info break", "info display",
     "events count", "events msr 3", "x/4xg samples", "disas pmi,pmi+20", "l pmi", "info threads", "when",
 )  # fmt: skip
-TALKS: dict[str, tuple[str, str, list[str], tuple[str, ...]]] = {
-    "bare": ("guests/lessons/03_overflow_pmi.s", "bare", [], (
+# What stands behind `vpmu debug`, and what is typed.
+TALKS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "bare": ("guests/lessons/03_overflow_pmi.s --vpmu bare", (
         "s", "b pmi", "display mem64(samples)", "c", *_LOOKS, "d", "c",
     )),
-    "emulated": ("guests/lessons/03_overflow_pmi.s", "emulated", [], (
+    "emulated": ("guests/lessons/03_overflow_pmi.s --vpmu emulated", (
         "watch msr IA32_PERF_GLOBAL_CTRL rw", "b pmi if rbx == 1", "c", "c", "c", "c", "c", *_LOOKS,
-        "info vmcs guest", "info filter",
+        "info vmcs guest",
     )),
-    "contention": ("guests/lessons/07_contention.s", "emulated", _HOST, (
-        "b stopped", "c", "why pmc0", "info perf", "context exits",
+    "mediated": ("guests/lessons/06_sampling.s --vpmu mediated", (
+        "catch pmi", "c", "why", "why pmi", "checkpoint", "catch overflow pmc0", "c", "info break",
+        "reverse-continue", "reverse-step 2", "restart 1", "watch msr 0x830..0x83f w before",
+        "d 1 2", "b 178", "until #180", "stepexit", "info exits", "info vmcs exit",
     )),
-    "filter": ("guests/lessons/04_filter.s", "passthrough", [], ("b 40", "c", "info filter", "info pmu")),
-    "help": ("guests/lessons/01_count.s", "bare", [], (
+    "contention": ("guests/lessons/07_contention.s --vpmu emulated --host guests/host/noisy_neighbour.s", (
+        "b stopped", "c", "why pmc0", "info perf", "context exits", "info threads",
+    )),
+    "filter": ("guests/lessons/04_filter.s --vpmu passthrough --filter guests/lessons/04_filter.toml", (
+        "b opened", "c", "info filter", "why pmc1", "info pmu",
+    )),
+    "msr_filter": (
+        f"{_FILTERED}.s --vpmu emulated --msr-filter {_FILTERED}.toml",
+        ("catch exception", "c", "why", "why rdmsr last", "info filter", "bt"),
+    ),
+    "help": ("guests/lessons/01_count.s --vpmu bare", (
         "help", "help watch", "help info", "help sections", "frob", "p rxx", "info options",
     )),
 }  # fmt: skip
@@ -96,8 +108,7 @@ def renewed(page: str) -> str:
 
 def screen(name: str, width: int, colour: bool) -> str:
     """One talk of TALKS on a screen; escapes are written <1;33> and <0>."""
-    guest, mode, host, lines = TALKS[name]
-    words = f"{guest} --vpmu {mode}" + "".join(f" --host {path}" for path in host)
+    words, lines = TALKS[name]
     out = io.StringIO()
     talk(Repl(session(words), Screen(out.write, width, colour)), list(lines), out)
     return re.sub("\x1b\\[([0-9;]*)m", r"<\1>", out.getvalue())

@@ -10,6 +10,7 @@ from vpmu_emu.linux.state import N_GP_PMC
 from vpmu_emu.machine import msr_index
 from vpmu_emu.tables.events import EVENTS, event_by_code, why_uncounted
 from vpmu_emu.tables.msrs import by_name, value_words
+from vpmu_emu.views.pmi_links import held
 
 _OS, _USR = 1, 2
 
@@ -29,6 +30,7 @@ class Counter:
         global_on: its bit in GLOBAL_CTRL, True where there is no such register.
         asks_pmi: its PMI enable bit.
         overflowed: its bit in GLOBAL_STATUS.
+        held: why nothing counts although it is enabled, "" if something does.
     """
 
     name: str
@@ -44,6 +46,12 @@ class Counter:
     global_on: bool
     asks_pmi: bool
     overflowed: bool
+    held: str = ""
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is enabled and something counts."""
+        return self.on and self.global_on and not self.held and not self.uncounted
 
     @property
     def left(self) -> int:
@@ -114,4 +122,5 @@ def counters(system: Any, view: dict[str, Any] | None = None) -> list[Counter]:
                 bool(status >> 32 + j & 1),
             )
         )  # fmt: skip
-    return found
+    reasons = held(system.S, view) if system.has_host else {}
+    return [attrs.evolve(it, held=reasons.get(it.name, "")) for it in found]

@@ -104,7 +104,7 @@ class Screen:
         self.line(left, text(rule, "dim"), right)
 
     def columns(self, rows: Sequence[Sequence[Text | str]], indent: int = 0) -> None:
-        """Rows with their cells below each other; only the last cell of a row is broken."""
+        """Rows with their cells below each other, empty columns left out; only the last cell is broken."""
         made = [[text(cell) for cell in row] for row in rows]
         widths: list[int] = []
         for row in made:
@@ -113,7 +113,7 @@ class Screen:
                     widths.append(0)
                 widths[n] = max(widths[n], len(cell))
         for row in made:
-            cells = [cell.padded(widths[n]) for n, cell in enumerate(row[:-1])]
+            cells = [cell.padded(widths[n]) for n, cell in enumerate(row[:-1]) if widths[n]]
             hang = min(indent + sum(len(cell) + 2 for cell in cells), self.width // 2)
             self.line(" " * indent, join("  ", [*cells, row[-1]]), hang=hang)
 

@@ -289,8 +289,9 @@ def access_text(look: Look, access: Access) -> Text:
 
 def msr(look: Look, screen: Screen, count: int = 5) -> None:
     """The accesses since the stop before."""
-    recent = look.stop.recent[-count:] if look.stop is not None else ()
-    if not recent:
+    stop = look.stop
+    recent = stop.recent[-count:] if stop is not None else ()
+    if stop is None or not recent or recent == stop.accesses:  # which the stop has told
         return
     more = len(look.fresh(ACCESS_KINDS)) - len(recent)
     screen.banner("msr", f"{more:,} earlier ones: events msr" if more > 0 else "")
@@ -318,13 +319,15 @@ def pmu_values(look: Look) -> dict[str, int]:
 
 def counter_text(it: Counter, changed: bool) -> list[Text | str]:
     """Cells of one counter: name, value, distance to overflow, state, what it counts."""
-    on = it.on and it.global_on
-    state = text("counts", "good") if on else text("off", "dim")
+    state = text("counts", "good") if it.counts else text("off", "dim")
     if it.on and not it.global_on:
         state = text("off by GLOBAL_CTRL", "dim")
+    elif it.on and not it.counts:
+        state = text("stands still", "bad")
     far = f"{it.left:,} to overflow" if it.left < 1 << 32 else ""
     flags = [text("OVERFLOWED", "bad")] if it.overflowed else []
-    what = Text((("bad", it.uncounted),)) if it.uncounted else text(it.event)
+    why = it.uncounted or (it.held if it.on and it.global_on else "")
+    what = text(it.event) + (text(f"{': ' if it.event else ''}{why}", "bad") if why else "")
     style = "changed" if changed else ""
     return [
         mark(it.name, changed),

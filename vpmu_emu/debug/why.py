@@ -360,6 +360,9 @@ def _last_pmi(look: Look) -> str:
 
 def why_pmi(look: Look, screen: Screen, name: str = "") -> None:
     """Why no PMI comes, or no second one."""
+    if not pmu_version(look.system):
+        screen.line(text("No PMI comes: ", "title"), "the program has no PMU (version 0 in its CPUID)")
+        return
     it = chosen(look, name)
     links = pmi_links(look, it)
     broken = first_broken(links)

@@ -85,7 +85,7 @@ def seen(system: Any, k: int = 0) -> Seen:
     pmu = system.guest_pmu()
     mask = int(vcpu.pmu.counter_bitmask)
     return Seen(
-        _counters(pmu, (mask, mask), _denied(S, pmu) | uncounted),
+        _counters(pmu, (mask, mask), held(S, pmu) | uncounted),
         pmu["global_ctrl"] if int(vcpu.pmu.version) > 1 else None, pmu["global_status"],
         core.vapic if cpu >= 0 else vcpu.vapic, bool(flags >> 9 & 1), blocked,
         int(core.cpl) if inside else int(vcpu.cpl), sum(int(each.stats.pmis) for each in system.cores),
@@ -111,7 +111,7 @@ def _counters(
     return tuple(found)
 
 
-def _denied(S: Any, pmu: Mapping[str, Any]) -> dict[str, str]:
+def held(S: Any, pmu: Mapping[str, Any]) -> dict[str, str]:
     """Counters of the first vCPU for which KVM has nothing that counts."""
     vcpu = S.vcpus[0]
     found = {}
