@@ -121,7 +121,7 @@ class Comparison:
     Args:
         program: what both run.
         a, b: their options, each with its name.
-        progress: called with the instructions that are done.
+        ready: called before compiled code is needed.
 
     Raises:
         VpmuError: whatever is wrong with program or options.
@@ -134,13 +134,11 @@ class Comparison:
         b: tuple[str, Options],
         *,
         ready: Callable[[], None] | None = None,
-        progress: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.lanes = tuple(
             Lane(name, program, options, ready)
             for name, options in (a, b)
         )
-        self.progress = progress
         self.start: tuple[Look, Look]
 
     def first(self) -> Difference | None:
@@ -161,7 +159,6 @@ class Comparison:
             if found is not None:
                 return found
             at, size = at + size, min(2 * size, LONG)
-            self.progress(at)
         return None
 
     def _piece(self, at: int, size: int) -> Difference | None:

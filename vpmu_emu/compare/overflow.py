@@ -213,10 +213,12 @@ class Sweep:
         lane, window = self.lane, self.window
         self._begin(event)
         head, before = lane.head, int(lane.system.core.stats.pmis)
+        lane.to(window.closes + _PIECE)
+        taken = list(_taken(lane, head))  # before the ring of the trace drops it
         lane.to(window.end + BEHIND)
+        taken = taken or list(_taken(lane, head))
         pmis = int(lane.system.core.stats.pmis) - before
         stop = lane.stop.reason if lane.stop is not None else "limit"
-        taken = list(_taken(lane, head))
         rip = taken[0][1] if taken else None
         line = lane.system.program.place(rip) if rip is not None else ""
         self._begin(event)

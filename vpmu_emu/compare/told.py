@@ -84,8 +84,8 @@ def lines(found: Difference) -> Iterator[str]:
         yield f"row {row.name} of {PAGE}: {row.condition or row.differs}"
         if row.condition:
             yield f"  {row.modes + ': ' if row.modes else ''}{row.differs}"
-        if row.by:
-            yield f"  decided by: {row.by}"
+        if row.decided:
+            yield f"  decided by: {row.decided}"
     if not rows:
         yield f"no row of {PAGE} explains it: a difference that none predicts is a bug"
 

@@ -10,6 +10,8 @@ import attrs
 
 from vpmu_emu.data import guests_dir
 
+SAME = "the same"  # as in the row above
+
 
 @attrs.frozen(kw_only=True)
 class Divergence:
@@ -22,6 +24,7 @@ class Divergence:
             this one; "" where no run of a guest can show it.
         pair: the modes of the two runs in which its guest shows it, as `--vpmu` takes them.
         args: options of both runs; args_a, args_b: of one.
+        decided: `by`, with what it means where that is the same as in the row above.
         alone: why no two runs of one guest show it; "" if they do.
     """
 
@@ -35,12 +38,13 @@ class Divergence:
     args: tuple[str, ...] = attrs.field(default=(), converter=tuple)
     args_a: tuple[str, ...] = attrs.field(default=(), converter=tuple)
     args_b: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+    decided: str = ""
     alone: str = ""
 
     @property
     def functions(self) -> tuple[str, ...]:
         """The kernel's names among who decides it."""
-        return tuple(re.findall(r"`(\w+)`", self.by))
+        return tuple(re.findall(r"`(\w+)`", self.decided))
 
     @property
     def asked_for(self) -> bool:
@@ -72,8 +76,13 @@ class Part:
 def _parts() -> Iterator[Part]:
     found = tomllib.loads((guests_dir() / "divergences" / "rows.toml").read_text(encoding="utf-8"))
     for part in found["part"]:
-        rows = tuple(Divergence(**row) for row in part.pop("row"))
-        yield Part(**part, rows=rows)
+        rows: list[Divergence] = []
+        for row in part.pop("row"):
+            by = row.get("by", "")
+            if by.startswith(SAME):
+                by = rows[-1].decided + by.removeprefix(SAME)
+            rows.append(Divergence(**row, decided=by))
+        yield Part(**part, rows=tuple(rows))
 
 
 PARTS: tuple[Part, ...] = tuple(_parts())
