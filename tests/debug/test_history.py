@@ -348,3 +348,63 @@ def test_a_breakpoint_behind_a_watch_that_does_not_hold_is_met():
     assert session.cont().rip == session.locate("t.s:9")
     session.until("#100")
     assert session.reverse_cont().rip == session.locate("t.s:9")
+
+
+def command(rng, session):
+    """One thing that a user may do: its words, and how it is done."""
+    labels = [name for name in session.program.symbols if name not in session.program.equates]
+    place, number = rng.choice(labels), rng.choice((1, 1, 2, 20, 200))
+    done = session.system.instructions
+    msr = rng.choice(("IA32_PERF_GLOBAL_CTRL", "0x186", "0xc1", "0x12345"))
+    when = rng.choice(("", "", "rax > 3", "cpl == 0"))
+    return rng.choice(
+        [
+            ("step", lambda: session.step(number)),
+            ("step_over", session.step_over),
+            ("step_exit", session.step_exit),
+            ("cont", session.cont),
+            ("finish", session.finish),
+            ("until", lambda: session.until(rng.choice((f"#{done + 500}", place, "rax == 0", "tsc +99")))),
+            ("reverse_step", lambda: session.reverse_step(number)),
+            ("reverse_step", session.reverse_step),
+            ("reverse_cont", session.reverse_cont),
+            ("reverse_to", lambda: session.reverse_to(rng.choice((f"#{done // 2}", place, "rbx == 1")))),
+            ("restart", session.restart),
+            ("checkpoint", session.checkpoint),
+            ("goto_checkpoint", lambda: session.goto_checkpoint(rng.randrange(1, 4))),
+            ("break", lambda: session.break_at(place, rng.random() < 0.3, when, rng.choice((0, 0, 2)))),
+            ("watch", lambda: session.watch_msr("all", read=True, condition="value > 3")),
+            ("before", lambda: session.watch_msr("all", stage="before")),
+            ("memory", lambda: session.watch_memory(place, 8, read=rng.random() < 0.5)),
+            ("catch", lambda: session.catch(rng.choice(("exception", "interrupt", "exit", "switch")))),
+            ("delete", session.delete),
+            ("read_msr", lambda: session.read_msr(msr)),
+            ("write_msr", lambda: session.write_msr(msr, rng.choice((0, 0x4300C0)))),
+            ("write_register", lambda: session.write_register("rbx", number)),
+        ]
+    )
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_whatever_is_done_the_run_is_as_it_was(mode):
+    rng = random.Random(mode)
+    lessons = sorted((ROOT / "guests" / "lessons").glob("0[1-7]*.s"))
+    for _ in range(cases(day=1, laws=15, night=300, uncompiled=0)):
+        program = assemble_file(rng.choice(lessons))
+        plain = System(program, vpmu=mode, max_insns=100_000)
+        plain.run()
+        session = Session(program, vpmu=mode, max_insns=100_000)
+        log = []
+        for _ in range(rng.randrange(5, 30)):
+            words, do = command(rng, session)
+            try:
+                do()
+            except VpmuError as error:
+                words += f": {error}"
+            log.append(words)
+            assert session._here.order == sum(int(core.t) for core in session.system.cores), log
+        session.delete()
+        session.restart()
+        while not session.cont().ended:
+            pass
+        assert session.system.record() == plain.record(), log

@@ -162,8 +162,8 @@ class History:
     def restart(self) -> None:
         """Be at the start, as if nothing had been written."""
         self._done = 0
-        self.go(self.start)
         self.forget_later()
+        self._back(self._marks[0])
 
     # --- going ------------------------------------------------------------------------------------
 
@@ -184,10 +184,15 @@ class History:
             raise ConfigError("checkpoint", f"there is no checkpoint {shown(number)}", known)
         return self._checkpoints[number][0]
 
-    def go(self, where: Position) -> None:
-        """Be at a point of this run, before here or after it; nothing waits on the way."""
+    def go(self, where: Position) -> Position:
+        """Be at a point of this run, before here or after it, and where that is; nothing waits on the way.
+
+        Writing an MSR takes time: what was written at this very point has been, then.
+        """
         self._back(self._nearest(where))
         self._along(where)
+        here = self.here(where.settled)
+        return where if here.order == where.order else attrs.evolve(here, settled=True)
 
     def _nearest(self, where: Position) -> _Mark:
         at = bisect_right(self._marks, where.order, key=lambda mark: mark.position.order)

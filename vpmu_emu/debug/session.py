@@ -660,14 +660,14 @@ class Session(Looking):
         try:
             where = find()
             at_start = where is None
-            self.history.go(self.history.start if where is None else where)
+            where = self.history.go(self.history.start if where is None else where)
         except KeyboardInterrupt:
             self._disarm()
-            self.history.go(here)
+            here = self.history.go(here)
             self._ended = ended
             return self._arrived("interrupted", "interrupted", here)
         if at_start:
-            return self._arrived("start", "the run begins here")
+            return self._arrived("start", "the run begins here", where)
         points = self._found
         if points:
             reason, text = self._told(points)
