@@ -28,8 +28,8 @@ from vpmu_emu.system import Result, System, run
 OK, FAILED = "ok", "failed"
 LIMITS = {"max-cycles": "max_cycles", "max-insns": "max_insns"}
 """Ends of a run that are as asked, if the option was given."""
-UNSTABLE = ("schema", "engine", "jit_s", "wall_s", "stop_line", "unsupported")
-"""Of a result, what is of the machine that made it, or of the folder that the program lies in."""
+LEFT_OUT = ("schema", "engine", "jit_s", "wall_s", "stop_line", "unsupported", "why", "notes")
+"""Of a result, what is of the machine that made it or of the program's folder, and lists of sentences."""
 FEW = 12  # rows of a table at the end
 
 Progress = Callable[[int, int, int], None]
@@ -111,7 +111,7 @@ def _measured(measure: Measure, result: Result) -> Any:
 def _leaves(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
     """Every number and word of a result by its path; lists of things with parts have no fixed place."""
     for key, value in values.items():
-        if not above and key in UNSTABLE:
+        if not above and key in LEFT_OUT:
             continue
         if isinstance(value, Mapping):
             yield from _leaves(value, f"{above}{key}.")
