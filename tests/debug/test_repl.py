@@ -90,6 +90,9 @@ MISTAKES = [
     ("b loop if", "if what?"),
     ("b loop if rxx == 1", "did you mean"),
     ("continue 5", "takes nothing"),
+    ("finish now", "takes nothing"),
+    ("s/x", "takes no format"),
+    ("info registers foo", "nothing is called 'foo'"),
     ("advance", "which place?"),
     ("advance -1", "not an address"),
     ("disassemble 1<<70", "not an address"),
@@ -181,6 +184,16 @@ def test_numbers_of_any_size_are_shown_in_the_size_of_a_register(session):
     text, failures = talk(session, "p/c 0x110041", "p/x -1", "p/d 0xffffffffffffffff", "p 1 << 64")
     assert failures == 0, text
     assert text.split("\n")[:4] == ["'A'", "0xffffffffffffffff", "-1", f"{1 << 64} ({1 << 64:#x})"]
+
+
+def test_names_that_gdb_has_for_any_processor(session):
+    lines = ("s", "p/x $pc", "set $sp = 0x2000", "p $sp - 1", "info r rip rsp", "p/x $fp")
+    said, failures = talk(session, *lines)
+    assert failures == 0, said
+    assert "0x0000000000100005" in said
+    assert "8191 (0x1fff)" in said
+    assert " rip    0x0000000000100005  1048581" in said
+    assert " rsp    0x0000000000002000  8192" in said
 
 
 # --- the screen -----------------------------------------------------------------------------------------

@@ -136,6 +136,10 @@ class Repl:
             raise VpmuError(f"cannot read {shown(words)}; try `help`")
         word, form, rest = match[1], (match[2] or "").lstrip("/"), match[3].strip()
         verb = verb_of(word)
+        if rest and not verb.usage:
+            raise VpmuError(f"{verb.name} takes nothing, and {shown(rest)} follows it")
+        if form and "[/" not in verb.usage:
+            raise VpmuError(f"{verb.name} takes no format (/{form}); print, x and display do")
         self._last = words if verb.repeats else ""
         method = verb.name.replace("-", "_")
         getattr(self, f"_do_{method}")(rest, form)
@@ -170,10 +174,6 @@ class Repl:
         self._go(lambda: self.session.until(f"{address:#x}"))
 
     def _do_continue(self, rest: str, form: str) -> None:
-        if rest:
-            raise VpmuError(
-                f"continue takes nothing; `ignore N COUNT` passes over a point ({shown(rest)})"
-            )
         self._go(self.session.cont)
 
     def _do_reverse_step(self, rest: str, form: str) -> None:
@@ -517,7 +517,14 @@ class Repl:
         getattr(self, f"_info_{topic}")(more.strip())
 
     def _info_registers(self, more: str) -> None:
-        sections.regs(self.look, self.screen)
+        values = self.session.registers()
+        names = [_plain(word).lstrip("$").lower() for word in more.split()]
+        for name in names:
+            if name not in values:
+                raise VpmuError(f"info registers: nothing is called {shown(name)}{_near(name, values)}")
+            self.screen.line(mark(f"{name:<6}", False), f" {values[name]:#018x}  {values[name]}")
+        if not names:
+            sections.regs(self.look, self.screen)
 
     def _info_control(self, more: str) -> None:
         who = self.look.processor()
@@ -668,7 +675,7 @@ class Repl:
     def _do_print(self, rest: str, form: str) -> None:
         if not rest:
             raise VpmuError("p: what?")
-        self.screen.line(value_text(self.session.evaluate(rest), form))
+        self.screen.line(value_text(self.session.evaluate(_plain(rest)), form))
 
     def _do_x(self, rest: str, form: str) -> None:
         match = re.fullmatch(r"([0-9]*)([xduoct si]?)([bhwg]?)", form) or re.fullmatch(
@@ -709,7 +716,7 @@ class Repl:
         return data.partition(b"\0")[0]
 
     def _address(self, words: str) -> int:
-        value = self.session.evaluate(words, place=True)
+        value = self.session.evaluate(_plain(words), place=True)
         if not isinstance(value, int):
             raise VpmuError(f"{shown(words)} is not an address")
         return value & (1 << 64) - 1
@@ -791,6 +798,7 @@ class Repl:
         if not rest:
             sections.watch(self.look, self.screen)
             return
+        rest = _plain(rest)
         value_text(self.session.evaluate(rest), form)  # what cannot be shown now never will be
         self._displays += 1
         self.look.displays[self._displays] = (form, rest)
@@ -864,7 +872,7 @@ class Repl:
             )
         head = words[0]
         plain = [word for word in words if word != "="]
-        name = head.removeprefix("$").lower()
+        name = _plain(head).removeprefix("$").lower()
         if name == "msr" and len(plain) >= 3:
             index = pages.parse_msr(plain[1])
             self.session.write_msr(index, self._value(" ".join(plain[2:])))
@@ -883,7 +891,7 @@ class Repl:
             raise VpmuError(f"set: nothing is called {shown(head)}{_near(name, known)}")
 
     def _value(self, words: str) -> int:
-        value = self.session.evaluate(words)
+        value = self.session.evaluate(_plain(words))
         if not isinstance(value, int) or not -(1 << 63) <= value < 1 << 64:
             raise VpmuError(f"set: {shown(words)} is not a value of 64 bits")
         return value & (1 << 64) - 1
@@ -981,6 +989,7 @@ class Repl:
         raise Quit
 
 
+_ANY_PROCESSOR = {"pc": "rip", "sp": "rsp", "fp": "rbp"}
 _GOES_ON = {name for name, verb in BY_NAME.items() if verb.name == "continue"}
 _KIND_WORDS = {
     "break": "breakpoint",
@@ -995,6 +1004,11 @@ OPTIONS = {
     "colour": "colour",
     "color": "colour",
 }
+
+
+def _plain(words: str) -> str:
+    """An expression with the names that gdb has for registers of any processor replaced by those of x86."""
+    return re.sub(r"\$(pc|sp|fp)\b", lambda match: _ANY_PROCESSOR[match[1]], words)
 
 
 def _word(line: str) -> str:
