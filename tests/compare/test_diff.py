@@ -209,6 +209,14 @@ def test_runs_that_agree_end_as_they_do_alone():
     assert said.startswith("no difference in 539 instructions: emulated and mediated end by exit")
 
 
+@pytest.mark.parametrize("text", ["ud2", "mov ecx, 0x12345678\nrdmsr", "mov eax, [0x7fffffffffff]", "hlt"])
+def test_a_fault_without_an_idt_is_the_same_everywhere(text):
+    program = assemble(f".intel_syntax noprefix\n_start: {text}\n", "fault.s")
+    for pair in ("bare,none", "none,emulated", "bare,passthrough"):
+        comparison = compared(program, pair)
+        assert comparison.first() is None, (pair, text)
+
+
 def test_an_endless_guest_comes_to_its_limit():
     comparison = compared(assemble("_start: jmp _start"), "bare,emulated", max_insns=3_000)
     assert comparison.first() is None

@@ -201,7 +201,8 @@ class Comparison:
             heads = a.head, b.head
             looks = a.look(k), b.look(k)
             if things_that_differ(*looks, memory_differs(a, b)):
-                if looks[0].rip == looks[1].rip or not self._only_early(k):
+                same_place = looks[0].rip == looks[1].rip and (a.stop is None) == (b.stop is None)
+                if same_place or not self._only_early(k):
                     return self._closely(k, saved)
         return None
 
@@ -221,11 +222,9 @@ class Comparison:
         return Difference(k, before, after, tuple(things), heads, (a, b), self.start)
 
     def _only_early(self, at: int) -> bool:
-        # An interrupt may be taken right behind an instruction or right before the next one; whoever has
-        # taken it stands at its handler already.
+        # An interrupt may be taken right behind an instruction or right before the next one: whoever has it
+        # stands at its handler already. A HLT for good ends a run in KVM, and behind it on silicon.
         a, b = self.lanes
-        if a.stop is not None or b.stop is not None:
-            return False
         saved = a.save(), b.save()
         for lane in (a, b):
             lane.to(at + 1)

@@ -11,6 +11,7 @@ import numpy as np
 from vpmu_emu.asm import Program
 from vpmu_emu.errors import ConfigError
 from vpmu_emu.machine.msr_index import ARCH_PERFMON_EVENTSEL_ENABLE
+from vpmu_emu.machine.processor_flags import X86_EFLAGS_RF
 from vpmu_emu.machine.state import N_RING, RUN_LIMIT
 from vpmu_emu.options import Options
 from vpmu_emu.system import PAGE, PAGE_DIRTY, Stop, System
@@ -28,7 +29,7 @@ class Look:
     Attributes:
         at: instructions after which the run was to stand.
         done: those that are done: KVM may do several before it lets the guest go on.
-        registers: rax … r15, rip, rflags.
+        registers: rax … r15, rip, rflags without RF.
         controls: selectors and control registers of the PMU by name.
         counters: all counters; running: those that count at the moment, of which the guest knows nothing
             until it reads them.
@@ -155,6 +156,7 @@ class Lane:
         running = frozenset(name for name in counters if counts(controls, name))
         serial = int(self.system.core.serial_len)
         done, registers = self.system.instructions, self.system.registers()
+        registers["rflags"] &= ~int(X86_EFLAGS_RF)  # PUSHF does not show it, and a frame is memory
         return Look(at, done, registers, controls, counters, running, self._stop, serial)
 
     @property
