@@ -264,6 +264,8 @@ COUNT = "guests/lessons/01_count.s"
     ([COUNT, "--with-b", "--max-insns x"], "'x' is not a valid integer"),
     ([COUNT, "--with-b", "--hz 17"], "no kernel has 17 ticks a second"),
     ([COUNT, "--cores", "2"], "No such option '--cores'"),
+    ([COUNT, "--vpmu", "emulated,emulated", "--with-b", "--host guests/host/second_vm.s"],
+     "a program of the host has a guest of its own"),
     (["nothing.s"], "nothing.s: no such file"),
     ([COUNT, "--vpmu", "emulated,passthrough", "--filter", "nothing.toml"], "nothing.toml"),
     ([], "Missing argument 'PROG'"),

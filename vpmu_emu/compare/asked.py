@@ -14,7 +14,7 @@ from vpmu_emu.numerals import shown
 from vpmu_emu.options import OPTIONS, Options, known, parse
 from vpmu_emu.tables.modes import MODES
 
-OWN = ("vpmu", "cores", "save", "at", "restore", "trace", "horizon", "horizon_seed")
+OWN = ("vpmu", "other_vpmu", "cores", "save", "at", "restore", "trace", "horizon", "horizon_seed")
 """Options of a run that a comparison has no use for, or says in its own way."""
 FIELDS = tuple(key for key in OPTIONS if key not in OWN)
 

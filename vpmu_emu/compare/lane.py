@@ -9,7 +9,7 @@ import attrs
 import numpy as np
 
 from vpmu_emu.asm import Program
-from vpmu_emu.errors import ConfigError
+from vpmu_emu.errors import ConfigError, VpmuError
 from vpmu_emu.machine.msr_index import ARCH_PERFMON_EVENTSEL_ENABLE
 from vpmu_emu.machine.processor_flags import X86_EFLAGS_RF
 from vpmu_emu.machine.state import N_RING, RUN_LIMIT
@@ -91,6 +91,7 @@ class Lane:
         self.most = _NO_LIMIT if options.max_insns is None else options.max_insns
         self._stop: Stop | None = None
         cores = np.asarray(self.system.S["cores"])
+        self._vcpus = np.asarray(self.system.S["vcpus"])["used"]
         self._nonroot = cores["vmx"]["nonroot"][:1]
         self._nmi = cores["nmi_pending"][:1]
         self._glance = [cores["regs"][0, :16], cores["rip"][:1], cores["rflags"][:1]]
@@ -101,6 +102,8 @@ class Lane:
         if self._stop is not None:
             return
         self._stop = self.system.go_to(min(at, self.most))
+        if self.options.host and int(np.count_nonzero(self._vcpus)) > 1:
+            raise VpmuError("a program of the host has a guest of its own: two guests cannot be aligned")
         if self._stop is None and self.most <= at:
             self._stop = self.system.stop(RUN_LIMIT)
 
