@@ -260,3 +260,22 @@ def test_what_cannot_be_watched(ask, message):
     with pytest.raises(VpmuError, match=message):
         ask(session)
     assert not session.step().ended
+
+
+@pytest.mark.parametrize("mode", ["bare", "emulated"])
+def test_ctrl_c_while_an_msr_is_asked_for_leaves_nothing(mode, monkeypatch):
+    session = made(mode)
+    session.step(3)
+    here = session.system.record(), bytes(session.system.M)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(session.system, "go_on", interrupted)
+        for ask in (lambda: session.read_msr(0x186), lambda: session.write_msr(0x186, 0)):
+            with pytest.raises(KeyboardInterrupt):
+                ask()
+            assert (session.system.record(), bytes(session.system.M)) == here
+    assert session.read_msr(0x186) == 0
+    assert session.step().reason == "step"

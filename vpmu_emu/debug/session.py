@@ -70,7 +70,7 @@ from vpmu_emu.machine.state import (
 from vpmu_emu.machine.vectors import VECTOR_PF
 from vpmu_emu.numerals import shown, whole
 from vpmu_emu.options import Options, did_you_mean, explained
-from vpmu_emu.system import PAGE, PAGE_DIRTY, System, ram_pieces
+from vpmu_emu.system import PAGE, PAGE_DIRTY, Moment, System, ram_pieces
 from vpmu_emu.tables.exits import EXITS, exit_name
 from vpmu_emu.tables.msrs import by_name
 from vpmu_emu.tables.vmcs import vmcs_field
@@ -1113,17 +1113,23 @@ class Session(Looking):
         head, size = int(E.ring_head), len(E.ring)
         rows = (np.arange(PROBED) + head) % size
         ring = E.ring[rows]
-        self.write_register("rcx", index, _again=True)
-        events = self._probe(PROBE_RDMSR)
         found = None
-        for event in events:
-            if int(event["a"]) == index and int(event["kind"]) in (TR_GUEST_RDMSR, TR_MSR_FAULT):
-                found = int(event["b"]) if int(event["kind"]) == TR_GUEST_RDMSR else None
-        system.put_back(kept, self.history.base)
-        E.ring[rows] = ring
-        self._thread = thread
-        self._arm()
+        try:
+            self.write_register("rcx", index, _again=True)
+            for event in self._probe(PROBE_RDMSR):
+                if int(event["a"]) == index and int(event["kind"]) in (TR_GUEST_RDMSR, TR_MSR_FAULT):
+                    found = int(event["b"]) if int(event["kind"]) == TR_GUEST_RDMSR else None
+        finally:  # Ctrl-C too
+            self._undo(kept)
+            E.ring[rows] = ring
+            self._thread = thread
         return found
+
+    def _undo(self, kept: Moment) -> None:
+        E = self.system.E
+        E.probe = 0
+        self.system.put_back(kept, self.history.base)
+        self._arm()
 
     def write_msr(self, name: str | int, value: int) -> None:
         """Have the guest do a WRMSR, which is no instruction of its program, and takes the time of one.
@@ -1137,9 +1143,13 @@ class Session(Looking):
             raise ConfigError("write", f"{shown(value)} has more than 64 bits")
         where, kept = self._here, self.system.moment(self.history.base)
         self._select_stopped()
-        if not self._write_msr(index, value):
-            self.system.put_back(kept, self.history.base)
-            self._arm()
+        try:
+            fine = self._write_msr(index, value)
+        except KeyboardInterrupt:
+            self._undo(kept)
+            raise
+        if not fine:
+            self._undo(kept)
             raise ConfigError("write", f"WRMSR of {value:#x} to {index:#x} raises #GP")
         self.history.write(where, self._on_thread(self._write_msr, index, value))
         self._here = self.history.here(True)
