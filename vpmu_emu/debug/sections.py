@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import islice
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -209,7 +209,10 @@ def code(look: Look, screen: Screen, before: int = 3, after: int = 6) -> None:
     """Instructions around the next one: their source, and their bytes as they are in memory."""
     program, rip = look.session.program, look.session.rip
     rows = listing.preceding(program, look.memory, rip, before)
-    rows += islice(listing.following(program, look.memory, rip), after if program.holds(rip) else 2)
+    # Behind the program's last byte is nothing that anybody wrote.
+    inside = program.holds(rip)
+    ahead = islice(listing.following(program, look.memory, rip), after if inside else 2)
+    rows += takewhile(lambda row: not inside or program.holds(row.addr), ahead)
     screen.banner("code", source_place(look, rip) or text("no source", "dim"))
     if not rows:
         screen.line(text(f"there is no memory at {rip:#x}", "bad"))
