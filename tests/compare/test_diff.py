@@ -105,6 +105,16 @@ def test_the_guests_hold_what_they_say_in_each_mode():
     assert found.exit_code == 0, found.output
 
 
+def test_a_write_of_a_small_value_to_a_running_counter_brings_an_overflow_that_is_none():
+    """pmc_write_counter() takes perf's count off KVM's part, and what is left to 0 becomes the period."""
+    steps = [("global", 0), ("select", BRANCH), ("load", TOP - 6), ("global", 1), ("load", 7), ("jump", 8),
+             ("load", 7), ("jump", 12), ("global", 0)]  # fmt: skip
+    found = compared(assemble(window_text(steps), "again.s"), "bare,emulated").first()
+    assert found is not None
+    assert names(found) == ["write-while-running"]
+    assert [look.status for look in found.after] == [0, 1]
+
+
 def test_the_order_of_the_modes_does_not_matter():
     row = DIVERGENCES["window-intercepted-to-passed"]
     program = assemble_file(FOLDER / f"{row.name}.s")
