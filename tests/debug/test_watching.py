@@ -279,3 +279,16 @@ def test_ctrl_c_while_an_msr_is_asked_for_leaves_nothing(mode, monkeypatch):
             assert (session.system.record(), bytes(session.system.M)) == here
     assert session.read_msr(0x186) == 0
     assert session.step().reason == "step"
+
+
+def test_a_condition_that_is_asked_about_very_often_is_told_so(monkeypatch):
+    monkeypatch.setattr("vpmu_emu.debug.session.MANY", 20)
+    text = "_start: mov ebx, {}\nloop: mov ecx, 0xc1\n xor edx, edx\n wrmsr\n dec ebx\n jnz loop\n hlt\n"
+    for rounds, told in ((10, False), (40, True)):
+        session = made(text=text.format(rounds))
+        session.watch_msr("IA32_PMC0", condition="exits.HLT == 1")
+        assert (f"note: {rounds} stops did not hold, " in session.cont().text) == told
+        session.delete()
+        session.restart()
+        session.watch_msr("IA32_PMC0", condition="value == 1 << 40")  # the machine knows by itself
+        assert "did not hold" not in session.cont().text

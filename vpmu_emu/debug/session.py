@@ -6,6 +6,7 @@ Until its user writes: registers, memory and MSRs are then what the user says.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,7 @@ PERF_STATES = {"EXIT": -3, "ERROR": -2, "OFF": -1, "INACTIVE": 0, "ACTIVE": 1}
 OF_HOST = ("exit", "entry", "perf-state", "switch")
 UNTIL = N_CONDITIONS - 1  # the condition of a command itself
 C_RET, C_FAR = CLASS["ret"], CLASS["far"]
+MANY = 1000  # stops that are passed over before it is told how slow that is
 PATIENCE = 8  # slices that an access of the guest may take
 PROBED = 4096  # events that reading an MSR may write into the trace
 DELIVERIES = {TR_EXCEPTION: "exception", TR_IRQ: "interrupt", TR_NMI: "nmi"}
@@ -394,6 +396,7 @@ class Session(Looking):
         self._seen = self._judged = int(self.system.E.ring_head)
         points: list[Point] = []
         self._skip = True
+        passed, began = 0, time.monotonic()
         if self._temporary:
             self._arm()
         try:
@@ -407,11 +410,17 @@ class Session(Looking):
                     passed_over = not any(t.address == self.rip for t in self._temporary)
                 if not passed_over or not more():
                     break
+                passed += 1
         except KeyboardInterrupt:
             stop = self.system.stop(0, "interrupted")
         finally:
             self._temporary.clear()
-        return self._stopped(stop, points)
+        found = self._stopped(stop, points)
+        if passed < MANY:
+            return found
+        rate = int(passed / max(1e-3, time.monotonic() - began))
+        told = f"note: {passed:,} stops did not hold, {rate:,} a second: each was asked about apart"
+        return attrs.evolve(found, text=f"{found.text}\n{told}")
 
     def _asked(self, stop: Any, count: bool = True) -> list[Point]:
         """The points that ask for this stop, their conditions and counts heeded."""
