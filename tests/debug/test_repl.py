@@ -413,7 +413,7 @@ def test_looking_at_everything_changes_nothing(mode):
 def test_points_are_told_what_they_wait_for(session):
     said, failures = talk(
         session, "watch msr 0x186 rw", "watch msr 0x180..0x190 w 0x4300c0/0xff if value != 0",
-        "watch value 4 r",
+        "watch mem32(value) r",
         "rwatch value", "awatch msr all", "watch msr IA32_PERFEVTSEL0 before", "watch msr 0x186 w changes",
         "catch exception 13", "catch overflow pmc0 if rbx == 1", "info break", "disable 1 2", "ignore 3 5",
         "condition 4 rbx == 2", "enable 2", "info break", "delete 1 2", "d",
@@ -439,6 +439,8 @@ ABOUT_POINTS = [
     ("watch msr 0x186 r 5 before", "not known before"),
     ("watch msr 0x190..0x180", "is empty"),
     ("watch nowhere", "nothing is called"),
+    ("watch $rax", "`until $rax != VALUE`"),
+    ("watch pmc0", "`until pmc0 != VALUE`"),
     ("watch value 5000", "cannot be watched"),
     ("reverse-to", "where to?"),
     ("reverse-to #99", "only 0 instructions are done"),

@@ -413,6 +413,12 @@ class Repl:
             raise VpmuError("watch: which place?")
         if where.lower() in map(str.lower, NAMES) and where not in self.session.program.symbols:
             raise VpmuError(f"watch: {where} is an MSR; write `watch msr {where}`")
+        free = where.removeprefix("$") not in self.session.program.symbols
+        if place := re.fullmatch(r"mem(8|16|32|64)\s*\((.*)\)", where):  # the place, as gdb has it
+            size, where = int(place[1]) // 8, place[2]
+        elif free and re.fullmatch(rf"\$?({'|'.join(self.session.registers())}|pmc\d+|fixed\d+)", where):
+            hint = f"`until {where} != VALUE`, or `watch mem64({where})` for what it points to"
+            raise VpmuError(f"watch: {where} is in no memory; write {hint}")
         self._new_point(
             self.session.watch_memory(
                 where, size, read="r" in mode, write="w" in mode, condition=condition
