@@ -103,8 +103,8 @@ def registers_of(name: str) -> tuple[tuple[int, ...], tuple[int, ...], int]:
     return on, (int(mi.MSR_IA32_PERFCTR0) + i, int(mi.MSR_IA32_PMC0) + i), i
 
 
-def window_of(lane: Lane, first: Look, name: str) -> Window:
-    """The last window of a counter, from the accesses in the trace."""
+def window_of(lane: Lane, first: Look, name: str, steps: int = 0) -> Window:
+    """The last window of a counter, from the accesses in the trace but its last `steps` events."""
     switches, loads, bit = registers_of(name)
     value = {
         switches[0]: first.controls.get(
@@ -137,7 +137,8 @@ def window_of(lane: Lane, first: Look, name: str) -> Window:
     found = Window()
     outside = False
     kept = own = 0  # of the shift: what is in the counter, and the last write that counted itself
-    for event in lane.events():
+    events = lane.events()
+    for event in events[: len(events) - steps]:
         kind, a, b = int(event["kind"]), int(event["a"]), int(event["b"])
         if kind == mk.TR_VM_EXIT:
             outside = True
@@ -375,6 +376,7 @@ class Facts(Mapping[str, int]):
             "lost": int(bool(status[you] & ~status[me] & _COUNTERS) or theirs["irq"] > mine["irq"]),
             "extra": int(bool(status[me] & ~status[you] & _COUNTERS) or mine["irq"] > theirs["irq"]),
             "same_mode": int(self.me.lane.system.mode == self.other.lane.system.mode),
+            "gained": _signed(mine["read"] - theirs["read"] << 16) >> 16,
             "parted": int(self._step is None),
             "forced": int(self._step is not None and self._step.forced),
         }
@@ -440,6 +442,8 @@ class Facts(Mapping[str, int]):
         }
         found |= {key: int(value) for key, value in attrs.asdict(window).items()}
         found["per_cycle"] |= per_cycle
+        earlier = window_of(lane, side.first, name, lane.head - side.since) if name else Window()
+        found["shift_before"] = earlier.shift
         for reason in _STOPS:
             found[reason.replace("-", "_")] = int(stop is not None and stop.reason == reason)
         return found
