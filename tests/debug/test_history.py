@@ -100,13 +100,14 @@ def test_many_steps_back_and_forth(mode):
 
 @pytest.mark.parametrize("mode", ["bare", "emulated", "passthrough", "mediated"])
 def test_reverse_continue_stops_where_continue_did(mode):
-    session = made(mode)
+    rounds = cases(day=40, laws=40, night=40, uncompiled=10)
+    session = made(mode, TEXT.replace("mov ebx, 40", f"mov ebx, {rounds}"))
     session.break_at("loop", condition="rbx % 7 == 3")
     session.watch_msr("0x186", condition="value % 5 == 0")
     seen = []
     while not (hold := session.cont()).ended:
         seen.append((hold.rip, hold.why.points, state(session)))
-    assert len(seen) > 10
+    assert len(seen) > rounds // 4
     for rip, points, record in reversed(seen):
         hold = session.reverse_cont()
         assert (hold.rip, hold.why.points) == (rip, points)
