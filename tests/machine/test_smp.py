@@ -213,7 +213,7 @@ def test_each_core_has_a_pmu_of_its_own():
     second = off + count.format("nop\n" * 7) + "lock inc dword ptr [shared]\n"
     system, _, _ = run(START + off + count.format("nop\n" * 3) + wait("shared", 1), second)
     assert [system.hardware_pmu(k)["pmc"][0] for k in (0, 1)] == [3 + 4, 7 + 4]
-    found = system.result(system.stop(0, "x")).to_json()
+    found = system.result(system.stop(0, "running")).to_json()
     assert [core["hw"]["pmc"][0] for core in found["cores"]] == [7, 11]
 
 

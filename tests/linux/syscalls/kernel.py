@@ -72,7 +72,7 @@ class Kernel:
         self.model = host_model(cpu)
         self.E.n_uops = 1
         self.E.insn_limit = self.E.task_limit = (1 << 64) - 1
-        self.E.t_limit = END_OF_TIME
+        self.E.t_limit = self.E.stop_t = END_OF_TIME
         for k, core in enumerate(self.S.cores):
             fill_core(core, self.model)
             core.cores, core.number, core.space = cores, k, k
