@@ -462,6 +462,15 @@ def test_mistakes_about_points_and_moments(session):
     assert "stopped: step" in talk(session, "s")[0]
 
 
+def test_what_has_ended_says_so_in_two_lines(session):
+    talk(session, "c")
+    said, failures = talk(session, "c", "s", "n")
+    assert failures == 0
+    assert said.count("it has ended: halted at rip") == 3
+    assert "stopped" not in said
+    assert "stopped: step back" in talk(session, "reverse-step")[0]
+
+
 def test_time_goes_both_ways(session):
     said, failures = talk(
         session, "set sections none", "s 6", "checkpoint", "s 3", "when", "reverse-step 2", "when",

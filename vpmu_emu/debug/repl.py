@@ -213,6 +213,11 @@ class Repl:
         A point whose commands go on may hold a million times a second: the first stops are shown, then how
         many there were.
         """
+        ended = self.session.ended
+        if ended is not None and not back:
+            self.screen.line(f"it has ended: {ended.describe().splitlines()[0]}", hang=4)
+            self.screen.line("    `restart`, `reverse-step` and `reverse-continue` go back")
+            return
         burst = 0
         unseen: Counter[tuple[int, ...]] = Counter()
         said_at = self.clock()

@@ -981,6 +981,11 @@ class Session(Looking):
         """Have a point be passed over `count` times before it holds. Raises ConfigError: no such point."""
         self._point(number, "ignore").ignore = counted(count, "ignore")
 
+    @property
+    def ended(self) -> Hold | None:
+        """The stop after which the program cannot go on, if this is there; going back is possible."""
+        return self._ended
+
     def points(self) -> list[Point]:
         """All points, oldest first."""
         return list(self._points)
