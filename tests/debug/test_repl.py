@@ -462,6 +462,12 @@ def test_mistakes_about_points_and_moments(session):
     assert "stopped: step" in talk(session, "s")[0]
 
 
+def test_a_script_of_somebody_without_a_home(session):
+    said, failures = talk(session, "source ~nobody-of-that-name/x")
+    assert failures == 1
+    assert "~nobody-of-that-name/x" in said
+
+
 def test_what_has_ended_says_so_in_two_lines(session):
     talk(session, "c")
     said, failures = talk(session, "c", "s", "n")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
-from vpmu_emu.debug.repl import OPTIONS, Repl
+from vpmu_emu.debug.repl import OPTIONS, Repl, path_of
 from vpmu_emu.debug.sections import KIND_NAMES, SECTIONS
 from vpmu_emu.debug.session import CAUGHT
 from vpmu_emu.debug.verbs import BY_NAME, TOPICS, VERBS, verb_of
@@ -124,7 +123,7 @@ _TAKES: dict[str, _Take] = {
 
 def _files(word: str) -> list[str]:
     folder, _, begun = word.rpartition("/")
-    where = Path(folder or ("/" if word.startswith("/") else ".")).expanduser()
+    where = path_of(folder or ("/" if word.startswith("/") else "."))
     try:
         with os.scandir(where) as entries:
             names = sorted(

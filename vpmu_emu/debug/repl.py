@@ -950,7 +950,7 @@ class Repl:
             raise VpmuError("source: which file?")
         if self._depth >= DEEPEST:
             raise VpmuError(f"source: {rest}: scripts within scripts, {DEEPEST} deep")
-        lines = text_of(read_bytes(Path(rest).expanduser(), 1 << 20), rest).splitlines()
+        lines = text_of(read_bytes(path_of(rest), 1 << 20), rest).splitlines()
         self._depth += 1
         try:
             for number, line in enumerate(lines[:MOST_LINES], 1):
@@ -1086,3 +1086,11 @@ def _near(word: str, names: Iterable[str]) -> str:
 
 def _first(words: str | None) -> str:
     return (words or "").splitlines()[0]
+
+
+def path_of(name: str) -> Path:
+    """A path that may begin with ~; where nobody has a home that is a name as any other."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
