@@ -1151,12 +1151,14 @@ class System:
 
     def events(self) -> np.ndarray[Any, Any]:
         """The trace ring in order, oldest first (fields t kind cpu rip a b c)."""
-        head = int(self.E.ring_head)
-        size = len(self.E.ring)
-        if head <= size:
-            return np.array(self.E.ring[:head])
-        at = head % size
-        return np.concatenate((self.E.ring[at:], self.E.ring[:at]))
+        return self.events_since(0)
+
+    def events_since(self, head: int) -> np.ndarray[Any, Any]:
+        """A copy of the events from number `head` on that are not lost."""
+        ring, now = self.E.ring, int(self.E.ring_head)
+        first = max(min(head, now), now - len(ring), 0)
+        low, high = first % len(ring), first % len(ring) + now - first
+        return np.concatenate((ring[low:high], ring[: max(0, high - len(ring))]))
 
     def result(self, stop: Stop) -> Result:
         """Everything that a run did, as the documented schema."""

@@ -10,8 +10,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from vpmu_emu.asm.disassemble import Instruction, disassemble_one
 from vpmu_emu.asm.program import Line, Program
 from vpmu_emu.checks import CheckError, evaluate_text
@@ -276,12 +274,7 @@ class Looking:
         return [line for line, keep in zip(found, kept, strict=True) if keep]
 
     def _events(self, since: int) -> Any:
-        # The ring is large, and few of it are new.
-        E = self.system.E
-        head, size = int(E.ring_head), len(E.ring)
-        since = max(since, self._ring_from, head - size)
-        first, end = since % size, since % size + max(0, head - since)
-        return np.concatenate((E.ring[first:end], E.ring[: max(0, end - size)]))
+        return self.system.events_since(max(since, self._ring_from))
 
     def _accesses(self, since: int) -> list[Access]:
         found = []

@@ -8,6 +8,7 @@ from vpmu_emu.debug.screen import Screen, Text, join, text
 from vpmu_emu.debug.sections import LVT_NAMES, Look, decoded_words, lvt_words, place, vectors
 from vpmu_emu.errors import ConfigError, VpmuError
 from vpmu_emu.linux.state import KVM_PMU_EVENT_ALLOW, VPMU_EMULATED
+from vpmu_emu.machine import msr_index
 from vpmu_emu.machine.clock import tsc_value
 from vpmu_emu.machine.state import BEYOND
 from vpmu_emu.numerals import shown, whole
@@ -18,18 +19,15 @@ from vpmu_emu.tables.passed import rule_of, rule_words
 from vpmu_emu.tables.vmcs import GROUPS
 from vpmu_emu.views.access import intercept_state
 from vpmu_emu.views.guest import bitmap_place, intercepted, is_valid, vmcs_values
+from vpmu_emu.views.registers import lapic_mode
+from vpmu_emu.views.words import EXCEPTION_NAMES
 
-EXCEPTIONS = {
-    0: "#DE", 1: "#DB", 2: "NMI", 3: "#BP", 4: "#OF", 5: "#BR", 6: "#UD", 7: "#NM", 8: "#DF", 10: "#TS",
-    11: "#NP", 12: "#SS", 13: "#GP", 14: "#PF", 16: "#MF", 17: "#AC", 18: "#MC", 19: "#XM", 20: "#VE",
-    21: "#CP",
-}  # fmt: skip
 INTR_TYPES = {0: "external interrupt", 2: "NMI", 3: "exception", 4: "INT n", 6: "INT3 or INTO"}
 
 
 def vector_name(vector: int) -> str:
     """`#GP (13)`, `vector 0x40`."""
-    return f"{EXCEPTIONS[vector]} ({vector})" if vector in EXCEPTIONS else f"vector {vector:#x}"
+    return f"{EXCEPTION_NAMES[vector]} ({vector})" if vector in EXCEPTION_NAMES else f"vector {vector:#x}"
 
 
 def intr_words(info: int) -> str:
@@ -124,12 +122,12 @@ def lapic_page(look: Look, screen: Screen) -> None:
     who = look.processor()
     it = who.lapic
     base, spiv = int(it.apic_base), int(it.spiv)
-    mode = "x2APIC" if base >> 10 & 1 else "xAPIC"
     screen.banner("local APIC", "of the guest, KVM's" if look.system.has_host else "of the core")
     tpr = int(it.tpr)
-    software = "on" if spiv >> 8 & 1 else "off by software: bit 8 is 0"
+    software = "on" if spiv & int(msr_index.APIC_SPIV_APIC_ENABLED) else "off by software: bit 8 is 0"
+    on = "on" if base & int(msr_index.MSR_IA32_APICBASE_ENABLE) else "off: bit 11 is 0"
     rows: list[list[Text | str]] = [
-        ["APIC_BASE", f"{base:#x}", f"{mode}, " + ("on" if base >> 11 & 1 else "off: bit 11 is 0")],
+        ["APIC_BASE", f"{base:#x}", f"{lapic_mode(it)}, {on}"],
         ["SPIV", f"{spiv:#x}", f"{software}, spurious vector {spiv & 0xFF:#x}"],
         ["ID", f"{int(it.id):#x}", ""],
         ["TPR", f"{tpr:#x}", f"vectors below {(tpr & 0xF0) + 0x10:#x} wait" if tpr else ""],

@@ -30,6 +30,7 @@ from vpmu_emu.tables.exits import exit_name
 from vpmu_emu.tables.msrs import by_name, msr_name, value_words
 from vpmu_emu.traces.text import decode
 from vpmu_emu.views.guest import Processor, processor
+from vpmu_emu.views.registers import lapic_mode, lapic_off
 
 if TYPE_CHECKING:
     from vpmu_emu.debug.points import Access, Hold
@@ -131,16 +132,8 @@ class Look:
 
 def events_since(system: Any, head: int, kinds: set[int] | None = None) -> Any:
     """Events of the ring from number `head` on, of some kinds or all; those that are lost are not there."""
-    E = system.E
-    now, size = int(E.ring_head), len(E.ring)
-    first = max(min(head, now), now - size, 0)
-    if first == now:
-        return np.array(E.ring[:0])
-    low, high = first % size, (now - 1) % size + 1
-    found = E.ring[low:high] if low < high else np.concatenate((E.ring[low:], E.ring[:high]))
-    if kinds is not None:
-        found = found[np.isin(found["kind"], list(kinds))]
-    return np.array(found)
+    found = system.events_since(head)
+    return found if kinds is None else found[np.isin(found["kind"], list(kinds))]
 
 
 def mark(name: Text | str, changed: bool) -> Text:
@@ -394,13 +387,8 @@ def lvt(look: Look, screen: Screen) -> None:
     lapic = look.processor().lapic
     values = lvt_values(look)
     changed = look.changed("lvt", values)
-    on = int(lapic.apic_base) >> 11 & 1
-    software = int(lapic.spiv) >> 8 & 1
-    mode = "x2APIC" if int(lapic.apic_base) >> 10 & 1 else "xAPIC"
-    state = f"{mode}, " + (
-        "on" if on and software else "off: SPIV[8] is 0" if on else "off: APIC_BASE[11] is 0"
-    )
-    screen.banner("lvt", state)
+    off = lapic_off(lapic)
+    screen.banner("lvt", f"{lapic_mode(lapic)}, " + (f"off: {off}" if off else "on"))
     cells = []
     for name, value in values.items():
         style = "changed" if name in changed else "dim" if value >> 16 & 1 else ""

@@ -37,6 +37,7 @@ from vpmu_emu.numerals import shown
 from vpmu_emu.tables.exits import exit_name
 from vpmu_emu.views.access import Asked, intercept_state, told
 from vpmu_emu.views.perf import counter_name, event_name, perf_report
+from vpmu_emu.views.registers import lapic_off
 from vpmu_emu.views.words import rdpmc_name, reprogram_words
 
 OK, BROKEN, NOTE = "ok", "NO", "--"
@@ -48,7 +49,6 @@ _UNMASK = (
     "write IA32_X2APIC_LVT_PMI without bit 16 in the handler: "
     "the APIC sets that bit when it delivers a PMI (SDM 3B 20.2.4)"
 )
-_FROZEN = 59  # CTR_FRZ of GLOBAL_STATUS
 _FAR = 1 << 32  # events: further than any period that a handler loads
 _ACCESS_KINDS = {
     mk.TR_GUEST_RDMSR: "rdmsr", mk.TR_GUEST_WRMSR: "wrmsr", mk.TR_GUEST_WRMSR_BLIND: "wrmsr",
@@ -117,7 +117,7 @@ def counting_links(look: Look, it: Counter) -> Iterator[Link]:
         yield Link("GLOBAL_CTRL", OK if it.global_on else BROKEN, f"bit {it.index} is {on}",
                    f"set bit {it.index} of IA32_PERF_GLOBAL_CTRL")  # fmt: skip
     status = int(system.guest_pmu()["global_status"])
-    if status >> _FROZEN & 1:
+    if status & int(msr_index.GLOBAL_STATUS_COUNTERS_FROZEN):
         yield Link("freeze", BROKEN, "GLOBAL_STATUS.CTR_FRZ is set: a PMI has frozen every counter",
                    "write bit 59 of IA32_PERF_GLOBAL_STATUS_RESET in the handler")  # fmt: skip
     if system.has_host:
@@ -130,10 +130,9 @@ def _host_links(look: Look, it: Counter) -> Iterator[Link]:
     pmu, pmc, vm = vcpu.pmu, vcpu.pmu.pmcs[it.row], S.vms[int(vcpu.vm)]
     denied = _filter_verdict(look, it.row)
     if int(vm.filter_on):
-        words = "denies its event" if denied else "lets it count"
-        yield Link(
-            "event filter", BROKEN if denied else OK, f"the VM's filter {words}", "see `info filter`"
-        )
+        words = {True: "denies its event", False: "lets it count", None: "has not been asked"}[denied]
+        state = {True: BROKEN, False: OK, None: NOTE}[denied]
+        yield Link("event filter", state, f"the VM's filter {words}", "see `info filter`")
     if int(vm.vpmu) != VPMU_EMULATED:
         given = (
             int(pmc.eventsel_hw)
@@ -208,26 +207,14 @@ def _last_reprogram(look: Look, row: int) -> str:
     )
 
 
-def _filter_verdict(look: Look, row: int) -> bool:
-    """Whether the VM's filter denies what a counter is asked to count, as check_pmu_event_filter() does."""
-    from vpmu_emu.linux.state import KVM_PMU_EVENT_ALLOW, N_GP_PMC
+def _filter_verdict(look: Look, row: int) -> bool | None:
+    """Whether check_pmu_event_filter() denied what a counter is to count, when KVM asked it last.
 
-    S = look.system.S
-    vm, pmc = S.vms[int(S.vcpus[0].vm)], S.vcpus[0].pmu.pmcs[row]
-    if not int(vm.filter_on):
-        return False
-    if row >= N_GP_PMC:
-        listed = bool(int(vm.fixed_counter_bitmap) >> row - N_GP_PMC & 1)
-    else:
-        select, umask = int(pmc.eventsel) & 0xFF, int(pmc.eventsel) >> 8 & 0xFF
-
-        def has(first: int, last: int) -> bool:
-            entries = (int(vm.events[k]) for k in range(first, last))
-            return any(e & 0xFF == select and umask & e >> 56 == e >> 8 & 0xFF for e in entries)
-
-        n = int(vm.nr_includes)
-        listed = has(0, n) and not has(n, n + int(vm.nr_excludes))
-    return listed != (int(vm.action) == KVM_PMU_EVENT_ALLOW)
+    None if it has not been asked, or so long ago that the trace has lost it.
+    """
+    found = events_since(look.system, 0, {lk.TR_FILTER})
+    found = found[found["a"] == row]
+    return not int(found[-1]["b"]) if len(found) else None
 
 
 def chosen(look: Look, name: str) -> Counter:
@@ -296,9 +283,8 @@ def pmi_links(look: Look, it: Counter) -> list[Link]:
 def _lvt_links(look: Look) -> Iterator[Link]:
     who = look.processor()
     lapic = who.lapic
-    entry, base, spiv = int(lapic.lvt[LVT_PMI]), int(lapic.apic_base), int(lapic.spiv)
-    if not base >> 11 & 1 or not spiv >> 8 & 1:
-        off = "APIC_BASE[11] is 0" if not base >> 11 & 1 else "SPIV[8] is 0"
+    entry = int(lapic.lvt[LVT_PMI])
+    if off := lapic_off(lapic):
         yield Link(
             "local APIC",
             BROKEN,

@@ -31,6 +31,7 @@ from vpmu_emu.tables.msrs import RDPMC_PASSED, msr_name, row_of, value_words
 from vpmu_emu.tables.passed import Met, rule_for, rule_of, rule_words
 from vpmu_emu.views.perf import counter_name
 from vpmu_emu.views.words import (
+    EXCEPTION_NAMES,
     FASTPATHS,
     MSR_REASONS,
     counter_of_bit,
@@ -401,7 +402,7 @@ class _Teller:
 
     def exception(self, e: Event) -> Iterator[Step]:
         vector = e.a
-        name = {13: "#GP"}.get(vector, f"exception {vector}")
+        name = EXCEPTION_NAMES.get(vector, f"exception {vector}")
         yield Step(name, "the program goes on in the handler that its IDT names")
 
     def nmi(self, _: Event) -> Iterator[Step]:

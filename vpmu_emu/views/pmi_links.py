@@ -10,15 +10,14 @@ import attrs
 from vpmu_emu.linux.state import N_GP_PMC, PERF_EVENT_STATE_ERROR
 from vpmu_emu.machine import msr_index
 from vpmu_emu.machine.lapic import LVT_PMI
+from vpmu_emu.machine.vmcs import NMI_BLOCKING
 from vpmu_emu.views.registers import core_of, interruptibility
 
-_LVT_RESET = int(msr_index.APIC_LVT_MASKED)
+_MASKED = int(msr_index.APIC_LVT_MASKED)
 _EN = int(msr_index.ARCH_PERFMON_EVENTSEL_ENABLE)
 _INT = int(msr_index.ARCH_PERFMON_EVENTSEL_INT)
 _OS, _USR = int(msr_index.ARCH_PERFMON_EVENTSEL_OS), int(msr_index.ARCH_PERFMON_EVENTSEL_USR)
 _FIXED_OS, _FIXED_USR, _FIXED_PMI = 1, 2, 8
-_BLOCKED_BY_NMI = 1 << 3
-_SPIV_ENABLED = 1 << 8
 
 
 @attrs.frozen
@@ -81,7 +80,7 @@ def seen(system: Any, k: int = 0) -> Seen:
     vcpu, cpu = S.vcpus[0], core_of(S)
     core = S.cores[max(cpu, 0)]
     inside = cpu >= 0 and bool(core.vmx.nonroot)
-    blocked = bool(core.nmi_blocked) if inside else bool(interruptibility(S, system.M) & _BLOCKED_BY_NMI)
+    blocked = bool(core.nmi_blocked) if inside else bool(interruptibility(S, system.M) & int(NMI_BLOCKING))
     pmu = system.guest_pmu()
     mask = int(vcpu.pmu.counter_bitmask)
     return Seen(
@@ -146,7 +145,7 @@ def broken_links(cpu: Seen, halted: bool) -> Iterator[str]:
     lvt = int(cpu.lapic.lvt[LVT_PMI])
     wanting = [counter for counter in cpu.counters if counter.interrupts]
     if not wanting:
-        if cpu.counters and not lvt & _LVT_RESET:
+        if cpu.counters and not lvt & _MASKED:
             names = _listed(counter.name for counter in cpu.counters)
             not_set = f"{'are' if len(cpu.counters) > 1 else 'is'} not set to interrupt"
             yield f"no PMI can come: LVTPC {lvt:#x} is ready for it, but {names} {not_set} (INT, PMI)"
@@ -188,16 +187,16 @@ def _cut(cpu: Seen, lvt: int) -> str:
         return f"the local APIC is disabled (IA32_APIC_BASE {int(lapic.apic_base):#x})"
     if not nmi and _has(lapic.irr, vector):
         return _not_taken(cpu, vector)
-    if not int(lapic.spiv) & _SPIV_ENABLED:
+    if not int(lapic.spiv) & int(msr_index.APIC_SPIV_APIC_ENABLED):
         return f"the local APIC is disabled by software (SVR {int(lapic.spiv):#x}, bit 8)"
-    if lvt == _LVT_RESET:
+    if lvt == _MASKED:
         return f"LVTPC {lvt:#x} is masked, as after a reset: nothing has set it up"
     # Of these the message is dropped, and yet sets the mask.
     if not nmi and mode != int(msr_index.APIC_DM_FIXED):
         return f"LVTPC {lvt:#x} has delivery mode {mode >> 8}, neither fixed (0) nor NMI (4)"
     if not nmi and vector < 16:
         return f"LVTPC {lvt:#x} has vector {vector}, which no interrupt may have"
-    if lvt & _LVT_RESET:
+    if lvt & _MASKED:
         return f"LVTPC {lvt:#x} is masked: a PMI sets the mask, and its handler has to clear it"
     if nmi:
         return "NMIs are blocked until an IRET" if cpu.nmi_blocked else ""

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from vpmu_emu.machine import msr_index
 from vpmu_emu.tables.vmcs import vmcs_field
 
 FIRST = 0  # the vCPU that a run is about
@@ -38,3 +39,15 @@ def registers(S: Any, M: np.ndarray[Any, Any], k: int = FIRST) -> list[int]:
 def interruptibility(S: Any, M: np.ndarray[Any, Any], k: int = FIRST) -> int:
     """What blocked interrupts of vCPU k at its last exit: GUEST_INTR_STATE_* (SDM 3C 25.4.2)."""
     return _vmread(S, M, k, "GUEST_INTERRUPTIBILITY_INFO") & 0xFFFF_FFFF
+
+
+def lapic_off(lapic: Any) -> str:
+    """The bit that has a local APIC off, "" if it is on (SDM 3A 12.4.3)."""
+    if not int(lapic.apic_base) & int(msr_index.MSR_IA32_APICBASE_ENABLE):
+        return "APIC_BASE[11] is 0"
+    return "" if int(lapic.spiv) & int(msr_index.APIC_SPIV_APIC_ENABLED) else "SPIV[8] is 0"
+
+
+def lapic_mode(lapic: Any) -> str:
+    """How its registers are reached."""
+    return "x2APIC" if int(lapic.apic_base) & int(msr_index.X2APIC_ENABLE) else "xAPIC"

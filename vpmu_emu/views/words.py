@@ -12,7 +12,8 @@ from vpmu_emu.tables.msrs import row_of
 
 EXCEPTION_NAMES = {
     0: "#DE", 1: "#DB", 2: "NMI", 3: "#BP", 4: "#OF", 5: "#BR", 6: "#UD", 7: "#NM", 8: "#DF", 10: "#TS",
-    11: "#NP", 12: "#SS", 13: "#GP", 14: "#PF", 16: "#MF", 17: "#AC", 18: "#MC", 19: "#XM",
+    11: "#NP", 12: "#SS", 13: "#GP", 14: "#PF", 16: "#MF", 17: "#AC", 18: "#MC", 19: "#XM", 20: "#VE",
+    21: "#CP",
 }  # fmt: skip
 RDPMC_FIXED = int(msr_index.INTEL_PMC_FIXED_RDPMC_BASE) >> 16
 _RDPMC_TYPES = {
