@@ -581,6 +581,7 @@ def test_every_link_of_the_chain_to_a_pmi_can_be_the_broken_one():
     assert broken(*bits(pmu, "global_status", lambda v: 1 << 59)) == "freeze"
     assert broken(*bits(pmu, "eventsel", lambda v: v & ~(1 << 20), 0)) == "PMI enable"
     assert broken(*bits(lapic, "spiv", lambda v: 0xFF)) == "local APIC"
+    assert broken(*bits(lapic, "apic_base", lambda v: v & ~(1 << 11))) == "local APIC"
     assert broken(*bits(lapic, "lvt", lambda v: v | 1 << 16, 3)) == "LVTPC"
     assert broken(*bits(lapic, "lvt", lambda v: 8, 3)) == "vector"
     assert broken(*bits(lapic, "lvt", lambda v: v | 5 << 8, 3)) == "delivery mode"
@@ -591,6 +592,25 @@ def test_every_link_of_the_chain_to_a_pmi_can_be_the_broken_one():
     lapic.lvt[3] = 0x400
     core.nmi_blocked = 1
     assert broken(lambda: None, lambda: None) == "NMI"
+
+
+@pytest.mark.parametrize("mode", ["emulated", "passthrough", "mediated"])
+def test_what_the_filter_denies_is_what_does_not_count(mode):
+    lesson = GUESTS / "lessons" / "04_filter.s"
+    session = Session(lesson, vpmu=mode, filter=str(lesson.with_suffix(".toml")))
+    session.break_at("again")
+    session.cont()
+    before = session.pmu()
+    session.delete()
+    session.until("done")
+    counting = []
+    for name in ("pmc0", "pmc1", "pmc2", "pmc3", "pmc4", "fixed0"):
+        said, _ = conversation(session, f"why {name}", width=200)
+        counts = session.pmu()[name] != before[name]
+        assert ("the VM's filter lets it count" in said) == counts, said
+        assert ("=> NO  event filter" in said) != counts, said
+        counting += [name] if counts else []
+    assert counting == ["pmc2", "pmc3"]
 
 
 def test_a_counter_that_stands_still_names_who_has_its_place():
