@@ -10,7 +10,7 @@ INNER := tests/linux tests/machine
 SHARES := 6
 NIGHT := $(shell date +%j)
 
-.PHONY: setup build demo test laws lint bench records mutants patches nightly coverage clean
+.PHONY: setup build wheel demo test laws lint bench records mutants patches nightly coverage clean
 
 setup: $(STAMP)
 
@@ -23,6 +23,10 @@ $(STAMP): pyproject.toml
 
 build: setup
 	$(BIN)/vpmu build
+
+# dist/*.whl, with the compiled code that a first run would have to make (docs/interpreter.md).
+wheel: setup
+	$(BIN)/python -m build --wheel --no-isolation --outdir dist .
 
 demo: setup
 	$(BIN)/vpmu demo

@@ -87,6 +87,48 @@ def _mark(mode: str) -> Path:
     return _jit.folder("vpmu_emu.system") / mode
 
 
+def _set_mark(mode: str) -> None:
+    with contextlib.suppress(OSError):  # the disk is full: the next run looks again
+        _mark(mode).touch()
+
+
+def comes_with_package(mode: str) -> bool:
+    """Whether the package brought compiled code for `mode`, which is to be finished for this processor."""
+    from vpmu_emu import _jit
+    from vpmu_emu._jit import shipped
+
+    return _jit.COMPILES and shipped.has(load_signatures()["roots"].get(mode, []))
+
+
+def why_compiled() -> str:
+    """What is wrong with the compiled code that the package brought, or did not bring."""
+    from vpmu_emu._jit import shipped
+
+    return shipped.why_not() or "the compiled code that came with this package lacks it"
+
+
+def finish(wanted: Sequence[str], progress: Progress = lambda *_: None) -> list[str]:
+    """Make those of the modes `wanted` ready that came with the package; the others, for `build`.
+
+    `progress` is called with (entries done, entries in all, name of one just begun).
+    """
+    from vpmu_emu import _jit
+
+    hints = load_signatures()["roots"]
+    roots = {mode: hints[mode] for mode in wanted if comes_with_package(mode)}
+    names = list(dict.fromkeys(name for names in roots.values() for name in names))
+    _import(names)
+    finished = set()
+    for done, name in enumerate(names):
+        progress(done + 1, len(names), name.split(":")[1])
+        if name in _jit.functions and _jit.functions[name].finish():
+            finished.add(name)
+    ready = [mode for mode, names in roots.items() if finished.issuperset(names)]
+    for mode in ready:
+        _set_mark(mode)
+    return [mode for mode in wanted if mode not in ready]
+
+
 def build(
     wanted: Sequence[str], progress: Progress = lambda *_: None, workers: int = WORKERS
 ) -> int:
@@ -152,7 +194,7 @@ def build(
                 continue
             if what != "done":
                 raise VpmuError(f"mode {name} does not build: {text}")
-            _mark(name).touch()
+            _set_mark(name)
             busy -= 1
     finally:
         for worker in pool:
@@ -254,12 +296,12 @@ def _by_critical_path(graph: dict[str, frozenset[str]]) -> list[str]:
     return sorted(graph, key=lambda name: (-above(name), name))
 
 
-def _warm(mode: str) -> None:
+def warm(mode: str, cores: int = 1) -> None:
     """Run the smallest guest; all that `mode` may call is compiled with it."""
     from vpmu_emu.asm import assemble
     from vpmu_emu.system import System
 
-    system = System(assemble("hlt", "<empty>"), vpmu=mode, ram=2, max_insns=10)
+    system = System(assemble("hlt", "<empty>"), vpmu=mode, cores=cores, ram=2, max_insns=10)
     system.result(system.run())
 
 
@@ -282,7 +324,7 @@ def work() -> None:
                 answer("done", name, f"{seconds:.3f}")
             else:
                 with _jit.compile_clock(lambda function: answer("start", function, "")):
-                    _warm(name)
+                    warm(name)
                 answer("done", name, " ".join(_jit.called_entries()))
         except Exception as error:  # a wrong hint costs time, never the build
             answer("failed", name, f"{type(error).__name__}: {error}")

@@ -299,24 +299,38 @@ def _similar_guest(prog: str) -> str:
     return str(known[near[0]]) if near else ""
 
 
+ONCE = "once per version and machine"
+NEVER = float("inf")
+
+
 def prepare(modes: Sequence[str]) -> None:
-    """Compile what is missing for `modes`, and say so while it goes on."""
+    """Make ready what is missing for `modes`, and say so while it goes on."""
     from vpmu_emu import build
 
-    missing = [mode for mode in modes if not build.is_built(mode)]
-    if missing:
-        with _compiling(missing) as tell:
-            build.build(missing, tell)
+    _make_ready([mode for mode in modes if not build.is_built(mode)], build.WORKERS)
 
 
-def _compiling(modes: Sequence[str]) -> _progress:
-    return _progress("compiling " + ", ".join(modes), " (once per version and machine)")
+def _make_ready(modes: Sequence[str], workers: int) -> None:
+    from vpmu_emu import build
+
+    left = list(modes)
+    came = [mode for mode in modes if build.comes_with_package(mode)]
+    if came:
+        title = "generating code of " + ", ".join(came)
+        with _progress(title, f" (for this processor; {ONCE})", pause=NEVER) as tell:
+            failed = build.finish(came, tell)
+        left = [mode for mode in modes if mode in failed or mode not in came]
+    if left:
+        why = f" ({build.why_compiled()}; {ONCE})"
+        with _progress("compiling " + ", ".join(left), why, pause=NEVER) as tell:
+            build.build(left, tell, workers)
 
 
 class _progress:  # noqa: N801  (reads as a statement)
     """`37 of 104 kvm_pmu_set_msr` on stderr: one moving line on a terminal, plain lines elsewhere.
 
     Plain ones come at most every `pause` seconds, but the first and the last always do.
+    If that is NEVER, no plain one does.
     """
 
     def __init__(self, title: str, note: str = "", pause: float = 0.0) -> None:
@@ -326,7 +340,7 @@ class _progress:  # noqa: N801  (reads as a statement)
         self.told = float("-inf")
 
     def __enter__(self) -> Callable[[int, int, str], None]:
-        if not self.moving:
+        if not self.moving or self.note:
             say(f"vpmu: {self.title}{self.note}", err=True)
         return self._tell
 
@@ -348,7 +362,7 @@ class _progress:  # noqa: N801  (reads as a statement)
         if self.moving:
             self.bar = self.bar or self._begin()
             self.bar.update(self.bar.task_ids[0], completed=done, total=total, name=name)
-        elif done == total or time.monotonic() - self.told >= self.pause:
+        elif self.pause != NEVER and (done == total or time.monotonic() - self.told >= self.pause):
             self.told = time.monotonic()
             say(f"{done} of {total} {name}".rstrip(), err=True)
 
@@ -662,8 +676,10 @@ def info(cpu: str | None, jit: bool, without: tuple[str, ...], as_json: bool) ->
     }
     if jit:
         from vpmu_emu import _jit
+        from vpmu_emu._jit import shipped
 
         facts["cache"] = str(_jit.cache_base())
+        facts["shipped"] = shipped.why_not() or "compiled code came with this package"
         facts["jit"] = {mode: build.weigh(mode) for mode in build.modes()}
     if as_json:
         _json(facts)
@@ -1007,9 +1023,8 @@ def build_command(modes: str | None, workers: int, record: bool) -> None:
         found = build.record(wanted)
         click.echo(f"{len(found['functions'])} functions recorded", err=True)
         return
-    with _compiling(wanted) as tell:
-        count = build.build(wanted, tell, workers)
-    click.echo(f"{count} functions ready for {', '.join(wanted)}", err=True)
+    _make_ready(wanted, workers)
+    click.echo(f"ready: {', '.join(wanted)}", err=True)
 
 
 if __name__ == "__main__":

@@ -8,32 +8,18 @@ each part. Numbers are little-endian.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import zlib
 from typing import Any
 
 import numpy as np
 
+from vpmu_emu._jit.native import dtype_hash
 from vpmu_emu.errors import ConfigError
 
 MAGIC = b"vpmu_emu"
 FORMAT = 1
 _FIXED = len(MAGIC) + 12
-
-
-def dtype_hash(dtype: np.dtype[Any]) -> str:
-    """16 hex digits of a dtype: names, types, offsets of all its fields."""
-    return hashlib.blake2b(_described(dtype).encode(), digest_size=8).hexdigest()
-
-
-def _described(dtype: np.dtype[Any]) -> str:
-    if dtype.subdtype is not None:
-        return f"{dtype.subdtype[1]}x{_described(dtype.subdtype[0])}"
-    if dtype.fields is None:
-        return dtype.str
-    fields = ((name, *dtype.fields[name][:2]) for name in dtype.names or ())
-    return "(" + ",".join(f"{name}@{at}:{_described(kind)}" for name, kind, at in fields) + ")"
 
 
 def pack(kind: str, dtype: np.dtype[Any], facts: dict[str, Any], parts: dict[str, bytes]) -> bytes:

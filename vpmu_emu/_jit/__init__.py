@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -99,13 +100,28 @@ class Compiled:
     def _ready(self, args: tuple[Any, ...]) -> Callable[..., Any]:
         if not self.entry:
             raise TypeError(f"{self.name} is called by compiled code only")
-        path = folder(self.__module__) / f"{self.py_func.__name__}.code"
-        ready = native.load(path)
-        if ready is None:
-            from vpmu_emu._jit import compiler
+        if self.finish():
+            assert self._native is not None
+            return self._native
+        from vpmu_emu._jit import compiler
 
-            ready = compiler.entry(self, args, path)
-        return ready
+        made: Callable[..., Any] = compiler.entry(self, args, self._file)
+        return made
+
+    @property
+    def _file(self) -> Path:
+        return folder(self.__module__) / f"{self.py_func.__name__}.code"
+
+    def finish(self) -> bool:
+        """Have it ready to be called without the compiler; False if only that can make it so."""
+        if self._native is None:
+            self._native = native.load(self._file)
+        if self._native is None:
+            from vpmu_emu._jit import shipped
+
+            with _counted(self.name):
+                self._native = shipped.load(self.name, self._file)
+        return self._native is not None
 
     @property
     def is_ready(self) -> bool:
@@ -261,6 +277,17 @@ class CompileClock:
         self._depth -= 1
         if self._depth == 0:
             self.seconds += time.perf_counter() - self._started
+
+
+@contextlib.contextmanager
+def _counted(name: str) -> Iterator[None]:
+    for clock in clocks:
+        clock.begin(name)
+    try:
+        yield
+    finally:
+        for clock in clocks:
+            clock.end()
 
 
 @contextlib.contextmanager

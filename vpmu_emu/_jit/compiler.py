@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import re
 import sys
 import time
@@ -24,9 +25,10 @@ from vpmu_emu._jit import (
     functions,
     memory_at,
     native,
+    shipped,
     stands_alone,
 )
-from vpmu_emu._jit.folders import PACKAGE, folder, safe_imports
+from vpmu_emu._jit.folders import KEEPS_BITCODE, PACKAGE, folder, safe_imports
 
 with safe_imports():
     import llvmlite.binding
@@ -116,12 +118,13 @@ def _one_signature(dispatcher: Any) -> None:
 # ones are still linked in: compiling them again costs less than loading each at every start.
 
 
-def _needs(name: str) -> Iterator[str]:
+def needs(name: str) -> Iterator[str]:
+    """The functions that the code of function `name` calls and does not contain."""
     for callee in callees(name):
         if stands_alone(callee):
             yield callee
         else:
-            yield from _needs(callee)
+            yield from needs(callee)
 
 
 _signature: dict[str, tuple[Any, ...]] = {}  # of functions that are on the disk: read once
@@ -145,7 +148,7 @@ def _compile_once(dispatcher: Any, name: str) -> None:
         add(result)
 
     def load_overload(sig: Any, target: Any) -> Any:
-        for callee in _needs(name):
+        for callee in needs(name):
             if not functions[callee].overloads:
                 kinds = _first_signature(callee)
                 if kinds is None:
@@ -199,9 +202,10 @@ def _keep_objects() -> None:
 
     def serialize_using_object_code(self: Any) -> Any:
         if getattr(self, "vpmu_stands_alone", False):
-            # Bitcode is for callers that contain the function.
+            # Bitcode is for callers that contain the function, and for wheels.
             self._ensure_finalized()
-            state = self.name, "object", (self._get_compiled_object(), nothing)
+            bitcode = self._final_module.as_bitcode() if KEEPS_BITCODE in os.environ else nothing
+            state = self.name, "object", (self._get_compiled_object(), bitcode)
         else:
             state = serialize(self)
         # numba forgets object code once it is linked; the files of entries are made of it.
@@ -335,10 +339,26 @@ def _objects(name: str) -> Iterator[bytes]:
             if code is None:
                 raise native.UnusableError(f"no object code of {at}")
             yield code
-        for callee in _needs(at):
+        for callee in needs(at):
             if callee not in seen:
                 seen.add(callee)
                 todo.append(callee)
+
+
+def portable(name: str) -> shipped.Function:
+    """A function on the disk as it is shipped; it was compiled where `KEEPS_BITCODE` is set."""
+    (kinds,) = cached_signatures(name)
+    dispatcher = functions[name].dispatcher
+    dispatcher.compile(kinds)
+    made = dispatcher.overloads[kinds]
+    symbol = made.fndesc.llvm_func_name
+    library = made.library
+    module = (library._shared_module or library._final_module).clone()  # loaded, or compiled just now
+    module.get_function(symbol).linkage = "external"  # small ones may be left out where nobody calls them
+    arguments, result = [], None
+    if functions[name].entry:
+        arguments, result = [encode_type(kind) for kind in kinds], encode_type(made.signature.return_type)
+    return shipped.Function(symbol, arguments, result, sorted(set(needs(name))), module.as_bitcode())
 
 
 # --- what was compiled ----------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -27,8 +27,11 @@ from vpmu_emu.errors import ConfigError
 PACKAGE = "vpmu_emu"
 KEY = "VPMU_CACHE_DIR"
 UNUSED_DAYS = 14
-# What numba reads from the environment and what changes machine code (but not its caches' places).
-SETTINGS = ("BOUNDSCHECK", "OPT", "CPU_NAME", "CPU_FEATURES", "DEBUGINFO", "ENABLE_PROFILING")
+# What numba reads from the environment and what changes machine code (but not its caches' places): what is
+# compiled, and for which processor it is generated.
+SETTINGS = ("BOUNDSCHECK", "OPT", "DEBUGINFO", "ENABLE_PROFILING")
+PROCESSOR = ("CPU_NAME", "CPU_FEATURES")
+KEEPS_BITCODE = "VPMU_KEEP_BITCODE"  # set where code for a wheel is made (`vpmu_emu.ship`)
 # The mark of a folder of ours, as the Cache Directory Tagging Specification has it: backups leave it out.
 TAG = "CACHEDIR.TAG"
 TAG_TEXT = (
@@ -246,15 +249,20 @@ def safe_imports() -> Iterator[None]:
 @cache
 def fingerprint(module: str) -> str:
     """Hash of everything that the machine code of `module` depends on, 20 hex digits."""
-    digest = hashlib.sha256(_environment())
-    for name in sorted(closure(module)):
+    return hashlib.sha256(_environment() + sources([module])).hexdigest()[:20]
+
+
+def sources(modules: Iterable[str]) -> bytes:
+    """Hash of all that modules of the package are made of: their own text, and that of what they import."""
+    digest = hashlib.sha256()
+    for name in sorted(frozenset[str]().union(*map(closure, modules))):
         digest.update(f"\0{name}\0".encode())
         digest.update(_text(name))
-    return digest.hexdigest()[:20]
+    return digest.digest()
 
 
 def numba_version() -> str:
-    """The version of numba, without the third of a second that importing it takes."""
+    """What numba says of its version, without the third of a second that importing it takes."""
     before = list(sys.path)
     sys.path[:] = safe_path()
     try:
@@ -271,26 +279,47 @@ def numba_version() -> str:
 
 
 @cache
-def _environment() -> bytes:
-    import llvmlite.binding
-    import numpy as np
+def processor() -> tuple[str, str]:
+    """Name and features of the processor that code is generated for, by numba's settings."""
+    import llvmlite.binding as llvm
 
-    digest = hashlib.sha256()
-    parts = (
-        sys.version,
-        numba_version(),
-        np.__version__,
-        llvmlite.__version__,
-        llvmlite.binding.get_host_cpu_name(),
-        [os.environ.get(f"NUMBA_{name}") for name in SETTINGS],
-    )
-    digest.update(repr(parts).encode())
+    name, features = (os.environ.get(f"NUMBA_{setting}") for setting in PROCESSOR)
+    if features is None and (name or "").lower() != "generic":
+        with contextlib.suppress(RuntimeError):  # LLVM knows none of this kind of processor
+            features = llvm.get_host_cpu_features().flatten()
+    return name or llvm.get_host_cpu_name(), features or ""
+
+
+@cache
+def portable() -> dict[str, str]:
+    """What code depends on before it is generated for a processor, but the sources of its modules."""
+    import llvmlite
+    import llvmlite.binding as llvm
+
+    said = numba_version()
+    found = re.search(r'"version": *"([^"]+)"', said)
+    tables = hashlib.sha256()
     isa = isa_dir()
     for path in sorted(isa.rglob("*")):
         if path.is_file():
-            digest.update(f"\0{path.relative_to(isa).as_posix()}\0".encode())
-            digest.update(path.read_bytes())
-    return digest.digest()
+            tables.update(f"\0{path.relative_to(isa).as_posix()}\0".encode())
+            tables.update(path.read_bytes())
+    return {
+        "numba": found[1] if found else said,
+        "llvmlite": f"{llvmlite.__version__} with LLVM {'.'.join(map(str, llvm.llvm_version_info))}",
+        "platform": llvm.get_process_triple(),
+        "settings": " ".join(f"NUMBA_{name}={os.environ[f'NUMBA_{name}']}" for name in SETTINGS
+                             if f"NUMBA_{name}" in os.environ),
+        "tables": tables.hexdigest()[:20],
+    }  # fmt: skip
+
+
+@cache
+def _environment() -> bytes:
+    import numpy as np
+
+    here = sys.version, numba_version(), np.__version__, *processor(), os.environ.get(KEEPS_BITCODE)
+    return repr((portable(), here)).encode()
 
 
 @cache
@@ -300,24 +329,33 @@ def _text(module: str) -> bytes:
 
 
 _IMPORT = re.compile(
-    rf"^[ \t]*(?:from[ \t]+({PACKAGE}[\w.]*)[ \t]+import[ \t]+(\([^)]*\)|[^\n]*)"
-    rf"|import[ \t]+({PACKAGE}[^\n]*))",
-    re.MULTILINE,
+    rf"[ \t]*(?:from[ \t]+({PACKAGE}[\w.]*)[ \t]+import[ \t]+(\([^)]*\)|[^\n]*)"
+    rf"|import[ \t]+({PACKAGE}[^\n]*))"
 )
+
+
+def _import_lines(text: str) -> Iterator[re.Match[str]]:
+    # From each place that names the package: to try every line is a tenth of a short run.
+    end = 0
+    while (at := text.find(PACKAGE, end)) >= 0:
+        found = _IMPORT.match(text, text.rfind("\n", 0, at) + 1)
+        end = found.end() if found else at + len(PACKAGE)
+        if found:
+            yield found
 
 
 @cache
 def imports(module: str) -> frozenset[str]:
     """The modules of the package that the source of `module` imports by name."""
     found: set[str] = set()
-    for source, names, plain in _IMPORT.findall(_text(module).decode()):
+    for line in _import_lines(_text(module).decode()):
+        source, names, plain = line.groups()
         if plain:
             found.update(part.split(" as ")[0].strip() for part in plain.split(","))
             continue
         found.add(source)
         for name in re.findall(r"\w+", re.sub(r"#[^\n]*|\bas\s+\w+", "", names)):
-            if _source(f"{source}.{name}") is not None:
-                found.add(f"{source}.{name}")
+            found.add(f"{source}.{name}")
     return frozenset(name for name in found if _source(name) is not None)
 
 
@@ -344,7 +382,7 @@ def _sources() -> dict[str, Path]:
 
 
 def _source(module: str) -> Path | None:
-    if module.split(".")[0] == PACKAGE:
+    if module in _sources() or module.startswith(f"{PACKAGE}."):
         return _sources().get(module)
     loaded = getattr(sys.modules.get(module), "__file__", None)
     return Path(loaded) if loaded else None

@@ -22,6 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from vpmu_emu._jit.folders import processor
+
 # numba's calling convention: a status is returned; places for the result and for the description of an
 # exception come first; an array is an owner (twice), two sizes, the address, shape and strides.
 OK, NONE = 0, -2
@@ -46,6 +48,24 @@ class _ExceptionInfo(ctypes.Structure):
 # --- the file -------------------------------------------------------------------------------------
 
 
+def sealed(head: Any, parts: Sequence[bytes]) -> bytes:
+    """A head that JSON can write, and bytes: as one file that shows whether it is whole."""
+    body = b"".join((json.dumps(head).encode(), b"\n", *parts))
+    return hashlib.sha256(body).digest() + body
+
+
+def opened(data: bytes) -> tuple[Any, int]:
+    """The head of what `sealed` made, and where its parts begin.
+
+    Raises:
+        UnusableError: the bytes are not all that were written.
+    """
+    if hashlib.sha256(memoryview(data)[32:]).digest() != data[:32]:
+        raise UnusableError("damaged")
+    at = data.index(b"\n", 32) + 1
+    return json.loads(data[32:at]), at
+
+
 def pack(symbol: str, arguments: Sequence[Any], result: Any, objects: Sequence[bytes]) -> bytes:
     """An entry as bytes.
 
@@ -54,9 +74,7 @@ def pack(symbol: str, arguments: Sequence[Any], result: Any, objects: Sequence[b
         arguments, result: its types, as `encode_type` writes them.
         objects: the object code of the entry and of all that it calls.
     """
-    head = json.dumps([symbol, list(arguments), result, [len(code) for code in objects]])
-    body = head.encode() + b"\n" + b"".join(objects)
-    return hashlib.sha256(body).digest() + body
+    return sealed([symbol, list(arguments), result, [len(code) for code in objects]], objects)
 
 
 def unpack(data: bytes) -> tuple[str, list[Any], Any, list[bytes]]:
@@ -65,11 +83,7 @@ def unpack(data: bytes) -> tuple[str, list[Any], Any, list[bytes]]:
     Raises:
         UnusableError: the bytes are not all that were written.
     """
-    body = memoryview(data)[32:]
-    if hashlib.sha256(body).digest() != data[:32]:
-        raise UnusableError("damaged")
-    at = data.index(b"\n", 32) + 1
-    symbol, arguments, result, sizes = json.loads(data[32:at])
+    (symbol, arguments, result, sizes), at = opened(data)
     objects = []
     for size in sizes:
         objects.append(data[at : at + size])
@@ -80,9 +94,12 @@ def unpack(data: bytes) -> tuple[str, list[Any], Any, list[bytes]]:
 def write(path: Path, data: bytes) -> None:
     """Put a file in its place at once; silently not, where nothing can be written."""
     part = path.with_name(f"{path.name}.{os.getpid()}")
-    with contextlib.suppress(OSError):
+    try:
         part.write_bytes(data)
         part.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            part.unlink()  # half a file, of a full disk
 
 
 def load(path: Path) -> Callable[..., Any] | None:
@@ -96,6 +113,21 @@ def load(path: Path) -> Callable[..., Any] | None:
 # --- linking --------------------------------------------------------------------------------------
 
 _linked: list[Any] = []  # never given back: callers hold addresses
+
+
+@cache
+def target() -> Any:
+    """What generates code for the processor of this process, as numba sets it up."""
+    import llvmlite.binding as llvm
+
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    name, features = processor()
+    triple = llvm.get_process_triple()
+    reloc = "static" if triple.startswith(("x86", "i386", "i686")) else "default"
+    return llvm.Target.from_triple(triple).create_target_machine(
+        cpu=name, features=features, opt=3, reloc=reloc, codemodel="jitdefault", jit=True
+    )
 
 
 @cache
@@ -142,6 +174,20 @@ def named_dtype(name: str) -> Any:
         return getattr(importlib.import_module(module), dtype)
     except (ImportError, AttributeError):
         raise ValueError(f"no type is called {name!r}") from None
+
+
+def dtype_hash(dtype: np.dtype[Any]) -> str:
+    """16 hex digits of a dtype: names, types, offsets of all its fields."""
+    return hashlib.blake2b(_described(dtype).encode(), digest_size=8).hexdigest()
+
+
+def _described(dtype: np.dtype[Any]) -> str:
+    if dtype.subdtype is not None:
+        return f"{dtype.subdtype[1]}x{_described(dtype.subdtype[0])}"
+    if dtype.fields is None:
+        return dtype.str
+    fields = ((name, *dtype.fields[name][:2]) for name in dtype.names or ())
+    return "(" + ",".join(f"{name}@{at}:{_described(kind)}" for name, kind, at in fields) + ")"
 
 
 def _dtype(spec: Any) -> Any:

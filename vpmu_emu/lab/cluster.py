@@ -10,10 +10,10 @@ from functools import partial
 from typing import Any
 
 from vpmu_emu import __version__, process
+from vpmu_emu._jit.native import dtype_hash
 from vpmu_emu.errors import ConfigError, VpmuError
 from vpmu_emu.lab.pool import KILLED, Answer, answered
 from vpmu_emu.numerals import shown
-from vpmu_emu.snapshot import dtype_hash
 
 SECONDS = 5  # until somebody must have answered
 _ONE = threading.Lock()  # a worker may have threads, and code is compiled, or loaded, once for a process
