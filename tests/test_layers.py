@@ -135,6 +135,14 @@ def test_import_is_light(module):
     assert out.stdout.strip() == "False"
 
 
+def test_the_command_alone_reads_no_tables_of_instructions():
+    """Help, a version, a completed word: each command imports what it needs itself."""
+    heavy = ("vpmu_emu.asm", "vpmu_emu.system", "vpmu_emu.traces", "lark")
+    code = f"import sys, vpmu_emu.cli; print([m for m in {heavy} if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
 def test_every_part_is_on_the_map():
     folders = {path.parent for path in FILES if path.name != "__main__.py"}
     on_it = {ROOT / part for part, _ in project_map.PARTS}

@@ -202,6 +202,14 @@ def test_only_what_did_not_come_is_compiled(modes, capsys):
     )
 
 
+def test_python_and_sweeps_compile_no_more_than_the_command(modes):
+    build.prepare(["bare"])
+    assert modes == []
+    assert build.is_built("bare")
+    build.prepare(["bare", "mediated"])
+    assert modes == [["mediated"]]
+
+
 def test_a_full_disk_compiles_nothing(modes, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(build, "_mark", lambda mode: tmp_path / "none" / mode)
     cli.prepare(["bare"])

@@ -22,16 +22,11 @@ if TYPE_CHECKING:  # each is imported by who is called
     from vpmu_emu.traces.events import Trace
 
 
-def _prepare(modes: Sequence[str]) -> None:
-    missing = [mode for mode in modes if not build.is_built(mode)]
-    if missing:
-        build.build(missing)
-
-
 def run(program: Program | str | Path | None, *, vpmu: str = "bare", **options: Any) -> Result:
     """Run a guest to its end and say what it did.
 
-    The first run in a mode compiles it, in two processes, for up to a minute; later ones load it.
+    The first run in a mode compiles it, in two processes, for up to a minute, or of an installed wheel
+    generates its code, for some seconds; later ones load it.
 
     Args:
         program: a program, or the path of a source file or an ELF executable.
@@ -45,7 +40,7 @@ def run(program: Program | str | Path | None, *, vpmu: str = "bare", **options: 
         KeyboardInterrupt: Ctrl-C; its notes say where the guest was, and what it may have waited for. A
             `Session` stops there instead.
     """
-    return system.run(program, vpmu=vpmu, ready=partial(_prepare, [vpmu]), **options)
+    return system.run(program, vpmu=vpmu, ready=partial(build.prepare, [vpmu]), **options)
 
 
 def check(
@@ -66,7 +61,7 @@ def check(
 
     if not paths:
         raise ConfigError("paths", "there is nothing to check", "files or folders with guests")
-    found = list(check_files(paths, perturb=perturb, inject=inject, without=without, ready=_prepare))
+    found = list(check_files(paths, perturb=perturb, inject=inject, without=without, ready=build.prepare))
     return CheckReport(tuple(report for report, _ in found), any(broken for _, broken in found))
 
 
@@ -103,7 +98,7 @@ def explain(
     before = [
         (explanation.parse_msr(_name(name, "msrs")), _number(number, "msrs")) for name, number in pairs
     ]
-    ready = partial(_prepare, [vpmu])
+    ready = partial(build.prepare, [vpmu])
     if action == explanation.SWITCH:
         if what is not None or value is not None or cpl or pce:
             raise ConfigError("action", "a switch is no access: it has no what, value, cpl or pce")
@@ -151,7 +146,7 @@ def trace(program: Program | str | Path | None, *, vpmu: str = "bare", **options
     asked = Options.of({**options, "vpmu": vpmu})
     if asked.trace is None:
         asked = attrs.evolve(asked, trace=True)
-    result = system.run(program, asked, ready=partial(_prepare, [vpmu]))
+    result = system.run(program, asked, ready=partial(build.prepare, [vpmu]))
     if isinstance(asked.trace, str | Path):
         from vpmu_emu.traces.files import write_trace
 

@@ -129,6 +129,13 @@ def finish(wanted: Sequence[str], progress: Progress = lambda *_: None) -> list[
     return [mode for mode in wanted if mode not in ready]
 
 
+def prepare(modes: Sequence[str]) -> None:
+    """Make ready what is missing for `modes`, without a word."""
+    left = finish([mode for mode in modes if not is_built(mode)])
+    if left:
+        build(left)
+
+
 def build(
     wanted: Sequence[str], progress: Progress = lambda *_: None, workers: int = WORKERS
 ) -> int:

@@ -243,13 +243,14 @@ def sources(program: Program, prog: str) -> list[Path]:
 def with_files(program: Program, prog: str, options: Options) -> Options:
     """The options with their programs loaded; a trace can be written, and over none of what was read."""
     from vpmu_emu.output import check_output
-    from vpmu_emu.traces.files import check_trace
 
     host = [load(path) for path in options.host]
     read = [*sources(program, prog), *options.host, *filter(None, [options.filter, options.msr_filter])]
     read += [path for one in host for path in one.source]
     read += [options.restore.name] if options.restore is not None else []
     if options.trace is not None:
+        from vpmu_emu.traces.files import check_trace  # not by those who want none
+
         check_trace(options.trace, read)
     if options.save is not None:
         check_output(options.save, read)

@@ -8,12 +8,12 @@ from typing import Any
 
 import attrs
 
-from vpmu_emu.compare.diff import MOST
 from vpmu_emu.errors import ConfigError
 from vpmu_emu.numerals import shown
 from vpmu_emu.options import OPTIONS, Options, known, parse
 from vpmu_emu.tables.modes import MODES
 
+MOST = 100_000_000  # instructions that are compared unless --max-insns says otherwise
 OWN = ("vpmu", "other_vpmu", "cores", "save", "at", "restore", "trace", "horizon", "horizon_seed")
 """Options of a run that a comparison has no use for, or says in its own way."""
 FIELDS = tuple(key for key in OPTIONS if key not in OWN)

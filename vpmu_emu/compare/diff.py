@@ -20,7 +20,6 @@ from vpmu_emu.options import Options
 FIRST = 2048  # instructions that are stepped whatever comes of it
 SINGLE, SHORT, LONG = 256, 4096, 1 << 20  # a piece that is stepped, the first other one, the longest
 CUT = 16  # pieces that a longer one becomes
-MOST = 100_000_000  # instructions that are compared unless --max-insns says otherwise
 
 ALL_BITS = (1 << 64) - 1
 GLOBALS = ("IA32_PERF_GLOBAL_CTRL", "IA32_PERF_GLOBAL_STATUS")

@@ -46,9 +46,7 @@ def _other(found: Sequence[str], own: Sequence[str]) -> str:
 def _build(modes: Sequence[str]) -> None:
     from vpmu_emu import build
 
-    missing = [mode for mode in modes if not build.is_built(mode)]
-    if missing:
-        build.build(missing)
+    build.prepare(modes)
 
 
 class Cluster:

@@ -330,9 +330,7 @@ def _run(
 def _build(modes: Sequence[str]) -> None:
     from vpmu_emu import build
 
-    missing = [mode for mode in modes if not build.is_built(mode)]
-    if missing:
-        build.build(missing)
+    build.prepare(modes)
 
 
 def usual_place(spec: Spec) -> Path:
