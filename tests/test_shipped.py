@@ -195,9 +195,9 @@ def test_only_what_did_not_come_is_compiled(modes, capsys):
     cli.prepare(["bare"])
     assert capsys.readouterr().err == ""
     cli.prepare(["bare", "emulated", "mediated"])
-    assert modes == [["emulated", "mediated"]]
+    assert modes == [["mediated", "emulated"]]
     assert capsys.readouterr().err.splitlines()[-1] == (
-        "vpmu: compiling emulated, mediated (the compiled code that came with this package lacks it;"
+        "vpmu: compiling mediated, emulated (the compiled code that came with this package lacks it;"
         " once per version and machine)"
     )
 

@@ -314,13 +314,12 @@ def prepare(modes: Sequence[str]) -> None:
 def _make_ready(modes: Sequence[str], workers: int) -> None:
     from vpmu_emu import build
 
-    left = list(modes)
-    came = [mode for mode in modes if build.comes_with_package(mode)]
-    if came:
-        title = "generating code of " + ", ".join(came)
+    left = [mode for mode in modes if not build.comes_with_package(mode)]
+    todo = [mode for mode in modes if mode not in left and not build.is_built(mode)]
+    if todo:
+        title = "generating code of " + ", ".join(todo)
         with _progress(title, f" (for this processor; {ONCE})", pause=NEVER) as tell:
-            failed = build.finish(came, tell)
-        left = [mode for mode in modes if mode in failed or mode not in came]
+            left += build.finish(todo, tell)
     if left:
         why = f" ({build.why_compiled()}; {ONCE})"
         with _progress("compiling " + ", ".join(left), why, pause=NEVER) as tell:
@@ -691,8 +690,9 @@ def info(cpu: str | None, jit: bool, without: tuple[str, ...], as_json: bool) ->
     rows = [(k, ", ".join(v) if isinstance(v, list) else str(v)) for k, v in facts.items()]
     show([Table("", ("", ""), tuple(rows))])
     if weights:
-        heads = ("mode", "functions", "inlined", "lines", "on disk")
-        show([Table("Compiled code", heads, tuple((m, *w.values()) for m, w in weights.items()))])
+        heads = ("mode", "functions", "inlined", "lines", "on disk", "ready")
+        code = [(mode, *w.values(), "yes" if build.is_built(mode) else "no") for mode, w in weights.items()]
+        show([Table("Compiled code", heads, tuple(code))])
 
 
 def _info_patches(asked: Options, as_json: bool) -> None:
