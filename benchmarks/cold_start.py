@@ -37,7 +37,7 @@ def cpu(command: list[str], **settings: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--modes", default="bare,none,emulated,passthrough,mediated")
+    parser.add_argument("--modes", default="bare,emulated,passthrough,mediated")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--without", action="store_true")
     asked = parser.parse_args()
