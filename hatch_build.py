@@ -36,7 +36,9 @@ class CompiledCode(BuildHookInterface):
         self.made = tempfile.TemporaryDirectory(prefix="vpmu_emu-wheel-")
         path = Path(self.made.name) / "_shipped.bitcode"
         command = [sys.executable, "-m", "vpmu_emu.ship", str(path), *([modes] if modes else [])]
-        subprocess.run(command, check=True, cwd=self.root, env={**os.environ, "PYTHONPATH": self.root})
+        done = subprocess.run(command, cwd=self.root, env={**os.environ, "PYTHONPATH": self.root})
+        if done.returncode:
+            self.app.abort(f"compiled code for the wheel was not made ({MODES} is {modes or 'not set'})")
         build_data["force_include"][str(path)] = "vpmu_emu/_shipped.bitcode"
 
     def finalize(self, *_: Any) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import resource
+import subprocess
+import sys
 
 import pytest
 from llvmlite import binding as llvm
 
+from tests.conftest import ROOT
 from vpmu_emu import _jit, build, cli
 from vpmu_emu._jit import native, shipped
 
@@ -230,3 +233,14 @@ def test_a_checkout_says_why_it_compiles(modes, came, capsys):
 def test_uncompiled_nothing_is_finished(modes, monkeypatch):
     monkeypatch.setattr(_jit, "COMPILES", False)
     assert not build.comes_with_package("bare")
+
+
+def test_code_is_made_for_modes_that_there_are(tmp_path):
+    path = tmp_path / "code"
+    command = [sys.executable, "-m", "vpmu_emu.ship", path, "bare, bear"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "vpmu: no mode is named 'bear' (allowed: bare, none, emulated, passthrough, mediated)\n"
+    )
+    assert not path.exists()

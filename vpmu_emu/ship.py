@@ -55,13 +55,16 @@ def _closed(entries: Iterable[str]) -> list[str]:
 
 
 def main() -> None:
-    """Write FILE."""
+    """Write FILE; status 1 for a mode that there is not."""
     wanted = settings()
     if wanted != dict(os.environ):
         os.execve(sys.executable, [sys.executable, "-m", "vpmu_emu.ship", *sys.argv[1:]], wanted)  # noqa: S606
-    path, *modes = sys.argv[1:]
-    functions = made(modes[0].split(",") if modes else build.modes())
-    Path(path).write_bytes(shipped.pack(functions))
+    path, text = (*sys.argv[1:], ",".join(build.modes()))[:2]
+    modes = [mode.strip() for mode in text.split(",")]
+    for mode in modes:
+        if mode not in build.modes():
+            sys.exit(f"vpmu: no mode is named {mode!r} (allowed: {', '.join(build.modes())})")
+    Path(path).write_bytes(shipped.pack(made(modes)))
 
 
 if __name__ == "__main__":
