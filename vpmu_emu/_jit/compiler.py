@@ -33,7 +33,15 @@ from vpmu_emu._jit.folders import KEEPS_BITCODE, PACKAGE, folder, safe_imports
 with safe_imports():
     import llvmlite.binding
     import numba
-    from numba.core import bytecode, codegen, compiler, compiler_machinery, typed_passes, types
+    from numba.core import (
+        bytecode,
+        cgutils,
+        codegen,
+        compiler,
+        compiler_machinery,
+        typed_passes,
+        types,
+    )
     from numba.core import event as numba_event
     from numba.core.typing import templates
     from numba.np import arrayobj
@@ -277,6 +285,23 @@ def _count_from_the_front() -> None:
     arrayobj.fix_integer_index = fix_integer_index
 
 
+def _leave_slots_as_they_are() -> None:
+    # numba writes zeros to every slot of a function's frame as it begins, those for results of calls that
+    # it will not make among them: that is for reference counts, which there are none of.
+    def alloca_once(
+        builder: Any, kind: Any, size: Any = None, name: str = "", zfill: bool = False
+    ) -> Any:
+        if isinstance(size, int):
+            size = cgutils.ir.Constant(cgutils.intp_t, size)
+        with cgutils.debuginfo.suspend_emission(builder), builder.goto_entry_block():
+            slot = builder.alloca(kind, size=size, name=name)
+        if zfill:
+            builder.store(slot.type.pointee(None), slot)
+        return slot
+
+    cgutils.alloca_once = alloca_once
+
+
 def _resolve_scalars_once() -> None:
     # `a + b` of the same two types is looked for among the same templates each time it is met.
     function: Any = types.Function
@@ -300,6 +325,7 @@ _keep_objects()
 _drop_annotations()
 _name_records_once()
 _count_from_the_front()
+_leave_slots_as_they_are()
 _resolve_scalars_once()
 _type_memory()
 

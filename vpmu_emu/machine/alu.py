@@ -13,9 +13,10 @@ from vpmu_emu.machine import ops
 from vpmu_emu.machine import semantics as sem
 from vpmu_emu.machine.bits import popcount
 from vpmu_emu.machine.breakpoints import WATCHED
-from vpmu_emu.machine.cache import cache_flush_line
+from vpmu_emu.machine.cache import cache_flush_line, touch
 from vpmu_emu.machine.decode import LOAD_LANE, STORE_LANE
-from vpmu_emu.machine.memory import TLB_INDEX, fault, mem_read, read, write
+from vpmu_emu.machine.memory import TLB_INDEX, fault, mem_read, mem_write, read, write
+from vpmu_emu.machine.physical import ld, st
 from vpmu_emu.machine.processor_flags import X86_EFLAGS_DF, X86_EFLAGS_FIXED
 from vpmu_emu.machine.semantics import (
     STATUS_FLAGS,
@@ -51,7 +52,23 @@ from vpmu_emu.machine.state import (
     RSI,
     RSP,
 )
-from vpmu_emu.machine.u64 import ALL, BYTE, LOW32, ONE, PAGE_BASE, U8, U15, U63, U64, WORD, ZERO
+from vpmu_emu.machine.u64 import (
+    ALL,
+    BYTE,
+    LOW32,
+    ONE,
+    PAGE_BASE,
+    U2,
+    U3,
+    U4,
+    U8,
+    U12,
+    U15,
+    U63,
+    U64,
+    WORD,
+    ZERO,
+)
 from vpmu_emu.machine.vectors import VECTOR_DE, VECTOR_GP
 from vpmu_emu.tables.cpus import LATENCIES
 
@@ -91,12 +108,14 @@ O_ANDN, O_BEXTR, O_BLSI, O_BLSMSK, O_BLSR, O_BZHI, O_MULX, O_PDEP, O_PEXT, O_ROR
     )
 )  # fmt: skip
 
+O_COMPUTE = O_ADOX  # the last one that compute() does
 LAT_MISPREDICT = LATENCIES.index("mispredict")
 C_TAKEN = CLASS["taken"]
 C_BRMISS = CLASS["brmiss"]
 C_LOAD = CLASS["load"]
 C_STORE = CLASS["store"]
 LAHF_FLAGS = U64(0xD5)
+_U5 = U64(5)
 _U6 = U64(6)
 _HIGH_MASK = U64(0xFF00)
 _FRAME_LEVELS = U64(31)
@@ -223,274 +242,302 @@ def _next(core, u, code):
     return code
 
 
+@jit(inline=True)
+def _put_part(core, kind, n, size, value):
+    """Write a register: its low `size` bytes, or AH to DH."""
+    if size >= U4:
+        core.regs[n] = value & LOW32 if size == U4 else value
+    elif kind == ops.K_HIGH:
+        core.regs[n] = (core.regs[n] & ~_HIGH_MASK) | ((value & BYTE) << U8)
+    else:
+        kept = WORD if size == U2 else BYTE
+        core.regs[n] = (core.regs[n] & ~kept) | (value & kept)
+
+
 @jit()
-def _binary(core, M, E, u, op, size, sh):
-    x = ZERO
-    if op != O_MOV:
-        code, x = get(core, M, E, u, np.int64(u.dst), np.int64(u.a), size)
-        if code != CODE_NEXT:
-            return code
-    code, y = get(core, M, E, u, np.int64(u.src), np.int64(u.r), size)
-    if code != CODE_NEXT:
-        return code
+def _bit_address(core, u, sh, offset):
+    """Where BT BTS BTR BTC find the word of a register's bit offset: beyond the operand, either way."""
+    size = U64(u.width) >> U3
+    width_log = U4 if size == U2 else _U5 if size == U4 else _U6
+    wide = sext(offset, sh)
+    words = (wide >> width_log) | (~(ALL >> width_log) if wide >> U63 != ZERO else ZERO)
+    return linear(core, u, effective(core, u) + words * size)
+
+
+@jit(inline=True)
+def compute(core, M, E, u, ring):
+    """Execute micro-op u of those that compute from two operands at most. Returns a CODE_*.
+
+    Every one goes the same way: both operands, memory among them, then what it computes, then memory, then
+    registers and flags. `ring` is 0 at CPL 0, else 1. The interpreter's loop contains all of it: a call
+    would cost more than what most of them do.
+    """
+    op = np.int64(u.op)
+    regs = core.regs
+    sh = U64(64) - U64(u.width)
+    size = U64(u.width) >> U3
+    dst = np.int64(u.dst)
+    src = np.int64(u.src)
+    a = np.int64(u.a)
+    x = (regs[a] >> U8 if dst == ops.K_HIGH else regs[a]) & (ALL >> sh)
+    if src == ops.K_IMM:
+        y = u.imm & (ALL >> sh)
+    else:
+        y = regs[u.r] >> U8 if src == ops.K_HIGH else regs[u.r]
+        y &= ALL >> (U64(64) - U64(u.width2)) if u.width2 != 0 else ALL >> sh
+    va = ZERO
+    if dst == ops.K_MEM or src == ops.K_MEM:
+        va = address(core, u)
+        if op >= O_BT and op <= O_BTC and src == ops.K_REG:
+            va = _bit_address(core, u, sh, y)
+        if (u.lanes1 >> LOAD_LANE) & ONE != ZERO:
+            wide = size if dst == ops.K_MEM else U64(u.width2) >> U3
+            slot = (va >> U12) & TLB_INDEX
+            if (va + wide - ONE) & PAGE_BASE == core.tlb_read[ring, slot]:
+                p = va + core.add_read[ring, slot]
+                touch(core, p)
+                v = ld(M, p, wide)
+            else:
+                E.intent = np.int64(u.rmw)
+                code, v = mem_read(core, M, E, va, wide)
+                E.intent = 0
+                if code != CODE_NEXT:
+                    return code
+            if dst == ops.K_MEM:
+                x = v
+            else:
+                y = v
+    fz = core.fz
+    fs = core.fs
     cv = core.cv
-    if op == O_MOV:
-        return put(core, M, E, u, np.int64(u.dst), np.int64(u.a), size, y)
-    if op == O_ADD:
+    z = y
+    puts = True  # z goes to an operand, the first one if nothing else is said
+    to = dst
+    flags = True  # those of `r` and cv
+    r = ZERO
+    also = -1  # a second register that is written, of kind `kind`,
+    kind = ops.K_REG
+    w = ZERO  # and with what
+    if op == O_MOV or op == O_MOVZX:
+        flags = False
+    elif op == O_ADD:
         z, cv = sem.add(x, y, cv, sh)
+        r = z
     elif op == O_OR:
         z, cv = sem.or_(x, y, cv, sh)
+        r = z
     elif op == O_ADC:
         z, cv = sem.adc(x, y, cv, sh)
+        r = z
     elif op == O_SBB:
         z, cv = sem.sbb(x, y, cv, sh)
-    elif op == O_AND or op == O_TEST:
+        r = z
+    elif op == O_AND:
         z, cv = sem.and_(x, y, cv, sh)
+        r = z
+    elif op == O_SUB:
+        z, cv = sem.sub(x, y, cv, sh)
+        r = z
     elif op == O_XOR:
         z, cv = sem.xor(x, y, cv, sh)
-    else:
-        z, cv = sem.sub(x, y, cv, sh)
-    code = CODE_NEXT
-    if op != O_CMP and op != O_TEST:
-        code = put(core, M, E, u, np.int64(u.dst), np.int64(u.a), size, z)
-        if code >= CODE_NOT_RETIRED:
-            return code
-    set_flags(core, z, cv, sh)
-    return code
-
-
-@jit()
-def _unary(core, M, E, u, op, size, sh):
-    code, x = get(core, M, E, u, np.int64(u.dst), np.int64(u.a), size)
-    if code != CODE_NEXT:
-        return code
-    cv = core.cv
-    if op == O_NOT:
-        return put(core, M, E, u, np.int64(u.dst), np.int64(u.a), size, ~x & (ALL >> sh))
-    if op == O_INC:
+        r = z
+    elif op == O_CMP:
+        r, cv = sem.sub(x, y, cv, sh)
+        puts = False
+    elif op == O_TEST:
+        r, cv = sem.and_(x, y, cv, sh)
+        puts = False
+    elif op == O_INC:
         z, cv = sem.inc(x, ONE, cv, sh)
+        r = z
     elif op == O_DEC:
         z, cv = sem.dec(x, ONE, cv, sh)
-    else:
+        r = z
+    elif op == O_NOT:
+        z = ~x & (ALL >> sh)
+        flags = False
+    elif op == O_NEG:
         z, cv = sem.neg(x, ZERO, cv, sh)
-    code = put(core, M, E, u, np.int64(u.dst), np.int64(u.a), size, z)
-    if code < CODE_NOT_RETIRED:
-        set_flags(core, z, cv, sh)
-    return code
-
-
-@jit()
-def _shift(core, M, E, u, op, size, sh):
-    code, x = get(core, M, E, u, np.int64(u.dst), np.int64(u.a), size)
-    if code != CODE_NEXT:
-        return code
-    n = core.regs[RCX] & BYTE if u.src == ops.K_CL else u.imm & BYTE
-    n = shift_count(n, sh)
-    if n == ZERO:  # no flag changes, but a 32-bit destination is written
-        return put(core, M, E, u, np.int64(u.dst), np.int64(u.a), size, x)
-    cv = core.cv
-    if op == O_SHL:
-        z, cv = sem.shl(x, n, cv, sh)
-    elif op == O_SHR:
-        z, cv = sem.shr(x, n, cv, sh)
-    elif op == O_SAR:
-        z, cv = sem.sar(x, n, cv, sh)
-    elif op == O_ROL:
-        z, cv = sem.rol(x, n, cv, sh)
-    elif op == O_ROR:
-        z, cv = sem.ror(x, n, cv, sh)
-    elif op == O_RCL:
-        z, cv = sem.rcl(x, n, cv, sh)
-    else:
-        z, cv = sem.rcr(x, n, cv, sh)
-    code = put(core, M, E, u, np.int64(u.dst), np.int64(u.a), size, z)
-    if code < CODE_NOT_RETIRED:
-        if op >= O_ROL and op <= O_RCR:
-            core.cv = cv
+        r = z
+    elif op <= O_SHRD:
+        n = y
+        if op >= O_SHLD:
+            n = regs[RCX] if u.cc == ops.K_CL else u.imm
+        n = shift_count(n & BYTE, sh)
+        if n == ZERO:  # no flag changes, but a 32-bit destination is written
+            z = x
+            flags = False
+        elif op == O_SHL:
+            z, cv = sem.shl(x, n, cv, sh)
+        elif op == O_SHR:
+            z, cv = sem.shr(x, n, cv, sh)
+        elif op == O_SAR:
+            z, cv = sem.sar(x, n, cv, sh)
+        elif op == O_SHLD:
+            z, cv = sem.shld(x, y, n, sh)
+        elif op == O_SHRD:
+            z, cv = sem.shrd(x, y, n, sh)
         else:
-            set_flags(core, z, cv, sh)
-    return code
-
-
-@jit()
-def _double_shift(core, M, E, u, op, size, sh):
-    code, x = get(core, M, E, u, np.int64(u.dst), np.int64(u.a), size)
-    if code != CODE_NEXT:
-        return code
-    y = core.regs[u.r] & (ALL >> sh)
-    n = core.regs[RCX] & BYTE if u.cc == ops.K_CL else u.imm & BYTE
-    n = shift_count(n, sh)
-    if n == ZERO:
-        return put(core, M, E, u, np.int64(u.dst), np.int64(u.a), size, x)
-    if op == O_SHLD:
-        z, cv = sem.shld(x, y, n, sh)
-    else:
-        z, cv = sem.shrd(x, y, n, sh)
-    code = put(core, M, E, u, np.int64(u.dst), np.int64(u.a), size, z)
-    if code < CODE_NOT_RETIRED:
-        set_flags(core, z, cv, sh)
-    return code
-
-
-@jit()
-def _multiply(core, M, E, u, op, size, sh):
-    if op == O_IMUL:
-        code, x = get(core, M, E, u, np.int64(u.src), np.int64(u.r), size)
-        if code != CODE_NEXT:
-            return code
-        y = u.imm & (ALL >> sh) if u.cc == ops.K_IMM else core.regs[u.a] & (ALL >> sh)
-        lo, _hi, cv = sem.imul(x, y, sh)
-        put_register(core, np.int64(u.a), size, lo)
-        set_flags(core, lo, cv, sh)
-        return CODE_NEXT
-    code, x = get(core, M, E, u, np.int64(u.dst), np.int64(u.a), size)
-    if code != CODE_NEXT:
-        return code
-    acc = core.regs[RAX] & (ALL >> sh)
-    if op == O_MUL or op == O_IMUL1:
+            if op == O_ROL:
+                z, cv = sem.rol(x, n, cv, sh)
+            elif op == O_ROR:
+                z, cv = sem.ror(x, n, cv, sh)
+            elif op == O_RCL:
+                z, cv = sem.rcl(x, n, cv, sh)
+            else:
+                z, cv = sem.rcr(x, n, cv, sh)
+            flags = False
+        r = z
+    elif op == O_IMUL:
+        z, _hi, cv = sem.imul(y, u.imm & (ALL >> sh) if u.cc == ops.K_IMM else x, sh)
+        r = z
+    elif op == O_MUL or op == O_IMUL1:
         if op == O_MUL:
-            lo, hi, cv = sem.mul(acc, x, sh)
+            z, w, cv = sem.mul(regs[RAX] & (ALL >> sh), x, sh)
         else:
-            lo, hi, cv = sem.imul(acc, x, sh)
+            z, w, cv = sem.imul(regs[RAX] & (ALL >> sh), x, sh)
+        r = z
+        to = ops.K_REG
+        a = RAX
+        also = RDX
         if size == ONE:
-            put_register(core, RAX, U64(2), lo | (hi << U8))
+            z |= w << U8
+            size = U2
+            also = -1
+    elif op == O_DIV or op == O_IDIV:
+        high = regs[RDX] & (ALL >> sh) if size != ONE else (regs[RAX] >> U8) & BYTE
+        if op == O_DIV:
+            ok, z, w = sem.div(high, regs[RAX] & (ALL >> sh), x, sh)
         else:
-            put_register(core, RAX, size, lo)
-            put_register(core, RDX, size, hi)
-        set_flags(core, lo, cv, sh)
-        return CODE_NEXT
-    high = core.regs[RDX] & (ALL >> sh)
-    if size == ONE:
-        high = (core.regs[RAX] >> U8) & BYTE
-    if op == O_DIV:
-        ok, q, r = sem.div(high, acc, x, sh)
-    else:
-        ok, q, r = sem.idiv(high, acc, x, sh)
-    if not ok:
-        fault(E, VECTOR_DE, 0, ZERO)
-        return CODE_FAULT
-    if size == ONE:
-        put_register(core, RAX, U64(2), q | (r << U8))
-    else:
-        put_register(core, RAX, size, q)
-        put_register(core, RDX, size, r)
-    return CODE_NEXT
-
-
-@jit()
-def _bits(core, M, E, u, op, size, sh):
-    # BT BTS BTR BTC: a register bit offset reaches beyond a memory operand, either way.
-    width_log = U64(3) if size == ONE else U64(4) if size == U64(2) else U64(5) if size == U64(4) else _U6
-    offset = u.imm if u.src == ops.K_IMM else core.regs[u.r] & (ALL >> sh)
-    bit = offset & ((ONE << width_log) - ONE)
-    va = ZERO
-    if u.dst == ops.K_MEM:
-        va = effective(core, u)
-        if u.src != ops.K_IMM:
-            wide = sext(offset, sh)
-            words = (wide >> width_log) | (~(ALL >> width_log) if wide >> U63 != ZERO else ZERO)
-            va += words * size
-        va = linear(core, u, va)
-        code, x = read(core, M, E, va, size)
-        if code != CODE_NEXT:
-            return code
-    else:
-        x = core.regs[u.a] & (ALL >> sh)
-    mask = ONE << bit
-    z = x
-    if op == O_BTS:
-        z = x | mask
-    elif op == O_BTR:
-        z = x & ~mask
-    elif op == O_BTC:
-        z = x ^ mask
+            ok, z, w = sem.idiv(high, regs[RAX] & (ALL >> sh), x, sh)
+        if not ok:
+            fault(E, VECTOR_DE, 0, ZERO)
+            return CODE_FAULT
+        flags = False
+        to = ops.K_REG
+        a = RAX
+        also = RDX
+        if size == ONE:
+            z |= w << U8
+            size = U2
+            also = -1
+    elif op == O_MOVSX:
+        z = sext(y, U64(64) - U64(u.width2))
+        flags = False
+    elif op == O_LEA:  # no segment base
+        z = effective(core, u)
+        if u.addr32 != 0:
+            z &= LOW32
+        flags = False
+    elif op == O_XCHG:
+        also = np.int64(u.r)
+        kind = src
+        w = x
+        flags = False
+    elif op == O_XADD:
+        z, cv = sem.add(x, y, cv, sh)
+        r = z
+        also = np.int64(u.r)
+        kind = src
+        w = x
+    elif op == O_CMPXCHG:
+        r, cv = sem.sub(regs[RAX] & (ALL >> sh), x, cv, sh)
+        if r != ZERO:  # memory is written back in either case
+            z = x
+            puts = dst == ops.K_MEM
+            also = RAX
+            w = x
+    elif op <= O_BTC:
+        bit = y & (U64(u.width) - ONE)
+        if op == O_BT:
+            puts = False
+        elif op == O_BTS:
+            z = x | ONE << bit
+        elif op == O_BTR:
+            z = x & ~(ONE << bit)
+        else:
+            z = x ^ ONE << bit
+        cv = cf_of((x >> bit) & ONE, sem.overflow(cv)) | (cv & U8)
+        flags = False
+    elif op == O_BSF or op == O_BSR:
+        flags = False
+        puts = y != ZERO  # else ZF is set and the destination keeps its value
+        fz = y
+        if puts:
+            z = bit_scan(1 if op == O_BSR else 0, y)
+            fz = ONE
+    elif op == O_TZCNT or op == O_LZCNT:
+        z = lzcnt(y, sh) if op == O_LZCNT else tzcnt(y, sh)
+        fz = z
+        cv = cf_of(ONE if y == ZERO else ZERO, ZERO)
+        flags = False
+    elif op == O_POPCNT:
+        z = popcount(y)
+        fz = y
+        fs = ONE  # SF and PF are cleared
+        cv = ZERO
+        flags = False
+    elif op == O_BSWAP:
+        # of 16 bits the manual leaves it undefined; processors write 0
+        z = bswap(x, sh) if u.width > 16 else ZERO
+        flags = False
+    elif op == O_CDQE:
+        half = sh + ((U64(64) - sh) >> ONE)
+        z = sext(regs[RAX] & (ALL >> half), half)
+        flags = False
+        to = ops.K_REG
+        a = RAX
+    elif op == O_CQO:
+        z = ~((regs[RAX] << sh) >> U63) + ONE
+        flags = False
+        to = ops.K_REG
+        a = RDX
+    elif op == O_SETCC:
+        z = U64(condition(np.int64(u.cc), fz, fs, cv))
+        flags = False
+    elif op == O_CMOVCC:
+        if condition(np.int64(u.cc), fz, fs, cv) == 0:
+            z = x
+        flags = False
+    elif op == O_MOVBE:
+        z = bswap(y, sh)
+        flags = False
+    elif op == O_CRC32:
+        z = sem.crc32(x & LOW32, y, U64(u.width2) >> U3)
+        flags = False
+    else:  # ADCX, ADOX
+        cf, of = carry(cv), sem.overflow(cv)
+        z, v = sem.adc(x, y, cf_of(cf if op == O_ADCX else of, ZERO), sh)
+        if op == O_ADCX:
+            cf = carry(v)
+        else:
+            of = carry(v)
+        cv = cf_of(cf, of) | (cv & U8)
+        flags = False
     code = CODE_NEXT
-    if op != O_BT:
-        if u.dst == ops.K_MEM:
-            code = write(core, M, E, va, size, z)
-            if code >= CODE_NOT_RETIRED:
-                return code
+    if to == ops.K_MEM and puts:
+        slot = (va >> U12) & TLB_INDEX
+        if (va + size - ONE) & PAGE_BASE == core.tlb_write[ring, slot]:
+            p = va + core.add_write[ring, slot]
+            touch(core, p)
+            st(M, p, size, z)
         else:
-            put_register(core, np.int64(u.a), size, z)
-    cf = (x >> bit) & ONE
-    of = (core.cv ^ (core.cv << ONE)) >> U63
-    core.cv = cf_of(cf, of) | (core.cv & U8)
-    return code
-
-
-@jit()
-def _scans(core, M, E, u, op, size, sh):
-    code, x = get(core, M, E, u, np.int64(u.src), np.int64(u.r), size)
-    if code != CODE_NEXT:
-        return code
-    if op == O_BSF or op == O_BSR:
-        if x == ZERO:  # ZF is set and the destination keeps its value
-            core.fz = ZERO
-            return CODE_NEXT
-        z = bit_scan(1 if op == O_BSR else 0, x)
-        core.fz = ONE
-        put_register(core, np.int64(u.a), size, z)
-        return CODE_NEXT
-    if op == O_POPCNT:
-        z = popcount(x)
-        put_register(core, np.int64(u.a), size, z)
-        core.fz = x
-        core.fs = ONE  # SF and PF are cleared
-        core.cv = ZERO
-        return CODE_NEXT
-    z = lzcnt(x, sh) if op == O_LZCNT else tzcnt(x, sh)
-    put_register(core, np.int64(u.a), size, z)
-    core.fz = z
-    core.cv = cf_of(ONE if x == ZERO else ZERO, ZERO)
-    return CODE_NEXT
-
-
-@jit()
-def _exchange(core, M, E, u, op, size, sh):
-    code, x = get(core, M, E, u, np.int64(u.dst), np.int64(u.a), size)
-    if code != CODE_NEXT:
-        return code
-    if op == O_XCHG:
-        # the memory operand may be written as either of the two
-        if u.src == ops.K_MEM:
-            code, y = get(core, M, E, u, ops.K_MEM, 0, size)
-            if code != CODE_NEXT:
-                return code
-            code = write(core, M, E, address(core, u), size, x)
-            if code < CODE_NOT_RETIRED:
-                put(core, M, E, u, np.int64(u.dst), np.int64(u.a), size, y)
-            return code
-        _ok, y = get(core, M, E, u, np.int64(u.src), np.int64(u.r), size)
-        code = put(core, M, E, u, np.int64(u.dst), np.int64(u.a), size, y)
-        if code < CODE_NOT_RETIRED:
-            put(core, M, E, u, np.int64(u.src), np.int64(u.r), size, x)
-        return code
-    _ok, y = get(core, M, E, u, np.int64(u.src), np.int64(u.r), size)
-    if op == O_XADD:
-        z, cv = sem.add(x, y, core.cv, sh)
-        if u.dst == ops.K_MEM:
-            code = put(core, M, E, u, np.int64(u.dst), np.int64(u.a), size, z)
+            code = mem_write(core, M, E, va, size, z)
             if code >= CODE_NOT_RETIRED:
                 return code
-            put(core, M, E, u, np.int64(u.src), np.int64(u.r), size, x)
-        else:
-            put(core, M, E, u, np.int64(u.src), np.int64(u.r), size, x)
-            put(core, M, E, u, np.int64(u.dst), np.int64(u.a), size, z)
-        set_flags(core, z, cv, sh)
-        return code
-    acc = core.regs[RAX] & (ALL >> sh)
-    z, cv = sem.sub(acc, x, core.cv, sh)
-    if acc == x:
-        code = put(core, M, E, u, np.int64(u.dst), np.int64(u.a), size, y)
-        if code >= CODE_NOT_RETIRED:
-            return code
-    else:
-        if u.dst == ops.K_MEM:  # the destination is written back in either case
-            code = write(core, M, E, address(core, u), size, x)
-            if code >= CODE_NOT_RETIRED:
-                return code
-        put_register(core, RAX, size, x)
-    set_flags(core, z, cv, sh)
+            if code == CODE_EDGE:
+                core.rip = u.rip + U64(u.len)
+        puts = False
+    if also >= 0:
+        _put_part(core, kind, also, size, w)
+    if puts:
+        _put_part(core, to, a, size, z)
+    if flags:
+        fz = norm(r, sh)
+        fs = fz
+    core.fz = fz
+    core.fs = fs
+    core.cv = cv
     return code
 
 
@@ -755,29 +802,9 @@ def _later(core, M, E, u, op, size, sh):
         if code == CODE_NEXT:
             put_register(core, RAX, ONE, x)
         return code
-    if op == O_MOVBE:
-        code, x = get(core, M, E, u, np.int64(u.src), np.int64(u.r), size)
-        if code != CODE_NEXT:
-            return code
-        return put(core, M, E, u, np.int64(u.dst), np.int64(u.a), size, bswap(x, sh))
-    wide = U64(u.width2) >> U64(3) if op == O_CRC32 else size
-    code, x = get(core, M, E, u, np.int64(u.src), np.int64(u.r), wide)
+    code, x = get(core, M, E, u, np.int64(u.src), np.int64(u.r), size)
     if code != CODE_NEXT:
         return code
-    if op == O_CRC32:
-        core.regs[u.a] = sem.crc32(core.regs[u.a] & LOW32, x, wide)
-        return CODE_NEXT
-    if op == O_ADCX or op == O_ADOX:
-        y = core.regs[u.a] & (ALL >> sh)
-        cf, of = carry(core.cv), sem.overflow(core.cv)
-        z, cv = sem.adc(y, x, cf_of(cf if op == O_ADCX else of, ZERO), sh)
-        core.regs[u.a] = z
-        if op == O_ADCX:
-            cf = carry(cv)
-        else:
-            of = carry(cv)
-        core.cv = cf_of(cf, of) | (core.cv & U8)
-        return CODE_NEXT
     _vex(core, u, op, x, sh)
     return CODE_NEXT
 
@@ -807,6 +834,8 @@ def _flag_ops(core, op):
 @jit()
 def execute_general(core, M, E, u):
     """Execute micro-op u of the COLD group. Returns a CODE_*; core.rip is set for a jump and an edge."""
+    if u.op <= O_COMPUTE:
+        return compute(core, M, E, u, 0 if core.cpl == 0 else 1)
     if u.rmw == 0:
         return _execute(core, M, E, u)
     E.intent = 1
@@ -820,63 +849,10 @@ def _execute(core, M, E, u):
     op = np.int64(u.op)
     size = U64(u.width) >> U64(3)
     sh = U64(64) - U64(u.width)
-    if op <= O_TEST:
-        return _next(core, u, _binary(core, M, E, u, op, size, sh))
-    if op <= O_NEG:
-        return _next(core, u, _unary(core, M, E, u, op, size, sh))
-    if op <= O_RCR:
-        return _next(core, u, _shift(core, M, E, u, op, size, sh))
-    if op <= O_SHRD:
-        return _next(core, u, _double_shift(core, M, E, u, op, size, sh))
-    if op <= O_IDIV:
-        return _multiply(core, M, E, u, op, size, sh)
-    if op == O_MOVZX or op == O_MOVSX:
-        size2 = U64(u.width2) >> U64(3)
-        code, x = get(core, M, E, u, np.int64(u.src), np.int64(u.r), size2)
-        if code != CODE_NEXT:
-            return code
-        if op == O_MOVSX:
-            x = sext(x, U64(64) - U64(u.width2))
-        put_register(core, np.int64(u.a), size, x)
-        return CODE_NEXT
-    if op == O_LEA:
-        # LEA ignores segment bases
-        z = effective(core, u)
-        put_register(core, np.int64(u.a), size, z & LOW32 if u.addr32 != 0 else z)
-        return CODE_NEXT
-    if op <= O_XADD:
-        return _next(core, u, _exchange(core, M, E, u, op, size, sh))
-    if op <= O_BTC:
-        return _next(core, u, _bits(core, M, E, u, op, size, sh))
-    if op <= O_POPCNT:
-        return _scans(core, M, E, u, op, size, sh)
-    if op == O_BSWAP:
-        # of 16 bits the manual leaves it undefined; processors write 0
-        put_register(core, np.int64(u.a), size, bswap(core.regs[u.a], sh) if u.width > 16 else ZERO)
-        return CODE_NEXT
-    if op == O_CDQE:
-        half = sh + ((U64(64) - sh) >> ONE)
-        put_register(core, RAX, size, sext(core.regs[RAX] & (ALL >> half), half))
-        return CODE_NEXT
-    if op == O_CQO:
-        top = (core.regs[RAX] << sh) >> U63
-        put_register(core, RDX, size, ~top + ONE)
-        return CODE_NEXT
-    if op == O_PUSH or op == O_POP or op == O_ENTER or op == O_LEAVE:
-        return _next(core, u, _stack(core, M, E, u, op, size))
-    if op <= O_JRCXZ:
+    if op >= O_JMP and op <= O_JRCXZ:
         return _jump(core, M, E, u, op)
-    if op == O_SETCC:
-        holds = condition(np.int64(u.cc), core.fz, core.fs, core.cv)
-        return _next(core, u, put(core, M, E, u, np.int64(u.dst), np.int64(u.a), ONE, U64(holds)))
-    if op == O_CMOVCC:
-        code, x = get(core, M, E, u, np.int64(u.src), np.int64(u.r), size)
-        if code != CODE_NEXT:
-            return code
-        if condition(np.int64(u.cc), core.fz, core.fs, core.cv) == 0:
-            x = core.regs[u.a]
-        put_register(core, np.int64(u.a), size, x)
-        return CODE_NEXT
+    if op <= O_LEAVE:
+        return _next(core, u, _stack(core, M, E, u, op, size))
     if op <= O_CMPS:
         return _next(core, u, _string(core, M, E, u, op, size, sh))
     if op <= O_SAHF:

@@ -25,7 +25,7 @@ from __future__ import annotations
 import numpy as np
 
 from vpmu_emu._jit import jit
-from vpmu_emu.machine.alu import LAT_MISPREDICT, execute_general, reaches
+from vpmu_emu.machine.alu import LAT_MISPREDICT, O_COMPUTE, compute, execute_general, reaches
 from vpmu_emu.machine.cache import L1_INDEX, cache_miss
 from vpmu_emu.machine.decode import find, lookup, rep_goes_on
 from vpmu_emu.machine.memory import TLB_INDEX, mem_read, mem_write
@@ -319,35 +319,29 @@ def _arm(name: str) -> str:
 
 LINK = _direct("lookup(core, M, E, u.rip)")
 
-GENERAL = """lanes1 -= u.lanes1
-lanes2 -= u.lanes2
-t -= u.cost
-if op < OP_SYSTEM:
+GENERAL = """if op < OP_SYSTEM:
     core.fz = fz
     core.fs = fs
     core.cv = cv
-    core.t = t
-    code = execute_general(core, M, E, u)
-    t = core.t
+    core.t = t - u.cost
+    code = compute(core, M, E, u, row) if op <= O_COMPUTE else execute_general(core, M, E, u)
+    t = core.t + u.cost
     fz = core.fz
     fs = core.fs
     cv = core.cv
-    if code >= CODE_NOT_RETIRED:
-        core.iterations = ZERO
-        core.rip = u.rip
-        lanes1 += u.lanes1
-        lanes2 += u.lanes2
-        t += u.cost
-        break
-    t += u.cost
     if code == CODE_REPEAT:
         core.iterations += ONE
         code = CODE_NEXT
+        lanes1 -= u.lanes1
+        lanes2 -= u.lanes2
         continue
     core.iterations = ZERO
-    lanes1 += u.lanes1
-    lanes2 += u.lanes2
+    if code >= CODE_NOT_RETIRED:
+        break
 else:
+    lanes1 -= u.lanes1
+    lanes2 -= u.lanes2
+    t -= u.cost
     fold_lanes(core, row, lanes1, lanes2)
     core.total[row, C_CYCLES] += U64(t - mark)
     lanes1 = ZERO
@@ -373,7 +367,9 @@ if code == CODE_NEXT:
     pc += 1
 elif code == CODE_JUMP:
     code = CODE_NEXT
-    pc = lookup(core, M, E, core.rip)
+    pc = find(E, core.rip)
+    if pc < 0:
+        pc = lookup(core, M, E, core.rip)
 else:
     break"""
 

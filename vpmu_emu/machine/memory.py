@@ -29,7 +29,7 @@ from vpmu_emu.machine.paging import (
     identity,
     walk,
 )
-from vpmu_emu.machine.physical import ld8, ld16, ld32, ld64, st8, st16, st32, st64
+from vpmu_emu.machine.physical import ld, st
 from vpmu_emu.machine.u64 import (
     ALL,
     BYTE,
@@ -38,8 +38,6 @@ from vpmu_emu.machine.u64 import (
     PAGE_MASK,
     U2,
     U3,
-    U4,
-    U8,
     U12,
     U64,
     ZERO,
@@ -405,13 +403,7 @@ def read(core, M, E, va, size):
     if (va + size - ONE) & PAGE_BASE == core.tlb_read[ring, slot]:
         p = va + core.add_read[ring, slot]
         touch(core, p)
-        if size == U8:
-            return 0, ld64(M, p)
-        if size == U4:
-            return 0, ld32(M, p)
-        if size == U2:
-            return 0, ld16(M, p)
-        return 0, ld8(M, p)
+        return 0, ld(M, p, size)
     return mem_read(core, M, E, va, size)
 
 
@@ -423,14 +415,7 @@ def write(core, M, E, va, size, value):
     if (va + size - ONE) & PAGE_BASE == core.tlb_write[ring, slot]:
         p = va + core.add_write[ring, slot]
         touch(core, p)
-        if size == U8:
-            st64(M, p, value)
-        elif size == U4:
-            st32(M, p, value)
-        elif size == U2:
-            st16(M, p, value)
-        else:
-            st8(M, p, value)
+        st(M, p, size, value)
         return 0
     return mem_write(core, M, E, va, size, value)
 

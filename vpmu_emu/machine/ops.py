@@ -69,11 +69,11 @@ COLD = [
     "mov", "add", "or", "adc", "sbb", "and", "sub", "xor", "cmp", "test", "inc", "dec", "not", "neg",
     "shl", "shr", "sar", "rol", "ror", "rcl", "rcr", "shld", "shrd", "imul", "imul1", "mul", "div", "idiv",
     "movzx", "movsx", "lea", "xchg", "cmpxchg", "xadd", "bt", "bts", "btr", "btc", "bsf", "bsr",
-    "tzcnt", "lzcnt", "popcnt", "bswap", "cdqe", "cqo", "push", "pop", "jmp", "call", "ret",
-    "loop", "loope", "loopne", "jrcxz", "enter", "leave", "setcc", "cmovcc",
+    "tzcnt", "lzcnt", "popcnt", "bswap", "cdqe", "cqo", "setcc", "cmovcc", "movbe", "crc32", "adcx", "adox",
+    # the ones before compute from two operands; what follows is otherwise
+    "push", "pop", "jmp", "call", "ret", "loop", "loope", "loopne", "jrcxz", "enter", "leave",
     "movs", "stos", "lods", "scas", "cmps",
-    "cld", "std", "clc", "stc", "cmc", "lahf", "sahf", "clflush",
-    "xlat", "cmpxchg8b", "movbe", "crc32", "adcx", "adox",
+    "cld", "std", "clc", "stc", "cmc", "lahf", "sahf", "clflush", "xlat", "cmpxchg8b",
     "andn", "bextr", "blsi", "blsmsk", "blsr", "bzhi", "mulx", "pdep", "pext",
     "rorx", "sarx", "shlx", "shrx",
 ]  # fmt: skip

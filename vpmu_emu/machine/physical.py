@@ -118,6 +118,31 @@ def st64(M, p, v):
     M[p + U7] = np.uint8((v >> U56) & BYTE)
 
 
+@jit(inline=True)
+def ld(M, p, size):
+    """1 2 4 or 8 bytes (uint64), little-endian, at host offset p."""
+    if size == U8:
+        return ld64(M, p)
+    if size == U4:
+        return ld32(M, p)
+    if size == U2:
+        return ld16(M, p)
+    return ld8(M, p)
+
+
+@jit(inline=True)
+def st(M, p, size, v):
+    """Store the low 1 2 4 or 8 bytes (uint64) of v. Modifies M."""
+    if size == U8:
+        st64(M, p, v)
+    elif size == U4:
+        st32(M, p, v)
+    elif size == U2:
+        st16(M, p, v)
+    else:
+        st8(M, p, v)
+
+
 @jit()
 def shown(M, table, va, access):
     """Host offset of what the page tables at host offset `table` let their program have at `va`.

@@ -45,7 +45,7 @@ SH64 = U64(0)
 U31 = U64(31)
 U11 = U64(11)
 U64_64 = U64(64)
-CRC32C = U64(0x82F6_3B78)  # the polynomial 11EDC6F41H, bits reflected
+CRC32C = 0x82F6_3B78  # the polynomial 11EDC6F41H, bits reflected
 CF = X86_EFLAGS_CF
 PF = X86_EFLAGS_PF
 AF = X86_EFLAGS_AF
@@ -372,17 +372,27 @@ def imul(x, y, sh):
 
 @jit()
 def _div128(hi, lo, d):
-    # Schoolbook division, one bit a step; hi < d.
+    # Knuth's algorithm D with two digits of 32 bits; hi < d, so every quotient here has 64 bits.
+    shift = U63 - U64(highest_bit(d))
+    d = d << shift
+    if shift != ZERO:
+        hi = (hi << shift) | (lo >> (U64_64 - shift))
+        lo = lo << shift
+    top = d >> U32
+    low = d & LOW32
     q = ZERO
-    for _ in range(64):
-        top = hi >> U63
-        hi = (hi << ONE) | (lo >> U63)
-        lo = lo << ONE
-        q = q << ONE
-        if top != ZERO or hi >= d:
-            hi -= d
-            q |= ONE
-    return q, hi
+    for k in range(2):
+        digit = lo >> U32 if k == 0 else lo & LOW32
+        guess = hi // top
+        rest = hi % top
+        while guess > LOW32 or guess * low > (rest << U32 | digit):
+            guess -= ONE
+            rest += top
+            if rest > LOW32:
+                break
+        hi = (hi << U32 | digit) - guess * d
+        q = q << U32 | guess
+    return q, hi >> shift
 
 
 @jit()
@@ -458,12 +468,21 @@ def tzcnt(x, sh):
     return U64(highest_bit(x & (~x + ONE)))
 
 
+def _crc_of_byte(z: int) -> int:
+    for _ in range(8):
+        z = (z >> 1) ^ (CRC32C if z & 1 else 0)
+    return z
+
+
+CRC_OF_BYTE = np.array([_crc_of_byte(z) for z in range(256)], dtype=np.uint64)
+
+
 @jit()
 def crc32(crc, x, size):
     """CRC32C of `size` bytes of x after `crc`."""
     z = crc ^ x
-    for _k in range(np.int64(size) * 8):
-        z = (z >> ONE) ^ (CRC32C if z & ONE != ZERO else ZERO)
+    for _k in range(np.int64(size)):
+        z = (z >> U8) ^ CRC_OF_BYTE[z & BYTE]
     return z
 
 
