@@ -3,9 +3,9 @@
     python benchmarks/forms.py [WORD…] [--rounds N] [--above NS] [--json FILE] [--beside FILE]
 
 WORD keeps the forms whose text holds it. One guest per form: a block of it in a loop, `bare`. A figure is
-the least of some rounds, less what a guest without a loop takes; beside it the most, and with `--beside` what
-an earlier `--json` says and their ratio. What is no single form has a line too: REP by the element, branches
-with what they need before them (ns per instruction of these). Status 1 if a form is above 15 ns.
+the least of some rounds, less what a guest without a loop takes; beside it the most, and with `--beside`
+what an earlier `--json` says and their ratio. What is no single form has a line too: REP by the element,
+branches with what they need before them (ns per instruction). Status 1 if a form is above 15 ns.
 """
 
 from __future__ import annotations

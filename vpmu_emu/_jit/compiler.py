@@ -87,8 +87,7 @@ def dispatcher(function: Compiled) -> Any:
             _nrt=False,  # every array is its caller's: nobody counts references
         )(function.py_func)
     _one_signature(made)
-    if not function.inline:
-        _compile_once(made, function.name)
+    _compile_once(made, function.name)
     return made
 
 

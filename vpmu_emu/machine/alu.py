@@ -13,10 +13,17 @@ from vpmu_emu.machine import ops
 from vpmu_emu.machine import semantics as sem
 from vpmu_emu.machine.bits import popcount
 from vpmu_emu.machine.breakpoints import WATCHED
-from vpmu_emu.machine.cache import cache_flush_line, touch
+from vpmu_emu.machine.cache import cache_flush_line
 from vpmu_emu.machine.decode import LOAD_LANE, STORE_LANE
-from vpmu_emu.machine.memory import TLB_INDEX, fault, mem_read, mem_write, read, write
-from vpmu_emu.machine.physical import ld, st
+from vpmu_emu.machine.memory import (
+    TLB_INDEX,
+    fault,
+    mem_read,
+    read,
+    read_here,
+    write,
+    write_here,
+)
 from vpmu_emu.machine.processor_flags import X86_EFLAGS_DF, X86_EFLAGS_FIXED
 from vpmu_emu.machine.semantics import (
     STATUS_FLAGS,
@@ -62,7 +69,6 @@ from vpmu_emu.machine.u64 import (
     U3,
     U4,
     U8,
-    U12,
     U15,
     U63,
     U64,
@@ -148,7 +154,7 @@ def put_address(core, u, n, value):
     core.regs[n] = value & LOW32 if u.addr32 != 0 else value
 
 
-@jit()
+@jit(inline=True)
 def get(core, M, E, u, kind, n, size):
     """(code, value) of an operand: kind K_*, register n, `size` bytes (uint64)."""
     if kind == ops.K_REG:
@@ -177,7 +183,7 @@ def put_register(core, n, size, value):
         core.regs[n] = (core.regs[n] & ~BYTE) | (value & BYTE)
 
 
-@jit()
+@jit(inline=True)
 def put(core, M, E, u, kind, n, size, value):
     """Store to an operand: CODE_NEXT, CODE_EDGE or CODE_FAULT."""
     if kind == ops.K_MEM:
@@ -234,7 +240,7 @@ def predict(core, u, taken):
         core.t += core.latency[LAT_MISPREDICT]
 
 
-@jit()
+@jit(inline=True)
 def _next(core, u, code):
     # A store that dropped decoded code ends the slice after this instruction.
     if code == CODE_EDGE:
@@ -292,17 +298,11 @@ def compute(core, M, E, u, ring):
             va = _bit_address(core, u, sh, y)
         if (u.lanes1 >> LOAD_LANE) & ONE != ZERO:
             wide = size if dst == ops.K_MEM else U64(u.width2) >> U3
-            slot = (va >> U12) & TLB_INDEX
-            if (va + wide - ONE) & PAGE_BASE == core.tlb_read[ring, slot]:
-                p = va + core.add_read[ring, slot]
-                touch(core, p)
-                v = ld(M, p, wide)
-            else:
-                E.intent = np.int64(u.rmw)
-                code, v = mem_read(core, M, E, va, wide)
-                E.intent = 0
-                if code != CODE_NEXT:
-                    return code
+            E.intent = np.int64(u.rmw)
+            code, v = read_here(core, M, E, ring, va, wide)
+            E.intent = 0
+            if code != CODE_NEXT:
+                return code
             if dst == ops.K_MEM:
                 x = v
             else:
@@ -516,17 +516,11 @@ def compute(core, M, E, u, ring):
         flags = False
     code = CODE_NEXT
     if to == ops.K_MEM and puts:
-        slot = (va >> U12) & TLB_INDEX
-        if (va + size - ONE) & PAGE_BASE == core.tlb_write[ring, slot]:
-            p = va + core.add_write[ring, slot]
-            touch(core, p)
-            st(M, p, size, z)
-        else:
-            code = mem_write(core, M, E, va, size, z)
-            if code >= CODE_NOT_RETIRED:
-                return code
-            if code == CODE_EDGE:
-                core.rip = u.rip + U64(u.len)
+        code = write_here(core, M, E, ring, va, size, z)
+        if code >= CODE_NOT_RETIRED:
+            return code
+        if code == CODE_EDGE:
+            core.rip = u.rip + U64(u.len)
         puts = False
     if also >= 0:
         _put_part(core, kind, also, size, w)
@@ -541,7 +535,7 @@ def compute(core, M, E, u, ring):
     return code
 
 
-@jit()
+@jit(inline=True)
 def _stack(core, M, E, u, op, size):
     if op == O_PUSH:
         if u.dst == ops.K_REG and u.a == REG_FS:
@@ -613,7 +607,7 @@ def reaches(E, target):
     return True
 
 
-@jit()
+@jit(inline=True)
 def _jump(core, M, E, u, op):
     regs = core.regs
     here = u.rip + U64(u.len)
@@ -652,34 +646,35 @@ def _jump(core, M, E, u, op):
     return CODE_EDGE if code == CODE_EDGE else CODE_JUMP
 
 
-@jit()
-def _string(core, M, E, u, op, size, sh):
+@jit(inline=True)
+def _element(core, M, E, u, op, ring):
+    """One iteration of a string instruction: CODE_REPEAT if another one follows."""
     regs = core.regs
+    size = U64(u.width) >> U3
+    sh = U64(64) - U64(u.width)
     kept = LOW32 if u.addr32 != 0 else ALL
     if u.cc != 0 and regs[RCX] & kept == ZERO:
         # No iteration: it retires, but as no load and no store.
-        row = 0 if core.cpl == 0 else 1
-        core.total[row, C_LOAD] -= (u.lanes1 >> LOAD_LANE) & ONE
-        core.total[row, C_STORE] -= (u.lanes1 >> STORE_LANE) & ONE
+        core.total[ring, C_LOAD] -= (u.lanes1 >> LOAD_LANE) & ONE
+        core.total[ring, C_STORE] -= (u.lanes1 >> STORE_LANE) & ONE
         return CODE_NEXT
     step = size if core.rflags & X86_EFLAGS_DF == ZERO else ~size + ONE
     code = CODE_NEXT
     again = u.cc != 0 and regs[RCX] & kept != ONE
-    x = ZERO
-    if op == O_MOVS or op == O_LODS or op == O_CMPS:
-        code, x = read(core, M, E, linear(core, u, regs[RSI]), size)
+    if op == O_STOS or op == O_SCAS:
+        x = regs[RAX] & (ALL >> sh)
+    else:
+        code, x = read_here(core, M, E, ring, linear(core, u, regs[RSI]), size)
         if code != CODE_NEXT:
             return code
-    elif op == O_STOS or op == O_SCAS:
-        x = regs[RAX] & (ALL >> sh)
     if op == O_MOVS or op == O_STOS:
-        code = write(core, M, E, regs[RDI] & kept, size, x)
+        code = write_here(core, M, E, ring, regs[RDI] & kept, size, x)
         if code >= CODE_NOT_RETIRED:
             return code
     elif op == O_LODS:
         put_register(core, RAX, size, x)
     else:
-        code, y = read(core, M, E, regs[RDI] & kept, size)
+        code, y = read_here(core, M, E, ring, regs[RDI] & kept, size)
         if code != CODE_NEXT:
             return code
         z, cv = sem.sub(x, y, core.cv, sh)
@@ -699,6 +694,18 @@ def _string(core, M, E, u, op, size, sh):
         core.rip = u.rip + U64(u.len)
         return CODE_JUMP
     return code
+
+
+@jit()
+def _string(core, M, E, u, op, limit):
+    """A string instruction until its last iteration, or to the one with which core.t reaches `limit`."""
+    ring = 0 if core.cpl == 0 else 1
+    while True:
+        code = _element(core, M, E, u, op, ring)
+        if code != CODE_REPEAT or core.t + u.cost >= limit:
+            return _next(core, u, code)
+        core.t += u.cost
+        core.iterations += ONE
 
 
 @jit()
@@ -740,7 +747,7 @@ def _cmpxchg_pair(core, M, E, u):
     return code
 
 
-@jit()
+@jit(inline=True)
 def _vex(core, u, op, x, sh):
     # BMI1 and BMI2: x is the r/m operand, u.cc the register that VEX.vvvv names.
     y = core.regs[u.cc & 15] & (ALL >> sh)
@@ -792,7 +799,7 @@ def _vex(core, u, op, x, sh):
     set_flags(core, z, cf_of(cf, ZERO), sh)
 
 
-@jit()
+@jit(inline=True)
 def _later(core, M, E, u, op, size, sh):
     # What came with later processors. These move or compute, and touch memory once at most.
     if op == O_CMPXCHG8B:
@@ -809,7 +816,7 @@ def _later(core, M, E, u, op, size, sh):
     return CODE_NEXT
 
 
-@jit()
+@jit(inline=True)
 def _flag_ops(core, op):
     of = (core.cv ^ (core.cv << ONE)) >> U63
     if op == O_CLD:
@@ -832,20 +839,24 @@ def _flag_ops(core, op):
 
 
 @jit()
-def execute_general(core, M, E, u):
-    """Execute micro-op u of the COLD group. Returns a CODE_*; core.rip is set for a jump and an edge."""
+def execute_general(core, M, E, u, limit):
+    """Execute micro-op u of the COLD group. Returns a CODE_*; core.rip is set for a jump and an edge.
+
+    REP goes on until core.t, with the time of the instruction itself, reaches `limit`; with a limit that is
+    past it is one iteration.
+    """
     if u.op <= O_COMPUTE:
         return compute(core, M, E, u, 0 if core.cpl == 0 else 1)
     if u.rmw == 0:
-        return _execute(core, M, E, u)
+        return _execute(core, M, E, u, limit)
     E.intent = 1
-    code = _execute(core, M, E, u)
+    code = _execute(core, M, E, u, limit)
     E.intent = 0
     return code
 
 
-@jit()
-def _execute(core, M, E, u):
+@jit(inline=True)
+def _execute(core, M, E, u, limit):
     op = np.int64(u.op)
     size = U64(u.width) >> U64(3)
     sh = U64(64) - U64(u.width)
@@ -854,7 +865,7 @@ def _execute(core, M, E, u):
     if op <= O_LEAVE:
         return _next(core, u, _stack(core, M, E, u, op, size))
     if op <= O_CMPS:
-        return _next(core, u, _string(core, M, E, u, op, size, sh))
+        return _string(core, M, E, u, op, limit)
     if op <= O_SAHF:
         return _flag_ops(core, op)
     if op != O_CLFLUSH:

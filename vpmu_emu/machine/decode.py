@@ -20,10 +20,11 @@ from vpmu_emu.machine.memory import (
     drop_decoded,
     fault,
     fetch_address,
+    map_slot,
 )
 from vpmu_emu.machine.physical import NOWHERE, PAGE_CODE
 from vpmu_emu.machine.processor_flags import X86_EFLAGS_RF
-from vpmu_emu.machine.u64 import ONE, PAGE_BASE, PAGE_MASK, U3, U12, U16, U48, U64, ZERO
+from vpmu_emu.machine.u64 import ONE, PAGE_BASE, PAGE_MASK, U3, U12, U48, U64, ZERO
 from vpmu_emu.machine.vectors import VECTOR_GP
 from vpmu_emu.tables.cpus import LATENCIES
 from vpmu_emu.tables.instructions import MAPS, NO_PREFIX, NO_REPEAT
@@ -45,7 +46,6 @@ FIRST_SHIFT = ops.HOT_OP["shl_rr64"]
 LAST_SHIFT = ops.HOT_OP["ror_rr32"]
 # hot arms of the five shifts come in pairs of widths, the general ones singly, in the same order
 FIRST_COLD_SHIFT = ops.COLD_OP["shl"]
-_MAP_MASK = U64(state.N_MAP - 1)
 _BP_MASK = U64(state.N_PREDICTOR - 1)
 _U58 = U64(58)
 _U6 = U64(6)
@@ -56,7 +56,7 @@ _U10 = U64(10)
 _MAX_BLOCK = 64
 # the block builder never gets so far: one that is always zero, REP that goes on and the link behind it
 BLANK, REP = state.N_UOPS - 4, state.N_UOPS - 3
-_MAX_LENGTH = 15
+_MAX_LENGTH = state.MAX_LENGTH
 _SIGN = np.array([0, 1 << 7, 1 << 15, 0, 1 << 31, 0, 0, 0, 1 << 63], dtype=np.uint64)
 _EXTEND = np.array(
     [0, (1 << 64) - (1 << 8), (1 << 64) - (1 << 16), 0, (1 << 64) - (1 << 32), 0, 0, 0, 0], dtype=np.uint64
@@ -445,11 +445,23 @@ def _mark_bytes(E, p, n):
         E.code_row[p >> U12] = at
         for k in range(state.CODE_WORDS):
             E.code_bytes[E.n_code, k] = ZERO
+        for k in range(state.CODE_LINES + 1):
+            E.code_line[E.n_code, k] = 0
         E.n_code += 1
     row = at & CODE_ROW
     for k in range(n):
         offset = (p + U64(k)) & PAGE_MASK
         E.code_bytes[row, offset >> _U6] |= ONE << (offset & _IN_WORD)
+
+
+@jit()
+def _note_place(E, n, p, size):
+    """Micro-op n is made of `size` bytes from host offset p on, which are marked: a store will find it."""
+    row = E.code_row[p >> U12] & CODE_ROW
+    line = (p & PAGE_MASK) >> _U6
+    E.code_before[n] = E.code_line[row, line]
+    E.code_line[row, line] = n
+    E.code_span[n] = size
 
 
 @jit()
@@ -462,12 +474,6 @@ def _was_stored(E, p, n):
             return True
         at += ONE
     return False
-
-
-@jit(inline=True)
-def map_slot(rip):
-    """Where the map of decoded code keeps a linear address."""
-    return (rip ^ (rip >> U16)) & _MAP_MASK
 
 
 @jit(inline=True)
@@ -595,10 +601,12 @@ def lookup(core, M, E, rip):
             beyond = fetch_address(core, M, E, last & PAGE_BASE)
             _mark_code(core, E, beyond)
             _mark_bytes(E, beyond, size - inside)
+            E.code_line[E.code_row[beyond >> U12] & CODE_ROW, state.CODE_LINES] = 1
         if n == first:
             base = fetch_address(core, M, E, rip) - rip
             _mark_code(core, E, base + rip)
         _mark_bytes(E, base + rip, inside)
+        _note_place(E, n, base + rip, size)
         if _is_break(E, rip):
             u.op = ops.OP_BREAK
         slot = map_slot(rip)

@@ -149,7 +149,8 @@ OP_LOOP = 82
 OP_LINK = 83
 OP_BREAK = 84
 OP_FETCH = 85
-OP_SYSTEM = 177
+OP_STALE = 86
+OP_SYSTEM = 178
 
 @jit()
 def fold_lanes(core, row, lanes1, lanes2):
@@ -1253,13 +1254,18 @@ def run_slice(core, M, E, tlim):
             elif op == OP_FETCH:
                 code = CODE_FAULT
                 break
+            elif op == OP_STALE:
+                lanes1 -= u.lanes1
+                lanes2 -= u.lanes2
+                t -= u.cost
+                pc = lookup(core, M, E, u.rip)
             else:
                 if op < OP_SYSTEM:
                     core.fz = fz
                     core.fs = fs
                     core.cv = cv
                     core.t = t - u.cost
-                    code = compute(core, M, E, u, row) if op <= O_COMPUTE else execute_general(core, M, E, u)
+                    code = compute(core, M, E, u, row) if op <= O_COMPUTE else execute_general(core, M, E, u, tlim)
                     t = core.t + u.cost
                     fz = core.fz
                     fs = core.fs

@@ -317,6 +317,10 @@ def _arm(name: str) -> str:
     return _binary(sem, shaped[:2], int(shaped[2:]))
 
 
+STALE = """lanes1 -= u.lanes1
+lanes2 -= u.lanes2
+t -= u.cost
+pc = lookup(core, M, E, u.rip)"""
 LINK = _direct("lookup(core, M, E, u.rip)")
 
 GENERAL = """if op < OP_SYSTEM:
@@ -324,7 +328,7 @@ GENERAL = """if op < OP_SYSTEM:
     core.fs = fs
     core.cv = cv
     core.t = t - u.cost
-    code = compute(core, M, E, u, row) if op <= O_COMPUTE else execute_general(core, M, E, u)
+    code = compute(core, M, E, u, row) if op <= O_COMPUTE else execute_general(core, M, E, u, tlim)
     t = core.t + u.cost
     fz = core.fz
     fs = core.fs
@@ -403,7 +407,7 @@ def source() -> str:
     chunk = (1 << 10) - 1
     out = [HEAD.format(chunk=chunk)]
     numbered = [(name, i) for i, name in enumerate(HOT)] + [
-        (name, OPS.index(name)) for name in ("link", "break", "fetch")
+        (name, OPS.index(name)) for name in ("link", "break", "fetch", "stale")
     ]
     out += [f"OP_{name.upper()} = {i}\n" for name, i in numbered]
     out.append(f"OP_SYSTEM = {SYSTEM_BASE}\n")
@@ -412,6 +416,7 @@ def source() -> str:
     word = "if"
     arms = [(name, _arm(name)) for name in HOT]
     arms += [("link", LINK), ("break", "code = CODE_BREAK\nbreak"), ("fetch", "code = CODE_FAULT\nbreak")]
+    arms.append(("stale", STALE))
     for name, body in arms:
         out.append(f"            {word} op == OP_{name.upper()}:\n{_indent(body, 16)}\n")
         word = "elif"

@@ -22,6 +22,7 @@ from vpmu_emu.machine.bus import (
     locate,
 )
 from vpmu_emu.machine.cache import touch
+from vpmu_emu.machine.ops import COLD_OP, OP_BREAK, OP_STALE, SYSTEM_OP
 from vpmu_emu.machine.paging import (
     LEFT,
     NO_ERROR,
@@ -39,6 +40,7 @@ from vpmu_emu.machine.u64 import (
     U2,
     U3,
     U12,
+    U16,
     U64,
     ZERO,
 )
@@ -53,6 +55,9 @@ _WORD = U64(64)
 CODE_SHIFT = U64(10)  # of code_row
 CODE_ROW = U64(state.N_CODE - 1)
 STORED = U64(state.N_STORED - 1)
+_MAP_MASK = U64(state.N_MAP - 1)
+O_MOVS, O_CMPS = COLD_OP["movs"], COLD_OP["cmps"]
+S_INS, S_OUTS = SYSTEM_OP["ins"], SYSTEM_OP["outs"]
 LAT_TLB_WALK = LATENCIES.index("tlb_walk")
 
 _U47 = U64(47)
@@ -159,7 +164,7 @@ def fetch_address(core, M, E, va):
 
 @jit()
 def drop_decoded(E):
-    """Throw all decoded code away: something was stored where code lies."""
+    """Throw all decoded code away."""
     if E.n_uops > 1:
         E.n_uops = 1
         E.n_code = 0
@@ -167,6 +172,62 @@ def drop_decoded(E):
         if E.generation & (state.GENERATIONS - 1) == 0:  # keys hold that much of it
             for i in range(state.N_MAP):
                 E.map_key[i] = ZERO
+
+
+@jit(inline=True)
+def map_slot(rip):
+    """Where the map of decoded code keeps a linear address."""
+    return (rip ^ (rip >> U16)) & _MAP_MASK
+
+
+@jit()
+def _drop_line(E, row, line, first, last):
+    """Of decoded code that begins in one line of a page, throw away what has one of the bytes first..last.
+
+    Others may know such a micro-op as what comes next: it stays where it is, and looks itself up.
+    False if that cannot be done: a REP instruction that changes itself goes on as it was.
+    """
+    after = 0
+    n = np.int64(E.code_line[row, line])
+    while n != 0:
+        u = E.uops[n]
+        before = np.int64(E.code_before[n])
+        start = np.int64(u.rip & PAGE_MASK)
+        if start > last or start + np.int64(E.code_span[n]) <= first:
+            after = n
+        else:
+            op = np.int64(u.op)
+            if u.cc != 0 and (op >= O_MOVS and op <= O_CMPS or op == S_INS or op == S_OUTS):
+                return False
+            if op != OP_BREAK:
+                u.op = OP_STALE
+            slot = map_slot(u.rip)
+            if np.int64(E.map_uop[slot]) == n:
+                E.map_key[slot] = ZERO
+            if after == 0:
+                E.code_line[row, line] = before
+            else:
+                E.code_before[after] = before
+        n = before
+    return True
+
+
+@jit()
+def _drop_code(E, p, size):
+    """Throw away what is decoded of `size` bytes (8 at the most, in one page) at host offset p."""
+    row = np.int64(E.code_row[p >> U12] & CODE_ROW)
+    first = np.int64(p & PAGE_MASK)
+    last = first + np.int64(size) - 1
+    reach = state.MAX_LENGTH - 1
+    if first < reach and E.code_line[row, state.CODE_LINES] != 0:
+        drop_decoded(E)
+        return
+    for line in range(max(first - reach, 0) >> 6, (last >> 6) + 1):
+        if not _drop_line(E, row, line, first, last):
+            drop_decoded(E)
+            return
+    for k in range(first, last + 1):
+        E.code_bytes[row, k >> 6] &= ~(ONE << (U64(k) & _IN_WORD))
 
 
 @jit()
@@ -279,7 +340,7 @@ def mem_read(core, M, E, va, size):
         core.global_read[ring, slot] = np.uint8(E.page_global)
         core.t += core.latency[LAT_TLB_WALK]
         touch(core, p)
-        return 0, _load(M, p, size)
+        return 0, ld(M, p, size)
     q = translate(core, M, E, last & PAGE_BASE, access)
     if q == physical.NOWHERE:
         return 16, ZERO
@@ -319,7 +380,7 @@ def holds_decoded(E, p, size):
 def note_write(E, p, size):
     """`size` bytes (8 at the most, in one page) at host offset p are overwritten: True if that was code.
 
-    Decoded code is thrown away then. Modifies E.
+    What was decoded from them is thrown away then. Modifies E.
     """
     page = p >> U12
     flags = U64(E.page_flags[page])
@@ -330,7 +391,7 @@ def note_write(E, p, size):
         last = (p + size - ONE) >> U3
         E.stored[first & STORED] = first + ONE
         E.stored[last & STORED] = last + ONE
-        drop_decoded(E)
+        _drop_code(E, p, size)
         return True
     return False
 
@@ -387,6 +448,9 @@ def mem_write(core, M, E, va, size, value):
         core.add_write[ring, slot] = p - va
         core.global_write[ring, slot] = np.uint8(shared)
         core.t += core.latency[LAT_TLB_WALK]
+    if first == size:
+        st(M, p, size, value)
+        return 2 if dropped else 0
     for k in range(8):
         n = U64(k)
         if n < size:
@@ -395,11 +459,10 @@ def mem_write(core, M, E, va, size, value):
     return 2 if dropped else 0
 
 
-@jit()
-def read(core, M, E, va, size):
-    """(code, value): as mem_read, through the TLB first."""
+@jit(inline=True)
+def read_here(core, M, E, ring, va, size):
+    """(code, value): as mem_read, through the TLB of a ring first: 0 of CPL 0, else 1."""
     slot = (va >> U12) & TLB_INDEX
-    ring = 0 if core.cpl == 0 else 1
     if (va + size - ONE) & PAGE_BASE == core.tlb_read[ring, slot]:
         p = va + core.add_read[ring, slot]
         touch(core, p)
@@ -407,11 +470,10 @@ def read(core, M, E, va, size):
     return mem_read(core, M, E, va, size)
 
 
-@jit()
-def write(core, M, E, va, size, value):
-    """code: as mem_write, through the TLB first."""
+@jit(inline=True)
+def write_here(core, M, E, ring, va, size, value):
+    """code: as mem_write, through the TLB of a ring first."""
     slot = (va >> U12) & TLB_INDEX
-    ring = 0 if core.cpl == 0 else 1
     if (va + size - ONE) & PAGE_BASE == core.tlb_write[ring, slot]:
         p = va + core.add_write[ring, slot]
         touch(core, p)
@@ -420,3 +482,13 @@ def write(core, M, E, va, size, value):
     return mem_write(core, M, E, va, size, value)
 
 
+@jit()
+def read(core, M, E, va, size):
+    """(code, value): as mem_read, through the TLB first."""
+    return read_here(core, M, E, 0 if core.cpl == 0 else 1, va, size)
+
+
+@jit()
+def write(core, M, E, va, size, value):
+    """code: as mem_write, through the TLB first."""
+    return write_here(core, M, E, 0 if core.cpl == 0 else 1, va, size, value)

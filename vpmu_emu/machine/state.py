@@ -393,13 +393,15 @@ CORE = np.dtype(
 )
 
 # --- scratch of the engine ------------------------------------------------------------------------------
-N_UOPS = 1 << 16
-N_MAP = 1 << 16
+N_UOPS = 1 << 19
+N_MAP = 1 << 19
 MAX_HOST_MIB = 64  # of the host, above its guest's memory, at the most
 N_PAGES = (MAX_RAM_MIB + MAX_HOST_MIB) << 8  # of the host array at the most
 N_CODE = 1 << 10  # pages that may hold decoded code at one time
 N_STORED = 1 << 10
 CODE_WORDS = 64  # a bit per byte of a page
+CODE_LINES = 64  # of 64 bytes in a page
+MAX_LENGTH = 15  # bytes of an instruction
 N_RING = 1 << 16
 N_FAULTS = 16  # more than one triple fault is made of
 N_SERIAL = 1 << 20
@@ -512,6 +514,11 @@ ENGINE = np.dtype(
         ("stored", "u8", (N_STORED,)),  # 8-byte pieces that lay in decoded code and were stored to, plus 1
         ("code_row", "u8", (N_PAGES,)),  # generation << 10 | row of code_bytes; another generation: none
         ("code_bytes", "u8", (N_CODE, CODE_WORDS)),  # bit per byte of a page that is decoded
+        # the micro-op decoded last that begins in a line of a page, 0 none; behind them: 1 if one of the
+        # page before ends in it
+        ("code_line", "i4", (N_CODE, CODE_LINES + 1)),
+        ("code_before", "i4", (N_UOPS,)),  # the one decoded before it that begins in the same line
+        ("code_span", "u1", (N_UOPS,)),  # how many bytes it was made of
         ("page_flags", "u1", (N_PAGES,)),  # 1 code was executed here (sticky), 2 dirty; belongs to RAM
         ("outside", "u1", (16,)),  # its bytes and what follows
         ("fetch", "u1", (16,)),  # bytes of the instruction being decoded

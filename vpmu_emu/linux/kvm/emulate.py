@@ -106,7 +106,7 @@ def x86_emulate_insn(core, M, E, u):
     elif op >= SYSTEM_BASE:
         code = execute_system(core, M, E, u)
     elif op != OP_NOP:
-        code = execute_general(core, M, E, u)
+        code = execute_general(core, M, E, u, 0)
     if code == machine.CODE_NEXT:
         core.rip = after
     return code
