@@ -15,6 +15,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.lab.test_sweep import LONG, folder, spec_of, started, wait_for, written
+from vpmu_emu.lab.cluster import Cluster
 from vpmu_emu.lab.sweep import sweep
 
 __all__ = ["folder"]  # a fixture
@@ -76,6 +77,30 @@ def test_a_sweep_of_200_points_is_the_same_on_dask_although_a_worker_is_killed(f
     assert driver.returncode == 0, text
     assert sweep(path, folder / "local.parquet").ran == points
     assert (folder / "local.parquet").read_bytes() == out.read_bytes()
+
+
+@pytest.mark.laws
+def test_answers_that_a_worker_takes_with_it_are_made_again(dask):
+    """They were done; nobody had fetched them yet."""
+    first = dask.worker()
+    with Cluster(dask.address) as cluster:
+        cluster.prepare([])
+        answers = cluster.run_each(str, range(4))
+        found = [next(answers)]
+        futures = cluster._client.futures
+        wait_until(lambda: all(each.status == "finished" for each in futures.values()))
+        dask.worker()
+        first.kill()
+        wait_until(lambda: any(each.status != "finished" for each in futures.values()))
+        found += answers
+    assert sorted((answer.index, answer.value) for answer in found) == [(n, str(n)) for n in range(4)]
+
+
+def wait_until(holds, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @pytest.mark.laws

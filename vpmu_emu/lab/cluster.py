@@ -160,6 +160,11 @@ class Cluster:
         while places:
             future = next(coming)
             index = places.pop(future.key)
+            if future.status in ("pending", "lost"):
+                # It was done, and the worker that had the answer went before anybody fetched it.
+                places[future.key] = index
+                coming.add(future)
+                continue
             if future.status == "error" and isinstance(future.exception(), KilledWorker):
                 answer = Answer(index, error=KILLED)
             elif future.status == "error":
