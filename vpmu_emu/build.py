@@ -203,6 +203,10 @@ def build(
                 raise VpmuError(f"mode {name} does not build: {text}")
             _set_mark(name)
             busy -= 1
+        pool[0].send("regions", "", None)  # what native code of guests is made with
+        what, name, text = inbox.get()[1]
+        if what != "done":
+            raise VpmuError(f"what native code is made with does not build: {text}")
     finally:
         for worker in pool:
             worker.close()
@@ -329,6 +333,11 @@ def work() -> None:
                 importlib.import_module(name.split(":")[0])
                 seconds = _jit.compile_for(name, spec)
                 answer("done", name, f"{seconds:.3f}")
+            elif what == "regions":
+                from vpmu_emu.machine.translate.translator import make_parts
+
+                make_parts(compiles=True)
+                answer("done", name, "")
             else:
                 with _jit.compile_clock(lambda function: answer("start", function, "")):
                     warm(name)

@@ -252,6 +252,18 @@ def _thresh(_: str, seconds: float | None) -> None:
         check_settings("off", seconds, 0)
 
 
+ENGINES = ("auto", "interpreter", "translator")
+
+
+def _engine(key: str, name: str) -> None:
+    known(key, "engine", name, ENGINES)
+
+
+def _hot(key: str, times: int) -> None:
+    if times < 1:
+        raise ConfigError(key, f"{times} times", "at least 1")
+
+
 def _vector(key: str, name: str) -> None:
     from vpmu_emu.linux.state import PMI_VECTOR_NAMES
 
@@ -622,6 +634,17 @@ class Options:
     trace: Any = _field(  # noqa: RUF009
         "trace", None, "Write the event trace to this file, `-` for standard output.",
         metavar="OUT", takes=_output, not_of_a_guest="a check writes no files",
+    )
+    engine: str = _field(
+        "engine", "auto",
+        "What runs the program; the result does not depend on it. auto: the interpreter, and native code "
+        "for what is hot; interpreter: nothing else; translator: native code, which is waited for.",
+        metavar="ENGINE", check=_engine, not_of_a_guest="the result of a run does not depend on it",
+    )
+    hot: int = _field(
+        "hot", 1000, "Native code is made for what a branch was taken to so often.",
+        metavar="TIMES", takes=_number, check=_hot,
+        not_of_a_guest="the result of a run does not depend on it",
     )
     horizon: int = _field(
         "horizon", 0, "Look what is due after at most so many instructions, 0 for when it is.",

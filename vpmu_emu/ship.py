@@ -27,6 +27,7 @@ def settings() -> dict[str, str]:
 def made(modes: Sequence[str]) -> dict[str, shipped.Function]:
     """Every function that Python may call in these modes, and every one that those name."""
     from vpmu_emu._jit import compiler
+    from vpmu_emu.machine.translate.translator import CALLED, STEP, make_parts
     from vpmu_emu.tables.modes import MODES
 
     def tell(done: int, total: int, name: str) -> None:
@@ -38,7 +39,8 @@ def made(modes: Sequence[str]) -> dict[str, shipped.Function]:
         build.warm(mode)
         if not MODES[mode].hypervisor:
             build.warm(mode, CORES)
-    return {name: compiler.portable(name) for name in _closed(_jit.called_entries())}
+    make_parts(compiles=True)
+    return {name: compiler.portable(name) for name in _closed([*_jit.called_entries(), STEP, *CALLED])}
 
 
 def _closed(entries: Iterable[str]) -> list[str]:

@@ -7,6 +7,7 @@ crank in slices short enough for signals to be seen, and says what happened. Gue
 from __future__ import annotations
 
 import hashlib
+import os
 import signal
 import threading
 import time
@@ -162,7 +163,7 @@ class Stop:
         return "\n".join([f"{words} at rip {self.rip:#x}{place}", *more])
 
 
-NOT_OF_THE_RUN = ("jit_s", "wall_s")  # of the machine that it ran on
+NOT_OF_THE_RUN = ("engine", "jit_s", "wall_s")  # of the machine that it ran on
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -506,6 +507,7 @@ class System:
             smp: Any = compiled_smp
             together, M = self.S.cores, self.M
             self._run = lambda: int(smp.run_cores(together, cores, QUANTUM, M, E))
+        self._translator = translator_of(E, options)
         if self._moment is not None:
             self._arm(self._moment)
         if options.max_cycles is not None:
@@ -564,10 +566,10 @@ class System:
             if self.instructions or code != RUN_SLICE:
                 return code
         end = self.furthest + ticks
-        self.E.t_slice = end if until is None else min(end, until)
+        end = end if until is None else min(end, until)
         start = time.perf_counter()
         with np.errstate(over="ignore"):
-            code = self._run_host(self.E.t_slice) if self.has_host else int(self._run())
+            code = self._run_until(end, start)
         took = time.perf_counter() - start
         self.wall_s += took
         if self.E.n_data:
@@ -578,6 +580,23 @@ class System:
         elif took > SLICE_SECONDS * 1.5:
             self._slice = max(self._slice // 2, 1 << 10)
         return code
+
+    def _run_until(self, end: int, start: float) -> int:
+        """Compiled code until `end`; native code is put in where it asks for it. A RUN_* code."""
+        from vpmu_emu.machine.state import RUN_SLICE
+
+        while True:
+            self.E.t_slice = end
+            code = self._run_host(end) if self.has_host else int(self._run())
+            if self._translator is None:
+                return code
+            self._translator.look(self.wall_s + time.perf_counter() - start)
+            if code != RUN_SLICE or self.furthest >= end:
+                return code
+
+    @property
+    def _regions(self) -> int:
+        return 0 if self._translator is None else int(self._translator.regions)
 
     def _run_host(self, end: int) -> int:
         """Compiled code until `end`, and the system calls that host programs make on the way."""
@@ -1193,7 +1212,7 @@ class System:
             "notes": self.notes(),
             "unsupported": self.unsupported(),
             "lost": self.lost(),
-            "engine": "interpreter",
+            "engine": "translator" if self._regions else "interpreter",
             "jit_s": round(self.jit_s, 6),
             "wall_s": round(self.wall_s, 6),
         }
@@ -1231,6 +1250,20 @@ def _kind_of(code: bytes) -> str:
     else:
         return ""
     return f"{kind}: compile with -mgeneral-regs-only"
+
+
+def translator_of(E: Any, options: Options) -> Any:
+    """What makes native code for a machine with engine record E; None where there is to be none."""
+    from vpmu_emu import _jit
+
+    # A suite of tests runs under each engine: results do not say which it was.
+    engine = os.environ.get("VPMU_ENGINE", options.engine)
+    if engine == "interpreter" or not _jit.COMPILES:
+        return None
+    from vpmu_emu.machine.translate.translator import Translator
+
+    hot = int(os.environ.get("VPMU_HOT", options.hot))
+    return Translator(E, hot=hot, waits=engine == "translator")
 
 
 def _done(core: Any) -> int:

@@ -40,6 +40,7 @@ BOUNDS_CHECKED = bool(_number("NUMBA_BOUNDSCHECK"))
 # Every declared function: "module:name" -> Compiled (or, uncompiled, the Python function).
 functions: dict[str, Any] = {}
 inlined: set[str] = set()  # the names of those whose machine code is put into every caller
+alone: set[str] = set()  # and of those that every caller names, however small
 entries: set[str] = set()  # the names that Python may call
 
 # What needs numba, imported when it is asked for.
@@ -148,12 +149,13 @@ class Compiled:
         return {} if self._dispatcher is None else dict(self._dispatcher.overloads)
 
 
-def jit(*, entry: bool = False, inline: bool = False) -> Callable[[F], F]:
+def jit(*, entry: bool = False, inline: bool = False, apart: bool = False) -> Callable[[F], F]:
     """Declare a compiled function.
 
     Args:
         entry: Python calls it.
         inline: LLVM puts its body into every caller.
+        apart: none of them contains it, though it is small: it is called seldom, from many places.
     """
 
     def decorate(function: F) -> F:
@@ -164,6 +166,8 @@ def jit(*, entry: bool = False, inline: bool = False) -> Callable[[F], F]:
         functions[name] = declared
         if inline:
             inlined.add(name)
+        if apart:
+            alone.add(name)
         if entry:
             entries.add(name)
         made: F = declared
@@ -176,6 +180,11 @@ def memory_at(address: Any, size: Any) -> Any:
     """The array of `size` bytes at an address of this process, which its owner keeps alive."""
     there: Any = (ctypes.c_uint8 * int(size)).from_address(int(address))
     return np.frombuffer(there, dtype=np.uint8)
+
+
+def run_region(address: Any, core: Any, M: Any, E: Any) -> Any:
+    """Call the native code of a region, which machine/translate made, at an address of this process."""
+    raise NotImplementedError("there is native code only where there is a compiler")
 
 
 def without_overflow_warnings(function: F) -> F:
@@ -194,7 +203,7 @@ SMALL = 12  # lines
 @cache
 def stands_alone(name: str) -> bool:
     """Whether callers name this function instead of containing it."""
-    return name not in inlined and source_lines(name) > SMALL
+    return name in alone or (name not in inlined and source_lines(name) > SMALL)
 
 
 @cache

@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from vpmu_emu._jit import (
     functions,
     memory_at,
     native,
+    region,
+    run_region,
     shipped,
     stands_alone,
 )
@@ -33,6 +35,7 @@ from vpmu_emu._jit.folders import KEEPS_BITCODE, PACKAGE, folder, safe_imports
 with safe_imports():
     import llvmlite.binding
     import numba
+    from llvmlite import ir
     from numba.core import (
         bytecode,
         cgutils,
@@ -247,6 +250,26 @@ def _type_memory() -> None:
     templates.infer_global(memory_at, types.Function(template))
 
 
+def _type_regions() -> None:
+    def typed(typingctx: Any, address: Any, core: Any, M: Any, E: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            place, core, memory, E = args
+            view = context.make_array(M)(context, builder, memory)
+            data = builder.bitcast(view.data, ir.IntType(8).as_pointer())
+            core, E = (builder.bitcast(record, data.type) for record in (core, E))
+            kind = ir.FunctionType(ir.IntType(64), [data.type, data.type, ir.IntType(64), data.type])
+            function = builder.inttoptr(place, kind.as_pointer())
+            return builder.call(function, [core, data, view.nitems, E])
+
+        return types.int64(types.uint64, core, M, E), generate
+
+    template = templates.make_intrinsic_template(
+        run_region, typed, "run_region", prefer_literal=False, kwargs={}
+    )
+    templates.infer(template)
+    templates.infer_global(run_region, types.Function(template))
+
+
 def _drop_annotations() -> None:
     # numba renders the types of every variable as text for the disk, three fifths of what it writes: nobody
     # reads that.
@@ -327,6 +350,7 @@ _count_from_the_front()
 _leave_slots_as_they_are()
 _resolve_scalars_once()
 _type_memory()
+_type_regions()
 
 
 # --- entries --------------------------------------------------------------------------------------
@@ -354,9 +378,9 @@ def entry(function: Compiled, args: tuple[Any, ...], path: Path) -> Any:
     return ready
 
 
-def _objects(name: str) -> Iterator[bytes]:
-    seen = {name}
-    todo = [name]
+def _objects(*names: str) -> Iterator[bytes]:
+    seen = set(names)
+    todo = list(names)
     while todo:
         at = todo.pop()
         for made in functions[at].overloads.values():
@@ -384,6 +408,35 @@ def portable(name: str) -> shipped.Function:
     if functions[name].entry:
         arguments, result = [encode_type(kind) for kind in kinds], encode_type(made.signature.return_type)
     return shipped.Function(symbol, arguments, result, sorted(set(needs(name))), module.as_bitcode())
+
+
+# --- parts of regions -----------------------------------------------------------------------------
+
+
+def parts(
+    inside: str,
+    arms: Sequence[int],
+    called: Mapping[str, Sequence[Any]],
+    kinds: Sequence[Any],
+    path: Path,
+) -> bytes:
+    """Compile or load what regions are made of, and write it to `path`.
+
+    Args:
+        inside: the function that is put into its callers, with argument types `kinds`. Its last argument
+            but one is among `arms`: for each there is a function of its own.
+        called: the argument types of the others, by name.
+    """
+    made = {}
+    for name, spec in {**called, inside: kinds}.items():
+        types_ = tuple(decode_type(item) for item in spec)
+        functions[name].dispatcher.compile(types_)
+        made[name] = functions[name].overloads[types_]
+    symbols = {name: result.fndesc.llvm_func_name for name, result in made.items()}
+    module = region.apart(str(made[inside].library._get_module_for_linking()), symbols[inside], arms)
+    data = region.pieces(symbols, module, list(_objects(*made)))
+    native.write(path, data)
+    return data
 
 
 # --- what was compiled ----------------------------------------------------------------------------

@@ -131,7 +131,8 @@ def target() -> Any:
 
 
 @cache
-def _linker() -> Any:
+def linker() -> Any:
+    """LLVM's own, one for the process."""
     import llvmlite.binding as llvm
 
     llvm.initialize_native_target()
@@ -153,14 +154,24 @@ def link(data: bytes) -> Callable[..., Any]:
     library = llvm.JITLibraryBuilder().add_current_process().export_symbol(symbol)
     for code in objects:
         library.add_object_img(code)
+    linked_ = linked(library, symbol)
+    return caller(linked_[symbol], arguments, result)
+
+
+def linked(library: Any, name: str) -> Any:
+    """What a library builder has, in this process for good.
+
+    Raises:
+        UnusableError: it calls something that it has not.
+    """
     try:
-        linked = library.link(_linker(), f"{len(_linked)}:{symbol}")
+        made = library.link(linker(), f"{len(_linked)}:{name}")
     except RuntimeError as error:
         _linked.append(None)  # its name is taken
         raise UnusableError(str(error)) from None
-    linked.detach()
-    _linked.append(linked)
-    return caller(linked[symbol], arguments, result)
+    made.detach()
+    _linked.append(made)
+    return made
 
 
 # --- calling --------------------------------------------------------------------------------------

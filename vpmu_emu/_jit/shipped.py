@@ -112,8 +112,28 @@ def has(names: Collection[str]) -> bool:
     return bool(names) and _opened()[0].keys() >= set(names)
 
 
-def module(name: str) -> Any:
-    """LLVM's module of a function and of all that it calls.
+def alone(name: str) -> Any:
+    """LLVM's module of a function without those that it names.
+
+    Raises:
+        KeyError: it did not come with the package.
+    """
+    import llvmlite.binding as llvm
+
+    return llvm.parse_bitcode(_opened()[0][name].bitcode)
+
+
+def symbol(name: str) -> str:
+    """The name of a function in bitcode.
+
+    Raises:
+        KeyError: it did not come with the package.
+    """
+    return _opened()[0][name].symbol
+
+
+def module(*names: str) -> Any:
+    """LLVM's module of functions and of all that they call.
 
     Raises:
         KeyError: not all of that came with the package.
@@ -121,8 +141,8 @@ def module(name: str) -> Any:
     import llvmlite.binding as llvm
 
     functions = _opened()[0]
-    seen = {name: None}
-    todo = [name]
+    seen = dict.fromkeys(names)
+    todo = list(names)
     while todo:
         for callee in functions[todo.pop()].needs:
             if callee not in seen:

@@ -129,23 +129,23 @@ _CANONICAL = U64(1 << 47)
 
 
 @jit()
-def effective(core, u):
+def effective(regs, u):
     """Effective address of the memory operand: without segment base, not cut to 32 bits."""
-    return core.regs[u.b] + (core.regs[u.c] << U64(u.scale)) + u.disp
+    return regs[u.b] + (regs[u.c] << U64(u.scale)) + u.disp
 
 
 @jit()
-def linear(core, u, ea):
+def linear(regs, u, ea):
     """Linear address of an effective one, which the address size may cut."""
     if u.addr32 != 0:
         ea &= LOW32
-    return ea + core.regs[u.seg]
+    return ea + regs[u.seg]
 
 
 @jit()
-def address(core, u):
+def address(regs, u):
     """Linear address of the memory operand."""
-    return linear(core, u, effective(core, u))
+    return linear(regs, u, effective(regs, u))
 
 
 @jit()
@@ -160,7 +160,7 @@ def get(core, M, E, u, kind, n, size):
     if kind == ops.K_REG:
         return CODE_NEXT, core.regs[n] & (ALL >> (U64(64) - (size << U64(3))))
     if kind == ops.K_MEM:
-        return read(core, M, E, address(core, u), size)
+        return read(core, M, E, address(core.regs, u), size)
     if kind == ops.K_IMM:
         return CODE_NEXT, u.imm & (ALL >> (U64(64) - (size << U64(3))))
     if kind == ops.K_HIGH:
@@ -187,7 +187,7 @@ def put_register(core, n, size, value):
 def put(core, M, E, u, kind, n, size, value):
     """Store to an operand: CODE_NEXT, CODE_EDGE or CODE_FAULT."""
     if kind == ops.K_MEM:
-        return write(core, M, E, address(core, u), size, value)
+        return write(core, M, E, address(core.regs, u), size, value)
     if kind == ops.K_REG:
         put_register(core, n, size, value)
     elif kind == ops.K_HIGH:
@@ -249,37 +249,37 @@ def _next(core, u, code):
 
 
 @jit(inline=True)
-def _put_part(core, kind, n, size, value):
+def _put_part(regs, kind, n, size, value):
     """Write a register: its low `size` bytes, or AH to DH."""
     if size >= U4:
-        core.regs[n] = value & LOW32 if size == U4 else value
+        regs[n] = value & LOW32 if size == U4 else value
     elif kind == ops.K_HIGH:
-        core.regs[n] = (core.regs[n] & ~_HIGH_MASK) | ((value & BYTE) << U8)
+        regs[n] = (regs[n] & ~_HIGH_MASK) | ((value & BYTE) << U8)
     else:
         kept = WORD if size == U2 else BYTE
-        core.regs[n] = (core.regs[n] & ~kept) | (value & kept)
+        regs[n] = (regs[n] & ~kept) | (value & kept)
 
 
 @jit()
-def _bit_address(core, u, sh, offset):
+def _bit_address(regs, u, sh, offset):
     """Where BT BTS BTR BTC find the word of a register's bit offset: beyond the operand, either way."""
     size = U64(u.width) >> U3
     width_log = U4 if size == U2 else _U5 if size == U4 else _U6
     wide = sext(offset, sh)
     words = (wide >> width_log) | (~(ALL >> width_log) if wide >> U63 != ZERO else ZERO)
-    return linear(core, u, effective(core, u) + words * size)
+    return linear(regs, u, effective(regs, u) + words * size)
 
 
 @jit(inline=True)
-def compute(core, M, E, u, ring):
-    """Execute micro-op u of those that compute from two operands at most. Returns a CODE_*.
+def compute(core, M, E, u, ring, regs, fz, fs, cv):
+    """Execute micro-op u of those that compute from two operands at most. Returns a CODE_* and the flags.
 
     Every one goes the same way: both operands, memory among them, then what it computes, then memory, then
     registers and flags. `ring` is 0 at CPL 0, else 1. The interpreter's loop contains all of it: a call
     would cost more than what most of them do.
     """
     op = np.int64(u.op)
-    regs = core.regs
+    before = cv
     sh = U64(64) - U64(u.width)
     size = U64(u.width) >> U3
     dst = np.int64(u.dst)
@@ -293,23 +293,20 @@ def compute(core, M, E, u, ring):
         y &= ALL >> (U64(64) - U64(u.width2)) if u.width2 != 0 else ALL >> sh
     va = ZERO
     if dst == ops.K_MEM or src == ops.K_MEM:
-        va = address(core, u)
+        va = address(regs, u)
         if op >= O_BT and op <= O_BTC and src == ops.K_REG:
-            va = _bit_address(core, u, sh, y)
+            va = _bit_address(regs, u, sh, y)
         if (u.lanes1 >> LOAD_LANE) & ONE != ZERO:
             wide = size if dst == ops.K_MEM else U64(u.width2) >> U3
             E.intent = np.int64(u.rmw)
             code, v = read_here(core, M, E, ring, va, wide)
             E.intent = 0
             if code != CODE_NEXT:
-                return code
+                return code, fz, fs, cv
             if dst == ops.K_MEM:
                 x = v
             else:
                 y = v
-    fz = core.fz
-    fs = core.fs
-    cv = core.cv
     z = y
     puts = True  # z goes to an operand, the first one if nothing else is said
     to = dst
@@ -412,7 +409,7 @@ def compute(core, M, E, u, ring):
             ok, z, w = sem.idiv(high, regs[RAX] & (ALL >> sh), x, sh)
         if not ok:
             fault(E, VECTOR_DE, 0, ZERO)
-            return CODE_FAULT
+            return CODE_FAULT, fz, fs, cv
         flags = False
         to = ops.K_REG
         a = RAX
@@ -425,7 +422,7 @@ def compute(core, M, E, u, ring):
         z = sext(y, U64(64) - U64(u.width2))
         flags = False
     elif op == O_LEA:  # no segment base
-        z = effective(core, u)
+        z = effective(regs, u)
         if u.addr32 != 0:
             z &= LOW32
         flags = False
@@ -518,21 +515,18 @@ def compute(core, M, E, u, ring):
     if to == ops.K_MEM and puts:
         code = write_here(core, M, E, ring, va, size, z)
         if code >= CODE_NOT_RETIRED:
-            return code
+            return code, fz, fs, before
         if code == CODE_EDGE:
             core.rip = u.rip + U64(u.len)
         puts = False
     if also >= 0:
-        _put_part(core, kind, also, size, w)
+        _put_part(regs, kind, also, size, w)
     if puts:
-        _put_part(core, to, a, size, z)
+        _put_part(regs, to, a, size, z)
     if flags:
         fz = norm(r, sh)
         fs = fz
-    core.fz = fz
-    core.fs = fs
-    core.cv = cv
-    return code
+    return code, fz, fs, cv
 
 
 @jit(inline=True)
@@ -664,7 +658,7 @@ def _element(core, M, E, u, op, ring):
     if op == O_STOS or op == O_SCAS:
         x = regs[RAX] & (ALL >> sh)
     else:
-        code, x = read_here(core, M, E, ring, linear(core, u, regs[RSI]), size)
+        code, x = read_here(core, M, E, ring, linear(core.regs, u, regs[RSI]), size)
         if code != CODE_NEXT:
             return code
     if op == O_MOVS or op == O_STOS:
@@ -712,7 +706,7 @@ def _string(core, M, E, u, op, limit):
 def _cmpxchg_pair(core, M, E, u):
     # CMPXCHG8B and 16B: edx:eax or rdx:rax against memory; only ZF changes.
     regs = core.regs
-    va = address(core, u)
+    va = address(core.regs, u)
     if u.width == 64:  # bits of the operand, of both registers together
         code, x = read(core, M, E, va, U8)
         if code != CODE_NEXT:
@@ -805,7 +799,7 @@ def _later(core, M, E, u, op, size, sh):
     if op == O_CMPXCHG8B:
         return _cmpxchg_pair(core, M, E, u)
     if op == O_XLAT:
-        code, x = read(core, M, E, linear(core, u, core.regs[RBX] + (core.regs[RAX] & BYTE)), ONE)
+        code, x = read(core, M, E, linear(core.regs, u, core.regs[RBX] + (core.regs[RAX] & BYTE)), ONE)
         if code == CODE_NEXT:
             put_register(core, RAX, ONE, x)
         return code
@@ -846,7 +840,11 @@ def execute_general(core, M, E, u, limit):
     past it is one iteration.
     """
     if u.op <= O_COMPUTE:
-        return compute(core, M, E, u, 0 if core.cpl == 0 else 1)
+        ring = 0 if core.cpl == 0 else 1
+        code, core.fz, core.fs, core.cv = compute(
+            core, M, E, u, ring, core.regs, core.fz, core.fs, core.cv
+        )
+        return code
     if u.rmw == 0:
         return _execute(core, M, E, u, limit)
     E.intent = 1
@@ -873,7 +871,7 @@ def _execute(core, M, E, u, limit):
     # CLFLUSH: the address is checked as for a read, the line leaves the caches
     if E.emulating != 0:
         return CODE_NEXT  # em_clflush()
-    va = address(core, u)
+    va = address(core.regs, u)
     slot, hits = core.t, E.debug_hits
     code, _x = mem_read(core, M, E, va, ONE)
     core.t = slot

@@ -116,7 +116,7 @@ def _train(core, line, row):
     core.stream_far[slot] = far
 
 
-@jit()
+@jit(apart=True)
 def cache_miss(core, line):
     """L1 does not hold `line`: fill it from where it is, return the delay in 1/16 cycle."""
     row = 0 if core.cpl == 0 else 1

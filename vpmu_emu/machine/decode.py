@@ -36,6 +36,7 @@ OP_FROM_CR, OP_TO_CR = ops.SYSTEM_OP["mov_from_cr"], ops.SYSTEM_OP["mov_to_cr"]
 OP_FROM_DR, OP_TO_DR = ops.SYSTEM_OP["mov_from_dr"], ops.SYSTEM_OP["mov_to_dr"]
 CONTROL = 1 << 0 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 8  # CR0, CR2, CR3, CR4, CR8
 OP_LOOP = ops.HOT_OP["loop"]
+FIRST_BRANCH, LAST_BRANCH = ops.HOT_OP["jmp"], OP_LOOP
 N_HOT = len(ops.GENERAL_OP)
 MOD_ANY = ops.MOD_CLASS["any"]
 LAT_LOAD = LATENCIES.index("load")
@@ -56,6 +57,7 @@ _U10 = U64(10)
 _MAX_BLOCK = 64
 # the block builder never gets so far: one that is always zero, REP that goes on and the link behind it
 BLANK, REP = state.N_UOPS - 4, state.N_UOPS - 3
+LEFT = state.N_UOPS - 6  # where native code left off: nothing of it is to be undone
 _MAX_LENGTH = state.MAX_LENGTH
 _SIGN = np.array([0, 1 << 7, 1 << 15, 0, 1 << 31, 0, 0, 0, 1 << 63], dtype=np.uint64)
 _EXTEND = np.array(
@@ -462,6 +464,7 @@ def _note_place(E, n, p, size):
     E.code_before[n] = E.code_line[row, line]
     E.code_line[row, line] = n
     E.code_span[n] = size
+    E.code_native[n] = 0
 
 
 @jit()
@@ -623,3 +626,77 @@ def lookup(core, M, E, rip):
     return first
 
 
+@jit()
+def instruction_at(core, M, E, rip):
+    """Index of the micro-op of the instruction at rip: native code may begin there, as `lookup` says."""
+    found = lookup(core, M, E, rip)
+    return np.int64(E.uops[found].target) if E.uops[found].op == ops.OP_REGION else found
+
+
+@jit()
+def follow(core, M, E, u, to):
+    """Index of the micro-op at the target of direct branch u, which asks for native code once it is hot.
+
+    Until then `u.target` counts down from -1: what is taken rarely pays for a lookup, the rest for nothing.
+    """
+    generation = E.generation
+    found = lookup(core, M, E, to)
+    if E.generation != generation or found == 0:
+        return found  # a lookup may throw everything away: then u is not ours to write to
+    u.target -= 1
+    if u.target < -1 - E.hot_after:
+        u.target = found
+        if E.hot_after != 0:
+            _ask(E, found)
+    return found
+
+
+@jit()
+def _ask(E, at):
+    """Ask for native code from micro-op `at` on. Modifies E."""
+    if E.uops[at].op == ops.OP_REGION or E.n_hot == state.N_HOT:
+        return
+    E.hot_uop[E.n_hot] = at
+    E.hot_bank[E.n_hot] = E.bank
+    E.hot_generation[E.n_hot] = E.generation
+    E.n_hot += 1
+    if E.n_hot == 1:
+        E.t_slice = 0  # Python translates, or has a thread do it
+
+
+@jit()
+def arrive(core, M, E):
+    """Index of the micro-op at core.rip, where native code left off; it is asked for too once it is hot.
+
+    Behind a return or an indirect jump no branch counts. `u.target` does, where it is not a branch's own.
+    """
+    found = lookup(core, M, E, core.rip)
+    u = E.uops[found]
+    if u.op < FIRST_BRANCH or (u.op > LAST_BRANCH and u.op >= ops.COLD_BASE):
+        u.target -= 1
+        if u.target == -1 - E.hot_after:
+            _ask(E, found)
+    return found
+
+
+@jit()
+def next_region(core, E):
+    """The address of the native code at core.rip, 0 if there is none that can be entered before W_LIMIT."""
+    rip = core.rip
+    slot = map_slot(rip)
+    if E.map_key[slot] != map_key(E, rip):
+        return ZERO
+    u = E.uops[E.map_uop[slot]]
+    if u.op != ops.OP_REGION or core.t + np.int64(u.disp) >= np.int64(E.region[state.W_LIMIT]):
+        return ZERO
+    return u.imm
+
+
+@jit()
+def follow_link(core, M, E, u):
+    """Index of the micro-op that link u leads to."""
+    generation = E.generation
+    found = lookup(core, M, E, u.rip)
+    if E.generation == generation and found > 0:
+        u.target = found
+    return found

@@ -9,10 +9,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from vpmu_emu._jit import jit
+from vpmu_emu._jit import jit, run_region
 from vpmu_emu.machine.alu import LAT_MISPREDICT, O_COMPUTE, compute, execute_general, reaches
 from vpmu_emu.machine.cache import L1_INDEX, cache_miss
-from vpmu_emu.machine.decode import find, lookup, rep_goes_on
+from vpmu_emu.machine.decode import (
+    LEFT,
+    arrive,
+    find,
+    follow,
+    follow_link,
+    instruction_at,
+    lookup,
+    rep_goes_on,
+)
 from vpmu_emu.machine.memory import TLB_INDEX, mem_read, mem_write
 from vpmu_emu.machine.ops import K_HIGH
 from vpmu_emu.machine.physical import ld8, ld16, ld32, ld64, st8, st32, st64
@@ -55,6 +64,10 @@ from vpmu_emu.machine.state import (
     LANES2,
     RCX,
     RSP,
+    W_LANES1,
+    W_LANES2,
+    W_LIMIT,
+    W_MARK,
 )
 from vpmu_emu.machine.u64 import BYTE, LOW32, ONE, PAGE_BASE, U2, U3, U4, U7, U8, U12, U64, WORD, ZERO
 
@@ -63,6 +76,7 @@ C_CYCLES = CLASS["cycles"]
 C_BRMISS = CLASS["brmiss"]
 TAKEN = U64(1 << (LANE_BITS * LANES2.index("taken")))
 CHUNK = 1023
+WIDE = (1 << 16) - 1  # instructions that the lanes of native code hold
 OP_MOV_RR64 = 0
 OP_MOV_RR32 = 1
 OP_MOV_RM64 = 2
@@ -150,7 +164,9 @@ OP_LINK = 83
 OP_BREAK = 84
 OP_FETCH = 85
 OP_STALE = 86
-OP_SYSTEM = 178
+OP_REGION = 87
+OP_COLD = 88
+OP_SYSTEM = 179
 
 @jit()
 def fold_lanes(core, row, lanes1, lanes2):
@@ -1084,10 +1100,7 @@ def run_slice(core, M, E, tlim):
             elif op == OP_JMP:
                 nxt = np.int64(u.target)
                 if nxt < 0:
-                    gen = E.generation
-                    nxt = lookup(core, M, E, u.imm)
-                    if E.generation == gen and nxt > 0:
-                        u.target = nxt
+                    nxt = follow(core, M, E, u, u.imm)
                 pc = nxt
             elif op == OP_JMP_RR:
                 y = regs[u.a]
@@ -1108,10 +1121,7 @@ def run_slice(core, M, E, tlim):
                         t += miss
                     nxt = np.int64(u.target)
                     if nxt < 0:
-                        gen = E.generation
-                        nxt = lookup(core, M, E, u.imm)
-                        if E.generation == gen and nxt > 0:
-                            u.target = nxt
+                        nxt = follow(core, M, E, u, u.imm)
                     pc = nxt
                 else:
                     if state > 0:
@@ -1131,10 +1141,7 @@ def run_slice(core, M, E, tlim):
                         t += miss
                     nxt = np.int64(u.target)
                     if nxt < 0:
-                        gen = E.generation
-                        nxt = lookup(core, M, E, u.imm)
-                        if E.generation == gen and nxt > 0:
-                            u.target = nxt
+                        nxt = follow(core, M, E, u, u.imm)
                     pc = nxt
                 else:
                     if state > 0:
@@ -1154,10 +1161,7 @@ def run_slice(core, M, E, tlim):
                         t += miss
                     nxt = np.int64(u.target)
                     if nxt < 0:
-                        gen = E.generation
-                        nxt = lookup(core, M, E, u.imm)
-                        if E.generation == gen and nxt > 0:
-                            u.target = nxt
+                        nxt = follow(core, M, E, u, u.imm)
                     pc = nxt
                 else:
                     if state > 0:
@@ -1188,10 +1192,7 @@ def run_slice(core, M, E, tlim):
                     break
                 nxt = np.int64(u.target)
                 if nxt < 0:
-                    gen = E.generation
-                    nxt = lookup(core, M, E, u.imm)
-                    if E.generation == gen and nxt > 0:
-                        u.target = nxt
+                    nxt = follow(core, M, E, u, u.imm)
                 pc = nxt
             elif op == OP_RET:
                 va = regs[RSP]
@@ -1228,10 +1229,7 @@ def run_slice(core, M, E, tlim):
                         t += miss
                     nxt = np.int64(u.target)
                     if nxt < 0:
-                        gen = E.generation
-                        nxt = lookup(core, M, E, u.imm)
-                        if E.generation == gen and nxt > 0:
-                            u.target = nxt
+                        nxt = follow(core, M, E, u, u.imm)
                     pc = nxt
                 else:
                     if state > 0:
@@ -1241,13 +1239,46 @@ def run_slice(core, M, E, tlim):
                         t += miss
                     pc += 1
             elif op == OP_LINK:
-                nxt = np.int64(u.target)
-                if nxt < 0:
-                    gen = E.generation
-                    nxt = lookup(core, M, E, u.rip)
-                    if E.generation == gen and nxt > 0:
-                        u.target = nxt
-                pc = nxt
+                pc = np.int64(u.target)
+                if pc < 0:
+                    pc = follow_link(core, M, E, u)
+            elif op == OP_REGION:
+                if t + np.int64(u.disp) < tlim:
+                    core.fz = fz
+                    core.fs = fs
+                    core.cv = cv
+                    core.t = t
+                    E.region[W_LANES1] = lanes1
+                    E.region[W_LANES2] = lanes2
+                    E.region[W_MARK] = U64(mark)
+                    E.region[W_LIMIT] = U64(min(tlim, t + WIDE * core.latency[LAT_SLOT]))
+                    E.n_region += ONE
+                    code = run_region(u.imm, core, M, E)
+                    fz = core.fz
+                    fs = core.fs
+                    cv = core.cv
+                    t = core.t
+                    lanes1 = E.region[W_LANES1]
+                    lanes2 = E.region[W_LANES2]
+                    mark = np.int64(E.region[W_MARK])
+                    u = uops[LEFT]
+                    u.rip = core.rip
+                    if code == CODE_JUMP:
+                        code = CODE_NEXT
+                        pc = arrive(core, M, E)
+                    elif code == CODE_REPEAT:
+                        core.iterations += ONE
+                        code = CODE_NEXT
+                        pc = instruction_at(core, M, E, core.rip)
+                    elif code != CODE_NEXT:
+                        break
+                    elif t >= tlim:
+                        code = CODE_EDGE
+                        break
+                    else:
+                        pc = arrive(core, M, E)
+                else:
+                    pc = np.int64(u.target)
             elif op == OP_BREAK:
                 code = CODE_BREAK
                 break
@@ -1260,12 +1291,20 @@ def run_slice(core, M, E, tlim):
                 t -= u.cost
                 pc = lookup(core, M, E, u.rip)
             else:
+                if op >= OP_COLD and op <= O_COMPUTE:
+                    core.t = t - u.cost
+                    code, fz, fs, cv = compute(core, M, E, u, row, regs, fz, fs, cv)
+                    t = core.t + u.cost
+                    if code != CODE_NEXT:
+                        break
+                    pc += 1
+                    continue
                 if op < OP_SYSTEM:
                     core.fz = fz
                     core.fs = fs
                     core.cv = cv
                     core.t = t - u.cost
-                    code = compute(core, M, E, u, row) if op <= O_COMPUTE else execute_general(core, M, E, u, tlim)
+                    code = execute_general(core, M, E, u, tlim)
                     t = core.t + u.cost
                     fz = core.fz
                     fs = core.fs
@@ -1326,7 +1365,7 @@ def run_slice(core, M, E, tlim):
         lanes2 = ZERO
         core.total[row, C_CYCLES] += U64(t - mark)
         mark = t
-        if code != CODE_NEXT or t >= tlim:
+        if code != CODE_NEXT or t >= tlim or t >= E.t_slice:
             break
     if core.iterations != ZERO:
         core.rep[0] = uops[pc]

@@ -13,7 +13,7 @@ from vpmu_emu.machine import msr_index, state, vmcs
 from vpmu_emu.machine.alu import fold_flags, spread_flags
 from vpmu_emu.machine.breakpoints import DR6_BS, code_hits, debug_delivered, debug_on, debug_reset
 from vpmu_emu.machine.bus import FAULT_EPT, note_ept_violation
-from vpmu_emu.machine.decode import lookup, rep_over
+from vpmu_emu.machine.decode import instruction_at, rep_over
 from vpmu_emu.machine.dispatch import run_slice
 from vpmu_emu.machine.interrupts import (
     KIND_EXTERNAL,
@@ -389,7 +389,7 @@ def _fault(core, M, E):
     """Deliver the exception noted in E to the program at core.rip."""
     if E.fault_canonical == 0:
         # It may have thrown decoded code away before it faulted, its own too.
-        if uses_stack(E.uops[lookup(core, M, E, core.rip)]):
+        if uses_stack(E.uops[instruction_at(core, M, E, core.rip)]):
             E.fault_vector = VECTOR_SS
     E.fault_canonical = 1
     # What a debug register's owner is to see does not set RF, though it is a fault.
@@ -490,7 +490,7 @@ def run_core(core, M, E):
         op = np.int64(0)
         if stepping:
             taken = class_total(core, C_TAKEN, 3)
-            op = np.int64(E.uops[lookup(core, M, E, rip)].op)
+            op = np.int64(E.uops[instruction_at(core, M, E, rip)].op)
         passed = -1
         generation = E.generation
         if E.pass_cpu == E.cpu + 1 and is_program(core):

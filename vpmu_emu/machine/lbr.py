@@ -14,7 +14,7 @@ import numpy as np
 
 from vpmu_emu._jit import jit
 from vpmu_emu.machine import msr_index
-from vpmu_emu.machine.decode import lookup
+from vpmu_emu.machine.decode import instruction_at
 from vpmu_emu.machine.pmu import C_CYCLES, class_total
 from vpmu_emu.machine.state import CLASS, FIRST_BRANCH_CLASS, N_BRANCH_CLASSES, N_LBR
 from vpmu_emu.machine.u64 import ONE, U2, U4, U56, U63, U64, ZERO
@@ -137,7 +137,7 @@ def lbr_record(core, source, kind, missed, end):
 def step_begins(core, M, E):
     """The instruction at core.rip is about to run alone: remember what it will be measured by."""
     E.step_rip = core.rip
-    E.step_end = core.rip + U64(E.uops[lookup(core, M, E, core.rip)].len)
+    E.step_end = core.rip + U64(E.uops[instruction_at(core, M, E, core.rip)].len)
     for k in range(N_BRANCH_CLASSES):
         E.step_totals[k] = class_total(core, FIRST_BRANCH_CLASS + k, 3)
 

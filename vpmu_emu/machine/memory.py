@@ -185,7 +185,8 @@ def _drop_line(E, row, line, first, last):
     """Of decoded code that begins in one line of a page, throw away what has one of the bytes first..last.
 
     Others may know such a micro-op as what comes next: it stays where it is, and looks itself up.
-    False if that cannot be done: a REP instruction that changes itself goes on as it was.
+    False if that cannot be done: a REP instruction that changes itself goes on as it was, and of native code
+    nothing says where it is.
     """
     after = 0
     n = np.int64(E.code_line[row, line])
@@ -197,7 +198,7 @@ def _drop_line(E, row, line, first, last):
             after = n
         else:
             op = np.int64(u.op)
-            if u.cc != 0 and (op >= O_MOVS and op <= O_CMPS or op == S_INS or op == S_OUTS):
+            if u.cc != 0 and ((op >= O_MOVS and op <= O_CMPS) or op == S_INS or op == S_OUTS):
                 return False
             if op != OP_BREAK:
                 u.op = OP_STALE

@@ -73,7 +73,7 @@ def pebs_begins(core, E, counting):
         u = E.uops[k]
         accesses = (u.lanes1 >> LOAD_LANE | u.lanes1 >> STORE_LANE) & ONE != ZERO
         if accesses and (u.dst == K_MEM or u.src == K_MEM):
-            E.step_address = address(core, u)
+            E.step_address = address(core.regs, u)
     for i in range(N_CTR):
         if (counting >> status_index(i)) & ONE != ZERO:
             E.step_event[i] = core.pmu.event[i]

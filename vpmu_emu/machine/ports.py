@@ -96,7 +96,7 @@ def execute_string_ports(core, M, E, u, op):
         return state.CODE_NEXT
     again = u.cc != 0 and regs[state.RCX] & kept != ONE
     n = state.RDI if incoming else state.RSI
-    va = regs[n] & kept if incoming else linear(core, u, regs[n])
+    va = regs[n] & kept if incoming else linear(core.regs, u, regs[n])
     leaves = core.vmx.nonroot != 0 and core.vmx.proc & vmcs.PROC_IO != ZERO
     answered = leaves and E.port_ready != 0  # a hypervisor that has left goes on with the same iteration
     value = E.port_value

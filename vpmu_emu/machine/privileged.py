@@ -317,7 +317,7 @@ def _execute(core, M, E, u):
         if core.cpl > 0:
             return raise_gp(E)
         if core.vmx.nonroot != 0 and core.vmx.proc & vmcs.PROC_INVLPG != ZERO:
-            return leave_guest(core, u, vmcs.EXIT_INVLPG, address(core, u))
+            return leave_guest(core, u, vmcs.EXIT_INVLPG, address(core.regs, u))
         retire(core, u)
         # All of it: what part of a large page the address lies in need not be known, and more may go.
         tlb_flush(core, 1)

@@ -91,7 +91,7 @@ def execute_segments(core, M, E, u, op):
         return state.CODE_FAULT
     selector = core.regs[u.r] & WORD
     if u.src == K_MEM:
-        code, selector = read(core, M, E, address(core, u), U64(2))
+        code, selector = read(core, M, E, address(core.regs, u), U64(2))
         if code != state.CODE_NEXT:
             return code
     code = _load_segment(core, M, E, n, selector)
@@ -107,7 +107,7 @@ def execute_segments(core, M, E, u, op):
 def selector_operand(core, M, E, u, kind, n):
     """(code, the selector that an operand is)."""
     if kind == K_MEM:
-        return read(core, M, E, address(core, u), U64(2))
+        return read(core, M, E, address(core.regs, u), U64(2))
     return state.CODE_NEXT, core.regs[n] & WORD
 
 
@@ -226,7 +226,7 @@ def execute_segment_from_memory(core, M, E, u, op):
         core.regs[state.RSP] = sp + size
         retire(core, u)
         return state.CODE_NEXT
-    va = address(core, u)
+    va = address(core.regs, u)
     code, offset = read(core, M, E, va, size)
     selector = ZERO
     if code == state.CODE_NEXT:
@@ -262,7 +262,7 @@ def execute_segment_bases(core, E, u, op):
 @jit()
 def execute_tables(core, M, E, u, op):
     """LGDT, LIDT, SGDT and SIDT."""
-    va = address(core, u)
+    va = address(core.regs, u)
     if op == S_LGDT or op == S_LIDT:
         if core.cpl > 0:
             return raise_gp(E)
@@ -326,7 +326,7 @@ def execute_task_register(core, M, E, u, op):
         return raise_gp(E)
     selector = core.regs[u.a] & WORD
     if u.dst == K_MEM:
-        code, selector = read(core, M, E, address(core, u), U64(2))
+        code, selector = read(core, M, E, address(core.regs, u), U64(2))
         if code != state.CODE_NEXT:
             return code
     if op == S_LLDT:

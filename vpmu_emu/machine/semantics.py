@@ -349,7 +349,7 @@ def mul(x, y, sh):
     return lo, hi, cf_of(over, over)
 
 
-@jit()
+@jit(inline=True)
 def imul(x, y, sh):
     """(low, high, flags word): signed product."""
     a = sext(x, sh)

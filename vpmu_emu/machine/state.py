@@ -392,6 +392,26 @@ CORE = np.dtype(
     ]
 )
 
+# --- what native code keeps in registers ------------------------------------------------------------------
+WORDS = np.dtype(
+    [
+        ("regs", "u8", (N_REGS,)),  # as in CORE, and the flags and the time
+        ("fz", "u8"),
+        ("fs", "u8"),
+        ("cv", "u8"),
+        ("t", "i8"),
+        ("taken", "u8"),  # branches taken that are not in the totals yet, as a packed lane word
+        ("target", "u8"),  # where a return or an indirect jump leads to
+        ("pc", "i8"),  # 1: what follows is next in memory, TAKEN_BRANCH: the target
+    ]
+)
+N_WORDS = WORDS.itemsize // 8
+# and what it is given by the loop, and gives back: see E.region
+W_LANES1, W_LANES2, W_MARK, W_LIMIT = range(4)
+N_WIDE = -(-(len(LANES1) + len(LANES2)) // 4)  # words of four 16-bit lanes
+W_WIDE = 4  # what native code has counted and not yet added to the totals; TAKEN comes last
+N_REGION = W_WIDE + N_WIDE + 1
+
 # --- scratch of the engine ------------------------------------------------------------------------------
 N_UOPS = 1 << 19
 N_MAP = 1 << 19
@@ -405,6 +425,8 @@ MAX_LENGTH = 15  # bytes of an instruction
 N_RING = 1 << 16
 N_FAULTS = 16  # more than one triple fault is made of
 N_SERIAL = 1 << 20
+N_HOT = 64
+N_NATIVE_PAGES = 16
 N_BREAK = 64
 N_WATCH = 16
 N_CATCH = 16
@@ -507,6 +529,13 @@ ENGINE = np.dtype(
         ("watch_known", "i8", (N_WATCH,)),  # 1: it has seen an access,
         ("watch_seen", "u8", (N_WATCH,)),  # and this value
         ("watch_condition", "i8", (N_WATCH,)),  # number + 1 of a condition of index, value, old; 0 none
+        ("hot_after", "i8"),  # so often a direct branch is taken before native code is asked for; 0 never
+        ("n_hot", "i8"),  # asked for since Python looked last:
+        ("hot_uop", "i8", (N_HOT,)),  # the micro-op where it is to begin,
+        ("hot_bank", "i8", (N_HOT,)),
+        ("hot_generation", "i8", (N_HOT,)),  # while decoded code is this
+        ("region", "u8", (N_REGION,)),  # between the loop and native code, and from region to region
+        ("n_region", "u8"),  # times that the loop entered native code
         ("map_key", "u8", (N_MAP,)),  # rip + 1, with the generation and the bank above
         ("map_uop", "i4", (N_MAP,)),
         ("n_code", "i8"),  # rows of code_bytes in use
@@ -519,6 +548,9 @@ ENGINE = np.dtype(
         ("code_line", "i4", (N_CODE, CODE_LINES + 1)),
         ("code_before", "i4", (N_UOPS,)),  # the one decoded before it that begins in the same line
         ("code_span", "u1", (N_UOPS,)),  # how many bytes it was made of
+        ("code_native", "u1", (N_UOPS,)),  # 1: native code has it
+        ("native_drops", "i8"),  # stores into such,
+        ("native_page", "u8", (N_NATIVE_PAGES,)),  # and the linear pages of the last of them
         ("page_flags", "u1", (N_PAGES,)),  # 1 code was executed here (sticky), 2 dirty; belongs to RAM
         ("outside", "u1", (16,)),  # its bytes and what follows
         ("fetch", "u1", (16,)),  # bytes of the instruction being decoded

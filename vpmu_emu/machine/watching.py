@@ -24,7 +24,7 @@ from vpmu_emu.machine.conditions import (
     binary,
     unary,
 )
-from vpmu_emu.machine.decode import DECODED, decode, lookup
+from vpmu_emu.machine.decode import DECODED, decode, instruction_at
 from vpmu_emu.machine.interrupts import guest_done
 from vpmu_emu.machine.memory import TLB_INDEX
 from vpmu_emu.machine.msr import is_program
@@ -131,7 +131,7 @@ def pass_begins(core, M, E):
     if core.rip != E.pass_rip:
         return -1
     E.passing = 1
-    at = lookup(core, M, E, core.rip)
+    at = instruction_at(core, M, E, core.rip)
     if E.uops[at].op == ops.OP_BREAK:
         u = E.uops[PASSED]
         if decode(core, M, E, core.rip, u) == DECODED:

@@ -1,0 +1,1 @@
+"""Hot code becomes native: docs/translator.md."""
