@@ -185,8 +185,8 @@ def _drop_line(E, row, line, first, last):
     """Of decoded code that begins in one line of a page, throw away what has one of the bytes first..last.
 
     Others may know such a micro-op as what comes next: it stays where it is, and looks itself up.
-    False if that cannot be done: a REP instruction that changes itself goes on as it was, and of native code
-    nothing says where it is.
+    False if that cannot be done: a REP instruction that changes itself goes on as it was, and nothing says
+    which native code has it.
     """
     after = 0
     n = np.int64(E.code_line[row, line])

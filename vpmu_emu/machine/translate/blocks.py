@@ -25,7 +25,7 @@ CONDITIONAL = frozenset(_HOT[name] for name in ("jz", "jnz", "jcc", "loop"))
 _GENERAL_JUMPS = frozenset(
     ops.COLD_OP[name] for name in ("jmp", "call", "ret", "loop", "loope", "loopne", "jrcxz")
 )
-_STRINGS = frozenset(ops.COLD_OP[name] for name in ("movs", "stos", "lods", "scas", "cmps"))
+STRINGS = frozenset(ops.COLD_OP[name] for name in ("movs", "stos", "lods", "scas", "cmps"))
 # What is often met in a loop, and mostly goes on with the next instruction.
 _SYSTEM = frozenset(
     ops.SYSTEM_OP[name] for name in ("rdtsc", "rdtscp", "rdpmc", "rdmsr", "wrmsr", "pushfq")
@@ -98,9 +98,8 @@ def _instruction(n: int, u: Any) -> Instruction:
     words = int(u["lanes1"]), int(u["lanes2"])
     lanes = [words[0] >> state.LANE_BITS * k & _LANE for k in range(len(state.LANES1))]
     lanes += [words[1] >> state.LANE_BITS * k & _LANE for k in range(len(state.LANES2))]
-    return Instruction(
-        bytes(data), int(u["op"]), int(u["rip"]), int(u["len"]), int(u["cost"]), tuple(lanes), int(u["imm"]), n
-    )
+    op, rip, size, cost, target = (int(u[name]) for name in ("op", "rip", "len", "cost", "imm"))
+    return Instruction(bytes(data), op, rip, size, cost, tuple(lanes), target, n)
 
 
 class _Collector:
@@ -185,8 +184,8 @@ class _Collector:
                 if calls:
                     block.taken = self.place(calls[-1], calls[:-1], self._decoded(calls[-1]))
                 return
-            if op == JUMP_REGISTER or op in _GENERAL_JUMPS or (op in _STRINGS and u["cc"] != 0):
-                block.leaves = op != JUMP_REGISTER
+            if op == JUMP_REGISTER or op in _GENERAL_JUMPS:
+                block.leaves = op in _GENERAL_JUMPS
                 return
             if op in CONDITIONAL:
                 block.taken = self.place(one.target, calls, self._branch(u))

@@ -19,6 +19,7 @@ from vpmu_emu.machine.state import (
     CODE_JUMP,
     CODE_NEXT,
     CODE_NOT_RETIRED,
+    CODE_REPEAT,
     CORE,
     ENGINE,
     N_CLASSES,
@@ -39,6 +40,7 @@ from vpmu_emu.machine.translate.blocks import (
     CONDITIONAL,
     JUMP_REGISTER,
     RETURN,
+    STRINGS,
     Block,
     Instruction,
     Place,
@@ -315,9 +317,20 @@ class _Writer:
             self.put(f"br i1 {retired}, label %{did}, label %{back}, !prof !0")
             with self.apart():
                 self.label(back)
+                if one.op in STRINGS:
+                    self.store(0, "iterations")
                 self.leave(_signed(one.rip), code)
             self.label(did)
             self.add_word(W_T, one.cost)
+            if one.op in STRINGS:
+                over, again = self.fresh("over"), self.fresh("again")
+                repeats = self.new(f"icmp eq i64 {code}, {CODE_REPEAT}")
+                self.put(f"br i1 {repeats}, label %{again}, label %{over}")
+                with self.apart():  # the loop counts iterations
+                    self.label(again)
+                    self.leave(_signed(one.rip), CODE_REPEAT)
+                self.label(over)
+                self.store(0, "iterations")
             self.count(one)
         if rest is None and not system and one.op in _SETS_RIP:
             # the block leaves with what the record has, whether an edge or not
