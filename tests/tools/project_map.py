@@ -70,6 +70,7 @@ PARTS = (
     ("vpmu_emu/load/", ""),
     ("vpmu_emu/_jit/", ""),
     ("vpmu_emu/machine/", ""),
+    ("vpmu_emu/machine/translate/", ""),
     ("vpmu_emu/linux/", ""),
     ("vpmu_emu/linux/perf/", ""),
     ("vpmu_emu/linux/kvm/", ""),

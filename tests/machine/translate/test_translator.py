@@ -1,4 +1,4 @@
-"""Native code changes no result: record and memory are the interpreter's bytes, whatever is translated when."""
+"""Native code changes no result: record and memory are the interpreter's bytes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def finish(program, mode, **options):
 
 
 def both(program, mode, what="", **options):
-    """The interpreter and native code, for all that is taken twice, end in the same bytes: the second one."""
+    """The interpreter and native code end in the same bytes; the machine that ran native code."""
     plain, stop = finish(program, mode, engine="interpreter", **options)
     native, again = finish(program, mode, **HOT, **options)
     assert_same(state(plain), state(native), f"{mode} {what}")
@@ -94,11 +94,14 @@ BODIES = {
     "alu": "add rax, rbx\n imul rcx, rax\n xor rdx, rcx\n sar rdx, 3\n lea rsi, [rax + rdx * 4 + 5]",
     "memory": "mov [rdi + rbx * 8], rax\n add rax, [rdi + rbx * 8 - 8]\n cmp qword ptr [rdi], 7",
     "parts": "mov al, bh\n add ah, bl\n not al\n setc cl\n movzx edx, ah\n cmovc rsi, rdx",
-    "modify": "inc dword ptr [rdi]\n xor [rdi + 8], rbx\n shl word ptr [rdi + 16], 1\n neg byte ptr [rdi + 3]",
+    "modify": "inc dword ptr [rdi]\n xor [rdi + 8], rbx\n"
+    " shl word ptr [rdi + 16], 1\n neg byte ptr [rdi + 3]",
     "calls": "call inner\n call inner\n call rbp_is",
     "returns": "push rbx\n lea rax, [rip + 7f]\n push rax\n ret\n 7: pop rbx",
-    "strings": "mov ecx, 5\n mov rsi, rdi\n lea rdi, [rsi + 64]\n rep movsb\n mov rdi, rsi\n and rdi, -4096",
-    "jumps": "lea rax, [rip + 8f]\n test bl, 3\n jz 7f\n lea rax, [rip + 9f]\n 7: jmp rax\n 8: inc rdx\n 9: inc rcx",
+    "strings": "mov ecx, 5\n mov rsi, rdi\n lea rdi, [rsi + 64]\n"
+    " rep movsb\n mov rdi, rsi\n and rdi, -4096",
+    "jumps": "lea rax, [rip + 8f]\n test bl, 3\n jz 7f\n"
+    " lea rax, [rip + 9f]\n 7: jmp rax\n 8: inc rdx\n 9: inc rcx",
     "divide": "xor edx, edx\n lea rax, [rbx + 100]\n mov ecx, 7\n div rcx\n mul rbx",
     "clock": "mov r8d, 1\n rdtsc\n shl rdx, 32\n or rax, rdx\n mov [rdi], rax",
     "counter": "mov ecx, 0\n rdpmc\n add r9, rax",
@@ -221,9 +224,9 @@ def test_a_jump_into_the_middle_of_an_instruction():
 
 def test_many_tiny_blocks():
     chance = random.Random(3)
-    lines = []
-    for k in range(150):
-        lines.append(f"x{k}: inc rdx\n test dl, {1 << chance.randrange(6)}\n jz x{k + 1}\n dec rcx\n")
+    lines = [
+        f"x{k}: inc rdx\n test dl, {1 << chance.randrange(6)}\n jz x{k + 1}\n dec rcx\n" for k in range(150)
+    ]
     body = "\n".join(lines) + "x150:"
     native = both(loop(body, rounds=40), "bare", "tiny", max_insns=None)
     assert native._translator.regions < 300
