@@ -113,10 +113,14 @@ def test_a_first_run_needs_no_compiler(installed):
     assert {key: value for key, value in here.items() if key not in OF_THE_MACHINE} == first
 
 
-def test_several_cores_came_too(installed):
+def test_several_cores_and_native_regions_came_too(installed):
     loaded = RUN.replace("start()", "\ntry: start()\nfinally: assert 'numba' not in sys.modules")
-    args = "run", str(installed.place / LESSON), "--json", "--cores", "2"
-    assert installed.python(loaded, *args, cache="cores")["exit_code"] == 0
+    args = "run", str(installed.place / LESSON), "--json"
+    assert installed.python(loaded, *args, "--cores", "2", cache="more")["exit_code"] == 0
+    loop = str(installed.place / "vpmu_emu/_guests/workloads/mixed.s")
+    found = installed.python(loaded, "run", loop, "--json", "--engine", "translator", cache="more")
+    assert (found["exit_code"], found["engine"]) == (0, "translator")
+    assert list((installed.scratch / "more").glob("*/*/regions/*.code"))
 
 
 def test_folders_where_nothing_is_kept(installed):
