@@ -253,6 +253,7 @@ def _thresh(_: str, seconds: float | None) -> None:
 
 
 ENGINES = ("auto", "interpreter", "translator")
+HOT = 1000  # a region costs what the interpreter does in a few million instructions
 
 
 def _engine(key: str, name: str) -> None:
@@ -642,7 +643,7 @@ class Options:
         metavar="ENGINE", check=_engine, not_of_a_guest="the result of a run does not depend on it",
     )
     hot: int = _field(
-        "hot", 1000, "Native code is made for what a branch was taken to so often.",
+        "hot", HOT, "Native code is made for what a branch was taken to so often.",
         metavar="TIMES", takes=_number, check=_hot,
         not_of_a_guest="the result of a run does not depend on it",
     )
