@@ -43,7 +43,7 @@ VALUES: dict[str, tuple[str, object]] = {
     "costs": ("high", "high"), "quirks": ("v1-no-global-check", ["v1-no-global-check"]),
     "without": ("039", [39]), "pmi_vector": ("nmi", "nmi"), "pmi_skid": ("30:0x2", "30:2"),
     "inject": ("instructions-2-percent-more", ["instructions-2-percent-more"]), "trace": ("-", "-"),
-    "horizon": ("1", 1), "horizon_seed": ("1", 1),
+    "engine": ("translator", "translator"), "hot": ("7", 7), "horizon": ("1", 1), "horizon_seed": ("1", 1),
 }  # fmt: skip
 
 
@@ -129,6 +129,9 @@ def test_the_page_and_the_class_say_the_same():
     ({"host_events": ["cycles", 5], "vpmu": "none"}, "5 is not an event in words or a HostEvent"),
     ({"kvm": 5, "vpmu": "none"}, "kvm: 5 is not NAME=NUMBER"),
     ({"settings": {3: 4}}, "set: 3 is not NAME=NUMBER"),
+    ({"engine": "translater"}, "engine: no engine is named 'translater'; did you mean translator?"),
+    ({"hot": 0}, "hot: 0 is not in the range (allowed: 1 to 1000000000)"),
+    ({"hot": "often"}, "hot: 'often' is not a valid integer"),
     ({"horizon": -1}, "horizon: -1 is not in the range"),
     ({"entry": 1.5}, "entry: 1.5 is not a symbol or an address"),
     ({"all_passthrough": "yes"}, "all-passthrough: 'yes' is neither true nor false"),
@@ -283,6 +286,7 @@ OTHERS = {
 ELSEWHERE = "tests/test_migration.py"
 NOT_SHOWN = {
     "vpmu": "is the mode", "horizon": "changes no result", "horizon_seed": "changes no result",
+    "engine": "changes no result", "hot": "changes no result",
     "save": ELSEWHERE, "at": ELSEWHERE, "restore": ELSEWHERE,
 }  # fmt: skip
 

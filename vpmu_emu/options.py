@@ -260,11 +260,6 @@ def _engine(key: str, name: str) -> None:
     known(key, "engine", name, ENGINES)
 
 
-def _hot(key: str, times: int) -> None:
-    if times < 1:
-        raise ConfigError(key, f"{times} times", "at least 1")
-
-
 def _vector(key: str, name: str) -> None:
     from vpmu_emu.linux.state import PMI_VECTOR_NAMES
 
@@ -644,7 +639,7 @@ class Options:
     )
     hot: int = _field(
         "hot", HOT, "Native code is made for what a branch was taken to so often.",
-        metavar="TIMES", takes=_number, check=_hot,
+        metavar="TIMES", takes=_number, low=1, high=1_000_000_000,
         not_of_a_guest="the result of a run does not depend on it",
     )
     horizon: int = _field(

@@ -29,12 +29,13 @@ from vpmu_emu.load import load
 from vpmu_emu.numerals import shown, whole
 from vpmu_emu.options import (
     COST_LEVELS,
-    HOT,
+    ENGINES,
     OPTIONS,
     Options,
     check_host_keys,
     did_you_mean,
     explained,
+    known,
     pairs,
 )
 from vpmu_emu.output import check_output, write_output
@@ -1254,17 +1255,23 @@ def _kind_of(code: bytes) -> str:
 
 
 def translator_of(E: Any, options: Options) -> Any:
-    """What makes native code for a machine with engine record E; None where there is to be none."""
+    """What makes native code for a machine with engine record E; None where there is to be none.
+
+    Raises:
+        ConfigError: the environment asks for what there is not.
+    """
     from vpmu_emu import _jit
 
     # What is not asked for is as the environment says: a suite of tests runs under either engine.
-    engine = options.engine if options.engine != "auto" else os.environ.get("VPMU_ENGINE", "auto")
-    if engine == "interpreter" or not _jit.COMPILES:
+    said = {key: os.environ.get(f"VPMU_{key.upper()}", "") for key in ("engine", "hot")}
+    free = {key for key in said if getattr(options, key) == OPTIONS[key].usual}
+    options = Options.of({key: text for key, text in said.items() if text and key in free}, options)
+    known("VPMU_ENGINE", "engine", options.engine, ENGINES)
+    if options.engine == "interpreter" or not _jit.COMPILES:
         return None
     from vpmu_emu.machine.translate.translator import Translator
 
-    hot = options.hot if options.hot != HOT else int(os.environ.get("VPMU_HOT", HOT))
-    return Translator(E, hot=hot, waits=engine == "translator")
+    return Translator(E, hot=options.hot, waits=options.engine == "translator")
 
 
 def _done(core: Any) -> int:

@@ -284,6 +284,7 @@ def test_breakpoints_and_steps_inside_of_native_code():
 
 
 def test_the_thread_finishes_what_is_asked_for(monkeypatch):
+    monkeypatch.delenv("VPMU_ENGINE")
     monkeypatch.setattr(translator, "PATIENCE", 0.0)
     monkeypatch.setattr(translator, "SHARE", 1.0)
     program = loop(BODIES["alu"], rounds=3_000_000)
@@ -300,7 +301,8 @@ def test_the_thread_finishes_what_is_asked_for(monkeypatch):
     assert_same(state(plain), state(native), "auto")
 
 
-def test_a_short_run_is_left_to_the_interpreter():
+def test_a_short_run_is_left_to_the_interpreter(monkeypatch):
+    monkeypatch.delenv("VPMU_ENGINE")
     native, _ = finish(loop(BODIES["alu"], rounds=20_000), "bare", engine="auto", hot=50, max_insns=None)
     assert native._translator.regions == 0
 
@@ -334,8 +336,16 @@ def test_a_second_run_translates_nothing(monkeypatch):
     assert both(program, "bare", max_insns=None)._translator.regions > 0
 
 
-def test_an_engine_that_there_is_not():
-    with pytest.raises(ConfigError, match="no engine is named 'translater'"):
-        machine(loop("nop"), "bare", engine="translater")
-    with pytest.raises(ConfigError, match="at least 1"):
-        machine(loop("nop"), "bare", hot=0)
+def test_the_environment_says_what_is_not_asked_for(monkeypatch):
+    program = loop(BODIES["alu"])
+    monkeypatch.setenv("VPMU_ENGINE", "translator")
+    monkeypatch.setenv("VPMU_HOT", "1")
+    assert finish(program, "bare")[0]._translator.regions > 0
+    assert finish(program, "bare", engine="interpreter")[0]._translator is None
+    monkeypatch.setenv("VPMU_HOT", "often")
+    with pytest.raises(ConfigError, match="hot: 'often' is not a valid integer"):
+        machine(program, "bare")
+    monkeypatch.setenv("VPMU_HOT", "")
+    monkeypatch.setenv("VPMU_ENGINE", "translater")
+    with pytest.raises(ConfigError, match="no engine is named 'translater'; did you mean translator"):
+        machine(program, "bare")
