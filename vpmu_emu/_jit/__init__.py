@@ -120,8 +120,9 @@ class Compiled:
         if self._native is None:
             from vpmu_emu._jit import shipped
 
-            with _counted(self.name):
-                self._native = shipped.load(self.name, self._file)
+            if shipped.has([self.name]):
+                with _counted(self.name):
+                    self._native = shipped.load(self.name, self._file)
         return self._native is not None
 
     @property
