@@ -81,10 +81,12 @@ def site(tmp_path_factory):
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not place.exists():
             env = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "NUMBA_"))}
-            subprocess.run(
+            built = subprocess.run(
                 [sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", made, ROOT],
-                capture_output=True, check=True, env={**env, "VPMU_WHEEL_MODES": "bare"},
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                cwd=ROOT, env={**env, "VPMU_WHEEL_MODES": "bare"},
             )  # fmt: skip
+            assert built.returncode == 0, built.stdout
             (wheel,) = made.glob("*.whl")
             subprocess.run(
                 [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", place, wheel],
