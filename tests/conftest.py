@@ -60,6 +60,15 @@ def require_oracle() -> Callable[[str], str]:
 
 
 @pytest.fixture(scope="session")
+def trace_cmd() -> str:
+    """The real trace-cmd. `.ci/run` fetches it where it can; not every CI may, so its tests are skipped."""
+    reason = oracle_missing("trace-cmd")
+    if reason is not None:
+        pytest.skip(reason)
+    return "trace-cmd"
+
+
+@pytest.fixture(scope="session")
 def root() -> Path:
     """The folder of the checkout."""
     return ROOT

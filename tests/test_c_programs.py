@@ -100,12 +100,13 @@ def test_a_trace_has_the_lines_of_the_source(built, tmp_path):
     result = CliRunner().invoke(main, ["run", str(built("-O1")), "--trace", str(out)])
     assert result.exit_code == 0
     source = SOURCE.read_text().splitlines()
-    written = next(row for row in out.read_text().splitlines() if "guest_wrmsr: c1 = " in row)
+    written = next(row for row in out.read_text().splitlines() if re.search(r"guest_wrmsr: +c1 = ", row))
     place = written.rpartition("  # ")[2]
     # The access itself is an inline function of machine.h; who calls that is told.
     assert re.search(r"wrmsr\(0xc1,", source[int(place.rpartition(":")[2]) - 1]), place
     assert "report.c:" in place
-    raised = next(row for row in out.read_text().splitlines() if "irq_handler: vector 0x42" in row)
+    taken = re.compile(r"irq_handler: +vector 0x42")
+    raised = next(row for row in out.read_text().splitlines() if taken.search(row))
     file, _, line = raised.rpartition("  # ")[2].rpartition(":")
     assert file.endswith("report.c")
     assert "pmis" in source[int(line) - 1] or "nop" in source[int(line) - 1]

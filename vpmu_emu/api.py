@@ -142,13 +142,19 @@ def trace(program: Program | str | Path | None, *, vpmu: str = "bare", **options
         As `run`.
     """
     from vpmu_emu.traces.events import Trace
+    from vpmu_emu.traces.files import check_trace
+    from vpmu_emu.traces.recorder import Recorder
 
     asked = Options.of({**options, "vpmu": vpmu})
-    if asked.trace is None:
-        asked = attrs.evolve(asked, trace=True)
-    result = system.run(program, asked, ready=partial(build.prepare, [vpmu]))
-    if isinstance(asked.trace, str | Path):
-        from vpmu_emu.traces.files import write_trace
-
-        write_trace(result, asked.trace)
-    return Trace.of(result)
+    path = asked.trace if isinstance(asked.trace, str | Path) else None
+    if path is not None:
+        check_trace(str(path), [program] if isinstance(program, str | Path) else [])
+    recorders: list[Recorder] = []
+    result = system.run(
+        program, attrs.evolve(asked, trace=True), ready=partial(build.prepare, [vpmu]),
+        begin=lambda machine: recorders.append(Recorder(machine)),
+    )  # fmt: skip
+    trace = Trace.of(result, recorders[0].recording())
+    if path is not None:
+        trace.save(path)
+    return trace

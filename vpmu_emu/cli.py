@@ -198,13 +198,14 @@ def run(ctx: click.Context, /, prog: str | None, as_json: bool, **options: Any) 
     if as_json and options["trace"] == "-":
         raise VpmuError("--trace - and --json both write to standard output")
     program, system = machine(prog, Options.of(options))
+    recorder = record(system) if options["trace"] is not None else None
     try:
         stop = system.run()
     except KeyboardInterrupt:
         stop = system.stop(0, "interrupted")
     result = system.result(stop)
     write_saved(system)
-    save_trace(result, options["trace"])
+    save_trace(recorder, options["trace"])
     values = result.to_json()
     if as_json:
         _json(values)
@@ -255,6 +256,13 @@ def with_files(program: Program, prog: str, options: Options) -> Options:
     if options.save is not None:
         check_output(options.save, read)
     return attrs.evolve(options, host=tuple(host))
+
+
+def record(system: System) -> Any:
+    """Have the trace of a run go to disk from now on."""
+    from vpmu_emu.traces.recorder import Recorder
+
+    return Recorder(system)
 
 
 def save_trace(run: Any, path: str | None) -> None:

@@ -628,7 +628,8 @@ class Options:
         metavar="NAME", takes=_words, many=True, check=_bugs,
     )
     trace: Any = _field(  # noqa: RUF009
-        "trace", None, "Write the event trace to this file, `-` for standard output.",
+        "trace", None, "Write the trace to this file, `-` for standard output; the ending says the format "
+        "(docs/traces.md).",
         metavar="OUT", takes=_output, not_of_a_guest="a check writes no files",
     )
     engine: str = _field(

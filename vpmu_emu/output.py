@@ -36,23 +36,29 @@ def check_output(path: str, sources: Iterable[str | Path] = ()) -> None:
         raise LoadError(f"{path}: is a source of this program, and would be overwritten")
 
 
-def write_output(path: str | Path, data: bytes) -> None:
+def write_output(path: str | Path, data: bytes | Iterable[bytes]) -> None:
     """Put a file in its place at once; pipes and devices, which have no such thing, get the bytes.
+
+    Args:
+        path: the file.
+        data: all of it, or its pieces in order.
 
     Raises:
         LoadError: it cannot be written, or is a pipe that nobody reads; OSError: standard output cannot be.
     """
+    pieces = (data,) if isinstance(data, bytes) else data
     if str(path) == "-":
         sys.stdout.flush()
-        sys.stdout.buffer.write(data)
+        for piece in pieces:
+            sys.stdout.buffer.write(piece)
         sys.stdout.buffer.flush()
         return
     target = Path(path)
     try:
         if target.exists() and not target.is_file():
-            _pour(target, data)
+            _pour(target, pieces)
         else:
-            _replace(target.resolve(), data)
+            _replace(target.resolve(), pieces)
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -61,24 +67,25 @@ def write_output(path: str | Path, data: bytes) -> None:
         raise LoadError(f"cannot write {path}: {why}") from None
 
 
-def _pour(target: Path, data: bytes) -> None:
+def _pour(target: Path, pieces: Iterable[bytes]) -> None:
     # without O_NONBLOCK a pipe would have to wait for somebody who reads it
     number = os.open(target, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
     os.set_blocking(number, True)
     with os.fdopen(number, "wb") as file:
-        file.write(data)
+        file.writelines(pieces)
 
 
-def _replace(target: Path, data: bytes) -> None:
+def _replace(target: Path, pieces: Iterable[bytes]) -> None:
     part = target.with_name(f".{os.getpid()}.part")
     try:
         file = part.open("xb")
     except OSError:  # a file that can be written in a folder that cannot
-        target.write_bytes(data)
+        with target.open("wb") as file:
+            file.writelines(pieces)
         return
     try:
         with file:
-            file.write(data)
+            file.writelines(pieces)
             file.flush()
             os.fsync(file.fileno())  # before the name says that it is there
         if target.exists():

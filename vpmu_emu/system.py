@@ -66,6 +66,9 @@ PAGE, PAGE_DIRTY = 4096, 2  # a page of memory, and its flag in E.page_flags
 # What of the engine's scratch a saved state has: counts of the trace and of what was not executed.
 _KEPT = ("ring_head", "cpu", "outside_n", "outside_rip", "outside_size", "faults_n")
 SLICE_SECONDS = 0.03
+# Of a run that is recorded a slice has so many 1/16 cycles for each event of the ring: no instruction, and
+# no work of the host, writes events faster.
+RING_TICKS = 16 * 4
 PATIENCE = 1_000  # timers that a step waits for one that wakes the processor up
 
 
@@ -458,6 +461,7 @@ class System:
         self._loaded = False
         self._slice = 1 << 24
         self.between: Callable[[], None] | None = None  # called between two slices of a run
+        self.recorder: Any = None  # keeps the trace: `drain()` whenever compiled code has come back; `lost`
         self._array = np.zeros(1, dtype=SYSTEM).view(np.recarray)
         self._engine = untouched(ENGINE.itemsize).view(ENGINE).view(np.recarray)
         self.S: Any = self._array[0]
@@ -567,6 +571,8 @@ class System:
             self.jit_s, self.wall_s = self.wall_s, 0.0
             if self.instructions or code != RUN_SLICE:
                 return code
+        if self.recorder is not None:
+            ticks = min(ticks, RING_TICKS * len(self.E.ring) // len(self.cores))
         end = self.furthest + ticks
         end = end if until is None else min(end, until)
         start = time.perf_counter()
@@ -590,6 +596,7 @@ class System:
         while True:
             self.E.t_slice = end
             code = self._run_host(end) if self.has_host else int(self._run())
+            self._record()
             if self._translator is None:
                 return code
             self._translator.look(self.wall_s + time.perf_counter() - start)
@@ -610,10 +617,17 @@ class System:
             code = int(self._run())
             if code != RUN_SYSCALL:
                 return code
+            self._record()
             with _uninterrupted():
                 syscalls.handle(self._host)
+            self._record()
             if self._is_saved():  # whatever other programs of the host would still do
                 return RUN_STOPPED
+
+    def _record(self) -> None:
+        if self.recorder is not None:
+            with _uninterrupted():
+                self.recorder.drain()
 
     def run(self, until: int | None = None) -> Stop:
         """Run until the program ends, a breakpoint, a watchpoint, or the limit of instructions or cycles.
@@ -1035,8 +1049,11 @@ class System:
         """Of what there was no room for more: characters of the serial port, events of the trace."""
         return {
             "serial": max(0, int(self.core.serial_len) - len(self.E.serial)),
-            "trace": max(0, int(self.E.ring_head) - len(self.E.ring)),
+            "trace": self.recorder.lost if self.recorder is not None else self._overwritten(),
         }
+
+    def _overwritten(self) -> int:
+        return max(0, int(self.E.ring_head) - len(self.E.ring))
 
     def registers(self) -> dict[str, int]:
         """The sixteen registers, rip and rflags."""
@@ -1319,13 +1336,14 @@ def _image(program: Program) -> list[tuple[int, bytes]]:
 
 def run(
     program: Program | str | Path | None, options: Options | None = None, /, *,
-    ready: Callable[[], None] | None = None, **asked: Any,
+    ready: Callable[[], None] | None = None, begin: Callable[[System], object] | None = None, **asked: Any,
 ) -> Result:
     """Run a program to its end and say what it did.
 
     Args:
         program: a program, or the path of a source file or an ELF executable; None with `restore`.
         options, ready, asked: as for `System`; with `trace` the result keeps the event ring.
+        begin: called with the machine before its first instruction.
 
     Raises:
         VpmuError: whatever is wrong with program or options; KeyboardInterrupt: Ctrl-C.
@@ -1335,6 +1353,8 @@ def run(
     if program is not None and not isinstance(program, Program):
         program = load(program, options.defsym)
     system = System(program, options, ready=ready)
+    if begin is not None:
+        begin(system)
     try:
         stop = system.run()
     except KeyboardInterrupt as interrupt:

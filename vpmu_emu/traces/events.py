@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -14,7 +15,8 @@ from vpmu_emu.numerals import shown
 from vpmu_emu.options import did_you_mean
 from vpmu_emu.report import Table, html
 from vpmu_emu.traces.files import write_trace
-from vpmu_emu.traces.text import decode
+from vpmu_emu.traces.recorder import Recording
+from vpmu_emu.traces.text import Words
 
 KINDS: dict[int, str] = {**MACHINE_KINDS, **LINUX_KINDS}
 SHOWN = 50  # rows in a notebook
@@ -55,25 +57,27 @@ class Trace:
     Attributes:
         result: what the run did.
         events: all, or those that `only` left.
-        lost: how many there was no room for before the first of them.
+        lost: how many are missing among all.
+        recording: all of them, for a file.
     """
 
     result: Any
     events: tuple[TraceEvent, ...]
     lost: int
+    recording: Recording
 
     @classmethod
-    def of(cls, result: Any) -> Trace:
-        """The trace that a Result has kept."""
-        ring = list(result.events())
-        program, names = result.program, result.model.events
-        words = decode(ring, program.place, names)
+    def of(cls, result: Any, recording: Recording | None = None) -> Trace:
+        """The trace of a Result that was recorded; else the last events, which it has kept."""
+        recording = recording or Recording.of(result)
+        words = Words(recording.place, recording.names)
+        several = recording.cpus > 1
         found = []
-        for event, (_, text) in zip(ring, words, strict=True):
-            t, kind, cpu, rip, a, b, c = (int(event[k]) for k in ("t", "kind", "cpu", "rip", "a", "b", "c"))
+        for t, kind, cpu, rip, a, b, c in recording.events.tolist():
             name = KINDS.get(kind, f"event_{kind}")
-            found.append(TraceEvent(t >> 4, cpu, name, rip, program.place(rip), a, b, c, text))
-        return cls(result, tuple(found), result.lost()["trace"])
+            text = (f"[{cpu:03}] " if several else "") + words.of(cpu, kind, rip, a, b, c)
+            found.append(TraceEvent(t >> 4, cpu, name, rip, recording.place(rip), a, b, c, text))
+        return cls(result, tuple(found), recording.lost, recording)
 
     def __len__(self) -> int:
         return len(self.events)
@@ -109,13 +113,13 @@ class Trace:
         """A dictionary for each event, as pandas.DataFrame() and others take them."""
         return [attrs.asdict(event) for event in self.events]
 
-    def save(self, path: str) -> None:
-        """Write the whole trace of the run, as `vpmu run --trace` does.
+    def save(self, path: str | Path) -> None:
+        """Write the whole trace of the run in the format of its suffix, as `vpmu run --trace` does.
 
         Raises:
             ConfigError, LoadError: no such format, or the file cannot be written.
         """
-        write_trace(self.result, path)
+        write_trace(self.recording, path)
 
     def __str__(self) -> str:
         return "\n".join(f"{event.cycle}: {event.text}" for event in self.events)

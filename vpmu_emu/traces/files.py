@@ -2,45 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import importlib.util
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import attrs
+
 from vpmu_emu.errors import ConfigError
 from vpmu_emu.numerals import shown
+from vpmu_emu.options import did_you_mean
 from vpmu_emu.output import check_output, write_output
-from vpmu_emu.report import visible
-from vpmu_emu.traces.text import lines
+from vpmu_emu.traces.dat import trace_dat
+from vpmu_emu.traces.kernel_text import file_text, report_text
+from vpmu_emu.traces.points import told
+from vpmu_emu.traces.recorder import Recorder, Recording
 
 
-def _text(run: Any) -> str:
-    found = lines(run.events(), run.model.core_khz, run.program.place, run.model.events)
-    lost = run.lost()["trace"]
-    head = f"CPU:0 [LOST {lost} EVENTS]\n" if lost else ""  # as the kernel's trace says it
-    return head + "".join(f"{visible(line)}\n" for line in found)
+def _bytes(text: Iterable[str]) -> Iterator[bytes]:
+    return (line.encode("utf-8", "backslashreplace") for line in text)
 
 
-FORMATS: dict[str, Callable[[Any], str]] = {".txt": _text, ".trace": _text}
+@attrs.frozen
+class Format:
+    """A format of traces.
+
+    Attributes:
+        doc: what reads it.
+        pieces: makes the file's bytes, in pieces.
+        needs: a package of the extra `trace`, "" none.
+    """
+
+    doc: str
+    pieces: Callable[[Recording], Iterable[bytes]]
+    needs: str = ""
+
+
+FORMATS: dict[str, Format] = {
+    ".txt": Format("text, as `trace-cmd report` prints it", lambda r: _bytes(report_text(told(r), r.cpus))),
+    ".trace": Format("text, as the kernel's own file `trace` has it", lambda r: _bytes(file_text(told(r)))),
+    ".dat": Format("trace-cmd, KernelShark", lambda r: trace_dat(told(r), r.cpus)),
+}
 
 
 def check_trace(path: str, sources: Iterable[str | Path] = ()) -> None:
-    """Whether a trace can be written to `path`, before anything runs; `-` is standard output.
+    """Whether a trace can be written to `path`, before anything runs; `-` is standard output, and text.
 
     Raises:
-        ConfigError: a suffix with no format; LoadError: as `check_output`.
+        ConfigError: a suffix with no format, or one whose package is not installed; LoadError: as
+            `check_output`.
     """
     suffix = Path(path).suffix or ".txt"
     if suffix not in FORMATS:
-        raise ConfigError("trace", f"no trace format is named {shown(suffix)}", " ".join(FORMATS))
+        hint = did_you_mean(suffix, FORMATS)
+        raise ConfigError("trace", f"no trace format is named {shown(suffix)}{hint}", " ".join(FORMATS))
+    needs = FORMATS[suffix].needs
+    if needs and importlib.util.find_spec(needs) is None:
+        raise ConfigError(
+            "trace", f"{suffix} needs the package {needs}: pip install 'vpmu-emu[trace]'", _without_needs()
+        )
     check_output(path, sources)
 
 
+def _without_needs() -> str:
+    return " ".join(suffix for suffix, known in FORMATS.items() if not known.needs)
+
+
 def write_trace(run: Any, path: str | Path) -> None:
-    """Write the event ring of a System or a Result to `path`, or to standard output if that is `-`.
+    """Write the trace of a run to `path`, or to standard output if that is `-`.
+
+    Args:
+        run: a Recorder or Recording has all events; of a System or a Result the ring has the last ones.
+        path: its suffix says the format.
 
     Raises:
         ConfigError, LoadError: as `check_trace`, or the file cannot be written.
     """
     check_trace(str(path))
-    text = FORMATS[Path(path).suffix or ".txt"](run)
-    write_output(path, text.encode("utf-8", "backslashreplace"))
+    if isinstance(run, Recorder):
+        run = run.recording()
+    recording = run if isinstance(run, Recording) else Recording.of(run)
+    write_output(path, FORMATS[Path(path).suffix or ".txt"].pieces(recording))

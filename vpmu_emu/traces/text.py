@@ -176,6 +176,38 @@ _OF_PROGRAM = {
 }  # fmt: skip
 
 
+class Words:
+    """Events of one trace in words, in their order.
+
+    Args:
+        place: gives `file:line` of an address, or "".
+        names: the CPU's list of PMU events.
+    """
+
+    def __init__(self, place: Callable[[int], str] | None = None, names: str = LISTS[0]) -> None:
+        self._place, self._names = place, names
+        self._outside: set[int] = set()
+
+    def outside(self, cpu: int) -> bool:
+        """Whether a core has left its guest; until its first exit it runs the program, guest or not."""
+        return cpu in self._outside
+
+    def of(self, cpu: int, kind: int, rip: int, a: int, b: int, c: int) -> str:
+        """The next event: `name: words`, and `# file:line` where the program caused it."""
+        if kind == mk.TR_VM_EXIT:
+            self._outside.add(cpu)
+        elif kind == mk.TR_VM_ENTRY:
+            self._outside.discard(cpu)
+        if kind in _GUEST_KINDS:
+            words = _guest_msr(kind, a, b, c, exited=cpu in self._outside, events=self._names)
+        elif kind < lk.TR_PERF_STATE:
+            words = _machine(kind, rip, a, b, c)
+        else:
+            words = _linux(kind, rip, a, b, c)
+        at = self._place(rip) if self._place and kind in _OF_PROGRAM else ""
+        return words + (f"  # {at}" if at else "")
+
+
 def decode(
     events: Iterable[Any], place: Callable[[int], str] | None = None, names: str = LISTS[0]
 ) -> Iterator[tuple[int, str]]:
@@ -183,29 +215,16 @@ def decode(
 
     Args:
         events: with the fields t kind cpu rip a b c, as `System.events()` gives them.
-        place: gives `file:line` of an address, or "".
-        names: the CPU's list of PMU events.
+        place, names: as for `Words`.
     """
     events = list(events)
     several = any(int(event["cpu"]) for event in events)
-    outside: set[int] = set()  # until its first exit a core runs the program: as a guest or alone
+    words = Words(place, names)
     for event in events:
         cpu = int(event["cpu"])
-        kind, rip = int(event["kind"]), int(event["rip"])
-        a, b, c = int(event["a"]), int(event["b"]), int(event["c"])
-        if kind == mk.TR_VM_EXIT:
-            outside.add(cpu)
-        elif kind == mk.TR_VM_ENTRY:
-            outside.discard(cpu)
-        if kind in _GUEST_KINDS:
-            words = _guest_msr(kind, a, b, c, exited=cpu in outside, events=names)
-        elif kind < lk.TR_PERF_STATE:
-            words = _machine(kind, rip, a, b, c)
-        else:
-            words = _linux(kind, rip, a, b, c)
-        at = place(rip) if place and kind in _OF_PROGRAM else ""
         where = f"[{cpu:03}] " if several else ""
-        yield int(event["t"]), where + words + (f"  # {at}" if at else "")
+        rest = (int(event[key]) for key in ("kind", "rip", "a", "b", "c"))
+        yield int(event["t"]), where + words.of(cpu, *rest)
 
 
 def lines(
