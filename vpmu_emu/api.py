@@ -142,17 +142,16 @@ def trace(program: Program | str | Path | None, *, vpmu: str = "bare", **options
         As `run`.
     """
     from vpmu_emu.traces.events import Trace
-    from vpmu_emu.traces.files import check_trace
-    from vpmu_emu.traces.recorder import Recorder
+    from vpmu_emu.traces.files import check_trace, recorder
 
     asked = Options.of({**options, "vpmu": vpmu})
     path = asked.trace if isinstance(asked.trace, str | Path) else None
     if path is not None:
         check_trace(str(path), [program] if isinstance(program, str | Path) else [])
-    recorders: list[Recorder] = []
+    recorders: list[Any] = []
     result = system.run(
         program, attrs.evolve(asked, trace=True), ready=partial(build.prepare, [vpmu]),
-        begin=lambda machine: recorders.append(Recorder(machine)),
+        begin=lambda machine: recorders.append(recorder(machine, path or "")),
     )  # fmt: skip
     trace = Trace.of(result, recorders[0].recording())
     if path is not None:

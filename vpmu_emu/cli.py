@@ -198,7 +198,7 @@ def run(ctx: click.Context, /, prog: str | None, as_json: bool, **options: Any) 
     if as_json and options["trace"] == "-":
         raise VpmuError("--trace - and --json both write to standard output")
     program, system = machine(prog, Options.of(options))
-    recorder = record(system) if options["trace"] is not None else None
+    recorder = record(system, options["trace"])
     try:
         stop = system.run()
     except KeyboardInterrupt:
@@ -258,11 +258,13 @@ def with_files(program: Program, prog: str, options: Options) -> Options:
     return attrs.evolve(options, host=tuple(host))
 
 
-def record(system: System) -> Any:
-    """Have the trace of a run go to disk from now on."""
-    from vpmu_emu.traces.recorder import Recorder
+def record(system: System, path: str | None) -> Any:
+    """Have the trace of a run go to disk from now on, if that was asked for."""
+    if path is None:
+        return None
+    from vpmu_emu.traces.files import recorder
 
-    return Recorder(system)
+    return recorder(system, path)
 
 
 def save_trace(run: Any, path: str | None) -> None:

@@ -66,9 +66,6 @@ PAGE, PAGE_DIRTY = 4096, 2  # a page of memory, and its flag in E.page_flags
 # What of the engine's scratch a saved state has: counts of the trace and of what was not executed.
 _KEPT = ("ring_head", "cpu", "outside_n", "outside_rip", "outside_size", "faults_n")
 SLICE_SECONDS = 0.03
-# Of a run that is recorded a slice has so many 1/16 cycles for each event of the ring: no instruction, and
-# no work of the host, writes events faster.
-RING_TICKS = 16 * 4
 PATIENCE = 1_000  # timers that a step waits for one that wakes the processor up
 
 
@@ -461,7 +458,8 @@ class System:
         self._loaded = False
         self._slice = 1 << 24
         self.between: Callable[[], None] | None = None  # called between two slices of a run
-        self.recorder: Any = None  # keeps the trace: `drain()` whenever compiled code has come back; `lost`
+        # keeps the trace; `drain()` when compiled code has come back, every `ticks` at least; what it `los
+        self.recorder: Any = None
         self._array = np.zeros(1, dtype=SYSTEM).view(np.recarray)
         self._engine = untouched(ENGINE.itemsize).view(ENGINE).view(np.recarray)
         self.S: Any = self._array[0]
@@ -572,7 +570,7 @@ class System:
             if self.instructions or code != RUN_SLICE:
                 return code
         if self.recorder is not None:
-            ticks = min(ticks, RING_TICKS * len(self.E.ring) // len(self.cores))
+            ticks = min(ticks, self.recorder.ticks)
         end = self.furthest + ticks
         end = end if until is None else min(end, until)
         start = time.perf_counter()

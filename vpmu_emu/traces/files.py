@@ -17,6 +17,7 @@ from vpmu_emu.traces.dat import trace_dat
 from vpmu_emu.traces.kernel_text import file_text, report_text
 from vpmu_emu.traces.points import told
 from vpmu_emu.traces.recorder import Recorder, Recording
+from vpmu_emu.traces.vcd_file import vcd
 
 
 def _bytes(text: Iterable[str]) -> Iterator[bytes]:
@@ -30,18 +31,22 @@ class Format:
     Attributes:
         doc: what reads it.
         pieces: makes the file's bytes, in pieces.
-        needs: a package of the extra `trace`, "" none.
+        needs: a module of the extra `trace`, "" none.
+        samples: whether it draws counters, which the events do not have.
     """
 
     doc: str
     pieces: Callable[[Recording], Iterable[bytes]]
     needs: str = ""
+    samples: bool = False
 
 
+PACKAGES = {"vcd": "pyvcd"}  # module: what it is called where it is installed from
 FORMATS: dict[str, Format] = {
     ".txt": Format("text, as `trace-cmd report` prints it", lambda r: _bytes(report_text(told(r), r.cpus))),
     ".trace": Format("text, as the kernel's own file `trace` has it", lambda r: _bytes(file_text(told(r)))),
-    ".dat": Format("trace-cmd, KernelShark", lambda r: trace_dat(told(r), r.cpus)),
+    ".dat": Format("trace-cmd", lambda r: trace_dat(told(r), r.cpus)),
+    ".vcd": Format("waveforms", vcd, needs="vcd", samples=True),
 }
 
 
@@ -57,15 +62,23 @@ def check_trace(path: str, sources: Iterable[str | Path] = ()) -> None:
         hint = did_you_mean(suffix, FORMATS)
         raise ConfigError("trace", f"no trace format is named {shown(suffix)}{hint}", " ".join(FORMATS))
     needs = FORMATS[suffix].needs
-    if needs and importlib.util.find_spec(needs) is None:
-        raise ConfigError(
-            "trace", f"{suffix} needs the package {needs}: pip install 'vpmu-emu[trace]'", _without_needs()
-        )
+    if needs and not _installed(needs):
+        plain = " ".join(name for name, known in FORMATS.items() if not known.needs)
+        what = f"{suffix} needs {PACKAGES[needs]}: pip install 'vpmu-emu[trace]'"
+        raise ConfigError("trace", what, f"without it {plain}")
     check_output(path, sources)
 
 
-def _without_needs() -> str:
-    return " ".join(suffix for suffix, known in FORMATS.items() if not known.needs)
+def recorder(system: Any, path: str | Path) -> Recorder:
+    """What keeps the trace of a machine from now on, for a file of this name."""
+    return Recorder(system, samples=FORMATS[Path(path).suffix or ".txt"].samples)
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):  # a part of it is there, or none of it is wanted
+        return False
 
 
 def write_trace(run: Any, path: str | Path) -> None:

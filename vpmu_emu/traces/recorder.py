@@ -14,6 +14,10 @@ import numpy as np
 from vpmu_emu.errors import LoadError
 from vpmu_emu.linux.trace_kinds import TR_SCHED_SWITCH
 
+# A slice of a recorded run has so many 1/16 cycles for each event that the ring has room for: neither an
+# instruction nor the host's work writes events faster.
+RING_TICKS = 16 * 4
+SAMPLED, MOST = 256, 4096
 BATCH = 1 << 16  # events that are in memory at one time
 COMM = 15  # characters of a task's name that the kernel keeps
 
@@ -33,14 +37,14 @@ class Moment(NamedTuple):
     """An event of the ring, with when it was and who ran.
 
     Attributes:
-        ns: nanoseconds since the start; cycle: the same in cycles of its core.
+        ns: nanoseconds since the start; t: the same in 1/16 cycle.
         lost: how many events are missing right before it.
         task: who ran on the CPU.
         The others are as in the ring (docs/map.md: machine/ring.py, linux/trace_kinds.py).
     """
 
     ns: int
-    cycle: int
+    t: int
     cpu: int
     kind: int
     rip: int
@@ -67,6 +71,22 @@ class Who:
 
 
 @attrs.frozen
+class Sample:
+    """Counters and controls of the PMU of one core at a time, by name: pmc0, fixed0, global_ctrl, …
+
+    Attributes:
+        t: when, in 1/16 cycle; cpu: which core.
+        hardware: what silicon holds.
+        guest: what the first vCPU sees, on the first core of a machine with KVM; else None.
+    """
+
+    t: int
+    cpu: int
+    hardware: dict[str, int]
+    guest: dict[str, int] | None
+
+
+@attrs.frozen
 class Recording:
     """A trace that is over.
 
@@ -77,6 +97,8 @@ class Recording:
         names: the CPU's list of PMU events.
         gaps: (index of the event before which events are missing, how many).
         who: in order of `at`, the first for event 0.
+        has_host: whether there is a kernel below the program.
+        samples: counters on the way, for formats that draw them.
     """
 
     events: Any
@@ -86,6 +108,8 @@ class Recording:
     names: str
     gaps: tuple[tuple[int, int], ...]
     who: tuple[Who, ...]
+    has_host: bool
+    samples: tuple[Sample, ...] = ()
 
     @classmethod
     def of(cls, run: Any) -> Recording:
@@ -96,7 +120,8 @@ class Recording:
         tasks = _tasks(S, programs, run.program, ())
         who = Who(0, tasks, _current(events, S, bool(programs)))
         cpus = max(1, int(S.cores[0].cores))
-        return cls(events, run.model.core_khz, cpus, run.program.place, run.model.events, gaps, (who,))
+        program, model, has_host = run.program, run.model, bool(programs)
+        return cls(events, model.core_khz, cpus, program.place, model.events, gaps, (who,), has_host)
 
     @property
     def lost(self) -> int:
@@ -120,7 +145,7 @@ class Recording:
                     follows = next(who)
                 t, kind, cpu, rip, a, b, c = row
                 task = tasks[current[cpu]] if current[cpu] >= 0 else IDLE
-                yield Moment(ns, t >> 4, cpu, kind, rip, a, b, c, task, lost.pop(number, 0))
+                yield Moment(ns, t, cpu, kind, rip, a, b, c, task, lost.pop(number, 0))
                 if kind == TR_SCHED_SWITCH:
                     current[cpu] = b - 1
 
@@ -148,9 +173,11 @@ class Recorder:
 
     Args:
         system: its ring is looked at when `System` says that compiled code has come back.
+        samples: look at the counters on the way, too: at first every SAMPLED cycles, and when that was done
+            MOST times, half as often from there on.
     """
 
-    def __init__(self, system: Any) -> None:
+    def __init__(self, system: Any, samples: bool = False) -> None:
         self._system = system
         self._file = tempfile.TemporaryFile(prefix="vpmu-trace-")  # noqa: SIM115  (as long as the run)
         weakref.finalize(self, self._file.close)
@@ -161,6 +188,9 @@ class Recorder:
         self._none = system.E.ring[:0]
         self._programs = [program.name for program in system.host_programs()]
         self._key: bytes | None = None
+        self._period = 16 * SAMPLED if samples else 0
+        self._samples: list[Sample] = []
+        self._sampled = -self._period  # when
         system.recorder = self
         self.drain()
 
@@ -169,8 +199,16 @@ class Recorder:
         """Events that the ring had no room for until they were fetched."""
         return sum(count for _, count in self._gaps)
 
+    @property
+    def ticks(self) -> int:
+        """For how long, in 1/16 cycle, the run may go on by itself."""
+        room = RING_TICKS * len(self._system.E.ring) // len(self._system.cores)
+        return min(room, self._period) if self._period else room
+
     def drain(self) -> None:
         """Fetch what is new. Raises LoadError where the disk has no room."""
+        if self._period and self._system.furthest - self._sampled >= self._period:
+            self._look_at_counters()
         head = int(self._system.E.ring_head)
         events = self._system.events_since(self._head) if head != self._head else self._none
         lost = head - self._head - len(events)
@@ -186,6 +224,15 @@ class Recorder:
             raise LoadError(f"the trace has no room in {where}: {error.strerror}; see TMPDIR") from None
         self._head = head
         self._count += len(events)
+
+    def _look_at_counters(self) -> None:
+        system = self._system
+        for cpu, core in enumerate(system.cores):
+            guest = _named(system.guest_pmu()) if system.has_host and cpu == 0 else None
+            self._samples.append(Sample(int(core.t), cpu, _named(system.hardware_pmu(cpu)), guest))
+        self._sampled = system.furthest
+        if len(self._samples) % (MOST * len(system.cores)) == 0:
+            self._period *= 2
 
     def _look(self, events: Any, lost: int) -> None:
         """Whether other tasks are there, or with other vCPUs, than for the events before these."""
@@ -203,6 +250,8 @@ class Recorder:
 
     def recording(self) -> Recording:
         """All of it, once the run is over."""
+        if self._period and self._system.furthest != self._sampled:
+            self._look_at_counters()
         self.drain()
         self._file.flush()
         system = self._system
@@ -211,8 +260,14 @@ class Recorder:
         events = np.memmap(self._file, dtype, "r", shape=(self._count,)) if size else np.zeros(0, dtype)
         return Recording(
             np.asarray(events), system.model.core_khz, len(system.cores), system.program.place,
-            system.model.events, tuple(self._gaps), tuple(self._who),
+            system.model.events, tuple(self._gaps), tuple(self._who), system.has_host, tuple(self._samples),
         )  # fmt: skip
+
+
+def _named(pmu: dict[str, Any]) -> dict[str, int]:
+    found = {f"pmc{k}": value for k, value in enumerate(pmu["pmc"])}
+    found |= {f"fixed{k}": value for k, value in enumerate(pmu["fixed"])}
+    return found | {key: pmu[key] for key in ("global_ctrl", "global_status")}
 
 
 def _state_of(run: Any) -> tuple[Any, list[str]]:
