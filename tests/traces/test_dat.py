@@ -15,7 +15,7 @@ from vpmu_emu.traces.dat import trace_dat
 from vpmu_emu.traces.files import write_trace
 from vpmu_emu.traces.kernel_text import report_text
 from vpmu_emu.traces.points import told
-from vpmu_emu.traces.recorder import Recorder, Recording
+from vpmu_emu.traces.recorder import Recorder
 
 GUESTS = ROOT / "guests"
 
@@ -77,11 +77,7 @@ def test_times_far_apart(trace_cmd, tmp_path):
 def test_what_was_lost_and_what_was_off(trace_cmd, tmp_path):
     """The tool has a sentence of its own for gaps, and shows flags with -l."""
     program = assemble_file(GUESTS / "lessons" / "03_overflow_pmi.s")
-    machine = System(program, vpmu="emulated", trace=True)
-    machine.run()
-    machine.E.ring_head += len(machine.E.ring)
-    found = Recording.of(machine)
-    assert found.lost > 100
+    found = attrs.evolve(recording(program, vpmu="emulated"), gaps=((100, 12_345),))
     (tmp_path / "t.dat").write_bytes(b"".join(trace_dat(told(found), found.cpus)))
     text = "".join(report_text(told(found), found.cpus))
     said = f"CPU:0 [LOST {found.lost} EVENTS]"

@@ -10,6 +10,7 @@ from tests.tools import traces_page
 from vpmu_emu.traces.files import FORMATS
 
 
+@pytest.mark.laws
 @pytest.mark.usefixtures("trace_cmd")
 def test_the_page_is_true():
     page = traces_page.PAGE.read_text(encoding="utf-8")

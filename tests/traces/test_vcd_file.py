@@ -121,7 +121,7 @@ def test_registers_exits_and_tasks(drawn):
         elif moment.kind == mk.TR_VM_EXIT:
             last["cpu0.exit_reason"] = at, exit_name(moment.a)
         elif moment.kind == TR_SCHED_SWITCH:
-            last["cpu0.task"] = at, recording.switched(moment)[1].comm.strip("<>")
+            last["cpu0.task"] = at, moment.comes.comm.strip("<>")
     assert f"{scope}.IA32_PERF_GLOBAL_CTRL" in last
     assert ("cpu0.task" in last) == ("cpu0.exit_reason" in last) == machine.has_host
     for name, (at, value) in last.items():
@@ -134,10 +134,20 @@ def test_registers_exits_and_tasks(drawn):
     assert len({value for _, value in changes}) > 1
 
 
-def test_without_the_package_one_sentence(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "vcd", None)
+@pytest.mark.parametrize(
+    ("module", "package", "ending"),
+    [
+        ("vcd", "pyvcd", ".vcd"),
+        ("perfetto", "perfetto", ".perfetto-trace"),
+        ("pyarrow", "pyarrow", ".parquet"),
+    ],
+)
+def test_without_the_package_one_sentence(module, package, ending, tmp_path, monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == module]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, module, None)
     guest = tmp_path / "g.s"
     guest.write_text("_start: hlt\n")
-    result = CliRunner().invoke(main, ["run", str(guest), "--trace", str(tmp_path / "t.vcd")])
+    result = CliRunner().invoke(main, ["run", str(guest), "--trace", str(tmp_path / f"t{ending}")])
     assert result.exit_code == 2
-    assert "needs pyvcd: pip install 'vpmu-emu[trace]'" in result.output
+    assert f"{ending} needs {package}: pip install 'vpmu-emu[trace]'" in result.output

@@ -15,6 +15,8 @@ from vpmu_emu.options import did_you_mean
 from vpmu_emu.output import check_output, write_output
 from vpmu_emu.traces.dat import trace_dat
 from vpmu_emu.traces.kernel_text import file_text, report_text
+from vpmu_emu.traces.parquet_file import parquet
+from vpmu_emu.traces.perfetto_file import perfetto
 from vpmu_emu.traces.points import told
 from vpmu_emu.traces.recorder import Recorder, Recording
 from vpmu_emu.traces.vcd_file import vcd
@@ -41,12 +43,15 @@ class Format:
     samples: bool = False
 
 
-PACKAGES = {"vcd": "pyvcd"}  # module: what it is called where it is installed from
+# A module of an extra, and the package that has it.
+PACKAGES = {"vcd": "pyvcd", "perfetto.protos": "perfetto", "pyarrow": "pyarrow"}
 FORMATS: dict[str, Format] = {
     ".txt": Format("text, as `trace-cmd report` prints it", lambda r: _bytes(report_text(told(r), r.cpus))),
     ".trace": Format("text, as the kernel's own file `trace` has it", lambda r: _bytes(file_text(told(r)))),
     ".dat": Format("trace-cmd", lambda r: trace_dat(told(r), r.cpus)),
     ".vcd": Format("waveforms", vcd, needs="vcd", samples=True),
+    ".perfetto-trace": Format("ui.perfetto.dev", perfetto, needs="perfetto.protos", samples=True),
+    ".parquet": Format("pandas and others", parquet, needs="pyarrow"),
 }
 
 

@@ -175,7 +175,7 @@ def told(recording: Recording) -> Iterator[Line]:
     words = Words(recording.place, recording.names)
     for moment in recording.moments():
         text = words.of(*moment[2:8])
-        lines = list(_kernels(recording, moment, words.outside(moment.cpu)))
+        lines = list(_kernels(moment, words.outside(moment.cpu)))
         if not lines:
             name, _, rest = text.partition(":")
             lines = [Line(moment, _own(name), (visible(rest.strip()),), *_CONTEXT.get(moment.kind, (0, 0)))]
@@ -183,7 +183,7 @@ def told(recording: Recording) -> Iterator[Line]:
         yield from (line._replace(moment=moment._replace(lost=0)) for line in lines[1:])
 
 
-def _kernels(recording: Recording, moment: Moment, outside: bool) -> Iterator[Line]:
+def _kernels(moment: Moment, outside: bool) -> Iterator[Line]:
     """Trace points of the kernel that an event passes; `outside`: its CPU is not in a guest."""
     kind, rip, a, b, c = moment[3:8]
     vcpu = moment.task.vcpu[1]
@@ -207,5 +207,5 @@ def _kernels(recording: Recording, moment: Moment, outside: bool) -> Iterator[Li
             yield Line(moment, POINTS["kvm_inj_virq"], (vector, int(how in _SOFT)), *_OFF)
         yield Line(moment, POINTS["kvm_entry"], (vcpu, rip), *_OFF)
     elif kind == lk.TR_SCHED_SWITCH:
-        left, comes = recording.switched(moment)
+        left, comes = moment.task, moment.comes
         yield Line(moment, POINTS["sched_switch"], (left.comm, left.pid, comes.comm, comes.pid), 0, 0)

@@ -39,7 +39,7 @@ class Moment(NamedTuple):
     Attributes:
         ns: nanoseconds since the start; t: the same in 1/16 cycle.
         lost: how many events are missing right before it.
-        task: who ran on the CPU.
+        task: who ran on the CPU; comes: who runs there now, at a sched_switch.
         The others are as in the ring (docs/map.md: machine/ring.py, linux/trace_kinds.py).
     """
 
@@ -53,6 +53,7 @@ class Moment(NamedTuple):
     c: int
     task: Task
     lost: int
+    comes: Task = IDLE
 
 
 @attrs.frozen
@@ -145,15 +146,11 @@ class Recording:
                     follows = next(who)
                 t, kind, cpu, rip, a, b, c = row
                 task = tasks[current[cpu]] if current[cpu] >= 0 else IDLE
-                yield Moment(ns, t, cpu, kind, rip, a, b, c, task, lost.pop(number, 0))
+                comes = IDLE
                 if kind == TR_SCHED_SWITCH:
                     current[cpu] = b - 1
-
-    def switched(self, moment: Moment) -> tuple[Task, Task]:
-        """Who leaves and who comes at a sched_switch."""
-        tasks = self.who[-1].tasks
-        left, comes = (tasks[int(k) - 1] if k else IDLE for k in (moment.a, moment.b))
-        return left, comes
+                    comes = tasks[b - 1] if b else IDLE
+                yield Moment(ns, t, cpu, kind, rip, a, b, c, task, lost.pop(number, 0), comes)
 
     def _order(self) -> Any:
         if self.cpus == 1:

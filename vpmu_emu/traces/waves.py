@@ -70,8 +70,7 @@ def _of(recording: Recording, moment: Moment) -> Iterator[Change]:
     elif kind == mk.TR_VM_ENTRY:
         yield Change(t, here, "guest", 1)
     elif kind == TR_SCHED_SWITCH:
-        _, comes = recording.switched(moment)
-        yield Change(t, here, "task", comes.comm.strip("<>"))
+        yield Change(t, here, "task", moment.comes.comm.strip("<>"))
 
 
 def _sampled(sample: Sample) -> Iterator[Change]:
