@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import doctest
+import json
 import subprocess
 import sys
 
 import pytest
+from click.testing import CliRunner
 
 import vpmu_emu
 from tests.conftest import ROOT
 from vpmu_emu._jit import COMPILES
 from vpmu_emu.asm import write_elf
+from vpmu_emu.cli import main
 
 pytestmark = pytest.mark.uncompiled
 
@@ -203,3 +206,18 @@ def test_a_trace_is_a_sequence_of_events(tmp_path):
     assert len(written) - 1 == len(trace)
     vpmu_emu.trace(LESSON, vpmu="emulated", ram=2, trace=str(tmp_path / "u.txt"))
     assert (tmp_path / "u.txt").read_text().splitlines() == written
+
+
+def test_a_difference_is_what_the_command_prints():
+    row = str(ROOT / "guests" / "divergences" / "rdpmc-absent.s")
+    found = vpmu_emu.diff(row)
+    said = CliRunner().invoke(main, ["diff", row])
+    assert (str(found) + "\n", 1) == (said.output, said.exit_code)
+    assert json.loads(CliRunner().invoke(main, ["diff", row, "--json"]).output) == found.to_json()
+    assert vpmu_emu.diff(vpmu_emu.assemble_file(row), vpmu=("bare", "emulated")) == found
+    same = vpmu_emu.diff(vpmu_emu.assemble("nop\n hlt"))
+    assert (same.differs, same.at, same.rows) == (False, None, ())
+    refused = {"names 1": {"vpmu": "bare"}, "no option is named": {"cores": 2}, "3 ticks": {"hz": 3}}
+    for why, asked in refused.items():
+        with pytest.raises(vpmu_emu.ConfigError, match=why):
+            vpmu_emu.diff(row, **asked)

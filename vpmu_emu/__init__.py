@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from vpmu_emu.errors import AssemblyError, ConfigError, HostError, LoadError, VpmuError
 
 if TYPE_CHECKING:
-    from vpmu_emu.api import check, explain, run, trace
+    from vpmu_emu.api import check, diff, explain, run, trace
     from vpmu_emu.asm import Program, assemble, assemble_file
     from vpmu_emu.checks import CheckReport
+    from vpmu_emu.compare.told import DiffReport
     from vpmu_emu.debug.session import Session
     from vpmu_emu.explanation import Explanation
     from vpmu_emu.lab.sweep import sweep
@@ -29,6 +30,7 @@ __all__ = [
     "AssemblyError",
     "CheckReport",
     "ConfigError",
+    "DiffReport",
     "Explanation",
     "HostError",
     "LoadError",
@@ -43,6 +45,7 @@ __all__ = [
     "assemble",
     "assemble_file",
     "check",
+    "diff",
     "explain",
     "run",
     "sweep",
@@ -62,6 +65,8 @@ _LATER = {
     "Session": "vpmu_emu.debug.session",
     "Trace": "vpmu_emu.traces.events",
     "check": "vpmu_emu.api",
+    "diff": "vpmu_emu.api",
+    "DiffReport": "vpmu_emu.compare.told",
     "explain": "vpmu_emu.api",
     "run": "vpmu_emu.api",
     "sweep": "vpmu_emu.lab.sweep",

@@ -1,4 +1,4 @@
-"""What `import vpmu_emu` does beside the classes: run, check, explain, trace, each one call."""
+"""What `import vpmu_emu` does beside the classes: run, check, diff, explain, trace, each one call."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from vpmu_emu.system import Result
 
 if TYPE_CHECKING:  # each is imported by who is called
     from vpmu_emu.checks import CheckReport
+    from vpmu_emu.compare.told import DiffReport
     from vpmu_emu.explanation import Explanation
     from vpmu_emu.traces.events import Trace
 
@@ -63,6 +64,38 @@ def check(
         raise ConfigError("paths", "there is nothing to check", "files or folders with guests")
     found = list(check_files(paths, perturb=perturb, inject=inject, without=without, ready=build.prepare))
     return CheckReport(tuple(report for report, _ in found), any(broken for _, broken in found))
+
+
+def diff(
+    program: Program | str | Path,
+    *,
+    vpmu: str | Sequence[str] = ("bare", "emulated"),
+    with_a: str = "",
+    with_b: str = "",
+    **options: Any,
+) -> DiffReport:
+    """Run a guest twice, and find the first instruction after which they differ, as `vpmu diff` does.
+
+    Args:
+        program: as for `run`.
+        vpmu: two modes, or both in one text with a comma.
+        with_a, with_b: further options of one run, in the command's words: "--quirk v1".
+        options: of both runs, as for `run`; what has no effect in one of the modes is left out there.
+
+    Raises:
+        ConfigError: what cannot be asked, the same run twice included; else as `run`.
+    """
+    from vpmu_emu.compare.asked import FIELDS, two
+    from vpmu_emu.compare.diff import Comparison
+    from vpmu_emu.compare.told import DiffReport
+    from vpmu_emu.load import load
+
+    for key in options:
+        known("diff", "option", key, FIELDS)
+    a, b = two(options, vpmu if isinstance(vpmu, str) else ",".join(vpmu), with_a, with_b)
+    found = program if isinstance(program, Program) else load(program, a[1].defsym)
+    modes = list(dict.fromkeys((a[1].vpmu, b[1].vpmu)))
+    return DiffReport.of(Comparison(found, a, b, ready=partial(build.prepare, modes)))
 
 
 def explain(

@@ -487,22 +487,20 @@ def diff_command(
     that stand still, PMIs. The row of docs/divergences.md that explains it is named, and the kernel's
     function that decided it. Exit status 1 if they differ.
     """
-    from vpmu_emu.compare import told
     from vpmu_emu.compare.asked import two
     from vpmu_emu.compare.diff import Comparison
+    from vpmu_emu.compare.told import DiffReport
 
     a, b = two(options, vpmu, with_a, with_b)  # before a file is read
     program = load(prog, a[1].defsym)
     a, b = ((name, with_files(program, prog, asked)) for name, asked in (a, b))
     modes = list(dict.fromkeys((a[1].vpmu, b[1].vpmu)))
-    comparison = Comparison(program, a, b, ready=partial(prepare, modes))
-    found = comparison.first()
+    found = DiffReport.of(Comparison(program, a, b, ready=partial(prepare, modes)))
     if as_json:
-        _json(told.to_json(found, comparison.lanes))
+        _json(found.to_json())
     else:
-        for line in told.lines(found) if found is not None else [told.end(comparison.lanes)]:
-            say(line)
-    ctx.exit(FINE if found is None else FAILED)
+        say(found.text)
+    ctx.exit(FAILED if found.differs else FINE)
 
 
 @main.command("sweep-overflow")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
-from vpmu_emu.compare.diff import Difference, Differs
+import attrs
+
+from vpmu_emu.compare.diff import Comparison, Difference, Differs
 from vpmu_emu.compare.facts import Side, explained, handlers_of, step_of
 from vpmu_emu.compare.lane import Lane
 from vpmu_emu.system import Stop
@@ -121,6 +124,60 @@ def to_json(found: Difference | None, lanes: tuple[Lane, ...]) -> dict[str, Any]
         "rows": [row.name for row in _rows(found)],
         "decided_by": list(deciders(found)),
     }
+
+
+@attrs.frozen(repr=False)
+class DiffReport:
+    """Where two runs of one guest part, or that they do not.
+
+    Attributes:
+        text: what `vpmu diff` prints.
+        values: what it prints with --json (docs/diff.md).
+    """
+
+    text: str
+    values: dict[str, Any] = attrs.field(eq=json.dumps)
+
+    @classmethod
+    def of(cls, comparison: Comparison) -> DiffReport:
+        """What becomes of two runs."""
+        found = comparison.first()
+        text = "\n".join(lines(found)) if found is not None else end(comparison.lanes)
+        return cls(text, to_json(found, comparison.lanes))
+
+    @property
+    def differs(self) -> bool:
+        """Whether they part."""
+        return bool(self.values["differs"])
+
+    @property
+    def at(self) -> int | None:
+        """The number of the instruction after which they do, None if they never do."""
+        return self.values.get("at")
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The names of the rows of docs/divergences.md that explain it."""
+        return tuple(self.values.get("rows", ()))
+
+    @property
+    def decided_by(self) -> tuple[str, ...]:
+        """The kernel's functions that decided it."""
+        return tuple(self.values.get("decided_by", ()))
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        return self.values
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __repr__(self) -> str:
+        runs = " and ".join(self.values["runs"])
+        if not self.differs:
+            return f"<DiffReport: {runs} do not differ>"
+        rows = ", ".join(self.rows) or "no row explains it"
+        return f"<DiffReport: {runs} differ at instruction {self.at:,}: {rows}>"
 
 
 def _plain(value: Any) -> Any:
