@@ -62,6 +62,7 @@ from vpmu_emu.machine.state import (
     CODE_REPEAT,
     LANE_BITS,
     LANES2,
+    RBP,
     RCX,
     RSP,
     W_LANES1,
@@ -152,21 +153,25 @@ OP_CMOV_RR32 = 71
 OP_NOP = 72
 OP_PUSH = 73
 OP_POP = 74
-OP_JMP = 75
-OP_JMP_RR = 76
-OP_JZ = 77
-OP_JNZ = 78
-OP_JCC = 79
-OP_CALL = 80
-OP_RET = 81
-OP_LOOP = 82
-OP_LINK = 83
-OP_BREAK = 84
-OP_FETCH = 85
-OP_STALE = 86
-OP_REGION = 87
-OP_COLD = 88
-OP_SYSTEM = 179
+OP_LEAVE = 75
+OP_JMP = 76
+OP_JMP_RR = 77
+OP_JMP_RM = 78
+OP_JZ = 79
+OP_JNZ = 80
+OP_JCC = 81
+OP_CALL = 82
+OP_CALL_RR = 83
+OP_CALL_RM = 84
+OP_RET = 85
+OP_LOOP = 86
+OP_LINK = 87
+OP_BREAK = 88
+OP_FETCH = 89
+OP_STALE = 90
+OP_REGION = 91
+OP_COLD = 92
+OP_SYSTEM = 183
 
 @jit()
 def fold_lanes(core, row, lanes1, lanes2):
@@ -1097,6 +1102,24 @@ def run_slice(core, M, E, tlim):
                 regs[RSP] = va + U8
                 regs[u.a] = y
                 pc += 1
+            elif op == OP_LEAVE:
+                va = regs[RBP]
+                slot = (va >> U12) & TLB_INDEX
+                if (va + U7) & PAGE_BASE == tlb_read[slot]:
+                    p = va + add_read[slot]
+                    line = p >> _U6
+                    if l1[line & L1_INDEX] != np.uint32(line + ONE):
+                        t += cache_miss(core, line)
+                    y = ld64(M, p)
+                else:
+                    core.t = t
+                    code, y = mem_read(core, M, E, va, U8)
+                    t = core.t
+                    if code != CODE_NEXT:
+                        break
+                regs[RSP] = va + U8
+                regs[RBP] = y
+                pc += 1
             elif op == OP_JMP:
                 nxt = np.int64(u.target)
                 if nxt < 0:
@@ -1104,6 +1127,27 @@ def run_slice(core, M, E, tlim):
                 pc = nxt
             elif op == OP_JMP_RR:
                 y = regs[u.a]
+                pc = find(E, y)
+                if pc < 0:
+                    if not reaches(E, y):
+                        code = CODE_FAULT
+                        break
+                    pc = lookup(core, M, E, y)
+            elif op == OP_JMP_RM:
+                va = regs[u.b] + (regs[u.c] << U64(u.scale)) + u.disp + regs[u.seg]
+                slot = (va >> U12) & TLB_INDEX
+                if (va + U7) & PAGE_BASE == tlb_read[slot]:
+                    p = va + add_read[slot]
+                    line = p >> _U6
+                    if l1[line & L1_INDEX] != np.uint32(line + ONE):
+                        t += cache_miss(core, line)
+                    y = ld64(M, p)
+                else:
+                    core.t = t
+                    code, y = mem_read(core, M, E, va, U8)
+                    t = core.t
+                    if code != CODE_NEXT:
+                        break
                 pc = find(E, y)
                 if pc < 0:
                     if not reaches(E, y):
@@ -1194,6 +1238,73 @@ def run_slice(core, M, E, tlim):
                 if nxt < 0:
                     nxt = follow(core, M, E, u, u.imm)
                 pc = nxt
+            elif op == OP_CALL_RR:
+                y = regs[u.a]
+                if not reaches(E, y):
+                    code = CODE_FAULT
+                    break
+                va = regs[RSP] - U8
+                x = u.rip + U64(u.len)
+                slot = (va >> U12) & TLB_INDEX
+                if (va + U7) & PAGE_BASE == tlb_write[slot]:
+                    p = va + add_write[slot]
+                    line = p >> _U6
+                    if l1[line & L1_INDEX] != np.uint32(line + ONE):
+                        t += cache_miss(core, line)
+                    st64(M, p, x)
+                else:
+                    core.t = t
+                    code = mem_write(core, M, E, va, U8, x)
+                    t = core.t
+                    if code >= CODE_NOT_RETIRED:
+                        break
+                regs[RSP] = va
+                if code != CODE_NEXT:
+                    core.rip = y
+                    break
+                pc = find(E, y)
+                if pc < 0:
+                    pc = lookup(core, M, E, y)
+            elif op == OP_CALL_RM:
+                va = regs[u.b] + (regs[u.c] << U64(u.scale)) + u.disp + regs[u.seg]
+                slot = (va >> U12) & TLB_INDEX
+                if (va + U7) & PAGE_BASE == tlb_read[slot]:
+                    p = va + add_read[slot]
+                    line = p >> _U6
+                    if l1[line & L1_INDEX] != np.uint32(line + ONE):
+                        t += cache_miss(core, line)
+                    y = ld64(M, p)
+                else:
+                    core.t = t
+                    code, y = mem_read(core, M, E, va, U8)
+                    t = core.t
+                    if code != CODE_NEXT:
+                        break
+                if not reaches(E, y):
+                    code = CODE_FAULT
+                    break
+                va = regs[RSP] - U8
+                x = u.rip + U64(u.len)
+                slot = (va >> U12) & TLB_INDEX
+                if (va + U7) & PAGE_BASE == tlb_write[slot]:
+                    p = va + add_write[slot]
+                    line = p >> _U6
+                    if l1[line & L1_INDEX] != np.uint32(line + ONE):
+                        t += cache_miss(core, line)
+                    st64(M, p, x)
+                else:
+                    core.t = t
+                    code = mem_write(core, M, E, va, U8, x)
+                    t = core.t
+                    if code >= CODE_NOT_RETIRED:
+                        break
+                regs[RSP] = va
+                if code != CODE_NEXT:
+                    core.rip = y
+                    break
+                pc = find(E, y)
+                if pc < 0:
+                    pc = lookup(core, M, E, y)
             elif op == OP_RET:
                 va = regs[RSP]
                 slot = (va >> U12) & TLB_INDEX

@@ -80,6 +80,7 @@ from vpmu_emu.machine.state import (
     CODE_REPEAT,
     LANE_BITS,
     LANES2,
+    RBP,
     RCX,
     RSP,
     W_LANES1,
@@ -210,10 +211,12 @@ class _Engine:
     Attributes:
         direct: go to the target of a direct branch.
         indirect: go to the address in y, if that can be one.
+        sure: go to the address in y, which can be one.
     """
 
     direct: str
     indirect: str
+    sure: str
 
 
 INTERPRETER = _Engine(
@@ -227,6 +230,9 @@ if pc < 0:
         code = CODE_FAULT
         break
     pc = lookup(core, M, E, y)""",
+    sure="""pc = find(E, y)
+if pc < 0:
+    pc = lookup(core, M, E, y)""",
 )
 # A region knows the target of a direct branch, and compares that of another with what it expects.
 TRANSLATOR = _Engine(
@@ -235,6 +241,8 @@ TRANSLATOR = _Engine(
     code = CODE_FAULT
     break
 w.target = y
+pc = TAKEN_BRANCH""",
+    sure="""w.target = y
 pc = TAKEN_BRANCH""",
 )
 AFTER_STORE = """
@@ -311,6 +319,21 @@ pc += 1"""])
     return "\n".join(lines)
 
 
+def _call_by_operand(engine: _Engine) -> str:
+    """CALL to the address in y; what cannot be one is refused before anything is pushed (SDM 2, CALL)."""
+    push = _store(64, "x", "regs[RSP] = va")
+    return f"""if not reaches(E, y):
+    code = CODE_FAULT
+    break
+va = regs[RSP] - U8
+x = u.rip + U64(u.len)
+{push}
+if code != CODE_NEXT:
+    core.rip = y
+    break
+{engine.sure}"""
+
+
 def _arm(engine: _Engine, name: str) -> str:
     """The body of one hot arm."""
     special = {
@@ -333,8 +356,12 @@ def _arm(engine: _Engine, name: str) -> str:
         "mov_mr8": f"{ADDRESS}\n{_BYTE}\n" + _store(8, "y & BYTE") + AFTER_STORE + "\npc += 1",
         "cmp_mr8": f"{ADDRESS}\n{_load(8, 'x')}\n{_BYTE}\nz, cv = sub(x, y & BYTE, cv, SH8)\n"
         "fz = norm(z, SH8)\nfs = fz\npc += 1",
+        "leave": "va = regs[RBP]\n" + _load(64, "y") + "\nregs[RSP] = va + U8\nregs[RBP] = y\npc += 1",
         "jmp": engine.direct,
         "jmp_rr": f"y = regs[u.a]\n{engine.indirect}",
+        "jmp_rm": f"{ADDRESS}\n{_load(64, 'y')}\n{engine.indirect}",
+        "call_rr": f"y = regs[u.a]\n{_call_by_operand(engine)}",
+        "call_rm": f"{ADDRESS}\n{_load(64, 'y')}\n{_call_by_operand(engine)}",
         "call": "va = regs[RSP] - U8\ny = u.rip + U64(u.len)\n"
         + _store(64, "y", "regs[RSP] = va")
         + "\nif code != CODE_NEXT:\n    core.rip = u.imm\n    break\n"
@@ -538,6 +565,7 @@ from vpmu_emu.machine.state import (
     CODE_FAULT,
     CODE_NEXT,
     CODE_NOT_RETIRED,
+    RBP,
     RCX,
     RSP,
 )

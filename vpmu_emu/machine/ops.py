@@ -62,7 +62,8 @@ HOT += [
     "imul3_rr64", "imul3_rr32", "imul3_rm64", "imul3_rm32", "mov_mr8", "cmp_mr8",
     "movzx_rr8", "movzx_rr16", "movzx_rm8", "movzx_rm16", "movsxd_rr", "movsxd_rm",
     "cmov_rr64", "cmov_rr32",
-    "nop", "push", "pop", "jmp", "jmp_rr", "jz", "jnz", "jcc", "call", "ret", "loop",
+    "nop", "push", "pop", "leave", "jmp", "jmp_rr", "jmp_rm", "jz", "jnz", "jcc",
+    "call", "call_rr", "call_rm", "ret", "loop",
 ]  # fmt: skip
 # Semantics that touch nothing but registers, flags and memory: the callee for the general case.
 COLD = [
@@ -156,8 +157,10 @@ def _hot(form: Form, memory: bool) -> int:
         return HOT_OP["pop"]
     if row.sem in ("jmp", "call") and ops[0].startswith("rel"):
         return HOT_OP[row.sem]
-    if row.sem == "jmp" and ops == ("r/m64",) and not in_memory:
-        return HOT_OP["jmp_rr"]
+    if row.sem in ("jmp", "call") and ops == ("r/m64",):
+        return HOT_OP[f"{row.sem}_r{'m' if in_memory else 'r'}"]
+    if row.sem == "leave" and form.width == 64:
+        return HOT_OP["leave"]
     if row.sem == "jcc":
         return HOT_OP["jz" if row.cc == 4 else "jnz" if row.cc == 5 else "jcc"]
     if row.sem == "ret" and not ops:

@@ -19,7 +19,8 @@ MOST_INSTRUCTIONS = 256
 MOST_BLOCKS = 64
 MOST_CALLS = 4  # calls that a region is inside of
 _HOT = ops.HOT_OP
-JUMP, CALL, RETURN, JUMP_REGISTER = _HOT["jmp"], _HOT["call"], _HOT["ret"], _HOT["jmp_rr"]
+JUMP, CALL, RETURN = _HOT["jmp"], _HOT["call"], _HOT["ret"]
+INDIRECT = frozenset(_HOT[name] for name in ("jmp_rr", "jmp_rm", "call_rr", "call_rm"))
 CONDITIONAL = frozenset(_HOT[name] for name in ("jz", "jnz", "jcc", "loop"))
 # General arms that set rip.
 _GENERAL_JUMPS = frozenset(
@@ -184,7 +185,7 @@ class _Collector:
                 if calls:
                     block.taken = self.place(calls[-1], calls[:-1], self._decoded(calls[-1]))
                 return
-            if op == JUMP_REGISTER or op in _GENERAL_JUMPS:
+            if op in INDIRECT or op in _GENERAL_JUMPS:
                 block.leaves = op in _GENERAL_JUMPS
                 return
             if op in CONDITIONAL:

@@ -26,6 +26,7 @@ from vpmu_emu.machine.state import (
     N_REGS,
     N_WIDE,
     N_WORDS,
+    RBP,
     RCX,
     REG_FS,
     REG_GS,
@@ -38,7 +39,7 @@ from vpmu_emu.machine.state import (
 )
 from vpmu_emu.machine.translate.blocks import (
     CONDITIONAL,
-    JUMP_REGISTER,
+    INDIRECT,
     RETURN,
     STRINGS,
     Block,
@@ -60,8 +61,9 @@ _CYCLES = state.CLASS["cycles"]
 _SAVED = {W_FZ: "fz", W_FS: "fs", W_CV: "cv", W_T: "t"}
 # Of a hot arm: what it writes beside its first operand.
 _IMPLICIT = {
-    **dict.fromkeys((ops.HOT_OP["push"], ops.HOT_OP["pop"], ops.HOT_OP["call"], RETURN), RSP),
-    ops.HOT_OP["loop"]: RCX,
+    **{ops.HOT_OP[name]: {RSP} for name in ("push", "pop", "call", "call_rr", "call_rm", "ret")},
+    ops.HOT_OP["leave"]: {RSP, RBP},
+    ops.HOT_OP["loop"]: {RCX},
 }
 
 # General arms that write registers which their operands do not name: these are among the first eight.
@@ -227,7 +229,7 @@ class _Writer:
             there = self.to(block.taken, last.target, CODE_JUMP)
             here = self.to(block.goes_on, last.end, CODE_NEXT)
             self.put(f"br i1 {taken}, label %{there}, label %{here}")
-        elif last.op in (RETURN, JUMP_REGISTER):
+        elif last.op == RETURN or last.op in INDIRECT:
             name = self.fresh("exit")
             with self.apart():
                 self.label(name)
@@ -423,7 +425,7 @@ def _written(one: Instruction) -> set[int]:
         return set(range(REG_ZERO))
     named = {one.data[_offset(state.UOP, "a")]}
     if one.op < ops.COLD_BASE:
-        return (named | {_IMPLICIT.get(one.op, REG_ZERO)}) & set(range(REG_ZERO))
+        return (named | _IMPLICIT.get(one.op, set())) & set(range(REG_ZERO))
     named |= {one.data[_offset(state.UOP, "r")], one.data[_offset(state.UOP, "cc")] & 15}
     return (named | set(range(8) if one.op in _FIXED else ())) & set(range(REG_ZERO))
 

@@ -11,7 +11,7 @@ import numpy as np
 from vpmu_emu._jit import jit
 from vpmu_emu.machine.alu import LAT_MISPREDICT, compute, reaches
 from vpmu_emu.machine.cache import L1_INDEX, cache_miss
-from vpmu_emu.machine.dispatch import TAKEN, C_BRMISS, OP_MOV_RR64, OP_MOV_RR32, OP_MOV_RM64, OP_MOV_RM32, OP_MOV_MR64, OP_MOV_MR32, OP_ADD_RR64, OP_ADD_RR32, OP_ADD_RM64, OP_ADD_RM32, OP_ADC_RR64, OP_ADC_RR32, OP_SUB_RR64, OP_SUB_RR32, OP_SUB_RM64, OP_SUB_RM32, OP_SBB_RR64, OP_SBB_RR32, OP_AND_RR64, OP_AND_RR32, OP_AND_RM64, OP_AND_RM32, OP_OR_RR64, OP_OR_RR32, OP_OR_RM64, OP_OR_RM32, OP_XOR_RR64, OP_XOR_RR32, OP_XOR_RM64, OP_XOR_RM32, OP_CMP_RR64, OP_CMP_RR32, OP_CMP_RM64, OP_CMP_RM32, OP_CMP_MR64, OP_CMP_MR32, OP_TEST_RR64, OP_TEST_RR32, OP_INC_RR64, OP_INC_RR32, OP_DEC_RR64, OP_DEC_RR32, OP_SHL_RR64, OP_SHL_RR32, OP_SHR_RR64, OP_SHR_RR32, OP_SAR_RR64, OP_SAR_RR32, OP_ROL_RR64, OP_ROL_RR32, OP_ROR_RR64, OP_ROR_RR32, OP_IMUL_RR64, OP_IMUL_RR32, OP_IMUL_RM64, OP_IMUL_RM32, OP_LEA_RM64, OP_LEA_RM32, OP_IMUL3_RR64, OP_IMUL3_RR32, OP_IMUL3_RM64, OP_IMUL3_RM32, OP_MOV_MR8, OP_CMP_MR8, OP_MOVZX_RR8, OP_MOVZX_RR16, OP_MOVZX_RM8, OP_MOVZX_RM16, OP_MOVSXD_RR, OP_MOVSXD_RM, OP_CMOV_RR64, OP_CMOV_RR32, OP_NOP, OP_PUSH, OP_POP, OP_JMP, OP_JMP_RR, OP_JZ, OP_JNZ, OP_JCC, OP_CALL, OP_RET, OP_LOOP
+from vpmu_emu.machine.dispatch import TAKEN, C_BRMISS, OP_MOV_RR64, OP_MOV_RR32, OP_MOV_RM64, OP_MOV_RM32, OP_MOV_MR64, OP_MOV_MR32, OP_ADD_RR64, OP_ADD_RR32, OP_ADD_RM64, OP_ADD_RM32, OP_ADC_RR64, OP_ADC_RR32, OP_SUB_RR64, OP_SUB_RR32, OP_SUB_RM64, OP_SUB_RM32, OP_SBB_RR64, OP_SBB_RR32, OP_AND_RR64, OP_AND_RR32, OP_AND_RM64, OP_AND_RM32, OP_OR_RR64, OP_OR_RR32, OP_OR_RM64, OP_OR_RM32, OP_XOR_RR64, OP_XOR_RR32, OP_XOR_RM64, OP_XOR_RM32, OP_CMP_RR64, OP_CMP_RR32, OP_CMP_RM64, OP_CMP_RM32, OP_CMP_MR64, OP_CMP_MR32, OP_TEST_RR64, OP_TEST_RR32, OP_INC_RR64, OP_INC_RR32, OP_DEC_RR64, OP_DEC_RR32, OP_SHL_RR64, OP_SHL_RR32, OP_SHR_RR64, OP_SHR_RR32, OP_SAR_RR64, OP_SAR_RR32, OP_ROL_RR64, OP_ROL_RR32, OP_ROR_RR64, OP_ROR_RR32, OP_IMUL_RR64, OP_IMUL_RR32, OP_IMUL_RM64, OP_IMUL_RM32, OP_LEA_RM64, OP_LEA_RM32, OP_IMUL3_RR64, OP_IMUL3_RR32, OP_IMUL3_RM64, OP_IMUL3_RM32, OP_MOV_MR8, OP_CMP_MR8, OP_MOVZX_RR8, OP_MOVZX_RR16, OP_MOVZX_RM8, OP_MOVZX_RM16, OP_MOVSXD_RR, OP_MOVSXD_RM, OP_CMOV_RR64, OP_CMOV_RR32, OP_NOP, OP_PUSH, OP_POP, OP_LEAVE, OP_JMP, OP_JMP_RR, OP_JMP_RM, OP_JZ, OP_JNZ, OP_JCC, OP_CALL, OP_CALL_RR, OP_CALL_RM, OP_RET, OP_LOOP
 from vpmu_emu.machine.memory import TLB_INDEX, mem_read, mem_write
 from vpmu_emu.machine.ops import K_HIGH
 from vpmu_emu.machine.physical import ld8, ld16, ld32, ld64, st8, st16, st32, st64
@@ -43,6 +43,7 @@ from vpmu_emu.machine.state import (
     CODE_FAULT,
     CODE_NEXT,
     CODE_NOT_RETIRED,
+    RBP,
     RCX,
     RSP,
 )
@@ -957,10 +958,48 @@ def step(core, M, E, w, u, op, row):
             regs[RSP] = va + U8
             regs[u.a] = y
             pc += 1
+        elif op == OP_LEAVE:
+            va = regs[RBP]
+            slot = (va >> U12) & TLB_INDEX
+            if (va + U7) & PAGE_BASE == tlb_read[slot]:
+                p = va + add_read[slot]
+                line = p >> _U6
+                if l1[line & L1_INDEX] != np.uint32(line + ONE):
+                    t += cache_miss(core, line)
+                y = ld64(M, p)
+            else:
+                core.t = t
+                code, y = mem_read(core, M, E, va, U8)
+                t = core.t
+                if code != CODE_NEXT:
+                    break
+            regs[RSP] = va + U8
+            regs[RBP] = y
+            pc += 1
         elif op == OP_JMP:
             pc = TAKEN_BRANCH
         elif op == OP_JMP_RR:
             y = regs[u.a]
+            if not reaches(E, y):
+                code = CODE_FAULT
+                break
+            w.target = y
+            pc = TAKEN_BRANCH
+        elif op == OP_JMP_RM:
+            va = regs[u.b] + (regs[u.c] << U64(u.scale)) + u.disp + regs[u.seg]
+            slot = (va >> U12) & TLB_INDEX
+            if (va + U7) & PAGE_BASE == tlb_read[slot]:
+                p = va + add_read[slot]
+                line = p >> _U6
+                if l1[line & L1_INDEX] != np.uint32(line + ONE):
+                    t += cache_miss(core, line)
+                y = ld64(M, p)
+            else:
+                core.t = t
+                code, y = mem_read(core, M, E, va, U8)
+                t = core.t
+                if code != CODE_NEXT:
+                    break
             if not reaches(E, y):
                 code = CODE_FAULT
                 break
@@ -1037,6 +1076,71 @@ def step(core, M, E, w, u, op, row):
             if code != CODE_NEXT:
                 core.rip = u.imm
                 break
+            pc = TAKEN_BRANCH
+        elif op == OP_CALL_RR:
+            y = regs[u.a]
+            if not reaches(E, y):
+                code = CODE_FAULT
+                break
+            va = regs[RSP] - U8
+            x = u.rip + U64(u.len)
+            slot = (va >> U12) & TLB_INDEX
+            if (va + U7) & PAGE_BASE == tlb_write[slot]:
+                p = va + add_write[slot]
+                line = p >> _U6
+                if l1[line & L1_INDEX] != np.uint32(line + ONE):
+                    t += cache_miss(core, line)
+                st64(M, p, x)
+            else:
+                core.t = t
+                code = mem_write(core, M, E, va, U8, x)
+                t = core.t
+                if code >= CODE_NOT_RETIRED:
+                    break
+            regs[RSP] = va
+            if code != CODE_NEXT:
+                core.rip = y
+                break
+            w.target = y
+            pc = TAKEN_BRANCH
+        elif op == OP_CALL_RM:
+            va = regs[u.b] + (regs[u.c] << U64(u.scale)) + u.disp + regs[u.seg]
+            slot = (va >> U12) & TLB_INDEX
+            if (va + U7) & PAGE_BASE == tlb_read[slot]:
+                p = va + add_read[slot]
+                line = p >> _U6
+                if l1[line & L1_INDEX] != np.uint32(line + ONE):
+                    t += cache_miss(core, line)
+                y = ld64(M, p)
+            else:
+                core.t = t
+                code, y = mem_read(core, M, E, va, U8)
+                t = core.t
+                if code != CODE_NEXT:
+                    break
+            if not reaches(E, y):
+                code = CODE_FAULT
+                break
+            va = regs[RSP] - U8
+            x = u.rip + U64(u.len)
+            slot = (va >> U12) & TLB_INDEX
+            if (va + U7) & PAGE_BASE == tlb_write[slot]:
+                p = va + add_write[slot]
+                line = p >> _U6
+                if l1[line & L1_INDEX] != np.uint32(line + ONE):
+                    t += cache_miss(core, line)
+                st64(M, p, x)
+            else:
+                core.t = t
+                code = mem_write(core, M, E, va, U8, x)
+                t = core.t
+                if code >= CODE_NOT_RETIRED:
+                    break
+            regs[RSP] = va
+            if code != CODE_NEXT:
+                core.rip = y
+                break
+            w.target = y
             pc = TAKEN_BRANCH
         elif op == OP_RET:
             va = regs[RSP]
