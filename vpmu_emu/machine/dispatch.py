@@ -984,7 +984,8 @@ def run_slice(core, M, E, tlim):
                 y = regs[u.r] + u.imm
                 if u.src == K_HIGH:
                     y = y >> U8
-                z, cv = sub(x, y & BYTE, cv, SH8)
+                y &= BYTE
+                z, cv = sub(x, y, cv, SH8)
                 fz = norm(z, SH8)
                 fs = fz
                 pc += 1

@@ -12,6 +12,7 @@ from pathlib import Path
 import attrs
 
 from vpmu_emu.machine.ops import COLD_BASE, HOT, OPS, SYSTEM_BASE
+from vpmu_emu.machine.translate import late
 
 TARGET = Path(__file__).with_name("dispatch.py")
 STEP = Path(__file__).with_name("translate") / "step.py"
@@ -212,11 +213,13 @@ class _Engine:
         direct: go to the target of a direct branch.
         indirect: go to the address in y, if that can be one.
         sure: go to the address in y, which can be one.
+        late: carries are worked out where they are read (translate/late.py).
     """
 
     direct: str
     indirect: str
     sure: str
+    late: bool
 
 
 INTERPRETER = _Engine(
@@ -233,6 +236,7 @@ if pc < 0:
     sure="""pc = find(E, y)
 if pc < 0:
     pc = lookup(core, M, E, y)""",
+    late=False,
 )
 # A region knows the target of a direct branch, and compares that of another with what it expects.
 TRANSLATOR = _Engine(
@@ -244,7 +248,11 @@ w.target = y
 pc = TAKEN_BRANCH""",
     sure="""w.target = y
 pc = TAKEN_BRANCH""",
+    late=True,
 )
+SETTLE = "cv = carry_vector(cv, late, late_x, late_y, by_one, fz)"
+SETTLED = "late = 0\nby_one = 0"
+_READS_CARRY = {"adc", "sbb", "rol", "ror"}
 AFTER_STORE = """
 if code != CODE_NEXT:
     core.rip = u.rip + U64(u.len)
@@ -252,6 +260,29 @@ if code != CODE_NEXT:
 
 def _indent(text: str, by: int) -> str:
     return "\n".join((" " * by + line if line else line) for line in text.split("\n"))
+
+
+def _compute(engine: _Engine, function: str, width: int) -> str:
+    """z and the carries, of x and y."""
+    now = f"z, cv = {function}(x, y, cv, SH{width})"
+    if not engine.late:
+        return now
+    name = f"{function.upper()}{width}"
+    if function in ("add", "sub"):
+        return f"""z, _cv = {function}(x, y, ZERO, SH{width})
+late = LATE_{name}
+late_x = x
+late_y = y
+by_one = 0
+cv = ZERO"""
+    if function in ("inc", "dec"):
+        return f"z, _cv = {function}(x, y, ZERO, SH{width})\nby_one = BY_ONE_{name}"
+    return f"{_carries(engine)}{now}\n{SETTLED}" if function in _READS_CARRY else f"{now}\n{SETTLED}"
+
+
+def _carries(engine: _Engine) -> str:
+    """Before cv is read."""
+    return f"{SETTLE}\n" if engine.late else ""
 
 
 def _branch(engine: _Engine, test: str) -> str:
@@ -274,7 +305,7 @@ else:
     pc += 1"""
 
 
-def _binary(name: str, shape: str, width: int) -> str:
+def _binary(engine: _Engine, name: str, shape: str, width: int) -> str:
     sh = f"SH{width}"
     lines: list[str] = []
     if shape == "rm":
@@ -297,8 +328,9 @@ def _binary(name: str, shape: str, width: int) -> str:
         if name == "imul3":
             x = "y" if shape == "rm" else _X[width].replace("u.a", "u.r")
             y = "u.imm" if width == 64 else "u.imm & LOW32"
+        settled = f"{SETTLED}\n" if engine.late else ""
         return "\n".join([*lines, f"""z, _hi, cv = imul({x}, {y}, {sh})
-regs[u.a] = z
+{settled}regs[u.a] = z
 fz = norm(z, {sh})
 fs = fz
 pc += 1"""])
@@ -310,7 +342,7 @@ pc += 1"""])
         lines.append(f"y = {_Y[width]}")
     elif shape == "rr":
         lines.append("y = ONE")
-    lines.append(f"z, cv = {_FUNCTION.get(name, name)}(x, y, cv, {sh})")
+    lines.append(_compute(engine, _FUNCTION.get(name, name), width))
     if name not in _NO_RESULT:
         lines.append("regs[u.a] = z")
     if name not in _ROTATES:
@@ -344,9 +376,10 @@ def _arm(engine: _Engine, name: str) -> str:
         "movzx_rm16": f"{ADDRESS}\n{_load(16, 'y')}\nregs[u.a] = y\npc += 1",
         "movzx_rr16": "regs[u.a] = regs[u.r] & WORD\npc += 1",
         "movzx_rr8": "y = regs[u.r]\nif u.src == K_HIGH:\n    y = y >> U8\nregs[u.a] = y & BYTE\npc += 1",
-        "cmov_rr64": "if condition(np.int64(u.cc), fz, fs, cv) != 0:\n    regs[u.a] = regs[u.r]\npc += 1",
-        "cmov_rr32": "y = regs[u.a]\nif condition(np.int64(u.cc), fz, fs, cv) != 0:\n    y = regs[u.r]\n"
-        "regs[u.a] = y & LOW32\npc += 1",
+        "cmov_rr64": f"{_carries(engine)}if condition(np.int64(u.cc), fz, fs, cv) != 0:\n"
+        "    regs[u.a] = regs[u.r]\npc += 1",
+        "cmov_rr32": f"{_carries(engine)}y = regs[u.a]\nif condition(np.int64(u.cc), fz, fs, cv) != 0:\n"
+        "    y = regs[u.r]\nregs[u.a] = y & LOW32\npc += 1",
         "push": "va = regs[RSP] - U8\ny = regs[u.a] + u.imm\n"
         + _store(64, "y", "regs[RSP] = va")
         + AFTER_STORE
@@ -354,7 +387,7 @@ def _arm(engine: _Engine, name: str) -> str:
         "pop": "va = regs[RSP]\n" + _load(64, "y") + "\nregs[RSP] = va + U8\nregs[u.a] = y\npc += 1",
         # the byte, or AH to DH, or an immediate
         "mov_mr8": f"{ADDRESS}\n{_BYTE}\n" + _store(8, "y & BYTE") + AFTER_STORE + "\npc += 1",
-        "cmp_mr8": f"{ADDRESS}\n{_load(8, 'x')}\n{_BYTE}\nz, cv = sub(x, y & BYTE, cv, SH8)\n"
+        "cmp_mr8": f"{ADDRESS}\n{_load(8, 'x')}\n{_BYTE}\ny &= BYTE\n{_compute(engine, 'sub', 8)}\n"
         "fz = norm(z, SH8)\nfs = fz\npc += 1",
         "leave": "va = regs[RBP]\n" + _load(64, "y") + "\nregs[RSP] = va + U8\nregs[RBP] = y\npc += 1",
         "jmp": engine.direct,
@@ -371,13 +404,13 @@ def _arm(engine: _Engine, name: str) -> str:
         + f"\n{engine.indirect}\nregs[RSP] = va + U8",
         "jz": _branch(engine, "fz == ZERO"),
         "jnz": _branch(engine, "fz != ZERO"),
-        "jcc": _branch(engine, "condition(np.int64(u.cc), fz, fs, cv) != 0"),
+        "jcc": _carries(engine) + _branch(engine, "condition(np.int64(u.cc), fz, fs, cv) != 0"),
         "loop": "y = regs[RCX] - ONE\nregs[RCX] = y\n" + _branch(engine, "y != ZERO"),
     }
     if name in special:
         return special[name]
     sem, shaped = name.rsplit("_", 1)
-    return _binary(sem, shaped[:2], int(shaped[2:]))
+    return _binary(engine, sem, shaped[:2], int(shaped[2:]))
 
 
 LINK = """pc = np.int64(u.target)
@@ -560,6 +593,7 @@ from vpmu_emu.machine.memory import TLB_INDEX, mem_read, mem_write
 from vpmu_emu.machine.ops import K_HIGH
 from vpmu_emu.machine.physical import ld8, ld16, ld32, ld64, st8, st16, st32, st64
 {semantics}
+from vpmu_emu.machine.ops import OP_LINK
 from vpmu_emu.machine.state import (
     CODE_EDGE,
     CODE_FAULT,
@@ -569,9 +603,14 @@ from vpmu_emu.machine.state import (
     RCX,
     RSP,
 )
+from vpmu_emu.machine.translate.late import (
+    {late},
+    carry_vector,
+)
 from vpmu_emu.machine.u64 import BYTE, LOW32, ONE, PAGE_BASE, U2, U3, U4, U7, U8, U12, U64, WORD, ZERO
 
 _U6 = U64(6)
+SETTLE = OP_LINK  # retires nothing: works out the carries that are late
 TAKEN_BRANCH = 2  # in w.pc; 1: the next instruction in memory
 '''
 
@@ -596,6 +635,10 @@ def step(core, M, E, w, u, op, row):
     fz = w.fz
     fs = w.fs
     cv = w.cv
+    late = w.late
+    late_x = w.late_x
+    late_y = w.late_y
+    by_one = w.by_one
     lanes2 = ZERO
     code = CODE_NEXT
     pc = 0
@@ -606,6 +649,10 @@ STEP_TAIL = """        break
     w.fz = fz
     w.fs = fs
     w.cv = cv
+    w.late = late
+    w.late_x = late_x
+    w.late_y = late_y
+    w.by_one = by_one
     w.taken += lanes2
     w.pc = pc
     return code
@@ -617,13 +664,16 @@ def step_source() -> str:
     names = [f"OP_{name.upper()}" for name in HOT]
     begin = HEAD.index("from vpmu_emu.machine.semantics")
     semantics = HEAD[begin : HEAD.index(")\n", begin) + 1]
-    out = [STEP_HEAD.format(ops=", ".join(names), semantics=semantics)]
+    codes = sorted(name for name in vars(late) if name.startswith(("LATE_", "BY_ONE_")))
+    out = [STEP_HEAD.format(ops=", ".join(names), semantics=semantics, late=",\n    ".join(codes))]
     out.append(STEP_LOOP)
     word = "if"
     for name in HOT:
         out.append(f"        {word} op == OP_{name.upper()}:\n{_indent(_arm(TRANSLATOR, name), 12)}\n")
         word = "elif"
-    out.append(f"        else:\n{_indent(COMPUTE, 12)}\n")
+    settle = _indent(f"{SETTLE}\n{SETTLED}", 12)
+    out.append(f"        elif op == SETTLE:\n{settle}\n")
+    out.append(f"        else:\n{settle}\n{_indent(COMPUTE, 12)}\n")
     out.append(STEP_TAIL)
     return "".join(out)
 

@@ -403,6 +403,10 @@ WORDS = np.dtype(
         ("taken", "u8"),  # branches taken that are not in the totals yet, as a packed lane word
         ("target", "u8"),  # where a return or an indirect jump leads to
         ("pc", "i8"),  # 1: what follows is next in memory, TAKEN_BRANCH: the target
+        ("late", "i8"),  # LATE_*: whose carries nobody has asked for; 0: cv has them
+        ("late_x", "u8"),  # its operands
+        ("late_y", "u8"),
+        ("by_one", "i8"),  # BY_ONE_*: the INC or DEC after it that gave fz; 0: there was none
     ]
 )
 N_WORDS = WORDS.itemsize // 8

@@ -46,10 +46,11 @@ from vpmu_emu.machine.translate.blocks import (
     Instruction,
     Place,
 )
-from vpmu_emu.machine.translate.step import TAKEN_BRANCH
+from vpmu_emu.machine.translate.step import SETTLE, TAKEN_BRANCH
 
-W_T, W_FZ, W_FS, W_CV, W_TAKEN, W_TARGET, W_PC = (
-    WORDS.fields[name][1] // 8 for name in ("t", "fz", "fs", "cv", "taken", "target", "pc")  # type: ignore[index]
+W_T, W_FZ, W_FS, W_CV, W_TAKEN, W_TARGET, W_PC, W_LATE, W_BY_ONE = (
+    WORDS.fields[name][1] // 8  # type: ignore[index]
+    for name in ("t", "fz", "fs", "cv", "taken", "target", "pc", "late", "by_one")
 )
 CLASSES = (*state.LANES1, *state.LANES2)
 LANES = 4  # of 16 bits in a word
@@ -177,6 +178,8 @@ class _Writer:
             self.store(0, "region", W_WIDE + k, "%E")
 
     def spill(self, registers: Iterable[int]) -> None:
+        self.arms.add(SETTLE)
+        self.call(arm_symbol(self.callee.step, SETTLE), "ptr %words, ptr @none, i64 %row")
         for n in registers:
             self.store(self.word(n), "regs", n)
         for n, name in _SAVED.items():
@@ -187,6 +190,8 @@ class _Writer:
             self.put_word(n, self.load("regs", n))
         for n, name in _SAVED.items():
             self.put_word(n, self.load(name))
+        for n in (W_LATE, W_BY_ONE):
+            self.put_word(n, 0)
 
     def goes_in(self, span: int) -> str:
         end = self.new(f"add i64 {self.word(W_T)}, {span}")
@@ -373,7 +378,7 @@ class _Writer:
             self.put(f"%w{n} = getelementptr i64, ptr %words, i64 {n}")
         for line in ("%ret = alloca i64", "%exc = alloca ptr", "%code = alloca i64", "%limit = alloca i64"):
             self.put(line)
-        for n in (REG_ZERO, W_TARGET, W_PC, *range(REG_GS + 1, N_REGS)):
+        for n in (REG_ZERO, W_TARGET, W_PC, W_LATE + 1, W_LATE + 2, *range(REG_GS + 1, N_REGS)):
             self.put_word(n, 0)
         self.fill((*range(REG_ZERO), REG_FS, REG_GS))
         ring = self.load("cpl")
@@ -403,6 +408,9 @@ class _Writer:
         self.label("leave")
         self.fold()
         self.put(f"ret i64 {code}")
+        self.constants.append(
+            f"@none = private constant [{state.UOP.itemsize} x i8] zeroinitializer, align 8"
+        )
         first = "ptr, ptr, ptr, ptr, ptr, i64, i64, ptr, i64, i64, ptr"
         arms = [arm_symbol(self.callee.step, arm) for arm in sorted(self.arms)]
         declare = [f'declare i32 @"{each}"({first}, ptr, ptr, i64)' for each in arms]

@@ -38,6 +38,7 @@ from vpmu_emu.machine.semantics import (
     sub,
     xor,
 )
+from vpmu_emu.machine.ops import OP_LINK
 from vpmu_emu.machine.state import (
     CODE_EDGE,
     CODE_FAULT,
@@ -47,9 +48,22 @@ from vpmu_emu.machine.state import (
     RCX,
     RSP,
 )
+from vpmu_emu.machine.translate.late import (
+    BY_ONE_DEC32,
+    BY_ONE_DEC64,
+    BY_ONE_INC32,
+    BY_ONE_INC64,
+    LATE_ADD32,
+    LATE_ADD64,
+    LATE_SUB32,
+    LATE_SUB64,
+    LATE_SUB8,
+    carry_vector,
+)
 from vpmu_emu.machine.u64 import BYTE, LOW32, ONE, PAGE_BASE, U2, U3, U4, U7, U8, U12, U64, WORD, ZERO
 
 _U6 = U64(6)
+SETTLE = OP_LINK  # retires nothing: works out the carries that are late
 TAKEN_BRANCH = 2  # in w.pc; 1: the next instruction in memory
 
 
@@ -72,6 +86,10 @@ def step(core, M, E, w, u, op, row):
     fz = w.fz
     fs = w.fs
     cv = w.cv
+    late = w.late
+    late_x = w.late_x
+    late_y = w.late_y
+    by_one = w.by_one
     lanes2 = ZERO
     code = CODE_NEXT
     pc = 0
@@ -159,7 +177,12 @@ def step(core, M, E, w, u, op, row):
         elif op == OP_ADD_RR64:
             x = regs[u.a]
             y = regs[u.r] + u.imm
-            z, cv = add(x, y, cv, SH64)
+            z, _cv = add(x, y, ZERO, SH64)
+            late = LATE_ADD64
+            late_x = x
+            late_y = y
+            by_one = 0
+            cv = ZERO
             regs[u.a] = z
             fz = norm(z, SH64)
             fs = fz
@@ -167,7 +190,12 @@ def step(core, M, E, w, u, op, row):
         elif op == OP_ADD_RR32:
             x = regs[u.a] & LOW32
             y = (regs[u.r] + u.imm) & LOW32
-            z, cv = add(x, y, cv, SH32)
+            z, _cv = add(x, y, ZERO, SH32)
+            late = LATE_ADD32
+            late_x = x
+            late_y = y
+            by_one = 0
+            cv = ZERO
             regs[u.a] = z
             fz = norm(z, SH32)
             fs = fz
@@ -188,7 +216,12 @@ def step(core, M, E, w, u, op, row):
                 if code != CODE_NEXT:
                     break
             x = regs[u.a]
-            z, cv = add(x, y, cv, SH64)
+            z, _cv = add(x, y, ZERO, SH64)
+            late = LATE_ADD64
+            late_x = x
+            late_y = y
+            by_one = 0
+            cv = ZERO
             regs[u.a] = z
             fz = norm(z, SH64)
             fs = fz
@@ -209,7 +242,12 @@ def step(core, M, E, w, u, op, row):
                 if code != CODE_NEXT:
                     break
             x = regs[u.a] & LOW32
-            z, cv = add(x, y, cv, SH32)
+            z, _cv = add(x, y, ZERO, SH32)
+            late = LATE_ADD32
+            late_x = x
+            late_y = y
+            by_one = 0
+            cv = ZERO
             regs[u.a] = z
             fz = norm(z, SH32)
             fs = fz
@@ -217,7 +255,10 @@ def step(core, M, E, w, u, op, row):
         elif op == OP_ADC_RR64:
             x = regs[u.a]
             y = regs[u.r] + u.imm
+            cv = carry_vector(cv, late, late_x, late_y, by_one, fz)
             z, cv = adc(x, y, cv, SH64)
+            late = 0
+            by_one = 0
             regs[u.a] = z
             fz = norm(z, SH64)
             fs = fz
@@ -225,7 +266,10 @@ def step(core, M, E, w, u, op, row):
         elif op == OP_ADC_RR32:
             x = regs[u.a] & LOW32
             y = (regs[u.r] + u.imm) & LOW32
+            cv = carry_vector(cv, late, late_x, late_y, by_one, fz)
             z, cv = adc(x, y, cv, SH32)
+            late = 0
+            by_one = 0
             regs[u.a] = z
             fz = norm(z, SH32)
             fs = fz
@@ -233,7 +277,12 @@ def step(core, M, E, w, u, op, row):
         elif op == OP_SUB_RR64:
             x = regs[u.a]
             y = regs[u.r] + u.imm
-            z, cv = sub(x, y, cv, SH64)
+            z, _cv = sub(x, y, ZERO, SH64)
+            late = LATE_SUB64
+            late_x = x
+            late_y = y
+            by_one = 0
+            cv = ZERO
             regs[u.a] = z
             fz = norm(z, SH64)
             fs = fz
@@ -241,7 +290,12 @@ def step(core, M, E, w, u, op, row):
         elif op == OP_SUB_RR32:
             x = regs[u.a] & LOW32
             y = (regs[u.r] + u.imm) & LOW32
-            z, cv = sub(x, y, cv, SH32)
+            z, _cv = sub(x, y, ZERO, SH32)
+            late = LATE_SUB32
+            late_x = x
+            late_y = y
+            by_one = 0
+            cv = ZERO
             regs[u.a] = z
             fz = norm(z, SH32)
             fs = fz
@@ -262,7 +316,12 @@ def step(core, M, E, w, u, op, row):
                 if code != CODE_NEXT:
                     break
             x = regs[u.a]
-            z, cv = sub(x, y, cv, SH64)
+            z, _cv = sub(x, y, ZERO, SH64)
+            late = LATE_SUB64
+            late_x = x
+            late_y = y
+            by_one = 0
+            cv = ZERO
             regs[u.a] = z
             fz = norm(z, SH64)
             fs = fz
@@ -283,7 +342,12 @@ def step(core, M, E, w, u, op, row):
                 if code != CODE_NEXT:
                     break
             x = regs[u.a] & LOW32
-            z, cv = sub(x, y, cv, SH32)
+            z, _cv = sub(x, y, ZERO, SH32)
+            late = LATE_SUB32
+            late_x = x
+            late_y = y
+            by_one = 0
+            cv = ZERO
             regs[u.a] = z
             fz = norm(z, SH32)
             fs = fz
@@ -291,7 +355,10 @@ def step(core, M, E, w, u, op, row):
         elif op == OP_SBB_RR64:
             x = regs[u.a]
             y = regs[u.r] + u.imm
+            cv = carry_vector(cv, late, late_x, late_y, by_one, fz)
             z, cv = sbb(x, y, cv, SH64)
+            late = 0
+            by_one = 0
             regs[u.a] = z
             fz = norm(z, SH64)
             fs = fz
@@ -299,7 +366,10 @@ def step(core, M, E, w, u, op, row):
         elif op == OP_SBB_RR32:
             x = regs[u.a] & LOW32
             y = (regs[u.r] + u.imm) & LOW32
+            cv = carry_vector(cv, late, late_x, late_y, by_one, fz)
             z, cv = sbb(x, y, cv, SH32)
+            late = 0
+            by_one = 0
             regs[u.a] = z
             fz = norm(z, SH32)
             fs = fz
@@ -308,6 +378,8 @@ def step(core, M, E, w, u, op, row):
             x = regs[u.a]
             y = regs[u.r] + u.imm
             z, cv = and_(x, y, cv, SH64)
+            late = 0
+            by_one = 0
             regs[u.a] = z
             fz = norm(z, SH64)
             fs = fz
@@ -316,6 +388,8 @@ def step(core, M, E, w, u, op, row):
             x = regs[u.a] & LOW32
             y = (regs[u.r] + u.imm) & LOW32
             z, cv = and_(x, y, cv, SH32)
+            late = 0
+            by_one = 0
             regs[u.a] = z
             fz = norm(z, SH32)
             fs = fz
@@ -337,6 +411,8 @@ def step(core, M, E, w, u, op, row):
                     break
             x = regs[u.a]
             z, cv = and_(x, y, cv, SH64)
+            late = 0
+            by_one = 0
             regs[u.a] = z
             fz = norm(z, SH64)
             fs = fz
@@ -358,6 +434,8 @@ def step(core, M, E, w, u, op, row):
                     break
             x = regs[u.a] & LOW32
             z, cv = and_(x, y, cv, SH32)
+            late = 0
+            by_one = 0
             regs[u.a] = z
             fz = norm(z, SH32)
             fs = fz
@@ -366,6 +444,8 @@ def step(core, M, E, w, u, op, row):
             x = regs[u.a]
             y = regs[u.r] + u.imm
             z, cv = or_(x, y, cv, SH64)
+            late = 0
+            by_one = 0
             regs[u.a] = z
             fz = norm(z, SH64)
             fs = fz
@@ -374,6 +454,8 @@ def step(core, M, E, w, u, op, row):
             x = regs[u.a] & LOW32
             y = (regs[u.r] + u.imm) & LOW32
             z, cv = or_(x, y, cv, SH32)
+            late = 0
+            by_one = 0
             regs[u.a] = z
             fz = norm(z, SH32)
             fs = fz
@@ -395,6 +477,8 @@ def step(core, M, E, w, u, op, row):
                     break
             x = regs[u.a]
             z, cv = or_(x, y, cv, SH64)
+            late = 0
+            by_one = 0
             regs[u.a] = z
             fz = norm(z, SH64)
             fs = fz
@@ -416,6 +500,8 @@ def step(core, M, E, w, u, op, row):
                     break
             x = regs[u.a] & LOW32
             z, cv = or_(x, y, cv, SH32)
+            late = 0
+            by_one = 0
             regs[u.a] = z
             fz = norm(z, SH32)
             fs = fz
@@ -424,6 +510,8 @@ def step(core, M, E, w, u, op, row):
             x = regs[u.a]
             y = regs[u.r] + u.imm
             z, cv = xor(x, y, cv, SH64)
+            late = 0
+            by_one = 0
             regs[u.a] = z
             fz = norm(z, SH64)
             fs = fz
@@ -432,6 +520,8 @@ def step(core, M, E, w, u, op, row):
             x = regs[u.a] & LOW32
             y = (regs[u.r] + u.imm) & LOW32
             z, cv = xor(x, y, cv, SH32)
+            late = 0
+            by_one = 0
             regs[u.a] = z
             fz = norm(z, SH32)
             fs = fz
@@ -453,6 +543,8 @@ def step(core, M, E, w, u, op, row):
                     break
             x = regs[u.a]
             z, cv = xor(x, y, cv, SH64)
+            late = 0
+            by_one = 0
             regs[u.a] = z
             fz = norm(z, SH64)
             fs = fz
@@ -474,6 +566,8 @@ def step(core, M, E, w, u, op, row):
                     break
             x = regs[u.a] & LOW32
             z, cv = xor(x, y, cv, SH32)
+            late = 0
+            by_one = 0
             regs[u.a] = z
             fz = norm(z, SH32)
             fs = fz
@@ -481,14 +575,24 @@ def step(core, M, E, w, u, op, row):
         elif op == OP_CMP_RR64:
             x = regs[u.a]
             y = regs[u.r] + u.imm
-            z, cv = sub(x, y, cv, SH64)
+            z, _cv = sub(x, y, ZERO, SH64)
+            late = LATE_SUB64
+            late_x = x
+            late_y = y
+            by_one = 0
+            cv = ZERO
             fz = norm(z, SH64)
             fs = fz
             pc += 1
         elif op == OP_CMP_RR32:
             x = regs[u.a] & LOW32
             y = (regs[u.r] + u.imm) & LOW32
-            z, cv = sub(x, y, cv, SH32)
+            z, _cv = sub(x, y, ZERO, SH32)
+            late = LATE_SUB32
+            late_x = x
+            late_y = y
+            by_one = 0
+            cv = ZERO
             fz = norm(z, SH32)
             fs = fz
             pc += 1
@@ -508,7 +612,12 @@ def step(core, M, E, w, u, op, row):
                 if code != CODE_NEXT:
                     break
             x = regs[u.a]
-            z, cv = sub(x, y, cv, SH64)
+            z, _cv = sub(x, y, ZERO, SH64)
+            late = LATE_SUB64
+            late_x = x
+            late_y = y
+            by_one = 0
+            cv = ZERO
             fz = norm(z, SH64)
             fs = fz
             pc += 1
@@ -528,7 +637,12 @@ def step(core, M, E, w, u, op, row):
                 if code != CODE_NEXT:
                     break
             x = regs[u.a] & LOW32
-            z, cv = sub(x, y, cv, SH32)
+            z, _cv = sub(x, y, ZERO, SH32)
+            late = LATE_SUB32
+            late_x = x
+            late_y = y
+            by_one = 0
+            cv = ZERO
             fz = norm(z, SH32)
             fs = fz
             pc += 1
@@ -548,7 +662,12 @@ def step(core, M, E, w, u, op, row):
                 if code != CODE_NEXT:
                     break
             y = regs[u.r] + u.imm
-            z, cv = sub(x, y, cv, SH64)
+            z, _cv = sub(x, y, ZERO, SH64)
+            late = LATE_SUB64
+            late_x = x
+            late_y = y
+            by_one = 0
+            cv = ZERO
             fz = norm(z, SH64)
             fs = fz
             pc += 1
@@ -568,7 +687,12 @@ def step(core, M, E, w, u, op, row):
                 if code != CODE_NEXT:
                     break
             y = (regs[u.r] + u.imm) & LOW32
-            z, cv = sub(x, y, cv, SH32)
+            z, _cv = sub(x, y, ZERO, SH32)
+            late = LATE_SUB32
+            late_x = x
+            late_y = y
+            by_one = 0
+            cv = ZERO
             fz = norm(z, SH32)
             fs = fz
             pc += 1
@@ -576,6 +700,8 @@ def step(core, M, E, w, u, op, row):
             x = regs[u.a]
             y = regs[u.r] + u.imm
             z, cv = and_(x, y, cv, SH64)
+            late = 0
+            by_one = 0
             fz = norm(z, SH64)
             fs = fz
             pc += 1
@@ -583,13 +709,16 @@ def step(core, M, E, w, u, op, row):
             x = regs[u.a] & LOW32
             y = (regs[u.r] + u.imm) & LOW32
             z, cv = and_(x, y, cv, SH32)
+            late = 0
+            by_one = 0
             fz = norm(z, SH32)
             fs = fz
             pc += 1
         elif op == OP_INC_RR64:
             x = regs[u.a]
             y = ONE
-            z, cv = inc(x, y, cv, SH64)
+            z, _cv = inc(x, y, ZERO, SH64)
+            by_one = BY_ONE_INC64
             regs[u.a] = z
             fz = norm(z, SH64)
             fs = fz
@@ -597,7 +726,8 @@ def step(core, M, E, w, u, op, row):
         elif op == OP_INC_RR32:
             x = regs[u.a] & LOW32
             y = ONE
-            z, cv = inc(x, y, cv, SH32)
+            z, _cv = inc(x, y, ZERO, SH32)
+            by_one = BY_ONE_INC32
             regs[u.a] = z
             fz = norm(z, SH32)
             fs = fz
@@ -605,7 +735,8 @@ def step(core, M, E, w, u, op, row):
         elif op == OP_DEC_RR64:
             x = regs[u.a]
             y = ONE
-            z, cv = dec(x, y, cv, SH64)
+            z, _cv = dec(x, y, ZERO, SH64)
+            by_one = BY_ONE_DEC64
             regs[u.a] = z
             fz = norm(z, SH64)
             fs = fz
@@ -613,7 +744,8 @@ def step(core, M, E, w, u, op, row):
         elif op == OP_DEC_RR32:
             x = regs[u.a] & LOW32
             y = ONE
-            z, cv = dec(x, y, cv, SH32)
+            z, _cv = dec(x, y, ZERO, SH32)
+            by_one = BY_ONE_DEC32
             regs[u.a] = z
             fz = norm(z, SH32)
             fs = fz
@@ -622,6 +754,8 @@ def step(core, M, E, w, u, op, row):
             x = regs[u.a]
             y = u.imm
             z, cv = shl(x, y, cv, SH64)
+            late = 0
+            by_one = 0
             regs[u.a] = z
             fz = norm(z, SH64)
             fs = fz
@@ -630,6 +764,8 @@ def step(core, M, E, w, u, op, row):
             x = regs[u.a] & LOW32
             y = u.imm
             z, cv = shl(x, y, cv, SH32)
+            late = 0
+            by_one = 0
             regs[u.a] = z
             fz = norm(z, SH32)
             fs = fz
@@ -638,6 +774,8 @@ def step(core, M, E, w, u, op, row):
             x = regs[u.a]
             y = u.imm
             z, cv = shr(x, y, cv, SH64)
+            late = 0
+            by_one = 0
             regs[u.a] = z
             fz = norm(z, SH64)
             fs = fz
@@ -646,6 +784,8 @@ def step(core, M, E, w, u, op, row):
             x = regs[u.a] & LOW32
             y = u.imm
             z, cv = shr(x, y, cv, SH32)
+            late = 0
+            by_one = 0
             regs[u.a] = z
             fz = norm(z, SH32)
             fs = fz
@@ -654,6 +794,8 @@ def step(core, M, E, w, u, op, row):
             x = regs[u.a]
             y = u.imm
             z, cv = sar(x, y, cv, SH64)
+            late = 0
+            by_one = 0
             regs[u.a] = z
             fz = norm(z, SH64)
             fs = fz
@@ -662,6 +804,8 @@ def step(core, M, E, w, u, op, row):
             x = regs[u.a] & LOW32
             y = u.imm
             z, cv = sar(x, y, cv, SH32)
+            late = 0
+            by_one = 0
             regs[u.a] = z
             fz = norm(z, SH32)
             fs = fz
@@ -669,35 +813,51 @@ def step(core, M, E, w, u, op, row):
         elif op == OP_ROL_RR64:
             x = regs[u.a]
             y = u.imm
+            cv = carry_vector(cv, late, late_x, late_y, by_one, fz)
             z, cv = rol(x, y, cv, SH64)
+            late = 0
+            by_one = 0
             regs[u.a] = z
             pc += 1
         elif op == OP_ROL_RR32:
             x = regs[u.a] & LOW32
             y = u.imm
+            cv = carry_vector(cv, late, late_x, late_y, by_one, fz)
             z, cv = rol(x, y, cv, SH32)
+            late = 0
+            by_one = 0
             regs[u.a] = z
             pc += 1
         elif op == OP_ROR_RR64:
             x = regs[u.a]
             y = u.imm
+            cv = carry_vector(cv, late, late_x, late_y, by_one, fz)
             z, cv = ror(x, y, cv, SH64)
+            late = 0
+            by_one = 0
             regs[u.a] = z
             pc += 1
         elif op == OP_ROR_RR32:
             x = regs[u.a] & LOW32
             y = u.imm
+            cv = carry_vector(cv, late, late_x, late_y, by_one, fz)
             z, cv = ror(x, y, cv, SH32)
+            late = 0
+            by_one = 0
             regs[u.a] = z
             pc += 1
         elif op == OP_IMUL_RR64:
             z, _hi, cv = imul(regs[u.a], regs[u.r] + u.imm, SH64)
+            late = 0
+            by_one = 0
             regs[u.a] = z
             fz = norm(z, SH64)
             fs = fz
             pc += 1
         elif op == OP_IMUL_RR32:
             z, _hi, cv = imul(regs[u.a] & LOW32, (regs[u.r] + u.imm) & LOW32, SH32)
+            late = 0
+            by_one = 0
             regs[u.a] = z
             fz = norm(z, SH32)
             fs = fz
@@ -718,6 +878,8 @@ def step(core, M, E, w, u, op, row):
                 if code != CODE_NEXT:
                     break
             z, _hi, cv = imul(regs[u.a], y, SH64)
+            late = 0
+            by_one = 0
             regs[u.a] = z
             fz = norm(z, SH64)
             fs = fz
@@ -738,6 +900,8 @@ def step(core, M, E, w, u, op, row):
                 if code != CODE_NEXT:
                     break
             z, _hi, cv = imul(regs[u.a] & LOW32, y, SH32)
+            late = 0
+            by_one = 0
             regs[u.a] = z
             fz = norm(z, SH32)
             fs = fz
@@ -750,12 +914,16 @@ def step(core, M, E, w, u, op, row):
             pc += 1
         elif op == OP_IMUL3_RR64:
             z, _hi, cv = imul(regs[u.r], u.imm, SH64)
+            late = 0
+            by_one = 0
             regs[u.a] = z
             fz = norm(z, SH64)
             fs = fz
             pc += 1
         elif op == OP_IMUL3_RR32:
             z, _hi, cv = imul(regs[u.r] & LOW32, u.imm & LOW32, SH32)
+            late = 0
+            by_one = 0
             regs[u.a] = z
             fz = norm(z, SH32)
             fs = fz
@@ -776,6 +944,8 @@ def step(core, M, E, w, u, op, row):
                 if code != CODE_NEXT:
                     break
             z, _hi, cv = imul(y, u.imm, SH64)
+            late = 0
+            by_one = 0
             regs[u.a] = z
             fz = norm(z, SH64)
             fs = fz
@@ -796,6 +966,8 @@ def step(core, M, E, w, u, op, row):
                 if code != CODE_NEXT:
                     break
             z, _hi, cv = imul(y, u.imm & LOW32, SH32)
+            late = 0
+            by_one = 0
             regs[u.a] = z
             fz = norm(z, SH32)
             fs = fz
@@ -840,7 +1012,13 @@ def step(core, M, E, w, u, op, row):
             y = regs[u.r] + u.imm
             if u.src == K_HIGH:
                 y = y >> U8
-            z, cv = sub(x, y & BYTE, cv, SH8)
+            y &= BYTE
+            z, _cv = sub(x, y, ZERO, SH8)
+            late = LATE_SUB8
+            late_x = x
+            late_y = y
+            by_one = 0
+            cv = ZERO
             fz = norm(z, SH8)
             fs = fz
             pc += 1
@@ -908,10 +1086,12 @@ def step(core, M, E, w, u, op, row):
             regs[u.a] = sext(y, SH32)
             pc += 1
         elif op == OP_CMOV_RR64:
+            cv = carry_vector(cv, late, late_x, late_y, by_one, fz)
             if condition(np.int64(u.cc), fz, fs, cv) != 0:
                 regs[u.a] = regs[u.r]
             pc += 1
         elif op == OP_CMOV_RR32:
+            cv = carry_vector(cv, late, late_x, late_y, by_one, fz)
             y = regs[u.a]
             if condition(np.int64(u.cc), fz, fs, cv) != 0:
                 y = regs[u.r]
@@ -1040,6 +1220,7 @@ def step(core, M, E, w, u, op, row):
                     t += miss
                 pc += 1
         elif op == OP_JCC:
+            cv = carry_vector(cv, late, late_x, late_y, by_one, fz)
             state = np.int64(predictor[u.bp])
             if condition(np.int64(u.cc), fz, fs, cv) != 0:
                 lanes2 += TAKEN
@@ -1182,7 +1363,14 @@ def step(core, M, E, w, u, op, row):
                     core.total[row, C_BRMISS] += ONE
                     t += miss
                 pc += 1
+        elif op == SETTLE:
+            cv = carry_vector(cv, late, late_x, late_y, by_one, fz)
+            late = 0
+            by_one = 0
         else:
+            cv = carry_vector(cv, late, late_x, late_y, by_one, fz)
+            late = 0
+            by_one = 0
             core.t = t - u.cost
             code, fz, fs, cv = compute(core, M, E, u, row, regs, fz, fs, cv)
             t = core.t + u.cost
@@ -1194,6 +1382,10 @@ def step(core, M, E, w, u, op, row):
     w.fz = fz
     w.fs = fs
     w.cv = cv
+    w.late = late
+    w.late_x = late_x
+    w.late_y = late_y
+    w.by_one = by_one
     w.taken += lanes2
     w.pc = pc
     return code

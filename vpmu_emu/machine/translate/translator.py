@@ -26,6 +26,7 @@ from vpmu_emu.machine.decode import BLANK
 from vpmu_emu.machine.state import N_NATIVE_PAGES
 from vpmu_emu.machine.translate import code
 from vpmu_emu.machine.translate.blocks import Block, collect
+from vpmu_emu.machine.translate.step import SETTLE
 
 PATIENCE = 0.05  # seconds: shorter runs are over before it pays
 SHARE = 0.05  # of the run that looking for regions may take
@@ -38,7 +39,7 @@ STEP = "vpmu_emu.machine.translate.step:step"
 _GENERAL = "vpmu_emu.machine.alu:execute_general"
 _SYSTEM = "vpmu_emu.machine.privileged:execute_system"
 _ONWARD = "vpmu_emu.machine.decode:next_region"
-ARMS = (*range(len(ops.HOT)), *range(ops.COLD_BASE, O_COMPUTE + 1))  # of `step`
+ARMS = (*range(len(ops.HOT)), SETTLE, *range(ops.COLD_BASE, O_COMPUTE + 1))  # of `step`
 _CORE, _ENGINE, _UOP, _WORDS = (
     f"vpmu_emu.machine.state:{name}" for name in ("CORE", "ENGINE", "UOP", "WORDS")
 )
