@@ -102,6 +102,9 @@ BODIES = {
     " rep movsb\n mov rdi, rsi\n and rdi, -4096",
     "jumps": "lea rax, [rip + 8f]\n test bl, 3\n jz 7f\n"
     " lea rax, [rip + 9f]\n 7: jmp rax\n 8: inc rdx\n 9: inc rcx",
+    "indirect": "enter 16, 0\n mov [rbp - 8], r12\n lea rax, [rip + inner]\n call rax\n"
+    " mov [rdi], rax\n call qword ptr [rdi]\n leave\n lea rax, [rip + 8f]\n mov [rdi + 8], rax\n"
+    " jmp qword ptr [rdi + 8]\n 8:",
     "divide": "xor edx, edx\n lea rax, [rbx + 100]\n mov ecx, 7\n div rcx\n mul rbx",
     "clock": "mov r8d, 1\n rdtsc\n shl rdx, 32\n or rax, rdx\n mov [rdi], rax",
     "counter": "mov ecx, 0\n rdpmc\n add r9, rax",
@@ -120,6 +123,36 @@ def test_each_kind_of_instruction_becomes_native(name):
         native = both(program, mode, name, max_insns=None)
         assert native._translator.regions > 0
         assert int(native.E.n_region) > 0
+
+
+LATE = (
+    "add rax, rbx", "sub rax, rbx", "inc rax", "dec rax",
+    "add eax, ebx", "sub eax, ebx", "inc eax", "dec eax",
+)  # fmt: skip
+SETS = (
+    *LATE, "cmp rax, rcx", "cmp byte ptr [rdi], 0x80", "adc rax, rdx", "sbb eax, ecx", "and rax, rsi",
+    "shl rax, 1", "rol eax, 3", "imul rax, rdx", "neg eax", "cmc", "add al, dl", "mov r9, r8",
+)  # fmt: skip
+EDGES = [(1 << n) + k & (1 << 64) - 1 for n in (4, 31, 32, 63, 64) for k in (-1, 0)]
+SEEN = "jmp 1f\n1: pushfq\n pop r10\n xor r11, r10\n rol r11, 1"
+
+
+@pytest.mark.parametrize("steps", [LATE[:4], LATE[4:]])
+def test_late_flags_are_those_of_now(steps):
+    lines = [f"movabs rax, {edge}\n {step}\n {SEEN}" for step in steps for edge in EDGES if edge >> 1]
+    both(loop("\n".join(lines), rounds=40), "bare", max_insns=None)
+
+
+def test_flags_are_known_wherever_native_code_is_left():
+    rng = random.Random(5)
+    for _ in range(cases(day=1, laws=12, night=200)):
+        lines = [f"movabs {name}, {rng.choice(EDGES)}" for name in ("rcx", "rdx", "rsi")]
+        for step in rng.choices(SETS, k=24):
+            branch = rng.choice(("jmp", "jc", "jg"))
+            lines.append(f"movabs rax, {rng.choice(EDGES)}\n {step}\n {branch} 1f\n1:")
+        program = loop("\n".join(lines), rounds=8)
+        for last in range(240, 320):
+            both(program, "bare", f"{lines} until {last}", max_insns=last)
 
 
 COUNTS = """
