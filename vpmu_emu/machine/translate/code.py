@@ -178,8 +178,7 @@ class _Writer:
             self.store(0, "region", W_WIDE + k, "%E")
 
     def spill(self, registers: Iterable[int]) -> None:
-        self.arms.add(SETTLE)
-        self.call(arm_symbol(self.callee.step, SETTLE), "ptr %words, ptr @none, i64 %row")
+        self.call_arm(SETTLE, "@none")
         for n in registers:
             self.store(self.word(n), "regs", n)
         for n, name in _SAVED.items():
@@ -197,10 +196,16 @@ class _Writer:
         end = self.new(f"add i64 {self.word(W_T)}, {span}")
         return self.new(f"icmp slt i64 {end}, {self.new('load i64, ptr %limit')}")
 
-    def call(self, function: str, more: str) -> str:
+    def call(self, function: str, more: str, to: str = "%outer") -> str:
         memory = "ptr null, ptr null, i64 %size, i64 1, ptr %M, i64 %size, i64 1"
-        self.put(f'call i32 @"{function}"(ptr %ret, ptr %exc, ptr %core, {memory}, ptr %E, {more})')
-        return self.new("load i64, ptr %ret")
+        self.put(f'call i32 @"{function}"(ptr {to}, ptr %exc, ptr %core, {memory}, ptr %E, {more})')
+        return self.new(f"load i64, ptr {to}")
+
+    def call_arm(self, arm: int, constant: str) -> str:
+        # Its answer has a place that no other function is given: LLVM need not have it in memory.
+        self.arms.add(arm)
+        symbol = arm_symbol(self.callee.step, arm)
+        return self.call(symbol, f"ptr %words, ptr {constant}, i64 %row", to="%ret")
 
     # --- blocks and instructions ---
     def to(self, place: Place | None, rip: int, code: int) -> str:
@@ -262,8 +267,7 @@ class _Writer:
         time = self.word(W_T)
         expected = self.new(f"add i64 {time}, {one.cost}")
         self.put_word(W_T, expected)
-        self.arms.add(one.op)
-        code = self.call(arm_symbol(self.callee.step, one.op), f"ptr %words, ptr {constant}, i64 %row")
+        code = self.call_arm(one.op, constant)
         done, undone = self.fresh("done"), self.fresh("undone")
         self.put(f"br i1 {self.new(f'icmp eq i64 {code}, 0')}, label %{done}, label %{undone}, !prof !0")
         with self.apart():
@@ -376,8 +380,8 @@ class _Writer:
         self.put(f"%words = alloca [{words} x i64], align 16")
         for n in range(words):
             self.put(f"%w{n} = getelementptr i64, ptr %words, i64 {n}")
-        for line in ("%ret = alloca i64", "%exc = alloca ptr", "%code = alloca i64", "%limit = alloca i64"):
-            self.put(line)
+        for place in ("ret", "outer", "exc", "code", "limit"):
+            self.put(f"%{place} = alloca i64")
         for n in (REG_ZERO, W_TARGET, W_PC, W_LATE + 1, W_LATE + 2, *range(REG_GS + 1, N_REGS)):
             self.put_word(n, 0)
         self.fill((*range(REG_ZERO), REG_FS, REG_GS))
@@ -396,8 +400,8 @@ class _Writer:
         code = self.new("load i64, ptr %code")
         self.put(f"br i1 {self.new(f'icmp ule i64 {code}, {CODE_JUMP}')}, label %onward, label %leave")
         self.label("onward")
-        self.put(f'call i32 @"{self.callee.onward}"(ptr %ret, ptr %exc, ptr %core, ptr %E)')
-        there = self.new("load i64, ptr %ret")
+        self.put(f'call i32 @"{self.callee.onward}"(ptr %outer, ptr %exc, ptr %core, ptr %E)')
+        there = self.new("load i64, ptr %outer")
         self.put(f"br i1 {self.new(f'icmp eq i64 {there}, 0')}, label %leave, label %chain")
         self.label("chain")
         for k, word in enumerate(_KEPT):
