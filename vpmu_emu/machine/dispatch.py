@@ -1161,9 +1161,9 @@ def run_slice(core, M, E, tlim):
                     lanes2 += TAKEN
                     if state < 3:
                         predictor[u.bp] = np.uint8(state + 1)
-                    if state < 2:
-                        core.total[row, C_BRMISS] += ONE
-                        t += miss
+                        wrong = np.int64(state < 2)
+                        core.total[row, C_BRMISS] += U64(wrong)
+                        t += miss & -wrong
                     nxt = np.int64(u.target)
                     if nxt < 0:
                         nxt = follow(core, M, E, u, u.imm)
@@ -1171,9 +1171,9 @@ def run_slice(core, M, E, tlim):
                 else:
                     if state > 0:
                         predictor[u.bp] = np.uint8(state - 1)
-                    if state >= 2:
-                        core.total[row, C_BRMISS] += ONE
-                        t += miss
+                        wrong = np.int64(state >= 2)
+                        core.total[row, C_BRMISS] += U64(wrong)
+                        t += miss & -wrong
                     pc += 1
             elif op == OP_JNZ:
                 state = np.int64(predictor[u.bp])
@@ -1181,9 +1181,9 @@ def run_slice(core, M, E, tlim):
                     lanes2 += TAKEN
                     if state < 3:
                         predictor[u.bp] = np.uint8(state + 1)
-                    if state < 2:
-                        core.total[row, C_BRMISS] += ONE
-                        t += miss
+                        wrong = np.int64(state < 2)
+                        core.total[row, C_BRMISS] += U64(wrong)
+                        t += miss & -wrong
                     nxt = np.int64(u.target)
                     if nxt < 0:
                         nxt = follow(core, M, E, u, u.imm)
@@ -1191,9 +1191,9 @@ def run_slice(core, M, E, tlim):
                 else:
                     if state > 0:
                         predictor[u.bp] = np.uint8(state - 1)
-                    if state >= 2:
-                        core.total[row, C_BRMISS] += ONE
-                        t += miss
+                        wrong = np.int64(state >= 2)
+                        core.total[row, C_BRMISS] += U64(wrong)
+                        t += miss & -wrong
                     pc += 1
             elif op == OP_JCC:
                 state = np.int64(predictor[u.bp])
@@ -1201,9 +1201,9 @@ def run_slice(core, M, E, tlim):
                     lanes2 += TAKEN
                     if state < 3:
                         predictor[u.bp] = np.uint8(state + 1)
-                    if state < 2:
-                        core.total[row, C_BRMISS] += ONE
-                        t += miss
+                        wrong = np.int64(state < 2)
+                        core.total[row, C_BRMISS] += U64(wrong)
+                        t += miss & -wrong
                     nxt = np.int64(u.target)
                     if nxt < 0:
                         nxt = follow(core, M, E, u, u.imm)
@@ -1211,9 +1211,9 @@ def run_slice(core, M, E, tlim):
                 else:
                     if state > 0:
                         predictor[u.bp] = np.uint8(state - 1)
-                    if state >= 2:
-                        core.total[row, C_BRMISS] += ONE
-                        t += miss
+                        wrong = np.int64(state >= 2)
+                        core.total[row, C_BRMISS] += U64(wrong)
+                        t += miss & -wrong
                     pc += 1
             elif op == OP_CALL:
                 va = regs[RSP] - U8
@@ -1336,9 +1336,9 @@ def run_slice(core, M, E, tlim):
                     lanes2 += TAKEN
                     if state < 3:
                         predictor[u.bp] = np.uint8(state + 1)
-                    if state < 2:
-                        core.total[row, C_BRMISS] += ONE
-                        t += miss
+                        wrong = np.int64(state < 2)
+                        core.total[row, C_BRMISS] += U64(wrong)
+                        t += miss & -wrong
                     nxt = np.int64(u.target)
                     if nxt < 0:
                         nxt = follow(core, M, E, u, u.imm)
@@ -1346,9 +1346,9 @@ def run_slice(core, M, E, tlim):
                 else:
                     if state > 0:
                         predictor[u.bp] = np.uint8(state - 1)
-                    if state >= 2:
-                        core.total[row, C_BRMISS] += ONE
-                        t += miss
+                        wrong = np.int64(state >= 2)
+                        core.total[row, C_BRMISS] += U64(wrong)
+                        t += miss & -wrong
                     pc += 1
             elif op == OP_LINK:
                 pc = np.int64(u.target)

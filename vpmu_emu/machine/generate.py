@@ -286,22 +286,25 @@ def _carries(engine: _Engine) -> str:
 
 
 def _branch(engine: _Engine, test: str) -> str:
-    """A conditional branch: 2-bit predictor, penalty when it was wrong."""
+    """A conditional branch: 2-bit predictor, penalty when it was wrong.
+
+    Whether it was is a number: what the model cannot foresee the processor beneath it cannot either.
+    """
     return f"""state = np.int64(predictor[u.bp])
 if {test}:
     lanes2 += TAKEN
     if state < 3:
         predictor[u.bp] = np.uint8(state + 1)
-    if state < 2:
-        core.total[row, C_BRMISS] += ONE
-        t += miss
+        wrong = np.int64(state < 2)
+        core.total[row, C_BRMISS] += U64(wrong)
+        t += miss & -wrong
 {_indent(engine.direct, 4)}
 else:
     if state > 0:
         predictor[u.bp] = np.uint8(state - 1)
-    if state >= 2:
-        core.total[row, C_BRMISS] += ONE
-        t += miss
+        wrong = np.int64(state >= 2)
+        core.total[row, C_BRMISS] += U64(wrong)
+        t += miss & -wrong
     pc += 1"""
 
 

@@ -1191,16 +1191,16 @@ def step(core, M, E, w, u, op, row):
                 lanes2 += TAKEN
                 if state < 3:
                     predictor[u.bp] = np.uint8(state + 1)
-                if state < 2:
-                    core.total[row, C_BRMISS] += ONE
-                    t += miss
+                    wrong = np.int64(state < 2)
+                    core.total[row, C_BRMISS] += U64(wrong)
+                    t += miss & -wrong
                 pc = TAKEN_BRANCH
             else:
                 if state > 0:
                     predictor[u.bp] = np.uint8(state - 1)
-                if state >= 2:
-                    core.total[row, C_BRMISS] += ONE
-                    t += miss
+                    wrong = np.int64(state >= 2)
+                    core.total[row, C_BRMISS] += U64(wrong)
+                    t += miss & -wrong
                 pc += 1
         elif op == OP_JNZ:
             state = np.int64(predictor[u.bp])
@@ -1208,16 +1208,16 @@ def step(core, M, E, w, u, op, row):
                 lanes2 += TAKEN
                 if state < 3:
                     predictor[u.bp] = np.uint8(state + 1)
-                if state < 2:
-                    core.total[row, C_BRMISS] += ONE
-                    t += miss
+                    wrong = np.int64(state < 2)
+                    core.total[row, C_BRMISS] += U64(wrong)
+                    t += miss & -wrong
                 pc = TAKEN_BRANCH
             else:
                 if state > 0:
                     predictor[u.bp] = np.uint8(state - 1)
-                if state >= 2:
-                    core.total[row, C_BRMISS] += ONE
-                    t += miss
+                    wrong = np.int64(state >= 2)
+                    core.total[row, C_BRMISS] += U64(wrong)
+                    t += miss & -wrong
                 pc += 1
         elif op == OP_JCC:
             cv = carry_vector(cv, late, late_x, late_y, by_one, fz)
@@ -1226,16 +1226,16 @@ def step(core, M, E, w, u, op, row):
                 lanes2 += TAKEN
                 if state < 3:
                     predictor[u.bp] = np.uint8(state + 1)
-                if state < 2:
-                    core.total[row, C_BRMISS] += ONE
-                    t += miss
+                    wrong = np.int64(state < 2)
+                    core.total[row, C_BRMISS] += U64(wrong)
+                    t += miss & -wrong
                 pc = TAKEN_BRANCH
             else:
                 if state > 0:
                     predictor[u.bp] = np.uint8(state - 1)
-                if state >= 2:
-                    core.total[row, C_BRMISS] += ONE
-                    t += miss
+                    wrong = np.int64(state >= 2)
+                    core.total[row, C_BRMISS] += U64(wrong)
+                    t += miss & -wrong
                 pc += 1
         elif op == OP_CALL:
             va = regs[RSP] - U8
@@ -1352,16 +1352,16 @@ def step(core, M, E, w, u, op, row):
                 lanes2 += TAKEN
                 if state < 3:
                     predictor[u.bp] = np.uint8(state + 1)
-                if state < 2:
-                    core.total[row, C_BRMISS] += ONE
-                    t += miss
+                    wrong = np.int64(state < 2)
+                    core.total[row, C_BRMISS] += U64(wrong)
+                    t += miss & -wrong
                 pc = TAKEN_BRANCH
             else:
                 if state > 0:
                     predictor[u.bp] = np.uint8(state - 1)
-                if state >= 2:
-                    core.total[row, C_BRMISS] += ONE
-                    t += miss
+                    wrong = np.int64(state >= 2)
+                    core.total[row, C_BRMISS] += U64(wrong)
+                    t += miss & -wrong
                 pc += 1
         elif op == SETTLE:
             cv = carry_vector(cv, late, late_x, late_y, by_one, fz)
