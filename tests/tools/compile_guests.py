@@ -32,7 +32,7 @@ _HEAD = re.compile(r"\A/\*(.*?)\*/", re.DOTALL)
 
 @attrs.frozen
 class Guest:
-    """A source in C and the file that gcc makes of it, both below guests/."""
+    """A source in C and the file that gcc makes of it, both as seen from guests/."""
 
     source: str
     output: str
@@ -43,6 +43,7 @@ class Guest:
 TABLE = (
     *(Guest(f"c/workloads/{name}.c", f"workloads/{name}.s") for name in WORKLOADS),
     Guest("c/perf_kernel.c", "include/perf_kernel_c.inc", program=False, prefix="k_"),
+    Guest("../benchmarks/mixes.c", "../benchmarks/mixes_c.s", program=False),
 )
 
 
@@ -77,7 +78,8 @@ def compiled(guest: Guest) -> str:
     command = ["gcc", *FLAGS, "-o", "-", path.name]
     made = subprocess.run(command, capture_output=True, text=True, check=True, cwd=path.parent).stdout
     body = _LOCAL.sub(f".L{guest.prefix}", _NOISE.sub("", made))
-    how = f"# Made from guests/{guest.source} by gcc {version()}: python -m tests.tools.compile_guests\n"
+    source = (GUESTS / guest.source).resolve().relative_to(ROOT)
+    how = f"# Made from {source} by gcc {version()}: python -m tests.tools.compile_guests\n"
     if not guest.program:
         return how + body
     return head(path.read_text(encoding="utf-8")) + f'\n#\n{how}\t.include "perf_kernel.inc"\n' + body
