@@ -58,6 +58,7 @@ __all__ = [
     "functions",
     "jit",
     "memory_at",
+    "mul_high",
     "safe_path",
 ]
 
@@ -181,6 +182,11 @@ def memory_at(address: Any, size: Any) -> Any:
     """The array of `size` bytes at an address of this process, which its owner keeps alive."""
     there: Any = (ctypes.c_uint8 * int(size)).from_address(int(address))
     return np.frombuffer(there, dtype=np.uint8)
+
+
+def mul_high(x: Any, y: Any) -> Any:
+    """High 64 bits of the unsigned product of two uint64."""
+    return np.uint64(int(x) * int(y) >> 64)
 
 
 def run_region(address: Any, core: Any, M: Any, E: Any) -> Any:

@@ -24,6 +24,7 @@ from vpmu_emu._jit import (
     clocks,
     functions,
     memory_at,
+    mul_high,
     native,
     region,
     run_region,
@@ -270,6 +271,22 @@ def _type_regions() -> None:
     templates.infer_global(run_region, types.Function(template))
 
 
+def _type_products() -> None:
+    def typed(typingctx: Any, x: Any, y: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            wide = ir.IntType(128)
+            product = builder.mul(*(builder.zext(each, wide) for each in args))
+            return builder.trunc(builder.lshr(product, wide(64)), ir.IntType(64))
+
+        return types.uint64(types.uint64, types.uint64), generate
+
+    template = templates.make_intrinsic_template(
+        mul_high, typed, "mul_high", prefer_literal=False, kwargs={}
+    )
+    templates.infer(template)
+    templates.infer_global(mul_high, types.Function(template))
+
+
 def _drop_annotations() -> None:
     # numba renders the types of every variable as text for the disk, three fifths of what it writes: nobody
     # reads that.
@@ -350,6 +367,7 @@ _count_from_the_front()
 _leave_slots_as_they_are()
 _resolve_scalars_once()
 _type_memory()
+_type_products()
 _type_regions()
 
 

@@ -13,7 +13,7 @@ from vpmu_emu.machine import ops
 from vpmu_emu.machine import semantics as sem
 from vpmu_emu.machine.bits import popcount
 from vpmu_emu.machine.breakpoints import WATCHED
-from vpmu_emu.machine.cache import cache_flush_line
+from vpmu_emu.machine.cache import L1_INDEX, cache_flush_line
 from vpmu_emu.machine.decode import LOAD_LANE, STORE_LANE
 from vpmu_emu.machine.memory import (
     TLB_INDEX,
@@ -24,6 +24,7 @@ from vpmu_emu.machine.memory import (
     write,
     write_here,
 )
+from vpmu_emu.machine.physical import ld, ld64, st, st64
 from vpmu_emu.machine.processor_flags import X86_EFLAGS_DF, X86_EFLAGS_FIXED
 from vpmu_emu.machine.semantics import (
     STATUS_FLAGS,
@@ -69,6 +70,7 @@ from vpmu_emu.machine.u64 import (
     U3,
     U4,
     U8,
+    U12,
     U15,
     U63,
     U64,
@@ -123,6 +125,7 @@ C_STORE = CLASS["store"]
 LAHF_FLAGS = U64(0xD5)
 _U5 = U64(5)
 _U6 = U64(6)
+LINE = U64(64)  # bytes
 _HIGH_MASK = U64(0xFF00)
 _FRAME_LEVELS = U64(31)
 _CANONICAL = U64(1 << 47)
@@ -691,10 +694,88 @@ def _element(core, M, E, u, op, ring):
 
 
 @jit()
+def _in_lines(core, M, u, op, ring, limit):
+    """Iterations of REP MOVS, STOS, SCAS or CMPS that stay in lines which L1 holds, and end nothing.
+
+    Each of them would find TLB and L1 as they are: it takes its cost and no more. Modifies memory, flags,
+    RSI, RDI, RCX, core.t and core.iterations.
+    """
+    regs = core.regs
+    size = U64(u.width) >> U3
+    if regs[RCX] <= U2 or u.cost <= 0 or core.t + u.cost >= limit:
+        return
+    n = min(regs[RCX] - ONE, U64((limit - core.t - 1) // u.cost))
+    to = regs[RDI]
+    slot = (to >> U12) & TLB_INDEX
+    stores = op == O_MOVS or op == O_STOS
+    tag = core.tlb_write[ring, slot] if stores else core.tlb_read[ring, slot]
+    if (to + size - ONE) & PAGE_BASE != tag:
+        return
+    q = to + (core.add_write[ring, slot] if stores else core.add_read[ring, slot])
+    line = q >> _U6
+    if core.l1[line & L1_INDEX] != np.uint32(line + ONE):
+        return
+    n = min(n, (LINE - (q & (LINE - ONE))) // size)
+    p = q
+    if op == O_MOVS or op == O_CMPS:
+        of = linear(regs, u, regs[RSI])
+        slot = (of >> U12) & TLB_INDEX
+        if (of + size - ONE) & PAGE_BASE != core.tlb_read[ring, slot]:
+            return
+        p = of + core.add_read[ring, slot]
+        line = p >> _U6
+        if core.l1[line & L1_INDEX] != np.uint32(line + ONE):
+            return
+        n = min(n, (LINE - (p & (LINE - ONE))) // size)
+    if op == O_MOVS:
+        if size == U8:
+            for k in range(n):
+                st64(M, q + (k << U3), ld64(M, p + (k << U3)))
+        elif q - p >= size:  # else each byte that is read was written by the element before
+            for k in range(n * size):
+                M[q + k] = M[p + k]
+        else:
+            return
+    elif op == O_STOS:
+        if size == U8:
+            for k in range(n):
+                st64(M, q + (k << U3), regs[RAX])
+        else:
+            for k in range(n):
+                st(M, q + k * size, size, regs[RAX])
+    else:
+        sh = U64(64) - U64(u.width)
+        done = ZERO
+        z = ZERO
+        cv = core.cv
+        while done < n:
+            x = ld(M, p + done * size, size) if op == O_CMPS else regs[RAX] & (ALL >> sh)
+            now, v = sem.sub(x, ld(M, q + done * size, size), cv, sh)
+            if (now == ZERO) != (u.cc == 1):
+                break
+            z = now
+            cv = v
+            done += ONE
+        n = done
+        if n == ZERO:
+            return
+        set_flags(core, z, cv, sh)
+    if op == O_MOVS or op == O_CMPS:
+        regs[RSI] += n * size
+    regs[RDI] += n * size
+    regs[RCX] -= n
+    core.t += np.int64(n) * u.cost
+    core.iterations += n
+
+
+@jit()
 def _string(core, M, E, u, op, limit):
     """A string instruction until its last iteration, or to the one with which core.t reaches `limit`."""
     ring = 0 if core.cpl == 0 else 1
+    plain = u.cc != 0 and op != O_LODS and u.addr32 == 0 and core.rflags & X86_EFLAGS_DF == ZERO
     while True:
+        if plain:
+            _in_lines(core, M, u, op, ring, limit)
         code = _element(core, M, E, u, op, ring)
         if code != CODE_REPEAT or core.t + u.cost >= limit:
             return _next(core, u, code)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from vpmu_emu._jit import jit
+from vpmu_emu._jit import jit, mul_high
 from vpmu_emu.machine.bits import highest_bit, parity
 from vpmu_emu.machine.processor_flags import (
     X86_EFLAGS_AF,
@@ -323,18 +323,6 @@ def shrd(x, y, n, sh):
 
 
 # --- multiplication and division ------------------------------------------------------------------------
-@jit()
-def mul_high(x, y):
-    """High 64 bits of the unsigned product."""
-    a0 = x & LOW32
-    a1 = x >> U32
-    b0 = y & LOW32
-    b1 = y >> U32
-    mid = a1 * b0 + ((a0 * b0) >> U32)
-    mid2 = a0 * b1 + (mid & LOW32)
-    return a1 * b1 + (mid >> U32) + (mid2 >> U32)
-
-
 @jit()
 def mul(x, y, sh):
     """(low, high, flags word): unsigned product of two operands of 64 - sh bits."""
