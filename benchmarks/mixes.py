@@ -273,8 +273,12 @@ class Processes:
     def seconds(self, runner: str, mix: Mix, rounds: int) -> float:
         """The seconds that so many rounds take, without the start and the end of the process."""
         few = max(1, rounds // 16)
-        short = min(self.run(runner, mix, few)[1] for _ in range(2))
-        return (self.run(runner, mix, rounds)[1] - short) * rounds / (rounds - few)
+        for _ in range(20):
+            short = min(self.run(runner, mix, few)[1] for _ in range(2))
+            whole = self.run(runner, mix, rounds)[1]
+            if whole > short:  # else the machine did something else meanwhile
+                return (whole - short) * rounds / (rounds - few)
+        raise SystemExit(f"mixes: {runner} takes no time for {mix.name}: more rounds are needed")
 
 
 # --- all of them --------------------------------------------------------------------------------------
