@@ -1002,6 +1002,91 @@ def debug(ctx: click.Context, /, prog: str, script: Any, **options: Any) -> None
     ctx.exit(BAD_INPUT if failures and not source.isatty() else FINE)
 
 
+# --- trace ----------------------------------------------------------------------------------------
+
+
+@main.group("trace")
+def trace_group() -> None:
+    """Read traces as text: ours, trace-cmd's, the kernel's own and perf script's (docs/traces.md)."""
+
+
+@trace_group.command("decode")
+@click.argument("file")
+@click.option("--cpu", metavar="MODEL", help="The CPU whose names the events of selectors have.")
+@click.option("--quiet", is_flag=True, help="Not each access, only what became of the PMUs.")
+@click.option("--json", "as_json", is_flag=True)
+@click.pass_context
+def trace_decode(ctx: click.Context, file: str, cpu: str | None, quiet: bool, as_json: bool) -> None:
+    """Each access of FILE by its fields, and the PMU of each CPU and vCPU as they left it (- is stdin)."""
+    from vpmu_emu.report import show
+    from vpmu_emu.tables.cpus import cpu as cpu_model
+    from vpmu_emu.traces.parse import lines_of, parse
+    from vpmu_emu.traces.rebuild import Rebuilt
+
+    found = Rebuilt(cpu_model(cpu).events) if cpu is not None else Rebuilt()
+    with lines_of(file) as lines:
+        for item in parse(lines):
+            words = found.add(item)
+            if words is not None and not quiet and not as_json:
+                say(words)
+            _tell_of(item, file)
+    if not as_json:
+        show(found.tables())
+    else:
+        _json(found.to_json())
+    _judge_trace(ctx, file, found.read, len(found.problems))
+
+
+@trace_group.command("stat")
+@click.argument("file")
+@click.option("--json", "as_json", is_flag=True)
+@click.pass_context
+def trace_stat(ctx: click.Context, file: str, as_json: bool) -> None:
+    """Exits of FILE by reason and what each took until the next entry, as `perf kvm stat` has it."""
+    from vpmu_emu.report import show
+    from vpmu_emu.traces.parse import lines_of, parse
+    from vpmu_emu.traces.stat import stat
+
+    with lines_of(file) as lines:
+        found = stat(_told_of(parse(lines), file))
+    if as_json:
+        _json(found.to_json())
+    elif found.reasons:
+        show([found.table()])
+        say(found.total())
+    else:
+        say("No exit with an entry behind it.")
+    if found.open:
+        say(f"vpmu: {file}: exits without an entry behind them, not counted: {found.open}", err=True)
+    _judge_trace(ctx, file, found.read, len(found.problems))
+
+
+def _told_of(items: Iterator[Any], file: str) -> Iterator[Any]:
+    for item in items:
+        _tell_of(item, file)
+        yield item
+
+
+def _tell_of(item: Any, file: str) -> None:
+    """Say what is wrong with a line, or what a gap means."""
+    from vpmu_emu.traces.parse import Lost, Problem
+
+    if isinstance(item, Problem):
+        say(f"vpmu: {file}: {item}", err=True)
+    elif isinstance(item, Lost):
+        count = "events" if item.count is None else f"{item.count} events"
+        where = "" if item.cpu is None else f" on CPU {item.cpu}"
+        say(f"vpmu: {file}: line {item.number}: {count}{where} are missing", err=True)
+
+
+def _judge_trace(ctx: click.Context, file: str, read: int, problems: int) -> None:
+    if not read:
+        raise VpmuError(f"{file}: has no line of a trace")
+    if problems:
+        say(f"vpmu: {file}: lines that cannot be read: {problems}", err=True)
+        ctx.exit(FAILED)
+
+
 def named_modes(text: str) -> list[str]:
     """The modes of a comma-separated list.
 
