@@ -24,7 +24,7 @@ PARTS = {
 }
 LOST = {
     "serial": "characters more than are kept were written to the serial port",
-    "trace": "events are lost: the trace keeps the last ones",
+    "trace": "events are lost, and the trace says where",
 }
 
 

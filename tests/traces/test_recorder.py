@@ -72,6 +72,58 @@ def test_a_full_disk_is_one_sentence(room, monkeypatch):
         machine.run()
 
 
+@pytest.mark.parametrize("samples", [False, True])
+@pytest.mark.parametrize("mode", ["bare", "emulated", "passthrough"])
+def test_a_recorded_run_is_the_same_run(mode, samples):
+    program = assemble_file(ROOT / "guests" / "lessons" / "06_sampling.s")
+    machine = System(program, vpmu=mode, trace=True)
+    recorder = Recorder(machine, samples=samples)
+    result = machine.result(machine.run())
+    recording = recorder.recording()
+    plain = System(program, vpmu=mode)
+    assert plain.result(plain.run()) == result
+    ring = System(program, vpmu=mode, trace=True)
+    assert ring.result(ring.run()).events().tolist() == recording.events.tolist()
+    assert bool(recording.samples) == samples
+
+
+def test_native_code_is_recorded_too():
+    """Hot code leaves no event out, and the counters are those of the interpreter at the same times."""
+    text = DENSE.replace("1: rdpmc", "1: imul edx, ebx\n rdpmc").replace(str(MANY), "30000")
+    found = []
+    for engine in ("interpreter", "translator"):
+        machine = System(assemble(text), trace=True, engine=engine, hot=16)
+        recorder = Recorder(machine, samples=True)
+        machine.run()
+        found.append(recorder.recording())
+    own, native = found
+    assert own.events.tolist() == native.events.tolist()
+    assert len(native.events) == 30_000
+    by_time = {sample.t: sample for sample in own.samples}
+    same = [sample for sample in native.samples if sample.t in by_time]
+    assert all(sample == by_time[sample.t] for sample in same)
+
+
+def test_an_interrupted_run_has_its_trace(tmp_path, monkeypatch):
+    path, out = tmp_path / "g.s", tmp_path / "t.txt"
+    path.write_text("_start: mov ecx, 0xc1\n1: rdmsr\n jmp 1b\n")
+
+    def between(machine):
+        if machine.instructions > 1000:
+            raise KeyboardInterrupt
+
+    real = System.run
+
+    def interrupted(machine, until=None):
+        machine.between = lambda: between(machine)
+        return real(machine, until)
+
+    monkeypatch.setattr(System, "run", interrupted)
+    result = CliRunner().invoke(main, ["run", str(path), "--trace", str(out)])
+    assert result.exit_code == 130
+    assert out.read_bytes().count(b"guest_rdmsr:") > 300
+
+
 def test_who_ran_is_said():
     """Threads of a VMM with two vCPUs, on two cores: name, thread id, core and the vCPU of each."""
     options = {"vpmu": "emulated", "host": [assemble_file(TWO)], "cores": 2, "ram": 8}
@@ -89,6 +141,9 @@ def test_who_ran_is_said():
     assert all(line.moment.task[:2] == (line.values[1], line.values[0]) for line in switches)
     times = [line.moment.ns for line in lines]
     assert times == sorted(times)
+    for cpu in (0, 1):  # the ring has the events of a core in order
+        own = recording.events["t"][recording.events["cpu"] == cpu]
+        assert (own[1:] >= own[:-1]).all()
 
 
 @pytest.mark.parametrize("more", [100, pytest.param(N_RING + 100, marks=pytest.mark.laws)])

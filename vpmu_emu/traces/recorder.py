@@ -17,7 +17,7 @@ from vpmu_emu.linux.trace_kinds import TR_SCHED_SWITCH
 # A slice of a recorded run has so many 1/16 cycles for each event that the ring has room for: neither an
 # instruction nor the host's work writes events faster.
 RING_TICKS = 16 * 4
-SAMPLED, MOST = 256, 4096
+SAMPLED, MOST = 256, 512
 BATCH = 1 << 16  # events that are in memory at one time
 COMM = 15  # characters of a task's name that the kernel keeps
 
