@@ -683,6 +683,50 @@ g:      push rbp
     assert "<_start+" in said.splitlines()[-1]
 
 
+FRAMES = """
+_start: mov ebx, 7
+        call outer
+        hlt
+outer:  push rbp
+        mov rbp, rsp
+        push 0x55
+        call inner
+        leave
+        ret
+inner:  mov ebx, 8
+        nop
+        ret
+"""
+
+
+def test_a_frame_is_looked_at_until_the_next_move():
+    session = Session(assemble(FRAMES, "frames.s"), vpmu="bare", ram=2)
+    rsp = session.registers()["rsp"]
+    said, repl = conversation(
+        session, "b 12", "c", "set sections none", "frame", "up", "p/x $pc", "x/1xg $sp", "l", "up 5", "f",
+        "p $rsp", "p rbx", "set rsp 0", "up", "down 9", "down", "f 3", "f 1", "s", "f", "display/i $pc",
+        width=120,
+    )  # fmt: skip
+    lines = said.splitlines()
+    assert repl.failures == 4
+    shown = [line.split()[0] + line.split("<")[1].split(">")[0] for line in lines if line.startswith("#")]
+    in_order = "#0inner+5 #1outer+11 #2_start+10 #2_start+10 #0inner+5 #1outer+11 #0inner+6"
+    assert shown == in_order.split()
+    program = session.program
+    back = program.symbols["outer"] + 11
+    assert f"{back:#018x}" in said
+    assert "0x0000000000000055" in said  # on the stack of outer
+    assert any(line.startswith("=>") and "call inner" in line for line in lines)
+    assert f"{rsp} ({rsp:#x})" in said
+    assert "8 (0x8)" in said
+    assert "set: rsp of frame 2 is in no register; `frame 0` first" in said
+    assert "up: #2 is the outermost frame that can be found" in said
+    assert "down: #0 is the innermost frame" in said
+    assert "frame: there is no frame 3; the outermost is #2" in said
+    ret = program.symbols["inner"] + 6
+    assert f"1: rip = {ret:#x} <inner+6>: ret" in said
+
+
 DECOY = """\
 void leaf(void) { __asm__ volatile("nop"); }
 __attribute__((noinline)) void inner(unsigned long *kept)

@@ -7,7 +7,9 @@ words behind it are a code selector, flags, a stack and its selector (SDM 3A fig
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from itertools import islice
 
 import attrs
 
@@ -32,11 +34,13 @@ class Frame:
         rip: where it goes on.
         rsp: its stack there.
         how: how it was found: "" for the innermost, or one of the constants above.
+        rbp: its frame pointer, if it keeps one.
     """
 
     rip: int
     rsp: int
     how: str = EXACT
+    rbp: int = 0
 
     @property
     def call(self) -> int:
@@ -48,7 +52,7 @@ def frames(look: Look) -> Iterator[Frame]:
     """The innermost frame first."""
     registers = look.session.registers()
     rip, rsp, rbp = registers["rip"], registers["rsp"], registers["rbp"]
-    yield Frame(rip, rsp)
+    yield Frame(rip, rsp, EXACT, rbp)
     rules = read_rules(look.session.program.frames)
     at = rip
     for _ in range(MOST):
@@ -56,8 +60,23 @@ def frames(look: Look) -> Iterator[Frame]:
         if found is None:
             return
         frame, rbp = found
-        yield frame
+        yield attrs.evolve(frame, rbp=rbp)
         rsp, at = frame.rsp, frame.call
+
+
+def frame_of(look: Look) -> Frame:
+    """The frame that is looked at, the innermost if none was chosen."""
+    return next(islice(frames(look), look.frame, None), None) or next(frames(look))
+
+
+def of_frame(look: Look, words: str) -> str:
+    """An expression with rip, rsp and rbp (and gdb's names of them) as numbers of the frame looked at."""
+    if not look.frame:
+        return words
+    frame = frame_of(look)
+    values = {"pc": frame.rip, "rip": frame.rip, "sp": frame.rsp, "rsp": frame.rsp, "fp": frame.rbp,
+              "rbp": frame.rbp}  # fmt: skip
+    return re.sub(r"\$?\b(pc|rip|sp|rsp|fp|rbp)\b", lambda found: f"{values[found[1]]:#x}", words)
 
 
 def _by_rule(look: Look, rule: FrameRule | None, rsp: int, rbp: int) -> tuple[Frame, int] | None:

@@ -15,7 +15,7 @@ import attrs
 from vpmu_emu.asm.files import read_bytes, text_of
 from vpmu_emu.debug import code as listing
 from vpmu_emu.debug import pages, sections, why
-from vpmu_emu.debug.backtrace import EXACT, INTERRUPTED, frames
+from vpmu_emu.debug.backtrace import EXACT, INTERRUPTED, Frame, frame_of, frames, of_frame
 from vpmu_emu.debug.screen import NARROWEST, Screen, Text, text
 from vpmu_emu.debug.sections import Look, access_text, formatted, mark, place, value_text
 from vpmu_emu.debug.session import CAUGHT
@@ -270,6 +270,7 @@ class Repl:
         finally:
             system.between = keep
         self.look.stop = stop
+        self.look.frame = 0
         head = int(system.E.ring_head)
         if back or head < self.look.head:
             self.look.head = head
@@ -686,7 +687,7 @@ class Repl:
     def _do_print(self, rest: str, form: str) -> None:
         if not rest:
             raise VpmuError("p: what?")
-        self.screen.line(value_text(self.session.evaluate(_plain(rest)), form))
+        self.screen.line(value_text(self.session.evaluate(self._framed(rest)), form))
 
     def _do_x(self, rest: str, form: str) -> None:
         match = re.fullmatch(r"([0-9]*)([xduoct si]?)([bhwg]?)", form) or re.fullmatch(
@@ -727,7 +728,7 @@ class Repl:
         return data.partition(b"\0")[0]
 
     def _address(self, words: str) -> int:
-        value = self.session.evaluate(_plain(words), place=True)
+        value = self.session.evaluate(self._framed(words), place=True)
         if not isinstance(value, int):
             raise VpmuError(f"{shown(words)} is not an address")
         return value & (1 << 64) - 1
@@ -741,7 +742,7 @@ class Repl:
     def _do_disassemble(self, rest: str, form: str) -> None:
         first, comma, last = rest.partition(",")
         program = self.session.program
-        address = self.session.locate(first) if first.strip() else self.session.rip
+        address = self.session.locate(first) if first.strip() else frame_of(self.look).call
         if comma:
             last = last.strip()
             end = (
@@ -769,7 +770,7 @@ class Repl:
         sections.show_code(self.look, self.screen, rows)
 
     def _do_list(self, rest: str, form: str) -> None:
-        address = self.session.locate(rest) if rest else self.session.rip
+        address = self.session.locate(rest) if rest else frame_of(self.look).call
         program = self.session.program
         line = program.line_at(address)
         if line is None:
@@ -796,24 +797,59 @@ class Repl:
         most = self._count(rest) if rest else 20
         found = list(islice(frames(self.look), most + 1))
         for n, frame in enumerate(found[:most]):
-            where = sections.source_place(self.look, frame.call)
-            how = f"  ({frame.how})" if frame.how not in (EXACT,) else ""
-            style = "changed" if frame.how == INTERRUPTED else "dim"
-            self.screen.line(
-                text(f"#{n}  ", "key"), place(self.look, frame.rip), f" {where}", text(how, style)
-            )
+            self._show_frame(n, frame)
         if len(found) > most:
             self.screen.line(text("(more frames: bt N)", "dim"))
+
+    def _show_frame(self, n: int, frame: Frame) -> None:
+        where = sections.source_place(self.look, frame.call)
+        how = f"  ({frame.how})" if frame.how not in (EXACT,) else ""
+        style = "changed" if frame.how == INTERRUPTED else "dim"
+        self.screen.line(
+            text(f"#{n}  ", "key"), place(self.look, frame.rip), f" {where}", text(how, style)
+        )
+
+    def _do_frame(self, rest: str, form: str) -> None:
+        if rest:
+            self._choose(self._number(rest, "the number of a frame"))
+        frame = frame_of(self.look)
+        self._show_frame(self.look.frame, frame)
+        line = self.session.program.line_at(frame.call)
+        if line is not None and (source := listing.source_line(self.session.program, line)):
+            self.screen.line(text(f"{line.line:>6} {source}", "dim"), hang=7)
+
+    def _do_up(self, rest: str, form: str) -> None:
+        last = sum(1 for _ in frames(self.look)) - 1
+        if self.look.frame >= last:
+            raise VpmuError(f"up: #{last} is the outermost frame that can be found")
+        self.look.frame = min(self.look.frame + self._count(rest), last)
+        self._do_frame("", "")
+
+    def _do_down(self, rest: str, form: str) -> None:
+        if not self.look.frame:
+            raise VpmuError("down: #0 is the innermost frame")
+        self.look.frame = max(self.look.frame - self._count(rest), 0)
+        self._do_frame("", "")
+
+    def _choose(self, number: int) -> None:
+        found = list(islice(frames(self.look), number + 1))
+        if len(found) <= number:
+            raise VpmuError(f"frame: there is no frame {number}; the outermost is #{len(found) - 1}")
+        self.look.frame = number
+        self._listed = 0
+
+    def _framed(self, words: str) -> str:
+        return of_frame(self.look, _plain(words))
 
     def _do_display(self, rest: str, form: str) -> None:
         if not rest:
             sections.watch(self.look, self.screen)
             return
         rest = _plain(rest)
-        value_text(self.session.evaluate(rest), form)  # what cannot be shown now never will be
+        words = sections.shown_value(self.look, self.session.evaluate(rest), form)  # or it cannot be
         self._displays += 1
         self.look.displays[self._displays] = (form, rest)
-        self.screen.line(f"{self._displays}: {rest} = {value_text(self.session.evaluate(rest), form)}")
+        self.screen.line(f"{self._displays}: {rest} = {words}")
 
     def _do_undisplay(self, rest: str, form: str) -> None:
         if not rest:
@@ -888,6 +924,8 @@ class Repl:
             index = pages.parse_msr(plain[1])
             self.session.write_msr(index, self._value(" ".join(plain[2:])))
             pages.msr_page(self.look, self.screen, index, self.session.read_msr(index))
+        elif self.look.frame and name in ("rip", "rsp", "rbp"):
+            raise VpmuError(f"set: {name} of frame {self.look.frame} is in no register; `frame 0` first")
         elif name in self.session.registers():
             self.session.write_register(name, self._value(" ".join(plain[1:])))
             self._changed_register(name)

@@ -55,6 +55,7 @@ class Look:
         head: events of the trace at the stop before.
         before: by part, the values at the stop before.
         displays: number and expression of what is displayed, with its format.
+        frame: which one is looked at, counted from the innermost; every move goes back to that.
     """
 
     session: Session
@@ -62,6 +63,7 @@ class Look:
     head: int = 0
     before: dict[str, dict[str, int]] = attrs.field(factory=dict)
     displays: dict[int, tuple[str, str]] = attrs.field(factory=dict)
+    frame: int = 0
 
     @property
     def system(self) -> Any:
@@ -496,13 +498,26 @@ def watch(look: Look, screen: Screen) -> None:
     rows: list[list[Text | str]] = []
     for number, (form, expression) in look.displays.items():
         try:
-            value = look.session.evaluate(expression)
-            words = value_text(value, form)
+            words = shown_value(look, look.session.evaluate(expression), form)
         except VpmuError as error:
             words = str(error).splitlines()[0]
         new = str(number) in changed
         rows.append([mark(str(number), new), expression, text(words, "changed" if new else "")])
     screen.columns(rows)
+
+
+def shown_value(look: Look, value: Any, form: str) -> str:
+    """A value as `display` has it: in a format of `p`, or by i the instruction there.
+
+    Raises:
+        VpmuError: no such format.
+    """
+    if form != "i" or not isinstance(value, int):
+        return value_text(value, form)
+    row = listing.decode(look.session.program, look.memory, value)
+    name = listing.name_of(look.session.program, value)
+    where = f"{value:#x}{f' <{name}>' if name else ''}"
+    return f"{where}: {row.text}" if row is not None else f"{where}: there is no memory"
 
 
 def value_text(value: Any, form: str = "") -> str:
