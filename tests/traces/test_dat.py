@@ -10,10 +10,12 @@ import pytest
 from tests.conftest import ROOT
 from vpmu_emu.asm import assemble, assemble_file
 from vpmu_emu.errors import ConfigError
+from vpmu_emu.load import load
 from vpmu_emu.system import System
 from vpmu_emu.traces.dat import trace_dat
 from vpmu_emu.traces.files import write_trace
 from vpmu_emu.traces.kernel_text import report_text
+from vpmu_emu.traces.parse import Problem, parse
 from vpmu_emu.traces.points import told
 from vpmu_emu.traces.recorder import Recorder
 
@@ -54,6 +56,21 @@ def test_trace_cmd_prints_our_text(guest, options, trace_cmd, tmp_path):
     text = (tmp_path / "t.txt").read_text()
     assert report(trace_cmd, tmp_path / "t.dat") == text
     assert len(text.splitlines()) > len(found.events)
+
+
+@pytest.mark.laws
+@pytest.mark.parametrize("mode", ["bare", "emulated", "passthrough", "mediated"])
+def test_trace_cmd_prints_our_text_of_every_guest(mode, trace_cmd, tmp_path):
+    """And all that our own reader makes of it are lines of a trace."""
+    hosts = sorted((GUESTS / "host").glob("[np]*.s"))
+    for k, path in enumerate(sorted((GUESTS / "conformance").glob("*.s"))):
+        host = [] if mode == "bare" or k % 2 else [assemble_file(hosts[k // 2 % len(hosts)])]
+        found = recording(load(path), vpmu=mode, host=host, max_cycles=3_000_000)
+        write_trace(found, tmp_path / "t.dat")
+        write_trace(found, tmp_path / "t.txt")
+        text = (tmp_path / "t.txt").read_text()
+        assert report(trace_cmd, tmp_path / "t.dat") == text, path
+        assert not any(isinstance(item, Problem) for item in parse(text.splitlines())), path
 
 
 def test_times_far_apart(trace_cmd, tmp_path):

@@ -7,19 +7,27 @@ from collections import Counter, defaultdict
 import attrs
 import pytest
 
-perfetto_trace_pb2 = pytest.importorskip("perfetto.protos.perfetto.trace.perfetto_trace_pb2")
-
-from tests.conftest import ROOT  # noqa: E402
-from vpmu_emu.asm import assemble_file  # noqa: E402
-from vpmu_emu.machine import ring as mk  # noqa: E402
-from vpmu_emu.system import System  # noqa: E402
-from vpmu_emu.traces.files import recorder, write_trace  # noqa: E402
-from vpmu_emu.traces.perfetto_file import perfetto  # noqa: E402
-from vpmu_emu.traces.recorder import Recording, nanoseconds  # noqa: E402
+from tests.conftest import ROOT
+from vpmu_emu.asm import assemble_file
+from vpmu_emu.machine import ring as mk
+from vpmu_emu.system import System
+from vpmu_emu.traces.files import recorder, write_trace
+from vpmu_emu.traces.perfetto_file import perfetto
+from vpmu_emu.traces.recorder import Recording, nanoseconds
 
 GUESTS = ROOT / "guests"
 GUESTS_OWN = ["kvm_pmu_deliver_pmi", "nmi_handler"]
-Event = perfetto_trace_pb2.TrackEvent
+
+
+@pytest.fixture(autouse=True)
+def installed(require_oracle):
+    require_oracle("import:perfetto")
+
+
+def schema():
+    from perfetto.protos.perfetto.trace import perfetto_trace_pb2
+
+    return perfetto_trace_pb2
 
 
 def drawn(path, guest, **options):
@@ -33,7 +41,7 @@ def drawn(path, guest, **options):
 
 
 def parsed(data):
-    trace = perfetto_trace_pb2.Trace.FromString(data)
+    trace = schema().Trace.FromString(data)
     tracks, events = {}, []
     for packet in trace.packet:
         if packet.HasField("track_descriptor"):
@@ -41,7 +49,7 @@ def parsed(data):
         else:
             assert packet.track_event.track_uuid in tracks, "a track is described before it is used"
             events.append((packet.timestamp, packet.track_event))
-    assert trace.packet[0].sequence_flags == perfetto_trace_pb2.TracePacket.SEQ_INCREMENTAL_STATE_CLEARED
+    assert trace.packet[0].sequence_flags == schema().TracePacket.SEQ_INCREMENTAL_STATE_CLEARED
     names = {}
     for uuid in tracks:
         parts, at = [], uuid
@@ -56,9 +64,9 @@ def nested(events):
     """Every slice as (track, name, depth, begin, end); fails where they do not nest."""
     open_slices, found = defaultdict(list), []
     for ns, track, event in events:
-        if event.type == Event.TYPE_SLICE_BEGIN:
+        if event.type == schema().TrackEvent.TYPE_SLICE_BEGIN:
             open_slices[track].append((event.name, ns))
-        elif event.type == Event.TYPE_SLICE_END:
+        elif event.type == schema().TrackEvent.TYPE_SLICE_END:
             name, begin = open_slices[track].pop()
             assert begin <= ns
             found.append((track, name, len(open_slices[track]), begin, ns))
@@ -128,7 +136,7 @@ def test_counters_are_those_of_the_samples(tmp_path):
     _, recording, events = drawn(path, "lessons/03_overflow_pmi.s", vpmu="emulated")
     drawn_values = defaultdict(list)
     for ns, track, event in events:
-        if event.type == Event.TYPE_COUNTER:
+        if event.type == schema().TrackEvent.TYPE_COUNTER:
             drawn_values[track].append((ns, event.counter_value))
     expected = [(int(nanoseconds(s.t, recording.khz)), s.guest["pmc0"]) for s in recording.samples]
     assert drawn_values["vm0.vcpu0.pmu.pmc0"] == expected

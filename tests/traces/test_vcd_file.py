@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 
 import pytest
-import vcdvcd
 from click.testing import CliRunner
 
 from tests.conftest import ROOT
@@ -49,7 +48,8 @@ TIMES = 100
 
 
 @pytest.fixture(scope="module", params=["bare", "emulated"])
-def drawn(request, tmp_path_factory):
+def drawn(request, tmp_path_factory, require_oracle):
+    require_oracle("import:vcd")
     path = tmp_path_factory.mktemp("vcd") / "t.vcd"
     options = {"vpmu": request.param, "trace": True}
     if request.param == "emulated":
@@ -81,14 +81,21 @@ def words(path, name):
     return found
 
 
+def read(path):
+    import vcdvcd
+
+    return vcdvcd.VCDVCD(str(path))
+
+
 def signal(waves, name):
     return waves[next(known for known in waves.signals if known.partition("[")[0] == name)]
 
 
-def test_counters_at_a_hundred_times(drawn):
+def test_counters_at_a_hundred_times(drawn, require_oracle):
     """Against a second machine, which runs to each time by itself."""
+    require_oracle("import:vcdvcd")
     machine, recording, path, again = drawn
-    waves = vcdvcd.VCDVCD(str(path))
+    waves = read(path)
     other = again()
     where = "vm0.vcpu0.pmu" if machine.has_host else "cpu0.pmu"
     times = sorted({sample.t for sample in recording.samples})
@@ -109,9 +116,10 @@ def test_counters_at_a_hundred_times(drawn):
     assert len(seen) > TIMES // 2
 
 
-def test_registers_exits_and_tasks(drawn):
+def test_registers_exits_and_tasks(drawn, require_oracle):
+    require_oracle("import:vcdvcd")
     machine, recording, path, _ = drawn
-    waves = vcdvcd.VCDVCD(str(path))
+    waves = read(path)
     scope = "vm0.vcpu0.msr" if machine.has_host else "cpu0.msr"
     last = {}
     for moment in recording.moments():
