@@ -73,6 +73,16 @@ def test_trace_cmd_prints_our_text_of_every_guest(mode, trace_cmd, tmp_path):
         assert not any(isinstance(item, Problem) for item in parse(text.splitlines())), path
 
 
+def test_an_exception_that_kvm_injects_has_its_error_code(trace_cmd, tmp_path):
+    found = recording(assemble_file(GUESTS / "conformance" / "c07_gp_rd_wr.s"), vpmu="emulated")
+    write_trace(found, tmp_path / "t.dat")
+    text = "".join(report_text(told(found), found.cpus))
+    assert report(trace_cmd, tmp_path / "t.dat") == text
+    injected = [line for line in text.splitlines() if "kvm_inj_exception" in line]
+    assert len(injected) > 5
+    assert all(line.endswith("kvm_inj_exception:    #GP (0x0)") for line in injected)
+
+
 def test_times_far_apart(trace_cmd, tmp_path):
     """A difference of times has 27 bits of nanoseconds; what is longer is an entry of its own."""
     found = recording(assemble("_start: mov ecx, 0xc1\n rdmsr\n rdmsr\n rdmsr\n rdmsr\n hlt\n"))
@@ -114,3 +124,5 @@ def test_a_suffix_is_asked_for_early(tmp_path):
     machine.run()
     with pytest.raises(ConfigError, match=r"did you mean \.dat"):
         write_trace(machine, tmp_path / "t.dta")
+    write_trace(machine, tmp_path / "T.DAT")
+    assert (tmp_path / "T.DAT").read_bytes().startswith(b"\x17\x08\x44tracing6\0")

@@ -29,6 +29,7 @@ def one(line):
         ("   bash-42   (     41) [000] d..2  9.500000: read_msr: 38e, value 0", "bash", 42, 0, HALF),
         ("perf  41/42 [000] 9.500000: 7 msr:read_msr: 38e, value 0", "perf", 42, 0, HALF),
         (":-1    -1 [000] 9.500000: msr:read_msr: 38e, value 0", ":-1", -1, 0, HALF),
+        ("   vmm-1      12d..1.     9.500000: read_msr:             38e, value 0", "vmm", 1, 12, HALF),
         ("   <...>-42 [000] 9.500000: read_msr: 38e, value 0", "<...>", 42, 0, HALF),
     ],
 )  # fmt: skip

@@ -62,7 +62,7 @@ def check_trace(path: str, sources: Iterable[str | Path] = ()) -> None:
         ConfigError: a suffix with no format, or one whose package is not installed; LoadError: as
             `check_output`.
     """
-    suffix = Path(path).suffix or ".txt"
+    suffix = _suffix(path)
     if suffix not in FORMATS:
         hint = did_you_mean(suffix, FORMATS)
         raise ConfigError("trace", f"no trace format is named {shown(suffix)}{hint}", " ".join(FORMATS))
@@ -76,7 +76,11 @@ def check_trace(path: str, sources: Iterable[str | Path] = ()) -> None:
 
 def recorder(system: Any, path: str | Path) -> Recorder:
     """What keeps the trace of a machine from now on, for a file of this name."""
-    return Recorder(system, samples=FORMATS[Path(path).suffix or ".txt"].samples)
+    return Recorder(system, samples=FORMATS[_suffix(path)].samples)
+
+
+def _suffix(path: str | Path) -> str:
+    return Path(path).suffix.lower() or ".txt"
 
 
 def _installed(module: str) -> bool:
@@ -100,4 +104,4 @@ def write_trace(run: Any, path: str | Path) -> None:
     if isinstance(run, Recorder):
         run = run.recording()
     recording = run if isinstance(run, Recording) else Recording.of(run)
-    write_output(path, FORMATS[Path(path).suffix or ".txt"].pieces(recording))
+    write_output(path, FORMATS[_suffix(path)].pieces(recording))

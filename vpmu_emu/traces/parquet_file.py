@@ -52,7 +52,7 @@ def parquet(recording: Recording) -> Iterator[bytes]:
 def _rows(recording: Recording) -> Iterator[tuple[Any, ...]]:
     words = Words(recording.place, recording.names)
     for moment in recording.moments():
-        ns, t, cpu, kind, rip, a, b, c, task, lost, _ = moment
+        ns, t, cpu, kind, rip, a, b, c, task, lost, _, _ = moment
         vm, vcpu = task.vcpu if recording.has_host and task.pid else (None, None)
         name = _KINDS.get(kind, f"event_{kind}")
         text, place = words.of(cpu, kind, rip, a, b, c).partition("  # ")[0], recording.place(rip)

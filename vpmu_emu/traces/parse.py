@@ -22,9 +22,11 @@ from vpmu_emu.errors import LoadError
 LONGEST = 4096  # characters of a line that are looked at
 _HEAD = 300  # of them those in which the CPU and the time have to be
 
-# [CPU], flags that some have, seconds, period that some have, system that some have, name of the event
+# [CPU], flags that some have (or the two together: `report -l`), seconds, period and system that some have,
+# name of the event
 _MIDDLE = re.compile(
-    r"\[(\d{1,6})\]\s+(?:[A-Za-z0-9.#]{3,8}\s+)?(\d{1,12})\.(\d{6}|\d{9}):\s+(?:\d+\s+)?(?:([\w-]{1,40}):)?(\w{1,80}):\s*"
+    r"(?:\[(\d{1,6})\]\s+(?:[A-Za-z0-9.#]{3,8}\s+)?|(?<=\s)(\d{1,3})[A-Za-z.][A-Za-z0-9.#]{3,5}\s+)"
+    r"(\d{1,12})\.(\d{6}|\d{9}):\s+(?:\d+\s+)?(?:([\w-]{1,40}):)?(\w{1,80}):\s*"
 )
 _WHO = re.compile(r"\s*(\S.*?)?(?:-|\s)\s*(-?\d{1,10})(?:/(\d{1,10}))?\s*(?:\(\s*[-\d]+\))?\s*$")
 _LOST = (
@@ -242,9 +244,9 @@ def _item(number: int, line: str) -> Item | None:
     who = _WHO.match(line[: middle.start()]) if middle else None
     if middle is None or who is None:
         return Problem(number, "`TASK-PID [CPU] SECONDS: EVENT: …`", line[:60])
-    cpu, seconds, rest, _, name = middle.groups()
+    cpu, cpu_of_flags, seconds, rest, _, name = middle.groups()
     ns = int(seconds) * 10**9 + int(rest.ljust(9, "0"))
-    where = Where(number, ns, (who[1] or "").strip(), int(who[3] or who[2]), int(cpu))
+    where = Where(number, ns, (who[1] or "").strip(), int(who[3] or who[2]), int(cpu or cpu_of_flags))
     if name not in _EVENTS:
         return Other(where, name)
     read, expected = _EVENTS[name]

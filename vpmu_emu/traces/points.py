@@ -53,6 +53,10 @@ class Symbols:
     field: str
     names: Mapping[int, str]
 
+    def name(self, number: int) -> str:
+        """The name, or the number of what has none, as the kernel prints that."""
+        return self.names.get(number, f"{number:#x}")
+
 
 @attrs.frozen(eq=False)
 class Point:
@@ -74,7 +78,7 @@ class Point:
     def show(self, values: tuple[int | str, ...]) -> str:
         """What is behind the name in a line, for values of the fields in their order."""
         known = dict(zip((field.name for field in self.fields), values, strict=True))
-        shown = (a.names[int(known[a.field])] if isinstance(a, Symbols) else known[a] for a in self.args)
+        shown = (a.name(int(known[a.field])) if isinstance(a, Symbols) else known[a] for a in self.args)
         return self.form.replace("ll", "").replace("%lx", "%x").replace("%u", "%d") % tuple(shown)
 
     def print_fmt(self) -> str:
@@ -140,6 +144,13 @@ POINTS: dict[str, Point] = {
 }  # fmt: skip
 
 
+# The same with an error code: a format of its own, because the kernel's has conditions.
+_WITH_ERROR = _point(
+    "kvm_inj_exception", KVM, "exception:u8 error_code:u32", "%s (0x%x)",
+    Symbols("exception", EXCEPTION_NAMES), "error_code",
+)  # fmt: skip
+
+
 @cache
 def _own(name: str) -> Point:
     return _point(name, OWN, "text:text", "%s", "text")
@@ -202,7 +213,10 @@ def _kernels(moment: Moment, outside: bool) -> Iterator[Line]:
     elif kind == mk.TR_VM_ENTRY:
         how, vector = a >> 8 & 7, a & 0xFF
         if a & _VALID and how == _TYPE_EXCEPTION:
-            yield Line(moment, POINTS["kvm_inj_exception"], (vector,), *_OFF)
+            if moment.error is None:
+                yield Line(moment, POINTS["kvm_inj_exception"], (vector,), *_OFF)
+            else:
+                yield Line(moment, _WITH_ERROR, (vector, moment.error), *_OFF)
         elif a & _VALID and how != _TYPE_NMI:
             yield Line(moment, POINTS["kvm_inj_virq"], (vector, int(how in _SOFT)), *_OFF)
         yield Line(moment, POINTS["kvm_entry"], (vcpu, rip), *_OFF)

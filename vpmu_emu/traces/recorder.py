@@ -13,11 +13,14 @@ import numpy as np
 
 from vpmu_emu.errors import LoadError
 from vpmu_emu.linux.trace_kinds import TR_SCHED_SWITCH
+from vpmu_emu.machine.ring import TR_EXCEPTION, TR_VM_ENTRY
+from vpmu_emu.machine.vmcs import INTR_HAS_ERROR, INTR_VALID
 
 # A slice of a recorded run has so many 1/16 cycles for each event that the ring has room for: neither an
 # instruction nor the host's work writes events faster.
 RING_TICKS = 16 * 4
 SAMPLED, MOST = 256, 512
+LOOKED = 64  # events of other CPUs between two of one
 BATCH = 1 << 16  # events that are in memory at one time
 COMM = 15  # characters of a task's name that the kernel keeps
 
@@ -30,6 +33,7 @@ class Task(NamedTuple):
     vcpu: tuple[int, int] = (0, 0)
 
 
+_HAS_ERROR = int(INTR_VALID | INTR_HAS_ERROR)
 IDLE = Task(0, "<idle>")
 
 
@@ -40,6 +44,7 @@ class Moment(NamedTuple):
         ns: nanoseconds since the start; t: the same in 1/16 cycle.
         lost: how many events are missing right before it.
         task: who ran on the CPU; comes: who runs there now, at a sched_switch.
+        error: error code of the exception that a VM entry injects, where the ring has its delivery.
         The others are as in the ring (docs/map.md: machine/ring.py, linux/trace_kinds.py).
     """
 
@@ -54,6 +59,7 @@ class Moment(NamedTuple):
     task: Task
     lost: int
     comes: Task = IDLE
+    error: int | None = None
 
 
 @attrs.frozen
@@ -146,11 +152,20 @@ class Recording:
                     follows = next(who)
                 t, kind, cpu, rip, a, b, c = row
                 task = tasks[current[cpu]] if current[cpu] >= 0 else IDLE
-                comes = IDLE
+                comes, error = IDLE, None
+                if kind == TR_VM_ENTRY and a & _HAS_ERROR == _HAS_ERROR:
+                    error = self._error_code(number, cpu)
                 if kind == TR_SCHED_SWITCH:
                     current[cpu] = b - 1
                     comes = tasks[b - 1] if b else IDLE
-                yield Moment(ns, t, cpu, kind, rip, a, b, c, task, lost.pop(number, 0), comes)
+                yield Moment(ns, t, cpu, kind, rip, a, b, c, task, lost.pop(number, 0), comes, error)
+
+    def _error_code(self, number: int, cpu: int) -> int | None:
+        """Of what the entry with this number injects: its delivery is the CPU's next event."""
+        for event in self.events[number + 1 : number + 1 + LOOKED]:
+            if int(event["cpu"]) == cpu:
+                return int(event["b"]) if int(event["kind"]) == TR_EXCEPTION else None
+        return None
 
     def _order(self) -> Any:
         if self.cpus == 1:
