@@ -6,6 +6,11 @@ import pytest
 
 from vpmu_emu.traces.points import POINTS, Symbols
 
+EXIT = (
+    "vcpu 3 reason MSR_WRITE rip 0xffff info1 0x0000000000000002 info2 0x0000000000000000 "
+    "intr_info 0x80000b0e error_code 0x00000005"
+)
+
 
 @pytest.mark.parametrize(
     ("name", "values", "text"),
@@ -22,8 +27,7 @@ from vpmu_emu.traces.points import POINTS, Symbols
         (
             "kvm_exit",
             (32, 0xFFFF, 1, 2, 0, 0x80000B0E, 5, 3, 0),
-            "vcpu 3 reason MSR_WRITE rip 0xffff info1 0x0000000000000002 info2 0x0000000000000000 "
-            "intr_info 0x80000b0e error_code 0x00000005",
+            EXIT,
         ),
     ],
 )

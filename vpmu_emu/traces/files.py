@@ -31,13 +31,11 @@ class Format:
     """A format of traces.
 
     Attributes:
-        doc: what reads it.
         pieces: makes the file's bytes, in pieces.
         needs: a module of the extra `trace`, "" none.
         samples: whether it draws counters, which the events do not have.
     """
 
-    doc: str
     pieces: Callable[[Recording], Iterable[bytes]]
     needs: str = ""
     samples: bool = False
@@ -46,12 +44,12 @@ class Format:
 # A module of an extra, and the package that has it.
 PACKAGES = {"vcd": "pyvcd", "perfetto.protos": "perfetto", "pyarrow": "pyarrow"}
 FORMATS: dict[str, Format] = {
-    ".txt": Format("text, as `trace-cmd report` prints it", lambda r: _bytes(report_text(told(r), r.cpus))),
-    ".trace": Format("text, as the kernel's own file `trace` has it", lambda r: _bytes(file_text(told(r)))),
-    ".dat": Format("trace-cmd", lambda r: trace_dat(told(r), r.cpus)),
-    ".vcd": Format("waveforms", vcd, needs="vcd", samples=True),
-    ".perfetto-trace": Format("ui.perfetto.dev", perfetto, needs="perfetto.protos", samples=True),
-    ".parquet": Format("pandas and others", parquet, needs="pyarrow"),
+    ".txt": Format(lambda r: _bytes(report_text(told(r), r.cpus))),
+    ".trace": Format(lambda r: _bytes(file_text(told(r)))),
+    ".dat": Format(lambda r: trace_dat(told(r), r.cpus)),
+    ".vcd": Format(vcd, needs="vcd", samples=True),
+    ".perfetto-trace": Format(perfetto, needs="perfetto.protos", samples=True),
+    ".parquet": Format(parquet, needs="pyarrow"),
 }
 
 

@@ -120,7 +120,10 @@ class Recording:
 
     @classmethod
     def of(cls, run: Any) -> Recording:
-        """What the ring of a System or a Result still has, of a run that was not recorded."""
+        """Of a System or a Result what the ring still has, or all if the System was recorded."""
+        if getattr(run, "recorder", None) is not None:
+            recorded: Recording = run.recorder.recording()
+            return recorded
         events, lost = run.events(), run.lost()["trace"]
         S, programs = _state_of(run)
         gaps = ((0, lost),) if lost and len(events) else ()
@@ -151,13 +154,13 @@ class Recording:
                     current = list(follows.current) if follows.current is not None else current
                     follows = next(who)
                 t, kind, cpu, rip, a, b, c = row
-                task = tasks[current[cpu]] if current[cpu] >= 0 else IDLE
+                task = _task(tasks, current[cpu])
                 comes, error = IDLE, None
                 if kind == TR_VM_ENTRY and a & _HAS_ERROR == _HAS_ERROR:
                     error = self._error_code(number, cpu)
                 if kind == TR_SCHED_SWITCH:
                     current[cpu] = b - 1
-                    comes = tasks[b - 1] if b else IDLE
+                    comes = _task(tasks, current[cpu])
                 yield Moment(ns, t, cpu, kind, rip, a, b, c, task, lost.pop(number, 0), comes, error)
 
     def _error_code(self, number: int, cpu: int) -> int | None:
@@ -274,6 +277,10 @@ class Recorder:
             np.asarray(events), system.model.core_khz, len(system.cores), system.program.place,
             system.model.events, tuple(self._gaps), tuple(self._who), system.has_host, tuple(self._samples),
         )  # fmt: skip
+
+
+def _task(tasks: tuple[Task, ...], row: int) -> Task:
+    return tasks[row] if 0 <= row < len(tasks) else IDLE
 
 
 def _named(pmu: dict[str, Any]) -> dict[str, int]:
