@@ -197,6 +197,10 @@ def _drop_line(E, row, line, first, last):
         if start > last or start + np.int64(E.code_span[n]) <= first:
             after = n
         else:
+            if E.code_native[n] != 0:
+                E.native_page[E.native_drops % state.N_NATIVE_PAGES] = u.rip & PAGE_BASE
+                E.native_drops += 1
+                return False
             op = np.int64(u.op)
             if u.cc != 0 and ((op >= O_MOVS and op <= O_CMPS) or op == S_INS or op == S_OUTS):
                 return False

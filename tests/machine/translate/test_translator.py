@@ -16,7 +16,9 @@ from vpmu_emu._jit import COMPILES
 from vpmu_emu.asm import assemble
 from vpmu_emu.debug.session import Session
 from vpmu_emu.errors import ConfigError
+from vpmu_emu.machine import ops
 from vpmu_emu.machine.translate import translator
+from vpmu_emu.machine.translate.translator import Translator
 
 pytestmark = pytest.mark.skipif(not COMPILES, reason="without a compiler there is no native code")
 
@@ -24,7 +26,7 @@ MODES = ("bare", "none", "emulated", "passthrough", "mediated")
 KINDS = ("agreement", "anything", "integer", "running")
 SYSTEM_KINDS = ("events", "paging")
 modes = pytest.mark.parametrize("mode", MODES)
-SEEDS = cases(day=1, laws=12, night=100)
+SEEDS = cases(day=1, laws=8, night=1200)  # by night for a share of kinds and modes: 3,000 programs
 HOT = {"engine": "translator", "hot": 1}
 
 
@@ -230,6 +232,56 @@ WRITES = """
 @pytest.mark.parametrize("often", [0, 3, 31])
 def test_a_loop_that_writes_its_own_code(often):
     both(loop(WRITES.format(often=often), rounds=500), "bare", f"every {often + 1}", max_insns=None)
+
+
+WRITES_LATE = """
+            cmp ebx, {when}
+            je 3f
+            cmp ebx, {then}
+            jne 4f
+        3:  {write}
+        4:  nop
+        patched:
+            add rdx, 5
+"""
+STORES = {
+    "inside": "add byte ptr [rip + patched + 3], 1",
+    "called": "call writer",
+    "by REP": "mov ecx, 1\n mov r8, rdi\n lea rdi, [rip + patched + 3]\n mov al, 9\n"
+    " rep stosb\n mov rdi, r8",
+}
+WRITER = "writer: add byte ptr [rip + patched + 3], 1\n ret\n.balign 4096\n"
+
+
+@pytest.mark.parametrize("write", STORES)
+def test_native_code_goes_with_the_bytes_that_it_was_made_of(write):
+    """The loop is native long before it is written to."""
+    for when, then in ((300, 100), (300, 299), (1, 2)):
+        body = WRITES_LATE.format(when=when, then=then, write=STORES[write])
+        native = both(loop(body, rounds=500, data=WRITER), "bare", f"{write} {when} {then}", max_insns=None)
+        assert int(native.E.native_drops) > 0
+
+
+def test_code_that_changes_while_it_is_made_native_is_not_put():
+    """A thread makes it; meanwhile the guest has written to it."""
+    system = machine(loop("nop\npatched: add rdx, 5"), "bare", engine="translator", hot=1, max_insns=None)
+    system.E.hot_after = 0
+    system.run_to = None
+    session = Session(loop("nop\npatched: add rdx, 5"), vpmu="bare", ram=2)
+    session.step(40)
+    E = session.system.E
+    n = next(k for k in range(1, int(E.n_uops)) if int(E.uops[k]["op"]) == ops.HOT_OP["add_rr64"])
+    found = translator.collect(E, n, 0)
+    assert found
+    at = Translator(E, hot=1, waits=True)
+    key = translator.LIBRARY.key(found)
+    translator.LIBRARY.make(key, found, compiles=True)
+    E.uops[n]["op"] = ops.OP_STALE
+    at._put(n, key, found, 0)
+    assert at.regions == 0
+    E.uops[n]["op"] = ops.HOT_OP["add_rr64"]
+    at._put(n, key, found, 0)
+    assert at.regions == 1
 
 
 def test_code_written_next_to_native_code_and_executed():

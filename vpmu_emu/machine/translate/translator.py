@@ -261,6 +261,8 @@ class Translator:
         at = int(E.n_uops)
         if address is None or at + ROOM >= BLANK or uops[n]["op"] == ops.OP_REGION:
             return
+        if any(uops[one.number]["op"] != one.op for block in blocks for one in block.instructions):
+            return  # something was stored there while it was made
         E.n_uops = at + 1
         uops[at] = uops[n].copy()
         u = uops[at]
