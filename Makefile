@@ -6,11 +6,15 @@ STAMP := .venv/.stamp
 CHECKED := NUMBA_BOUNDSCHECK=1
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 INNER := tests/linux tests/machine
+# Laws and differential tests that a night runs once more with everything native that can be.
+HOT := tests/reference tests/machine tests/linux/kvm tests/compare tests/debug $(addprefix tests/test_,\
+  conformance.py counts_vs_reference.py engine_vs_reference.py horizon.py leaks.py lessons.py migration.py modes.py\
+  patches.py pmu_suite.py snapshot.py turns.py)
 # Nights share the long profile: each takes one part in SHARES of the random tests, by the day of the year.
-SHARES := 6
+SHARES := 8
 NIGHT := $(shell date +%j)
 
-.PHONY: setup build wheel demo test laws lint bench records mutants patches nightly coverage clean
+.PHONY: setup build wheel demo test laws lint bench records mutants patches hot nightly coverage clean
 
 setup: $(STAMP)
 
@@ -89,6 +93,13 @@ patches: setup
 nightly: lint
 	$(CHECKED) $(BIN)/vpmu build
 	VPMU_HYPOTHESIS=nightly VPMU_SHARE=$(NIGHT)/$(SHARES) $(CHECKED) $(PYTEST) -m "" -o timeout=3000
+	$(MAKE) hot
+
+# Each branch that is taken a second time becomes native code: nothing may be otherwise for that.
+hot: setup
+	$(BIN)/vpmu build
+	VPMU_ENGINE=translator VPMU_HOT=1 $(PYTEST) -q -o timeout=600 $(HOT)
+	VPMU_ENGINE=translator VPMU_HOT=1 $(BIN)/python -m tests.tools.records check
 
 clean:
 	rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache .coverage
