@@ -150,7 +150,7 @@ def test_a_serial_port_says_what_it_lost():
 def test_trace_to_standard_output_and_from_the_debugger(guest, tmp_path):
     path = guest("_start: mov ecx, 0xc1\n rdmsr\n hlt\n")
     result = vpmu("run", path, "--trace", "-")
-    assert ": guest_rdmsr:          c1 = 0x0 (IA32_PMC0" in result.output.splitlines()[1]
+    assert ": guest_rdmsr:          c1 = 0x0 (IA32_PMC0" in result.stdout.splitlines()[1]
     assert not Path("-").exists()
     out = tmp_path / "t.trace"
     assert vpmu("debug", path, "--trace", out, stdin="c\nq\n").exit_code == 0

@@ -971,8 +971,9 @@ def overhead(**asked: Any) -> None:
 @main.command()
 @run_options
 @click.option("-x", "--script", type=click.File(), help="Read commands from this file.")
+@click.option("--tui", is_flag=True, help="The whole terminal: source, PMU, exits (docs/tui.md).")
 @click.pass_context
-def debug(ctx: click.Context, /, prog: str, script: Any, **options: Any) -> None:
+def debug(ctx: click.Context, /, prog: str, script: Any, tui: bool, **options: Any) -> None:
     """Step through PROG; commands come from the terminal, standard input or a script."""
     from vpmu_emu.debug.repl import Repl
     from vpmu_emu.debug.screen import NARROWEST, WIDTH, Screen, wants_colour
@@ -980,6 +981,8 @@ def debug(ctx: click.Context, /, prog: str, script: Any, **options: Any) -> None
     from vpmu_emu.debug.terminal import piped_lines, typed_lines
     from vpmu_emu.system import with_saved
 
+    if tui:
+        screen_of = _whole_screen(script)
     source = script or sys.stdin
     if prog == "-" and source is sys.stdin:
         raise VpmuError("the program comes from standard input, so the commands have to come from --script")
@@ -991,6 +994,10 @@ def debug(ctx: click.Context, /, prog: str, script: Any, **options: Any) -> None
     ready = partial(prepare, [asked.vpmu])
     session = Session(program, with_files(program, prog, asked), ready=ready)
     terminal = sys.stdout.isatty()
+    if tui:
+        screen_of(session, wants_colour(terminal))
+        save_trace(session.system, options["trace"])
+        ctx.exit(FINE)
     wide = shutil.get_terminal_size().columns if terminal or os.environ.get("COLUMNS") else WIDTH
     write = partial(click.echo, nl=False, color=True)
     screen = Screen(write, max(NARROWEST, wide), wants_colour(terminal))
@@ -1000,6 +1007,20 @@ def debug(ctx: click.Context, /, prog: str, script: Any, **options: Any) -> None
     failures = repl.run(typed_lines(repl) if typed else piped_lines(source))
     save_trace(session.system, options["trace"])
     ctx.exit(BAD_INPUT if failures and not source.isatty() else FINE)
+
+
+def _whole_screen(script: Any) -> Callable[..., Any]:
+    if script is not None:
+        raise VpmuError("--tui takes commands from the keyboard; leave out --script, or --tui")
+    try:
+        from vpmu_emu.debug.tui import run
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "textual":
+            raise
+        raise VpmuError("--tui needs the extra `tui`: pip install 'vpmu-emu[tui]'") from None
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise VpmuError("--tui needs a terminal; without one, `vpmu debug` reads commands line by line")
+    return run
 
 
 # --- trace ----------------------------------------------------------------------------------------
