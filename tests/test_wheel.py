@@ -84,7 +84,7 @@ def site(tmp_path_factory):
             built = subprocess.run(
                 [sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", made, ROOT],
                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                cwd=ROOT, env={**env, "VPMU_WHEEL_MODES": "bare"},
+                cwd=ROOT, env={**env, "VPMU_WHEEL_MODES": "bare", "VPMU_CACHE_DIR": str(made / "cache")},
             )  # fmt: skip
             assert built.returncode == 0, built.stdout
             (wheel,) = made.glob("*.whl")

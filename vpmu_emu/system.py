@@ -458,7 +458,7 @@ class System:
         self._loaded = False
         self._slice = 1 << 24
         self.between: Callable[[], None] | None = None  # called between two slices of a run
-        # keeps the trace; `drain()` when compiled code has come back, every `ticks` at least; what it `los
+        # Takes the trace: `drain()` whenever compiled code comes back, after `ticks` at most.
         self.recorder: Any = None
         self._array = np.zeros(1, dtype=SYSTEM).view(np.recarray)
         self._engine = untouched(ENGINE.itemsize).view(ENGINE).view(np.recarray)
